@@ -1,0 +1,1 @@
+"""The store: every sweep, job, attempt and result, in SQLite or Postgres."""

@@ -1,0 +1,61 @@
+"""Every error that dyna-eval raises on purpose.
+
+DynaEvalError
+├── InputError              the user's input is wrong: exit 2, one line, nothing stored
+│   ├── SweepFileError      a sweep file, with file and line
+│   ├── PairError           models that cannot be loaded, verified or paired
+│   ├── PromptError         a data set without usable prompts
+│   ├── DatabaseError       a database that cannot be opened, or whose schema does not fit
+│   └── UnknownSweepError   no sweep, or no job, of that name or number
+├── DecodingError           a job's own fault, such as output that is not the target's: the job fails
+└── LeaseLostError          another controller works on this sweep
+"""
+
+from __future__ import annotations
+
+
+class DynaEvalError(Exception):
+    """Root of the tree; its text is one line: where, what, and what to do."""
+
+
+class InputError(DynaEvalError):
+    """The user's input is wrong."""
+
+
+class SweepFileError(InputError):
+    """A mistake in a sweep file; prints as `FILE:LINE: what`."""
+
+    def __init__(self, what: str, *, file: str, line: int | None = None) -> None:
+        self.what, self.file, self.line = what, file, line
+        super().__init__(f"{file}:{line}: {what}" if line else f"{file}: {what}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_sweep_file_error, (self.what, self.file, self.line)
+
+
+def _rebuild_sweep_file_error(what: str, file: str, line: int | None) -> SweepFileError:
+    return SweepFileError(what, file=file, line=line)
+
+
+class PairError(InputError):
+    """A target/draft pair that cannot be loaded, verified as a tree, or used together."""
+
+
+class PromptError(InputError):
+    """A data set that cannot be read or holds no usable prompt."""
+
+
+class DatabaseError(InputError):
+    """A database that cannot be opened, or whose schema this version does not know."""
+
+
+class UnknownSweepError(InputError):
+    """No sweep, or no job, of that name or number."""
+
+
+class DecodingError(DynaEvalError):
+    """A decoding run that broke one of its invariants; the job fails with this reason."""
+
+
+class LeaseLostError(DynaEvalError):
+    """Another controller holds the sweep's lease."""

@@ -1,0 +1,417 @@
+"""The values that travel through dyna-eval: what to run, one job, and what was measured.
+
+Standard library only: every other module may import this one. Unknown is `None`, never 0.
+Times are seconds on a monotonic clock, counts are plain integers, digests are SHA-256 in hex.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+
+IDENTITY_VERSION = 1
+"""Version of the job identity; it changes when `job_key` hashes other facts."""
+
+DECODER_VERSION = 1
+"""Version of the decoding loops' semantics; results of another version are not reused."""
+
+Scalar = bool | int | float | str | None
+Params = Mapping[str, Scalar]
+
+
+class Method(StrEnum):
+    """How the next tokens are found. All methods emit what the target alone would emit."""
+
+    AR = "ar"
+    LINEAR = "linear"
+    TREE = "tree"
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Exactness(StrEnum):
+    """How a sample's tokens compare with those of the target alone."""
+
+    EXACT = "exact"
+    TIE = "tie"  # the target's two best logits were within rounding at the first difference
+    VIOLATION = "violation"
+
+
+# ---------------------------------------------------------------- what to run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSpec:
+    """A target/draft pair as the user named it. A model is a folder, a hub id, or None for no draft."""
+
+    name: str
+    target: str
+    draft: str | None
+    dtype: str = "auto"
+    target_revision: str | None = None
+    draft_revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSpec:
+    """Where prompts come from: the arguments of `datasets.load_dataset`, and how rows become prompts."""
+
+    dataset: str
+    name: str | None = None
+    split: str = "test"
+    column: str = "text"
+    data_files: tuple[str, ...] = ()
+    min_chars: int = 1
+    limit: int | None = None
+    max_prompt_tokens: int | None = None
+    category: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationSpec:
+    """How much to generate, and by which law. Temperature 0 is greedy."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    seed: int = 0
+    stop_at_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureSpec:
+    """How to measure: repeats per configuration, warm-up prompts, and how often an actor runs AR itself."""
+
+    repeats: int = 3
+    warmup: int = 1
+    confidence: float = 0.95
+    sentinel_every: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """One row of the ablation: a method with every parameter resolved."""
+
+    label: str
+    method: Method
+    params: Params
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergedConfiguration:
+    """A configuration left out because it means the same as another one."""
+
+    label: str
+    into: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSpec:
+    """A validated and expanded sweep file. `source` is the file's text, kept for the record."""
+
+    name: str
+    pairs: tuple[PairSpec, ...]
+    prompts: PromptSpec
+    generation: GenerationSpec
+    measure: MeasureSpec
+    baseline: str
+    configurations: tuple[Configuration, ...]
+    merged: tuple[MergedConfiguration, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A pair whose files were found and read: digests of their content and the dtype to run in."""
+
+    spec: PairSpec
+    dtype: str
+    target_digest: str
+    draft_digest: str | None
+    tokenizer_digest: str
+    target_parameters: int | None = None
+    draft_parameters: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt, tokenized and cut; `index` is its place in the prompt set."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    digest: str
+    category: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSet:
+    digest: str
+    prompts: tuple[Prompt, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One configuration and one repeat over all prompts of a set, on one pair."""
+
+    key: str
+    pair: Pair
+    prompt_set: str
+    generation: GenerationSpec
+    measure: MeasureSpec
+    configuration: Configuration
+    repeat: int
+    position: int
+    """Place in the sweep's seeded random order; a block holds all configurations of one repeat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedSweep:
+    """A sweep whose models and prompts were looked at: everything a store needs to keep it."""
+
+    spec: SweepSpec
+    digest: str
+    pairs: tuple[Pair, ...]
+    prompt_sets: Mapping[str, PromptSet]
+    """By the name of the pair whose tokenizer made them."""
+    jobs: tuple[Job, ...]
+
+
+# ------------------------------------------------------------ what was measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One verification round.
+
+    drafted: nodes the draft proposed, pruned ones included; verified: draft nodes the target saw;
+    depth: levels among the verified nodes; accepted: draft tokens taken; emitted: tokens that count,
+    bonus token included and overrun left out; capped: the node cap stopped growth.
+    """
+
+    drafted: int
+    verified: int
+    depth: int
+    accepted: int
+    emitted: int
+    capped: bool
+    draft_seconds: float | None
+    verify_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One prompt decoded once. `decode_seconds` excludes prefill; `rounds` may be left out on reading."""
+
+    prompt_index: int
+    prompt_digest: str
+    prompt_tokens: int
+    token_ids: tuple[int, ...]
+    text: str
+    prefill_seconds: float
+    decode_seconds: float
+    ttft_seconds: float
+    exactness: Exactness | None
+    """None where the sample is itself the reference."""
+    divergence_index: int | None = None
+    divergence_margin_ulp: float | None = None
+    distinct_2: float | None = None
+    rounds: tuple[Round, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sentinel:
+    """An actor's own AR run over the prompts: reference tokens, and the yardstick of its speed."""
+
+    actor: str
+    sequence: int
+    """0 for the run before the actor's first job, then 1, 2, ..."""
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where an actor ran. `facts` are plain scalars; two actors with the same digest are comparable."""
+
+    digest: str
+    facts: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """What an actor returns for a job. `sentinels` are those it ran since its previous result."""
+
+    job_key: str
+    repeat: int
+    actor: str
+    node: str
+    environment: Environment
+    sentinels: tuple[Sentinel, ...]
+    samples: tuple[Sample, ...]
+    wall_seconds: float
+    peak_memory_bytes: int | None
+
+
+# ------------------------------------------------------------- what a report reads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleTotals:
+    """One stored sample with its rounds summed: all that the statistics need."""
+
+    prompt_index: int
+    prompt_tokens: int
+    tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    ttft_seconds: float
+    exactness: Exactness | None
+    distinct_2: float | None
+    rounds: int
+    drafted_nodes: int
+    verified_nodes: int
+    drafted_levels: int
+    accepted_tokens: int
+    capped_rounds: int
+    draft_seconds: float | None
+    verify_seconds: float | None
+    accepted_by_depth: tuple[int, ...]
+    """Rounds that accepted at least 1, 2, ... draft tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredJob:
+    """A job as the store knows it; `samples` is empty unless it is done."""
+
+    id: int
+    key: str
+    pair: str
+    label: str
+    method: Method
+    params: Params
+    repeat: int
+    state: JobState
+    tries: int
+    error: str | None
+    prompt_set: str
+    generation_digest: str
+    environment: str | None
+    actor: str | None
+    samples: tuple[SampleTotals, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSentinel:
+    actor: str
+    sequence: int
+    pair: str
+    samples: tuple[SampleTotals, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepRecord:
+    """A stored sweep and everything measured in it. `state` is derived from its jobs."""
+
+    id: int
+    name: str
+    digest: str
+    state: str
+    baseline: str
+    confidence: float
+    created_at: str
+    configurations: tuple[Configuration, ...]
+    """In the order of the sweep file."""
+    merged: tuple[MergedConfiguration, ...]
+    pairs: tuple[str, ...]
+    jobs: tuple[StoredJob, ...] = field(repr=False)
+    sentinels: tuple[StoredSentinel, ...] = field(repr=False)
+    environments: Mapping[str, Mapping[str, Scalar]] = field(repr=False)
+
+
+# --------------------------------------------------------------------- identity
+
+
+def canonical_json(value: object) -> str:
+    """Return the one JSON text for a value: sorted keys, no spaces, shortest floats, NaN refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
+def digest(value: object) -> str:
+    """Return the SHA-256 of a value's canonical JSON, in hex."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def job_key(
+    *,
+    pair: Pair,
+    prompt_set: str,
+    generation: GenerationSpec,
+    measure: MeasureSpec,
+    configuration: Configuration,
+) -> str:
+    """Return the identity of a configuration's runs: equal keys mean the same tokens by the same loop.
+
+    Labels, names and paths do not enter: only contents do. Nor does hardware, which is the environment's.
+    """
+    return digest(
+        {
+            "version": IDENTITY_VERSION,
+            "decoder": DECODER_VERSION,
+            "method": configuration.method,
+            "params": dict(configuration.params),
+            "target": pair.target_digest,
+            "draft": pair.draft_digest,
+            "tokenizer": pair.tokenizer_digest,
+            "dtype": pair.dtype,
+            "prompt_set": prompt_set,
+            "generation": asdict(generation),
+            "warmup": measure.warmup,
+        }
+    )
+
+
+def generation_digest(generation: GenerationSpec) -> str:
+    return digest(asdict(generation))
+
+
+def prompt_digest(text: str, token_ids: tuple[int, ...]) -> str:
+    return digest([text, list(token_ids)])
+
+
+def sum_rounds(sample: Sample) -> SampleTotals:
+    """Sum a sample's rounds; phase times are None if any round lacks them."""
+    rounds = sample.rounds
+    deepest = max((r.accepted for r in rounds), default=0)
+    return SampleTotals(
+        prompt_index=sample.prompt_index,
+        prompt_tokens=sample.prompt_tokens,
+        tokens=len(sample.token_ids),
+        prefill_seconds=sample.prefill_seconds,
+        decode_seconds=sample.decode_seconds,
+        ttft_seconds=sample.ttft_seconds,
+        exactness=sample.exactness,
+        distinct_2=sample.distinct_2,
+        rounds=len(rounds),
+        drafted_nodes=sum(r.drafted for r in rounds),
+        verified_nodes=sum(r.verified for r in rounds),
+        drafted_levels=sum(r.depth for r in rounds),
+        accepted_tokens=sum(r.accepted for r in rounds),
+        capped_rounds=sum(r.capped for r in rounds),
+        draft_seconds=_sum_known([r.draft_seconds for r in rounds]),
+        verify_seconds=_sum_known([r.verify_seconds for r in rounds]),
+        accepted_by_depth=tuple(sum(r.accepted >= depth for r in rounds) for depth in range(1, deepest + 1)),
+    )
+
+
+def _sum_known(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

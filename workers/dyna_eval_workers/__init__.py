@@ -1,0 +1,1 @@
+"""The part that decodes: model pairs, prompts, the engine, and the Ray actor that holds a loaded pair."""
