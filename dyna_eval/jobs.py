@@ -261,6 +261,33 @@ class JobResult:
     peak_memory_bytes: int | None
 
 
+# ---------------------------------------------------------- what a watcher is told
+
+
+class Happening(StrEnum):
+    """What a watcher of a running sweep is told."""
+
+    STARTED = "started"
+    LANDED = "landed"
+    RETRIED = "retried"
+    FAILED = "failed"
+    DISCARDED = "discarded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """One thing that happened to a job. `seconds` is the job's wall time, where it landed."""
+
+    happening: Happening
+    job_id: int
+    label: str
+    repeat: int
+    pair: str
+    actor: str
+    detail: str = ""
+    seconds: float | None = None
+
+
 # ------------------------------------------------------------- what a report reads
 
 

@@ -1,0 +1,65 @@
+"""Live progress of a running sweep on stderr: a bar on a terminal, one line per landed job elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from dyna_eval.jobs import Happening, Notice
+
+
+class ProgressDisplay:
+    """A watcher for the controller; use it as a context manager and call it with every notice."""
+
+    def __init__(self, *, total: int, done: int, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet)
+        self._total, self._done = total, done
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=total, completed=done)
+
+    def __enter__(self) -> ProgressDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, notice: Notice) -> None:
+        what = f"{notice.label} (repeat {notice.repeat + 1})"
+        match notice.happening:
+            case Happening.STARTED:
+                self._bar.update(self._task, description=escape(what))
+            case Happening.LANDED:
+                self._advance()
+                self._line(f"{what} took {notice.seconds or 0:.1f} s")
+            case Happening.FAILED:
+                self._advance()
+                self._line(f"{what} failed: {notice.detail}")
+            case Happening.RETRIED:
+                self._line(f"{what} is tried again: {notice.detail}")
+            case Happening.DISCARDED:
+                self._line(f"{what} was discarded: {notice.detail}")
+
+    def _advance(self) -> None:
+        self._done += 1
+        self._bar.update(self._task, completed=self._done)
+
+    def _line(self, text: str) -> None:
+        self._console.print(
+            f"[{self._done}/{self._total}] {text}", markup=False, highlight=False, soft_wrap=True
+        )

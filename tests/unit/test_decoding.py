@@ -1,0 +1,161 @@
+"""Every method emits exactly what the target alone emits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from dyna_eval.errors import DecodingError
+from dyna_eval.jobs import GenerationSpec
+from dyna_eval_workers.decoding import Decoded, Decoder
+from dyna_eval_workers.policies import TopBranches
+from dyna_eval_workers.runner import Runner
+from tests.models import VOCABULARY, tiny_gpt_neox, tiny_llama
+
+PROMPT = (17, 5, 250, 31, 8)
+POLICIES = {
+    "linear": TopBranches(depth=6, branches=1, root_branches=1, threshold=0.0, max_nodes=6),
+    "full tree": TopBranches(depth=4, branches=3, root_branches=3, threshold=0.0, max_nodes=120),
+    "pruned tree": TopBranches(depth=5, branches=2, root_branches=2, threshold=0.02, max_nodes=62),
+    "pruned by expansion": TopBranches(
+        depth=5, branches=2, root_branches=2, threshold=0.2, max_nodes=62, drop_pruned=False
+    ),
+    "capped tree": TopBranches(depth=5, branches=3, root_branches=2, threshold=0.0, max_nodes=9),
+    "one root branch": TopBranches(depth=3, branches=4, root_branches=1, threshold=0.0, max_nodes=100),
+}
+MAKERS: dict[str, Callable[..., Any]] = {"gpt_neox": tiny_gpt_neox, "llama": tiny_llama}
+
+
+def decoder(target: Any, draft: Any | None, **changes: Any) -> Decoder:
+    settings: dict[str, Any] = {"vocabulary": VOCABULARY, "end_of_text": 0} | changes
+    return Decoder(Runner(target), Runner(draft) if draft is not None else None, **settings)
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def target(request: pytest.FixtureRequest) -> Any:
+    return MAKERS[request.param](seed=1)
+
+
+def drafts(target: Any) -> dict[str, Any]:
+    """Friendly and hostile drafts: a stranger, the target itself, and one that knows nothing."""
+    maker = tiny_llama if target.config.model_type == "llama" else tiny_gpt_neox
+    uniform = maker(seed=3, layers=1)
+    with torch.no_grad():
+        for parameter in uniform.parameters():
+            parameter.zero_()
+    return {"stranger": maker(seed=2, hidden=16, layers=1), "the target itself": target, "uniform": uniform}
+
+
+def test_ar_is_what_generate_writes(target: Any) -> None:
+    generated = target.generate(
+        torch.tensor([PROMPT]), max_new_tokens=40, min_new_tokens=40, do_sample=False, pad_token_id=0
+    )
+    # min_new_tokens forbids the end token, so the two can differ only if the target ever wants to stop.
+    ours = decoder(target, None).decode(PROMPT, GenerationSpec(max_new_tokens=40), None, seed="0")
+    assert 0 not in ours.token_ids
+    assert ours.token_ids == tuple(generated[0, len(PROMPT) :].tolist())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0, 1.5])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_tree_emits_the_tokens_of_ar(target: Any, policy: str, temperature: float) -> None:
+    generation = GenerationSpec(max_new_tokens=24, temperature=temperature)
+    reference = decoder(target, None).decode(PROMPT, generation, None, seed="7")
+    for name, draft in drafts(target).items():
+        decoded = decoder(target, draft).decode(PROMPT, generation, POLICIES[policy], seed="7")
+        assert decoded.token_ids == reference.token_ids, name
+        check_invariants(decoded, POLICIES[policy])
+
+
+def check_invariants(decoded: Decoded, policy: TopBranches) -> None:
+    assert sum(r.emitted for r in decoded.rounds) == len(decoded.token_ids)
+    for r in decoded.rounds:
+        assert 0 <= r.accepted <= r.depth <= policy.depth
+        assert r.verified <= min(policy.max_nodes, r.drafted)
+        assert r.emitted == r.accepted + 1
+    rounds = len(decoded.rounds)
+    marginal = [sum(r.accepted >= d for r in decoded.rounds) / rounds for d in range(1, policy.depth + 1)]
+    assert 1 + sum(marginal) == pytest.approx(len(decoded.token_ids) / rounds)
+
+
+def test_a_draft_that_is_the_target_is_always_accepted(target: Any) -> None:
+    decoded = decoder(target, target).decode(
+        PROMPT, GenerationSpec(max_new_tokens=21), POLICIES["linear"], seed="0"
+    )
+    assert [r.accepted for r in decoded.rounds] == [6, 6, 6]
+
+
+def test_an_unpruned_tree_has_all_its_nodes(target: Any) -> None:
+    policy = TopBranches(depth=7, branches=2, root_branches=2, threshold=0.0, max_nodes=254)
+    decoded = decoder(target, drafts(target)["stranger"]).decode(
+        PROMPT, GenerationSpec(max_new_tokens=12), policy, seed="0"
+    )
+    assert decoded.rounds[0].verified == 254
+    assert not decoded.rounds[0].capped
+
+
+def test_a_binding_cap_is_noted(target: Any) -> None:
+    decoded = decoder(target, drafts(target)["stranger"]).decode(
+        PROMPT, GenerationSpec(max_new_tokens=12), POLICIES["capped tree"], seed="0"
+    )
+    assert decoded.rounds[0].capped
+    assert decoded.rounds[0].verified == 9
+
+
+def test_a_threshold_no_child_reaches_leaves_the_pending_token_alone(target: Any) -> None:
+    policy = TopBranches(depth=3, branches=2, root_branches=2, threshold=0.999999, max_nodes=14)
+    decoded = decoder(target, drafts(target)["uniform"]).decode(
+        PROMPT, GenerationSpec(max_new_tokens=6), policy, seed="0"
+    )
+    assert [r.verified for r in decoded.rounds] == [0] * 6
+
+
+def test_a_prompt_of_one_token_and_k_beyond_what_is_left(target: Any) -> None:
+    generation = GenerationSpec(max_new_tokens=3)
+    reference = decoder(target, None).decode((9,), generation, None, seed="0")
+    policy = TopBranches(depth=10, branches=1, root_branches=1, threshold=0.0, max_nodes=10)
+    decoded = decoder(target, target).decode((9,), generation, policy, seed="0")
+    assert decoded.token_ids == reference.token_ids
+    assert [r.drafted for r in decoded.rounds] == [2]
+
+
+def test_decoding_stops_at_an_end_token_inside_an_accepted_path(target: Any) -> None:
+    """The end token is one that the target emits early, and the draft is the target, so it is mid-path."""
+    free = decoder(target, None).decode(PROMPT, GenerationSpec(max_new_tokens=24), None, seed="0")
+    end = free.token_ids[3]
+    stop = free.token_ids.index(end) + 1
+    generation = GenerationSpec(max_new_tokens=24, stop_at_eos=True)
+    for policy in (None, POLICIES["linear"], POLICIES["full tree"]):
+        decoded = decoder(target, target, end_of_text=end).decode(PROMPT, generation, policy, seed="0")
+        assert decoded.token_ids == free.token_ids[:stop]
+        assert sum(r.emitted for r in decoded.rounds) == stop
+
+
+def test_one_decoder_gives_the_same_tokens_whatever_it_decoded_before(target: Any) -> None:
+    used = decoder(target, drafts(target)["stranger"])
+    generation = GenerationSpec(max_new_tokens=16)
+    first = used.decode(PROMPT, generation, POLICIES["pruned tree"], seed="0")
+    used.decode(tuple(range(1, 40)), generation, POLICIES["full tree"], seed="5")
+    assert used.decode(PROMPT, generation, POLICIES["pruned tree"], seed="0").token_ids == first.token_ids
+
+
+def test_another_seed_samples_other_tokens(target: Any) -> None:
+    generation = GenerationSpec(max_new_tokens=24, temperature=1.0)
+    texts = {decoder(target, None).decode(PROMPT, generation, None, seed=seed).token_ids for seed in "abc"}
+    assert len(texts) == 3
+
+
+def test_a_draft_never_proposes_ids_beyond_the_tokenizer(target: Any) -> None:
+    """Padded vocabularies: the draft proposes among the tokenizer's ids, the target chooses among all."""
+    generation = GenerationSpec(max_new_tokens=16)
+    reference = decoder(target, None).decode(PROMPT, generation, None, seed="0")
+    padded = decoder(target, drafts(target)["stranger"], vocabulary=100)
+    assert padded.decode(PROMPT, generation, POLICIES["full tree"], seed="0").token_ids == reference.token_ids
+
+
+def test_a_speculative_method_without_a_draft_is_refused(target: Any) -> None:
+    with pytest.raises(DecodingError, match="needs a draft"):
+        decoder(target, None).decode(PROMPT, GenerationSpec(max_new_tokens=2), POLICIES["linear"], seed="0")

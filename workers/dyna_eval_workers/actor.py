@@ -1,0 +1,26 @@
+"""The Ray actor: one process that holds one loaded pair and runs one job at a time."""
+
+from __future__ import annotations
+
+import os
+
+import ray
+import torch
+
+from dyna_eval.jobs import Job, JobResult, PromptSet
+from dyna_eval_workers.pairs import available_device
+from dyna_eval_workers.session import DecodingSession
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class DecodingActor:
+    """Runs jobs for the controller. It has no database credentials and no state that outlives it."""
+
+    def __init__(self, *, name: str, threads: int) -> None:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        torch.set_num_threads(threads)
+        node = ray.get_runtime_context().get_node_id()
+        self._session = DecodingSession(actor=name, node=node, device=torch.device(available_device()))
+
+    def run(self, job: Job, prompts: PromptSet) -> JobResult:
+        return self._session.run(job, prompts)

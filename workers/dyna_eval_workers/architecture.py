@@ -1,0 +1,103 @@
+"""Which models can be verified as trees, decided before any timing.
+
+A tree node must attend to its own ancestors only, at the position of its depth. Models whose attention
+depends on the distance between cache rows (ALiBi), forgets old rows (sliding windows) or has no rows
+at all (recurrent layers) cannot do that, and some fail silently. So a configuration is checked first,
+and a loaded model must pass a self-test against plain forward passes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from dyna_eval.errors import PairError
+from dyna_eval_workers.runner import Runner
+from dyna_eval_workers.tree import Tree
+
+_ALIBI = {"bloom", "mpt"}
+_FULL_ATTENTION = {"full_attention", "attention"}
+
+
+def position_limit(config: Any) -> int | None:
+    """Return the number of positions a model has, or None where it states no limit."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def check_architecture(config: Any, name: str) -> None:
+    """Raise PairError where a model of this configuration cannot be verified as a tree."""
+    kind = config.model_type
+    text = config.get_text_config()
+    if config.is_encoder_decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise PairError(
+            f"{name}: {kind!r} is not a causal language model that transformers knows; "
+            "choose a decoder-only model"
+        )
+    if kind in _ALIBI or getattr(text, "alibi", False):
+        raise PairError(
+            f"{name}: {kind} uses ALiBi, which cannot be verified as a tree; choose another model"
+        )
+    window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+    layers = set(getattr(text, "layer_types", None) or ())
+    slides = "sliding_attention" in layers or (window and not layers)
+    if slides and window and window < (position_limit(config) or window + 1):
+        raise PairError(
+            f"{name}: attention slides over a window of {window} tokens, shorter than the context; "
+            "a tree cannot be verified in it; choose a model without a sliding window"
+        )
+    foreign = layers - _FULL_ATTENTION - {"sliding_attention"}
+    if foreign or _is_recurrent(config):
+        what = ", ".join(sorted(foreign)) or kind
+        raise PairError(f"{name}: recurrent or hybrid layers ({what}) cannot be verified as a tree")
+
+
+def _is_recurrent(config: Any) -> bool:
+    model_class = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    return bool(getattr(model_class, "_is_stateful", False))
+
+
+@torch.inference_mode()
+def self_test(runner: Runner, name: str) -> None:
+    """Verify a tree of 7 nodes in one forward pass and every root-to-node path in a pass of its own.
+
+    Raises PairError where the two disagree by more than rounding.
+    """
+    generator = torch.Generator().manual_seed(0)
+    prompt = torch.randint(1, runner.vocabulary, (5,), generator=generator).tolist()
+    runner.reserve(len(prompt) + 8)
+    tree = _seven_nodes(runner, int(prompt[-1]))
+    prefix = len(prompt) - 1
+    runner.prefill(prompt[:-1])
+    size = tree.size
+    in_one_pass = runner.forward(
+        tree.token[:size], tree.depth[:size] + prefix, tree.ancestors[:size, :size]
+    ).float()
+    for node in range(size):
+        path = tree.ancestors[node, :size].nonzero().squeeze(1)
+        plain = runner.model(
+            input_ids=torch.cat([torch.tensor(prompt[:-1], device=runner.device), tree.token[path]])[None],
+            use_cache=False,
+        ).logits[0, -1]
+        difference = (in_one_pass[node] - plain.float()).abs().max()
+        allowed = 64 * torch.finfo(runner.dtype).eps * plain.float().abs().max().clamp(min=1)
+        if not difference <= allowed:  # also catches NaN
+            raise PairError(
+                f"{name}: verifying a tree changes its logits by {difference:.2g}, more than rounding allows "
+                f"({allowed:.2g}); this architecture is not supported, or its weights are damaged"
+            )
+    runner.cache.clear()
+
+
+def _seven_nodes(runner: Runner, pending: int) -> Tree:
+    """Return a root, two children, and two children of each."""
+    tree = Tree.allocate(7, runner.device)
+    tree.plant(pending)
+    for parents in ([0, 0], [1, 1, 2, 2]):
+        parent = torch.tensor(parents, device=runner.device)
+        token = torch.arange(len(parents), device=runner.device) + 1
+        tree.add_level(token % runner.vocabulary, parent, torch.zeros(len(parents), device=runner.device))
+    return tree

@@ -1,0 +1,57 @@
+"""What an actor's timings depend on, as facts that can be compared and shown."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+import transformers
+
+from dyna_eval import __version__
+from dyna_eval.jobs import Environment, Scalar, digest
+
+
+def capture_environment(device: torch.device) -> Environment:
+    """Return the facts that make two actors comparable; nothing that changes from run to run."""
+    facts: dict[str, Scalar] = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "dyna_eval": __version__,
+        "attention": "sdpa",
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts |= {
+            "gpu": properties.name,
+            "gpu_memory_bytes": properties.total_memory,
+            "cuda": torch.version.cuda,
+        }
+    return Environment(digest=digest(facts), facts=facts)
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Return the device's peak allocation, or this process's peak resident size on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    peak = next((line for line in status.splitlines() if line.startswith("VmHWM:")), None)
+    return int(peak.split()[1]) * 1024 if peak else None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -1,0 +1,79 @@
+"""Comparing a sample with what the target alone emits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from dyna_eval.jobs import Exactness, GenerationSpec
+from dyna_eval_workers.runner import Runner
+from dyna_eval_workers.sampling import Chooser
+
+_TIE_ULP = {torch.float32: 64.0, torch.float16: 2.0, torch.bfloat16: 2.0}
+"""Largest margin, in units in the last place, that different kernels may turn round.
+
+16-bit logits are rounded once more than float32 ones differ between a one-token and a tree-wide forward;
+float32 sums over some hundred terms differ by a few dozen ulp.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How a sample differs from its reference; index and margin are None where it does not.
+
+    `margin_ulp` is the distance between the target's two best scores at the first difference, in units in
+    the last place of the model's dtype; None where one text is a prefix of the other.
+    """
+
+    exactness: Exactness
+    divergence_index: int | None = None
+    margin_ulp: float | None = None
+
+
+def compare(
+    target: Runner,
+    *,
+    prompt: Sequence[int],
+    reference: Sequence[int],
+    emitted: Sequence[int],
+    generation: GenerationSpec,
+    seed: str,
+) -> Comparison:
+    """Compare emitted tokens with the target's own, and tell a numeric tie from a violation."""
+    if tuple(reference) == tuple(emitted):
+        return Comparison(exactness=Exactness.EXACT)
+    index = next((i for i, (r, e) in enumerate(zip(reference, emitted, strict=False)) if r != e), None)
+    if index is None:
+        return Comparison(exactness=Exactness.VIOLATION, divergence_index=min(len(reference), len(emitted)))
+    scores = _scores_at(target, [*prompt, *reference[:index]], generation, seed)
+    margin = _margin_ulp(scores, reference[index], emitted[index], target.dtype)
+    tie = margin <= _TIE_ULP.get(target.dtype, 0.0)
+    return Comparison(
+        exactness=Exactness.TIE if tie else Exactness.VIOLATION, divergence_index=index, margin_ulp=margin
+    )
+
+
+@torch.inference_mode()
+def _scores_at(target: Runner, tokens: list[int], generation: GenerationSpec, seed: str) -> torch.Tensor:
+    """Return the target's scores for the token after `tokens`, (V,)."""
+    target.reserve(len(tokens))
+    target.prefill(tokens[:-1])
+    position = len(tokens) - 1
+    logits = target.forward(
+        torch.tensor(tokens[-1:], device=target.device), torch.tensor([position], device=target.device), None
+    )
+    chooser = Chooser(
+        temperature=generation.temperature, seed=seed, vocabulary=target.vocabulary, device=target.device
+    )
+    return chooser.scores(logits, position + 1)[0]
+
+
+def _margin_ulp(scores: torch.Tensor, reference: int, emitted: int, dtype: torch.dtype) -> float:
+    """Return how far apart the two tokens' scores are, in ulp of `dtype` at the best score."""
+    best = float(scores.abs().max())
+    ulp = torch.finfo(dtype).eps * 2.0 ** math.floor(math.log2(max(best, 2**-14)))
+    others = float(scores.max()) - min(float(scores[reference]), float(scores[emitted]))
+    return others / ulp

@@ -1,0 +1,216 @@
+"""Model pairs: finding and checking them before anything runs, and loading them on an actor."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from dyna_eval.errors import PairError
+from dyna_eval.jobs import Pair, PairSpec, digest
+from dyna_eval_workers.architecture import check_architecture, position_limit, self_test
+from dyna_eval_workers.decoding import Decoder
+from dyna_eval_workers.runner import Runner
+
+DEMO = "demo"
+"""Name of the packaged pair, of its models, and of its prompts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectedPair:
+    """A pair that may run, its tokenizer, and the positions that both models have (None: no limit)."""
+
+    pair: Pair
+    tokenizer: Any
+    positions: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedPair:
+    pair: Pair
+    decoder: Decoder
+    tokenizer: Any
+
+
+def demo_folder() -> Path:
+    """Return the folder of the packaged pair: target/, draft/ and prompts.jsonl."""
+    return Path(str(resources.files("dyna_eval_workers") / "demo_pair"))
+
+
+def available_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def inspect_pair(spec: PairSpec, *, device: str) -> InspectedPair:
+    """Read a pair's configurations, tokenizers and digests; no weights are loaded.
+
+    Raises PairError where a model is missing or unsupported, or where the two do not share a tokenizer.
+    """
+    target = _inspect_model(spec.target, _Role.TARGET, spec.target_revision)
+    models = [target]
+    if spec.draft is not None:
+        draft = _inspect_model(spec.draft, _Role.DRAFT, spec.draft_revision)
+        _check_same_tokenizer(target, draft)
+        models.append(draft)
+    limits = [limit for model in models if (limit := position_limit(model.config)) is not None]
+    pair = Pair(
+        spec=spec,
+        dtype=_resolve_dtype(spec.dtype, target.config, device),
+        target_digest=target.digest,
+        draft_digest=models[1].digest if spec.draft is not None else None,
+        tokenizer_digest=_tokenizer_digest(target.tokenizer),
+    )
+    return InspectedPair(pair=pair, tokenizer=target.tokenizer, positions=min(limits, default=None))
+
+
+def load_pair(pair: Pair, device: torch.device) -> LoadedPair:
+    """Load both models onto the device and let them pass the tree self-test.
+
+    Raises PairError with the reason where that fails.
+    """
+    spec = pair.spec
+    target = _load_model(spec.target, _Role.TARGET, spec.target_revision, pair.dtype, device)
+    self_test(target, spec.target)
+    draft = None
+    if spec.draft is not None:
+        draft = _load_model(spec.draft, _Role.DRAFT, spec.draft_revision, pair.dtype, device)
+        self_test(draft, spec.draft)
+    with _loading(spec.target):
+        tokenizer = AutoTokenizer.from_pretrained(
+            _location(spec.target, _Role.TARGET), revision=spec.target_revision
+        )
+    decoder = Decoder(target, draft, vocabulary=len(tokenizer), end_of_text=tokenizer.eos_token_id)
+    return LoadedPair(pair=pair, decoder=decoder, tokenizer=tokenizer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _InspectedModel:
+    name: str
+    config: Any
+    tokenizer: Any
+    digest: str
+
+
+class _Role(StrEnum):
+    TARGET = "target"
+    DRAFT = "draft"
+
+
+def _location(model: str, role: _Role) -> str:
+    """Return the folder of the packaged model, or the user's folder or hub id as it is."""
+    return str(demo_folder() / role) if model == DEMO else model
+
+
+def _inspect_model(model: str, role: _Role, revision: str | None) -> _InspectedModel:
+    location = _location(model, role)
+    folder = Path(location)
+    if folder.is_dir():
+        _check_folder(folder, model)
+    with _loading(model):
+        config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
+        check_architecture(config, model)
+        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=False)
+    if folder.is_dir():
+        content = _folder_digest(folder)
+    else:
+        content = digest(["hub", model, getattr(config, "_commit_hash", None) or revision])
+    return _InspectedModel(name=model, config=config, tokenizer=tokenizer, digest=content)
+
+
+def _check_folder(folder: Path, model: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise PairError(
+            f"{model}: the folder holds no config.json; point to a folder saved by save_pretrained"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise PairError(
+            f"{model}: the folder holds no *.safetensors; convert the weights with save_pretrained"
+        )
+    if not (any(folder.glob("tokenizer*")) or any(folder.glob("vocab*"))):
+        raise PairError(
+            f"{model}: the folder holds no tokenizer; save it there with tokenizer.save_pretrained"
+        )
+
+
+def _folder_digest(folder: Path) -> str:
+    """Return the SHA-256 over configuration and weights, so that a moved folder is the same model."""
+    total = hashlib.sha256()
+    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _check_same_tokenizer(target: _InspectedModel, draft: _InspectedModel) -> None:
+    ours, theirs = target.tokenizer.get_vocab(), draft.tokenizer.get_vocab()
+    if ours == theirs:
+        return
+    different = sum(ours.get(token) != index for token, index in theirs.items())
+    raise PairError(
+        f"{target.name} and {draft.name} have different tokenizers ({len(ours)} and {len(theirs)} tokens, "
+        f"{different} of the draft's differ); choose a draft of the same family"
+    )
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return digest(
+        [sorted(tokenizer.get_vocab().items()), backend.model.__class__.__name__ if backend else None]
+    )
+
+
+def _resolve_dtype(dtype: str, config: Any, device: str) -> str:
+    """`auto` is float32 on a CPU and the checkpoint's own dtype on a GPU (float16 where it names none)."""
+    if dtype != "auto":
+        return dtype
+    if device == "cpu":
+        return "float32"
+    stored = getattr(config.get_text_config(), "dtype", None)
+    return str(stored or torch.float16).removeprefix("torch.")
+
+
+def _load_model(model: str, role: _Role, revision: str | None, dtype: str, device: torch.device) -> Runner:
+    with _loading(model):
+        loaded = AutoModelForCausalLM.from_pretrained(
+            _location(model, role),
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+        )
+    return Runner(loaded.eval().to(device))
+
+
+@contextmanager
+def _loading(model: str) -> Iterator[None]:
+    """Turn whatever a library says while it reads a model into one line, and keep its chatter away."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        yield
+    except PairError:
+        raise
+    except Exception as error:  # the libraries raise OSError, ValueError, KeyError, SafetensorError, ...
+        raise PairError(f"{model}: cannot be loaded: {_first_line(error)}") from error
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,36 @@
+"""From a validated sweep file to jobs: look at the models and the prompts that it names."""
+
+from __future__ import annotations
+
+from dyna_eval.jobs import Pair, PromptSet, ResolvedSweep, SweepSpec
+from dyna_eval.sweep import jobs_for, sweep_digest
+from dyna_eval_workers.pairs import available_device, inspect_pair
+from dyna_eval_workers.prompts import check_fit, load_prompts
+
+
+def resolve_sweep(spec: SweepSpec, *, device: str | None = None) -> ResolvedSweep:
+    """Inspect every pair and load its prompts; no weights are read into memory.
+
+    `device` is where the jobs will run, "cpu" or "cuda"; None asks this machine. Raises PairError or
+    PromptError for whatever would make a job fail later.
+    """
+    pairs: list[Pair] = []
+    prompt_sets: dict[str, PromptSet] = {}
+    for pair_spec in spec.pairs:
+        inspected = inspect_pair(pair_spec, device=device or available_device())
+        prompt_set = load_prompts(spec.prompts, inspected.tokenizer)
+        check_fit(
+            prompt_set.prompts,
+            max_new_tokens=spec.generation.max_new_tokens,
+            positions=inspected.positions,
+        )
+        pairs.append(inspected.pair)
+        prompt_sets[pair_spec.name] = prompt_set
+    jobs = jobs_for(spec, pairs, {name: prompts.digest for name, prompts in prompt_sets.items()})
+    return ResolvedSweep(
+        spec=spec,
+        digest=sweep_digest(spec, jobs),
+        pairs=tuple(pairs),
+        prompt_sets=prompt_sets,
+        jobs=jobs,
+    )

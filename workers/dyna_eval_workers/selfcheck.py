@@ -1,0 +1,52 @@
+"""Checking a pair by hand: does it load, do the tokenizers agree, is every method exact on it?"""
+
+from __future__ import annotations
+
+import torch
+
+from dyna_eval.errors import PairError
+from dyna_eval.jobs import Exactness, GenerationSpec, PairSpec
+from dyna_eval_workers.exactness import compare
+from dyna_eval_workers.pairs import available_device, inspect_pair, load_pair
+from dyna_eval_workers.policies import TopBranches
+
+_PROMPT = "The quick brown fox jumps over the lazy dog, and then"
+_CHAIN = TopBranches(depth=4, branches=1, root_branches=1, threshold=0.0, max_nodes=4)
+_TREE = TopBranches(depth=3, branches=2, root_branches=2, threshold=0.0, max_nodes=14)
+
+
+def check(spec: PairSpec) -> list[str]:
+    """Return one line per check passed; raises PairError at the first that is not."""
+    device = available_device()
+    inspected = inspect_pair(spec, device=device)
+    lines = [
+        f"{spec.name}: configurations supported, tokenizers agree, runs in {inspected.pair.dtype} on {device}"
+    ]
+    loaded = load_pair(inspected.pair, torch.device(device))
+    lines.append("loaded; a tree of 7 nodes is verified as 7 plain forward passes are")
+    if loaded.decoder.draft is None:
+        return lines
+    prompt = tuple(loaded.tokenizer(_PROMPT)["input_ids"])
+    for temperature in (0.0, 1.0):
+        generation = GenerationSpec(max_new_tokens=32, temperature=temperature)
+        reference = loaded.decoder.decode(prompt, generation, None, seed="0")
+        for name, policy in (("linear", _CHAIN), ("tree", _TREE)):
+            decoded = loaded.decoder.decode(prompt, generation, policy, seed="0")
+            comparison = compare(
+                loaded.decoder.target,
+                prompt=prompt,
+                reference=reference.token_ids,
+                emitted=decoded.token_ids,
+                generation=generation,
+                seed="0",
+            )
+            if comparison.exactness is Exactness.VIOLATION:
+                raise PairError(
+                    f"{spec.name}: {name} speculation at temperature {temperature} is not what the target "
+                    f"alone emits, from new token {comparison.divergence_index} on; do not use this pair"
+                )
+            length = len(decoded.token_ids) / len(decoded.rounds)
+            lines.append(
+                f"{name}, temperature {temperature}: {comparison.exactness}, {length:.2f} tokens per round"
+            )
+    return lines
