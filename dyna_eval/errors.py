@@ -6,7 +6,8 @@ DynaEvalError
 │   ├── PairError           models that cannot be loaded, verified or paired
 │   ├── PromptError         a data set without usable prompts
 │   ├── DatabaseError       a database that cannot be opened, or whose schema does not fit
-│   └── UnknownSweepError   no sweep, or no job, of that name or number
+│   ├── UnknownSweepError   no sweep, or no job, of that name or number
+│   └── MixedRowsError      rows that must not stand in one table
 ├── DecodingError           a job's own fault, such as output that is not the target's: the job fails
 └── LeaseLostError          another controller works on this sweep
 """
@@ -51,6 +52,10 @@ class DatabaseError(InputError):
 
 class UnknownSweepError(InputError):
     """No sweep, or no job, of that name or number."""
+
+
+class MixedRowsError(InputError):
+    """Rows measured on other prompts, with other settings or in another environment than their neighbours."""
 
 
 class DecodingError(DynaEvalError):

@@ -1,0 +1,173 @@
+"""The texts of a report's cells and footnotes, before any format escapes them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from string import ascii_lowercase
+
+from dyna_eval.jobs import Method, Params, Scalar
+from dyna_eval.report import Report, Row
+from dyna_eval.statistics import Interval
+
+UNKNOWN = "--"
+
+_SYMBOLS = {"k": "K", "depth": "D", "branch": "B", "threshold": "τ"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A parameter as a cell shows it; a symbol of one letter is mathematics, a longer one a name."""
+
+    symbol: str
+    relation: str
+    value: str
+
+
+def configuration_text(method: Method, params: Params) -> str:
+    """Return a method and its parameters for people: `AR only`, `tree, D=7, B=2, τ=0.05`."""
+    if method is Method.AR:
+        return "AR only"
+    texts = [f"{one_line(s.symbol)}{s.relation}{s.value}" for s in settings(params)]
+    return ", ".join([method.value, *texts])
+
+
+def settings(params: Params) -> list[Setting]:
+    """Return the parameters worth telling: those that decide the method, and others that may change it."""
+    shown = []
+    for name, value in params.items():
+        text = f"{value:g}" if isinstance(value, float) else one_line(str(value))
+        if name in _SYMBOLS:
+            shown.append(Setting(symbol=_SYMBOLS[name], relation="=", value=text))
+        elif name == "max_nodes" and _could_bind(params):
+            shown.append(Setting(symbol="N", relation="≤", value=text))
+        elif name != "max_nodes" and not _is_usual(name, value, params):
+            shown.append(Setting(symbol=name, relation="=", value=text))
+    return shown
+
+
+def _is_usual(name: str, value: Scalar, params: Params) -> bool:
+    """Whether a parameter has the value that a reader assumes."""
+    if name == "prune":
+        return value == "node" or not params.get("threshold")
+    return name == "root_branch" and value in (None, params.get("branch"))
+
+
+def _could_bind(params: Params) -> bool:
+    """Whether the whole tree has more draft nodes than `max_nodes` lets it have."""
+    cap, depth, branch = params.get("max_nodes"), params.get("depth"), params.get("branch")
+    root = params.get("root_branch") or branch
+    if not (
+        isinstance(cap, int) and isinstance(depth, int) and isinstance(branch, int) and isinstance(root, int)
+    ):
+        return cap is not None
+    nodes, width = 0, root
+    for _ in range(depth):
+        nodes += width
+        width *= branch
+        if nodes > cap:
+            return True
+    return False
+
+
+def one_line(text: str) -> str:
+    """Replace control characters, line breaks among them, which could leave a cell or drive a terminal."""
+    return " ".join("".join(" " if unicodedata.category(c)[0] == "C" else c for c in text).split())
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """A table's footnotes: distinct texts, lettered as they appear, and remarks on the whole table."""
+
+    texts: tuple[str, ...]
+    general: tuple[str, ...]
+
+    @classmethod
+    def of(cls, report: Report, pair: str) -> Notes:
+        caveats = [one_line(text) for row in report.rows_of(pair) for text in row.caveats]
+        own = [text for of_pair, text in report.pair_caveats if of_pair == pair]
+        return cls(tuple(dict.fromkeys(caveats)), tuple(map(one_line, [*own, *_left_out(report, pair)])))
+
+    def marks(self, row: Row) -> list[str]:
+        return [_letter(self.texts.index(one_line(text))) for text in row.caveats]
+
+    def lettered(self) -> list[tuple[str, str]]:
+        return [(_letter(index), text) for index, text in enumerate(self.texts)]
+
+
+def _letter(index: int) -> str:
+    """Return a, b, ..., z, aa, ab, ..."""
+    before, last = divmod(index, 26)
+    return (_letter(before - 1) if before else "") + ascii_lowercase[last]
+
+
+def _left_out(report: Report, pair: str) -> list[str]:
+    entries = [entry for entry in report.left_out if entry.pair in (None, pair)]
+    if not entries:
+        return []
+    jobs = sum(len(entry.job_ids) for entry in entries)
+    each = "; ".join(f"'{entry.label}' ({entry.state}: {entry.reason})" for entry in entries)
+    return [f"Left out: {count(len(entries), 'configuration')}, {count(jobs, 'job')}: {each}"]
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def throughput_cell(row: Row) -> str:
+    return f"{row.figures.throughput.mean:.1f}" if row.figures else UNKNOWN
+
+
+def speedup_cell(row: Row) -> str:
+    return f"{row.versus_baseline.ratio:.2f} ×" if row.versus_baseline else UNKNOWN
+
+
+def speedup_interval(row: Row) -> Interval | None:
+    """Return the interval of a row's speedup; the baseline's own is 1 by definition and has none."""
+    return row.versus_baseline.interval if row.versus_baseline and not row.is_baseline else None
+
+
+def interval_cell(interval: Interval | None) -> str:
+    return f"[{interval.low:.2f}, {interval.high:.2f}]" if interval else UNKNOWN
+
+
+def acceptance_cell(row: Row) -> str:
+    length = row.figures.acceptance.mean_length if row.figures else None
+    return UNKNOWN if length is None else f"{length:.2f}"
+
+
+def exact_cell(row: Row) -> str:
+    rate = row.figures.agreement.exact_match_rate if row.figures else None
+    if rate is None:
+        return UNKNOWN
+    return "100 %" if rate == 1.0 else f"{min(rate * 100, 99.9):.1f} %"
+
+
+def confidence_level(report: Report) -> str:
+    return f"{report.confidence * 100:g} %"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Return numbers as ranges: 1, 2, 3, 7 is `1-3, 7`."""
+    runs = groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0])
+    spans = [[number for _, number in run] for _, run in runs]
+    return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans) or "none"
+
+
+def slug(text: str) -> str:
+    """Return text as part of a label or file name: lower-case letters and digits with hyphens between."""
+    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def pair_slugs(report: Report) -> dict[str, str]:
+    """Return a distinct slug for each pair; empty where there is only one pair."""
+    if len(report.pairs) == 1:
+        return dict.fromkeys(report.pairs, "")
+    slugs = [slug(pair) for pair in report.pairs]
+    return {
+        pair: own if own and slugs.count(own) == 1 else f"{own}-{number}".lstrip("-")
+        for number, (pair, own) in enumerate(zip(report.pairs, slugs, strict=True), start=1)
+    }

@@ -1,0 +1,143 @@
+"""Reads and validates a sweep file: YAML in, a `SweepSpec` with every default resolved out.
+
+A mistake raises SweepFileError with its line; of several, the first in the file. YAML itself is read by
+`yaml_source`; keys and bounds stand in `sections` and `methods`; pairs and prompts are found by `sources`,
+rows expanded by `rows`; `mistakes` words what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dyna_eval.errors import SweepFileError
+from dyna_eval.jobs import Configuration, GenerationSpec, MeasureSpec, Method, PairSpec, SweepSpec
+from dyna_eval.methods import METHODS
+from dyna_eval.mistakes import Mistakes, shown, unknown
+from dyna_eval.rows import expand_rows, read_rows, too_many
+from dyna_eval.sections import GenerationSection, MeasureSection, SweepFile, json_schema
+from dyna_eval.sources import DEMO, read_pairs, read_prompts
+from dyna_eval.sweep import merge_equal
+from dyna_eval.yaml_source import Document, Location, apply_override, one_line, read_file, read_yaml
+
+__all__ = ["MAX_CONFIGURATIONS", "json_schema", "load_sweep", "parse_sweep"]
+
+MAX_CONFIGURATIONS = 10_000
+_JOBS_PER_CONFIGURATION = 100
+"""Repeats and pairs may multiply the limit on configurations by so much."""
+
+
+def load_sweep(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    name: str | None = None,
+    max_configurations: int = MAX_CONFIGURATIONS,
+) -> SweepSpec:
+    """Read a sweep file; relative folders and data files in it are looked for beside it.
+
+    overrides: assignments such as `generation.max_new_tokens=64`, applied before anything is checked.
+    name: instead of the file's. Raises SweepFileError, also where the file cannot be read.
+    """
+    return parse_sweep(
+        read_file(path),
+        file=one_line(str(path)),
+        folder=path.parent,
+        overrides=overrides,
+        name=name,
+        max_configurations=max_configurations,
+    )
+
+
+def parse_sweep(
+    text: str,
+    *,
+    file: str,
+    folder: Path | None = None,
+    overrides: Sequence[str] = (),
+    name: str | None = None,
+    max_configurations: int = MAX_CONFIGURATIONS,
+) -> SweepSpec:
+    """Validate the text of a sweep file, as `load_sweep` does; `folder` is the file's own by default."""
+    folder = Path(file).parent if folder is None else folder
+    document = _overridden(read_yaml(text, file=file), overrides, name)
+    if not isinstance(document.value, dict):
+        what = f"a sweep file is a mapping with keys such as 'configs', not {shown(document.value)}"
+        raise SweepFileError(what, file=file, line=1)
+    values = {"name": Path(file).stem, **document.value}
+
+    mistakes = Mistakes(document)
+    outline = mistakes.check(SweepFile, values, ())
+    pairs = read_pairs(values.get("pair", DEMO), folder, mistakes)
+    prompts = read_prompts(values.get("prompts", {"dataset": DEMO}), folder, mistakes)
+    generation = mistakes.check(GenerationSection, values.get("generation", {}), ("generation",))
+    measure = mistakes.check(MeasureSection, values.get("measure", {}), ("measure",))
+    rows = read_rows(values.get("configs"), mistakes)
+    configurations = expand_rows(rows, max_configurations, mistakes)
+    mistakes.raise_first()
+    assert outline and prompts and generation and measure  # noqa: S101 - or raised
+
+    baseline = _baseline(outline.baseline, configurations, mistakes)
+    _check_drafts(pairs, configurations, mistakes)
+    _check_jobs(len(configurations) * len(pairs) * measure.repeats, max_configurations, mistakes)
+    mistakes.raise_first()
+
+    written = {row.label for row in rows}
+    kept, merged = merge_equal(
+        configurations,
+        baseline=baseline,
+        expanded={row.label for row in configurations if row.label not in written},
+    )
+    return SweepSpec(
+        name=outline.name,
+        pairs=tuple(pairs.values()),
+        prompts=prompts,
+        generation=GenerationSpec(**generation.model_dump()),
+        measure=MeasureSpec(**measure.model_dump()),
+        baseline=baseline,
+        configurations=kept,
+        merged=merged,
+        source=_source(text, overrides),
+    )
+
+
+def _overridden(document: Document, overrides: Sequence[str], name: str | None) -> Document:
+    for assignment in overrides:
+        document = apply_override(document, assignment)
+    return document if name is None else document.replace(("name",), name, option="--name")
+
+
+def _source(text: str, overrides: Sequence[str]) -> str:
+    """Return the file's text for the record; overrides follow it as comments."""
+    notes = [f"# --set {one_line(assignment)}" for assignment in overrides]
+    return "\n".join([text, *notes]) if notes else text
+
+
+def _baseline(named: str | None, configurations: Sequence[Configuration], mistakes: Mistakes) -> str:
+    """Return the label of the row to compare with: the one named, else the first `ar`."""
+    labels = [row.label for row in configurations]
+    if named is None:
+        named = next((row.label for row in configurations if row.method is Method.AR), None)
+        if named is None:
+            what = "no row to compare with; add {label: Baseline, method: ar}, or name one with 'baseline'"
+            mistakes.add(("configs",), what)
+    elif named not in labels:
+        parts = [label for label in labels if label.startswith(f"{named} (")]
+        mistakes.add(("baseline",), unknown("row", named, parts[:1] or labels))
+    return named or ""
+
+
+def _check_drafts(
+    pairs: Mapping[Location, PairSpec], configurations: Sequence[Configuration], mistakes: Mistakes
+) -> None:
+    drafting = next((row.label for row in configurations if METHODS[row.method].needs_draft), None)
+    for location, pair in pairs.items():
+        if drafting is not None and pair.draft is None:
+            what = f"pair {shown(pair.name)} has no draft, which row {shown(drafting)} needs; add 'draft'"
+            mistakes.add(location, what)
+
+
+def _check_jobs(count: int, max_configurations: int, mistakes: Mistakes) -> None:
+    limit = max_configurations * _JOBS_PER_CONFIGURATION
+    if count > limit:
+        mistakes.add(("configs",), too_many(count, "jobs", limit))

@@ -1,0 +1,140 @@
+"""What a reader must know before trusting a table: rows that do not belong together, and rows to doubt.
+
+Pure functions that return short texts; the report attaches them to rows as footnotes and warnings.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+
+from dyna_eval.jobs import Method, Params, Scalar, StoredJob, StoredSentinel
+from dyna_eval.statistics import Bootstrap, Comparison, Figures, Run, compare, prompt_throughputs
+
+PACE_TOLERANCE = 0.05
+"""Sentinels within 5 % of each other are called equal, however narrow their interval."""
+
+DEGENERATE_DISTINCT_2 = 0.3
+"""Under this share of distinct bigrams a text repeats itself, which flatters acceptance."""
+
+Environments = Mapping[str, Mapping[str, Scalar]]
+
+
+def differences(
+    jobs: Sequence[StoredJob], reference: StoredJob, environments: Environments
+) -> tuple[str, ...]:
+    """Name what forbids comparing jobs with the reference job: prompts, generation settings, environment."""
+    texts = []
+    for what, attribute in (("prompt set", "prompt_set"), ("generation settings", "generation_digest")):
+        expected = getattr(reference, attribute)
+        others = _others((getattr(job, attribute) for job in jobs), expected)
+        texts += [f"{what} ({_short(other)} instead of {_short(expected)})" for other in others]
+    for other in _others((job.environment for job in jobs), reference.environment):
+        texts.append(f"environment ({_environment_difference(other, reference.environment, environments)})")
+    return tuple(texts)
+
+
+def row_caveats(
+    *,
+    method: Method,
+    params: Params,
+    figures: Figures,
+    versus_baseline: Comparison | None,
+    confidence: float,
+    mixed: Sequence[str],
+) -> list[str]:
+    """Return what must be said beside a row that has figures."""
+    texts = [f"differs from the rows it stands with in {difference}" for difference in mixed]
+    texts += _output_caveats(method, figures)
+    bound = figures.acceptance.node_cap_bound_rate
+    if bound:
+        cap = f" (max_nodes={params['max_nodes']})" if "max_nodes" in params else ""
+        texts.append(f"the node cap{cap} stopped the tree's growth in {_percent(bound)} of its rounds")
+    if figures.prompts < 2:
+        texts.append("one prompt only, so there is no interval")
+    if versus_baseline is not None and versus_baseline.separable is False:
+        texts.append(
+            "speed not separable from the baseline's"
+            f" (the {confidence * 100:g} % interval of the paired ratio contains 1)"
+        )
+    return texts
+
+
+def actor_caveats(sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap) -> list[str]:
+    """Return how the actors' own AR runs over one pair's prompts drifted, and how unequal the actors are."""
+    by_actor = defaultdict(list)
+    for sentinel in sentinels:
+        by_actor[sentinel.actor].append(sentinel)
+    texts = [text for actor, own in by_actor.items() for text in _drift(actor, own, bootstrap)]
+    speeds = actor_speeds(sentinels)
+    if len(speeds) > 1 and max(speeds.values()) > min(speeds.values()) * (1.0 + PACE_TOLERANCE):
+        each = ", ".join(f"{actor} {speed:.1f}" for actor, speed in speeds.items())
+        texts.append(
+            f"actors are not equally fast (AR tokens/s: {each}): compare speedups, which are"
+            " taken against each actor's own AR runs, rather than throughputs"
+        )
+    return texts
+
+
+def actor_speeds(sentinels: Iterable[StoredSentinel]) -> dict[str, float]:
+    """Return each actor's own AR throughput, in tokens per second, over all its sentinels of one pair."""
+    runs = defaultdict(list)
+    for sentinel in sentinels:
+        runs[sentinel.actor].append(Run(repeat=sentinel.sequence, samples=sentinel.samples))
+    rates = {actor: prompt_throughputs(own) for actor, own in runs.items()}
+    return {actor: fmean(rate.values()) for actor, rate in rates.items() if any(rate.values())}
+
+
+def _drift(actor: str, sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap) -> list[str]:
+    rates = [prompt_throughputs([Run(repeat=s.sequence, samples=s.samples)]) for s in sentinels]
+    measured = sorted((rate for rate in rates if rate), key=lambda rate: fmean(rate.values()))
+    if len(measured) < 2:
+        return []
+    slowest, fastest = measured[0], measured[-1]
+    change = compare(fastest, slowest, bootstrap)
+    if change is None or change.ratio <= 1.0 + PACE_TOLERANCE or change.separable is False:
+        return []
+    return [
+        f"{actor} drifted: its own AR runs range from {fmean(slowest.values()):.1f}"
+        f" to {fmean(fastest.values()):.1f} tokens/s"
+    ]
+
+
+def _output_caveats(method: Method, figures: Figures) -> list[str]:
+    outcome, texts = figures.agreement, []
+    if outcome.violations:
+        texts.append(
+            f"output is not the target's in {outcome.violations} of {outcome.compared} samples (violations)"
+        )
+    if outcome.ties:
+        texts.append(
+            f"output leaves the target's at a numeric tie in {outcome.ties} of {outcome.compared} samples"
+        )
+    if method is not Method.AR and not outcome.compared:
+        texts.append("output was not compared with the target's")
+    if figures.distinct_2 is not None and figures.distinct_2 < DEGENERATE_DISTINCT_2:
+        texts.append(
+            f"output repeats itself (distinct-2 {figures.distinct_2:.2f}), which flatters acceptance"
+        )
+    return texts
+
+
+def _environment_difference(other: str | None, expected: str | None, environments: Environments) -> str:
+    here, there = environments.get(other or "", {}), environments.get(expected or "", {})
+    changed = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
+    if not here or not there or not changed:
+        return f"{_short(other)} instead of {_short(expected)}"
+    return "; ".join(f"{name}: {here.get(name)} instead of {there.get(name)}" for name in changed)
+
+
+def _others(values: Iterable[str | None], expected: str | None) -> list[str | None]:
+    return [value for value in dict.fromkeys(values) if value != expected]
+
+
+def _short(digest: str | None) -> str:
+    return "unknown" if digest is None else digest[:12]
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f} %" if share >= 0.01 else "under 1 %"

@@ -1,0 +1,427 @@
+"""From a stored sweep to a report: a row per configuration and pair, what to doubt, and what is missing.
+
+`build_report` is pure; the renderers (`dyna_eval.tables`, `dyna_eval.plots`) read its `Report`, and `to_json`
+gives the same to programs. Definitions of the figures are in `dyna_eval.statistics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from dyna_eval.errors import MixedRowsError
+from dyna_eval.integrity import actor_caveats, actor_speeds, differences, row_caveats
+from dyna_eval.jobs import Configuration, JobState, Method, Params, StoredJob, SweepRecord
+from dyna_eval.statistics import (
+    Bootstrap,
+    Comparison,
+    Figures,
+    Interval,
+    Run,
+    actor_paces,
+    compare,
+    figures,
+    prompt_throughputs,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One configuration on one pair. `state` is a job state, or `partial`: some jobs done, none to come."""
+
+    pair: str
+    step: int
+    """Place among the pair's rows, from 1, in the order of the sweep file."""
+    label: str
+    method: Method
+    params: Params
+    state: str
+    is_baseline: bool
+    job_ids: tuple[int, ...]
+    prompt_set: str | None
+    environment: str | None
+    """None where no job is done, where it is unknown, or where jobs ran in several."""
+    mixed: tuple[str, ...]
+    """What keeps this row from being compared with the baseline's row."""
+    figures: Figures | None
+    versus_baseline: Comparison | None
+    versus_previous: Comparison | None
+    """Against the nearest row above that has figures."""
+    caveats: tuple[str, ...]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the output is known to be the target's own, numeric ties allowed."""
+        if self.figures is None or self.figures.agreement.violations:
+            return False
+        return self.method is Method.AR or self.figures.agreement.compared > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A configuration, or some of its jobs, that the figures do not contain."""
+
+    label: str
+    pair: str | None
+    """None for a merged configuration, which is left out for every pair."""
+    state: str
+    reason: str
+    job_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    sweep_id: int
+    name: str
+    digest: str
+    state: str
+    created_at: str
+    confidence: float
+    pairs: tuple[str, ...]
+    rows: tuple[Row, ...]
+    left_out: tuple[LeftOut, ...]
+    pair_caveats: tuple[tuple[str, str], ...]
+    """(pair, text): what concerns all rows of a pair."""
+
+    def rows_of(self, pair: str) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.pair == pair)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """All caveats as sentences that name their row."""
+        several = len(self.pairs) > 1
+        texts = [
+            f"{row.pair}: {row.label}: {text}" if several else f"{row.label}: {text}"
+            for row in self.rows
+            for text in row.caveats
+        ]
+        return (*texts, *(f"{pair}: {text}" if several else text for pair, text in self.pair_caveats))
+
+
+def best_row(rows: Sequence[Row]) -> Row | None:
+    """Return the row with the highest throughput among those whose output and circumstances are right."""
+    fit = [
+        (row.figures.throughput.mean, row) for row in rows if row.figures and row.is_exact and not row.mixed
+    ]
+    return max(fit, key=lambda pair: pair[0])[1] if fit else None
+
+
+# --------------------------------------------------------------------- building
+
+
+def build_report(record: SweepRecord, *, allow_mixed: bool = False) -> Report:
+    """Compute every row of a sweep.
+
+    Raises MixedRowsError if rows of one pair differ in prompts, generation settings or environment, unless
+    `allow_mixed`: such rows are then marked by a caveat that names the difference.
+    """
+    bootstrap = Bootstrap(confidence=record.confidence)
+    tables = [_PairTable.of(record, pair, bootstrap) for pair in record.pairs]
+    rows = tuple(row for table in tables for row in table.rows())
+    if not allow_mixed:
+        _refuse_mixed(rows)
+    return Report(
+        sweep_id=record.id,
+        name=record.name,
+        digest=record.digest,
+        state=record.state,
+        created_at=record.created_at,
+        confidence=record.confidence,
+        pairs=record.pairs,
+        rows=rows,
+        left_out=(*_merged(record), *(entry for table in tables for entry in table.left_out())),
+        pair_caveats=tuple((table.pair, text) for table in tables for text in table.caveats()),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PairTable:
+    """A pair's jobs on their way to rows; all comparisons stay within it."""
+
+    record: SweepRecord
+    pair: str
+    jobs: dict[str, tuple[StoredJob, ...]]
+    """By label."""
+    paces: dict[str, float]
+    reference: StoredJob | None
+    """The done job whose circumstances all rows must share: the baseline's, or else the first row's."""
+    bootstrap: Bootstrap
+
+    @classmethod
+    def of(cls, record: SweepRecord, pair: str, bootstrap: Bootstrap) -> _PairTable:
+        own = [job for job in record.jobs if job.pair == pair]
+        jobs = {
+            configuration.label: tuple(
+                sorted((job for job in own if job.label == configuration.label), key=lambda job: job.repeat)
+            )
+            for configuration in record.configurations
+        }
+        done = [job for label in jobs for job in _done(jobs[label])]
+        speeds = actor_speeds(sentinel for sentinel in record.sentinels if sentinel.pair == pair)
+        return cls(
+            record=record,
+            pair=pair,
+            jobs=jobs,
+            paces=actor_paces((job.actor or "" for job in done), speeds),
+            reference=next(iter([*_done(jobs.get(record.baseline, ())), *done]), None),
+            bootstrap=bootstrap,
+        )
+
+    def rows(self) -> list[Row]:
+        rates = {label: self._comparable_rates(label) for label in self.jobs}
+        rows: list[Row] = []
+        previous: Row | None = None
+        for step, configuration in enumerate(self.record.configurations, start=1):
+            row = self._row(step, configuration, previous, rates)
+            rows.append(row)
+            previous = row if row.figures is not None else previous
+        return rows
+
+    def left_out(self) -> list[LeftOut]:
+        entries = []
+        for label, jobs in self.jobs.items():
+            missing = [job for job in jobs if job.state is not JobState.DONE]
+            if missing or not jobs:
+                entries.append(
+                    LeftOut(
+                        label=label,
+                        pair=self.pair,
+                        state=_row_state(jobs),
+                        reason=_missing_reason(missing, len(jobs)),
+                        job_ids=tuple(job.id for job in missing),
+                    )
+                )
+        return entries
+
+    def caveats(self) -> list[str]:
+        own = [sentinel for sentinel in self.record.sentinels if sentinel.pair == self.pair]
+        texts = actor_caveats(own, self.bootstrap)
+        if self.reference is not None and not _done(self.jobs.get(self.record.baseline, ())):
+            texts.append(f"the baseline '{self.record.baseline}' has no result yet, so there is no speedup")
+        done = [job for jobs in self.jobs.values() for job in _done(jobs)]
+        unmeasured = sorted({job.actor or "unknown" for job in done if (job.actor or "") not in self.paces})
+        if unmeasured:
+            texts.append(
+                f"no speedup for what ran on {', '.join(unmeasured)}: without an AR run of its own an actor"
+                " cannot be compared with others"
+            )
+        return texts
+
+    def _row(
+        self,
+        step: int,
+        configuration: Configuration,
+        previous: Row | None,
+        rates: dict[str, dict[int, float] | None],
+    ) -> Row:
+        label = configuration.label
+        jobs, done = self.jobs[label], _done(self.jobs[label])
+        runs = [Run(repeat=job.repeat, samples=job.samples) for job in done]
+        own = figures(configuration.method, runs, self.bootstrap)
+        mixed: tuple[str, ...] = ()
+        if own is not None and self.reference is not None:
+            mixed = differences(done, self.reference, self.record.environments)
+        row = Row(
+            pair=self.pair,
+            step=step,
+            label=label,
+            method=configuration.method,
+            params=configuration.params,
+            state=_row_state(jobs),
+            is_baseline=label == self.record.baseline,
+            job_ids=tuple(job.id for job in jobs),
+            prompt_set=_only({job.prompt_set for job in jobs}),
+            environment=_only({job.environment for job in done}),
+            mixed=mixed,
+            figures=own,
+            versus_baseline=self._compare(label, self.record.baseline, rates),
+            versus_previous=self._compare(label, previous.label, rates) if previous else None,
+            caveats=(),
+        )
+        return replace(row, caveats=self._caveats(row))
+
+    def _comparable_rates(self, label: str) -> dict[int, float] | None:
+        """Return prompt throughputs freed of how fast each actor is; None if one has no known pace."""
+        done = _done(self.jobs[label])
+        if any((job.actor or "") not in self.paces for job in done):
+            return None
+        return prompt_throughputs(
+            Run(repeat=job.repeat, samples=job.samples, pace=self.paces[job.actor or ""]) for job in done
+        )
+
+    def _compare(self, label: str, base: str, rates: dict[str, dict[int, float] | None]) -> Comparison | None:
+        left, right = rates.get(label), rates.get(base)
+        if not left or not right:
+            return None
+        prompt_sets = {job.prompt_set for job in (*_done(self.jobs[label]), *_done(self.jobs[base]))}
+        comparison = compare(left, right, self.bootstrap, same_prompts=len(prompt_sets) == 1)
+        if comparison is not None and label == base:
+            return Comparison(ratio=comparison.ratio, interval=comparison.interval, paired=comparison.paired)
+        return comparison
+
+    def _caveats(self, row: Row) -> tuple[str, ...]:
+        if row.figures is None:
+            return ()
+        texts = row_caveats(
+            method=row.method,
+            params=row.params,
+            figures=row.figures,
+            versus_baseline=row.versus_baseline,
+            confidence=self.record.confidence,
+            mixed=row.mixed,
+        )
+        jobs = self.jobs[row.label]
+        if len(_done(jobs)) < len(jobs):
+            texts.append(f"figures are over the {len(_done(jobs))} of {len(jobs)} repeats that are done")
+        return tuple(texts)
+
+
+def _refuse_mixed(rows: Sequence[Row]) -> None:
+    for row in rows:
+        if row.mixed:
+            raise MixedRowsError(
+                f"row {row.label!r} of pair {row.pair!r} must not stand beside the others: it differs in"
+                f" {', '.join(row.mixed)}; run it again, or allow mixed rows to print it with a mark"
+            )
+
+
+def _merged(record: SweepRecord) -> list[LeftOut]:
+    return [
+        LeftOut(
+            label=merged.label, pair=None, state="merged", reason=f"same as '{merged.into}': {merged.reason}"
+        )
+        for merged in record.merged
+    ]
+
+
+def _done(jobs: Sequence[StoredJob]) -> tuple[StoredJob, ...]:
+    return tuple(job for job in jobs if job.state is JobState.DONE)
+
+
+def _row_state(jobs: Sequence[StoredJob]) -> str:
+    states = {job.state for job in jobs}
+    if states == {JobState.DONE}:
+        return JobState.DONE
+    coming = states & {JobState.RUNNING, JobState.QUEUED}
+    if JobState.RUNNING in states or (coming and JobState.DONE in states):
+        return JobState.RUNNING
+    if coming or not states:
+        return JobState.QUEUED
+    if JobState.DONE in states:
+        return "partial"
+    return JobState.FAILED if JobState.FAILED in states else JobState.CANCELLED
+
+
+def _missing_reason(missing: Sequence[StoredJob], planned: int) -> str:
+    if not planned:
+        return "no job is stored for it"
+    texts = []
+    for state in dict.fromkeys(job.state for job in missing):
+        alike = [job for job in missing if job.state is state]
+        error = next((job.error for job in alike if job.error), None)
+        tries = f" after {alike[0].tries} tries" if state is JobState.FAILED and alike[0].tries > 1 else ""
+        cause = f": {' '.join(error.split())}" if error and state is JobState.FAILED else ""
+        texts.append(f"{len(alike)} of {planned} jobs {state}{tries}{cause}")
+    return "; ".join(texts)
+
+
+def _only(values: set[str] | set[str | None]) -> str | None:
+    return next(iter(values)) if len(values) == 1 else None
+
+
+# ------------------------------------------------------------------------- JSON
+
+
+def to_json(report: Report) -> dict[str, object]:
+    """Return the report as plain JSON values; what is not known is null."""
+    return {
+        "sweep": {
+            "id": report.sweep_id,
+            "name": report.name,
+            "state": report.state,
+            "digest": report.digest,
+            "created_at": report.created_at,
+            "confidence": report.confidence,
+        },
+        "rows": [_row_json(row) for row in report.rows],
+        "left_out": [
+            asdict(entry) | {"state": str(entry.state), "job_ids": list(entry.job_ids)}
+            for entry in report.left_out
+        ],
+        "warnings": list(report.warnings),
+    }
+
+
+def _row_json(row: Row) -> dict[str, object]:
+    return {
+        "pair": row.pair,
+        "step": row.step,
+        "label": row.label,
+        "method": row.method.value,
+        "params": dict(row.params),
+        "state": str(row.state),
+        "baseline": row.is_baseline,
+        **_figures_json(row.figures),
+        **_comparison_json(row),
+        "prompt_set": row.prompt_set,
+        "env": row.environment,
+        "mixed": list(row.mixed),
+        "job_ids": list(row.job_ids),
+    }
+
+
+def _comparison_json(row: Row) -> dict[str, object]:
+    base, previous = row.versus_baseline, row.versus_previous
+    return {
+        "speedup": base and base.ratio,
+        "speedup_interval": base and _interval_json(base.interval),
+        "speedup_paired": base and base.paired,
+        "speedup_paired_interval": base and _interval_json(base.paired_interval),
+        "separable_from_baseline": base and base.separable,
+        "gain_over_baseline": base and base.ratio - 1.0,
+        "gain_over_previous": previous and previous.ratio - 1.0,
+        "separable_from_previous": previous and previous.separable,
+    }
+
+
+def _figures_json(known: Figures | None) -> dict[str, object]:
+    """Flatten a row's figures. A pending row has the same keys, all null."""
+    return {key: None if known is None else read(known) for key, read in _FIGURES.items()}
+
+
+def _rates_json(rates: tuple[float, ...] | None) -> list[float] | None:
+    return None if rates is None else list(rates)
+
+
+def _interval_json(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]
+
+
+_FIGURES: dict[str, Callable[[Figures], object]] = {
+    "prompts": lambda f: f.prompts,
+    "repeats": lambda f: f.repeats,
+    "tokens": lambda f: f.tokens,
+    "throughput_tokens_per_s": lambda f: f.throughput.mean,
+    "throughput_interval": lambda f: _interval_json(f.throughput.interval),
+    "throughput_std": lambda f: f.throughput.std,
+    "throughput_pooled": lambda f: f.throughput.pooled,
+    "end_to_end_tokens_per_s": lambda f: f.throughput.end_to_end,
+    "mean_acceptance_length": lambda f: f.acceptance.mean_length,
+    "mean_acceptance_length_per_request": lambda f: f.acceptance.mean_length_per_request,
+    "draft_acceptance_rate": lambda f: f.acceptance.draft_rate,
+    "node_acceptance": lambda f: f.acceptance.node_rate,
+    "mean_tree_nodes": lambda f: f.acceptance.mean_tree_nodes,
+    "node_cap_bound_rate": lambda f: f.acceptance.node_cap_bound_rate,
+    "marginal_accept_rates": lambda f: _rates_json(f.acceptance.marginal_rates),
+    "conditional_accept_rates": lambda f: _rates_json(f.acceptance.conditional_rates),
+    "draft_share": lambda f: f.shares.draft,
+    "verify_share": lambda f: f.shares.verify,
+    "host_share": lambda f: f.shares.host,
+    "ttft_s": lambda f: asdict(f.latency.ttft),
+    "tpot_s": lambda f: f.latency.tpot and asdict(f.latency.tpot),
+    "prefill_s": lambda f: asdict(f.latency.prefill),
+    "exact_match_rate": lambda f: f.agreement.exact_match_rate,
+    "ties": lambda f: f.agreement.ties,
+    "violations": lambda f: f.agreement.violations,
+    "distinct_2": lambda f: f.distinct_2,
+}

@@ -1,0 +1,166 @@
+"""The shape of a sweep file: its sections with their keys, bounds and defaults, and their JSON Schema."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic.json_schema import WithJsonSchema
+
+from dyna_eval.jobs import GenerationSpec, MeasureSpec, PromptSpec
+from dyna_eval.methods import METHODS, MethodParameters
+
+_GENERATION, _MEASURE, _PROMPTS = GenerationSpec(), MeasureSpec(), PromptSpec(dataset="")
+_BIDIRECTIONAL = "\u202a-\u202e\u2066-\u2069"  # would let a label show as another one
+_NOT_IN_A_LINE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff{_BIDIRECTIONAL}]")
+
+
+def _one_line(text: str) -> str:
+    if _NOT_IN_A_LINE.search(text):
+        raise ValueError("should be one line without control characters")
+    return text
+
+
+def _not_a_number(name: str) -> str:
+    if name.isdecimal():
+        raise ValueError("would be taken for a sweep's number; add a letter to it")
+    return name
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Text = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=1000),
+    AfterValidator(_one_line),
+]
+Label = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=80),
+    AfterValidator(_one_line),
+]
+SweepName = Annotated[Label, AfterValidator(_not_a_number)]
+TextOrTexts = Annotated[
+    list[Text],
+    BeforeValidator(_as_list),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(lambda x: x + 0.0)]
+"""-0.0 becomes 0.0, so that equal settings have equal digests."""
+
+
+class Section(BaseModel):
+    """A mapping of the file. Strict: no text for numbers, no booleans for integers, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PairSection(Section):
+    """A target/draft pair: local folders or hub ids."""
+
+    target: Text
+    draft: Text | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    revision: Text | None = Field(None, description="Hub revision of both models.")
+    target_revision: Text | None = None
+    draft_revision: Text | None = None
+    name: Label | None = Field(None, description="Unless given, the models' last names.")
+
+
+class PromptsSection(Section):
+    """Arguments of `datasets.load_dataset`, and how its rows become prompts."""
+
+    dataset: Text = Field(description="'demo', a hub id, a folder, or csv, json, parquet or text.")
+    name: Text | None = None
+    split: Text | None = Field(None, description="Unless given, 'train' for local files, otherwise 'test'.")
+    column: Text = _PROMPTS.column
+    data_files: TextOrTexts = Field(default_factory=list, max_length=1000)
+    min_chars: int = Field(_PROMPTS.min_chars, ge=0)
+    limit: int | None = Field(None, ge=1, description="At most so many prompts.")
+    max_prompt_tokens: int | None = Field(None, ge=1, description="Longer prompts are cut.")
+    category: Text | None = None
+
+
+class GenerationSection(Section):
+    """How much to generate, and by which law."""
+
+    max_new_tokens: int = Field(_GENERATION.max_new_tokens, ge=1, le=1_000_000)
+    temperature: NotNegative = Field(_GENERATION.temperature, le=100, description="0 is greedy.")
+    seed: int = Field(_GENERATION.seed, ge=0, lt=2**63)
+    stop_at_eos: bool = _GENERATION.stop_at_eos
+
+
+class MeasureSection(Section):
+    """How often to measure, and how sure to be."""
+
+    repeats: int = Field(_MEASURE.repeats, ge=1, le=1000)
+    warmup: int = Field(_MEASURE.warmup, ge=0, le=1000, description="Unmeasured prompts before a job.")
+    confidence: float = Field(_MEASURE.confidence, gt=0, lt=1, allow_inf_nan=False)
+    sentinel_every: int = Field(
+        _MEASURE.sentinel_every, ge=1, le=1_000_000, description="Jobs between an actor's own baseline runs."
+    )
+
+
+class RowSection(BaseModel):
+    """What every row has beside the parameters of its method."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    label: Label
+    method: Text
+
+
+ROW_KEYS = ("label", "method", "zip")
+
+
+class SweepFile(Section):
+    """A dyna-eval sweep: which configurations to measure, on which models and prompts.
+
+    Only the outline: the sections typed `Any` are validated one by one, with the classes above.
+    """
+
+    name: SweepName = Field(description="Unless given, the file's name without its ending.")
+    pair: Any = Field(description="'demo', a target/draft pair, or a list of those to sweep over.")
+    prompts: Any
+    generation: Any = Field(default_factory=dict)
+    measure: Any = Field(default_factory=dict)
+    baseline: Label | None = Field(None, description="The row to compare with; unless given, the first ar.")
+    configs: list[dict[str, Any]] = Field(min_length=1, description="The rows; a list in one is swept over.")
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a sweep file, for editors."""
+    schema = SweepFile.model_json_schema()
+    properties = schema["properties"]
+    pair = {"anyOf": [{"const": "demo"}, PairSection.model_json_schema()]}
+    properties["pair"] |= {"anyOf": [*pair["anyOf"], {"type": "array", "items": pair, "minItems": 1}]}
+    properties["prompts"] = PromptsSection.model_json_schema()
+    properties["generation"] = GenerationSection.model_json_schema()
+    properties["measure"] = MeasureSection.model_json_schema()
+    properties["configs"]["items"] = {"oneOf": [_row_schema(method) for method in METHODS.values()]}
+    schema["required"].remove("name")
+    schema["description"] = "Which configurations dyna-eval measures, on which models and prompts."
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _row_schema(method: type[MethodParameters]) -> dict[str, Any]:
+    """Return the schema of a method's rows, in which a parameter may also be a list of its values."""
+    parameters = method.model_json_schema()
+    swept = {
+        name: {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
+        for name, value in parameters.get("properties", {}).items()
+    }
+    names = {"type": "array", "items": {"enum": list(swept)}, "minItems": 2}
+    row = {
+        "label": {"type": "string", "minLength": 1, "maxLength": 80},
+        "method": {"const": method.method.value},
+    }
+    linked = {"zip": {"anyOf": [names, {"type": "array", "items": names}]}} if swept else {}
+    return {
+        **parameters,
+        "properties": row | swept | linked,
+        "required": ["label", "method", *parameters.get("required", [])],
+    }

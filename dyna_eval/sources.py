@@ -1,0 +1,144 @@
+"""Pairs and prompts as a sweep file names them: folders and files are found beside it, hub ids are kept."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dyna_eval.jobs import PairSpec, PromptSpec
+from dyna_eval.mistakes import Mistakes, shown
+from dyna_eval.sections import PairSection, PromptsSection
+from dyna_eval.yaml_source import Location
+
+DEMO = "demo"
+"""The packaged pair, and the packaged data set."""
+
+_MAX_PAIRS = 100
+_FILE_BUILDERS = ("csv", "json", "parquet", "text")
+_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
+
+
+def read_pairs(value: object, folder: Path, mistakes: Mistakes) -> dict[Location, PairSpec]:
+    """Return the pairs by where they stand in the file, up to the first mistake."""
+    if isinstance(value, list) and not 0 < len(value) <= _MAX_PAIRS:
+        mistakes.add(("pair",), f"'pair' should list 1 to {_MAX_PAIRS} pairs, not {len(value)}")
+        return {}
+    listed: dict[Location, object] = {("pair",): value}
+    if isinstance(value, list):
+        listed = {("pair", i): item for i, item in enumerate(value)}
+    pairs: dict[Location, PairSpec] = {}
+    for location, item in listed.items():
+        pair = _read_pair(item, location, folder, mistakes)
+        if pair is None:
+            break
+        if any(pair.name == other.name for other in pairs.values()):
+            mistakes.add(location, f"duplicate pair {shown(pair.name)}; give each its own 'name'")
+        pairs[location] = pair
+    return pairs
+
+
+def _read_pair(value: object, location: Location, folder: Path, mistakes: Mistakes) -> PairSpec | None:
+    if value == DEMO:
+        return PairSpec(name=DEMO, target=DEMO, draft=DEMO)
+    if not isinstance(value, dict):
+        what = f"unknown pair {shown(value)}; write demo, or {{target: FOLDER_OR_HUB_ID, draft: ...}}"
+        mistakes.add(location, what)
+        return None
+    section = mistakes.check(PairSection, value, location)
+    if section is None:
+        return None
+    target = _located(section.target, folder, (*location, "target"), mistakes)
+    draft = section.draft and _located(section.draft, folder, (*location, "draft"), mistakes)
+    _check_revisions(section, target, draft, location, mistakes)
+    names = [_last_name(section.target, target)]
+    if section.draft and draft:
+        names.append(_last_name(section.draft, draft))
+    return PairSpec(
+        name=section.name or "/".join(names),
+        target=target,
+        draft=draft,
+        dtype=section.dtype,
+        target_revision=section.target_revision or (section.revision if _on_hub(target) else None),
+        draft_revision=section.draft_revision or (section.revision if _on_hub(draft) else None),
+    )
+
+
+def _check_revisions(
+    section: PairSection, target: str, draft: str | None, location: Location, mistakes: Mistakes
+) -> None:
+    if section.revision and (section.target_revision or section.draft_revision):
+        mistakes.add((*location, "revision"), "'revision' is for both models; give one kind only")
+    revised = {
+        "revision": section.revision and not (_on_hub(target) or _on_hub(draft)),
+        "target_revision": section.target_revision and not _on_hub(target),
+        "draft_revision": section.draft_revision and not _on_hub(draft),
+    }
+    for key, wrong in revised.items():
+        if wrong:
+            mistakes.add((*location, key), f"{key!r} is for models on a hub; leave it out")
+
+
+def _on_hub(model: str | None) -> bool:
+    return model is not None and model != DEMO and not Path(model).is_absolute()
+
+
+def _located(text: str, folder: Path, location: Location, mistakes: Mistakes) -> str:
+    """Return the absolute path of a folder where there is one, else the hub id as written."""
+    if text == DEMO:
+        return text
+    path = _beside(text, folder)
+    if path is not None and path.is_dir():
+        return str(path)
+    if text.startswith((".", "/", "~")) or text.count("/") > 1:
+        mistakes.add(location, f"there is no folder {shown(text)}; relative ones start at the sweep file's")
+    elif not _HUB_ID.fullmatch(text):
+        mistakes.add(location, f"{shown(text)} is neither a folder nor a hub id such as org/name")
+    return text
+
+
+def _last_name(written: str, found: str) -> str:
+    """Return a model's last name as written (a link keeps its own), or as found for `.` and `..`."""
+    name = Path(written).name
+    return name if name not in ("", "..") else Path(found).name
+
+
+def read_prompts(value: object, folder: Path, mistakes: Mistakes) -> PromptSpec | None:
+    section = mistakes.check(PromptsSection, value, ("prompts",))
+    if section is None:
+        return None
+    dataset, data_files, split = section.dataset, section.data_files, "test"
+    if dataset in _FILE_BUILDERS:
+        split = "train"  # the only one that files without further naming have
+        data_files = [_data_file(text, folder, mistakes) for text in data_files]
+        if not data_files:
+            what = f"data set {dataset!r} is read from files; name them with 'data_files'"
+            mistakes.add(("prompts", "dataset"), what)
+    else:
+        dataset = _located(dataset, folder, ("prompts", "dataset"), mistakes)
+    found = {"dataset": dataset, "data_files": tuple(data_files), "split": section.split or split}
+    return PromptSpec(**section.model_dump() | found)
+
+
+def _data_file(text: str, folder: Path, mistakes: Mistakes) -> str:
+    """Return the absolute path of a data file beside the sweep file, or else in the current folder.
+
+    A pattern with * or ? counts as found where the folder before it is; an address (`https://...`) stays.
+    """
+    if "://" in text:
+        return text
+    parts = Path(text).parts
+    pattern = next((i for i, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts))
+    for base in (folder, Path()):
+        fixed = _beside(str(Path(*parts[:pattern])), base)
+        if fixed is not None:
+            return str(fixed.joinpath(*parts[pattern:]))
+    mistakes.add(("prompts", "data_files"), f"there is no file {shown(text)}; correct 'data_files'")
+    return text
+
+
+def _beside(text: str, folder: Path) -> Path | None:
+    """Return the absolute path of a file or folder that exists; relative ones are looked for in a folder."""
+    try:
+        return (folder / Path(text).expanduser()).resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a loop of links, or ~name of an unknown user
+        return None

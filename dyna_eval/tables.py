@@ -1,0 +1,172 @@
+"""A report as a table in the terminal, in Markdown and in CSV.
+
+Each pair has a table of its own. Labels and names are the user's text and are escaped for every format; what
+makes a row doubtful stands in footnotes, which no format leaves out. Cells that are not known yet are `--`,
+empty in CSV.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO
+
+from dyna_eval.cells import (
+    UNKNOWN,
+    Notes,
+    acceptance_cell,
+    confidence_level,
+    configuration_text,
+    exact_cell,
+    interval_cell,
+    one_line,
+    ranges,
+    speedup_cell,
+    speedup_interval,
+    throughput_cell,
+)
+from dyna_eval.report import Report, Row, best_row
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# --------------------------------------------------------------------- terminal
+
+
+def print_table(report: Report, file: TextIO) -> None:
+    """Print the tables with their footnotes; colour and column fitting only where `file` is a terminal."""
+    from rich.console import Console  # noqa: PLC0415 (other formats need not load it)
+    from rich.text import Text  # noqa: PLC0415
+
+    width = None if file.isatty() else 10_000
+    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    console.print(Text(one_line(f"{report.name}: sweep {report.sweep_id}, {report.state}"), style="bold"))
+    for pair in report.pairs:
+        console.print(Text(f"\npair {one_line(pair)}"))
+        _print_pair(report, pair, console)
+
+
+def _print_pair(report: Report, pair: str, console: Console) -> None:
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    rows, notes = report.rows_of(pair), Notes.of(report, pair)
+    best = best_row(rows)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("Step", justify="right")
+    table.add_column("Components", overflow="fold")
+    table.add_column("Configuration", overflow="fold", min_width=len("Configuration"))
+    headers = ("Tokens/s", "Speedup", f"{confidence_level(report)}\ninterval", "Tokens\n/round", "Exact")
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        label = Text(one_line(row.label))
+        label.append("".join(f" [{mark}]" for mark in notes.marks(row)), style="yellow")
+        cells = (
+            throughput_cell(row),
+            speedup_cell(row),
+            interval_cell(speedup_interval(row)),
+            acceptance_cell(row),
+            exact_cell(row),
+        )
+        table.add_row(
+            Text(str(row.step)),
+            label,
+            Text(configuration_text(row.method, row.params)),
+            *map(Text, cells),
+            style="bold" if row is best else None,
+        )
+    console.print(table)
+    for mark, text in notes.lettered():
+        console.print(Text(f"[{mark}] {text}", style="yellow"))
+    for text in notes.general:
+        console.print(Text(text, style="yellow"))
+
+
+# --------------------------------------------------------------------- Markdown
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that neither ends a table cell nor becomes Markdown or HTML."""
+    safe = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", safe)
+
+
+def to_markdown(report: Report) -> str:
+    """Return one table per pair with its footnotes; the best row is bold."""
+    return "\n".join(_markdown_table(report, pair) for pair in report.pairs)
+
+
+def _markdown_table(report: Report, pair: str) -> str:
+    rows, notes = report.rows_of(pair), Notes.of(report, pair)
+    best = best_row(rows)
+    headers = ["Step", "Components", "Configuration", "Throughput (tokens/s)", "Speedup"]
+    headers += [f"{confidence_level(report)} interval", "Tokens per round", "Exact match"]
+    lines = [
+        f"<!-- sweep {report.sweep_id}, {report.state}, digest {report.digest}, jobs"
+        f" {ranges(job for row in rows for job in row.job_ids)} -->",
+        f"**{escape_markdown(report.name)}**, pair {escape_markdown(pair)}",
+        "",
+        f"| {' | '.join(headers)} |",
+        "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        *(_markdown_row(row, notes, bold=row is best) for row in rows),
+        "",
+        *(f"<sup>{mark}</sup> {escape_markdown(text)}  " for mark, text in notes.lettered()),
+        *(f"{escape_markdown(text)}  " for text in notes.general),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_row(row: Row, notes: Notes, *, bold: bool) -> str:
+    cells = [
+        str(row.step),
+        escape_markdown(row.label),
+        escape_markdown(configuration_text(row.method, row.params)),
+        throughput_cell(row),
+        speedup_cell(row),
+        escape_markdown(interval_cell(speedup_interval(row))),
+        acceptance_cell(row),
+        exact_cell(row),
+    ]
+    if bold:
+        cells = [cell if cell == UNKNOWN else f"**{cell}**" for cell in cells]
+    marks = ",".join(notes.marks(row))
+    cells[1] += f" <sup>{marks}</sup>" if marks else ""
+    return f"| {' | '.join(cells)} |"
+
+
+# -------------------------------------------------------------------------- CSV
+
+
+def escape_csv(text: str) -> str:
+    """Return text that no spreadsheet takes for a formula: an apostrophe stands before `= + - @`."""
+    line = one_line(text)
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
+
+
+_CSV_COLUMNS: dict[str, Callable[[Row], object]] = {
+    "pair": lambda row: escape_csv(row.pair),
+    "step": lambda row: row.step,
+    "components": lambda row: escape_csv(row.label),
+    "configuration": lambda row: escape_csv(configuration_text(row.method, row.params)),
+    "state": lambda row: str(row.state),
+    "throughput_tokens_per_s": lambda row: row.figures and row.figures.throughput.mean,
+    "speedup": lambda row: row.versus_baseline and row.versus_baseline.ratio,
+    "speedup_low": lambda row: (known := speedup_interval(row)) and known.low,
+    "speedup_high": lambda row: (known := speedup_interval(row)) and known.high,
+    "mean_acceptance_length": lambda row: row.figures and row.figures.acceptance.mean_length,
+    "exact_match_rate": lambda row: row.figures and row.figures.agreement.exact_match_rate,
+    "notes": lambda row: escape_csv("; ".join(row.caveats)),
+}
+
+
+def to_csv(report: Report) -> str:
+    """Return all rows of all pairs, figures unrounded, unknown ones empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    writer.writerows([read(row) for read in _CSV_COLUMNS.values()] for row in report.rows)
+    return text.getvalue()

@@ -1,0 +1,154 @@
+"""Stored sweeps made by hand, for tests of what is computed from them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from dyna_eval.jobs import (
+    Configuration,
+    Exactness,
+    JobState,
+    Method,
+    SampleTotals,
+    StoredJob,
+    StoredSentinel,
+    SweepRecord,
+)
+
+BASELINE = Configuration(label="Baseline", method=Method.AR, params={})
+LINEAR = Configuration(label="+ Draft model", method=Method.LINEAR, params={"k": 6})
+TREE = Configuration(
+    label="+ Tree structure",
+    method=Method.TREE,
+    params={"depth": 7, "branch": 2, "threshold": 0.0, "max_nodes": 254},
+)
+PRUNED = Configuration(
+    label="+ Adaptive pruning",
+    method=Method.TREE,
+    params={"depth": 7, "branch": 2, "threshold": 0.05, "max_nodes": 254},
+)
+FOUR_STEPS = ((BASELINE, 128.0), (LINEAR, 174.0), (TREE, 63.0), (PRUNED, 182.0))
+"""Configurations with their speed in tokens per second."""
+
+ENVIRONMENTS = {"e1": {"cpu": "A", "torch": "2.7"}, "e2": {"cpu": "B", "torch": "2.7"}}
+
+
+def sample(prompt: int = 0, tokens: int = 120, seconds: float = 1.0, **other: Any) -> SampleTotals:
+    """One sample of a method that takes 2 of 4 drafted tokens in each of its rounds."""
+    rounds = tokens // 3
+    values: dict[str, Any] = {
+        "prompt_index": prompt,
+        "prompt_tokens": 64,
+        "tokens": tokens,
+        "prefill_seconds": 0.02,
+        "decode_seconds": seconds,
+        "ttft_seconds": 0.03,
+        "exactness": Exactness.EXACT,
+        "distinct_2": 0.8,
+        "rounds": rounds,
+        "drafted_nodes": 4 * rounds,
+        "verified_nodes": 4 * rounds,
+        "drafted_levels": 4 * rounds,
+        "accepted_tokens": 2 * rounds,
+        "capped_rounds": 0,
+        "draft_seconds": 0.25 * seconds,
+        "verify_seconds": 0.5 * seconds,
+        "accepted_by_depth": (rounds, rounds),
+    }
+    return SampleTotals(**values | other)
+
+
+def record(
+    steps: Sequence[tuple[Configuration, float]] = FOUR_STEPS,
+    *,
+    prompts: int = 8,
+    repeats: int = 3,
+    pairs: Sequence[str] = ("demo",),
+    states: Mapping[str, JobState] | None = None,
+    noise: float = 0.02,
+    name: str = "four-step",
+) -> SweepRecord:
+    """A sweep on one actor. Prompts differ in difficulty by 20 %, runs of one prompt by `noise`."""
+    generator = random.Random(7)
+    ease = [generator.uniform(0.8, 1.2) for _ in range(prompts)]
+
+    def samples(speed: float) -> tuple[SampleTotals, ...]:
+        spread = [generator.uniform(1.0 - noise, 1.0 + noise) for _ in range(prompts)]
+        return tuple(
+            sample(index, seconds=120 / (speed * ease[index] * spread[index])) for index in range(prompts)
+        )
+
+    jobs: list[StoredJob] = []
+    for pair in pairs:
+        for repeat in range(repeats):
+            for configuration, speed in steps:
+                state = (states or {}).get(configuration.label, JobState.DONE)
+                done = state is JobState.DONE
+                jobs.append(
+                    StoredJob(
+                        id=len(jobs) + 1,
+                        key=f"key-{configuration.label}",
+                        pair=pair,
+                        label=configuration.label,
+                        method=configuration.method,
+                        params=configuration.params,
+                        repeat=repeat,
+                        state=state,
+                        tries=1,
+                        error=None,
+                        prompt_set="p1",
+                        generation_digest="g1",
+                        environment="e1" if done else None,
+                        actor="actor-1" if done else None,
+                        samples=samples(speed) if done else (),
+                    )
+                )
+    return SweepRecord(
+        id=1,
+        name=name,
+        digest="d" * 64,
+        state="done",
+        baseline=steps[0][0].label,
+        confidence=0.95,
+        created_at="2026-01-02T03:04:05Z",
+        configurations=tuple(configuration for configuration, _ in steps),
+        merged=(),
+        pairs=tuple(pairs),
+        jobs=tuple(jobs),
+        sentinels=tuple(
+            StoredSentinel(actor="actor-1", sequence=0, pair=pair, samples=samples(steps[0][1]))
+            for pair in pairs
+        ),
+        environments=ENVIRONMENTS,
+    )
+
+
+def change_jobs(
+    stored: SweepRecord, label: str, *, repeats: Sequence[int] | None = None, **changes: Any
+) -> SweepRecord:
+    """Change fields of a row's jobs; of all its repeats unless told which."""
+    return replace(
+        stored,
+        jobs=tuple(
+            replace(job, **changes)
+            if job.label == label and (repeats is None or job.repeat in repeats)
+            else job
+            for job in stored.jobs
+        ),
+    )
+
+
+def change_samples(stored: SweepRecord, label: str, **changes: Any) -> SweepRecord:
+    """Change fields of all samples of a row."""
+    return replace(
+        stored,
+        jobs=tuple(
+            replace(job, samples=tuple(replace(one, **changes) for one in job.samples))
+            if job.label == label
+            else job
+            for job in stored.jobs
+        ),
+    )

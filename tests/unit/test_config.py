@@ -1,0 +1,566 @@
+"""A sweep file means what it says; a mistake in one is a single line: where, what, and what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dyna_eval.config import json_schema, load_sweep, parse_sweep
+from dyna_eval.errors import SweepFileError
+from dyna_eval.jobs import GenerationSpec, MeasureSpec, Method, PairSpec, PromptSpec, SweepSpec
+from dyna_eval.methods import METHODS
+
+AR = "  - {label: Baseline, method: ar}\n"
+
+
+def sweep(rows: str = "", *, head: str = "", pair: str = "demo", prompts: str = "{dataset: demo}") -> str:
+    """Return a sweep file: `pair` on line 1, `prompts` on line 2, then the head, `configs`, AR, the rows."""
+    return f"pair: {pair}\nprompts: {prompts}\n{head}configs:\n{AR}{rows}"
+
+
+def parse(text: str, **options: object) -> SweepSpec:
+    return parse_sweep(text, file="sweep.yaml", **options)  # type: ignore[arg-type]
+
+
+def mistake_in(text: str, **options: object) -> str:
+    """Return the message for a text, which is one line."""
+    with pytest.raises(SweepFileError) as caught:
+        parse(text, **options)
+    message = str(caught.value)
+    assert message.splitlines() == [message]
+    return message
+
+
+# ------------------------------------------------------------------------ meaning
+
+
+def test_defaults_are_resolved() -> None:
+    spec = parse(sweep("  - {label: T, method: tree, depth: 7, branch: 2}\n"))
+
+    assert spec.name == "sweep"
+    assert spec.pairs == (PairSpec(name="demo", target="demo", draft="demo"),)
+    assert spec.prompts == PromptSpec(dataset="demo", split="test")
+    assert (spec.generation, spec.measure) == (GenerationSpec(), MeasureSpec())
+    assert spec.baseline == "Baseline"
+    assert dict(spec.configurations[1].params) == {
+        "depth": 7,
+        "branch": 2,
+        "threshold": 0.0,
+        "prune": "node",
+        "root_branch": 2,
+        "max_nodes": 254,
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameters", "nodes"),
+    [
+        ("depth: 9, branch: 2", 1022),
+        ("depth: 10, branch: 2", 1024),
+        ("depth: 3, branch: 2, root_branch: 1", 7),
+        ("depth: 1024, branch: 1024", 1024),
+        ("depth: 2, branch: 2, max_nodes: 5", 5),
+    ],
+)
+def test_the_node_cap_is_the_whole_tree_up_to_1024_unless_given(parameters: str, nodes: int) -> None:
+    spec = parse(sweep(f"  - {{label: T, method: tree, {parameters}}}\n"))
+
+    assert spec.configurations[1].params["max_nodes"] == nodes
+
+
+def test_equal_settings_resolve_to_equal_values() -> None:
+    rows = "  - {label: T, method: tree, depth: 2, branch: 2, threshold: %s}\n"
+
+    for zero in ("0", "-0.0", "0.0", "0e0"):
+        threshold = parse(sweep(rows % zero)).configurations[1].params["threshold"]
+        assert repr(threshold) == "0.0"
+    assert parse(sweep(rows % "1e-3")).configurations[1].params["threshold"] == 0.001
+
+
+def test_only_true_and_false_are_booleans() -> None:
+    spec = parse(sweep("  - {label: no, method: linear, k: 1}\n  - {label: off, method: linear, k: 2}\n"))
+    assert [row.label for row in spec.configurations] == ["Baseline", "no", "off"]
+
+    assert parse(sweep(head="generation: {stop_at_eos: true}\n")).generation.stop_at_eos is True
+    message = mistake_in(sweep(head="generation: {stop_at_eos: yes}\n"))
+    assert message == "sweep.yaml:3: 'stop_at_eos' should be true or false, not 'yes'"
+
+
+def test_anchors_and_merge_keys_work_for_reuse() -> None:
+    rows = (
+        "  - &tree {label: A, method: tree, depth: 3, branch: 2}\n  - {<<: *tree, label: B, threshold: 0.1}\n"
+    )
+    first, second = parse(sweep(rows)).configurations[1:]
+
+    assert (second.label, second.params) == ("B", {**first.params, "threshold": 0.1})
+
+
+def test_the_text_and_the_overrides_are_kept_for_the_record() -> None:
+    text = sweep()
+
+    assert parse(text).source == text
+    assert parse(text, overrides=["measure.repeats=5"]).source == f"{text}\n# --set measure.repeats=5"
+
+
+def test_a_baseline_may_be_any_row() -> None:
+    spec = parse(sweep("  - {label: L, method: linear, k: 2}\n", head="baseline: L\n"))
+
+    assert spec.baseline == "L"
+
+
+# ---------------------------------------------------------------- models and prompts
+
+
+def test_folders_are_found_beside_the_sweep_file(tmp_path: Path) -> None:
+    for folder in ("models/big", "models/small"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "sweep.yaml").write_text(
+        sweep(pair="{target: models/big, draft: ./models/small, dtype: float32}")
+    )
+
+    (pair,) = load_sweep(tmp_path / "sweep.yaml").pairs
+
+    models = tmp_path.resolve() / "models"
+    assert pair == PairSpec(
+        name="big/small", target=str(models / "big"), draft=str(models / "small"), dtype="float32"
+    )
+
+
+def test_hub_ids_and_revisions_are_kept() -> None:
+    spec = parse(sweep(pair="[demo, {target: org/big, draft: org/small, revision: step3}]"))
+
+    assert spec.pairs == (
+        PairSpec(name="demo", target="demo", draft="demo"),
+        PairSpec(
+            name="big/small",
+            target="org/big",
+            draft="org/small",
+            target_revision="step3",
+            draft_revision="step3",
+        ),
+    )
+
+
+def test_a_pair_needs_no_draft_where_every_row_is_ar() -> None:
+    assert parse(sweep(pair="{target: org/big}")).pairs[0].draft is None
+
+    message = mistake_in(sweep("  - {label: L, method: linear, k: 2}\n", pair="{target: org/big}"))
+    assert message == "sweep.yaml:1: pair 'big' has no draft, which row 'L' needs; add 'draft'"
+
+
+def test_data_files_are_found_beside_the_sweep_file(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").touch()
+    prompts = "{dataset: parquet, data_files: [a.parquet, 'b-*.parquet', 'https://example.org/c.parquet']}"
+
+    spec = parse(sweep(prompts=prompts), folder=tmp_path)
+
+    folder = tmp_path.resolve()
+    files = (str(folder / "a.parquet"), str(folder / "b-*.parquet"), "https://example.org/c.parquet")
+    assert (spec.prompts.data_files, spec.prompts.split) == (files, "train")
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (
+            "{target: ./gone, draft: demo}",
+            "there is no folder './gone'; relative ones start at the sweep file's",
+        ),
+        (
+            "{target: a/b/c, draft: demo}",
+            "there is no folder 'a/b/c'; relative ones start at the sweep file's",
+        ),
+        ("{target: ~nobody-here/x, draft: demo}", "there is no folder '~nobody-here/x'"),
+        ("{target: 'a b', draft: demo}", "'a b' is neither a folder nor a hub id such as org/name"),
+        ("demmo", "unknown pair 'demmo'; write demo, or {target: FOLDER_OR_HUB_ID, draft: ...}"),
+        ("5", "unknown pair 5; write demo"),
+        ("[]", "'pair' should list 1 to 100 pairs, not 0"),
+        ("[demo, demo]", "duplicate pair 'demo'; give each its own 'name'"),
+        ("{draft: demo}", "'target' is missing; add it"),
+        ("{traget: org/a, draft: org/b}", "unknown key 'traget'; did you mean 'target'?"),
+        (
+            "{target: org/a, draft: org/b, dtype: int8}",
+            "'dtype' should be 'auto', 'float32', 'bfloat16' or 'float16'",
+        ),
+        (
+            "{target: org/a, draft: org/b, revision: 1, name: x}",
+            "'revision' should be text, not 1; put it in quotes",
+        ),
+        ("{target: org/a, draft: org/b, revision: v, draft_revision: w}", "'revision' is for both models"),
+        ("{target: demo, draft: demo, revision: v}", "'revision' is for models on a hub; leave it out"),
+    ],
+)
+def test_a_wrong_pair_is_named(pair: str, message: str) -> None:
+    assert mistake_in(sweep(pair=pair)).startswith(f"sweep.yaml:1: {message}")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("{}", "'dataset' is missing; add it"),
+        ("demo", "'prompts' should be a mapping of keys to values, not 'demo'"),
+        ("{dataset: parquet}", "data set 'parquet' is read from files; name them with 'data_files'"),
+        ("{dataset: json, data_files: gone.json}", "there is no file 'gone.json'; correct 'data_files'"),
+        ("{dataset: ./gone}", "there is no folder './gone'; relative ones start at the sweep file's"),
+        ("{dataset: demo, limit: 0}", "'limit' should be at least 1, not 0"),
+        ("{dataset: demo, colunm: text}", "unknown key 'colunm'; did you mean 'column'?"),
+    ],
+)
+def test_wrong_prompts_are_named(prompts: str, message: str) -> None:
+    assert mistake_in(sweep(prompts=prompts)) == f"sweep.yaml:2: {message}"
+
+
+# ------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{label: X, method: lineer, k: 1}", "unknown method 'lineer'; did you mean 'linear'?"),
+        ("{label: X, method: TREE, depth: 1, branch: 1}", "unknown method 'TREE'; did you mean 'tree'?"),
+        ("{label: X, method: 7}", "'method' should be text, not 7; put it in quotes"),
+        ("{label: X, methud: ar}", "unknown key 'methud'; did you mean 'method'?"),
+        ("{label: X}", "'method' is missing; add it"),
+        ("{method: ar}", "'label' is missing; add it"),
+        ("{label: X, method: linear}", "'k' is missing; add it"),
+        ("{label: X, method: linear, kk: 3}", "unknown key 'kk'; did you mean 'k'?"),
+        ("{label: X, method: ar, k: 3}", "unknown key 'k'; known: label, method, zip"),
+        ("{label: X, method: linear, k: 0}", "'k' should be at least 1, not 0"),
+        ("{label: X, method: linear, k: six}", "'k' should be a whole number, not 'six'"),
+        ("{label: X, method: linear, k: 3.0}", "'k' should be a whole number, not 3.0"),
+        ("{label: X, method: linear, k: true}", "'k' should be a whole number, not true"),
+        ("{label: X, method: linear, k: '3'}", "'k' should be a whole number, not '3'"),
+        ("{label: X, method: linear, k: 010}", "'k' should be a whole number, not '010'"),
+        ("{label: X, method: linear, k: 1_000}", "'k' should be a whole number, not '1_000'"),
+        ("{label: X, method: linear, k: }", "'k' should be a whole number, not nothing"),
+        ("{label: X, method: linear, k: {a: 1}}", "'k' should be a whole number, not a mapping"),
+        ("{label: X, method: linear, k: [[1]]}", "'k' should be a whole number, not a list"),
+        ("{label: X, method: linear, k: []}", "'k' lists no value; give it at least one"),
+        ("{label: X, method: linear, k: [2, 2]}", "'k' should not repeat a value; keep one of each"),
+        ("{label: X, method: tree, depth: -1, branch: 2}", "'depth' should be at least 1, not -1"),
+        (
+            "{label: X, method: tree, depth: 1, branch: 2, threshold: 1}",
+            "'threshold' should be less than 1, not 1",
+        ),
+        (
+            "{label: X, method: tree, depth: 1, branch: 2, threshold: -0.1}",
+            "'threshold' should be at least 0, not -0.1",
+        ),
+        (
+            "{label: X, method: tree, depth: 1, branch: 2, threshold: .nan}",
+            ".nan is not a number to compute with",
+        ),
+        ("{label: X, method: tree, depth: 1, branch: 2, threshold: 1e999}", "1e999 is too large a number"),
+        (
+            "{label: X, method: tree, depth: 1, branch: 2, threshold: nan}",
+            "'threshold' should be a number, not 'nan'",
+        ),
+        (
+            "{label: X, method: tree, depth: 1, branch: 2, prune: leaf}",
+            "'prune' should be 'node' or 'expansion', not 'leaf'",
+        ),
+        ("{label: '', method: ar}", "'label' should not be empty"),
+        ("{label: 5, method: ar}", "'label' should be text, not 5; put it in quotes"),
+        ("{label: true, method: ar}", "'label' should be text, not true; put it in quotes"),
+        (r'{label: "a\nb", method: ar}', "'label' should be one line without control characters"),
+        (r'{label: "a\u202Eb", method: ar}', "'label' should be one line without control characters"),
+        (f"{{label: {'x' * 81}, method: ar}}", "'label' should have at most 80 characters; shorten it"),
+        (
+            "{label: Baseline, method: ar}",
+            "duplicate label 'Baseline', first on line 4; give every row its own",
+        ),
+        ("{label: X, label: Y, method: ar}", "duplicate key 'label', first on line 5; keep one of them"),
+        ("tree", "an item of 'configs' should be a mapping of keys to values, not 'tree'"),
+        (
+            "{label: X, method: linear, k: [2, 3], zip: [k, q]}",
+            "'zip' links lists of this row: unknown key 'q'",
+        ),
+        ("{label: X, method: linear, k: 2, zip: [k]}", "'zip' takes the names of two or more lists"),
+        (
+            "{label: X, method: tree, depth: [1, 2], branch: 3, zip: [depth, branch]}",
+            "'zip' links lists, but 'branch' is 3; make it a list",
+        ),
+        (
+            "{label: X, method: tree, depth: [1, 2], branch: [3], zip: [depth, branch]}",
+            "'zip' links lists of equal length, but 'depth' has 2 and 'branch' has 1; make them equal",
+        ),
+        (
+            "{label: X, method: tree, depth: [1], branch: [3], zip: [[depth, branch], [branch, depth]]}",
+            "'zip' names a parameter twice; name each once",
+        ),
+    ],
+)
+def test_a_wrong_row_is_named_with_its_line(row: str, message: str) -> None:
+    assert mistake_in(sweep(f"  - {row}\n")).startswith(f"sweep.yaml:5: {message}")
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("genaration: {}", "unknown key 'genaration'; did you mean 'generation'?"),
+        ("generation: {max_new_tokens: 0}", "'max_new_tokens' should be at least 1, not 0"),
+        ("generation: {temperature: -1}", "'temperature' should be at least 0, not -1"),
+        ("generation: {seed: 9223372036854775808}", "'seed' should be less than 9223372036854775808"),
+        ("generation: []", "'generation' should be a mapping of keys to values, not a list"),
+        ("measure: {repeats: 0}", "'repeats' should be at least 1, not 0"),
+        ("measure: {confidence: 1.0}", "'confidence' should be less than 1, not 1.0"),
+        ("measure: {warmup: true}", "'warmup' should be a whole number, not true"),
+        ("name: 12", "'name' should be text, not 12; put it in quotes"),
+        ("name: '12'", "'name' would be taken for a sweep's number; add a letter to it"),
+        ("baseline: Basline", "unknown row 'Basline'; did you mean 'Baseline'?"),
+        ("pair: demo", "duplicate key 'pair', first on line 1; keep one of them"),
+        ("name: !!python/object:os.system x", "unsupported tag '!!python/object:os.system'; leave it out"),
+        ("name: *nowhere", "alias *nowhere has no anchor of that name before it"),
+        ("name: &x [*x]", "alias *x has no anchor of that name before it"),
+        ("measure: {<<: 5}", "'<<' takes a mapping, or a list of mappings"),
+        ("? [a]\n: b", "a key must be a single word"),
+        ("\tname: x", "a tab stands where YAML wants spaces; indent with spaces"),
+        ("name: \x07", "holds the control character U+0007; a sweep file is plain text"),
+        ("name: a: b", "not valid YAML: mapping values are not allowed in this context"),
+    ],
+)
+def test_a_wrong_section_is_named_with_its_line(head: str, message: str) -> None:
+    assert mistake_in(sweep(head=f"{head}\n")).startswith(f"sweep.yaml:3: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "sweep.yaml:1: the file is empty; examples/four-step.yaml shows what belongs in it"),
+        ("# only a comment\n", "sweep.yaml:1: the file is empty"),
+        ("- a\n", "sweep.yaml:1: a sweep file is a mapping with keys such as 'configs', not a list"),
+        ("just text", "sweep.yaml:1: a sweep file is a mapping with keys such as 'configs', not 'just text'"),
+        ("a: 1\n---\nb: 2\n", "sweep.yaml:2: a second document begins here; write one sweep per file"),
+        ("a: [1,\n", "sweep.yaml:1: not valid YAML"),
+        ("prompts: {dataset: demo}\npair: demo\n", "sweep.yaml:1: 'configs' is missing; add it"),
+        (
+            "pair: demo\nprompts: {dataset: demo}\nconfigs: []\n",
+            "sweep.yaml:3: 'configs' should not be empty",
+        ),
+        (
+            "pair: demo\nprompts: {dataset: demo}\nconfigs: x\n",
+            "sweep.yaml:3: 'configs' should be a list, not 'x'",
+        ),
+        (
+            "pair: demo\nprompts: {dataset: demo}\nconfigs:\n  - {label: L, method: linear, k: 2}\n",
+            "sweep.yaml:3: no row to compare with; add {label: Baseline, method: ar}",
+        ),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_refused(text: str, message: str) -> None:
+    assert mistake_in(text).startswith(message)
+
+
+def test_the_first_of_several_mistakes_is_reported() -> None:
+    rows = "  - {label: X, method: linear, k: 0}\n  - {label: Y, method: lineer}\n"
+    assert mistake_in(sweep(rows)).startswith("sweep.yaml:5: 'k'")
+    assert mistake_in(sweep(rows, head="measure: {repeats: 0}\n")).startswith("sweep.yaml:3: 'repeats'")
+
+    top_down = "generation:\n  temperature: -1\n  max_new_tokens: 0\n"
+    assert mistake_in(sweep(rows, head=top_down)).startswith("sweep.yaml:4: 'temperature'")
+
+
+def test_a_mistake_in_a_list_is_on_the_line_of_its_item() -> None:
+    rows = "  - label: X\n    method: linear\n    k:\n      - 3\n      - 0\n"
+
+    assert mistake_in(sweep(rows)) == "sweep.yaml:9: 'k' should be at least 1, not 0"
+
+
+def test_a_baseline_that_stands_for_several_rows_is_told_one_of_them() -> None:
+    message = mistake_in(sweep("  - {label: L, method: linear, k: [2, 3]}\n", head="baseline: L\n"))
+
+    assert message == "sweep.yaml:3: unknown row 'L'; known: L (k=2)"
+
+
+# ------------------------------------------------------------------- command line
+
+
+def test_overrides_replace_values_and_add_sections() -> None:
+    spec = parse(
+        sweep(head="generation: {seed: 3}\n"),
+        overrides=["generation.max_new_tokens=64", "measure.repeats=5", "prompts={dataset: demo, limit: 2}"],
+        name="other",
+    )
+
+    assert spec.generation == GenerationSpec(max_new_tokens=64, seed=3)
+    assert (spec.measure.repeats, spec.prompts.limit, spec.name) == (5, 2, "other")
+
+
+def test_an_override_reaches_into_a_row() -> None:
+    assert parse(sweep("  - {label: L, method: linear, k: 2}\n"), overrides=["configs.1.k=4"]).configurations[
+        1
+    ].params == {"k": 4}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("generation.max_new_tokens=many", "'max_new_tokens' should be a whole number, not 'many'"),
+        ("generation.max_new_tokns=4", "unknown key 'max_new_tokns'; did you mean 'max_new_tokens'?"),
+        ("generation.max_new_tokens", "is not KEY=VALUE; write it as generation.max_new_tokens=64"),
+        ("measure..repeats=3", "is not KEY=VALUE"),
+        ("pair.dtype=float32", "the sweep file has no place for 'dtype' there; set the value around it"),
+        ("configs.7.k=3", "the sweep file has no place for 7 there; set the value around it"),
+        ("name=[1,", "not valid YAML"),
+        ("generation.seed=", "'seed' should be a whole number, not nothing"),
+    ],
+)
+def test_a_wrong_override_is_named_instead_of_a_line(override: str, message: str) -> None:
+    assert mistake_in(sweep(), overrides=[override]).startswith(f"--set {override}: {message}")
+
+
+def test_a_wrong_name_option_is_named() -> None:
+    assert (
+        mistake_in(sweep(), name="7")
+        == "--name: 'name' would be taken for a sweep's number; add a letter to it"
+    )
+
+
+# ----------------------------------------------------------------------- files
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    def refused(data: bytes | None) -> str:
+        path = tmp_path / "sweep.yaml"
+        if data is not None:
+            path.write_bytes(data)
+        with pytest.raises(SweepFileError) as caught:
+            load_sweep(path)
+        return str(caught.value).removeprefix(str(path))
+
+    assert refused(None) == ": cannot be read: No such file or directory"
+    assert refused(b"name: x\nlabel: \xff\n") == ":2: is not UTF-8 text; save it as UTF-8"
+    assert refused(b"\x00\x01\x02") == ":1: holds the control character U+0000; a sweep file is plain text"
+    assert refused(b"#" * 1_000_001).startswith(": is larger than 1,000,000 bytes")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are a POSIX feature")
+def test_what_is_not_a_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(SweepFileError, match="is not a file; name a sweep file in YAML"):
+            load_sweep(path)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + sweep().replace("\n", "\r\n").encode())
+
+    assert load_sweep(path).baseline == "Baseline"
+
+
+# --------------------------------------------------------------------- hostile files
+
+
+def _billion_configurations() -> str:
+    thousand = ", ".join(str(i) for i in range(1, 1001))
+    lists = f"depth: [{thousand}], branch: [{thousand}], root_branch: [{thousand}]"
+    return sweep(f"  - {{label: X, method: tree, {lists}}}\n")
+
+
+def _alias_bomb() -> str:
+    levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    return "\n".join(["a0: &a0 [x, x, x]", *levels])
+
+
+def _merge_bomb() -> str:
+    keys = ", ".join(f"k{i}: 1" for i in range(9000))
+    return f"a: &a {{{keys}}}\nb: {{<<: [{'*a, ' * 100_000}]}}"
+
+
+HOSTILE = {
+    "deep flow lists": ("[" * 900_000, "nested more than 64 deep"),
+    "deep block lists": ("- " * 400_000, "nested more than 64 deep"),
+    "deep mappings": ("{a: " * 200_000, "nested more than 64 deep"),
+    "alias bomb": (_alias_bomb(), "more than 100,000 values"),
+    "merge key bomb": (_merge_bomb(), "more than 100,000 values"),
+    "half a million values": (f"[{'1,' * 490_000}]", "more than 100,000 values"),
+    "a billion configurations": (
+        _billion_configurations(),
+        "would make 1,000,000,001 configurations; the limit is 10,000 (raise it with --max-configurations)",
+    ),
+    "a million digits": (f"name: {'9' * 990_000}", "at most 80 characters"),
+    "45,000 unknown keys": ("\n".join(f"k{i}: 1" for i in range(45_000)), "unknown key 'k0'"),
+    "20,000 wrong rows": (sweep("  - {label: X, method: lineer}\n" * 20_000), "values; write it shorter"),
+    "90,000 missing files": (
+        sweep(prompts=f"{{dataset: json, data_files: [{'x, ' * 90_000}]}}"),
+        "'data_files' should have at most 1000 items",
+    ),
+    "many jobs": (
+        sweep(
+            f"  - {{label: X, method: linear, k: [{', '.join(str(i) for i in range(1, 1025))}]}}\n",
+            head="measure: {repeats: 1000}\n",
+        ),
+        "would make 1,025,000 jobs; the limit is 1,000,000",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused_within_a_second(name: str) -> None:
+    text, message = HOSTILE[name]
+
+    began = time.process_time()
+    refusal = mistake_in(text)
+
+    assert message in refusal
+    assert time.process_time() - began < 1.0
+
+
+def test_the_limit_on_configurations_can_be_raised() -> None:
+    row = "  - {label: X, method: linear, k: [1, 2, 3]}\n"
+
+    assert "would make 4 configurations; the limit is 3" in mistake_in(sweep(row), max_configurations=3)
+    assert len(parse(sweep(row), max_configurations=4).configurations) == 4
+
+
+yaml_like = st.text(alphabet="[]{}:,-&*!|>'\"#%?<\n\t 0159.e~ka" + string.ascii_letters[:6], max_size=60)
+
+
+@settings(database=None, deadline=None, max_examples=200)
+@given(yaml_like)
+def test_any_text_is_a_sweep_or_a_mistake_of_one_line(text: str) -> None:
+    """No other exception escapes, whatever is in a section."""
+    for candidate in (text, sweep(f"  - {text}\n"), sweep(head=f"{text}\n")):
+        try:
+            parse(candidate)
+        except SweepFileError as error:
+            assert len(str(error).splitlines()) == 1
+            assert error.line
+
+
+# ----------------------------------------------------------------------- schema
+
+
+def test_every_method_has_its_parameters() -> None:
+    assert set(METHODS) == set(Method)
+
+
+def test_the_schema_names_every_section_method_and_parameter() -> None:
+    schema = json.loads(json.dumps(json_schema()))
+
+    assert set(schema["properties"]) == {
+        "name",
+        "pair",
+        "prompts",
+        "generation",
+        "measure",
+        "baseline",
+        "configs",
+    }
+    assert set(schema["required"]) == {"pair", "prompts", "configs"}
+    rows = {
+        row["properties"]["method"]["const"]: row for row in schema["properties"]["configs"]["items"]["oneOf"]
+    }
+    for method, model in METHODS.items():
+        assert set(model.model_fields) <= set(rows[method]["properties"])
+        assert rows[method]["additionalProperties"] is False
+    assert rows["linear"]["required"] == ["label", "method", "k"]

@@ -1,0 +1,56 @@
+"""The sweep files that a user starts from are valid, and are the published four-step ablation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dyna_eval.config import load_sweep
+from dyna_eval.jobs import Method
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_example_is_a_valid_sweep_named_like_its_file(path: Path) -> None:
+    assert load_sweep(path).name == path.stem
+
+
+@pytest.mark.parametrize("name", ["four-step", "pythia-wikitext2"])
+def test_the_four_steps_add_a_draft_a_tree_and_pruning(name: str) -> None:
+    spec = load_sweep(EXAMPLES / f"{name}.yaml")
+
+    assert spec.merged == ()
+    assert [(row.label, row.method) for row in spec.configurations] == [
+        ("Baseline", Method.AR),
+        ("+ Draft model", Method.LINEAR),
+        ("+ Tree structure", Method.TREE),
+        ("+ Adaptive pruning", Method.TREE),
+    ]
+    assert spec.baseline == "Baseline"
+    unpruned, pruned = (row.params for row in spec.configurations[2:])
+    assert (unpruned["threshold"], unpruned["max_nodes"]) == (0.0, 255)
+    threshold = pruned["threshold"]
+    assert isinstance(threshold, float)
+    assert threshold > 0
+    same = ("depth", "branch", "root_branch", "prune")
+    assert [unpruned[key] for key in same] == [pruned[key] for key in same]
+
+
+def test_the_published_setting_is_kept() -> None:
+    spec = load_sweep(EXAMPLES / "pythia-wikitext2.yaml")
+
+    (pair,) = spec.pairs
+    assert (pair.target, pair.draft, pair.dtype) == (
+        "EleutherAI/pythia-2.8b",
+        "EleutherAI/pythia-70m",
+        "float16",
+    )
+    assert (spec.prompts.dataset, spec.prompts.name, spec.prompts.split) == (
+        "Salesforce/wikitext",
+        "wikitext-2-raw-v1",
+        "test",
+    )
+    assert (spec.prompts.limit, spec.prompts.max_prompt_tokens) == (10, 200)
+    assert spec.generation.max_new_tokens == 500

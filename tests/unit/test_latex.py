@@ -1,0 +1,160 @@
+"""The booktabs table: its shape, what it says by computation, and that no text can break it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, change_samples, record
+
+from dyna_eval.jobs import Exactness, JobState, SweepRecord
+from dyna_eval.latex import escape_latex, to_latex
+from dyna_eval.report import build_report
+
+
+def table(stored: SweepRecord) -> str:
+    return to_latex(build_report(stored, allow_mixed=True))
+
+
+def body(latex: str) -> list[list[str]]:
+    """Cells of the rows between the rules; an ampersand after a backslash is text."""
+    rows = re.search(r"\\midrule\n(.*)\n    \\bottomrule", latex, re.DOTALL)
+    assert rows is not None
+    return [re.split(r"(?<!\\) & ", line.strip().removesuffix(r" \\")) for line in rows[1].splitlines()]
+
+
+def caption(latex: str) -> str:
+    found = re.search(r"\\caption\{(.*)\}\n", latex)
+    assert found is not None
+    return found[1]
+
+
+def test_the_table_has_booktabs_rules_five_columns_and_centred_figures() -> None:
+    latex = table(record())
+    assert r"\begin{tabular}{cllcc}" in latex
+    assert r"Step & Components & Configuration & Throughput & Speedup \\" in latex
+    assert [latex.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+    rows = body(latex)
+    assert rows[0] == ["1", "Baseline", "AR only", rows[0][3], r"$1.00\times$"]
+    assert rows[1][1:3] == ["+ Draft model", "linear, $K=6$"]
+    assert rows[2][2] == r"tree, $D=7$, $B=2$, $\tau=0$"
+    assert re.fullmatch(r"\d+\.\d", rows[1][3])
+    assert re.fullmatch(r"\$1\.\d\d\\times\$", rows[1][4])
+
+
+def test_only_the_fastest_exact_row_is_bold() -> None:
+    def bold(stored: SweepRecord) -> list[bool]:
+        return [all(r"\textbf{" in cell for cell in cells) for cells in body(table(stored))]
+
+    assert bold(record()) == [False, False, False, True]
+    wrong = change_samples(record(), PRUNED.label, exactness=Exactness.VIOLATION)
+    assert bold(wrong) == [False, True, False, False]
+
+
+def test_the_caption_says_what_is_added_over_what_and_which_step_degrades() -> None:
+    text = caption(table(record()))
+    assert "step by step, Draft model, Tree structure and Adaptive pruning are added to Baseline" in text
+    assert "(pair demo)" in text
+    assert "8 prompts (3 repeats, 2,880 tokens per row)" in text
+    assert r"95\,\% intervals" in text
+    assert re.search(
+        r"Step 3 \(\+ Tree structure\) is slower than the step before it \(\$0\.3\d\\times\$\)"
+        r" and falls below the baseline \(\$0\.4\d\\times\$\)",
+        text,
+    )
+    assert "Step 4" not in text
+
+
+def test_the_caption_claims_no_degradation_that_the_intervals_do_not_show() -> None:
+    rising = table(record(((BASELINE, 100.0), (LINEAR, 150.0), (PRUNED, 200.0))))
+    assert "No step is measurably slower than the step before it" in caption(rising)
+    single = caption(table(record(prompts=1)))
+    assert "slower" not in single
+    assert "intervals" not in single
+
+
+def test_intervals_stand_below_the_table() -> None:
+    assert re.search(r"95\\,\\% bootstrap intervals .*: step 2 \[1\.\d\d, 1\.\d\d\], step 3", table(record()))
+
+
+def test_a_comment_before_the_table_says_where_its_figures_come_from() -> None:
+    first, second, third = table(record()).splitlines()[:3]
+    assert first == "% sweep four-step (id 1, done), pair demo"
+    assert second == f"% digest {'d' * 64}, jobs 1-12"
+    assert third == r"\begin{table}[t]"
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [("four-step", "tab:four-step"), ("Größe & x_1%", "tab:gr-e-x-1"), ("实验", "tab:sweep-1")],
+)
+def test_the_label_is_a_slug_of_the_sweeps_name(name: str, label: str) -> None:
+    assert rf"\label{{{label}}}" in table(record(name=name))
+
+
+def test_each_pair_has_a_table_and_a_label_of_its_own() -> None:
+    latex = table(record(pairs=("small", "large")))
+    assert re.findall(r"\\label\{(.*)\}", latex) == ["tab:four-step-small", "tab:four-step-large"]
+
+
+def test_unfinished_cells_are_dashes() -> None:
+    rows = body(table(record(states={TREE.label: JobState.FAILED})))
+    assert rows[2][3:] == ["--", "--"]
+
+
+def test_a_sweep_without_any_result_is_a_table_of_dashes() -> None:
+    states = dict.fromkeys((c.label for c in (BASELINE, LINEAR, TREE, PRUNED)), JobState.QUEUED)
+    latex = table(record(states=states))
+    assert all(cells[3:] == ["--", "--"] for cells in body(latex))
+    assert "Nothing has been measured yet." in caption(latex)
+
+
+def test_a_mixed_row_is_marked_and_the_footnote_says_what_differs() -> None:
+    latex = table(change_jobs(record(), LINEAR.label, environment="e2"))
+    assert body(latex)[1][1] == r"+ Draft model$^{\mathrm{a}}$"
+    assert (
+        r"$^{\mathrm{a}}$\,differs from the rows it stands with in environment (cpu: B instead of A)."
+        in latex
+    )
+
+
+# -------------------------------------------------------------------- escaping
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        ("a_b & 5% #1 {x} $y$", r"a\_b \& 5\% \#1 \{x\} \$y\$"),
+        ("\\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
+        (
+            "~^<>|`",
+            r"\textasciitilde{}\textasciicircum{}\textless{}\textgreater{}\textbar{}\textasciigrave{}",
+        ),
+        ("τ×2", r"$\tau$$\times$2"),
+        ("a--b---c", "a-{}-b-{}-{}-c"),
+        ("line\nbreak\r\x00\tend", "line break end"),
+    ],
+)
+def test_text_is_printed_as_it_stands(text: str, latex: str) -> None:
+    assert escape_latex(text) == latex
+
+
+HOSTILE = "}\\end{table}\n\\input{x} % & $\n_^~#{"
+
+
+def test_no_name_or_label_or_error_can_break_the_table() -> None:
+    """With what is escaped and what we write taken away, no LaTeX of the user's is left."""
+    base = replace(BASELINE, label=HOSTILE + "0")
+    draft = replace(LINEAR, label="+" + HOSTILE + "1")
+    stored = record(((base, 128.0), (draft, 100.0), (TREE, 63.0)), name=HOSTILE, pairs=(HOSTILE,))
+    failed = change_jobs(stored, TREE.label, state=JobState.FAILED, samples=(), error=HOSTILE)
+    latex = table(failed)
+    lines = [line for line in latex.splitlines() if not line.startswith("%")]
+    ours = re.sub(r"\\textbackslash\{\}|\\[&%$#_{}]", "", "\n".join(lines))
+    assert r"\input" not in ours
+    assert "%" not in ours
+    assert ours.count(r"\end{table}") == 1
+    assert ours.count("{") == ours.count("}")
+    assert ours.count("$") % 2 == 0
+    assert [len(cells) for cells in body(latex)] == [5, 5, 5]

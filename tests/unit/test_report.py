@@ -1,0 +1,405 @@
+"""From a stored sweep to a report: what a row says, what it warns of, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from report_records import (
+    BASELINE,
+    ENVIRONMENTS,
+    FOUR_STEPS,
+    LINEAR,
+    PRUNED,
+    TREE,
+    change_jobs,
+    change_samples,
+    record,
+)
+
+from dyna_eval.errors import MixedRowsError
+from dyna_eval.jobs import (
+    Configuration,
+    Exactness,
+    JobState,
+    MergedConfiguration,
+    Method,
+    StoredSentinel,
+    SweepRecord,
+)
+from dyna_eval.report import Report, Row, best_row, build_report, to_json
+
+
+def row(report: Report, label: str) -> Row:
+    return next(row for row in report.rows if row.label == label)
+
+
+def speedups(report: Report) -> list[float | None]:
+    return [row.versus_baseline and row.versus_baseline.ratio for row in report.rows]
+
+
+def scaled(stored: SweepRecord, actor: str, factor: float, repeats: set[int]) -> SweepRecord:
+    """Let these repeats run on another actor that takes `factor` times as long, for its sentinel as well."""
+    jobs = tuple(
+        replace(
+            job,
+            actor=actor,
+            samples=tuple(replace(s, decode_seconds=s.decode_seconds * factor) for s in job.samples),
+        )
+        if job.repeat in repeats
+        else job
+        for job in stored.jobs
+    )
+    own = replace(
+        stored.sentinels[0],
+        actor=actor,
+        samples=tuple(
+            replace(s, decode_seconds=s.decode_seconds * factor) for s in stored.sentinels[0].samples
+        ),
+    )
+    return replace(stored, jobs=jobs, sentinels=(*stored.sentinels, own))
+
+
+def with_sentinels(stored: SweepRecord, *factors: float) -> SweepRecord:
+    """Let the actor run AR several times, each so many times as slow as the first stored run."""
+    first = stored.sentinels[0]
+    return replace(
+        stored,
+        sentinels=tuple(
+            StoredSentinel(
+                actor=first.actor,
+                sequence=number,
+                pair=first.pair,
+                samples=tuple(replace(s, decode_seconds=s.decode_seconds * factor) for s in first.samples),
+            )
+            for number, factor in enumerate(factors)
+        ),
+    )
+
+
+# -------------------------------------------------------------------- speedups
+
+
+def test_with_one_actor_the_speedup_is_exactly_the_ratio_of_the_two_throughput_cells() -> None:
+    report = build_report(record())
+    means = [row.figures.throughput.mean for row in report.rows if row.figures]
+    assert speedups(report) == [mean / means[0] for mean in means]
+    assert speedups(report)[0] == 1.0
+
+
+def test_an_actor_twice_as_slow_changes_no_speedup() -> None:
+    plain, uneven = record(), scaled(record(), "actor-2", 2.0, {1})
+    assert speedups(build_report(uneven)) == pytest.approx(speedups(build_report(plain)))
+    assert speedups(build_report(uneven))[0] == 1.0
+
+
+def test_rows_on_different_actors_are_compared_through_each_actors_own_ar_runs() -> None:
+    """The tree ran only on a node of half the speed, and still has its speedup."""
+    plain = record()
+    slow = scaled(plain, "actor-2", 2.0, {0, 1, 2})
+    moved = replace(
+        slow,
+        jobs=tuple(s if s.label == TREE.label else p for p, s in zip(plain.jobs, slow.jobs, strict=True)),
+    )
+    assert speedups(build_report(moved)) == pytest.approx(speedups(build_report(plain)))
+
+
+def test_without_sentinels_one_actor_is_comparable_with_itself() -> None:
+    bare = replace(record(), sentinels=())
+    assert speedups(build_report(bare)) == speedups(build_report(record()))
+
+
+def test_without_sentinels_two_actors_have_no_speedup_and_the_report_says_why() -> None:
+    bare = replace(scaled(record(), "actor-2", 2.0, {1}), sentinels=())
+    report = build_report(bare)
+    assert speedups(report) == [None] * 4
+    assert any("no speedup for what ran on actor-1, actor-2" in warning for warning in report.warnings)
+
+
+def test_gain_is_over_the_nearest_row_above_that_has_figures() -> None:
+    report = build_report(record(states={TREE.label: JobState.FAILED}))
+    rows = to_json(report)["rows"]
+    assert isinstance(rows, list)
+    rates = [row["throughput_tokens_per_s"] for row in rows]
+    assert rows[0]["gain_over_previous"] is None
+    assert rows[2]["gain_over_previous"] is None
+    assert rows[3]["gain_over_previous"] == pytest.approx(rates[3] / rates[1] - 1.0)
+    assert rows[3]["gain_over_baseline"] == pytest.approx(rates[3] / rates[0] - 1.0)
+
+
+def test_pairs_are_compared_only_within_themselves() -> None:
+    report = build_report(record(pairs=("small", "large")))
+    assert [row.step for row in report.rows] == [1, 2, 3, 4] * 2
+    assert [row.versus_baseline.ratio for row in report.rows if row.is_baseline and row.versus_baseline] == [
+        1,
+        1,
+    ]
+    assert [row.versus_previous for row in report.rows if row.step == 1] == [None, None]
+
+
+def test_a_speed_like_the_baselines_is_called_not_separable() -> None:
+    report = build_report(record(((BASELINE, 100.0), (LINEAR, 97.0), (PRUNED, 180.0)), noise=0.1))
+    same, faster = row(report, LINEAR.label), row(report, PRUNED.label)
+    assert same.versus_baseline is not None
+    assert same.versus_baseline.separable is False
+    assert any("not separable" in text for text in same.caveats)
+    assert faster.caveats == ()
+
+
+def test_the_best_row_is_the_fastest_whose_output_is_right() -> None:
+    assert best_row(build_report(record()).rows) == row(build_report(record()), PRUNED.label)
+    wrong = change_samples(record(), PRUNED.label, exactness=Exactness.VIOLATION)
+    assert best_row(build_report(wrong).rows) == row(build_report(wrong), LINEAR.label)
+    assert best_row(()) is None
+
+
+# ---------------------------------------------------------- unfinished sweeps
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        (["done", "done", "done"], "done"),
+        (["done", "queued", "queued"], "running"),
+        (["queued", "running", "queued"], "running"),
+        (["queued", "queued", "failed"], "queued"),
+        (["failed", "failed", "cancelled"], "failed"),
+        (["cancelled", "cancelled", "cancelled"], "cancelled"),
+        (["done", "failed", "done"], "partial"),
+    ],
+)
+def test_a_rows_state_follows_from_its_jobs(states: list[str], expected: str) -> None:
+    stored = record()
+    for repeat, state in enumerate(states):
+        done = {} if state == "done" else {"samples": ()}
+        stored = change_jobs(stored, LINEAR.label, repeats=[repeat], state=JobState(state), **done)
+    assert row(build_report(stored), LINEAR.label).state == expected
+
+
+def test_a_row_without_results_stands_in_the_report_with_null_figures() -> None:
+    rows = to_json(build_report(record(states={PRUNED.label: JobState.QUEUED})))["rows"]
+    assert isinstance(rows, list)
+    pending, done = rows[3], rows[1]
+    assert (pending["label"], pending["state"]) == (PRUNED.label, "queued")
+    assert pending.keys() == done.keys()
+    for key in (
+        "throughput_tokens_per_s",
+        "speedup",
+        "speedup_interval",
+        "prompts",
+        "exact_match_rate",
+        "env",
+    ):
+        assert pending[key] is None
+    assert pending["job_ids"] == [4, 8, 12]
+
+
+def test_a_partly_done_row_has_figures_over_what_is_done_and_says_so() -> None:
+    stored = change_jobs(record(), LINEAR.label, repeats=[2], state=JobState.QUEUED, samples=())
+    report = build_report(stored)
+    partly = row(report, LINEAR.label)
+    assert partly.figures is not None
+    assert partly.figures.repeats == 2
+    assert "figures are over the 2 of 3 repeats that are done" in partly.caveats
+    assert [(entry.label, entry.job_ids) for entry in report.left_out] == [(LINEAR.label, (10,))]
+
+
+def test_what_is_left_out_is_listed_with_its_reason() -> None:
+    stored = record(states={TREE.label: JobState.FAILED, PRUNED.label: JobState.CANCELLED})
+    stored = change_jobs(stored, TREE.label, tries=3, error="out of\nmemory")
+    merged = MergedConfiguration(label="Chain", into=LINEAR.label, reason="branch 1 is linear")
+    left_out = to_json(build_report(replace(stored, merged=(merged,))))["left_out"]
+    assert left_out == [
+        {
+            "label": "Chain",
+            "pair": None,
+            "state": "merged",
+            "reason": "same as '+ Draft model': branch 1 is linear",
+            "job_ids": [],
+        },
+        {
+            "label": TREE.label,
+            "pair": "demo",
+            "state": "failed",
+            "reason": "3 of 3 jobs failed after 3 tries: out of memory",
+            "job_ids": [3, 7, 11],
+        },
+        {
+            "label": PRUNED.label,
+            "pair": "demo",
+            "state": "cancelled",
+            "reason": "3 of 3 jobs cancelled",
+            "job_ids": [4, 8, 12],
+        },
+    ]
+
+
+def test_without_a_baseline_result_there_is_no_speedup_and_a_warning() -> None:
+    report = build_report(record(states={BASELINE.label: JobState.RUNNING}))
+    assert speedups(report) == [None] * 4
+    assert any("baseline 'Baseline' has no result yet" in warning for warning in report.warnings)
+
+
+def test_a_sweep_that_has_not_begun_is_a_report_of_empty_rows() -> None:
+    states = dict.fromkeys((c.label for c, _ in FOUR_STEPS), JobState.QUEUED)
+    report = build_report(replace(record(states=states), sentinels=()))
+    assert [row.figures for row in report.rows] == [None] * 4
+    assert report.warnings == ()
+    assert len(report.left_out) == 4
+
+
+# ------------------------------------------------------------------ mixed rows
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"environment": "e2"}, "environment (cpu: B instead of A)"),
+        ({"environment": None}, "environment (unknown instead of e1)"),
+        ({"prompt_set": "p2"}, "prompt set (p2 instead of p1)"),
+        ({"generation_digest": "g2"}, "generation settings (g2 instead of g1)"),
+    ],
+)
+def test_rows_that_do_not_belong_together_are_refused_unless_allowed_and_then_marked(
+    change: dict[str, str | None], says: str
+) -> None:
+    stored = change_jobs(record(), LINEAR.label, **change)
+    with pytest.raises(MixedRowsError, match=r"\+ Draft model") as refused:
+        build_report(stored)
+    assert says in str(refused.value)
+    report = build_report(stored, allow_mixed=True)
+    assert row(report, LINEAR.label).mixed == (says,)
+    assert [bool(row.mixed) for row in report.rows] == [False, True, False, False]
+    assert any(says in warning for warning in report.warnings)
+
+
+def test_a_row_that_ran_in_two_environments_is_mixed_by_itself() -> None:
+    stored = change_jobs(record(), BASELINE.label, repeats=[2], environment="e2")
+    with pytest.raises(MixedRowsError):
+        build_report(stored)
+    assert row(build_report(stored, allow_mixed=True), BASELINE.label).environment is None
+
+
+def test_rows_over_other_prompts_are_compared_without_an_interval() -> None:
+    report = build_report(change_jobs(record(), LINEAR.label, prompt_set="p2"), allow_mixed=True)
+    comparison = row(report, LINEAR.label).versus_baseline
+    assert comparison is not None
+    assert comparison.interval is None
+    assert comparison.separable is None
+
+
+def test_jobs_that_are_not_done_cannot_make_a_table_mixed() -> None:
+    stored = change_jobs(record(states={PRUNED.label: JobState.FAILED}), PRUNED.label, environment="e2")
+    assert build_report(stored).rows[3].mixed == ()
+
+
+def test_two_pairs_may_have_run_in_different_environments() -> None:
+    stored = record(pairs=("small", "large"))
+    jobs = tuple(replace(job, environment="e2") if job.pair == "large" else job for job in stored.jobs)
+    assert not any(row.mixed for row in build_report(replace(stored, jobs=jobs)).rows)
+
+
+# -------------------------------------------------------------------- warnings
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"exactness": Exactness.VIOLATION}, "output is not the target's in 24 of 24 samples"),
+        ({"exactness": Exactness.TIE}, "numeric tie in 24 of 24 samples"),
+        ({"exactness": None}, "output was not compared with the target's"),
+        ({"distinct_2": 0.1}, "output repeats itself (distinct-2 0.10)"),
+        (
+            {"capped_rounds": 10},
+            "the node cap (max_nodes=254) stopped the tree's growth in 25 % of its rounds",
+        ),
+    ],
+)
+def test_a_doubtful_row_says_why(change: dict[str, object], says: str) -> None:
+    report = build_report(change_samples(record(), TREE.label, **change))
+    assert any(says in text for text in row(report, TREE.label).caveats)
+    assert any(warning.startswith(f"{TREE.label}: ") and says in warning for warning in report.warnings)
+
+
+def test_a_sound_sweep_has_no_warnings() -> None:
+    assert build_report(record()).warnings == ()
+
+
+def test_one_prompt_has_no_interval_and_a_warning() -> None:
+    report = build_report(record(prompts=1))
+    assert all("one prompt only" in warning for warning in report.warnings)
+    assert [row.versus_baseline.interval for row in report.rows if row.versus_baseline] == [None] * 4
+
+
+@pytest.mark.parametrize(("factors", "drifts"), [((1.0, 1.3), True), ((1.0, 1.02), False), ((1.0,), False)])
+def test_an_actor_whose_own_runs_slow_down_is_said_to_drift(factors: tuple[float, ...], drifts: bool) -> None:
+    report = build_report(with_sentinels(record(), *factors))
+    assert any("actor-1 drifted" in warning for warning in report.warnings) is drifts
+
+
+def test_unequal_actors_are_named_with_their_speeds() -> None:
+    report = build_report(scaled(record(), "actor-2", 2.0, {1}))
+    assert [warning for warning in report.warnings if "not equally fast" in warning]
+
+
+def test_warnings_name_the_pair_where_there_are_several() -> None:
+    stored = change_samples(record(pairs=("small", "large")), TREE.label, distinct_2=0.1)
+    assert [warning.split(": ")[0] for warning in build_report(stored).warnings] == ["small", "large"]
+
+
+# ------------------------------------------------------------------------ JSON
+
+
+def test_json_has_the_documented_keys_and_no_nan() -> None:
+    stored = record(states={TREE.label: JobState.FAILED})
+    report = to_json(build_report(change_samples(stored, LINEAR.label, draft_seconds=None)))
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report.keys() == {"sweep", "rows", "left_out", "warnings"}
+    rows = report["rows"]
+    assert isinstance(rows, list)
+    documented = {
+        "label", "method", "params", "state", "prompts", "repeats", "tokens", "throughput_tokens_per_s",
+        "throughput_std", "speedup", "speedup_interval", "gain_over_previous", "gain_over_baseline",
+        "mean_acceptance_length", "draft_acceptance_rate", "mean_tree_nodes", "node_cap_bound_rate",
+        "exact_match_rate", "prompt_set", "env", "job_ids",
+    }  # fmt: skip
+    assert all(documented <= row.keys() for row in rows)
+    draft = rows[1]
+    assert (draft["label"], draft["method"], draft["params"]) == ("+ Draft model", "linear", {"k": 6})
+    assert (draft["prompts"], draft["repeats"], draft["tokens"]) == (8, 3, 8 * 3 * 120)
+    assert (draft["prompt_set"], draft["env"], draft["job_ids"]) == ("p1", "e1", [2, 6, 10])
+    assert draft["speedup_interval"][0] < draft["speedup"] < draft["speedup_interval"][1]
+    assert draft["draft_share"] is None
+    assert rows[0]["draft_acceptance_rate"] is None
+
+
+def test_the_same_sweep_gives_the_same_report() -> None:
+    assert to_json(build_report(record())) == to_json(build_report(record()))
+
+
+def test_building_a_report_loads_no_heavy_library() -> None:
+    """`dyna-eval report` answers in under a second only if drawing and models stay unloaded."""
+    heavy = "{'matplotlib', 'rich', 'torch', 'ray', 'transformers', 'datasets', 'scipy'}"
+    code = (
+        f"import sys, dyna_eval.tables, dyna_eval.latex, dyna_eval.plots; print({heavy} & set(sys.modules))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "set()"
+
+
+def test_environments_are_named_by_what_differs() -> None:
+    same = {"e1": ENVIRONMENTS["e1"], "e2": ENVIRONMENTS["e1"]}
+    stored = replace(change_jobs(record(), LINEAR.label, environment="e2"), environments=same)
+    assert row(build_report(stored, allow_mixed=True), LINEAR.label).mixed == (
+        "environment (e2 instead of e1)",
+    )
+
+
+def test_a_baseline_need_not_be_ar_nor_come_first() -> None:
+    wide = Configuration(label="Wide", method=Method.TREE, params={"depth": 4, "branch": 4, "threshold": 0.1})
+    stored = replace(record(((LINEAR, 150.0), (wide, 170.0))), baseline="Wide")
+    assert [row.is_baseline for row in build_report(stored).rows] == [False, True]
+    assert speedups(build_report(stored))[1] == 1.0

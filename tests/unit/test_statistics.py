@@ -1,0 +1,268 @@
+"""What the figures of a report are, checked by hand, against scipy, and by simulation."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+
+import numpy as np
+import pytest
+import scipy.stats
+from report_records import sample
+
+from dyna_eval.jobs import Exactness, Method
+from dyna_eval.statistics import (
+    Bootstrap,
+    Run,
+    acceptance,
+    actor_paces,
+    agreement,
+    compare,
+    figures,
+    latency,
+    prompt_throughputs,
+    shares,
+    throughput,
+    widened_tail,
+)
+
+
+def runs(*repeats: list[float], tokens: int = 120) -> list[Run]:
+    """One run per list of decode seconds, one prompt per entry."""
+    return [
+        Run(repeat=number, samples=tuple(sample(i, tokens, seconds) for i, seconds in enumerate(repeat)))
+        for number, repeat in enumerate(repeats)
+    ]
+
+
+# ------------------------------------------------------------------- throughput
+
+
+def test_a_prompts_throughput_is_its_total_tokens_over_its_total_seconds() -> None:
+    assert prompt_throughputs(runs([1.0, 2.0], [3.0, 2.0])) == {0: 240 / 4.0, 1: 240 / 4.0}
+
+
+def test_throughput_is_the_mean_over_prompts_and_pooled_is_not() -> None:
+    rate = throughput(runs([1.0, 3.0]), Bootstrap())
+    assert rate is not None
+    assert rate.mean == fmean([120.0, 40.0])
+    assert rate.pooled == 240 / 4.0
+    assert rate.end_to_end == pytest.approx(fmean([120 / 1.02, 120 / 3.02]))
+
+
+def test_the_deviation_is_between_means_of_repeats_and_unknown_with_one() -> None:
+    two, one = (
+        throughput(runs([1.0, 2.0], [2.0, 2.0]), Bootstrap()),
+        throughput(runs([1.0, 2.0]), Bootstrap()),
+    )
+    assert two is not None
+    assert one is not None
+    assert two.std == pytest.approx(np.std([90.0, 60.0], ddof=1))
+    assert one.std is None
+
+
+def test_without_decode_time_there_is_no_throughput() -> None:
+    assert throughput(runs([0.0, 0.0]), Bootstrap()) is None
+    assert figures(Method.AR, [], Bootstrap()) is None
+
+
+def test_seconds_on_a_faster_actor_count_by_its_pace() -> None:
+    fast = Run(repeat=0, samples=(sample(seconds=1.0),), pace=2.0)
+    assert prompt_throughputs([fast]) == prompt_throughputs(runs([2.0]))
+
+
+def test_paces_are_relative_to_the_first_actor() -> None:
+    assert actor_paces(["a", "b", "a"], {"a": 100.0, "b": 50.0}) == {"a": 1.0, "b": 0.5}
+
+
+def test_an_actor_without_a_measured_speed_has_a_pace_only_when_alone() -> None:
+    assert actor_paces(["a", "a"], {}) == {"a": 1.0}
+    assert actor_paces(["a", "b"], {"a": 100.0}) == {"a": 1.0}
+    assert actor_paces(["a", "b"], {}) == {}
+
+
+# -------------------------------------------------------------------- intervals
+
+PROMPTS = 12
+GENERATOR = np.random.default_rng(3)
+BASE = GENERATOR.lognormal(4.5, 0.3, PROMPTS)
+ROW = BASE * GENERATOR.lognormal(0.3, 0.15, PROMPTS)
+
+
+def scipy_interval(columns: tuple[np.ndarray, ...], statistic: object) -> tuple[float, float]:
+    """Scipy's percentile interval, at the level that widening for few prompts comes to."""
+    found = scipy.stats.bootstrap(
+        columns,
+        statistic,
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=20_000,
+        confidence_level=1.0 - 2.0 * widened_tail(0.95, PROMPTS),
+        rng=np.random.default_rng(11),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "statistic"),
+    [
+        ("mean", (ROW,), lambda x, axis: x.mean(axis)),
+        ("ratio_of_means", (ROW, BASE), lambda x, y, axis: x.mean(axis) / y.mean(axis)),
+        ("geometric_mean", (ROW / BASE,), lambda x, axis: np.exp(np.log(x).mean(axis))),
+    ],
+)
+def test_intervals_are_those_of_scipys_bootstrap(
+    name: str, columns: tuple[np.ndarray, ...], statistic: object
+) -> None:
+    interval = getattr(Bootstrap(), name)(*columns)
+    low, high = scipy_interval(columns, statistic)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.06 * (high - low))
+
+
+def test_intervals_over_eight_prompts_hold_the_truth_about_as_often_as_they_say() -> None:
+    generator, trials = np.random.default_rng(5), 2_000
+    samples = [generator.lognormal(math.log(1.4), 0.2, 8) for _ in range(trials)]
+    intervals = [Bootstrap(resamples=4_000).geometric_mean(ratios) for ratios in samples]
+    held = sum(interval is not None and not interval.excludes(1.4) for interval in intervals)
+    assert 0.915 <= held / trials <= 0.97
+
+
+def test_widening_vanishes_with_many_prompts() -> None:
+    tails = [widened_tail(0.95, prompts) for prompts in (2, 4, 8, 32, 100_000)]
+    assert tails == sorted(tails)
+    assert tails[-1] == pytest.approx(0.025, rel=1e-3)
+
+
+def test_equal_seeds_give_equal_intervals_and_other_seeds_others() -> None:
+    assert Bootstrap().mean(ROW) == Bootstrap().mean(ROW)
+    assert Bootstrap().mean(ROW) != Bootstrap(seed=1).mean(ROW)
+
+
+def test_prompts_by_the_thousand_are_resampled_without_overflow() -> None:
+    interval = Bootstrap(resamples=2_000).mean(np.arange(5_000.0))
+    assert interval is not None
+    assert interval.low < 2499.5 < interval.high
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * 1443.4 / math.sqrt(5_000), rel=0.1)
+
+
+def test_repeats_of_a_prompt_are_clustered_so_more_of_them_do_not_narrow_the_interval() -> None:
+    once, often = runs([1.0, 2.0, 3.0]), runs(*[[1.0, 2.0, 3.0]] * 9)
+    few, many = throughput(once, Bootstrap()), throughput(often, Bootstrap())
+    assert few is not None
+    assert many is not None
+    assert few.interval == many.interval
+
+
+def test_rows_are_paired_by_prompt_so_a_constant_ratio_has_no_spread() -> None:
+    base = dict(enumerate(BASE.tolist()))
+    found = compare({i: 1.5 * rate for i, rate in base.items()}, base, Bootstrap())
+    assert found is not None
+    assert found.interval is not None
+    assert found.paired_interval is not None
+    assert (found.interval.low, found.interval.high) == pytest.approx((1.5, 1.5))
+    assert (found.paired, found.paired_interval.low) == pytest.approx((1.5, 1.5))
+    assert found.separable is True
+
+
+def test_a_ratio_about_one_is_not_separable() -> None:
+    found = compare({0: 99.0, 1: 103.0, 2: 100.0}, {0: 100.0, 1: 100.0, 2: 100.0}, Bootstrap())
+    assert found is not None
+    assert found.separable is False
+
+
+def test_only_prompts_that_both_rows_have_are_compared() -> None:
+    found = compare({0: 10.0, 1: 30.0, 2: 500.0}, {0: 10.0, 1: 10.0, 3: 1.0}, Bootstrap())
+    assert found is not None
+    assert found.ratio == 2.0
+    assert found.paired == pytest.approx(math.sqrt(3.0))
+
+
+def test_rows_over_different_prompts_are_compared_by_their_means_alone() -> None:
+    found = compare({0: 10.0, 1: 30.0}, {0: 5.0, 1: 5.0, 2: 5.0}, Bootstrap(), same_prompts=False)
+    assert found is not None
+    assert (found.ratio, found.interval, found.paired, found.separable) == (4.0, None, None, None)
+
+
+def test_one_prompt_has_no_interval() -> None:
+    found = compare({0: 20.0}, {0: 10.0}, Bootstrap())
+    assert found is not None
+    assert (found.ratio, found.paired) == pytest.approx((2.0, 2.0))
+    assert (found.interval, found.paired_interval, found.separable) == (None, None, None)
+
+
+def test_without_a_common_prompt_nothing_is_compared() -> None:
+    assert compare({0: 1.0}, {1: 1.0}, Bootstrap()) is None
+    assert compare({0: 1.0}, {0: 0.0}, Bootstrap()) is None
+
+
+# ------------------------------------------------------------------- acceptance
+
+
+def test_acceptance_is_pooled_over_rounds() -> None:
+    short = sample(
+        tokens=10, rounds=5, accepted_tokens=5, drafted_levels=20, verified_nodes=50, accepted_by_depth=(4, 1)
+    )
+    long = sample(
+        1, tokens=40, rounds=10, accepted_tokens=30, drafted_levels=40, verified_nodes=100, capped_rounds=3,
+        accepted_by_depth=(10, 10, 10),
+    )  # fmt: skip
+    found = acceptance(Method.TREE, [short, long])
+    assert found.mean_length == 50 / 15
+    assert found.mean_length_per_request == fmean([2.0, 4.0])
+    assert found.draft_rate == 35 / 60
+    assert found.node_rate == 35 / 150
+    assert found.mean_tree_nodes == 10.0
+    assert found.node_cap_bound_rate == 3 / 15
+    assert found.marginal_rates == (14 / 15, 11 / 15, 10 / 15)
+    assert found.conditional_rates == (14 / 15, 11 / 14, 10 / 11)
+
+
+def test_one_and_the_marginal_rates_add_up_to_the_mean_length() -> None:
+    found = acceptance(Method.LINEAR, [sample(0), sample(1, tokens=60)])
+    assert found.marginal_rates is not None
+    assert found.mean_length == pytest.approx(1.0 + sum(found.marginal_rates))
+
+
+def test_ar_has_acceptance_length_one_and_no_acceptance_rate() -> None:
+    found = acceptance(Method.AR, [sample(rounds=120, accepted_tokens=0, drafted_levels=0, verified_nodes=0)])
+    assert found.mean_length == 1.0
+    assert (found.draft_rate, found.node_rate, found.mean_tree_nodes) == (None, None, None)
+    assert (found.node_cap_bound_rate, found.marginal_rates) == (None, None)
+
+
+def test_a_draft_that_never_drafted_has_no_rate_rather_than_zero() -> None:
+    found = acceptance(
+        Method.LINEAR,
+        [sample(drafted_levels=0, verified_nodes=0, accepted_tokens=0, accepted_by_depth=())],
+    )
+    assert (found.draft_rate, found.node_rate, found.marginal_rates) == (None, None, ())
+
+
+# --------------------------------------------------- shares, latency, exactness
+
+
+def test_shares_of_decode_time_add_up_to_one() -> None:
+    found = shares(Method.LINEAR, [sample(seconds=1.0), sample(seconds=3.0)])
+    assert (found.draft, found.verify, found.host) == (0.25, 0.5, 0.25)
+
+
+def test_a_share_is_unknown_where_a_sample_lacks_the_phases_time() -> None:
+    found = shares(Method.LINEAR, [sample(), sample(draft_seconds=None)])
+    assert (found.draft, found.verify, found.host) == (None, 0.5, None)
+
+
+def test_time_per_token_counts_only_what_comes_after_the_first_token() -> None:
+    found = latency([sample(tokens=11, seconds=1.0, prefill_seconds=0.5, ttft_seconds=0.6)])
+    assert found.tpot is not None
+    assert found.tpot.p50 == pytest.approx(0.9 / 10)
+    assert found.ttft.p95 == 0.6
+    assert latency([sample(tokens=1)]).tpot is None
+
+
+def test_exactness_is_a_share_of_what_was_compared() -> None:
+    outcomes = [Exactness.EXACT, Exactness.EXACT, Exactness.TIE, Exactness.VIOLATION, None]
+    found = agreement([sample(exactness=outcome) for outcome in outcomes])
+    assert (found.compared, found.ties, found.violations) == (4, 1, 1)
+    assert found.exact_match_rate == 0.5
+    assert agreement([sample(exactness=None)]).exact_match_rate is None

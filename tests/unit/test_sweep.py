@@ -1,0 +1,300 @@
+"""Lists become rows, rows that do the same become one, and jobs come in blocks of one repeat."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dyna_eval.config import parse_sweep
+from dyna_eval.errors import PairError
+from dyna_eval.jobs import Configuration, MergedConfiguration, Method, Pair, PairSpec, SweepSpec
+from dyna_eval.methods import METHODS, Tree
+from dyna_eval.sweep import axes_of, count_points, expand, jobs_for, merge_equal, sweep_digest
+
+HEAD = "pair: [demo, {target: org/big, draft: org/small}]\nprompts: {dataset: demo}\nconfigs:\n"
+AR = "  - {label: Baseline, method: ar}\n"
+
+
+def sweep_of(*rows: str, head: str = "") -> SweepSpec:
+    return parse_sweep(head + HEAD + AR + "".join(f"  - {row}\n" for row in rows), file="sweep.yaml")
+
+
+def labels(spec: SweepSpec) -> list[str]:
+    return [row.label for row in spec.configurations]
+
+
+def pair(name: str, content: str) -> Pair:
+    return Pair(
+        spec=PairSpec(name=name, target=name, draft=name),
+        dtype="float32",
+        target_digest=content,
+        draft_digest=content,
+        tokenizer_digest="tokenizer",
+    )
+
+
+PAIRS = (pair("demo", "a"), pair("big/small", "b"))
+PROMPTS = {"demo": "prompts-a", "big/small": "prompts-b"}
+
+
+# ------------------------------------------------------------------------ expansion
+
+
+def test_several_lists_multiply_and_the_label_names_what_was_swept() -> None:
+    spec = sweep_of("{label: Sweep, method: tree, depth: [4, 6], branch: [2, 3], threshold: 0.05}")
+
+    assert labels(spec)[1:] == [
+        "Sweep (depth=4, branch=2)",
+        "Sweep (depth=4, branch=3)",
+        "Sweep (depth=6, branch=2)",
+        "Sweep (depth=6, branch=3)",
+    ]
+    assert [(row.params["depth"], row.params["branch"]) for row in spec.configurations[1:]] == [
+        (4, 2),
+        (4, 3),
+        (6, 2),
+        (6, 3),
+    ]
+
+
+def test_zip_links_lists() -> None:
+    spec = sweep_of(
+        "{label: Z, method: tree, depth: [4, 6], threshold: [0.1, 0.2], branch: [3, 2], zip: [depth, branch]}"
+    )
+
+    assert labels(spec)[1:] == [
+        "Z (depth=4, threshold=0.1, branch=3)",
+        "Z (depth=4, threshold=0.2, branch=3)",
+        "Z (depth=6, threshold=0.1, branch=2)",
+        "Z (depth=6, threshold=0.2, branch=2)",
+    ]
+
+
+def test_zip_may_link_several_groups() -> None:
+    groups = "zip: [[depth, branch], [threshold, prune]]"
+    lists = "depth: [4, 6], branch: [3, 2], threshold: [0.1, 0.2], prune: [node, expansion]"
+    spec = sweep_of(f"{{label: Z, method: tree, {lists}, {groups}}}")
+
+    assert len(spec.configurations) == 1 + 2 * 2
+    assert {(row.params["threshold"], row.params["prune"]) for row in spec.configurations[1:]} == {
+        (0.1, "node"),
+        (0.2, "expansion"),
+    }
+
+
+swept = st.dictionaries(
+    st.sampled_from(["depth", "branch", "threshold", "max_nodes", "root_branch"]),
+    st.integers(1, 9) | st.lists(st.integers(1, 9), min_size=1, max_size=4, unique=True),
+    max_size=5,
+)
+
+
+@settings(database=None, deadline=None)
+@given(swept)
+def test_expansion_yields_every_combination_once(parameters: dict[str, object]) -> None:
+    axes = axes_of(parameters)
+    points = list(expand("X", parameters, axes))
+
+    choices = [value if isinstance(value, list) else [value] for value in parameters.values()]
+    assert [tuple(point.parameters.values()) for point in points] == list(itertools.product(*choices))
+    assert count_points(axes) == len(points) == len({point.label for point in points})
+
+
+# --------------------------------------------------------------------------- merging
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        ("method: linear, k: 3", "method: linear, k: 3", "the same method and parameters"),
+        (
+            "method: linear, k: 3",
+            "method: tree, depth: 3, branch: 1",
+            "an unpruned tree of branch 1 is linear with k=3",
+        ),
+        (
+            "method: linear, k: 3",
+            "method: tree, depth: 3, branch: 1, max_nodes: 9, prune: expansion",
+            "a cap of 9 cannot bind in a tree of 3 draft nodes; threshold 0 prunes nothing; "
+            "an unpruned tree of branch 1 is linear with k=3",
+        ),
+        (
+            "method: linear, k: 1",
+            "method: tree, depth: 1, branch: 5, root_branch: 1",
+            "at depth 1 only the root has children; an unpruned tree of branch 1 is linear with k=1",
+        ),
+        (
+            "method: tree, depth: 7, branch: 2",
+            "method: tree, depth: 7, branch: 2, max_nodes: 255",
+            "a cap of 255 cannot bind in a tree of 254 draft nodes",
+        ),
+        (
+            "method: tree, depth: 2, branch: 2",
+            "method: tree, depth: 2, branch: 2, threshold: 0.0, prune: expansion, root_branch: 2",
+            "threshold 0 prunes nothing",
+        ),
+        (
+            "method: tree, depth: 1, branch: 4",
+            "method: tree, depth: 1, branch: 4, threshold: 0.3, prune: expansion",
+            "at depth 1 only the root has children; at depth 1 prune: expansion drops nothing",
+        ),
+    ],
+)
+def test_rows_that_do_the_same_are_merged_into_the_earlier(first: str, second: str, reason: str) -> None:
+    spec = sweep_of(f"{{label: A, {first}}}", f"{{label: B, {second}}}")
+
+    assert labels(spec) == ["Baseline", "A"]
+    assert spec.merged == (MergedConfiguration(label="B", into="A", reason=reason),)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("method: linear, k: 3", "method: tree, depth: 3, branch: 1, threshold: 0.000001"),
+        ("method: linear, k: 3", "method: tree, depth: 3, branch: 1, max_nodes: 2"),
+        ("method: linear, k: 2", "method: tree, depth: 3, branch: 1, max_nodes: 2"),
+        ("method: linear, k: 3", "method: tree, depth: 3, branch: 1, root_branch: 2"),
+        ("method: tree, depth: 7, branch: 2", "method: tree, depth: 7, branch: 2, max_nodes: 253"),
+        (
+            "method: tree, depth: 2, branch: 2, threshold: 0.1",
+            "method: tree, depth: 2, branch: 2, threshold: 0.1, prune: expansion",
+        ),
+        (
+            "method: tree, depth: 1, branch: 2, threshold: 0.1",
+            "method: tree, depth: 1, branch: 2",
+        ),
+    ],
+)
+def test_rows_that_may_differ_are_kept(first: str, second: str) -> None:
+    spec = sweep_of(f"{{label: A, {first}}}", f"{{label: B, {second}}}")
+
+    assert labels(spec) == ["Baseline", "A", "B"]
+    assert spec.merged == ()
+
+
+def test_a_row_that_was_written_out_is_kept_before_one_from_a_list() -> None:
+    spec = sweep_of("{label: S, method: linear, k: [2, 3]}", "{label: Mine, method: linear, k: 3}")
+
+    assert labels(spec) == ["Baseline", "S (k=2)", "Mine"]
+    assert [(row.label, row.into) for row in spec.merged] == [("S (k=3)", "Mine")]
+
+
+def test_the_baseline_is_kept_before_any_other_row() -> None:
+    spec = sweep_of("{label: AR again, method: ar}", head="baseline: AR again\n")
+
+    assert labels(spec) == ["AR again"]
+    assert [(row.label, row.into) for row in spec.merged] == [("Baseline", "AR again")]
+
+
+def unpruned_nodes(depth: int, branch: int, root_branch: int) -> int:
+    return sum(root_branch * branch ** (level - 1) for level in range(1, depth + 1))
+
+
+trees = st.builds(
+    Tree,
+    depth=st.integers(1, 4),
+    branch=st.integers(1, 3),
+    threshold=st.sampled_from([0.0, 0.1]),
+    prune=st.sampled_from(["node", "expansion"]),
+    root_branch=st.none() | st.integers(1, 3),
+    max_nodes=st.none() | st.integers(1, 130),
+)
+
+
+@settings(database=None, deadline=None)
+@given(st.lists(trees, min_size=1, max_size=30))
+def test_merging_loses_no_row_and_merges_into_kept_rows_only(models: list[Tree]) -> None:
+    rows = [
+        Configuration(label=str(i), method=Method.TREE, params=model.resolved())
+        for i, model in enumerate(models)
+    ]
+    kept, merged = merge_equal(rows, baseline="0")
+
+    assert "0" in {row.label for row in kept}
+    assert sorted([row.label for row in kept] + [row.label for row in merged]) == sorted(
+        row.label for row in rows
+    )
+    assert {row.into for row in merged} <= {row.label for row in kept}
+    assert merge_equal(kept, baseline="0") == (kept, ())
+    for row in merged:  # what is merged has trees of one size and one cap that binds, or none
+        first, second = models[int(row.label)], models[int(row.into)]
+        assert _grown(first) == _grown(second)
+
+
+def _grown(tree: Tree) -> tuple[object, ...]:
+    params = tree.resolved()
+    depth, branch, root = int(params["depth"]), int(params["branch"]), int(params["root_branch"])  # type: ignore[arg-type]
+    nodes = unpruned_nodes(depth, branch, root)
+    return depth, root, nodes, min(nodes, int(params["max_nodes"]))  # type: ignore[arg-type]
+
+
+@settings(database=None, deadline=None)
+@given(trees)
+def test_resolving_twice_changes_nothing(tree: Tree) -> None:
+    params = tree.resolved()
+
+    assert METHODS[Method.TREE].model_validate(dict(params)).resolved() == params
+    nodes = unpruned_nodes(tree.depth, tree.branch, tree.root_branch or tree.branch)
+    assert params["max_nodes"] == (tree.max_nodes or nodes)
+
+
+# ------------------------------------------------------------------------------ jobs
+
+
+@pytest.fixture(name="spec", scope="module")
+def _spec() -> SweepSpec:
+    return sweep_of("{label: L, method: linear, k: [1, 2, 3, 4, 5, 6, 7, 8]}")
+
+
+def test_every_configuration_runs_once_per_repeat_and_pair(spec: SweepSpec) -> None:
+    jobs = jobs_for(spec, PAIRS, PROMPTS)
+
+    assert [job.position for job in jobs] == list(range(2 * 3 * 9))
+    assert [job.pair.spec.name for job in jobs] == ["demo"] * 27 + ["big/small"] * 27
+    assert [job.repeat for job in jobs] == ([0] * 9 + [1] * 9 + [2] * 9) * 2
+    for start in range(0, len(jobs), 9):
+        block = Counter(job.configuration.label for job in jobs[start : start + 9])
+        assert block == Counter(labels(spec))
+    assert len({(job.key, job.repeat) for job in jobs}) == len(jobs)
+    assert {job.prompt_set for job in jobs[:27]} == {"prompts-a"}
+
+
+def test_the_order_is_random_but_follows_from_the_seed(spec: SweepSpec) -> None:
+    def order(of: SweepSpec) -> list[str]:
+        return [job.configuration.label for job in jobs_for(of, PAIRS[:1], PROMPTS)]
+
+    reseeded = replace(spec, generation=replace(spec.generation, seed=1))
+
+    assert order(spec) == order(spec) != order(reseeded)
+    assert order(spec)[:9] != order(spec)[9:18] != labels(spec)
+
+
+def test_pairs_of_the_same_models_are_refused(spec: SweepSpec) -> None:
+    with pytest.raises(PairError, match="pairs 'demo' and 'copy' are the same models; leave one of them out"):
+        jobs_for(spec, (PAIRS[0], pair("copy", "a")), {"demo": "p", "copy": "p"})
+
+
+def test_the_digest_of_a_sweep_follows_what_it_runs(spec: SweepSpec) -> None:
+    def identity(of: SweepSpec, pairs: tuple[Pair, ...] = PAIRS) -> str:
+        return sweep_digest(of, jobs_for(of, pairs, PROMPTS))
+
+    same = replace(spec, source="other text")
+    assert identity(spec) == identity(same)
+
+    others = [
+        replace(spec, name="other"),
+        replace(spec, baseline="L (k=1)"),
+        replace(spec, configurations=spec.configurations[::-1]),
+        replace(spec, configurations=spec.configurations[:-1]),
+        replace(spec, measure=replace(spec.measure, repeats=2)),
+        replace(spec, measure=replace(spec.measure, confidence=0.9)),
+        replace(spec, generation=replace(spec.generation, max_new_tokens=2)),
+    ]
+    digests = {identity(spec), *(identity(other) for other in others)}
+    digests.add(identity(spec, (PAIRS[0], pair("big/small", "other content"))))
+    assert len(digests) == len(others) + 2

@@ -1,0 +1,206 @@
+"""The report in the terminal, in Markdown and in CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import replace
+
+import pytest
+from report_records import BASELINE, FOUR_STEPS, LINEAR, PRUNED, TREE, change_jobs, change_samples, record
+
+from dyna_eval.cells import configuration_text, pair_slugs, ranges
+from dyna_eval.jobs import (
+    Configuration,
+    Exactness,
+    JobState,
+    MergedConfiguration,
+    Method,
+    Params,
+    SweepRecord,
+)
+from dyna_eval.report import build_report
+from dyna_eval.tables import print_table, to_csv, to_markdown
+
+HOSTILE = "=1+1|[red]x</script>`*_\\\n\x1b[31m"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def printed(stored: SweepRecord, file: io.StringIO) -> str:
+    print_table(build_report(stored), file)
+    return file.getvalue()
+
+
+def labelled(label: str) -> SweepRecord:
+    return record(((BASELINE, 128.0), (replace(LINEAR, label=label), 174.0)))
+
+
+def unfinished() -> SweepRecord:
+    return record(states={PRUNED.label: JobState.QUEUED})
+
+
+# ----------------------------------------------------------------------- cells
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "text"),
+    [
+        (Method.AR, {}, "AR only"),
+        (Method.LINEAR, {"k": 6}, "linear, K=6"),
+        (Method.TREE, TREE.params, "tree, D=7, B=2, τ=0"),
+        (Method.TREE, {**PRUNED.params, "max_nodes": 64}, "tree, D=7, B=2, τ=0.05, N≤64"),
+        (Method.TREE, {**PRUNED.params, "prune": "node", "root_branch": 2}, "tree, D=7, B=2, τ=0.05"),
+        (
+            Method.TREE,
+            {**PRUNED.params, "prune": "expansion", "root_branch": 1},
+            "tree, D=7, B=2, τ=0.05, prune=expansion, root_branch=1",
+        ),
+        (Method.TREE, {**TREE.params, "prune": "expansion"}, "tree, D=7, B=2, τ=0"),
+    ],
+)
+def test_a_configuration_reads_as_a_person_would_write_it(method: Method, params: Params, text: str) -> None:
+    """A cap shows only where the whole tree, 254 nodes here, is larger; usual values do not show."""
+    assert configuration_text(method, params) == text
+
+
+def test_job_ids_are_written_as_ranges() -> None:
+    assert ranges([3, 1, 2, 7, 9, 10]) == "1-3, 7, 9-10"
+    assert ranges([]) == "none"
+
+
+def test_pairs_of_similar_names_keep_distinct_slugs() -> None:
+    slugs = pair_slugs(build_report(record(pairs=("a/b", "a b", "模型", "c"))))
+    assert list(slugs.values()) == ["a-b-1", "a-b-2", "3", "c"]
+    assert pair_slugs(build_report(record())) == {"demo": ""}
+
+
+# -------------------------------------------------------------------- terminal
+
+
+def test_the_terminal_table_shows_speed_interval_acceptance_and_exactness() -> None:
+    line = next(line for line in printed(record(), io.StringIO()).splitlines() if LINEAR.label in line)
+    assert re.search(r"2 .*linear, K=6 +\d+\.\d +1\.\d\d × +\[1\.\d\d, 1\.\d\d\] +3\.00 +100 %", line)
+
+
+def test_output_that_is_not_a_terminal_is_plain_and_each_row_is_one_line() -> None:
+    long = "+ " + "very long label " * 20
+    text = printed(labelled(long), io.StringIO())
+    assert "\x1b" not in text
+    assert any(long.strip() in line and "linear, K=6" in line for line in text.splitlines())
+
+
+def test_warnings_are_yellow_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    text = printed(change_samples(record(), TREE.label, exactness=Exactness.TIE), Terminal())
+    assert re.search(r"\x1b\[33m\[a\] output leaves the target's at a numeric tie", text)
+
+
+def test_footnotes_are_marked_at_their_rows_and_written_once() -> None:
+    stored = change_samples(record(), TREE.label, distinct_2=0.1)
+    text = printed(change_samples(stored, PRUNED.label, distinct_2=0.1), io.StringIO())
+    assert "+ Tree structure [a]" in text
+    assert "+ Adaptive pruning [a]" in text
+    assert text.count("output repeats itself") == 1
+
+
+def test_unfinished_cells_are_dashes_and_the_report_says_what_is_left_out() -> None:
+    text = printed(unfinished(), io.StringIO())
+    assert re.search(r"\+ Adaptive pruning +tree, D=7, B=2, τ=0.05 +-- +-- +-- +-- +--", text)
+    assert "Left out: 1 configuration, 3 jobs: '+ Adaptive pruning' (queued: 3 of 3 jobs queued)" in text
+
+
+def test_a_label_is_shown_as_it_is_and_cannot_drive_the_terminal() -> None:
+    text = printed(labelled(HOSTILE), io.StringIO())
+    assert "=1+1|[red]x</script>`*_\\ [31m" in text
+    assert "\x1b" not in text
+
+
+def test_each_pair_has_its_own_table() -> None:
+    text = printed(record(pairs=("small", "large")), io.StringIO())
+    assert text.index("pair small") < text.index("pair large")
+    assert text.count("Configuration") == 2
+
+
+# -------------------------------------------------------------------- Markdown
+
+
+def markdown_rows(text: str) -> list[list[str]]:
+    """Cells of the table's body; a pipe after a backslash is text."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
+
+
+def test_markdown_has_the_columns_of_the_table_and_the_best_row_bold() -> None:
+    text = to_markdown(build_report(record()))
+    rows = markdown_rows(text)
+    assert "| Step | Components | Configuration | Throughput (tokens/s) | Speedup |" in text
+    assert [len(cells) for cells in rows] == [8] * 4
+    assert [cells[3].startswith("**") for cells in rows] == [False, False, False, True]
+    assert rows[0][:3] == ["1", "Baseline", "AR only"]
+
+
+def test_markdown_labels_cannot_end_a_cell_or_become_markup() -> None:
+    report = build_report(labelled(HOSTILE))
+    text = to_markdown(report)
+    assert [len(cells) for cells in markdown_rows(text)] == [8, 8]
+    assert "</script>" not in text
+    assert r"\|\[red\]x&lt;/script&gt;\`\*\_\\" in text
+
+
+def test_markdown_keeps_footnotes_and_dashes() -> None:
+    text = to_markdown(build_report(change_samples(unfinished(), TREE.label, exactness=Exactness.VIOLATION)))
+    assert "| + Tree structure <sup>a</sup> |" in text
+    assert "<sup>a</sup> output is not the target's in 24 of 24 samples" in text
+    assert markdown_rows(text)[3][3:] == ["--"] * 5
+
+
+# ------------------------------------------------------------------------- CSV
+
+
+def csv_rows(stored: SweepRecord) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(build_report(stored, allow_mixed=True)))))
+
+
+def test_csv_figures_are_those_of_the_report_unrounded() -> None:
+    report = build_report(record())
+    for cells, row in zip(csv_rows(record()), report.rows, strict=True):
+        assert row.figures is not None
+        assert row.versus_baseline is not None
+        assert float(cells["throughput_tokens_per_s"]) == row.figures.throughput.mean
+        assert float(cells["speedup"]) == row.versus_baseline.ratio
+
+
+def test_csv_cells_that_a_spreadsheet_would_take_for_formulas_get_an_apostrophe() -> None:
+    stored = record(
+        tuple((replace(c, label=s + c.label), v) for s, (c, v) in zip("=+-@", FOUR_STEPS, strict=True))
+    )
+    assert [cells["components"][:2] for cells in csv_rows(stored)] == ["'=", "'+", "'-", "'@"]
+
+
+def test_csv_text_survives_commas_quotes_and_line_breaks() -> None:
+    assert csv_rows(labelled('a,"b"\nc'))[1]["components"] == 'a,"b" c'
+
+
+def test_csv_leaves_unknown_cells_empty_and_carries_the_caveats() -> None:
+    rows = csv_rows(change_jobs(unfinished(), LINEAR.label, environment="e2"))
+    assert rows[3]["throughput_tokens_per_s"] == rows[3]["speedup"] == ""
+    assert rows[3]["state"] == "queued"
+    assert "environment (cpu: B instead of A)" in rows[1]["notes"]
+
+
+def test_no_format_hides_a_merged_configuration() -> None:
+    merged = MergedConfiguration(label="Chain", into=LINEAR.label, reason="branch 1 is linear")
+    stored = replace(record(), merged=(merged,))
+    assert "'Chain' (merged: same as '+ Draft model'" in printed(stored, io.StringIO())
+    assert "'Chain' (merged: same as '+ Draft model'" in to_markdown(build_report(stored))
+
+
+def test_a_parameter_that_the_tables_do_not_know_is_shown_by_its_name() -> None:
+    configuration = Configuration(label="x", method=Method.TREE, params={"width": 3, "greedy": True})
+    assert configuration_text(configuration.method, configuration.params) == "tree, width=3, greedy=True"
