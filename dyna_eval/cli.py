@@ -6,11 +6,11 @@ Everything heavy is imported inside the command that needs it, so that `--help` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from dyna_eval import __version__
-from dyna_eval.errors import DynaEvalError, InputError
+from dyna_eval.errors import DynaEvalError, InputError, MissingDatabaseError
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
@@ -296,15 +296,13 @@ def list_sweeps(*, database: str, as_json: bool) -> None:
         _print_json(
             [
                 {"id": sweep.id, "name": sweep.name, "state": sweep.state, "created_at": sweep.created_at}
-                | {"jobs": {str(state): count for state, count in sweep.counts.items()}}
+                | {"jobs": {str(state): count for state, count in sweep.jobs.items()}}
                 for sweep in sweeps
             ]
         )
         return
     for sweep in sweeps:
-        click.echo(
-            f"{sweep.id:>4}  {sweep.created_at}  {sweep.name}: {sweep.state}; {_counted(sweep.counts)}"
-        )
+        click.echo(f"{sweep.id:>4}  {sweep.created_at}  {sweep.name}: {sweep.state}; {_counted(sweep.jobs)}")
 
 
 @cli.command()
@@ -345,7 +343,8 @@ def logs(*, sweep: str | None, database: str) -> None:
     with _open_store(database) as store:
         for event in store.events(store.find_sweep(sweep)):
             job = f" job {event.job_id}" if event.job_id is not None else ""
-            click.echo(f"{event.at} {event.kind}{job} {event.detail}".rstrip())
+            detail = ", ".join(f"{name}={value}" for name, value in event.detail.items())
+            click.echo(f"{event.at}{job} {event.kind} {detail}".rstrip())
 
 
 # --------------------------------------------------------------------- reports
@@ -395,11 +394,10 @@ def pairs() -> None:
 def list_pairs(*, database: str, as_json: bool) -> None:
     """List the packaged pair and those of stored sweeps."""
     known = {"demo": "packaged"}
-    if _database_exists(database):
-        with _open_store(database) as store:
-            for sweep in store.list_sweeps():
-                for name in store.record(sweep.id).pairs:
-                    known.setdefault(name, f"sweep {sweep.id} {sweep.name}")
+    with contextlib.suppress(MissingDatabaseError), _open_store(database) as store:
+        for sweep in store.list_sweeps():
+            for name in store.record(sweep.id).pairs:
+                known.setdefault(name, f"sweep {sweep.id} {sweep.name}")
     if as_json:
         _print_json(known)
         return
@@ -438,7 +436,8 @@ def upgrade_database(*, database: str) -> None:
     """Bring an older database to this version's schema."""
     from dyna_eval_db.migrate import upgrade
 
-    click.echo(f"schema {upgrade(database)}")
+    before = upgrade(database)
+    click.echo(f"the schema is up to date; before it was {before.kind}")
 
 
 @database_group.command("check")
@@ -452,7 +451,7 @@ def check_database(*, database: str) -> None:
 # -------------------------------------------------------------- shared by commands
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stdout_kept_clean() -> Iterator[None]:
     """Send whatever libraries and Ray's processes print on stdout to stderr, for the time of a block."""
     sys.stdout.flush()
@@ -466,7 +465,7 @@ def _stdout_kept_clean() -> Iterator[None]:
         os.close(kept)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _open_store(database: str, *, create: bool = False) -> Iterator[Store]:
     from dyna_eval_db.store import Store
 
@@ -477,17 +476,11 @@ def _open_store(database: str, *, create: bool = False) -> Iterator[Store]:
         store.close()
 
 
-def _database_exists(database: str) -> bool:
-    from dyna_eval_db.engine import database_exists
-
-    return database_exists(database)
-
-
 def _check_database(database: str) -> None:
     """Refuse a database that cannot be used before any model is looked at; create nothing."""
-    from dyna_eval_db.store import check_usable
+    from dyna_eval_db.store import Store
 
-    check_usable(database)
+    Store.check(database)
 
 
 def _resolve(spec: SweepSpec, address: str) -> ResolvedSweep:
@@ -542,19 +535,18 @@ def _work(
 
 
 def _print_report(built: Report, form: str | None) -> None:
-    from dyna_eval import tables
-    from dyna_eval.report import report_json
+    from dyna_eval import latex, report, tables
 
     if form == "json":
-        _print_json(report_json(built))
+        _print_json(report.to_json(built))
     elif form == "latex":
-        click.echo(tables.latex(built), nl=False)
+        click.echo(latex.to_latex(built), nl=False)
     elif form == "markdown":
-        click.echo(tables.markdown(built), nl=False)
+        click.echo(tables.to_markdown(built), nl=False)
     elif form == "csv":
-        click.echo(tables.csv(built), nl=False)
+        click.echo(tables.to_csv(built), nl=False)
     else:
-        tables.print_terminal(built)
+        tables.print_table(built, sys.stdout)
 
 
 def _plan(spec: SweepSpec) -> dict[str, Any]:

@@ -29,8 +29,10 @@ from dyna_eval.jobs import Happening, JobResult, JobState, Notice, PromptSet, Re
 LEASE_SECONDS = 60.0
 """How long a claim and the controller's own lease live without a renewal."""
 RENEW_SECONDS = 10.0
-MAX_TRIES = 3
-"""Tries of a job whose worker died, and of a pair that does not load (one less)."""
+WORKER_TRIES = 3
+"""Workers that a job may take with it before it counts as poison."""
+PAIR_TRIES = 2
+"""Times that a pair is loaded before all its jobs fail."""
 
 
 Watcher = Callable[[Notice], None]
@@ -163,14 +165,14 @@ class Controller:
         memory = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"
         if memory:
             _stop(slot)  # its allocator may be fragmented
-        final = not memory or claim.epoch >= 2
+        final = not memory or claim.tries >= 1
         self.store.fail(claim, error_class=type(cause).__name__, message=message, final=final)
         self._told_failure(slot, claim, message, final=final)
 
     def _failed_pair(self, slot: _Slot, claim: Claim, message: str) -> None:
         """A pair that does not load is tried twice; then all its jobs fail with the reason."""
         _stop(slot)
-        final = claim.epoch >= MAX_TRIES - 1
+        final = claim.tries + 1 >= PAIR_TRIES
         self.store.fail(claim, error_class="PairError", message=message, final=final)
         if final:
             self.store.fail_pair(self.sweep_id, claim.job.pair.spec.name, message)
@@ -179,10 +181,10 @@ class Controller:
     def _lost_worker(self, slot: _Slot, claim: Claim, error: Exception) -> None:
         """The process died. A job that took three workers with it is poison."""
         _stop(slot)
-        final = claim.epoch >= MAX_TRIES
+        final = claim.tries + 1 >= WORKER_TRIES
         message = f"its worker died: {_one_line(error)}"
         if final:
-            message = f"failed after it lost {MAX_TRIES} workers; {message}"
+            message = f"failed after it lost {WORKER_TRIES} workers; {message}"
         self.store.fail(claim, error_class=type(error).__name__, message=message, final=final)
         self._told_failure(slot, claim, message, final=final)
 
@@ -253,10 +255,8 @@ def connected(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def resolve_on_cluster(spec: SweepSpec, address: str) -> ResolvedSweep:
-    """Inspect models and prompts where they are: on this machine, or on the cluster that will run them."""
-    if address == "local":
-        return resolve_sweep(spec)
+def resolve_on_cluster(spec: SweepSpec) -> ResolvedSweep:
+    """Inspect models and prompts on the connected cluster, where their files are."""
     has_gpu = ray.cluster_resources().get("GPU", 0) > 0
     task = ray.remote(max_retries=0)(resolve_sweep)
     try:

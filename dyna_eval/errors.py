@@ -6,6 +6,7 @@ DynaEvalError
 │   ├── PairError           models that cannot be loaded, verified or paired
 │   ├── PromptError         a data set without usable prompts
 │   ├── DatabaseError       a database that cannot be opened, or whose schema does not fit
+│   │   └── MissingDatabaseError   none is there
 │   ├── UnknownSweepError   no sweep, or no job, of that name or number
 │   └── MixedRowsError      rows that must not stand in one table
 ├── DecodingError           a job's own fault, such as output that is not the target's: the job fails
@@ -48,6 +49,10 @@ class PromptError(InputError):
 
 class DatabaseError(InputError):
     """A database that cannot be opened, or whose schema this version does not know."""
+
+
+class MissingDatabaseError(DatabaseError):
+    """There is no database at that place."""
 
 
 class UnknownSweepError(InputError):

@@ -3,7 +3,7 @@
 
 A prompt begins where a definition or a paragraph begins. Small models loop under greedy decoding, and a
 loop is easy to draft, so a prompt is taken only if the target's own greedy continuation of its first
-64 tokens is real text: at least 0.75 of its bigrams differ, and no token makes up a third of it. The
+128 tokens is real text: at least 0.55 of its bigrams differ, and no token makes up a third of it. The
 draft has no part in the choice.
 
     python scripts/make_demo_prompts.py --pair build/demo-pair --out workers/dyna_eval_workers/demo_pair
@@ -24,10 +24,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXForCausalLM
 
 from dyna_eval_workers.session import distinct_n
 
-PROMPT_TOKENS, SEED_TOKENS, CONTINUATION = 160, 64, 128
+PROMPT_TOKENS, SEED_TOKENS, CONTINUATION = 160, 128, 64
 WANTED, PER_FILE = 40, 3
 BATCH = 64
-DISTINCT_2 = 0.75
+DISTINCT_2 = 0.55
 BEGINNINGS = {
     "code": re.compile(r"^(?=(?:class|def|async def|    def|@\w+\n(?:class|def)) ?\w)", re.MULTILINE),
     "reference": re.compile(r"(?<=\n\n)(?=[A-Z`*])"),

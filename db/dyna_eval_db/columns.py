@@ -1,0 +1,122 @@
+"""Column types and SQL that SQLite and Postgres spell differently.
+
+Each stores the same value exactly on both databases; what cannot be is said at its type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Double, Integer, Text, literal
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator
+
+Id = BigInteger().with_variant(Integer(), "sqlite")
+"""A row's number. SQLite numbers rows by itself only where the type is called INTEGER."""
+
+Json = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+"""Lists, mappings and scalars; NaN and infinity are refused by the engine's serializer."""
+
+
+class _SqliteDouble(Double[float]):
+    """A double that keeps NaN as text: SQLite itself would turn it into NULL, which means unknown."""
+
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[float | None], float | str | None]:  # noqa: ARG002
+        return lambda value: "NaN" if value is not None and math.isnan(value) else value
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], float | None]:  # noqa: ARG002
+        return lambda value: None if value is None else float(value)
+
+
+Real: Double[float] = Double().with_variant(_SqliteDouble(), "sqlite")
+"""A number, exact to the last bit, NaN and infinity included."""
+
+
+class PlainText(TypeDecorator[str]):
+    """Text of any origin. A NUL, which Postgres cannot hold, becomes U+2400; a lone surrogate is escaped."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace("\0", "\N{SYMBOL FOR NULL}").encode("utf-8", "backslashreplace").decode()
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment, always in UTC and always taken from the database's clock."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class DatabaseClock(FunctionElement[datetime]):
+    """The database's clock at the moment of the statement, moved by some seconds."""
+
+    name = "database_clock"
+    type = UtcTime()
+    inherit_cache = True
+
+
+def database_clock(seconds_from_now: float = 0.0) -> DatabaseClock:
+    """Return the SQL expression for the database's present time, or a time that many seconds later.
+
+    Leases compare times of this one clock only: the clocks of two machines may differ by minutes.
+    """
+    return DatabaseClock(literal(float(seconds_from_now), Double))
+
+
+@compiles(DatabaseClock, "sqlite")
+def _sqlite_clock(element: DatabaseClock, compiler: SQLCompiler, **options: Any) -> str:
+    """To the millisecond, in the text format in which SQLAlchemy stores times."""
+    seconds = compiler.process(element.clauses, **options)
+    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', {seconds} || ' seconds') || '000')"
+
+
+@compiles(DatabaseClock, "postgresql")
+def _postgres_clock(element: DatabaseClock, compiler: SQLCompiler, **options: Any) -> str:
+    """`clock_timestamp` and not `now`, which stands still within a transaction."""
+    seconds = compiler.process(element.clauses, **options)
+    return f"(clock_timestamp() + make_interval(secs => {seconds}))"
+
+
+def execute_counted(session: Session, statement: UpdateBase) -> int:
+    """Execute an INSERT, UPDATE or DELETE and return how many rows it changed."""
+    preserve = {"preserve_rowcount": True}  # SQLAlchemy else forgets it after an INSERT on Postgres
+    return session.connection().execute(statement, execution_options=preserve).rowcount
+
+
+def insert_missing(session: Session, table: type[DeclarativeBase], **values: Any) -> bool:
+    """Insert a row and return True, or False where its unique key is there already."""
+    statement = _inserting(session, table).on_conflict_do_nothing()
+    return execute_counted(session, statement.values(**values)) > 0
+
+
+def insert_all_missing(
+    session: Session, table: type[DeclarativeBase], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Insert rows and skip those whose unique key is there already."""
+    if rows:
+        session.connection().execute(_inserting(session, table).on_conflict_do_nothing(), rows)
+
+
+def _inserting(session: Session, table: type[DeclarativeBase]) -> postgresql.Insert | sqlite.Insert:
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)

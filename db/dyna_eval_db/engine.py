@@ -1,0 +1,230 @@
+"""Opening SQLite or Postgres: the address, what SQLite needs to be safe, and errors without passwords."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
+from sqlalchemy.pool import NullPool
+
+from dyna_eval.errors import DatabaseError, MissingDatabaseError
+
+BUSY_SECONDS = 30.0
+"""How long a SQLite connection waits for another one's lock."""
+
+_POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
+
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "fuse.sshfs",
+        "lustre",
+        "ceph",
+        "fuse.glusterfs",
+        "beegfs",
+        "gpfs",
+        "afs",
+    }
+)
+"""Types that several machines write at once without the locks that SQLite relies on.
+
+9p and virtiofs are not among them: they carry the own disks of containers and virtual machines.
+"""
+
+
+# ------------------------------------------------------------------- addresses
+
+
+def parse_address(url: str) -> URL:
+    """Read `sqlite:///FILE` or `postgresql://USER@HOST/NAME`; SQLite's file becomes an absolute path."""
+    try:
+        address = make_url(url)
+    except (ArgumentError, ValueError):
+        raise DatabaseError(
+            f"{_without_credentials(url)!r} is not a database URL; write sqlite:///FILE or postgresql://USER@HOST/NAME"
+        ) from None  # the cause may quote a password
+    if address.drivername in _POSTGRES_SCHEMES:
+        return address.set(drivername="postgresql+psycopg")
+    if address.drivername != "sqlite":
+        raise DatabaseError(
+            f"unknown kind of database {address.drivername!r}; use sqlite:///FILE or postgresql://USER@HOST/NAME"
+        )
+    if not address.database or address.database == ":memory:" or address.database.startswith("file:"):
+        raise DatabaseError(
+            "a SQLite database must be a file, so that results are kept; write sqlite:///FILE"
+        )
+    return address.set(database=str(Path(address.database).absolute()))
+
+
+def shown(address: URL) -> str:
+    """Return an address for people to read: no password, nor parameters that may hold one."""
+    bare = address.set(drivername=address.get_backend_name()).difference_update_query(list(address.query))
+    return bare.render_as_string(hide_password=True)
+
+
+def _without_credentials(url: str) -> str:
+    return re.sub(r".*@", "***@", url)
+
+
+@contextmanager
+def reported(address: URL) -> Iterator[None]:
+    """Raise what the database refuses as a DatabaseError of one line; our own mistakes pass unchanged."""
+    try:
+        yield
+    except (IntegrityError, DataError):
+        raise
+    except DBAPIError as error:
+        reason = (
+            str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+        )
+        if address.password:
+            reason = reason.replace(str(address.password), "***")
+        raise DatabaseError(f"{shown(address)}: {reason}{_advice(reason)}") from error
+
+
+def _advice(reason: str) -> str:
+    if reason == "file is not a database":
+        return "; it is a file of another kind, choose another name"
+    if reason == "unable to open database file":
+        return "; see that you may write the file and its folder"
+    if reason == "database is locked":
+        return "; another process has been writing to it for too long"
+    return ""
+
+
+# --------------------------------------------------------------------- engines
+
+
+def bare_engine(address: URL) -> Engine:
+    """Return an engine that leaves the database's settings alone: to look at it, and to migrate it.
+
+    SQLite's foreign keys are not enforced, which is what its procedure for changing tables asks for.
+    """
+    return _engine(address, poolclass=NullPool)
+
+
+def store_engine(address: URL) -> Engine:
+    """Return the engine that a store works with; on SQLite it keeps foreign keys and survives a power cut."""
+    engine = _engine(address, pool_pre_ping=address.get_backend_name() != "sqlite")
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", functools.partial(_set_pragmas, _journal_mode(address)))
+    return engine
+
+
+def _engine(address: URL, **options: Any) -> Engine:
+    try:
+        engine = create_engine(
+            address,
+            hide_parameters=True,  # they hold prompts and model text
+            json_serializer=functools.partial(json.dumps, allow_nan=False, separators=(",", ":")),
+            **options,
+        )
+    except ModuleNotFoundError as error:
+        raise DatabaseError(
+            f"{shown(address)}: Postgres needs a driver; `pip install 'psycopg[binary]'` installs it"
+        ) from error
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _take_over_transactions)
+        event.listen(engine, "begin", _begin)
+    return engine
+
+
+def reading(engine: Engine) -> Engine:
+    """Return the engine for transactions that read: all their statements see the same state."""
+    if engine.dialect.name == "sqlite":
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ")
+
+
+def writing(engine: Engine) -> Engine:
+    """Return the engine for transactions that write.
+
+    On SQLite they take the write lock at their start: one that first reads could find its lock taken when
+    it comes to write, and would have to fail.
+    """
+    return engine.execution_options(dyna_eval_writes=True)
+
+
+def _take_over_transactions(connection: Any, _record: object) -> None:
+    """Keep Python's driver from beginning transactions by itself, which it does late and not for DDL."""
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("dyna_eval_writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _set_pragmas(journal_mode: str, connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_mode = {journal_mode}")
+
+
+def _journal_mode(address: URL) -> str:
+    writable = os.access(str(address.database), os.W_OK)
+    return "WAL" if writable and wal_is_safe(sqlite3.sqlite_version_info) else "TRUNCATE"
+
+
+def wal_is_safe(version: tuple[int, int, int]) -> bool:
+    """Say whether a SQLite has the fix for the WAL-reset race, which could corrupt a database.
+
+    Source: https://sqlite.org/wal.html#walresetbug; fixed in 3.51.3, and in the lines 3.44 and 3.50.
+    """
+    fixed_in_line = {(3, 44): 6, (3, 50): 7}
+    line, patch = version[:2], version[2]
+    return version >= (3, 51, 3) or (line in fixed_in_line and patch >= fixed_in_line[line])
+
+
+# ---------------------------------------------------------------- SQLite's file
+
+
+def check_file(address: URL, *, create: bool) -> None:
+    """Refuse a SQLite file that cannot be, lies on a network, or is not there unless it is to be created."""
+    if address.get_backend_name() != "sqlite":
+        return
+    path = Path(str(address.database))
+    if path.is_dir():
+        raise DatabaseError(f"{path} is a folder; give the name of a database file")
+    if not path.parent.is_dir():
+        raise DatabaseError(f"cannot open {path}: there is no folder {path.parent}")
+    if not create and not path.exists():
+        raise MissingDatabaseError(
+            f"there is no database at {path}; `dyna-eval submit` creates one, --db names another"
+        )
+    mounts = Path("/proc/self/mounts")
+    if mounts.exists():
+        kind = network_file_system(path.resolve(), mounts.read_text(errors="replace"))
+        if kind is not None:
+            raise DatabaseError(
+                f"{path} lies on a network file system ({kind}), where SQLite's locks cannot be trusted; "
+                "choose a local folder, or use Postgres"
+            )
+
+
+def network_file_system(path: Path, mounts: str) -> str | None:
+    """Return the type of the network file system that holds a path, or None on a local one.
+
+    mounts: the text of /proc/self/mounts, with lines of device, folder, type and options.
+    """
+    found, kind = Path("/"), ""
+    for line in mounts.splitlines():
+        _device, folder, type_name, *_ = line.split(" ")
+        mounted = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), folder))
+        if path.is_relative_to(mounted) and len(mounted.parts) >= len(found.parts):
+            found, kind = mounted, type_name
+    return kind if kind in _NETWORK_FILE_SYSTEMS else None

@@ -1,0 +1,1 @@
+"""Alembic's scripts. They ship in the package, so that an installed dyna-eval can upgrade its database."""

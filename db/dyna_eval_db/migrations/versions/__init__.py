@@ -1,0 +1,1 @@
+"""One module per schema version, named v<number>_<what>.py."""

@@ -1,0 +1,224 @@
+"""What was measured, on its way into the database and out of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from sqlalchemy import RowMapping, insert, select
+from sqlalchemy.orm import Session
+
+from dyna_eval.jobs import (
+    Environment,
+    Exactness,
+    JobResult,
+    JobState,
+    Method,
+    Round,
+    Sample,
+    SampleTotals,
+    Scalar,
+    Sentinel,
+    StoredJob,
+    StoredSentinel,
+    sum_rounds,
+)
+from dyna_eval_db.columns import insert_missing
+from dyna_eval_db.models import EnvironmentRow, JobRow, ResultRow, RoundRow, SampleRow, SentinelRow
+
+_TOTALS = [getattr(SampleRow, field.name) for field in fields(SampleTotals)]
+_ROUND = [getattr(RoundRow, field.name) for field in fields(Round)]
+
+
+# --------------------------------------------------------------------- writing
+
+
+def insert_result(session: Session, job: JobRow, attempt_id: int, result: JobResult) -> None:
+    """Store a job's result, with the environment and the sentinels that came with it."""
+    insert_environment(session, result.environment)
+    for sentinel in result.sentinels:
+        insert_sentinel(session, job, sentinel, result.environment)
+    session.add(
+        ResultRow(
+            job_id=job.id,
+            attempt_id=attempt_id,
+            actor=result.actor,
+            node=result.node,
+            environment=result.environment.digest,
+            wall_seconds=result.wall_seconds,
+            peak_memory_bytes=result.peak_memory_bytes,
+        )
+    )
+    session.flush()
+    _insert_samples(session, result.samples, job_id=job.id, sentinel_id=None)
+
+
+def insert_environment(session: Session, environment: Environment) -> None:
+    insert_missing(session, EnvironmentRow, digest=environment.digest, facts=dict(environment.facts))
+
+
+def insert_sentinel(session: Session, job: JobRow, sentinel: Sentinel, environment: Environment) -> None:
+    """Store an actor's own run unless it is there already, brought by an attempt that was repeated."""
+    key = {
+        "sweep_id": job.sweep_id,
+        "pair": job.pair,
+        "actor": sentinel.actor,
+        "sequence": sentinel.sequence,
+    }
+    if insert_missing(session, SentinelRow, **key, environment=environment.digest):
+        sentinel_id = session.scalars(select(SentinelRow.id).filter_by(**key)).one()
+        _insert_samples(session, sentinel.samples, job_id=None, sentinel_id=sentinel_id)
+
+
+def _insert_samples(
+    session: Session, samples: Sequence[Sample], *, job_id: int | None, sentinel_id: int | None
+) -> None:
+    rows = [
+        SampleRow(
+            job_id=job_id,
+            sentinel_id=sentinel_id,
+            prompt_digest=sample.prompt_digest,
+            token_ids=list(sample.token_ids),
+            text=sample.text,
+            divergence_index=sample.divergence_index,
+            divergence_margin_ulp=sample.divergence_margin_ulp,
+            **asdict(sum_rounds(sample)),
+        )
+        for sample in samples
+    ]
+    session.add_all(rows)
+    session.flush()
+    rounds = [
+        {"sample_id": row.id, "number": number, **asdict(round_)}
+        for row, sample in zip(rows, samples, strict=True)
+        for number, round_ in enumerate(sample.rounds)
+    ]
+    if rounds:
+        session.execute(insert(RoundRow), rounds)
+
+
+# --------------------------------------------------------------------- reading
+
+
+def read_jobs(session: Session, *conditions: Any, with_samples: bool) -> tuple[StoredJob, ...]:
+    """Read the jobs that meet some conditions, in the order in which they were to run."""
+    statement = (
+        select(JobRow, ResultRow.environment, ResultRow.actor)
+        .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
+        .where(*conditions)
+        .order_by(JobRow.position, JobRow.id)
+    )
+    totals: Mapping[int, tuple[SampleTotals, ...]] = {}
+    if with_samples:
+        measured = (
+            select(SampleRow.job_id, *_TOTALS).join(JobRow, JobRow.id == SampleRow.job_id).where(*conditions)
+        )
+        totals = _totals_by_owner(
+            session.execute(measured.order_by(SampleRow.prompt_index)).mappings(), "job_id"
+        )
+    return tuple(
+        _stored_job(row, environment, actor, totals.get(row.id, ()))
+        for row, environment, actor in session.execute(statement)
+    )
+
+
+def _stored_job(
+    row: JobRow, environment: str | None, actor: str | None, samples: tuple[SampleTotals, ...]
+) -> StoredJob:
+    return StoredJob(
+        id=row.id,
+        key=row.key,
+        pair=row.pair,
+        label=row.label,
+        method=Method(row.method),
+        params=row.params,
+        repeat=row.repeat,
+        state=JobState(row.state),
+        tries=row.tries,
+        error=None if row.error is None else f"{row.error_class}: {row.error}",
+        prompt_set=row.prompt_set,
+        generation_digest=row.generation_digest,
+        environment=environment,
+        actor=actor,
+        samples=samples,
+    )
+
+
+def read_sentinels(session: Session, sweep_id: int) -> tuple[StoredSentinel, ...]:
+    """Read the sentinels of a sweep, by actor and in the order in which each ran them."""
+    of_sweep = SentinelRow.sweep_id == sweep_id
+    measured = (
+        select(SampleRow.sentinel_id, *_TOTALS)
+        .join(SentinelRow, SentinelRow.id == SampleRow.sentinel_id)
+        .where(of_sweep)
+        .order_by(SampleRow.prompt_index)
+    )
+    totals = _totals_by_owner(session.execute(measured).mappings(), "sentinel_id")
+    order = (SentinelRow.actor, SentinelRow.pair, SentinelRow.sequence)
+    return tuple(
+        StoredSentinel(
+            actor=row.actor, sequence=row.sequence, pair=row.pair, samples=tuple(totals.get(row.id, ()))
+        )
+        for row in session.scalars(select(SentinelRow).where(of_sweep).order_by(*order))
+    )
+
+
+def read_environments(session: Session, sweep_id: int) -> dict[str, Mapping[str, Scalar]]:
+    """Read the facts of every environment that a sweep was measured in."""
+    of_results = select(ResultRow.environment).join(JobRow).where(JobRow.sweep_id == sweep_id)
+    of_sentinels = select(SentinelRow.environment).where(SentinelRow.sweep_id == sweep_id)
+    used = of_results.union(of_sentinels)
+    rows = session.scalars(select(EnvironmentRow).where(EnvironmentRow.digest.in_(used)))
+    return {row.digest: row.facts for row in rows}
+
+
+def read_samples(session: Session, job_id: int) -> tuple[Sample, ...]:
+    """Read what a job decoded, with all rounds, in the order of the prompts."""
+    of_job = SampleRow.job_id == job_id
+    rows = session.execute(
+        select(RoundRow.sample_id, *_ROUND)
+        .join(SampleRow)
+        .where(of_job)
+        .order_by(RoundRow.sample_id, RoundRow.number)
+    ).mappings()
+    rounds = {
+        sample_id: tuple(Round(**{key: row[key] for key in row if key != "sample_id"}) for row in group)
+        for sample_id, group in itertools.groupby(rows, key=lambda row: row["sample_id"])
+    }
+    samples = session.scalars(select(SampleRow).where(of_job).order_by(SampleRow.prompt_index))
+    return tuple(_sample(row, rounds.get(row.id, ())) for row in samples)
+
+
+def _sample(row: SampleRow, rounds: tuple[Round, ...]) -> Sample:
+    return Sample(
+        prompt_index=row.prompt_index,
+        prompt_digest=row.prompt_digest,
+        prompt_tokens=row.prompt_tokens,
+        token_ids=tuple(row.token_ids),
+        text=row.text,
+        prefill_seconds=row.prefill_seconds,
+        decode_seconds=row.decode_seconds,
+        ttft_seconds=row.ttft_seconds,
+        exactness=_exactness(row.exactness),
+        divergence_index=row.divergence_index,
+        divergence_margin_ulp=row.divergence_margin_ulp,
+        distinct_2=row.distinct_2,
+        rounds=rounds,
+    )
+
+
+def _totals_by_owner(rows: Iterable[RowMapping], owner: str) -> dict[int, tuple[SampleTotals, ...]]:
+    found: defaultdict[int, list[SampleTotals]] = defaultdict(list)
+    for row in rows:
+        values = {key: row[key] for key in row if key != owner}
+        values["exactness"] = _exactness(values["exactness"])
+        values["accepted_by_depth"] = tuple(values["accepted_by_depth"])
+        found[row[owner]].append(SampleTotals(**values))
+    return {key: tuple(samples) for key, samples in found.items()}
+
+
+def _exactness(stored: str | None) -> Exactness | None:
+    return None if stored is None else Exactness(stored)

@@ -1,0 +1,477 @@
+"""The store: the one truth about which jobs are to do, who does them, and what they measured.
+
+A job is run at least once and lands exactly once. Each claim adds 1 to the job's epoch; a claim may change
+its job only while the job is running in that epoch. Late work of an earlier epoch is fenced: it changes
+nothing and leaves an event. The life of a job:
+
+    queued -> running                        claim
+    running -> done                          land
+    running -> failed or queued              fail, final or not
+    running -> queued                        put_back, expire_claims, recover
+    queued, running -> cancelled             cancel
+    queued -> failed                         fail_pair
+    failed -> queued                         retry
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Engine, select, update
+from sqlalchemy import delete as delete_rows
+from sqlalchemy.orm import Session
+
+from dyna_eval.errors import LeaseLostError, UnknownSweepError
+from dyna_eval.jobs import (
+    JobResult,
+    JobState,
+    PromptSet,
+    ResolvedSweep,
+    Sample,
+    Scalar,
+    StoredJob,
+    SweepRecord,
+)
+from dyna_eval_db import sweeps
+from dyna_eval_db.columns import database_clock, execute_counted, insert_missing
+from dyna_eval_db.engine import (
+    bare_engine,
+    check_file,
+    parse_address,
+    reading,
+    reported,
+    store_engine,
+    writing,
+)
+from dyna_eval_db.migrate import require_schema, require_usable
+from dyna_eval_db.models import AttemptRow, EventRow, JobRow, LeaseRow, ResultRow, SweepRow
+from dyna_eval_db.results import insert_result, read_jobs, read_samples
+from dyna_eval_db.values import Attempt, Claim, Event, Landing, Outcome, SweepState, SweepSummary
+
+__all__ = ["Attempt", "Claim", "Event", "Landing", "Outcome", "Store", "SweepState", "SweepSummary"]
+
+_MAX_ERROR_CHARACTERS = 4000
+
+
+class Store:
+    """An open database. Every method is one transaction; methods may be called from several threads.
+
+    Where the database refuses (locked for too long, disk full, connection lost) they raise DatabaseError.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._reading = reading(engine)
+        self._writing = writing(engine)
+
+    @classmethod
+    def open(cls, url: str, *, create: bool) -> Self:
+        """Open `sqlite:///FILE` or `postgresql://USER@HOST/NAME`; `create` makes the schema in an empty one.
+
+        Raises DatabaseError where it cannot be opened, holds something else, or has another version's
+        schema: an existing one is never migrated here.
+        """
+        address = parse_address(url)
+        check_file(address, create=create)
+        with reported(address):
+            require_schema(bare_engine(address), create=create)
+            engine = store_engine(address)
+            engine.connect().close()
+        return cls(engine)
+
+    @staticmethod
+    def check(url: str) -> None:
+        """Raise DatabaseError where `open(url, create=True)` would; nothing is created or changed."""
+        address = parse_address(url)
+        check_file(address, create=True)
+        if address.get_backend_name() == "sqlite" and not Path(str(address.database)).exists():
+            return
+        with reported(address):
+            require_usable(bare_engine(address))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _read(self) -> Iterator[Session]:
+        with reported(self._engine.url), Session(self._reading) as session:
+            yield session
+
+    @contextmanager
+    def _write(self) -> Iterator[Session]:
+        with reported(self._engine.url), Session(self._writing) as session, session.begin():
+            yield session
+
+    # ------------------------------------------------------------------ sweeps
+
+    def add_sweep(self, resolved: ResolvedSweep) -> int:
+        """Store a sweep with its prompts and jobs; one with the same digest is found, not stored again."""
+        with self._write() as session:
+            sweep_id = sweeps.insert_sweep(session, resolved)
+            if sweep_id is not None:
+                _log(session, sweep_id, "submitted", jobs=len(resolved.jobs))
+                return sweep_id
+            known = select(SweepRow.id).where(SweepRow.digest == resolved.digest)
+            sweep_id = session.scalars(known).one()
+            _log(session, sweep_id, "submitted again")
+            return sweep_id
+
+    def find_sweep(self, name_or_id: str | None) -> int:
+        """Return the sweep of that number, or the latest of that name; None is the latest of all.
+
+        Raises UnknownSweepError, which names the nearest ones.
+        """
+        with self._read() as session:
+            return sweeps.find_sweep(session, name_or_id)
+
+    def list_sweeps(self) -> list[SweepSummary]:
+        """Return all sweeps, the latest first."""
+        with self._read() as session:
+            return sweeps.read_summaries(session)
+
+    def progress(self, sweep_id: int) -> dict[JobState, int]:
+        """Return how many jobs are in each state."""
+        with self._read() as session:
+            sweeps.require_sweep(session, sweep_id)
+            return sweeps.count_jobs(session, sweep_id)
+
+    def sweep_state(self, sweep_id: int) -> SweepState:
+        """Return where a sweep stands; `values.sweep_state` says how that is derived."""
+        with self._read() as session:
+            sweeps.require_sweep(session, sweep_id)
+            return sweeps.read_state(session, sweep_id)
+
+    def queued_pairs(self, sweep_id: int) -> list[str]:
+        """Return the pairs that have queued jobs, that of the next job first."""
+        queued = select(JobRow.pair).where(JobRow.sweep_id == sweep_id, JobRow.state == JobState.QUEUED)
+        with self._read() as session:
+            return list(dict.fromkeys(session.scalars(queued.order_by(JobRow.position, JobRow.id))))
+
+    def resolved(self, sweep_id: int) -> ResolvedSweep:
+        """Return a sweep as it was added."""
+        with self._read() as session:
+            return sweeps.read_resolved(session, sweep_id)
+
+    def prompt_set(self, digest: str) -> PromptSet:
+        """Return a stored prompt set."""
+        with self._read() as session:
+            return sweeps.read_prompts(session, digest)
+
+    def record(self, sweep_id: int) -> SweepRecord:
+        """Return a sweep and all its measurements as one moment of the database, rounds summed."""
+        with self._read() as session:
+            return sweeps.read_record(session, sweep_id)
+
+    # ------------------------------------------------------ the controller's lease
+
+    def acquire_lease(self, sweep_id: int, holder: str, seconds: float) -> bool:
+        """Become a sweep's controller unless another one's lease is alive, by the database's clock."""
+        times = {"acquired_at": database_clock(), "expires_at": database_clock(seconds)}
+        free = (LeaseRow.holder == holder) | (LeaseRow.expires_at <= database_clock())
+        with self._write() as session:
+            sweeps.require_sweep(session, sweep_id)
+            take_over = update(LeaseRow).where(LeaseRow.sweep_id == sweep_id, free)
+            acquired = execute_counted(session, take_over.values(holder=holder, **times)) > 0
+            if not acquired:
+                acquired = insert_missing(session, LeaseRow, sweep_id=sweep_id, holder=holder, **times)
+            if acquired:
+                _log(session, sweep_id, "lease acquired", holder=holder)
+            return acquired
+
+    def renew_lease(self, sweep_id: int, holder: str, seconds: float) -> None:
+        """Stay a sweep's controller; raises LeaseLostError where another one took over."""
+        own = update(LeaseRow).where(LeaseRow.sweep_id == sweep_id, LeaseRow.holder == holder)
+        with self._write() as session:
+            if not execute_counted(session, own.values(expires_at=database_clock(seconds))):
+                raise _lease_lost(sweep_id)
+
+    def release_lease(self, sweep_id: int, holder: str) -> None:
+        """Stop being a sweep's controller; without effect for one that is not."""
+        own = delete_rows(LeaseRow).where(LeaseRow.sweep_id == sweep_id, LeaseRow.holder == holder)
+        with self._write() as session:
+            if execute_counted(session, own):
+                _log(session, sweep_id, "lease released", holder=holder)
+
+    def recover(self, sweep_id: int, holder: str) -> int:
+        """Take back what an earlier controller left running, and return the number of jobs.
+
+        Raises LeaseLostError unless `holder` holds the lease: only then is nobody at work on them.
+        """
+        own = select(LeaseRow).where(
+            LeaseRow.sweep_id == sweep_id,
+            LeaseRow.holder == holder,
+            LeaseRow.expires_at > database_clock(),
+        )
+        with self._write() as session:
+            if session.scalar(own) is None:
+                raise _lease_lost(sweep_id)
+            return _take_back(session, Outcome.LOST, JobRow.sweep_id == sweep_id)
+
+    # -------------------------------------------------------- claims and results
+
+    def claim(self, sweep_id: int, *, pair: str, actor: str, lease_seconds: float) -> Claim | None:
+        """Take the next queued job of a pair for an actor; None where there is none."""
+        queued = (
+            select(JobRow)
+            .where(JobRow.sweep_id == sweep_id, JobRow.state == JobState.QUEUED, JobRow.pair == pair)
+            .order_by(JobRow.position, JobRow.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        with self._write() as session:
+            job = session.scalar(queued)
+            if job is None:
+                return None
+            job.epoch += 1
+            job.state = JobState.RUNNING
+            job.lease_expires_at = database_clock(lease_seconds)
+            attempt = AttemptRow(job_id=job.id, epoch=job.epoch, actor=actor)
+            session.add(attempt)
+            session.flush()
+            _log(session, sweep_id, "claimed", job.id, actor=actor, epoch=job.epoch)
+            return Claim(
+                job_id=job.id,
+                epoch=job.epoch,
+                attempt_id=attempt.id,
+                tries=job.tries,
+                job=sweeps.read_job(session, job),
+            )
+
+    def renew_claim(self, claim: Claim, seconds: float) -> bool:
+        """Keep a claim alive; False where it is no longer valid and its work would be fenced."""
+        values = {"lease_expires_at": database_clock(seconds)}
+        with self._write() as session:
+            return execute_counted(session, update(JobRow).where(*_holds(claim)).values(values)) > 0
+
+    def expire_claims(self, sweep_id: int) -> int:
+        """Take back the jobs whose claim was not renewed in time, and return their number."""
+        expired = JobRow.lease_expires_at <= database_clock()
+        with self._write() as session:
+            return _take_back(session, Outcome.EXPIRED, JobRow.sweep_id == sweep_id, expired)
+
+    def put_back(self, claim: Claim, reason: str) -> bool:
+        """Give a job up without blame, so that it is queued again; False where the claim was not valid."""
+        with self._write() as session:
+            if not _release(session, claim, JobState.QUEUED):
+                return False
+            _close(session, claim.job_id, claim.epoch, Outcome.PUT_BACK, error=reason)
+            _log_claim(session, claim, Outcome.PUT_BACK, reason=reason)
+            return True
+
+    def land(self, claim: Claim, result: JobResult) -> Landing:
+        """Store a job's result if its claim is still valid, all of it or nothing.
+
+        ALREADY_LANDED where this very attempt has landed before: the answer of a commit may get lost.
+        FENCED where the job was taken back or cancelled since: the result is discarded, its sentinels too.
+        """
+        if (result.job_key, result.repeat) != (claim.job.key, claim.job.repeat):
+            raise ValueError(
+                f"a result of job {result.job_key}, repeat {result.repeat} is not that of {claim}"
+            )
+        with self._write() as session:
+            if not _release(session, claim, JobState.DONE, error_class=None, error=None):
+                landed = session.scalar(select(ResultRow.attempt_id).where(ResultRow.job_id == claim.job_id))
+                if landed == claim.attempt_id:
+                    return Landing.ALREADY_LANDED
+                _log_claim(session, claim, "fenced", late="result")
+                return Landing.FENCED
+            insert_result(session, _require_job(session, claim.job_id), claim.attempt_id, result)
+            _close(session, claim.job_id, claim.epoch, Outcome.LANDED)
+            _log_claim(session, claim, Outcome.LANDED, wall_seconds=result.wall_seconds)
+            return Landing.LANDED
+
+    def fail(self, claim: Claim, *, error_class: str, message: str, final: bool) -> JobState | None:
+        """Count a try against a job that failed: it is failed if that is final, else queued again.
+
+        Returns the job's new state, or None where the claim was no longer valid and nothing changed.
+        """
+        state = JobState.FAILED if final else JobState.QUEUED
+        message = message[:_MAX_ERROR_CHARACTERS]
+        with self._write() as session:
+            blame = {"tries": JobRow.tries + 1, "error_class": error_class, "error": message}
+            if not _release(session, claim, state, **blame):
+                _log_claim(session, claim, "fenced", late="failure", error_class=error_class, error=message)
+                return None
+            _close(session, claim.job_id, claim.epoch, Outcome.FAILED, error_class=error_class, error=message)
+            _log_claim(session, claim, Outcome.FAILED, error_class=error_class, error=message, final=final)
+            return state
+
+    def fail_pair(self, sweep_id: int, pair: str, message: str) -> int:
+        """Fail all queued jobs of a pair that does not load, and return their number."""
+        queued = update(JobRow).where(
+            JobRow.sweep_id == sweep_id, JobRow.pair == pair, JobRow.state == JobState.QUEUED
+        )
+        message = message[:_MAX_ERROR_CHARACTERS]
+        values = {"state": JobState.FAILED, "error_class": "PairError", "error": message}
+        with self._write() as session:
+            count = execute_counted(session, queued.values(values))
+            _log(session, sweep_id, "pair failed", pair=pair, error=message, jobs=count)
+            return count
+
+    def cancel(self, sweep_id: int) -> int:
+        """Cancel what is queued or running, and return the number of jobs; their late results are fenced."""
+        open_jobs = select(JobRow.id, JobRow.epoch, JobRow.state).where(
+            JobRow.sweep_id == sweep_id, JobRow.state.in_([JobState.QUEUED, JobState.RUNNING])
+        )
+        with self._write() as session:
+            sweeps.require_sweep(session, sweep_id)
+            jobs = session.execute(open_jobs.order_by(JobRow.id).with_for_update()).all()
+            for job_id, epoch, state in jobs:
+                values = {"state": JobState.CANCELLED, "lease_expires_at": None}
+                session.execute(update(JobRow).where(JobRow.id == job_id).values(values))
+                if state == JobState.RUNNING:
+                    _close(session, job_id, epoch, Outcome.CANCELLED)
+            _log(session, sweep_id, "cancelled", jobs=len(jobs))
+            return len(jobs)
+
+    def retry(self, sweep_id: int) -> int:
+        """Queue the failed jobs again with all their tries, and return their number."""
+        failed = update(JobRow).where(JobRow.sweep_id == sweep_id, JobRow.state == JobState.FAILED)
+        values = {"state": JobState.QUEUED, "tries": 0, "error_class": None, "error": None}
+        with self._write() as session:
+            sweeps.require_sweep(session, sweep_id)
+            count = execute_counted(session, failed.values(values))
+            _log(session, sweep_id, "retried", jobs=count)
+            return count
+
+    # ------------------------------------------------------------ one job, events
+
+    def job(self, job_id: int) -> StoredJob:
+        """Return one job with its samples' totals; raises UnknownSweepError where there is none."""
+        with self._read() as session:
+            _require_job(session, job_id)
+            return read_jobs(session, JobRow.id == job_id, with_samples=True)[0]
+
+    def samples(self, job_id: int) -> tuple[Sample, ...]:
+        """Return what a job decoded, rounds included; empty unless it is done."""
+        with self._read() as session:
+            _require_job(session, job_id)
+            return read_samples(session, job_id)
+
+    def attempts(self, job_id: int) -> tuple[Attempt, ...]:
+        """Return every claim of a job, the first one first."""
+        with self._read() as session:
+            _require_job(session, job_id)
+            rows = session.scalars(
+                select(AttemptRow).where(AttemptRow.job_id == job_id).order_by(AttemptRow.epoch)
+            )
+            return tuple(_attempt(row) for row in rows)
+
+    def events(self, sweep_id: int, after: int = 0) -> list[Event]:
+        """Return a sweep's events in order, those after the one of a given number."""
+        later = select(EventRow).where(EventRow.sweep_id == sweep_id, EventRow.id > after)
+        with self._read() as session:
+            return [_event(row) for row in session.scalars(later.order_by(EventRow.id))]
+
+    def log_event(
+        self, sweep_id: int, kind: str, detail: dict[str, Scalar], job_id: int | None = None
+    ) -> None:
+        """Add an event of the caller's own."""
+        with self._write() as session:
+            _log(session, sweep_id, kind, job_id, **detail)
+
+
+# ------------------------------------------------------------------ transitions
+
+
+def _holds(claim: Claim) -> tuple[Any, ...]:
+    """The condition under which a claim may change its job."""
+    return (
+        JobRow.id == claim.job_id,
+        JobRow.state == JobState.RUNNING,
+        JobRow.epoch == claim.epoch,
+    )
+
+
+def _release(session: Session, claim: Claim, state: JobState, **values: Any) -> bool:
+    """Move a claimed job on to its next state; False where the claim is no longer valid."""
+    statement = update(JobRow).where(*_holds(claim)).values(state=state, lease_expires_at=None, **values)
+    return execute_counted(session, statement) > 0
+
+
+def _take_back(session: Session, outcome: Outcome, *conditions: Any) -> int:
+    """Queue running jobs again; those that are just being landed are left alone."""
+    running = select(JobRow).where(JobRow.state == JobState.RUNNING, *conditions)
+    jobs = session.scalars(running.order_by(JobRow.id).with_for_update(skip_locked=True)).all()
+    for job in jobs:
+        job.state = JobState.QUEUED
+        job.lease_expires_at = None
+        _close(session, job.id, job.epoch, outcome)
+        _log(session, job.sweep_id, outcome, job.id, epoch=job.epoch)
+    return len(jobs)
+
+
+def _close(
+    session: Session,
+    job_id: int,
+    epoch: int,
+    outcome: Outcome,
+    *,
+    error_class: str | None = None,
+    error: str | None = None,
+) -> None:
+    attempt = update(AttemptRow).where(AttemptRow.job_id == job_id, AttemptRow.epoch == epoch)
+    session.execute(
+        attempt.values(ended_at=database_clock(), outcome=outcome, error_class=error_class, error=error)
+    )
+
+
+def _require_job(session: Session, job_id: int) -> JobRow:
+    row = session.get(JobRow, job_id)
+    if row is None:
+        raise UnknownSweepError(f"no job {job_id} in this database")
+    return row
+
+
+def _lease_lost(sweep_id: int) -> LeaseLostError:
+    return LeaseLostError(
+        f"the lease on sweep {sweep_id} ran out or was taken over by another controller; "
+        f"see `dyna-eval status {sweep_id}`"
+    )
+
+
+# ----------------------------------------------------------------------- events
+
+
+def _log(session: Session, sweep_id: int, kind: str, job_id: int | None = None, **detail: Scalar) -> None:
+    session.add(EventRow(sweep_id=sweep_id, job_id=job_id, kind=kind, detail=detail))
+
+
+def _log_claim(session: Session, claim: Claim, kind: str, **detail: Scalar) -> None:
+    job = _require_job(session, claim.job_id)
+    _log(session, job.sweep_id, kind, job.id, epoch=claim.epoch, **detail)
+
+
+def _event(row: EventRow) -> Event:
+    return Event(
+        id=row.id,
+        at=row.at.isoformat(timespec="milliseconds"),
+        kind=row.kind,
+        job_id=row.job_id,
+        detail=row.detail,
+    )
+
+
+def _attempt(row: AttemptRow) -> Attempt:
+    return Attempt(
+        id=row.id,
+        epoch=row.epoch,
+        actor=row.actor,
+        started_at=row.started_at.isoformat(timespec="milliseconds"),
+        ended_at=row.ended_at.isoformat(timespec="milliseconds") if row.ended_at else None,
+        outcome=Outcome(row.outcome) if row.outcome else None,
+        error_class=row.error_class,
+        error=row.error,
+    )

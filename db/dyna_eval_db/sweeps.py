@@ -1,0 +1,246 @@
+"""Sweeps and their prompts, on their way into the database and out of it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dyna_eval.errors import UnknownSweepError
+from dyna_eval.jobs import (
+    Configuration,
+    GenerationSpec,
+    Job,
+    JobState,
+    MeasureSpec,
+    Method,
+    Pair,
+    Prompt,
+    PromptSet,
+    ResolvedSweep,
+    SweepRecord,
+    SweepSpec,
+    generation_digest,
+)
+from dyna_eval_db.columns import database_clock, insert_all_missing, insert_missing
+from dyna_eval_db.models import JobRow, LeaseRow, PromptRow, SweepRow
+from dyna_eval_db.results import read_environments, read_jobs, read_sentinels
+from dyna_eval_db.values import SweepState, SweepSummary, sweep_state
+
+_SPEC = TypeAdapter(SweepSpec)
+_PAIRS = TypeAdapter(tuple[Pair, ...])
+_GENERATION = TypeAdapter(GenerationSpec)
+_MEASURE = TypeAdapter(MeasureSpec)
+
+
+# --------------------------------------------------------------------- writing
+
+
+def insert_sweep(session: Session, resolved: ResolvedSweep) -> int | None:
+    """Store a sweep with its prompts and jobs and return its number; None where its digest is known."""
+    new = insert_missing(
+        session,
+        SweepRow,
+        name=resolved.spec.name,
+        digest=resolved.digest,
+        spec=_json(resolved.spec),
+        pairs=_json(resolved.pairs),
+        prompt_sets={pair: prompts.digest for pair, prompts in resolved.prompt_sets.items()},
+    )
+    if not new:
+        return None
+    sweep_id = session.scalars(select(SweepRow.id).where(SweepRow.digest == resolved.digest)).one()
+    for prompts in {prompts.digest: prompts for prompts in resolved.prompt_sets.values()}.values():
+        _insert_prompts(session, prompts)
+    session.add_all(_job_row(sweep_id, job) for job in resolved.jobs)
+    session.flush()
+    return sweep_id
+
+
+def _insert_prompts(session: Session, prompts: PromptSet) -> None:
+    rows = [
+        {
+            "prompt_set": prompts.digest,
+            "index": prompt.index,
+            "text": prompt.text,
+            "token_ids": list(prompt.token_ids),
+            "digest": prompt.digest,
+            "category": prompt.category,
+        }
+        for prompt in prompts.prompts
+    ]
+    insert_all_missing(session, PromptRow, rows)
+
+
+def _job_row(sweep_id: int, job: Job) -> JobRow:
+    return JobRow(
+        sweep_id=sweep_id,
+        key=job.key,
+        pair=job.pair.spec.name,
+        repeat=job.repeat,
+        position=job.position,
+        label=job.configuration.label,
+        method=job.configuration.method,
+        params=dict(job.configuration.params),
+        prompt_set=job.prompt_set,
+        generation=_json(job.generation),
+        generation_digest=generation_digest(job.generation),
+        measure=_json(job.measure),
+        state=JobState.QUEUED,
+        epoch=0,
+        tries=0,
+    )
+
+
+def _json(value: object) -> Any:
+    return to_jsonable_python(value, fallback=dict)  # a mapping of another kind than dict is a dict here
+
+
+# --------------------------------------------------------------------- reading
+
+
+def find_sweep(session: Session, name_or_id: str | None) -> int:
+    """Find a sweep by its number or else its name, the latest of that name; None is the latest of all."""
+    latest = select(func.max(SweepRow.id))
+    if name_or_id is None:
+        found = session.scalar(latest)
+    else:
+        found = _numbered(session, name_or_id) or session.scalar(latest.where(SweepRow.name == name_or_id))
+    if found is None:
+        raise UnknownSweepError(_no_such_sweep(name_or_id, session.scalars(select(SweepRow.name).distinct())))
+    return found
+
+
+def _numbered(session: Session, text: str) -> int | None:
+    if not re.fullmatch(r"[0-9]{1,18}", text):  # a longer number fits in no column
+        return None
+    return session.scalar(select(SweepRow.id).where(SweepRow.id == int(text)))
+
+
+def _no_such_sweep(name_or_id: str | None, names: Iterable[str]) -> str:
+    known = sorted(names)
+    if not known:
+        return "this database holds no sweep yet; `dyna-eval submit FILE` runs one"
+    near = difflib.get_close_matches(str(name_or_id), known, n=3)
+    hint = "did you mean " + " or ".join(f"'{name}'" for name in near) + "?" if near else "see `dyna-eval ls`"
+    return f"no sweep '{name_or_id}'; {hint}"
+
+
+def require_sweep(session: Session, sweep_id: int) -> SweepRow:
+    row = session.get(SweepRow, sweep_id)
+    if row is None:
+        raise UnknownSweepError(f"no sweep {sweep_id}; see `dyna-eval ls`")
+    return row
+
+
+def count_jobs(session: Session, sweep_id: int) -> dict[JobState, int]:
+    """Count a sweep's jobs by state; every state is there."""
+    counts = dict.fromkeys(JobState, 0)
+    grouped = select(JobRow.state, func.count()).where(JobRow.sweep_id == sweep_id).group_by(JobRow.state)
+    for state, count in session.execute(grouped):
+        counts[JobState(state)] = count
+    return counts
+
+
+def read_state(session: Session, sweep_id: int) -> SweepState:
+    claims = session.scalar(select(func.max(JobRow.epoch)).where(JobRow.sweep_id == sweep_id))
+    lease = select(LeaseRow.holder).where(
+        LeaseRow.sweep_id == sweep_id, LeaseRow.expires_at > database_clock()
+    )
+    return sweep_state(
+        count_jobs(session, sweep_id), begun=bool(claims), leased=session.scalar(lease) is not None
+    )
+
+
+def read_summaries(session: Session) -> list[SweepSummary]:
+    """Read one line per sweep, the latest first."""
+    return [
+        SweepSummary(
+            id=row.id,
+            name=row.name,
+            digest=row.digest,
+            state=read_state(session, row.id),
+            jobs=count_jobs(session, row.id),
+            created_at=row.created_at.isoformat(timespec="seconds"),
+        )
+        for row in session.scalars(select(SweepRow).order_by(SweepRow.id.desc()))
+    ]
+
+
+def read_record(session: Session, sweep_id: int) -> SweepRecord:
+    """Read a sweep and everything measured in it, in a number of queries that does not grow with it."""
+    row = require_sweep(session, sweep_id)
+    spec = _SPEC.validate_python(row.spec)
+    return SweepRecord(
+        id=row.id,
+        name=row.name,
+        digest=row.digest,
+        state=read_state(session, sweep_id),
+        baseline=spec.baseline,
+        confidence=spec.measure.confidence,
+        created_at=row.created_at.isoformat(timespec="seconds"),
+        configurations=spec.configurations,
+        merged=spec.merged,
+        pairs=tuple(pair.name for pair in spec.pairs),
+        jobs=read_jobs(session, JobRow.sweep_id == sweep_id, with_samples=True),
+        sentinels=read_sentinels(session, sweep_id),
+        environments=read_environments(session, sweep_id),
+    )
+
+
+def read_resolved(session: Session, sweep_id: int) -> ResolvedSweep:
+    """Read a sweep as it was submitted, so that it can go on without its file."""
+    row = require_sweep(session, sweep_id)
+    pairs = _read_pairs(row)
+    jobs = session.scalars(select(JobRow).where(JobRow.sweep_id == sweep_id).order_by(JobRow.id))
+    return ResolvedSweep(
+        spec=_SPEC.validate_python(row.spec),
+        digest=row.digest,
+        pairs=tuple(pairs.values()),
+        prompt_sets={pair: read_prompts(session, digest) for pair, digest in row.prompt_sets.items()},
+        jobs=tuple(_job(job, pairs[job.pair]) for job in jobs),
+    )
+
+
+def read_job(session: Session, row: JobRow) -> Job:
+    """Turn a job's row into what an actor is given."""
+    return _job(row, _read_pairs(require_sweep(session, row.sweep_id))[row.pair])
+
+
+def _read_pairs(row: SweepRow) -> Mapping[str, Pair]:
+    return {pair.spec.name: pair for pair in _PAIRS.validate_python(row.pairs)}
+
+
+def _job(row: JobRow, pair: Pair) -> Job:
+    return Job(
+        key=row.key,
+        pair=pair,
+        prompt_set=row.prompt_set,
+        generation=_GENERATION.validate_python(row.generation),
+        measure=_MEASURE.validate_python(row.measure),
+        configuration=Configuration(label=row.label, method=Method(row.method), params=row.params),
+        repeat=row.repeat,
+        position=row.position,
+    )
+
+
+def read_prompts(session: Session, digest: str) -> PromptSet:
+    """Read a prompt set in its order; it has no prompts where no sweep brought any."""
+    rows = session.scalars(select(PromptRow).where(PromptRow.prompt_set == digest).order_by(PromptRow.index))
+    prompts = (
+        Prompt(
+            index=row.index,
+            text=row.text,
+            token_ids=tuple(row.token_ids),
+            digest=row.digest,
+            category=row.category,
+        )
+        for row in rows
+    )
+    return PromptSet(digest=digest, prompts=tuple(prompts))

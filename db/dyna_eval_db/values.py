@@ -1,0 +1,105 @@
+"""What the store hands out beside the values of `dyna_eval.jobs`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dyna_eval.jobs import Job, JobState, Scalar
+
+
+class SweepState(StrEnum):
+    """Where a sweep stands; derived from its jobs and its controller's lease, never stored."""
+
+    RUNNING = "running"
+    DONE = "done"
+    QUEUED = "queued"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    LANDED = "landed"
+    FAILED = "failed"
+    LOST = "lost"  # its controller went away
+    EXPIRED = "expired"  # nobody renewed its claim
+    PUT_BACK = "put back"  # its controller gave the job up
+    CANCELLED = "cancelled"
+
+
+class Landing(StrEnum):
+    """What became of a result that was handed to the store."""
+
+    LANDED = "landed"
+    ALREADY_LANDED = "already landed"
+    FENCED = "fenced"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The right to run a job once, and to land its result while nobody else has claimed the job since."""
+
+    job_id: int
+    epoch: int
+    attempt_id: int
+    tries: int
+    """Attempts that failed before this one by the job's own fault."""
+    job: Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSummary:
+    """One line of the list of sweeps."""
+
+    id: int
+    name: str
+    digest: str
+    state: SweepState
+    jobs: Mapping[JobState, int]
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One claim of a job. `ended_at` and `outcome` are None while it runs."""
+
+    id: int
+    epoch: int
+    actor: str
+    started_at: str
+    ended_at: str | None
+    outcome: Outcome | None
+    error_class: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to a sweep, or to one of its jobs."""
+
+    id: int
+    at: str
+    kind: str
+    job_id: int | None
+    detail: Mapping[str, Scalar]
+
+
+def sweep_state(jobs: Mapping[JobState, int], *, begun: bool, leased: bool) -> SweepState:
+    """Derive a sweep's state from its counts of jobs.
+
+    begun: some job was claimed at least once; leased: a controller holds a live lease. Running while a
+    controller works on it; done when every job is; with jobs left to run, queued before the first claim and
+    interrupted after it; otherwise failed if any job failed, else cancelled.
+    """
+    if leased:
+        return SweepState.RUNNING
+    open_jobs = jobs[JobState.QUEUED] + jobs[JobState.RUNNING]
+    if open_jobs:
+        return SweepState.INTERRUPTED if begun else SweepState.QUEUED
+    if jobs[JobState.FAILED]:
+        return SweepState.FAILED
+    return SweepState.CANCELLED if jobs[JobState.CANCELLED] else SweepState.DONE

@@ -1,0 +1,286 @@
+"""Schemas: how they are made and upgraded, and what is refused when a database is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from dyna_eval_db import migrate
+from dyna_eval_db.engine import bare_engine, parse_address, writing
+from dyna_eval_db.migrate import MIGRATIONS, VERSION_TABLE, SchemaKind
+from dyna_eval_db.models import SCHEMA_VERSION, Base
+from dyna_eval_db.store import Store
+from measurements import make_sweep
+from sqlalchemy import Engine, event, inspect, text
+
+from dyna_eval.errors import DatabaseError
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@contextmanager
+def foreign_database(file: Path, *statements: str) -> Iterator[None]:
+    """Write a SQLite database that is not a store, and check that a block leaves every byte of it alone."""
+    connection = sqlite3.connect(file)
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+    before = hashlib.sha256(file.read_bytes()).hexdigest()
+    yield
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == before
+
+
+def execute(url: str, statement: str) -> None:
+    with writing(bare_engine(parse_address(url))).begin() as connection:
+        connection.execute(text(statement))
+
+
+def refusal(url: str, *, create: bool = True) -> str:
+    """Return the one line with which opening a database is refused."""
+    with pytest.raises(DatabaseError) as refused:
+        Store.open(url, create=create)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+# --------------------------------------------------------------------- schemas
+
+
+@pytest.mark.usefixtures("store")
+def test_the_migrated_schema_equals_the_models(database_url: str) -> None:
+    with bare_engine(parse_address(database_url)).connect() as connection:
+        options = {"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, Base.metadata) == []
+
+
+@pytest.mark.usefixtures("store")
+def test_constraints_and_checks_are_named_as_in_the_models(database_url: str) -> None:
+    """What `compare_metadata` does not look at, but a later migration has to name."""
+    with bare_engine(parse_address(database_url)).connect() as connection:
+        found = inspect(connection)
+        for table in Base.metadata.sorted_tables:
+            checks = {check["name"] for check in found.get_check_constraints(table.name)}
+            keys = {key["name"] for key in found.get_foreign_keys(table.name)}
+            named = {str(constraint.name) for constraint in table.constraints if constraint.name}
+            assert {name for name in named if name.startswith("ck_")} == checks
+            assert {name for name in named if name.startswith("fk_")} == keys
+
+
+def test_the_newest_migration_is_the_version_that_a_store_asks_for() -> None:
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    assert scripts.get_heads() == [SCHEMA_VERSION]
+    assert all(re.fullmatch(r"[0-9]{4}", script.revision) for script in scripts.walk_revisions())
+
+
+@pytest.mark.usefixtures("store")
+def test_migrations_can_be_taken_back(database_url: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = bare_engine(parse_address(database_url))
+    with writing(engine).begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    with engine.connect() as connection:
+        assert inspect(connection).get_table_names() == [VERSION_TABLE]
+
+
+@pytest.mark.usefixtures("store")
+def test_the_command_line_of_alembic_sees_nothing_to_migrate(database_url: str) -> None:
+    alembic = [sys.executable, "-m", "alembic", "-c", REPOSITORY / "db/alembic.ini"]
+    done = subprocess.run(
+        [*alembic, "-x", f"db={database_url}", "check"], capture_output=True, text=True, check=False
+    )
+    assert "No new upgrade operations detected" in done.stdout, done.stderr
+
+
+def test_many_that_open_a_new_database_at_once_make_its_schema_once(database_url: str) -> None:
+    errors: list[BaseException] = []
+
+    def open_new() -> None:
+        try:
+            Store.open(database_url, create=True).close()
+        except BaseException as error:  # reported below, where pytest sees it
+            errors.append(error)
+
+    threads = [threading.Thread(target=open_new) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert migrate.check(database_url).kind == SchemaKind.CURRENT
+
+
+class CrashError(Exception):
+    """What the next test throws into the middle of a migration."""
+
+
+def test_a_crash_while_a_schema_is_made_leaves_an_empty_database(database_url: str) -> None:
+    created = itertools.count(1)
+
+    def crash_at_the_fifth_table(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "CREATE TABLE" in statement and next(created) == 5:
+            raise CrashError
+
+    event.listen(Engine, "before_cursor_execute", crash_at_the_fifth_table)
+    with pytest.raises(CrashError):
+        Store.open(database_url, create=True)
+    event.remove(Engine, "before_cursor_execute", crash_at_the_fifth_table)
+    assert migrate.check(database_url).kind == SchemaKind.EMPTY
+    with Store.open(database_url, create=True) as store:
+        assert store.list_sweeps() == []
+
+
+# --------------------------------------------------------- other versions, others' databases
+
+
+@pytest.mark.usefixtures("store")
+def test_a_newer_schema_is_refused_with_its_version(database_url: str) -> None:
+    execute(database_url, "UPDATE dyna_eval_schema SET version_num = '9999'")
+    assert refusal(database_url).endswith("was written by a newer dyna-eval (schema 9999); upgrade dyna-eval")
+    with pytest.raises(DatabaseError, match="newer dyna-eval"):
+        migrate.upgrade(database_url)
+
+
+@pytest.mark.usefixtures("store")
+def test_an_older_schema_is_refused_with_the_command_that_upgrades_it_and_left_alone(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0002")
+    assert "run `dyna-eval db upgrade`" in refusal(database_url)
+    assert migrate.check(database_url) == migrate.Schema(kind=SchemaKind.OLDER, version=SCHEMA_VERSION)
+
+
+def test_upgrading_makes_the_schema_and_then_changes_nothing(database_url: str, tmp_path: Path) -> None:
+    if database_url.startswith("sqlite"):
+        (tmp_path / "store.db").touch()
+    assert migrate.upgrade(database_url).kind == SchemaKind.EMPTY
+    with Store.open(database_url, create=False) as store:
+        sweep_id = store.add_sweep(make_sweep())
+        assert migrate.upgrade(database_url).kind == SchemaKind.CURRENT
+        assert store.resolved(sweep_id) == make_sweep()
+
+
+@pytest.mark.parametrize("table", ["customers", "alembic_version"])
+def test_the_database_of_another_program_is_refused(database_url: str, tmp_path: Path, table: str) -> None:
+    if database_url.startswith("sqlite"):
+        (tmp_path / "store.db").touch()
+    execute(database_url, f"CREATE TABLE {table} (version_num VARCHAR(32))")
+    assert refusal(database_url).endswith("belongs to another program; choose another database")
+    with pytest.raises(DatabaseError, match="another program"):
+        migrate.upgrade(database_url)
+
+
+def test_the_file_of_another_program_keeps_every_byte(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.db"
+    with foreign_database(file, "PRAGMA journal_mode = WAL", "CREATE TABLE customers (name TEXT)"):
+        assert "belongs to another program" in refusal(f"sqlite:///{file}")
+
+
+# ------------------------------------------------------------- files and addresses
+
+
+def test_a_missing_database_is_not_created_by_reading(tmp_path: Path) -> None:
+    file = tmp_path / "missing.db"
+    message = refusal(f"sqlite:///{file}", create=False)
+    assert message.startswith(f"there is no database at {file}; `dyna-eval submit` creates one")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_database_is_filled_only_when_asked_to(database_url: str, tmp_path: Path) -> None:
+    if database_url.startswith("sqlite"):
+        (tmp_path / "store.db").touch()
+    assert "is empty; `dyna-eval submit`" in refusal(database_url, create=False)
+    Store.open(database_url, create=True).close()
+    Store.open(database_url, create=False).close()
+
+
+def test_a_file_of_another_kind_is_refused_and_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("not a database\n" * 100)
+    assert f"{file}: file is not a database" in refusal(f"sqlite:///{file}")
+    assert file.read_text() == "not a database\n" * 100
+
+
+def test_a_folder_and_a_missing_folder_are_named(tmp_path: Path) -> None:
+    assert refusal(f"sqlite:///{tmp_path}") == f"{tmp_path} is a folder; give the name of a database file"
+    nowhere = tmp_path / "nowhere"
+    assert f"there is no folder {nowhere}" in refusal(f"sqlite:///{nowhere}/store.db")
+    assert not nowhere.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read_is_reported(tmp_path: Path) -> None:
+    file = tmp_path / "store.db"
+    Store.open(f"sqlite:///{file}", create=True).close()
+    file.chmod(0)
+    assert "see that you may write the file and its folder" in refusal(f"sqlite:///{file}")
+
+
+def test_a_relative_path_stays_the_same_file_when_the_folder_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Store.open("sqlite:///store.db", create=True) as store:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert store.list_sweeps() == []
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("store.db", "'store.db' is not a database URL; write sqlite:///FILE"),
+        ("", "is not a database URL"),
+        ("mysql://host/name", "unknown kind of database 'mysql'"),
+        ("postgresql+asyncpg://host/name", "unknown kind of database 'postgresql+asyncpg'"),
+        ("sqlite://", "must be a file"),
+        ("sqlite:///:memory:", "must be a file"),
+        ("sqlite:///file:store.db?uri=true", "must be a file"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_explained(url: str, said: str) -> None:
+    assert said in refusal(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:s3cret@127.0.0.1:1/name",
+        "postgres://user:s3cret@127.0.0.1:1/name?sslmode=disable",
+        "postgresql://user@127.0.0.1:1/name?password=s3cret",
+        "postgresql://user:s3cret@127.0.0.1:port/name",
+        "mysql://user:s3cret@host/name",
+        "user:s3cret@host",
+        "postgresql:/user:s3cret@host/name",
+    ],
+)
+def test_no_error_shows_a_password(url: str) -> None:
+    assert "s3cret" not in refusal(url)
+
+
+def test_a_server_that_does_not_answer_is_reported() -> None:
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    message = refusal("postgresql://user:s3cret@127.0.0.1:1/name")
+    assert message.startswith("postgresql://user:***@127.0.0.1:1/name: ")
+    assert "refused" in message

@@ -1,0 +1,807 @@
+"""One contract for the store on every kind of database, and what SQLite must do in addition."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dyna_eval_db.engine import network_file_system, wal_is_safe
+from dyna_eval_db.store import Claim, Landing, Outcome, Store, SweepState
+from measurements import CONFIGURATIONS, make_result, make_sample, make_sentinel, make_sweep
+from sqlalchemy import Engine, event
+
+from dyna_eval.errors import DatabaseError, LeaseLostError, UnknownSweepError
+from dyna_eval.jobs import Environment, JobState, digest, sum_rounds
+
+MINUTE = 60.0
+
+
+@pytest.fixture
+def sweep_id(store: Store) -> int:
+    """A sweep of four jobs on one pair."""
+    return store.add_sweep(make_sweep())
+
+
+def take(store: Store, sweep_id: int, *, actor: str = "actor-1", seconds: float = MINUTE) -> Claim:
+    claim = store.claim(sweep_id, pair="demo", actor=actor, lease_seconds=seconds)
+    assert claim is not None
+    return claim
+
+
+def kinds(store: Store, sweep_id: int) -> list[str]:
+    return [happened.kind for happened in store.events(sweep_id)]
+
+
+def outcomes(store: Store, job_id: int) -> list[Outcome | None]:
+    return [attempt.outcome for attempt in store.attempts(job_id)]
+
+
+def state(store: Store, claim: Claim) -> JobState:
+    return store.job(claim.job_id).state
+
+
+# ---------------------------------------------------------------------- sweeps
+
+
+def test_a_sweep_comes_back_as_it_was_added(store: Store) -> None:
+    resolved = make_sweep(pairs=("demo", "other"), source="name: four-step\n")
+    assert store.resolved(store.add_sweep(resolved)) == resolved
+
+
+def test_the_same_sweep_again_is_found_and_adds_no_job(store: Store) -> None:
+    first = store.add_sweep(make_sweep())
+    assert store.add_sweep(make_sweep()) == first
+    assert sum(store.progress(first).values()) == 4
+    assert kinds(store, first) == ["submitted", "submitted again"]
+
+
+def test_sweeps_that_use_the_same_prompts_share_them(store: Store) -> None:
+    first, second = make_sweep("one"), make_sweep("two")
+    store.add_sweep(first)
+    store.add_sweep(second)
+    prompts = first.prompt_sets["demo"]
+    assert store.prompt_set(prompts.digest) == prompts
+
+
+def test_a_sweep_is_found_by_name_by_number_or_as_the_latest(store: Store) -> None:
+    older = store.add_sweep(make_sweep("four-step", source="old"))
+    newer = store.add_sweep(make_sweep("four-step", source="new"))
+    latest = store.add_sweep(make_sweep("2025"))
+    assert store.find_sweep("four-step") == newer
+    assert store.find_sweep(str(older)) == older
+    assert store.find_sweep("2025") == latest
+    assert store.find_sweep(None) == latest
+
+
+def test_an_unknown_sweep_is_answered_with_the_nearest_names(store: Store) -> None:
+    with pytest.raises(UnknownSweepError, match="holds no sweep yet"):
+        store.find_sweep(None)
+    store.add_sweep(make_sweep("four-step"))
+    with pytest.raises(UnknownSweepError, match="did you mean 'four-step'"):
+        store.find_sweep("fuor-step")
+    with pytest.raises(UnknownSweepError, match="no sweep '9'"):
+        store.find_sweep("9")
+    with pytest.raises(UnknownSweepError, match="no sweep '99999999999999999999'"):
+        store.find_sweep("9" * 20)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda store: store.progress(7),
+        lambda store: store.sweep_state(7),
+        lambda store: store.record(7),
+        lambda store: store.resolved(7),
+        lambda store: store.acquire_lease(7, "me", MINUTE),
+        lambda store: store.cancel(7),
+        lambda store: store.retry(7),
+        lambda store: store.job(7),
+        lambda store: store.samples(7),
+        lambda store: store.attempts(7),
+    ],
+)
+def test_a_number_that_stands_for_nothing_is_refused(store: Store, ask: Callable[[Store], object]) -> None:
+    with pytest.raises(UnknownSweepError, match="7"):
+        ask(store)
+
+
+def test_the_list_of_sweeps_counts_jobs_by_state_and_shows_the_latest_first(store: Store) -> None:
+    first, second = store.add_sweep(make_sweep("one")), store.add_sweep(make_sweep("two", repeats=1))
+    claim = take(store, first)
+    store.land(claim, make_result(claim.job))
+    newest, oldest = store.list_sweeps()
+    assert (newest.id, newest.name, newest.state) == (second, "two", SweepState.QUEUED)
+    assert (oldest.id, oldest.digest) == (first, make_sweep("one").digest)
+    assert oldest.jobs[JobState.DONE] == 1
+    assert oldest.jobs[JobState.QUEUED] == 3
+    assert oldest.created_at.endswith("+00:00")
+
+
+def test_the_pairs_with_queued_jobs_are_named_in_the_order_of_their_next_jobs(store: Store) -> None:
+    sweep_id = store.add_sweep(make_sweep(pairs=("demo", "other"), repeats=1))
+    assert store.queued_pairs(sweep_id) == ["other", "demo"]
+    store.fail_pair(sweep_id, "other", "no such folder")
+    assert store.queued_pairs(sweep_id) == ["demo"]
+
+
+def test_the_state_of_a_sweep_follows_its_jobs_and_its_lease(store: Store) -> None:
+    sweep_id = store.add_sweep(make_sweep(repeats=1))
+    assert store.sweep_state(sweep_id) == SweepState.QUEUED
+    store.acquire_lease(sweep_id, "me", MINUTE)
+    assert store.sweep_state(sweep_id) == SweepState.RUNNING
+    claim = take(store, sweep_id)
+    store.release_lease(sweep_id, "me")
+    assert store.sweep_state(sweep_id) == SweepState.INTERRUPTED
+    store.land(claim, make_result(claim.job))
+    second = take(store, sweep_id)
+    store.fail(second, error_class="DecodingError", message="wrong token", final=True)
+    assert store.sweep_state(sweep_id) == SweepState.FAILED
+    store.retry(sweep_id)
+    third = take(store, sweep_id)
+    store.land(third, make_result(third.job))
+    assert store.sweep_state(sweep_id) == SweepState.DONE
+
+
+def test_a_sweep_without_open_or_failed_jobs_is_cancelled_if_any_job_was(store: Store, sweep_id: int) -> None:
+    claim = take(store, sweep_id)
+    store.land(claim, make_result(claim.job))
+    store.cancel(sweep_id)
+    assert store.sweep_state(sweep_id) == SweepState.CANCELLED
+
+
+# ---------------------------------------------------------------------- leases
+
+
+def test_a_sweep_has_one_controller_until_it_lets_go(store: Store, sweep_id: int) -> None:
+    assert store.acquire_lease(sweep_id, "first", MINUTE)
+    assert store.acquire_lease(sweep_id, "first", MINUTE)
+    assert not store.acquire_lease(sweep_id, "second", MINUTE)
+    store.release_lease(sweep_id, "second")
+    assert not store.acquire_lease(sweep_id, "second", MINUTE)
+    store.release_lease(sweep_id, "first")
+    assert store.acquire_lease(sweep_id, "second", MINUTE)
+
+
+def test_an_expired_lease_is_taken_over_and_its_holder_hears_of_it(store: Store, sweep_id: int) -> None:
+    assert store.acquire_lease(sweep_id, "first", -1.0)
+    assert store.acquire_lease(sweep_id, "second", MINUTE)
+    with pytest.raises(LeaseLostError):
+        store.renew_lease(sweep_id, "first", MINUTE)
+    store.renew_lease(sweep_id, "second", MINUTE)
+
+
+def test_a_renewed_lease_lives_longer(store: Store, sweep_id: int) -> None:
+    store.acquire_lease(sweep_id, "first", -1.0)
+    store.renew_lease(sweep_id, "first", MINUTE)
+    assert not store.acquire_lease(sweep_id, "second", MINUTE)
+
+
+def test_leases_are_kept_to_fractions_of_a_second(store: Store, sweep_id: int) -> None:
+    store.acquire_lease(sweep_id, "first", 0.25)
+    assert not store.acquire_lease(sweep_id, "second", MINUTE)
+    time.sleep(0.3)
+    assert store.acquire_lease(sweep_id, "second", MINUTE)
+
+
+def test_only_the_holder_of_a_live_lease_recovers(store: Store, sweep_id: int) -> None:
+    with pytest.raises(LeaseLostError):
+        store.recover(sweep_id, "me")
+    store.acquire_lease(sweep_id, "me", -1.0)
+    with pytest.raises(LeaseLostError):
+        store.recover(sweep_id, "me")
+
+
+def test_recovery_queues_what_an_earlier_controller_left_running_without_blame(
+    store: Store, sweep_id: int
+) -> None:
+    claim = take(store, sweep_id)
+    store.acquire_lease(sweep_id, "me", MINUTE)
+    assert store.recover(sweep_id, "me") == 1
+    assert state(store, claim) == JobState.QUEUED
+    assert store.job(claim.job_id).tries == 0
+    assert outcomes(store, claim.job_id) == [Outcome.LOST]
+    assert "lost" in kinds(store, sweep_id)
+    assert store.land(claim, make_result(claim.job)) == Landing.FENCED
+    assert store.recover(sweep_id, "me") == 0
+
+
+# ---------------------------------------------------------------------- claims
+
+
+def test_jobs_are_claimed_in_their_order_once_each_and_pair_by_pair(store: Store) -> None:
+    resolved = make_sweep(pairs=("demo", "other"), repeats=1)
+    sweep_id = store.add_sweep(resolved)
+    claims = [take(store, sweep_id) for _ in range(2)]
+    expected = sorted(
+        (job for job in resolved.jobs if job.pair.spec.name == "demo"), key=lambda job: job.position
+    )
+    assert [claim.job for claim in claims] == expected
+    assert store.claim(sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE) is None
+    assert store.claim(sweep_id, pair="other", actor="actor-1", lease_seconds=MINUTE) is not None
+
+
+def test_a_claim_is_a_running_job_with_an_open_attempt(store: Store, sweep_id: int) -> None:
+    claim = take(store, sweep_id, actor="actor-9")
+    assert (claim.epoch, claim.tries, state(store, claim)) == (1, 0, JobState.RUNNING)
+    (attempt,) = store.attempts(claim.job_id)
+    assert (attempt.id, attempt.epoch, attempt.actor) == (claim.attempt_id, 1, "actor-9")
+    assert attempt.ended_at is None
+    assert attempt.outcome is None
+
+
+def test_two_connections_never_claim_the_same_job(store: Store, database_url: str) -> None:
+    sweep_id = store.add_sweep(make_sweep(repeats=20))
+    claimed: list[int] = []
+
+    def claim_all() -> None:
+        with Store.open(database_url, create=False) as own:
+            while claim := own.claim(sweep_id, pair="demo", actor="actor", lease_seconds=MINUTE):
+                claimed.append(claim.job_id)
+
+    threads = [threading.Thread(target=claim_all) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(claimed) == 40
+    assert len(set(claimed)) == 40
+
+
+def test_one_of_many_that_submit_at_once_stores_the_sweep(store: Store, database_url: str) -> None:
+    found: list[int] = []
+
+    def submit() -> None:
+        with Store.open(database_url, create=False) as own:
+            found.append(own.add_sweep(make_sweep()))
+
+    threads = [threading.Thread(target=submit) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert len(set(found)) == 1
+    assert len(store.list_sweeps()) == 1
+    assert sum(store.progress(found[0]).values()) == 4
+
+
+def test_a_claim_that_is_not_renewed_expires_and_its_job_is_claimed_anew(store: Store, sweep_id: int) -> None:
+    late = take(store, sweep_id, seconds=-1.0)
+    alive = take(store, sweep_id)
+    assert store.expire_claims(sweep_id) == 1
+    assert state(store, late) == JobState.QUEUED
+    assert state(store, alive) == JobState.RUNNING
+    assert outcomes(store, late.job_id) == [Outcome.EXPIRED]
+    again = take(store, sweep_id)
+    assert (again.job_id, again.epoch) == (late.job_id, 2)
+
+
+def test_a_renewed_claim_does_not_expire(store: Store, sweep_id: int) -> None:
+    claim = take(store, sweep_id, seconds=-1.0)
+    assert store.renew_claim(claim, MINUTE)
+    assert store.expire_claims(sweep_id) == 0
+
+
+def test_a_job_given_up_is_queued_again_without_blame(store: Store, sweep_id: int) -> None:
+    claim = take(store, sweep_id)
+    assert store.put_back(claim, "the controller stopped")
+    again = take(store, sweep_id)
+    assert (again.job_id, again.tries) == (claim.job_id, 0)
+    assert outcomes(store, claim.job_id) == [Outcome.PUT_BACK, None]
+    assert store.attempts(claim.job_id)[0].error == "the controller stopped"
+
+
+# --------------------------------------------------------------------- landing
+
+
+def test_a_landed_result_comes_back_exactly(store: Store, sweep_id: int) -> None:
+    claim = take(store, sweep_id)
+    result = make_result(claim.job, sentinels=[make_sentinel()])
+    assert store.land(claim, result) == Landing.LANDED
+    assert store.samples(claim.job_id) == result.samples
+    stored = store.job(claim.job_id)
+    assert stored.state == JobState.DONE
+    assert stored.samples == tuple(sum_rounds(sample) for sample in result.samples)
+    assert (stored.actor, stored.environment) == ("actor-1", result.environment.digest)
+    assert outcomes(store, claim.job_id) == [Outcome.LANDED]
+
+
+def test_a_sample_without_rounds_and_without_optional_facts_comes_back_exactly(
+    store: Store, sweep_id: int
+) -> None:
+    claim = take(store, sweep_id)
+    bare = replace(
+        make_sample(rounds=0, exactness=None),
+        divergence_index=None,
+        divergence_margin_ulp=None,
+        distinct_2=None,
+        text="",
+        token_ids=(),
+    )
+    store.land(claim, replace(make_result(claim.job), samples=(bare,), peak_memory_bytes=None))
+    assert store.samples(claim.job_id) == (bare,)
+    assert store.job(claim.job_id).samples == (sum_rounds(bare),)
+
+
+@pytest.mark.parametrize("margin", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_kept_apart_from_unknown(
+    store: Store, sweep_id: int, margin: float
+) -> None:
+    claim = take(store, sweep_id)
+    odd = replace(make_sample(), divergence_margin_ulp=margin)
+    store.land(claim, replace(make_result(claim.job), samples=(odd,)))
+    (read,) = store.samples(claim.job_id)
+    assert repr(read.divergence_margin_ulp) == repr(margin)
+
+
+def test_text_that_a_database_cannot_hold_does_not_stop_a_landing(store: Store, sweep_id: int) -> None:
+    claim = take(store, sweep_id)
+    odd = replace(make_sample(), text="a\0b\ud800")
+    store.land(claim, replace(make_result(claim.job), samples=(odd,)))
+    (read,) = store.samples(claim.job_id)
+    assert read.text == "a\N{SYMBOL FOR NULL}b\\ud800"
+
+
+def test_landing_twice_is_noticed_and_changes_nothing(store: Store, sweep_id: int) -> None:
+    claim = take(store, sweep_id)
+    result = make_result(claim.job)
+    store.land(claim, result)
+    record = store.record(sweep_id)
+    assert store.land(claim, result) == Landing.ALREADY_LANDED
+    assert store.record(sweep_id) == record
+    assert "fenced" not in kinds(store, sweep_id)
+
+
+def test_a_result_that_lands_after_its_claim_expired_leaves_no_row(store: Store, sweep_id: int) -> None:
+    late = take(store, sweep_id, actor="late", seconds=-1.0)
+    store.expire_claims(sweep_id)
+    before = store.record(sweep_id)
+    assert store.land(late, make_result(late.job, sentinels=[make_sentinel("late")])) == Landing.FENCED
+    assert store.record(sweep_id) == before
+    assert store.samples(late.job_id) == ()
+    assert "fenced" in kinds(store, sweep_id)
+
+
+def test_the_result_of_the_newest_claim_stands_against_a_late_one(store: Store, sweep_id: int) -> None:
+    late = take(store, sweep_id, actor="late", seconds=-1.0)
+    store.expire_claims(sweep_id)
+    newer = take(store, sweep_id, actor="newer")
+    assert store.land(late, make_result(late.job, actor="late")) == Landing.FENCED
+    assert store.land(newer, make_result(newer.job, actor="newer")) == Landing.LANDED
+    assert store.land(late, make_result(late.job, actor="late")) == Landing.FENCED
+    assert store.job(newer.job_id).actor == "newer"
+    assert outcomes(store, newer.job_id) == [Outcome.EXPIRED, Outcome.LANDED]
+
+
+def test_a_result_of_another_job_is_refused(store: Store, sweep_id: int) -> None:
+    claim, other = take(store, sweep_id), take(store, sweep_id)
+    with pytest.raises(ValueError, match="is not that of"):
+        store.land(claim, make_result(other.job))
+    assert state(store, claim) == JobState.RUNNING
+
+
+def test_a_sentinel_that_comes_twice_is_stored_once(store: Store, sweep_id: int) -> None:
+    for sequences in ([0], [0, 1]):
+        claim = take(store, sweep_id)
+        sentinels = [make_sentinel(sequence=sequence) for sequence in sequences]
+        store.land(claim, make_result(claim.job, sentinels=sentinels))
+    stored = store.record(sweep_id).sentinels
+    assert [(sentinel.actor, sentinel.sequence, sentinel.pair) for sentinel in stored] == [
+        ("actor-1", 0, "demo"),
+        ("actor-1", 1, "demo"),
+    ]
+    assert stored[0].samples == tuple(sum_rounds(sample) for sample in make_sentinel().samples)
+
+
+class CrashError(Exception):
+    """What the tests below throw into the middle of a transaction."""
+
+
+@contextmanager
+def crash_at_statement(number: int) -> Iterator[None]:
+    """Raise at the n-th statement that this thread sends from now on."""
+    statements = itertools.count(1)
+
+    def count(*_: Any) -> None:
+        if next(statements) == number:
+            raise CrashError
+
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
+
+
+def test_a_crash_before_any_statement_of_a_landing_leaves_nothing_of_it(store: Store, sweep_id: int) -> None:
+    claim = take(store, sweep_id)
+    result = make_result(claim.job, sentinels=[make_sentinel()])
+    before, events = store.record(sweep_id), store.events(sweep_id)
+    for crashes in itertools.count():
+        try:
+            with crash_at_statement(crashes + 1):
+                landing = store.land(claim, result)
+            break
+        except CrashError:
+            assert store.record(sweep_id) == before
+            assert store.events(sweep_id) == events
+            assert store.samples(claim.job_id) == ()
+    assert crashes >= 8, "a landing has at least a statement for each of its tables"
+    assert landing == Landing.LANDED
+    assert store.samples(claim.job_id) == result.samples
+
+
+# ---------------------------------------------------- failing, cancelling, retrying
+
+
+def test_a_job_that_failed_may_be_tried_again_and_counts_its_tries(store: Store, sweep_id: int) -> None:
+    claim = take(store, sweep_id)
+    failed = store.fail(claim, error_class="MemoryError", message="out of memory", final=False)
+    assert failed == JobState.QUEUED
+    assert store.job(claim.job_id).error == "MemoryError: out of memory"
+    again = take(store, sweep_id)
+    assert (again.job_id, again.tries) == (claim.job_id, 1)
+    assert store.fail(again, error_class="MemoryError", message="again", final=True) == JobState.FAILED
+    job = store.job(claim.job_id)
+    assert (job.state, job.tries, job.error) == (JobState.FAILED, 2, "MemoryError: again")
+    assert outcomes(store, claim.job_id) == [Outcome.FAILED, Outcome.FAILED]
+
+
+def test_a_job_that_lands_after_a_failure_keeps_no_error(store: Store, sweep_id: int) -> None:
+    claim = take(store, sweep_id)
+    store.fail(claim, error_class="ActorDiedError", message="killed", final=False)
+    again = take(store, sweep_id)
+    store.land(again, make_result(again.job))
+    assert store.job(again.job_id).error is None
+    assert store.attempts(again.job_id)[0].error == "killed"
+
+
+def test_retrying_queues_failed_jobs_alone_and_forgets_their_tries(store: Store, sweep_id: int) -> None:
+    failed, landed, running = (take(store, sweep_id) for _ in range(3))
+    store.fail(failed, error_class="DecodingError", message="wrong token", final=True)
+    store.land(landed, make_result(landed.job))
+    assert store.retry(sweep_id) == 1
+    job = store.job(failed.job_id)
+    assert (job.state, job.tries, job.error) == (JobState.QUEUED, 0, None)
+    assert state(store, landed) == JobState.DONE
+    assert state(store, running) == JobState.RUNNING
+    store.cancel(sweep_id)
+    assert store.retry(sweep_id) == 0
+
+
+def test_cancelling_ends_what_is_queued_or_running_and_nothing_else(store: Store, sweep_id: int) -> None:
+    landed, failed, running = (take(store, sweep_id) for _ in range(3))
+    store.land(landed, make_result(landed.job))
+    store.fail(failed, error_class="DecodingError", message="wrong token", final=True)
+    assert store.cancel(sweep_id) == 2
+    counts = store.progress(sweep_id)
+    assert [counts[state] for state in JobState] == [0, 0, 1, 1, 2]
+    assert outcomes(store, running.job_id) == [Outcome.CANCELLED]
+    assert store.claim(sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE) is None
+    assert store.cancel(sweep_id) == 0
+
+
+def test_a_pair_that_does_not_load_fails_its_queued_jobs_and_no_other(store: Store) -> None:
+    sweep_id = store.add_sweep(make_sweep(pairs=("demo", "other")))
+    running = take(store, sweep_id)
+    assert store.fail_pair(sweep_id, "demo", "no such folder") == 3
+    assert state(store, running) == JobState.RUNNING
+    jobs = store.record(sweep_id).jobs
+    failed = [job for job in jobs if job.state == JobState.FAILED]
+    assert {(job.pair, job.error) for job in failed} == {("demo", "PairError: no such folder")}
+    assert sum(job.state == JobState.QUEUED for job in jobs) == 4
+
+
+def expired(store: Store, sweep_id: int, claim: Claim) -> None:
+    store.renew_claim(claim, -1.0)
+    store.expire_claims(sweep_id)
+
+
+def claimed_anew(store: Store, sweep_id: int, claim: Claim) -> None:
+    expired(store, sweep_id, claim)
+    take(store, sweep_id)
+
+
+def cancelled(store: Store, sweep_id: int, claim: Claim) -> None:  # noqa: ARG001
+    store.cancel(sweep_id)
+
+
+def failed_for_good(store: Store, sweep_id: int, claim: Claim) -> None:  # noqa: ARG001
+    store.fail(claim, error_class="DecodingError", message="wrong token", final=True)
+
+
+def landed_already(store: Store, sweep_id: int, claim: Claim) -> None:  # noqa: ARG001
+    store.land(claim, make_result(claim.job))
+
+
+@pytest.mark.parametrize("overtake", [expired, claimed_anew, cancelled, failed_for_good, landed_already])
+@pytest.mark.parametrize(
+    ("act", "refused"),
+    [
+        (lambda store, claim: store.renew_claim(claim, MINUTE), False),
+        (lambda store, claim: store.put_back(claim, "stopped"), False),
+        (lambda store, claim: store.fail(claim, error_class="E", message="late", final=True), None),
+        (lambda store, claim: store.fail(claim, error_class="E", message="late", final=False), None),
+    ],
+    ids=["renew", "put back", "fail", "fail and queue"],
+)
+def test_a_claim_that_was_overtaken_changes_nothing(
+    store: Store,
+    sweep_id: int,
+    overtake: Callable[[Store, int, Claim], None],
+    act: Callable[[Store, Claim], object],
+    refused: object,
+) -> None:
+    claim = take(store, sweep_id)
+    overtake(store, sweep_id, claim)
+    before, attempts = store.record(sweep_id), store.attempts(claim.job_id)
+    assert act(store, claim) is refused
+    assert store.record(sweep_id) == before
+    assert store.attempts(claim.job_id) == attempts
+
+
+@pytest.mark.parametrize("overtake", [expired, claimed_anew, cancelled, failed_for_good])
+def test_a_result_that_was_overtaken_is_fenced(
+    store: Store, sweep_id: int, overtake: Callable[[Store, int, Claim], None]
+) -> None:
+    claim = take(store, sweep_id)
+    overtake(store, sweep_id, claim)
+    before = store.record(sweep_id)
+    assert store.land(claim, make_result(claim.job)) == Landing.FENCED
+    assert store.record(sweep_id) == before
+
+
+# --------------------------------------------------------------- records, events
+
+
+def test_a_record_holds_the_whole_sweep(store: Store, sweep_id: int) -> None:
+    claim = take(store, sweep_id)
+    result = make_result(claim.job, sentinels=[make_sentinel()])
+    store.land(claim, result)
+    record = store.record(sweep_id)
+    assert (record.id, record.name, record.baseline, record.confidence) == (
+        sweep_id,
+        "four-step",
+        "Baseline",
+        0.95,
+    )
+    assert record.configurations == CONFIGURATIONS
+    assert record.merged == make_sweep().spec.merged
+    assert record.pairs == ("demo",)
+    assert record.state == "interrupted"
+    assert record.environments == {result.environment.digest: result.environment.facts}
+    assert [job.id for job in record.jobs if job.samples] == [claim.job_id]
+    assert next(job for job in record.jobs if job.id == claim.job_id) == store.job(claim.job_id)
+    assert {job.params["depth"] for job in record.jobs if job.method == "tree"} == {7}
+
+
+def test_a_record_takes_no_more_queries_for_more_jobs(store: Store) -> None:
+    counts = []
+    for repeats in (1, 6):
+        sweep_id = store.add_sweep(make_sweep(str(repeats), repeats=repeats))
+        while claim := store.claim(sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE):
+            store.land(claim, make_result(claim.job))
+        statements: list[str] = []
+
+        def note(
+            _connection: Any, _cursor: Any, statement: str, *_: Any, seen: list[str] = statements
+        ) -> None:
+            seen.append(statement)
+
+        event.listen(Engine, "before_cursor_execute", note)
+        store.record(sweep_id)
+        event.remove(Engine, "before_cursor_execute", note)
+        counts.append(len(statements))
+        assert not any("round." in statement for statement in statements)
+    assert counts[0] == counts[1]
+
+
+def test_environments_of_other_sweeps_are_not_in_a_record(store: Store, sweep_id: int) -> None:
+    other = store.add_sweep(make_sweep("other"))
+    elsewhere = Environment(digest=digest("elsewhere"), facts={"cores": 64})
+    for sweep, environment in ((sweep_id, None), (other, elsewhere)):
+        claim = take(store, sweep)
+        result = make_result(claim.job)
+        store.land(claim, replace(result, environment=environment or result.environment))
+    assert set(store.record(other).environments) == {elsewhere.digest}
+
+
+def test_events_are_read_in_order_and_from_where_one_left_off(store: Store, sweep_id: int) -> None:
+    claim = take(store, sweep_id)
+    (_, seen) = store.events(sweep_id)
+    store.log_event(sweep_id, "drift", {"percent": 3.5}, claim.job_id)
+    store.land(claim, make_result(claim.job))
+    later = store.events(sweep_id, after=seen.id)
+    assert [(happened.kind, happened.job_id) for happened in later] == [
+        ("drift", claim.job_id),
+        ("landed", claim.job_id),
+    ]
+    assert later[0].detail == {"percent": 3.5}
+    assert later[0].at <= later[1].at
+
+
+# ------------------------------------------------------------------ SQLite alone
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+def test_a_process_killed_while_a_result_lands_leaves_the_file_whole(file: Path) -> None:
+    with Store.open(f"sqlite:///{file}", create=True) as store:
+        sweep_id = store.add_sweep(make_sweep())
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED_CHILD, f"sqlite:///{file}"], cwd=Path(__file__).parent, check=False
+    )
+    assert child.returncode == -signal.SIGKILL
+    unfinished = [*file.parent.glob("store.db-journal"), *file.parent.glob("store.db-wal")]
+    assert any(journal.stat().st_size for journal in unfinished), "it died in the middle of writing"
+    with Store.open(f"sqlite:///{file}", create=False) as store:
+        (running,) = [job for job in store.record(sweep_id).jobs if job.state == JobState.RUNNING]
+        assert store.samples(running.id) == ()
+        assert store.record(sweep_id).sentinels == ()
+        store.acquire_lease(sweep_id, "next", MINUTE)
+        assert store.recover(sweep_id, "next") == 1
+        claim = take(store, sweep_id)
+        assert claim.job_id == running.id
+        assert store.land(claim, make_result(claim.job)) == Landing.LANDED
+    with sqlite3.connect(file) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("PRAGMA foreign_key_check").fetchone() is None
+    connection.close()
+
+
+KILLED_CHILD = """
+import os, signal, sys
+from sqlalchemy import Engine, event
+from dyna_eval_db.store import Store
+from measurements import make_result, make_sentinel
+
+store = Store.open(sys.argv[1], create=False)
+claim = store.claim(1, pair="demo", actor="actor-1", lease_seconds=60.0)
+
+@event.listens_for(Engine, "connect")
+@event.listens_for(Engine, "checkout")
+def keep_little_in_memory(connection, *_):
+    connection.execute("PRAGMA cache_size = 10")  # so that the file is written to before the commit
+
+@event.listens_for(Engine, "commit")
+def die(_connection):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+store.land(claim, make_result(claim.job, sentinels=[make_sentinel()], rounds=2000))
+"""
+
+
+def test_a_reader_sees_one_moment_while_results_land(file: Path) -> None:
+    """Every record is consistent: a job is done exactly if it has its samples."""
+    url = f"sqlite:///{file}"
+    with Store.open(url, create=True) as store:
+        sweep_id = store.add_sweep(make_sweep(repeats=10))
+
+        def land_all() -> None:
+            with Store.open(url, create=False) as own:
+                while claim := own.claim(sweep_id, pair="demo", actor="a", lease_seconds=MINUTE):
+                    own.land(claim, make_result(claim.job))
+
+        writer = threading.Thread(target=land_all)
+        writer.start()
+        while writer.is_alive():
+            for job in store.record(sweep_id).jobs:
+                assert bool(job.samples) == (job.state == JobState.DONE)
+        writer.join()
+        assert store.progress(sweep_id)[JobState.DONE] == 20
+
+
+def test_a_store_may_be_used_from_several_threads(file: Path) -> None:
+    with Store.open(f"sqlite:///{file}", create=True) as store:
+        sweep_id = store.add_sweep(make_sweep(repeats=10))
+        store.acquire_lease(sweep_id, "me", MINUTE)
+        renewals = threading.Thread(
+            target=lambda: [store.renew_lease(sweep_id, "me", MINUTE) for _ in range(20)]
+        )
+        renewals.start()
+        while claim := store.claim(sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE):
+            store.land(claim, make_result(claim.job))
+        renewals.join()
+        assert store.progress(sweep_id)[JobState.DONE] == 20
+
+
+def test_a_write_that_the_database_refuses_is_reported_in_one_line(file: Path) -> None:
+    with Store.open(f"sqlite:///{file}", create=True) as store:
+
+        @event.listens_for(Engine, "begin")
+        def leave_no_room(connection: Any) -> None:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1")
+
+        try:
+            with pytest.raises(DatabaseError) as refused:
+                store.add_sweep(make_sweep(source="a long file " * 10_000))
+        finally:
+            event.remove(Engine, "begin", leave_no_room)
+        assert str(refused.value) == f"sqlite:///{file}: database or disk is full"
+        assert store.list_sweeps() == []
+
+
+def test_sqlite_keeps_foreign_keys_and_syncs_every_commit(file: Path) -> None:
+    with Store.open(f"sqlite:///{file}", create=True) as store:
+        pragmas: dict[str, Any] = {}
+
+        @event.listens_for(Engine, "begin")
+        def look(connection: Any) -> None:
+            for name in ("foreign_keys", "synchronous", "journal_mode", "busy_timeout"):
+                pragmas[name] = connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+
+        store.list_sweeps()
+        event.remove(Engine, "begin", look)
+    journal = "wal" if wal_is_safe(sqlite3.sqlite_version_info) else "truncate"
+    assert pragmas == {
+        "foreign_keys": 1,
+        "synchronous": 2,
+        "journal_mode": journal,
+        "busy_timeout": 30_000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [
+        ((3, 40, 1), False),
+        ((3, 44, 5), False),
+        ((3, 44, 6), True),
+        ((3, 45, 6), False),
+        ((3, 50, 6), False),
+        ((3, 50, 7), True),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((3, 52, 0), True),
+        ((4, 0, 0), True),
+    ],
+)
+def test_wal_is_used_only_where_sqlite_has_the_reset_fix(version: tuple[int, int, int], safe: bool) -> None:
+    assert wal_is_safe(version) is safe
+
+
+MOUNTS = """\
+/dev/vda / ext4 rw 0 0
+server:/home /home nfs4 rw 0 0
+/dev/vdb /home/me/scratch ext4 rw 0 0
+share /mnt/my\\040share cifs rw 0 0
+9p / 9p rw 0 0
+/dev/vda / ext4 rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/store.db", None),
+        ("/home/me/store.db", "nfs4"),
+        ("/home/me/scratch/store.db", None),
+        ("/mnt/my share/store.db", "cifs"),
+        ("/homely/store.db", None),
+    ],
+)
+def test_a_network_file_system_is_known_by_the_nearest_mount(path: str, kind: str | None) -> None:
+    assert network_file_system(Path(path), MOUNTS) == kind
+
+
+def test_nothing_is_left_open_after_closing(file: Path) -> None:
+    with Store.open(f"sqlite:///{file}", create=True) as store:
+        store.add_sweep(make_sweep())
+        store.list_sweeps()
+    links = Path("/proc/self/fd").iterdir()
+    assert not any(str(file) in str(link.readlink()) for link in links if link.is_symlink())
