@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,16 @@ from dyna_eval_workers.resolution import resolve_sweep
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dyna_eval.errors import DynaEvalError, InputError, LeaseLostError, PairError
-from dyna_eval.jobs import Happening, JobResult, JobState, Notice, PromptSet, ResolvedSweep, SweepSpec
+from dyna_eval.jobs import (
+    Happening,
+    JobResult,
+    JobState,
+    Notice,
+    PromptSet,
+    ResolvedSweep,
+    Sentinel,
+    SweepSpec,
+)
 
 LEASE_SECONDS = 60.0
 """How long a claim and the controller's own lease live without a renewal."""
@@ -49,6 +58,8 @@ class _Slot:
     actor: Any = None
     pair: str | None = None
     claim: Claim | None = None
+    undelivered: tuple[Sentinel, ...] = ()
+    """Sentinels of a discarded result: the actor's later jobs are measured against them all the same."""
     started: int = 0
     """Actors started in this place so far; part of the actor's name, so that names stay unique."""
 
@@ -146,15 +157,17 @@ class Controller:
         except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:
             self._lost_worker(slot, claim, error)
         else:
-            landing = self.store.land(claim, result)
-            landed = landing is not Landing.FENCED
-            self._tell(
-                Happening.LANDED if landed else Happening.DISCARDED,
-                slot,
-                claim,
-                seconds=result.wall_seconds,
-                detail="" if landed else "another attempt had taken over",
-            )
+            self._land(slot, claim, result)
+
+    def _land(self, slot: _Slot, claim: Claim, result: JobResult) -> None:
+        sentinels = (*slot.undelivered, *result.sentinels)
+        landing = self.store.land(claim, replace(result, sentinels=sentinels))
+        if landing is Landing.FENCED:
+            slot.undelivered = sentinels
+            self._tell(Happening.DISCARDED, slot, claim, detail="its job was cancelled or taken over")
+        else:
+            slot.undelivered = ()
+            self._tell(Happening.LANDED, slot, claim, seconds=result.wall_seconds)
 
     def _failed_in_actor(self, slot: _Slot, claim: Claim, cause: BaseException) -> None:
         """The actor lives and says why: the job's own fault, the pair's, or memory."""
@@ -308,6 +321,7 @@ def _stop(slot: _Slot) -> None:
     if slot.actor is not None:
         ray.kill(slot.actor, no_restart=True)
     slot.actor = slot.pair = None
+    slot.undelivered = ()
 
 
 def _one_line(error: BaseException) -> str:

@@ -19,10 +19,9 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from dyna_eval_workers.session import distinct_n
 from train_demo_pair import corpus, is_held_out
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXForCausalLM
-
-from dyna_eval_workers.session import distinct_n
 
 PROMPT_TOKENS, SEED_TOKENS, CONTINUATION = 160, 128, 64
 WANTED, PER_FILE = 40, 3
@@ -41,8 +40,8 @@ def candidates(documents: dict[str, str]) -> list[tuple[str, str, int, str]]:
         if not is_held_out(name):
             continue
         category = "reference" if name.startswith("topics/") else "code"
-        for match in BEGINNINGS[category].finditer(text):
-            found.append((category, name, match.start(), text[match.start() : match.start() + 1500]))
+        starts = [match.start() for match in BEGINNINGS[category].finditer(text)]
+        found += [(category, name, start, text[start : start + 1500]) for start in starts]
     return sorted(found, key=lambda row: hashlib.sha256(f"{row[1]}:{row[2]}".encode()).digest())
 
 
@@ -69,7 +68,9 @@ def is_real_text(token_ids: tuple[int, ...]) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pair", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()

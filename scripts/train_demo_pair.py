@@ -25,6 +25,7 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import torch
 import torch.nn.functional as F
@@ -54,8 +55,6 @@ def corpus() -> dict[str, str]:
         text = path.read_text("utf-8", errors="ignore")
         if len(text) > 200:
             documents[str(name)] = text
-    from pydoc_data.topics import topics
-
     documents |= {f"topics/{name}": text for name, text in sorted(topics.items())}
     return documents
 
@@ -159,6 +158,7 @@ def train_together(
     target: GPTNeoXForCausalLM,
     draft: GPTNeoXForCausalLM,
     tokens: torch.Tensor,
+    *,
     steps: int,
     seed: int,
     save: Iterator[None],
@@ -290,7 +290,7 @@ def main() -> None:
         flush=True,
     )
     save = saver({"target": target, "draft": draft}, tokenizer, arguments.out)
-    train_together(target, draft, tokens, arguments.steps, arguments.seed, save)
+    train_together(target, draft, tokens, steps=arguments.steps, seed=arguments.seed, save=save)
     next(save)
     train_on_written(target, draft, tokens, arguments.distill_steps, arguments.seed)
     next(save)

@@ -17,12 +17,13 @@ from transformers import (
 
 VOCABULARY = 300
 POSITIONS = 128
+END = "<|end|>"
 
 
-def tiny_gpt_neox(*, seed: int, hidden: int = 32, layers: int = 2) -> Any:
+def tiny_gpt_neox(*, seed: int, hidden: int = 32, layers: int = 2, vocabulary: int = VOCABULARY) -> Any:
     torch.manual_seed(seed)
     config = GPTNeoXConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=2,
@@ -54,11 +55,11 @@ def tiny_llama(*, seed: int, hidden: int = 32, layers: int = 2) -> Any:
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of 256 bytes and an end token, numbered 0."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<|end|>": 0} | {letter: index + 1 for index, letter in enumerate(alphabet)}
+    vocabulary = {END: 0} | {letter: index + 1 for index, letter in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END)
 
 
 def save_model(model: Any, folder: Path) -> Path:
@@ -69,7 +70,7 @@ def save_model(model: Any, folder: Path) -> Path:
 
 
 def _sharpened(model: Any) -> Any:
-    """Scale the random weights up, so that the model prefers some tokens and its text does not loop at once."""
+    """Scale the random weights up, so that the model prefers some tokens over others."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-
-from dyna_eval.errors import DecodingError
-from dyna_eval.jobs import GenerationSpec
 from dyna_eval_workers.decoding import Decoded, Decoder
 from dyna_eval_workers.policies import TopBranches
 from dyna_eval_workers.runner import Runner
+
+from dyna_eval.errors import DecodingError
+from dyna_eval.jobs import GenerationSpec
 from tests.models import VOCABULARY, tiny_gpt_neox, tiny_llama
 
 PROMPT = (17, 5, 250, 31, 8)
