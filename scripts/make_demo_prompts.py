@@ -3,7 +3,7 @@
 
 A prompt begins where a definition or a paragraph begins. Small models loop under greedy decoding, and a
 loop is easy to draft, so a prompt is taken only if the target's own greedy continuation of its first
-128 tokens is real text: at least 0.55 of its bigrams differ, and no token makes up a third of it. The
+128 tokens is real text: at least half of its bigrams differ, and no token makes up a third of it. The
 draft has no part in the choice.
 
     python scripts/make_demo_prompts.py --pair build/demo-pair --out workers/dyna_eval_workers/demo_pair
@@ -15,7 +15,7 @@ import argparse
 import hashlib
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import torch
@@ -24,9 +24,10 @@ from train_demo_pair import corpus, is_held_out
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXForCausalLM
 
 PROMPT_TOKENS, SEED_TOKENS, CONTINUATION = 160, 128, 64
-WANTED, PER_FILE = 40, 3
+CHARACTERS = 1500  # enough for PROMPT_TOKENS, and the least distance of two prompts from one file
+WANTED = {"code": 32, "reference": 8}
 BATCH = 64
-DISTINCT_2 = 0.55
+DISTINCT_2 = 0.5
 BEGINNINGS = {
     "code": re.compile(r"^(?=(?:class|def|async def|    def|@\w+\n(?:class|def)) ?\w)", re.MULTILINE),
     "reference": re.compile(r"(?<=\n\n)(?=[A-Z`*])"),
@@ -41,7 +42,7 @@ def candidates(documents: dict[str, str]) -> list[tuple[str, str, int, str]]:
             continue
         category = "reference" if name.startswith("topics/") else "code"
         starts = [match.start() for match in BEGINNINGS[category].finditer(text)]
-        found += [(category, name, start, text[start : start + 1500]) for start in starts]
+        found += [(category, name, start, text[start : start + CHARACTERS]) for start in starts]
     return sorted(found, key=lambda row: hashlib.sha256(f"{row[1]}:{row[2]}".encode()).digest())
 
 
@@ -78,32 +79,28 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(arguments.pair / "target")
     model = AutoModelForCausalLM.from_pretrained(arguments.pair / "target", dtype=torch.float32).eval()
     rows = []
-    for category, name, _, text in candidates(corpus()):
+    for category, name, offset, text in candidates(corpus()):
         token_ids = tokenizer(text, verbose=False)["input_ids"][:PROMPT_TOKENS]
         if len(token_ids) == PROMPT_TOKENS:
-            rows.append((category, name, token_ids))
+            rows.append((category, name, offset, token_ids))
     taken: list[dict[str, str]] = []
-    files: Counter[str] = Counter()
-    categories: Counter[str] = Counter()
-    seen = 0
+    offsets: dict[str, list[int]] = defaultdict(list)
+    counts: Counter[str] = Counter()
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
-        written = continuations(model, [token_ids for _, _, token_ids in batch])
-        for (category, name, token_ids), continuation in zip(batch, written, strict=True):
-            seen += 1
-            full = files[name] == PER_FILE or categories[category] == WANTED // 2
-            if not full and is_real_text(continuation):
-                text = tokenizer.decode(token_ids)
-                taken.append({"text": text, "category": category, "source": name})
-                files[name] += 1
-                categories[category] += 1
-        if len(taken) == WANTED:
-            break
+        written = continuations(model, [token_ids for *_, token_ids in batch])
+        for (category, name, offset, token_ids), continuation in zip(batch, written, strict=True):
+            crowded = any(abs(offset - other) < CHARACTERS for other in offsets[name])
+            if crowded or counts[category] == WANTED[category] or not is_real_text(continuation):
+                continue
+            taken.append({"text": tokenizer.decode(token_ids), "category": category, "source": name})
+            offsets[name].append(offset)
+            counts[category] += 1
     taken.sort(key=lambda row: hashlib.sha256(row["text"].encode()).digest())
     arguments.out.mkdir(parents=True, exist_ok=True)
     with (arguments.out / "prompts.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in taken)
-    print(f"{len(taken)} prompts {dict(categories)} from {len(files)} files; {seen} candidates looked at")
+    print(f"{len(taken)} prompts {dict(counts)} from {len(offsets)} files; {len(rows)} candidates")
 
 
 if __name__ == "__main__":
