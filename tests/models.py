@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -18,6 +20,29 @@ from transformers import (
 VOCABULARY = 300
 POSITIONS = 128
 END = "<|end|>"
+
+_ROTARY = {
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": POSITIONS,
+}
+SUPPORTED: dict[str, dict[str, Any]] = {
+    "gpt_neox": {"intermediate_size": 64, "num_attention_heads": 4, "max_position_embeddings": POSITIONS},
+    "llama": _ROTARY,
+    "gpt2": {"n_head": 4, "n_positions": POSITIONS},
+    "opt": {
+        "ffn_dim": 64,
+        "num_attention_heads": 4,
+        "max_position_embeddings": POSITIONS,
+        "word_embed_proj_dim": 32,
+    },
+    "phi": _ROTARY,
+    "mistral": _ROTARY | {"sliding_window": None},
+    "qwen2": _ROTARY,
+    "qwen3": _ROTARY | {"head_dim": 8},
+}
+"""Architectures that decode exactly, by `model_type`, with what their tiny configuration needs."""
 
 
 def tiny_gpt_neox(*, seed: int, hidden: int = 32, layers: int = 2, vocabulary: int = VOCABULARY) -> Any:
@@ -50,6 +75,25 @@ def tiny_llama(*, seed: int, hidden: int = 32, layers: int = 2) -> Any:
         eos_token_id=0,
     )
     return _sharpened(LlamaForCausalLM(config))
+
+
+def tiny_model(kind: str, *, seed: int, **changes: Any) -> Any:
+    """Return a random model of any architecture, 32 wide and 2 layers deep."""
+    torch.manual_seed(seed)
+    return _sharpened(AutoModelForCausalLM.from_config(tiny_config(kind, **changes)))
+
+
+def tiny_config(kind: str, **changes: Any) -> Any:
+    """Return the configuration of a tiny model of an architecture, supported or not."""
+    common: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+    }
+    return AutoConfig.for_model(kind, **(common | SUPPORTED.get(kind, {}) | changes))
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
