@@ -56,8 +56,8 @@ def _load_rows(spec: PromptSpec) -> Any:
     if spec.dataset == DEMO:
         arguments: dict[str, Any] = {
             "path": "json",
-            "data_files": str(demo_folder() / "prompts.jsonl"),
-            "split": "train",
+            "data_files": {"test": str(demo_folder() / "prompts.jsonl")},
+            "split": spec.split,
         }
     else:
         arguments = {"path": spec.dataset, "name": spec.name, "split": spec.split}
