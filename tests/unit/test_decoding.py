@@ -142,6 +142,22 @@ def test_one_decoder_gives_the_same_tokens_whatever_it_decoded_before(target: An
     assert used.decode(PROMPT, generation, POLICIES["pruned tree"], seed="0").token_ids == first.token_ids
 
 
+def test_phase_times_are_known_in_every_round_and_fit_into_the_decode_time(target: Any) -> None:
+    decoded = decoder(target, target).decode(
+        PROMPT, GenerationSpec(max_new_tokens=15), POLICIES["linear"], seed="0"
+    )
+    phases = [(r.draft_seconds, r.verify_seconds) for r in decoded.rounds]
+    assert len(phases) == 3  # the last one has a single token left, and drafts none
+    assert all(draft is not None and verify is not None for draft, verify in phases)
+    assert sum((draft or 0) + (verify or 0) for draft, verify in phases) <= decoded.decode_seconds
+    assert 0 < decoded.ttft_seconds <= decoded.prefill_seconds + decoded.decode_seconds
+
+
+def test_ar_has_no_draft_time(target: Any) -> None:
+    decoded = decoder(target, None).decode(PROMPT, GenerationSpec(max_new_tokens=3), None, seed="0")
+    assert [(r.draft_seconds, r.drafted, r.emitted) for r in decoded.rounds] == [(None, 0, 1)] * 3
+
+
 def test_another_seed_samples_other_tokens(target: Any) -> None:
     generation = GenerationSpec(max_new_tokens=24, temperature=1.0)
     texts = {decoder(target, None).decode(PROMPT, generation, None, seed=seed).token_ids for seed in "abc"}

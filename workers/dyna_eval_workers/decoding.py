@@ -54,6 +54,7 @@ class _Drafting:
 class _RoundNotes:
     """One round as noted while the clock runs; marks are read only after the last round."""
 
+    speculates: bool
     drafted: int
     verified: int
     depth: int
@@ -176,6 +177,7 @@ class Decoder:
             self.draft.cache.keep(torch.isin(drafting.fed, path).nonzero().squeeze(1))
         emitted = sequence.extend(tokens)
         return _RoundNotes(
+            speculates=drafting is not None,
             drafted=drafting.drafted if drafting else 0,
             verified=tree.size - 1,
             depth=tree.levels,
@@ -237,7 +239,6 @@ class Decoder:
 
     def _read(self, note: _RoundNotes) -> Round:
         begun, grown, verified = note.marks
-        drafts = note.drafted > 0
         return Round(
             drafted=note.drafted,
             verified=note.verified,
@@ -245,7 +246,7 @@ class Decoder:
             accepted=note.accepted,
             emitted=note.emitted,
             capped=note.capped,
-            draft_seconds=self._clock.between(begun, grown) if drafts else None,
+            draft_seconds=self._clock.between(begun, grown) if note.speculates else None,
             verify_seconds=self._clock.between(grown, verified),
         )
 
