@@ -20,7 +20,7 @@ from dyna_eval.sources import DEMO, read_pairs, read_prompts
 from dyna_eval.sweep import merge_equal
 from dyna_eval.yaml_source import Document, Location, apply_override, one_line, read_file, read_yaml
 
-__all__ = ["MAX_CONFIGURATIONS", "json_schema", "load_sweep", "parse_sweep"]
+__all__ = ["MAX_CONFIGURATIONS", "json_schema", "load_sweep", "mistake_at", "parse_sweep"]
 
 MAX_CONFIGURATIONS = 10_000
 _JOBS_PER_CONFIGURATION = 100
@@ -99,6 +99,14 @@ def parse_sweep(
         merged=merged,
         source=_source(text, overrides),
     )
+
+
+def mistake_at(
+    section: str, what: str, *, spec: SweepSpec, file: str, overrides: Sequence[str] = ()
+) -> SweepFileError:
+    """Return a mistake that was found after a file was read, placed where the file gives one of its keys."""
+    place = _overridden(read_yaml(spec.source, file=file), overrides, None).place((section,))
+    return SweepFileError(what, file=place.source, line=place.line)
 
 
 def _overridden(document: Document, overrides: Sequence[str], name: str | None) -> Document:

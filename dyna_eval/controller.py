@@ -7,6 +7,9 @@ dies costs its job one try; the store's epochs make sure that a late result land
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -24,6 +27,7 @@ from dyna_eval_workers.resolution import resolve_sweep
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dyna_eval.errors import DynaEvalError, InputError, LeaseLostError, PairError
+from dyna_eval.holder import is_gone, own_name
 from dyna_eval.jobs import (
     Happening,
     JobResult,
@@ -73,9 +77,7 @@ class Controller:
     watch: Watcher
     cpus_per_pair: int | None = None
     fail_fast: bool = False
-    holder: str = field(
-        default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-    )
+    holder: str = field(default_factory=own_name)
     _prompts: dict[str, Any] = field(default_factory=dict)
     _calls: dict[Any, _Slot] = field(default_factory=dict)
     _renewed: float = 0.0
@@ -87,7 +89,7 @@ class Controller:
         Raises LeaseLostError where another controller works on this sweep. On any exception the jobs in
         flight go back to the queue.
         """
-        if not self.store.acquire_lease(self.sweep_id, self.holder, LEASE_SECONDS):
+        if not self._acquire_lease():
             raise LeaseLostError(
                 f"sweep {self.sweep_id} is being run by another controller; watch it with "
                 f"`dyna-eval status {self.sweep_id}`, or try again in {LEASE_SECONDS:.0f} s if it died"
@@ -101,6 +103,15 @@ class Controller:
             self._put_back(slots)
             self.store.release_lease(self.sweep_id, self.holder)
         return self.store.progress(self.sweep_id)
+
+    def _acquire_lease(self) -> bool:
+        """Take the sweep's lease, also from a controller that was killed on this machine while it held it."""
+        if self.store.acquire_lease(self.sweep_id, self.holder, LEASE_SECONDS):
+            return True
+        other = self.store.lease_holder(self.sweep_id)
+        if other is not None and is_gone(other):
+            self.store.release_lease(self.sweep_id, other)
+        return self.store.acquire_lease(self.sweep_id, self.holder, LEASE_SECONDS)
 
     def _work(self, slots: list[_Slot]) -> None:
         while True:
@@ -253,19 +264,46 @@ def connected(address: str) -> Iterator[None]:
     """Connect to a Ray cluster for the time of a block: `local` starts one, `auto` or host:port joins one."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address == "local":
-        options |= {"include_dashboard": False, "num_cpus": os.cpu_count(), "_temp_dir": _temporary_folder()}
+    folder = _temporary_folder() if address == "local" else None
+    if folder is not None:
+        options |= {"include_dashboard": False, "num_cpus": os.cpu_count(), "_temp_dir": folder}
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        _join(address, options)
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would end the process here and now
+        yield
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)  # logs of Ray's own processes, and their sockets
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    if address not in ("local", "auto"):
+        _check_reachable(address)
     try:
         ray.init(address=address, **options)
+    except SystemExit:  # Ray's answer to SIGTERM while it starts
+        raise KeyboardInterrupt from None
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(
             f"cannot connect to Ray at {address!r}: {_one_line(error)}; "
             "start a cluster there, or leave out --address"
         ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse at once what Ray would try for two minutes, and then end the process over."""
+    found = re.fullmatch(r"(?P<host>[^/\s]+):(?P<port>[0-9]{1,5})", address)
+    if found is None:
+        raise InputError(f"cannot connect to Ray at {address!r}: --address is local, auto or HOST:PORT")
     try:
-        yield
-    finally:
-        ray.shutdown()
+        socket.create_connection((found["host"].strip("[]"), int(found["port"])), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"cannot connect to Ray at {address!r}: {_one_line(error)}; "
+            "start a cluster there, or leave out --address"
+        ) from error
 
 
 def resolve_on_cluster(spec: SweepSpec) -> ResolvedSweep:

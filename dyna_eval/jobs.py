@@ -138,8 +138,6 @@ class Pair:
     target_digest: str
     draft_digest: str | None
     tokenizer_digest: str
-    target_parameters: int | None = None
-    draft_parameters: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,7 +82,7 @@ class Tree(MethodParameters):
     max_nodes: int | None = Field(
         None,
         ge=1,
-        le=65_536,
+        le=4096,
         description=f"Most draft nodes per round; unless given the whole tree, up to {DEFAULT_MAX_NODES}.",
     )
 

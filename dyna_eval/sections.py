@@ -97,7 +97,12 @@ class MeasureSection(Section):
     """How often to measure, and how sure to be."""
 
     repeats: int = Field(_MEASURE.repeats, ge=1, le=1000)
-    warmup: int = Field(_MEASURE.warmup, ge=0, le=1000, description="Unmeasured prompts before a job.")
+    warmup: int = Field(
+        _MEASURE.warmup,
+        ge=0,
+        le=1000,
+        description="Short unmeasured runs before a job, over its first prompt reversed.",
+    )
     confidence: float = Field(_MEASURE.confidence, gt=0, lt=1, allow_inf_nan=False)
     sentinel_every: int = Field(
         _MEASURE.sentinel_every, ge=1, le=1_000_000, description="Jobs between an actor's own baseline runs."

@@ -169,6 +169,7 @@ def sweep_digest(spec: SweepSpec, jobs: Sequence[Job]) -> str:
             "jobs": keys,
             "repeats": spec.measure.repeats,
             "confidence": spec.measure.confidence,
+            "sentinel_every": spec.measure.sentinel_every,
         }
     )
 

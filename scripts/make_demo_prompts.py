@@ -3,7 +3,7 @@
 
 A prompt begins where a definition or a paragraph begins. Small models loop under greedy decoding, and a
 loop is easy to draft, so a prompt is taken only if the target's own greedy continuation of its first
-128 tokens is real text: at least half of its bigrams differ, and no token makes up a third of it. The
+64 tokens is real text: at least half of its bigrams differ, and no token makes up a third of it. The
 draft has no part in the choice.
 
     python scripts/make_demo_prompts.py --pair build/demo-pair --out workers/dyna_eval_workers/demo_pair
@@ -23,7 +23,7 @@ from dyna_eval_workers.session import distinct_n
 from train_demo_pair import corpus, is_held_out
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXForCausalLM
 
-PROMPT_TOKENS, SEED_TOKENS, CONTINUATION = 160, 128, 64
+PROMPT_TOKENS, SEED_TOKENS, CONTINUATION = 160, 64, 64
 CHARACTERS = 1500  # enough for PROMPT_TOKENS, and the least distance of two prompts from one file
 WANTED = {"code": 32, "reference": 8}
 BATCH = 64

@@ -39,7 +39,7 @@ TOKENS_PER_STEP = 2048
 LONG_SHARE = 0.15  # last share of the steps, trained on long windows
 EXCLUDED = {"test", "tests", "idle_test", "site-packages", "encodings", "ensurepip", "lib2to3", "__phello__"}
 HELD_OUT_SHARE = 0.06
-DISTILLATION_PROMPTS = (64, 128)  # prompt lengths of the two rounds of stage 3, in tokens
+WRITTEN_PROMPT = 64  # tokens that the target continues in stage 3
 
 TARGET = {"hidden_size": 320, "num_hidden_layers": 8, "num_attention_heads": 5, "intermediate_size": 1152}
 DRAFT = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
@@ -192,9 +192,9 @@ def train_together(
 
 @torch.no_grad()
 def written_by(
-    target: GPTNeoXForCausalLM, tokens: torch.Tensor, wanted: int, prompt: int, generator: torch.Generator
+    target: GPTNeoXForCausalLM, tokens: torch.Tensor, wanted: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """Let the target continue random training prompts of `prompt` tokens; shape (wanted, SHORT + 1).
+    """Let the target continue random training prompts; shape (wanted, SHORT + 1).
 
     Half of the rows are greedy and half sampled at temperature 0.7, so that the draft sees both the
     text that is asked for and its neighbourhood.
@@ -203,8 +203,8 @@ def written_by(
     batch = 64
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
     for index in range(math.ceil(wanted / batch)):
-        starts = torch.randint(0, len(tokens) - prompt, (batch,), generator=generator)
-        prompts = torch.stack([tokens[start : start + prompt] for start in starts.tolist()])
+        starts = torch.randint(0, len(tokens) - WRITTEN_PROMPT, (batch,), generator=generator)
+        prompts = torch.stack([tokens[start : start + WRITTEN_PROMPT] for start in starts.tolist()])
         sampling = {"do_sample": True, "temperature": 0.7} if index % 2 else {"do_sample": False}
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rows.append(
@@ -225,15 +225,14 @@ def train_on_written(
     draft: GPTNeoXForCausalLM,
     tokens: torch.Tensor,
     *,
-    prompt: int,
     steps: int,
     seed: int,
 ) -> None:
-    """Distil the draft on `steps` windows that the target wrote after prompts of `prompt` tokens."""
+    """Distil the draft on `steps` windows that the target wrote."""
     started = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
     target.eval()
-    rows = written_by(target, tokens, steps, prompt, generator)
+    rows = written_by(target, tokens, steps, generator)
     log(f"{len(rows)} windows written by the target", started)
     optimizer = optimizer_for(draft)
     mean = None
@@ -274,7 +273,9 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=4400, help="steps of 2,048 tokens for target and draft together"
     )
-    parser.add_argument("--distill-steps", type=int, default=2000, help="steps for each round of stage 3")
+    parser.add_argument(
+        "--distill-steps", type=int, default=2000, help="steps for the draft on the target's text"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -294,16 +295,8 @@ def main() -> None:
     save = saver({"target": target, "draft": draft}, tokenizer, arguments.out)
     train_together(target, draft, tokens, steps=arguments.steps, seed=arguments.seed, save=save)
     next(save)
-    for number, prompt in enumerate(DISTILLATION_PROMPTS, start=1):
-        train_on_written(
-            target,
-            draft,
-            tokens,
-            prompt=prompt,
-            steps=arguments.distill_steps,
-            seed=arguments.seed + number,
-        )
-        next(save)
+    train_on_written(target, draft, tokens, steps=arguments.distill_steps, seed=arguments.seed + 1)
+    next(save)
     (arguments.out / "training.json").write_text(
         json.dumps(
             {"seed": arguments.seed, "steps": arguments.steps, "distill_steps": arguments.distill_steps}

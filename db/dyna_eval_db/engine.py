@@ -66,6 +66,8 @@ def parse_address(url: str) -> URL:
         raise DatabaseError(
             "a SQLite database must be a file, so that results are kept; write sqlite:///FILE"
         )
+    if address.query:
+        raise DatabaseError("a SQLite address takes no parameters; write sqlite:///FILE without '?'")
     return address.set(database=str(Path(address.database).absolute()))
 
 
@@ -198,14 +200,10 @@ def check_file(address: URL, *, create: bool) -> None:
     if address.get_backend_name() != "sqlite":
         return
     path = Path(str(address.database))
-    if path.is_dir():
-        raise DatabaseError(f"{path} is a folder; give the name of a database file")
-    if not path.parent.is_dir():
-        raise DatabaseError(f"cannot open {path}: there is no folder {path.parent}")
-    if not create and not path.exists():
-        raise MissingDatabaseError(
-            f"there is no database at {path}; `dyna-eval submit` creates one, --db names another"
-        )
+    try:
+        _check_path(path, create=create)
+    except OSError as error:  # no permission to look, or a name that is too long
+        raise DatabaseError(f"cannot open {path}: {error.strerror}; choose another file") from error
     mounts = Path("/proc/self/mounts")
     if mounts.exists():
         kind = network_file_system(path.resolve(), mounts.read_text(errors="replace"))
@@ -214,6 +212,17 @@ def check_file(address: URL, *, create: bool) -> None:
                 f"{path} lies on a network file system ({kind}), where SQLite's locks cannot be trusted; "
                 "choose a local folder, or use Postgres"
             )
+
+
+def _check_path(path: Path, *, create: bool) -> None:
+    if path.is_dir():
+        raise DatabaseError(f"{path} is a folder; give the name of a database file")
+    if not path.parent.is_dir():
+        raise DatabaseError(f"cannot open {path}: there is no folder {path.parent}")
+    if not create and not path.exists():
+        raise MissingDatabaseError(
+            f"there is no database at {path}; `dyna-eval submit` creates one, --db names another"
+        )
 
 
 def network_file_system(path: Path, mounts: str) -> str | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
@@ -156,8 +156,9 @@ class Store:
     def queued_pairs(self, sweep_id: int) -> list[str]:
         """Return the pairs that have queued jobs, that of the next job first."""
         queued = select(JobRow.pair).where(JobRow.sweep_id == sweep_id, JobRow.state == JobState.QUEUED)
+        in_order = queued.group_by(JobRow.pair).order_by(func.min(JobRow.position))
         with self._read() as session:
-            return list(dict.fromkeys(session.scalars(queued.order_by(JobRow.position, JobRow.id))))
+            return list(session.scalars(in_order))
 
     def resolved(self, sweep_id: int) -> ResolvedSweep:
         """Return a sweep as it was added."""
@@ -189,6 +190,11 @@ class Store:
             if acquired:
                 _log(session, sweep_id, "lease acquired", holder=holder)
             return acquired
+
+    def lease_holder(self, sweep_id: int) -> str | None:
+        """Return who holds a sweep's lease, run out or not; None where nobody does."""
+        with self._read() as session:
+            return session.scalar(select(LeaseRow.holder).where(LeaseRow.sweep_id == sweep_id))
 
     def renew_lease(self, sweep_id: int, holder: str, seconds: float) -> None:
         """Stay a sweep's controller; raises LeaseLostError where another one took over."""

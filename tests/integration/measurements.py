@@ -76,7 +76,6 @@ def _pair(spec: PairSpec) -> Pair:
         target_digest=digest("target"),
         draft_digest=digest("draft"),
         tokenizer_digest=digest("tokenizer"),
-        target_parameters=11_000_000,
     )
 
 

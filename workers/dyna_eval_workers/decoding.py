@@ -7,7 +7,7 @@ Notation: n committed tokens, of which the last, the pending token, is not yet i
 
     target cache length = n - 1        before and after every round
     draft cache length >= n - 2        it lacks the pending token, and one more after a full acceptance
-    emitted = accepted + 1             the bonus token is the target's own
+    emitted = accepted + 1             the bonus token is the target's own; none follows an end token
 """
 
 from __future__ import annotations
@@ -209,7 +209,10 @@ class Decoder:
                 break
             nodes = tree.add_level(token.flatten()[kept], frontier[kept // branch], joint[kept])
             frontier = nodes[selection.grows]
-            if level == deepest or frontier.shape[0] == 0 or tree.size > policy.max_nodes:
+            if level == deepest or frontier.shape[0] == 0:
+                break
+            if tree.size > policy.max_nodes:
+                capped = True  # full to the last node, with nodes left that would have grown
                 break
             fed = torch.cat([fed, frontier])
             alone = fed.shape[0] == level

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from pathlib import Path
@@ -17,7 +18,7 @@ def capture_environment(device: torch.device) -> Environment:
     """Return the facts that make two actors comparable; nothing that changes from run to run."""
     facts: dict[str, Scalar] = {
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "device": device.type,
         "system": f"{platform.system()} {platform.machine()}",
@@ -35,6 +36,15 @@ def capture_environment(device: torch.device) -> Environment:
             "cuda": torch.version.cuda,
         }
     return Environment(digest=digest(facts), facts=facts)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let the next `peak_memory_bytes` count from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # not every system has it; the peak is then that of the process
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

@@ -73,7 +73,6 @@ def _scores_at(target: Runner, tokens: list[int], generation: GenerationSpec, se
 
 def _margin_ulp(scores: torch.Tensor, reference: int, emitted: int, dtype: torch.dtype) -> float:
     """Return how far apart the two tokens' scores are, in ulp of `dtype` at the best score."""
-    best = float(scores.abs().max())
-    ulp = torch.finfo(dtype).eps * 2.0 ** math.floor(math.log2(max(best, 2**-14)))
-    others = float(scores.max()) - min(float(scores[reference]), float(scores[emitted]))
-    return others / ulp
+    best = float(scores.max())
+    ulp = torch.finfo(dtype).eps * 2.0 ** math.floor(math.log2(max(abs(best), 2**-14)))
+    return (best - min(float(scores[reference]), float(scores[emitted]))) / ulp

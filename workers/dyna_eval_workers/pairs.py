@@ -80,14 +80,12 @@ def load_pair(pair: Pair, device: torch.device) -> LoadedPair:
     """
     spec = pair.spec
     target = _load_model(spec.target, _Role.TARGET, spec.target_revision, pair.dtype, device)
-    self_test(target, spec.target)
     draft = None
     if spec.draft is not None:
         draft = _load_model(spec.draft, _Role.DRAFT, spec.draft_revision, pair.dtype, device)
-        self_test(draft, spec.draft)
     with _loading(spec.target):
         tokenizer = AutoTokenizer.from_pretrained(
-            _location(spec.target, _Role.TARGET), revision=spec.target_revision
+            _location(spec.target, _Role.TARGET), revision=spec.target_revision, trust_remote_code=False
         )
     decoder = Decoder(target, draft, vocabulary=len(tokenizer), end_of_text=tokenizer.eos_token_id)
     return LoadedPair(pair=pair, decoder=decoder, tokenizer=tokenizer)
@@ -116,6 +114,8 @@ def _inspect_model(model: str, role: _Role, revision: str | None) -> _InspectedM
     folder = Path(location)
     if folder.is_dir():
         _check_folder(folder, model)
+    elif folder.is_absolute():
+        raise PairError(f"{model}: there is no such folder; every node needs the model at the same path")
     with _loading(model):
         config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
         check_architecture(config, model)
@@ -181,30 +181,52 @@ def _resolve_dtype(dtype: str, config: Any, device: str) -> str:
 
 def _load_model(model: str, role: _Role, revision: str | None, dtype: str, device: torch.device) -> Runner:
     with _loading(model):
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded, report = AutoModelForCausalLM.from_pretrained(
             _location(model, role),
             revision=revision,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
             attn_implementation="sdpa",
+            output_loading_info=True,
         )
-    return Runner(loaded.eval().to(device))
+    loaded.eval().to(device)
+    _check_weights(model, loaded, missing=sorted(report["missing_keys"]))
+    with _loading(model, failure="cannot run a tree"):
+        runner = Runner(loaded)
+        self_test(runner, model)
+    return runner
+
+
+def _check_weights(model: str, loaded: Any, *, missing: list[str]) -> None:
+    """Refuse weights that are not all there: transformers would fill the gaps with random numbers."""
+    if missing:
+        raise PairError(
+            f"{model}: the weights lack {len(missing)} of the model's tensors, such as {missing[0]}; "
+            "save or download the model again"
+        )
+    for name, weight in loaded.named_parameters():
+        if not torch.isfinite(weight).all():
+            dtype = str(weight.dtype).removeprefix("torch.")
+            raise PairError(
+                f"{model}: the weights hold NaN or infinity in {dtype} (in {name}); "
+                "try another dtype, or save or download the model again"
+            )
 
 
 @contextmanager
-def _loading(model: str) -> Iterator[None]:
-    """Turn whatever a library says while it reads a model into one line, and keep its chatter away."""
+def _loading(model: str, *, failure: str = "cannot be loaded") -> Iterator[None]:
+    """Turn what a library says while it reads or runs a model into one line, and keep its chatter away."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         yield
-    except PairError:
-        raise
+    except (PairError, MemoryError, torch.OutOfMemoryError):
+        raise  # memory is the machine's fault: another try, on a fresh actor, may succeed
     except Exception as error:  # the libraries raise OSError, ValueError, KeyError, SafetensorError, ...
-        raise PairError(f"{model}: cannot be loaded: {_first_line(error)}") from error
+        raise PairError(f"{model}: {failure}: {_first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(level)
         if bars:

@@ -67,9 +67,16 @@ def _load_rows(spec: PromptSpec) -> Any:
         try:
             return datasets.load_dataset(**arguments)
         except Exception as error:  # the builders raise OSError, ValueError, DatasetGenerationError, ...
-            cause = error.__cause__ or error
-            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0][:300]
-            raise PromptError(f"data set {spec.dataset!r} cannot be loaded: {reason}") from error
+            raise PromptError(f"data set {spec.dataset!r} cannot be loaded: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what the library says in one line; what it says about a file without rows helps nobody."""
+    cause = error.__cause__ or error
+    text = str(cause).strip() or type(cause).__name__
+    if isinstance(cause, StopIteration) or "at least one example" in text:
+        return "it holds no row"
+    return text.splitlines()[0][:300]
 
 
 def _check_columns(spec: PromptSpec, columns: Sequence[str]) -> None:
@@ -104,7 +111,7 @@ def _quiet_datasets() -> Iterator[None]:
     """Keep progress bars and log lines of a load away from the user's terminal."""
     shown, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are raised as well
     try:
         yield
     finally:

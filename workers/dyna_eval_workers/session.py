@@ -21,7 +21,7 @@ from dyna_eval.jobs import (
     Sentinel,
 )
 from dyna_eval_workers.decoding import Decoded
-from dyna_eval_workers.environment import capture_environment, peak_memory_bytes
+from dyna_eval_workers.environment import capture_environment, peak_memory_bytes, reset_peak_memory
 from dyna_eval_workers.exactness import Comparison, compare
 from dyna_eval_workers.pairs import LoadedPair, load_pair
 from dyna_eval_workers.policies import GrowthPolicy, policy_for
@@ -35,8 +35,9 @@ class _Reference:
     """The target's own tokens for one prompt set and generation, and how long ago they were measured."""
 
     tokens: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    sentinels: int = 0
     jobs_since: int = 0
+    undelivered: tuple[Sentinel, ...] = ()
+    """Sentinels that no result has carried yet: a job may fail after its sentinel was run."""
 
 
 class DecodingSession:
@@ -47,6 +48,7 @@ class DecodingSession:
         self.environment: Environment = capture_environment(device)
         self._loaded: LoadedPair | None = None
         self._references: dict[tuple[str, GenerationSpec], _Reference] = {}
+        self._sentinels = 0
 
     def run(self, job: Job, prompts: PromptSet) -> JobResult:
         """Decode every prompt of the set with the job's configuration.
@@ -59,11 +61,10 @@ class DecodingSession:
         """
         pair = self._use(job.pair)
         policy = policy_for(job.configuration)
-        sentinels = self._sentinels(pair, job, prompts)
-        reference = self._references[prompts.digest, job.generation]
+        reference = self._references.setdefault((prompts.digest, job.generation), _Reference())
+        self._measure_sentinel(pair, job, prompts, reference)
         self._warm_up(pair, job, prompts, policy)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        reset_peak_memory(self.device)
         started = time.perf_counter()
         samples = tuple(
             self._sample(pair, prompt, job.generation, policy, reference.tokens[prompt.index])
@@ -72,6 +73,7 @@ class DecodingSession:
         wall_seconds = time.perf_counter() - started
         reference.jobs_since += 1
         _refuse_violations(samples)
+        sentinels, reference.undelivered = reference.undelivered, ()
         return JobResult(
             job_key=job.key,
             repeat=job.repeat,
@@ -91,11 +93,12 @@ class DecodingSession:
             self._loaded = load_pair(pair, self.device)
         return self._loaded
 
-    def _sentinels(self, pair: LoadedPair, job: Job, prompts: PromptSet) -> tuple[Sentinel, ...]:
+    def _measure_sentinel(
+        self, pair: LoadedPair, job: Job, prompts: PromptSet, reference: _Reference
+    ) -> None:
         """Run the target alone where a reference is missing or old; the first run sets the tokens."""
-        reference = self._references.setdefault((prompts.digest, job.generation), _Reference())
         if reference.tokens and reference.jobs_since < job.measure.sentinel_every:
-            return ()
+            return
         self._warm_up(pair, job, prompts, None)
         samples = tuple(
             self._sample(pair, prompt, job.generation, None, reference.tokens.get(prompt.index))
@@ -103,10 +106,10 @@ class DecodingSession:
         )
         if not reference.tokens:
             reference.tokens = {sample.prompt_index: sample.token_ids for sample in samples}
-        sentinel = Sentinel(actor=self.actor, sequence=reference.sentinels, samples=samples)
-        reference.sentinels += 1
+        sentinel = Sentinel(actor=self.actor, sequence=self._sentinels, samples=samples)
+        self._sentinels += 1
+        reference.undelivered += (sentinel,)
         reference.jobs_since = 0
-        return (sentinel,)
 
     def _warm_up(self, pair: LoadedPair, job: Job, prompts: PromptSet, policy: GrowthPolicy | None) -> None:
         """Decode a little outside the measured prompts: the first prompt's tokens in reverse order."""

@@ -1,0 +1,76 @@
+"""Commands that look at a sweep file alone, without its models, its data or a database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dyna_eval.commands.options import json_option, limit_option, overrides_option, print_json
+
+if TYPE_CHECKING:
+    from dyna_eval.jobs import SweepSpec
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@overrides_option
+@limit_option
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of sweep files, for editors.")
+@json_option
+def validate(
+    *, file: Path | None, overrides: tuple[str, ...], max_configurations: int, schema: bool, as_json: bool
+) -> None:
+    """Check a sweep file without looking at its models or data."""
+    from dyna_eval.config import json_schema, load_sweep
+
+    if schema:
+        print_json(json_schema())
+        return
+    if file is None:
+        raise click.UsageError("name a sweep file, or ask for --schema")
+    spec = load_sweep(file, overrides, max_configurations=max_configurations)
+    jobs = len(spec.configurations) * len(spec.pairs) * spec.measure.repeats
+    if as_json:
+        print_json({"name": spec.name, "configurations": len(spec.configurations), "jobs": jobs})
+    else:
+        click.echo(f"{file}: {spec.name}: {len(spec.configurations)} configurations, {jobs} jobs")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@overrides_option
+@limit_option
+@json_option
+def expand(*, file: Path, overrides: tuple[str, ...], max_configurations: int, as_json: bool) -> None:
+    """List the configurations that a sweep file stands for, with every default resolved."""
+    from dyna_eval.config import load_sweep
+
+    spec = load_sweep(file, overrides, max_configurations=max_configurations)
+    if as_json:
+        print_json(plan(spec))
+    else:
+        print_configurations(spec)
+
+
+def plan(spec: SweepSpec) -> dict[str, Any]:
+    """Return what a sweep stands for as plain JSON values."""
+    return {
+        "name": spec.name,
+        "pairs": [pair.name for pair in spec.pairs],
+        "repeats": spec.measure.repeats,
+        "configurations": [
+            {"label": row.label, "method": str(row.method), "params": dict(row.params)}
+            for row in spec.configurations
+        ],
+        "merged": [{"label": row.label, "into": row.into, "reason": row.reason} for row in spec.merged],
+    }
+
+
+def print_configurations(spec: SweepSpec) -> None:
+    for row in spec.configurations:
+        settings = ", ".join(f"{name}={value}" for name, value in row.params.items())
+        click.echo(f"{row.label}: {row.method} {settings}".rstrip())
+    for merged in spec.merged:
+        click.echo(f"{merged.label}: left out, the same as {merged.into}: {merged.reason}")

@@ -1,0 +1,72 @@
+"""What several commands share: options, and opening the database that one of them names."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from dyna_eval_db.store import Store
+
+DEFAULT_DATABASE = "sqlite:///dyna-eval.db"
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+database_option = click.option(
+    "--db",
+    "database",
+    default=DEFAULT_DATABASE,
+    envvar="DYNA_EVAL_DB",
+    show_default=True,
+    show_envvar=True,
+    help="Where results are kept: an SQLAlchemy URL.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else on stdout.")
+which_sweep = click.argument("sweep", required=False)
+
+overrides_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, as generation.seed=1."
+)
+limit_option = click.option(
+    "--max-configurations",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    help="Limit of a sweep.",
+)
+
+
+def execution_options(command: _Command) -> _Command:
+    """Add the options of every command that runs jobs."""
+    options = [
+        click.option(
+            "--address",
+            default="local",
+            show_default=True,
+            help="Ray cluster: local starts one here, auto or HOST:PORT joins a running one.",
+        ),
+        click.option(
+            "--cpus-per-pair", type=click.IntRange(min=1), help="Cores for each pair on a node without GPUs."
+        ),
+        click.option("--fail-fast", is_flag=True, help="Start no further job once one has failed."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@contextlib.contextmanager
+def open_store(database: str, *, create: bool = False) -> Iterator[Store]:
+    """Open the store for the time of a block; raises DatabaseError where it cannot be used."""
+    from dyna_eval_db.store import Store
+
+    with Store.open(database, create=create) as store:
+        yield store
+
+
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

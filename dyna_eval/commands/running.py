@@ -1,0 +1,237 @@
+"""Commands that run jobs: a sweep from its file, and what a stored sweep still lacks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dyna_eval.commands.files import plan, print_configurations
+from dyna_eval.commands.options import (
+    database_option,
+    execution_options,
+    json_option,
+    limit_option,
+    open_store,
+    overrides_option,
+    print_json,
+    which_sweep,
+)
+from dyna_eval.commands.reports import print_report
+from dyna_eval.errors import PairError, PromptError
+
+if TYPE_CHECKING:
+    from dyna_eval_db.store import Store
+
+    from dyna_eval.jobs import JobState, ResolvedSweep, SweepSpec
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@overrides_option
+@limit_option
+@click.option("--name", help="Name of the sweep, instead of the file's.")
+@click.option("--dry-run", is_flag=True, help="Say what would run; store and run nothing.")
+@execution_options
+@database_option
+@json_option
+def submit(
+    *,
+    file: Path,
+    overrides: tuple[str, ...],
+    max_configurations: int,
+    name: str | None,
+    dry_run: bool,
+    address: str,
+    cpus_per_pair: int | None,
+    fail_fast: bool,
+    database: str,
+    as_json: bool,
+) -> int:
+    """Expand a sweep file, run what is not done yet, and print the table."""
+    from dyna_eval.config import load_sweep
+
+    spec = load_sweep(file, overrides, name=name, max_configurations=max_configurations)
+    _check_database(database)
+    with stdout_kept_clean(), _blamed_on(file, spec, overrides):
+        resolved = _resolve(spec, "local" if dry_run else address)
+    if dry_run:
+        _print_plan(resolved, as_json=as_json)
+        return 0
+    with open_store(database, create=True) as store:
+        sweep_id = store.add_sweep(resolved)
+        return _execute(
+            store, sweep_id, address, cpus_per_pair=cpus_per_pair, fail_fast=fail_fast, as_json=as_json
+        )
+
+
+@click.command()
+@which_sweep
+@execution_options
+@database_option
+@json_option
+def resume(
+    *,
+    sweep: str | None,
+    address: str,
+    cpus_per_pair: int | None,
+    fail_fast: bool,
+    database: str,
+    as_json: bool,
+) -> int:
+    """Go on with a sweep that was interrupted."""
+    with open_store(database) as store:
+        return _execute(
+            store,
+            store.find_sweep(sweep),
+            address,
+            cpus_per_pair=cpus_per_pair,
+            fail_fast=fail_fast,
+            as_json=as_json,
+        )
+
+
+@click.command()
+@which_sweep
+@execution_options
+@database_option
+@json_option
+def retry(
+    *,
+    sweep: str | None,
+    address: str,
+    cpus_per_pair: int | None,
+    fail_fast: bool,
+    database: str,
+    as_json: bool,
+) -> int:
+    """Run the failed jobs of a sweep again."""
+    with open_store(database) as store:
+        sweep_id = store.find_sweep(sweep)
+        count = store.retry(sweep_id)
+        click.echo(f"{count} failed jobs queued again", err=True)
+        return _execute(
+            store, sweep_id, address, cpus_per_pair=cpus_per_pair, fail_fast=fail_fast, as_json=as_json
+        )
+
+
+@contextlib.contextmanager
+def stdout_kept_clean() -> Iterator[None]:
+    """Send whatever libraries and Ray's processes print on stdout to stderr, for the time of a block."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+class _Interrupted(click.ClickException):
+    """A run was stopped by Ctrl-C or SIGTERM; its sweep is stored and can go on."""
+
+    exit_code = 130
+
+
+# ------------------------------------------------------------- before anything runs
+
+
+def _check_database(database: str) -> None:
+    """Refuse a database that cannot be used before any model is looked at; create nothing."""
+    from dyna_eval_db.store import Store
+
+    Store.check(database)
+
+
+@contextlib.contextmanager
+def _blamed_on(file: Path, spec: SweepSpec, overrides: tuple[str, ...]) -> Iterator[None]:
+    """Name the line of the sweep file that asks for the models or the prompts that are refused."""
+    from dyna_eval.config import mistake_at
+
+    try:
+        yield
+    except (PairError, PromptError) as error:
+        section = "pair" if isinstance(error, PairError) else "prompts"
+        raise mistake_at(section, str(error), spec=spec, file=str(file), overrides=overrides) from error
+
+
+def _resolve(spec: SweepSpec, address: str) -> ResolvedSweep:
+    from dyna_eval_workers.resolution import resolve_sweep
+
+    from dyna_eval.controller import connected, resolve_on_cluster
+
+    if address == "local":
+        return resolve_sweep(spec)
+    with connected(address):
+        return resolve_on_cluster(spec)
+
+
+def _print_plan(resolved: ResolvedSweep, *, as_json: bool) -> None:
+    spec = resolved.spec
+    if as_json:
+        jobs = [
+            {"key": job.key, "label": job.configuration.label, "repeat": job.repeat} for job in resolved.jobs
+        ]
+        print_json(plan(spec) | {"digest": resolved.digest, "jobs": jobs})
+        return
+    print_configurations(spec)
+    for pair in resolved.pairs:
+        prompts = resolved.prompt_sets[pair.spec.name].prompts
+        tokens = sum(len(prompt.token_ids) for prompt in prompts)
+        click.echo(f"pair {pair.spec.name}: {pair.dtype}, {len(prompts)} prompts with {tokens} tokens")
+    click.echo(f"{len(resolved.jobs)} jobs; nothing was stored or run")
+
+
+# -------------------------------------------------------------------------- running
+
+
+def _execute(
+    store: Store, sweep_id: int, address: str, *, cpus_per_pair: int | None, fail_fast: bool, as_json: bool
+) -> int:
+    """Run what a sweep still lacks, print its table, and return the exit status."""
+    from dyna_eval.jobs import JobState
+    from dyna_eval.report import build_report
+
+    counts = store.progress(sweep_id)
+    if counts[JobState.QUEUED] or counts[JobState.RUNNING]:
+        try:
+            with stdout_kept_clean():
+                counts = _work(
+                    store, sweep_id, address, counts, cpus_per_pair=cpus_per_pair, fail_fast=fail_fast
+                )
+        except KeyboardInterrupt:
+            what = f"interrupted; `dyna-eval resume {sweep_id}` goes on where it stopped"
+            raise _Interrupted(what) from None
+    else:
+        click.echo(f"sweep {sweep_id}: nothing left to run", err=True)
+    print_report(build_report(store.record(sweep_id), allow_mixed=True), "json" if as_json else None)
+    return 0 if counts[JobState.DONE] == sum(counts.values()) else 1
+
+
+def _work(
+    store: Store,
+    sweep_id: int,
+    address: str,
+    counts: dict[JobState, int],
+    *,
+    cpus_per_pair: int | None,
+    fail_fast: bool,
+) -> dict[JobState, int]:
+    from dyna_eval.controller import Controller, connected
+    from dyna_eval.jobs import JobState
+    from dyna_eval.progress import ProgressDisplay
+
+    total = sum(counts.values())
+    waiting = counts[JobState.QUEUED] + counts[JobState.RUNNING]
+    with connected(address), ProgressDisplay(total=total, done=total - waiting) as display:
+        controller = Controller(
+            store=store, sweep_id=sweep_id, watch=display, cpus_per_pair=cpus_per_pair, fail_fast=fail_fast
+        )
+        return controller.run()

@@ -1,0 +1,113 @@
+"""Commands that look at stored sweeps and their jobs, and the one that cancels them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from dyna_eval.commands.options import database_option, json_option, open_store, print_json, which_sweep
+
+if TYPE_CHECKING:
+    from dyna_eval.jobs import JobState
+
+
+@click.command()
+@which_sweep
+@database_option
+def cancel(*, sweep: str | None, database: str) -> None:
+    """Stop a sweep: what is not done is cancelled, what is done stays."""
+    with open_store(database) as store:
+        sweep_id = store.find_sweep(sweep)
+        click.echo(f"sweep {sweep_id}: {store.cancel(sweep_id)} jobs cancelled")
+
+
+@click.command()
+@which_sweep
+@database_option
+@json_option
+def status(*, sweep: str | None, database: str, as_json: bool) -> None:
+    """Show how far a sweep is, and what failed."""
+    with open_store(database) as store:
+        sweep_id = store.find_sweep(sweep)
+        record = store.record(sweep_id)
+        counts = store.progress(sweep_id)
+    failed = [job for job in record.jobs if job.error]
+    if as_json:
+        print_json(
+            {"id": record.id, "name": record.name, "state": record.state}
+            | {"jobs": {str(state): count for state, count in counts.items()}}
+            | {"errors": [{"job": job.id, "label": job.label, "error": job.error} for job in failed]}
+        )
+        return
+    click.echo(f"sweep {record.id} {record.name}: {record.state}; {_counted(counts)}")
+    for job in failed:
+        click.echo(f"  job {job.id} {job.label} (repeat {job.repeat + 1}) {job.state}: {job.error}")
+
+
+@click.command("ls")
+@database_option
+@json_option
+def list_sweeps(*, database: str, as_json: bool) -> None:
+    """List the sweeps of a database, the latest first."""
+    with open_store(database) as store:
+        sweeps = store.list_sweeps()
+    if as_json:
+        print_json(
+            [
+                {"id": sweep.id, "name": sweep.name, "state": sweep.state, "created_at": sweep.created_at}
+                | {"jobs": {str(state): count for state, count in sweep.jobs.items()}}
+                for sweep in sweeps
+            ]
+        )
+        return
+    for sweep in sweeps:
+        click.echo(f"{sweep.id:>4}  {sweep.created_at}  {sweep.name}: {sweep.state}; {_counted(sweep.jobs)}")
+
+
+@click.command()
+@click.argument("job", type=click.IntRange(1, 2**63 - 1))
+@database_option
+@json_option
+def show(*, job: int, database: str, as_json: bool) -> None:
+    """Show one job: its configuration, its attempts, and what every prompt was continued with."""
+    with open_store(database) as store:
+        stored, attempts, samples = store.job(job), store.attempts(job), store.samples(job)
+    if as_json:
+        print_json(
+            {"job": asdict(stored) | {"samples": [asdict(sample) for sample in samples]}}
+            | {"attempts": [asdict(attempt) for attempt in attempts]}
+        )
+        return
+    click.echo(
+        f"job {stored.id} {stored.label} (repeat {stored.repeat + 1}), pair {stored.pair}: {stored.state}"
+    )
+    settings = ", ".join(f"{name}={value}" for name, value in stored.params.items())
+    click.echo(f"  {stored.method} {settings}".rstrip())
+    for attempt in attempts:
+        outcome = attempt.outcome or "running"
+        click.echo(f"  attempt {attempt.epoch} on {attempt.actor}: {outcome} {attempt.error or ''}".rstrip())
+    for sample in samples:
+        speed = len(sample.token_ids) / sample.decode_seconds
+        click.echo(
+            f"  prompt {sample.prompt_index}: {len(sample.token_ids)} tokens in {len(sample.rounds)} rounds, "
+            f"{speed:.1f} tokens/s, {sample.exactness}: {sample.text[:60]!r}"
+        )
+
+
+@click.command()
+@which_sweep
+@database_option
+def logs(*, sweep: str | None, database: str) -> None:
+    """Print a sweep's event log."""
+    with open_store(database) as store:
+        for event in store.events(store.find_sweep(sweep)):
+            job = f" job {event.job_id}" if event.job_id is not None else ""
+            detail = ", ".join(f"{name}={value}" for name, value in event.detail.items())
+            click.echo(f"{event.at}{job} {event.kind} {detail}".rstrip())
+
+
+def _counted(counts: Mapping[JobState, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no jobs"

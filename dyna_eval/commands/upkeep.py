@@ -1,0 +1,77 @@
+"""Commands that look after what sweeps stand on: model pairs and the database."""
+
+from __future__ import annotations
+
+import contextlib
+
+import click
+
+from dyna_eval.commands.options import database_option, json_option, open_store, print_json
+from dyna_eval.commands.running import stdout_kept_clean
+from dyna_eval.errors import MissingDatabaseError
+
+
+@click.group()
+def pairs() -> None:
+    """Look at model pairs."""
+
+
+@pairs.command("list")
+@database_option
+@json_option
+def list_pairs(*, database: str, as_json: bool) -> None:
+    """List the packaged pair and those of stored sweeps."""
+    known = {"demo": "packaged"}
+    with contextlib.suppress(MissingDatabaseError), open_store(database) as store:
+        for sweep in store.list_sweeps():
+            for name in store.record(sweep.id).pairs:
+                known.setdefault(name, f"sweep {sweep.id} {sweep.name}")
+    if as_json:
+        print_json(known)
+        return
+    for name, where in known.items():
+        click.echo(f"{name}: {where}")
+
+
+@pairs.command("check")
+@click.argument("target")
+@click.argument("draft", required=False)
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
+def check_pair(*, target: str, draft: str | None, dtype: str) -> None:
+    """Load a pair, compare its tokenizers, and test that its trees are verified exactly.
+
+    TARGET and DRAFT are folders or hub ids; `demo` alone is the packaged pair.
+    """
+    from dyna_eval_workers.selfcheck import check
+
+    from dyna_eval.jobs import PairSpec
+
+    if target == "demo" and draft is None:
+        draft = "demo"
+    with stdout_kept_clean():
+        lines = check(PairSpec(name=target, target=target, draft=draft, dtype=dtype))
+    for line in lines:
+        click.echo(line)
+
+
+@click.group("db")
+def database() -> None:
+    """Look after the database."""
+
+
+@database.command("upgrade")
+@database_option
+def upgrade_database(*, database: str) -> None:
+    """Bring an older database to this version's schema."""
+    from dyna_eval_db.migrate import upgrade
+
+    before = upgrade(database)
+    click.echo(f"the schema is up to date; before it was {before.kind}")
+
+
+@database.command("check")
+@database_option
+def check_database(*, database: str) -> None:
+    """Check that the database can be used by this version."""
+    with open_store(database) as store:
+        click.echo(f"ok: {len(store.list_sweeps())} sweeps")

@@ -1,0 +1,460 @@
+"""Which pairs may run: what is refused, with its reason, and that what is accepted decodes exactly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from dyna_eval_workers import pairs
+from dyna_eval_workers.architecture import check_architecture, self_test
+from dyna_eval_workers.decoding import Decoder
+from dyna_eval_workers.exactness import Comparison, compare
+from dyna_eval_workers.pairs import demo_folder, inspect_pair, load_pair
+from dyna_eval_workers.policies import TopBranches
+from dyna_eval_workers.prompts import load_prompts
+from dyna_eval_workers.runner import Runner
+from dyna_eval_workers.selfcheck import check
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken
+
+from dyna_eval.errors import PairError
+from dyna_eval.jobs import Exactness, GenerationSpec, PairSpec, PromptSpec
+from tests.models import (
+    POSITIONS,
+    SUPPORTED,
+    VOCABULARY,
+    byte_tokenizer,
+    save_model,
+    tiny_config,
+    tiny_gpt_neox,
+    tiny_llama,
+    tiny_model,
+)
+
+CPU = torch.device("cpu")
+TREE = TopBranches(depth=4, branches=3, root_branches=3, threshold=0.0, max_nodes=60)
+DEMO = PairSpec(name="demo", target="demo", draft="demo")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a GPT-NeoX target and draft. Tests that change a model copy it first."""
+    folder = tmp_path_factory.mktemp("pair")
+    save_model(tiny_gpt_neox(seed=1), folder / "target")
+    save_model(tiny_gpt_neox(seed=2, hidden=16, layers=1), folder / "draft")
+    return folder
+
+
+@pytest.fixture
+def model(saved: Path, tmp_path: Path) -> Path:
+    """A model's folder that the test may spoil."""
+    return shutil.copytree(saved / "target", tmp_path / "model")
+
+
+def spec_of(target: Path | str, draft: Path | str | None = None, *, dtype: str = "auto") -> PairSpec:
+    return PairSpec(name="tiny", target=str(target), draft=None if draft is None else str(draft), dtype=dtype)
+
+
+def refusal(action: Callable[[], object]) -> str:
+    """Return the reason that an action is refused with; it must be one line."""
+    with pytest.raises(PairError) as caught:
+        action()
+    reason = str(caught.value)
+    assert "\n" not in reason
+    return reason
+
+
+def inspected(spec: PairSpec) -> pairs.InspectedPair:
+    return inspect_pair(spec, device="cpu")
+
+
+def loaded(spec: PairSpec) -> pairs.LoadedPair:
+    return load_pair(inspected(spec).pair, CPU)
+
+
+# ------------------------------------------------------------------- what works
+
+
+@pytest.mark.parametrize("make", [tiny_gpt_neox, tiny_llama])
+def test_a_saved_pair_is_inspected_and_loaded(make: Callable[..., Any], tmp_path: Path) -> None:
+    target = save_model(make(seed=1), tmp_path / "target")
+    draft = save_model(make(seed=2, hidden=16, layers=1), tmp_path / "draft")
+    found = inspected(spec_of(target, draft))
+    assert found.positions == POSITIONS
+    assert found.pair.dtype == "float32"
+    assert found.pair.target_digest != found.pair.draft_digest
+    pair = load_pair(found.pair, CPU)
+    assert pair.decoder.target.dtype == torch.float32
+    assert pair.decoder.draft is not None
+    assert pair.tokenizer.decode(pair.tokenizer("as it was")["input_ids"]) == "as it was"
+
+
+def test_a_pair_without_a_draft_is_the_target_alone(saved: Path) -> None:
+    found = inspected(spec_of(saved / "target"))
+    assert found.pair.draft_digest is None
+    assert load_pair(found.pair, CPU).decoder.draft is None
+
+
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_every_supported_architecture_decodes_exactly(kind: str) -> None:
+    model = tiny_model(kind, seed=1)
+    check_architecture(model.config, kind)
+    target, draft = Runner(model), Runner(tiny_model(kind, seed=2))
+    self_test(target, kind)
+    decoder = Decoder(target, draft, vocabulary=VOCABULARY, end_of_text=0)
+    for temperature in (0.0, 1.0):
+        generation = GenerationSpec(max_new_tokens=24, temperature=temperature)
+        reference = decoder.decode((17, 5, 250, 31, 8), generation, None, seed="7")
+        decoded = decoder.decode((17, 5, 250, 31, 8), generation, TREE, seed="7")
+        assert decoded.token_ids == reference.token_ids
+    accepted = sum(r.accepted for r in decoded.rounds)
+    assert accepted > 0, "a tree of which nothing is accepted proves little"
+
+
+def test_checking_a_pair_by_hand_says_what_was_checked(saved: Path) -> None:
+    lines = check(spec_of(saved / "target", saved / "draft"))
+    assert "float32 on cpu" in lines[0]
+    assert [line.split(",")[0] for line in lines[2:]] == ["linear", "tree", "linear", "tree"]
+    assert all(": exact," in line for line in lines[2:])
+
+
+# ----------------------------------------------------------------- whole folders
+
+
+def test_a_folder_that_is_not_there_is_named() -> None:
+    assert refusal(lambda: inspected(spec_of("/nowhere/model"))) == (
+        "/nowhere/model: there is no such folder; every node needs the model at the same path"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ("config.json", "holds no config.json"),
+        ("*.safetensors", r"holds no *.safetensors; convert the weights"),
+        ("tokenizer*", "holds no tokenizer"),
+    ],
+)
+def test_a_folder_that_lacks_a_part_is_refused(pattern: str, reason: str, model: Path) -> None:
+    for path in model.glob(pattern):
+        path.unlink()
+    assert reason in refusal(lambda: inspected(spec_of(model)))
+
+
+def test_weights_that_are_only_a_pickle_are_refused(model: Path) -> None:
+    """Unpickling runs code; a folder with *.bin alone is never opened."""
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    assert "convert the weights with save_pretrained" in refusal(lambda: inspected(spec_of(model)))
+
+
+def test_a_configuration_that_is_not_json_is_refused(model: Path) -> None:
+    (model / "config.json").write_text("{")
+    assert "cannot be loaded" in refusal(lambda: inspected(spec_of(model)))
+
+
+def test_truncated_weights_are_refused(model: Path) -> None:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert "cannot be loaded" in refusal(lambda: loaded(spec_of(model)))
+
+
+def test_weights_that_lack_a_tensor_are_refused(model: Path) -> None:
+    """transformers fills the gap with random numbers and goes on."""
+    weights = load_file(model / "model.safetensors")
+    lacking = next(name for name in weights if "layers.1" in name and name.endswith("weight"))
+    del weights[lacking]
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    reason = refusal(lambda: loaded(spec_of(model)))
+    assert "lack 1 of the model's tensors" in reason
+    assert lacking in reason
+
+
+@pytest.mark.parametrize("part", ["embed_in", "layers.1.mlp.dense_h_to_4h.weight", "embed_out"])
+def test_weights_with_nan_are_refused(part: str, model: Path) -> None:
+    """One number anywhere: in the row of a token that no test would use, in a layer, in the head."""
+    weights = load_file(model / "model.safetensors")
+    name = next((name for name in weights if part in name), None)
+    assert name is not None, sorted(weights)
+    weights[name][-1, -1] = float("nan")
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    assert "hold NaN or infinity in float32" in refusal(lambda: loaded(spec_of(model)))
+
+
+def test_weights_too_large_for_the_dtype_are_refused(model: Path) -> None:
+    weights = load_file(model / "model.safetensors")
+    next(iter(weights.values())).fill_(1e6)
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    reason = refusal(lambda: loaded(spec_of(model, dtype="float16")))
+    assert "NaN or infinity in float16" in reason
+    assert "try another dtype" in reason
+
+
+def test_weights_of_another_shape_are_refused(saved: Path, model: Path) -> None:
+    shutil.copy(saved / "draft" / "model.safetensors", model)
+    assert str(model) in refusal(lambda: loaded(spec_of(model)))
+
+
+def test_different_tokenizers_are_refused(saved: Path, model: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken("another")])
+    tokenizer.save_pretrained(model)
+    reason = refusal(lambda: inspected(spec_of(saved / "target", model)))
+    assert "different tokenizers (257 and 258 tokens, 1 of the draft's differ)" in reason
+
+
+# ----------------------------------------------------------------- architectures
+
+TINY_WINDOW = {"sliding_window": 16}
+UNSUPPORTED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "bloom": ("bloom", {}, "ALiBi"),
+    "mpt": ("mpt", {}, "ALiBi"),
+    "falcon with ALiBi": ("falcon", {"alibi": True}, "ALiBi"),
+    "mistral with a window": ("mistral", TINY_WINDOW, "window of 16 tokens"),
+    "mistral with a flag that it does not know": (
+        "mistral",
+        TINY_WINDOW | {"use_sliding_window": False},
+        "window of 16 tokens",
+    ),
+    "qwen2 that uses its window": (
+        "qwen2",
+        TINY_WINDOW | {"use_sliding_window": True, "max_window_layers": 1},
+        "window of 16 tokens",
+    ),
+    "phi3 with a window": ("phi3", TINY_WINDOW | {"max_position_embeddings": 64}, "window of 16 tokens"),
+    "gpt_neo with local layers": (
+        "gpt_neo",
+        {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 16},
+        "window of 16 tokens",
+    ),
+    "gemma3": ("gemma3_text", {"num_hidden_layers": 6, "sliding_window": 16}, "window of 16 tokens"),
+    "mamba": ("mamba", {}, "recurrent or hybrid"),
+    "rwkv": ("rwkv", {}, "recurrent or hybrid"),
+    "jamba": ("jamba", {}, "recurrent or hybrid"),
+    "qwen3_next": ("qwen3_next", {"num_hidden_layers": 4}, "recurrent or hybrid layers (linear_attention)"),
+    "t5": ("t5", {}, "not a causal language model"),
+    "bart": ("bart", {}, "not a causal language model"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_an_unsupported_architecture_is_refused_from_its_configuration(name: str, tmp_path: Path) -> None:
+    """The weights are no weights at all: nobody looks at them."""
+    kind, changes, why = UNSUPPORTED[name]
+    tiny_config(kind, **changes).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    reason = refusal(lambda: inspected(spec_of(tmp_path)))
+    assert why in reason
+    assert reason.startswith(str(tmp_path))
+
+
+ACCEPTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "mistral without a window": ("mistral", {"sliding_window": None}),
+    "mistral with a window as long as its context": ("mistral", {"sliding_window": POSITIONS}),
+    "qwen2 that does not use its window": ("qwen2", TINY_WINDOW | {"use_sliding_window": False}),
+    "qwen3 that does not use its window": ("qwen3", TINY_WINDOW | {"use_sliding_window": False}),
+    "qwen3_moe that does not use its window": ("qwen3_moe", TINY_WINDOW | {"use_sliding_window": False}),
+    "smollm3 that does not use its window": ("smollm3", TINY_WINDOW | {"use_sliding_window": False}),
+    "falcon without ALiBi": ("falcon", {"alibi": False}),
+    "gpt_neo without local layers": (
+        "gpt_neo",
+        {"num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]], "window_size": 16},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_a_window_or_a_bias_that_does_not_bind_is_no_reason(name: str) -> None:
+    kind, changes = ACCEPTED[name]
+    check_architecture(tiny_config(kind, **changes), name)
+
+
+def test_an_architecture_that_nobody_knows_is_refused(model: Path) -> None:
+    change_config(model, model_type="never_heard_of", architectures=["NeverHeardOf"])
+    assert "never_heard_of" in refusal(lambda: inspected(spec_of(model)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["gpt_neox", "llama", "gpt2"])
+@pytest.mark.parametrize("ignored", ["position_ids", "attention_mask"])
+def test_the_self_test_catches_a_model_that_ignores_its_positions_or_its_mask(
+    kind: str, ignored: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(kind, seed=1).to(dtype)
+    self_test(Runner(model), kind)
+    whole = model.forward
+    monkeypatch.setattr(model, "forward", lambda **given: whole(**(given | {ignored: None})))
+    assert "more than rounding allows" in refusal(lambda: self_test(Runner(model), kind))
+
+
+def test_a_model_that_fails_on_a_tree_is_refused_with_its_reason(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("the size of tensor a must match\nthe size of tensor b")
+
+    monkeypatch.setattr(transformers.GPTNeoXForCausalLM, "forward", fail)
+    reason = refusal(lambda: loaded(spec_of(saved / "target")))
+    assert reason.endswith("cannot run a tree: the size of tensor a must match")
+
+
+def test_running_out_of_memory_is_not_the_pair_s_fault(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The controller tries such a job again on a fresh actor, and tells the two apart by class."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(transformers.GPTNeoXForCausalLM, "forward", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        loaded(spec_of(saved / "target"))
+
+
+def change_config(model: Path, **changes: object) -> None:
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# ---------------------------------------------------------------------- identity
+
+
+def test_a_moved_model_is_the_same_model(saved: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(saved / "target", tmp_path / "elsewhere" / "renamed")
+    (moved / "README.md").write_text("Notes are not part of a model.")
+    before, after = inspected(spec_of(saved / "target")).pair, inspected(spec_of(moved)).pair
+    assert after.target_digest == before.target_digest
+    assert after.tokenizer_digest == before.tokenizer_digest
+
+
+def test_one_changed_weight_makes_another_model(saved: Path, model: Path) -> None:
+    weights = load_file(model / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] += 0.25
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    before, after = inspected(spec_of(saved / "target")).pair, inspected(spec_of(model)).pair
+    assert after.target_digest != before.target_digest
+    assert after.tokenizer_digest == before.tokenizer_digest
+
+
+def test_a_changed_configuration_makes_another_model(saved: Path, model: Path) -> None:
+    change_config(model, layer_norm_eps=1e-3)
+    before, after = inspected(spec_of(saved / "target")).pair, inspected(spec_of(model)).pair
+    assert after.target_digest != before.target_digest
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored", "device", "dtype"),
+    [
+        ("auto", "float16", "cpu", "float32"),
+        ("auto", "bfloat16", "cuda", "bfloat16"),
+        ("auto", None, "cuda", "float16"),
+        ("bfloat16", "float16", "cpu", "bfloat16"),
+        ("float32", "float16", "cuda", "float32"),
+    ],
+)
+def test_the_dtype_is_the_one_asked_for_or_fits_the_device(
+    asked: str, stored: str | None, device: str, dtype: str, model: Path
+) -> None:
+    change_config(model, dtype=stored)
+    assert inspect_pair(spec_of(model, dtype=asked), device=device).pair.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_pair_is_loaded_in_its_dtype(dtype: str, saved: Path) -> None:
+    pair = loaded(spec_of(saved / "target", saved / "draft", dtype=dtype))
+    assert pair.decoder.draft is not None
+    assert str(pair.decoder.target.dtype) == str(pair.decoder.draft.dtype) == f"torch.{dtype}"
+
+
+def test_code_that_a_model_brings_is_never_run(model: Path, tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    (model / "custom.py").write_text(f"open({str(witness)!r}, 'w')\n")
+    change_config(model, model_type="custom", auto_map={"AutoConfig": "custom.Config"})
+    path = model / "tokenizer_config.json"
+    remote = {"auto_map": {"AutoTokenizer": ["custom.Tokenizer", None]}, "tokenizer_class": "Tokenizer"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | remote))
+    refusal(lambda: inspected(spec_of(model)))
+    assert not witness.exists()
+
+
+def test_code_is_not_trusted_where_the_architecture_is_known(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusted: list[object] = []
+    for name in ("AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"):
+        monkeypatch.setattr(pairs, name, _Watched(getattr(pairs, name), trusted))
+    loaded(spec_of(saved / "target", saved / "draft"))
+    assert trusted
+    assert all(value is False for value in trusted)
+
+
+class _Watched:
+    """A class of transformers' that notes with which trust it is asked to load."""
+
+    def __init__(self, original: Any, trusted: list[object]) -> None:
+        self._original, self._trusted = original, trusted
+
+    def from_pretrained(self, *arguments: Any, **options: Any) -> Any:
+        self._trusted.append(options.get("trust_remote_code"))
+        return self._original.from_pretrained(*arguments, **options)
+
+
+# -------------------------------------------------------------- the packaged pair
+
+
+@pytest.fixture(scope="module")
+def demo() -> pairs.LoadedPair:
+    return loaded(DEMO)
+
+
+def test_the_packaged_pair_loads_and_is_of_the_size_it_says(demo: pairs.LoadedPair) -> None:
+    assert demo.decoder.draft is not None
+    assert 8e6 <= demo.decoder.target.model.num_parameters() <= 11e6
+    assert 0.5e6 <= demo.decoder.draft.model.num_parameters() <= 1.5e6
+    assert {demo.decoder.target.model.config.model_type, demo.decoder.draft.model.config.model_type} == {
+        "gpt_neox"
+    }
+
+
+def test_the_packaged_files_are_at_most_24_megabytes() -> None:
+    assert sum(path.stat().st_size for path in demo_folder().rglob("*") if path.is_file()) <= 24e6
+
+
+def test_the_packaged_pair_has_room_for_the_four_step_example() -> None:
+    positions = inspected(DEMO).positions
+    assert positions is not None
+    assert positions >= 128 + 64
+
+
+def test_the_packaged_pair_is_exact_in_bfloat16() -> None:
+    """16-bit logits may tie, and then another kernel may choose the other; anything more is a violation."""
+    pair = loaded(PairSpec(name="demo", target="demo", draft="demo", dtype="bfloat16"))
+    chain = TopBranches(depth=6, branches=1, root_branches=1, threshold=0.0, max_nodes=6)
+    tree = TopBranches(depth=7, branches=2, root_branches=2, threshold=0.05, max_nodes=255)
+    prompts = load_prompts(PromptSpec(dataset="demo", limit=4, max_prompt_tokens=64), pair.tokenizer).prompts
+    for temperature in (0.0, 1.0):
+        generation = GenerationSpec(max_new_tokens=32, temperature=temperature)
+        for prompt in prompts:
+            for policy in (chain, tree):
+                comparison = compared(pair.decoder, prompt.token_ids, generation, policy)
+                assert comparison.exactness in (Exactness.EXACT, Exactness.TIE), comparison
+
+
+def compared(
+    decoder: Decoder, prompt: tuple[int, ...], generation: GenerationSpec, policy: TopBranches
+) -> Comparison:
+    reference = decoder.decode(prompt, generation, None, seed="0")
+    emitted = decoder.decode(prompt, generation, policy, seed="0")
+    return compare(
+        decoder.target,
+        prompt=prompt,
+        reference=reference.token_ids,
+        emitted=emitted.token_ids,
+        generation=generation,
+        seed="0",
+    )

@@ -1,0 +1,294 @@
+"""Prompts from every kind of file that `datasets` reads, and the packaged ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import huggingface_hub
+import pytest
+import torch
+from dyna_eval_workers.pairs import demo_folder
+from dyna_eval_workers.prompts import check_fit, load_prompts
+from dyna_eval_workers.resolution import resolve_sweep
+from dyna_eval_workers.session import DecodingSession
+from transformers import AutoTokenizer
+
+from dyna_eval.config import load_sweep
+from dyna_eval.errors import PromptError
+from dyna_eval.jobs import Exactness, Method, Prompt, PromptSet, PromptSpec, prompt_digest
+from tests.models import byte_tokenizer, save_model, tiny_gpt_neox
+
+ROOT = Path(__file__).parents[2]
+WIKITEXT = ROOT.parent / "shared" / "data" / "wikitext-2" / "test.parquet"
+TEXTS = ["short", "a line of twenty-four ch", "", "another line, which is the longest of all", "é" * 10]
+KINDS = ["one", "two", "one", "two", "one"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` keeps what it read; not in the home of whoever runs the tests."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return byte_tokenizer()
+
+
+def _write_jsonl(folder: Path) -> Path:
+    path = folder / "prompts.jsonl"
+    rows = [{"text": text, "kind": kind} for text, kind in zip(TEXTS, KINDS, strict=True)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def _write_parquet(folder: Path) -> Path:
+    path = folder / "prompts.parquet"
+    datasets.Dataset.from_dict({"text": TEXTS, "kind": KINDS}).to_parquet(path)
+    return path
+
+
+def _write_csv(folder: Path) -> Path:
+    path = folder / "prompts.csv"
+    rows = [f'"{text}",{kind}\n' for text, kind in zip(TEXTS, KINDS, strict=True)]
+    path.write_text("".join(["text,kind\n", *rows]))
+    return path
+
+
+def _write_text(folder: Path) -> Path:
+    path = folder / "prompts.txt"
+    path.write_text("".join(f"{text}\n" for text in TEXTS))
+    return path
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "json": _write_jsonl,
+    "parquet": _write_parquet,
+    "csv": _write_csv,
+    "text": _write_text,
+}
+
+
+def spec_of(path: Path, dataset: str = "json", **changes: Any) -> PromptSpec:
+    return replace(PromptSpec(dataset=dataset, split="train", data_files=(str(path),)), **changes)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return _write_jsonl(tmp_path)
+
+
+def refusal(action: Callable[[], object]) -> str:
+    """Return the reason that an action is refused with; it must be one line."""
+    with pytest.raises(PromptError) as caught:
+        action()
+    reason = str(caught.value)
+    assert "\n" not in reason
+    return reason
+
+
+# ------------------------------------------------------------------- from files
+
+
+@pytest.mark.parametrize("dataset", WRITERS)
+def test_rows_of_every_kind_of_file_become_prompts(dataset: str, tmp_path: Path, tokenizer: Any) -> None:
+    prompts = load_prompts(spec_of(WRITERS[dataset](tmp_path), dataset), tokenizer).prompts
+    assert [prompt.text for prompt in prompts] == [text for text in TEXTS if text]
+    assert [prompt.index for prompt in prompts] == [0, 1, 2, 3]
+    assert all(prompt.digest == prompt_digest(prompt.text, prompt.token_ids) for prompt in prompts)
+    assert all(tokenizer.decode(prompt.token_ids) == prompt.text for prompt in prompts)
+
+
+def test_the_digest_depends_on_the_content_alone(tmp_path: Path, tokenizer: Any) -> None:
+    digests = {
+        load_prompts(spec_of(write(tmp_path), dataset), tokenizer).digest
+        for dataset, write in WRITERS.items()
+    }
+    assert len(digests) == 1
+    other = tmp_path / "other.jsonl"
+    other.write_text((tmp_path / "prompts.jsonl").read_text().replace("longest", "largest"))
+    assert load_prompts(spec_of(other), tokenizer).digest not in digests
+
+
+def test_a_file_that_was_changed_is_read_again(rows: Path, tokenizer: Any) -> None:
+    """`datasets` caches what it read; the cache must not outlive the content."""
+    before = load_prompts(spec_of(rows), tokenizer)
+    rows.write_text(rows.read_text().replace("short", "shirt"))
+    after = load_prompts(spec_of(rows), tokenizer)
+    assert after.prompts[0].text == "shirt"
+    assert after.digest != before.digest
+
+
+def test_short_rows_are_left_out(rows: Path, tokenizer: Any) -> None:
+    prompts = load_prompts(spec_of(rows, min_chars=24), tokenizer).prompts
+    assert [prompt.text for prompt in prompts] == [TEXTS[1], TEXTS[3]]
+
+
+def test_characters_are_counted_not_bytes(rows: Path, tokenizer: Any) -> None:
+    texts = [prompt.text for prompt in load_prompts(spec_of(rows, min_chars=10), tokenizer).prompts]
+    assert TEXTS[4] in texts
+    texts = [prompt.text for prompt in load_prompts(spec_of(rows, min_chars=11), tokenizer).prompts]
+    assert TEXTS[4] not in texts
+
+
+def test_the_limit_counts_usable_rows(rows: Path, tokenizer: Any) -> None:
+    prompts = load_prompts(spec_of(rows, min_chars=24, limit=2), tokenizer).prompts
+    assert [(prompt.index, prompt.text) for prompt in prompts] == [(0, TEXTS[1]), (1, TEXTS[3])]
+    assert len(load_prompts(spec_of(rows, limit=3), tokenizer).prompts) == 3
+    assert len(load_prompts(spec_of(rows, limit=99), tokenizer).prompts) == 4
+
+
+def test_prompts_are_cut_and_their_text_with_them(rows: Path, tokenizer: Any) -> None:
+    prompts = load_prompts(spec_of(rows, max_prompt_tokens=7), tokenizer).prompts
+    assert [len(prompt.token_ids) for prompt in prompts] == [5, 7, 7, 7]
+    assert prompts[1].text == "a line "
+    assert prompts[0].text == "short"
+
+
+def test_a_category_column_is_kept(rows: Path, tokenizer: Any) -> None:
+    prompts = load_prompts(spec_of(rows, category="kind"), tokenizer).prompts
+    assert [prompt.category for prompt in prompts] == ["one", "two", "two", "one"]
+    assert load_prompts(spec_of(rows), tokenizer).prompts[0].category is None
+
+
+def test_rows_without_text_are_left_out(tmp_path: Path, tokenizer: Any) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": null}\n{"text": "words"}\n')
+    assert [prompt.text for prompt in load_prompts(spec_of(path), tokenizer).prompts] == ["words"]
+
+
+@pytest.mark.parametrize("key", ["column", "category"])
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(
+    key: str, rows: Path, tokenizer: Any
+) -> None:
+    reason = refusal(lambda: load_prompts(spec_of(rows, **{key: "txt"}), tokenizer))
+    assert reason == "data set 'json' has no column 'txt'; its columns are text, kind"
+
+
+def test_a_data_set_without_a_usable_prompt_is_refused_with_advice(rows: Path, tokenizer: Any) -> None:
+    reason = refusal(lambda: load_prompts(spec_of(rows, min_chars=1000), tokenizer))
+    assert "none of its 5 rows has at least 1000 characters in column 'text'" in reason
+    assert "lower prompts.min_chars" in reason
+
+
+def test_a_column_that_holds_no_text_has_no_usable_prompt(tmp_path: Path, tokenizer: Any) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": 1}\n{"text": 2}\n')
+    assert "no usable prompt" in refusal(lambda: load_prompts(spec_of(path), tokenizer))
+
+
+def test_a_split_that_is_not_there_is_refused(rows: Path, tokenizer: Any) -> None:
+    assert "test" in refusal(lambda: load_prompts(spec_of(rows, split="test"), tokenizer))
+
+
+def test_a_file_that_is_not_what_it_should_be_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+    path = tmp_path / "rows.parquet"
+    path.write_text("no parquet")
+    assert "cannot be loaded" in refusal(lambda: load_prompts(spec_of(path, "parquet"), tokenizer))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+    missing = tmp_path / "missing.jsonl"
+    assert str(missing) in refusal(lambda: load_prompts(spec_of(missing), tokenizer))
+
+
+def test_an_unknown_data_set_without_a_network_is_refused(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    reason = refusal(lambda: load_prompts(PromptSpec(dataset="nobody/never-heard-of"), tokenizer))
+    assert reason.startswith("data set 'nobody/never-heard-of' cannot be loaded: ")
+
+
+# ------------------------------------------------------------------ fit to models
+
+
+def a_prompt(tokens: int) -> Prompt:
+    ids = tuple(range(tokens))
+    return Prompt(index=0, text="", token_ids=ids, digest=prompt_digest("", ids))
+
+
+def test_a_prompt_that_just_fits_is_accepted() -> None:
+    check_fit([a_prompt(28)], max_new_tokens=100, positions=128)
+    check_fit([a_prompt(5000)], max_new_tokens=5000, positions=None)
+
+
+def test_a_prompt_that_does_not_fit_comes_with_the_cut_that_would() -> None:
+    prompts = [a_prompt(3), a_prompt(29)]
+    reason = refusal(lambda: check_fit(prompts, max_new_tokens=100, positions=128))
+    assert "29 tokens and 100 new ones do not fit in the models' 128 positions" in reason
+    assert reason.endswith("set prompts.max_prompt_tokens to at most 28")
+    check_fit([a_prompt(28)], max_new_tokens=100, positions=128)
+
+
+def test_a_continuation_longer_than_the_model_is_to_be_shortened() -> None:
+    reason = refusal(lambda: check_fit([a_prompt(1)], max_new_tokens=128, positions=128))
+    assert reason.endswith("lower generation.max_new_tokens")
+
+
+# ------------------------------------------------------------- the packaged prompts
+
+
+def test_the_packaged_prompts_are_many_and_long() -> None:
+    prompts = demo_prompts()
+    assert len(prompts.prompts) >= 32
+    assert min(len(prompt.token_ids) for prompt in prompts.prompts) >= 128
+
+
+def test_the_packaged_prompts_are_all_different() -> None:
+    prompts = demo_prompts().prompts
+    assert len({prompt.token_ids[:64] for prompt in prompts}) == len(prompts)
+
+
+def demo_prompts() -> PromptSet:
+    tokenizer = AutoTokenizer.from_pretrained(demo_folder() / "target")
+    return load_prompts(PromptSpec(dataset="demo"), tokenizer)
+
+
+# ----------------------------------------------------- a published sweep, end to end
+
+
+@pytest.mark.skipif(not WIKITEXT.is_file(), reason="the WikiText-2 parquet files are not beside the checkout")
+def test_the_published_sweep_runs_on_local_models_and_files(tmp_path: Path) -> None:
+    """examples/pythia-wikitext2.yaml as it stands, but for the models, the file, and the amount."""
+    save_model(tiny_gpt_neox(seed=1), tmp_path / "target")
+    save_model(tiny_gpt_neox(seed=2, hidden=16, layers=1), tmp_path / "draft")
+    published = load_sweep(ROOT / "examples" / "pythia-wikitext2.yaml")
+    spec = replace(
+        published,
+        pairs=(
+            replace(
+                published.pairs[0],
+                target=str(tmp_path / "target"),
+                draft=str(tmp_path / "draft"),
+                dtype="float32",
+            ),
+        ),
+        prompts=replace(
+            published.prompts,
+            dataset="parquet",
+            name=None,
+            split="train",
+            data_files=(str(WIKITEXT),),
+            max_prompt_tokens=100,
+        ),
+        generation=replace(published.generation, max_new_tokens=8),
+    )
+    resolved = resolve_sweep(spec, device="cpu")
+    (prompts,) = resolved.prompt_sets.values()
+    assert len(prompts.prompts) == 10
+    assert all(len(prompt.token_ids) == 100 for prompt in prompts.prompts)
+    assert len(resolved.jobs) == 4 * 3
+    job = next(
+        job
+        for job in resolved.jobs
+        if job.configuration.method is Method.TREE and job.configuration.params["threshold"] == 0.05
+    )
+    result = DecodingSession(actor="a", node="n", device=torch.device("cpu")).run(job, prompts)
+    assert [sample.exactness for sample in result.samples] == [Exactness.EXACT] * 10

@@ -1,0 +1,375 @@
+"""A loaded pair at work: sentinels, warm-up, the comparison with AR, and what a job returns."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dyna_eval_workers import session as session_module
+from dyna_eval_workers.decoding import Decoded, Decoder
+from dyna_eval_workers.pairs import LoadedPair, inspect_pair, load_pair
+from dyna_eval_workers.session import DecodingSession
+
+from dyna_eval.errors import DecodingError, PairError
+from dyna_eval.jobs import (
+    Configuration,
+    Exactness,
+    GenerationSpec,
+    Job,
+    JobResult,
+    MeasureSpec,
+    Method,
+    Pair,
+    PairSpec,
+    Prompt,
+    PromptSet,
+    digest,
+    job_key,
+    prompt_digest,
+)
+from tests.models import save_model, tiny_gpt_neox, tiny_llama
+
+AR = Configuration(label="Baseline", method=Method.AR, params={})
+LINEAR = Configuration(label="+ Draft model", method=Method.LINEAR, params={"k": 3})
+TREE = Configuration(
+    label="+ Tree structure",
+    method=Method.TREE,
+    params={
+        "depth": 3,
+        "branch": 2,
+        "root_branch": 2,
+        "threshold": 0.01,
+        "max_nodes": 14,
+        "prune": "node",
+    },
+)
+GREEDY = GenerationSpec(max_new_tokens=12)
+MEASURE = MeasureSpec(repeats=1, warmup=1, sentinel_every=2)
+
+
+def prompt_set(*prompts: tuple[int, ...]) -> PromptSet:
+    made = tuple(
+        Prompt(index=index, text="", token_ids=ids, digest=prompt_digest("", ids))
+        for index, ids in enumerate(prompts)
+    )
+    return PromptSet(digest=digest([prompt.digest for prompt in made]), prompts=made)
+
+
+PROMPTS = prompt_set((17, 5, 250, 31, 8), (40, 41, 42), (9,))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    save_model(tiny_gpt_neox(seed=1), folder / "target")
+    save_model(tiny_gpt_neox(seed=2, hidden=16, layers=1), folder / "draft")
+    save_model(tiny_llama(seed=3), folder / "llama")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> Pair:
+    return inspected(folder / "target", folder / "draft")
+
+
+@pytest.fixture
+def session() -> DecodingSession:
+    return DecodingSession(actor="actor-0", node="node-0", device=torch.device("cpu"))
+
+
+def inspected(target: Path, draft: Path | None) -> Pair:
+    spec = PairSpec(name=target.name, target=str(target), draft=None if draft is None else str(draft))
+    return inspect_pair(spec, device="cpu").pair
+
+
+def job_for(
+    pair: Pair,
+    configuration: Configuration,
+    *,
+    prompts: PromptSet = PROMPTS,
+    generation: GenerationSpec = GREEDY,
+    measure: MeasureSpec = MEASURE,
+    repeat: int = 0,
+) -> Job:
+    return Job(
+        key=job_key(
+            pair=pair,
+            prompt_set=prompts.digest,
+            generation=generation,
+            measure=measure,
+            configuration=configuration,
+        ),
+        pair=pair,
+        prompt_set=prompts.digest,
+        generation=generation,
+        measure=measure,
+        configuration=configuration,
+        repeat=repeat,
+        position=0,
+    )
+
+
+@dataclass
+class Call:
+    """One call of `Decoder.decode` that a test watched."""
+
+    seed: str
+    speculative: bool
+    prompt: tuple[int, ...]
+    tokens: int
+
+
+@dataclass
+class Watched:
+    calls: list[Call] = field(default_factory=list)
+
+    def take(self) -> list[Call]:
+        taken, self.calls = self.calls, []
+        return taken
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    """Every decoding that the session asks for, in order."""
+    watched = Watched()
+    real = Decoder.decode
+
+    def decode(self: Decoder, prompt: Any, generation: GenerationSpec, policy: Any, *, seed: str) -> Decoded:
+        decoded = real(self, prompt, generation, policy, seed=seed)
+        watched.calls.append(
+            Call(
+                seed=seed,
+                speculative=policy is not None,
+                prompt=tuple(prompt),
+                tokens=len(decoded.token_ids),
+            )
+        )
+        return decoded
+
+    monkeypatch.setattr(Decoder, "decode", decode)
+    return watched
+
+
+# -------------------------------------------------------------------- what returns
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("configuration", [AR, LINEAR, TREE], ids=lambda c: c.method)
+def test_a_job_returns_one_sample_per_prompt_with_the_target_s_tokens(
+    configuration: Configuration, temperature: float, pair: Pair, session: DecodingSession
+) -> None:
+    generation = replace(GREEDY, temperature=temperature)
+    job = job_for(pair, configuration, generation=generation, repeat=2)
+    result = session.run(job, PROMPTS)
+    assert (result.job_key, result.repeat) == (job.key, 2)
+    assert (result.actor, result.node) == ("actor-0", "node-0")
+    assert result.environment == session.environment
+    assert [sample.prompt_index for sample in result.samples] == [0, 1, 2]
+    references = {sample.prompt_index: sample.token_ids for sample in result.sentinels[0].samples}
+    for sample, prompt in zip(result.samples, PROMPTS.prompts, strict=True):
+        assert sample.token_ids == references[prompt.index]
+        assert sample.exactness is Exactness.EXACT
+        assert (sample.prompt_digest, sample.prompt_tokens) == (prompt.digest, len(prompt.token_ids))
+        assert len(sample.token_ids) == sum(r.emitted for r in sample.rounds) == 12
+        assert sample.distinct_2 is not None
+        assert 0 < sample.distinct_2 <= 1
+        assert 0 < sample.ttft_seconds <= sample.prefill_seconds + sample.decode_seconds
+        assert sample.text
+
+
+def test_times_and_memory_are_those_of_the_measured_samples(pair: Pair, session: DecodingSession) -> None:
+    result = session.run(job_for(pair, TREE), PROMPTS)
+    decoding = sum(sample.prefill_seconds + sample.decode_seconds for sample in result.samples)
+    assert decoding <= result.wall_seconds
+    assert result.peak_memory_bytes is not None
+    assert result.peak_memory_bytes > 1e6
+
+
+def test_sampled_prompts_have_noise_of_their_own(pair: Pair, session: DecodingSession) -> None:
+    """Two equal prompts are two draws, and a repeat draws the same again."""
+    twice = prompt_set((17, 5, 250), (17, 5, 250))
+    job = job_for(pair, TREE, prompts=twice, generation=replace(GREEDY, temperature=1.0))
+    first, second = (sample.token_ids for sample in session.run(job, twice).samples)
+    assert first != second
+    assert [sample.token_ids for sample in session.run(job, twice).samples] == [first, second]
+
+
+def test_a_result_survives_pickling_and_is_small(pair: Pair, session: DecodingSession) -> None:
+    result = session.run(job_for(pair, TREE), PROMPTS)
+    sent = pickle.dumps(result)
+    assert pickle.loads(sent) == result  # noqa: S301  # our own bytes
+    emitted = sum(len(sample.token_ids) for sample in result.samples)
+    assert len(sent) < 500 * emitted
+
+
+# ---------------------------------------------------------------------- sentinels
+
+
+def test_a_sentinel_comes_before_the_first_job_and_after_every_few(
+    pair: Pair, session: DecodingSession
+) -> None:
+    results = [session.run(job_for(pair, LINEAR, repeat=n), PROMPTS) for n in range(5)]
+    assert [[s.sequence for s in result.sentinels] for result in results] == [[0], [], [1], [], [2]]
+    assert {s.actor for result in results for s in result.sentinels} == {"actor-0"}
+
+
+def test_a_sentinel_is_the_target_alone_and_later_ones_are_compared_with_the_first(
+    pair: Pair, session: DecodingSession
+) -> None:
+    measure = replace(MEASURE, sentinel_every=1)
+    first, second = (
+        session.run(job_for(pair, TREE, measure=measure), PROMPTS).sentinels[0] for _ in range(2)
+    )
+    assert all(round_.drafted == 0 for sample in first.samples for round_ in sample.rounds)
+    assert [sample.exactness for sample in first.samples] == [None] * 3
+    assert [sample.exactness for sample in second.samples] == [Exactness.EXACT] * 3
+    assert [s.token_ids for s in first.samples] == [s.token_ids for s in second.samples]
+    assert all(sample.distinct_2 is not None for sample in (*first.samples, *second.samples))
+
+
+def test_other_prompts_and_other_generation_have_sentinels_of_their_own(
+    pair: Pair, session: DecodingSession
+) -> None:
+    others = prompt_set((60, 61))
+    sampled = replace(GREEDY, temperature=1.0)
+    assert session.run(job_for(pair, LINEAR), PROMPTS).sentinels
+    assert session.run(job_for(pair, LINEAR, prompts=others), others).sentinels
+    assert session.run(job_for(pair, LINEAR, generation=sampled), PROMPTS).sentinels
+    assert not session.run(job_for(pair, LINEAR), PROMPTS).sentinels
+
+
+# ------------------------------------------------------------------------- warm-up
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2])
+def test_warming_up_uses_no_measured_prompt_and_comes_before_the_samples(
+    warmup: int, pair: Pair, session: DecodingSession, watched: Watched
+) -> None:
+    measure = replace(MEASURE, warmup=warmup)
+    session.run(job_for(pair, TREE, measure=measure), PROMPTS)
+    warm = [f"warm-up:{number}" for number in range(warmup)]
+    measured = ["0:0", "0:1", "0:2"]
+    calls = watched.take()
+    assert [call.seed for call in calls] == [*warm, *measured, *warm, *measured]
+    assert [call.speculative for call in calls] == [False] * (warmup + 3) + [True] * (warmup + 3)
+    measured_prompts = {prompt.token_ids for prompt in PROMPTS.prompts}
+    assert all((call.prompt in measured_prompts) == (call.seed in measured) for call in calls)
+
+
+def test_warming_up_is_short(pair: Pair, session: DecodingSession, watched: Watched) -> None:
+    session.run(job_for(pair, LINEAR, generation=replace(GREEDY, max_new_tokens=100)), PROMPTS)
+    assert {call.tokens for call in watched.take() if call.seed.startswith("warm-up")} == {32}
+
+
+# ----------------------------------------------------------------------- exactness
+
+
+def wrong_from(index: int) -> Callable[..., Decoded]:
+    """Return a decoder whose speculative output has another token at `index`."""
+    real = Decoder.decode
+
+    def decode(self: Decoder, prompt: Any, generation: GenerationSpec, policy: Any, *, seed: str) -> Decoded:
+        decoded = real(self, prompt, generation, policy, seed=seed)
+        if policy is None:
+            return decoded
+        tokens = list(decoded.token_ids)
+        tokens[index] = (tokens[index] + 1) % 256
+        return replace(decoded, token_ids=tuple(tokens))
+
+    return decode
+
+
+def test_output_that_is_not_the_target_s_fails_the_job(
+    pair: Pair, session: DecodingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Decoder, "decode", wrong_from(4))
+    with pytest.raises(DecodingError, match="3 of 3 samples are not what the target alone emits") as caught:
+        session.run(job_for(pair, TREE), PROMPTS)
+    assert "prompt 0, from new token 4 on" in str(caught.value)
+    assert "ulp from a tie" in str(caught.value)
+
+
+def test_a_text_that_ends_early_fails_the_job(
+    pair: Pair, session: DecodingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Decoder.decode
+
+    def decode(self: Decoder, prompt: Any, generation: GenerationSpec, policy: Any, *, seed: str) -> Decoded:
+        decoded = real(self, prompt, generation, policy, seed=seed)
+        return decoded if policy is None else replace(decoded, token_ids=decoded.token_ids[:5])
+
+    monkeypatch.setattr(Decoder, "decode", decode)
+    with pytest.raises(DecodingError, match=r"from new token 5 on$"):
+        session.run(job_for(pair, LINEAR), PROMPTS)
+
+
+def test_a_session_goes_on_after_a_job_that_failed(
+    pair: Pair, session: DecodingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(Decoder, "decode", wrong_from(0))
+        with pytest.raises(DecodingError):
+            session.run(job_for(pair, TREE), PROMPTS)
+    result = session.run(job_for(pair, TREE), PROMPTS)
+    assert [sample.exactness for sample in result.samples] == [Exactness.EXACT] * 3
+
+
+def test_the_sentinels_of_a_failed_job_come_with_the_next_result(
+    pair: Pair, session: DecodingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later jobs are measured against them, so they must not be lost with the failure."""
+    job = job_for(pair, TREE, measure=replace(MEASURE, sentinel_every=8))
+    with monkeypatch.context() as broken:
+        broken.setattr(Decoder, "decode", wrong_from(0))
+        with pytest.raises(DecodingError):
+            session.run(job, PROMPTS)
+    assert [sentinel.sequence for sentinel in session.run(job, PROMPTS).sentinels] == [0]
+    assert not session.run(job, PROMPTS).sentinels
+
+
+# --------------------------------------------------------------------------- pairs
+
+
+def test_a_pair_without_a_draft_runs_ar_and_nothing_else(folder: Path, session: DecodingSession) -> None:
+    alone = inspected(folder / "target", None)
+    result = session.run(job_for(alone, AR), PROMPTS)
+    assert [sample.exactness for sample in result.samples] == [Exactness.EXACT] * 3
+    with pytest.raises(DecodingError, match="needs a draft model"):
+        session.run(job_for(alone, LINEAR), PROMPTS)
+
+
+def test_a_pair_stays_loaded_until_another_takes_its_place(
+    folder: Path, pair: Pair, session: DecodingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pair in memory at a time; the references go with the pair they belong to."""
+    loads: list[str] = []
+
+    def load(pair: Pair, device: torch.device) -> LoadedPair:
+        assert session._loaded is None, "the pair before must be free by now"
+        loads.append(pair.spec.name)
+        return load_pair(pair, device)
+
+    monkeypatch.setattr(session_module, "load_pair", load)
+    other = inspected(folder / "llama", None)
+    results: list[JobResult] = [
+        session.run(job_for(chosen, AR), PROMPTS) for chosen in (pair, pair, other, pair)
+    ]
+    assert loads == ["target", "llama", "target"]
+    assert [[s.sequence for s in result.sentinels] for result in results] == [[0], [], [1], [2]]
+    tokens = [result.samples[0].token_ids for result in results]
+    assert tokens[0] == tokens[1] == tokens[3] != tokens[2]
+
+
+def test_a_pair_that_does_not_load_leaves_the_session_usable(
+    folder: Path, pair: Pair, session: DecodingSession
+) -> None:
+    session.run(job_for(pair, AR), PROMPTS)
+    missing = replace(pair, spec=replace(pair.spec, target=str(folder / "gone")))
+    with pytest.raises(PairError, match="gone"):
+        session.run(job_for(missing, AR), PROMPTS)
+    assert session.run(job_for(pair, AR), PROMPTS).samples
