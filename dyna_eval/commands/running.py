@@ -57,6 +57,7 @@ def submit(
     from dyna_eval.config import load_sweep
 
     spec = load_sweep(file, overrides, name=name, max_configurations=max_configurations)
+    _check_cores(cpus_per_pair, address)
     _check_database(database)
     with stdout_kept_clean(), _blamed_on(file, spec, overrides):
         resolved = _resolve(spec, "local" if dry_run else address)
@@ -143,6 +144,13 @@ class _Interrupted(click.ClickException):
 # ------------------------------------------------------------- before anything runs
 
 
+def _check_cores(cpus_per_pair: int | None, address: str) -> None:
+    """Refuse more cores than this machine has before anything is stored; a cluster may still grow."""
+    cores = os.cpu_count() or 1
+    if address == "local" and cpus_per_pair is not None and cpus_per_pair > cores:
+        raise click.BadParameter(f"this machine has {cores} cores", param_hint="--cpus-per-pair")
+
+
 def _check_database(database: str) -> None:
     """Refuse a database that cannot be used before any model is looked at; create nothing."""
     from dyna_eval_db.store import Store
@@ -165,7 +173,7 @@ def _blamed_on(file: Path, spec: SweepSpec, overrides: tuple[str, ...]) -> Itera
 def _resolve(spec: SweepSpec, address: str) -> ResolvedSweep:
     from dyna_eval_workers.resolution import resolve_sweep
 
-    from dyna_eval.controller import connected, resolve_on_cluster
+    from dyna_eval.cluster import connected, resolve_on_cluster
 
     if address == "local":
         return resolve_sweep(spec)
@@ -211,8 +219,23 @@ def _execute(
             raise _Interrupted(what) from None
     else:
         click.echo(f"sweep {sweep_id}: nothing left to run", err=True)
+    _hint_at_rest(sweep_id, failed=counts[JobState.FAILED], cancelled=counts[JobState.CANCELLED])
     print_report(build_report(store.record(sweep_id), allow_mixed=True), "json" if as_json else None)
     return 0 if counts[JobState.DONE] == sum(counts.values()) else 1
+
+
+def _hint_at_rest(sweep_id: int, *, failed: int, cancelled: int) -> None:
+    """Say what can be done about jobs that are not done and will not run by themselves."""
+    if failed:
+        click.echo(
+            f"{failed} jobs failed: `dyna-eval status {sweep_id}` says why, "
+            f"`dyna-eval retry {sweep_id}` runs them again",
+            err=True,
+        )
+    if cancelled:
+        click.echo(
+            f"{cancelled} jobs were cancelled; submit the file with another --name to run it anew", err=True
+        )
 
 
 def _work(
@@ -224,7 +247,8 @@ def _work(
     cpus_per_pair: int | None,
     fail_fast: bool,
 ) -> dict[JobState, int]:
-    from dyna_eval.controller import Controller, connected
+    from dyna_eval.cluster import connected
+    from dyna_eval.controller import Controller
     from dyna_eval.jobs import JobState
     from dyna_eval.progress import ProgressDisplay
 

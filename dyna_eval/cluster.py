@@ -1,0 +1,171 @@
+"""The Ray cluster: connecting to it, and the places on it where an actor can run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from dyna_eval_db.store import Claim
+from dyna_eval_workers.actor import DecodingActor
+from dyna_eval_workers.resolution import resolve_sweep
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from dyna_eval.errors import DynaEvalError, InputError
+from dyna_eval.jobs import ResolvedSweep, SweepSpec
+
+
+@dataclass(slots=True, kw_only=True)
+class Slot:
+    """A place on the cluster for one actor at a time: a GPU, or all cores of a node without one."""
+
+    name: str
+    node_id: str
+    place: int
+    cpus: float
+    gpus: int
+    actor: Any = None
+    pair: str | None = None
+    claim: Claim | None = None
+    started: int = 0
+    """Actors started here so far; part of the actor's name, so that names stay unique."""
+
+    @property
+    def actor_name(self) -> str:
+        """The name of the actor that runs here, or of the next one."""
+        return f"{self.name}.{self.started if self.actor is not None else self.started + 1}"
+
+    def start(self) -> None:
+        """Start an actor on this node unless one is here."""
+        if self.actor is not None:
+            return
+        name = self.actor_name
+        self.started += 1
+        self.actor = DecodingActor.options(  # type: ignore[attr-defined]  # ray adds it to the class
+            num_cpus=self.cpus,
+            num_gpus=self.gpus,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(self.node_id, soft=False),
+        ).remote(name=name, threads=max(1, int(self.cpus)))
+
+    def stop(self) -> None:
+        """End the actor if there is one."""
+        if self.actor is not None:
+            ray.kill(self.actor, no_restart=True)
+        self.actor = self.pair = None
+
+    def node_is_alive(self) -> bool:
+        return any(node["NodeID"] == self.node_id and node["Alive"] for node in ray.nodes())
+
+
+def find_slots(cpus_per_pair: int | None, *, keep: Sequence[Slot] = ()) -> list[Slot]:
+    """Return the cluster's slots: one per GPU, or on a cluster without any, one per node.
+
+    Slots of `keep` are returned themselves while their node is alive or their actor has a job. Raises
+    InputError where there is no place at all.
+    """
+    known = {(slot.node_id, slot.place): slot for slot in keep}
+    nodes = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeID"]))
+    with_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in nodes)
+    slots = []
+    for node in nodes:
+        node_id, cpus = str(node["NodeID"]), int(node["Resources"].get("CPU", 0))
+        gpus = int(node["Resources"].get("GPU", 0))
+        if with_gpus:
+            places, share = gpus, cpus // max(gpus, 1)
+        else:
+            share = cpus_per_pair or cpus
+            places = cpus // share if share else 0
+        for place in range(places):
+            name = f"{node_id[:8]}-{place}-{uuid.uuid4().hex[:6]}"
+            new = Slot(name=name, node_id=node_id, place=place, cpus=share, gpus=1 if with_gpus else 0)
+            slots.append(known.pop((node_id, place), new))
+    slots += [slot for slot in known.values() if slot.claim is not None]
+    if not slots:
+        raise InputError(
+            "the Ray cluster has neither a GPU nor a free core; add a node, or lower --cpus-per-pair"
+        )
+    return slots
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Connect to a Ray cluster for the time of a block: `local` starts one, `auto` or host:port joins one."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    folder = _temporary_folder() if address == "local" else None
+    if folder is not None:
+        options |= {"include_dashboard": False, "_temp_dir": folder}
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        _join(address, options)
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would end the process here and now
+        yield
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)  # logs of Ray's own processes, and their sockets
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    if address not in ("local", "auto"):
+        _check_reachable(address)
+    try:
+        ray.init(address=address, **options)
+    except SystemExit:  # Ray's answer to SIGTERM while it starts
+        raise KeyboardInterrupt from None
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"cannot connect to Ray at {address!r}: {one_line(error)}; "
+            "start a cluster there, or leave out --address"
+        ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse at once what Ray would try for two minutes, and then end the process over."""
+    found = re.fullmatch(r"(?P<host>[^/\s]+):(?P<port>[0-9]{1,5})", address)
+    if found is None:
+        raise InputError(f"cannot connect to Ray at {address!r}: --address is local, auto or HOST:PORT")
+    try:
+        socket.create_connection((found["host"].strip("[]"), int(found["port"])), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"cannot connect to Ray at {address!r}: {one_line(error)}; "
+            "start a cluster there, or leave out --address"
+        ) from error
+
+
+def resolve_on_cluster(spec: SweepSpec) -> ResolvedSweep:
+    """Inspect models and prompts on the connected cluster, where their files are."""
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    task = ray.remote(max_retries=0)(resolve_sweep)
+    try:
+        resolved: ResolvedSweep = ray.get(task.remote(spec, device="cuda" if has_gpu else "cpu"))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, DynaEvalError):
+            raise error.cause from error
+        raise DynaEvalError(f"the cluster cannot look at the models: {one_line(error.cause)}") from error
+    except ray.exceptions.RayError as error:
+        raise DynaEvalError(f"the cluster cannot look at the models: {one_line(error)}") from error
+    return resolved
+
+
+def _temporary_folder() -> str:
+    """Return a short folder for Ray's sockets, whose paths may have at most 107 bytes."""
+    short = Path("/tmp")  # noqa: S108  # mkdtemp makes a private folder in it
+    return tempfile.mkdtemp(prefix="dyna-eval-ray-", dir=short if short.is_dir() else None)
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of what an error says."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:500]

@@ -1,0 +1,295 @@
+"""One small sweep through the real command: run, report, look, and submit again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from workplace import SWEEP, Finished, Workplace
+
+LABELS = ["Baseline", "+ Draft model", "+ Tree structure", "+ Adaptive pruning"]
+REPEATS = 2
+JOBS = REPEATS * len(LABELS)
+
+PROMISED_KEYS = {
+    "label",
+    "method",
+    "params",
+    "state",
+    "prompts",
+    "repeats",
+    "tokens",
+    "throughput_tokens_per_s",
+    "throughput_std",
+    "speedup",
+    "speedup_interval",
+    "gain_over_previous",
+    "gain_over_baseline",
+    "mean_acceptance_length",
+    "draft_acceptance_rate",
+    "mean_tree_nodes",
+    "node_cap_bound_rate",
+    "exact_match_rate",
+    "prompt_set",
+    "env",
+    "job_ids",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """A finished sweep, and what its `submit` printed."""
+
+    workplace: Workplace
+    submitted: Finished
+
+    def run(self, *arguments: str, **variables: str) -> Finished:
+        done = self.workplace.run(*arguments, **variables)
+        assert done.status == 0, done.stderr
+        return done
+
+
+@pytest.fixture(scope="module")
+def swept(new_workplace: Callable[[], Workplace]) -> Swept:
+    workplace = new_workplace()
+    workplace.write("sweep.yaml", SWEEP)
+    submitted = workplace.run("submit", "sweep.yaml")
+    assert submitted.status == 0, submitted.stderr
+    return Swept(workplace=workplace, submitted=submitted)
+
+
+def attempts(workplace: Workplace) -> list[tuple[int, int]]:
+    """Return the number of attempts of every job of the first sweep."""
+    with workplace.store() as store:
+        return [(job.id, len(store.attempts(job.id))) for job in store.record(1).jobs]
+
+
+# ---------------------------------------------------------------------- running
+
+
+def test_the_table_is_on_stdout_and_the_progress_on_stderr(swept: Swept) -> None:
+    for label in LABELS:
+        assert label in swept.submitted.stdout
+    assert "100 %" in swept.submitted.stdout
+    progress = swept.submitted.stderr.splitlines()
+    assert [line.split("]")[0] for line in progress] == [f"[{n}/{JOBS}" for n in range(1, JOBS + 1)]
+
+
+def test_a_sweep_leaves_no_process_and_no_file_behind_but_its_database(swept: Swept) -> None:
+    assert swept.workplace.living() == []
+    names = {path.name for path in swept.workplace.folder.iterdir()}
+    assert {name for name in names if not name.startswith("dyna-eval.db")} == {"sweep.yaml"}
+
+
+def test_submitting_the_same_file_again_runs_nothing(swept: Swept) -> None:
+    before, reported = attempts(swept.workplace), swept.run("report", "--json").json()
+    again = swept.run("submit", "sweep.yaml", "--json")
+    assert "nothing left to run" in again.stderr
+    assert again.json() == reported
+    assert attempts(swept.workplace) == before == [(job, 1) for job, _ in before]
+
+
+@pytest.mark.parametrize("command", ["resume", "retry"])
+def test_a_finished_sweep_has_nothing_to_resume_or_retry(swept: Swept, command: str) -> None:
+    before = attempts(swept.workplace)
+    assert "nothing left to run" in swept.run(command, "small").stderr
+    assert attempts(swept.workplace) == before
+
+
+def test_cancelling_a_finished_sweep_changes_nothing(swept: Swept) -> None:
+    assert "0 jobs cancelled" in swept.run("cancel").stdout
+    assert swept.run("status", "--json").json()["jobs"]["done"] == JOBS
+
+
+def test_samples_drawn_with_a_draft_are_those_that_the_target_draws_alone(workplace: Workplace) -> None:
+    """Also: a run with --json prints one JSON document on stdout, and nothing of Ray's."""
+    workplace.write("sweep.yaml", SWEEP)
+    changes = ["generation.temperature=1.0", "generation.seed=7", "measure.repeats=1"]
+    overrides = [word for change in changes for word in ("--set", change)]
+    done = workplace.run("submit", "sweep.yaml", "--json", "--name", "sämpling: 1", *overrides)
+    assert done.status == 0, done.stderr
+    report = done.json()
+    assert report["sweep"]["name"] == "sämpling: 1"
+    assert [row["exact_match_rate"] for row in report["rows"]] == [1.0] * len(LABELS)
+    assert [row["repeats"] for row in report["rows"]] == [1] * len(LABELS)
+
+
+# ---------------------------------------------------------------------- reports
+
+
+def rows_of(swept: Swept) -> dict[str, dict[str, Any]]:
+    rows = swept.run("report", "--json").json()["rows"]
+    assert [row["label"] for row in rows] == LABELS
+    return {row["label"]: row for row in rows}
+
+
+def test_the_json_report_has_every_promised_key(swept: Swept) -> None:
+    report = swept.run("report", "--json").json()
+    assert {"sweep", "rows", "left_out", "warnings"} <= report.keys()
+    assert {"id", "name", "state", "digest"} <= report["sweep"].keys()
+    assert (report["sweep"]["name"], report["sweep"]["state"]) == ("small", "done")
+    assert report["left_out"] == []
+    for row in report["rows"]:
+        assert row.keys() >= PROMISED_KEYS
+
+
+def test_every_row_is_exact_and_counted_in_full(swept: Swept) -> None:
+    for row in rows_of(swept).values():
+        assert (row["state"], row["exact_match_rate"]) == ("done", 1.0)
+        assert (row["prompts"], row["repeats"], row["tokens"]) == (2, REPEATS, 2 * REPEATS * 16)
+        assert len(row["job_ids"]) == REPEATS
+        assert row["throughput_tokens_per_s"] > 0
+
+
+def test_the_baseline_is_the_measure_of_the_others(swept: Swept) -> None:
+    rows = rows_of(swept)
+    baseline = rows["Baseline"]
+    assert baseline["speedup"] == 1.0
+    assert baseline["mean_acceptance_length"] == 1.0
+    assert baseline["draft_acceptance_rate"] is None
+    assert baseline["gain_over_previous"] is None
+    for label in LABELS[1:]:
+        row = rows[label]
+        low, high = row["speedup_interval"]
+        assert low <= high
+        assert math.isclose(row["gain_over_baseline"], row["speedup"] - 1)
+        assert 0 <= row["draft_acceptance_rate"] <= 1
+        assert row["mean_acceptance_length"] >= 1
+
+
+def test_a_full_tree_verifies_all_its_nodes_and_a_pruned_one_fewer(swept: Swept) -> None:
+    """Depth 3 and branch 2 make 2 + 4 + 8 draft nodes; near the end of a text fewer levels are drafted."""
+    rows = rows_of(swept)
+    full, pruned = rows["+ Tree structure"], rows["+ Adaptive pruning"]
+    assert pruned["mean_tree_nodes"] < full["mean_tree_nodes"] <= 14
+    assert pruned["node_cap_bound_rate"] == 0.0
+
+
+def test_latex_markdown_and_csv_have_the_four_rows(swept: Swept) -> None:
+    latex = swept.run("report", "--latex").stdout
+    for part in ("\\toprule", "\\bottomrule", "\\caption{", "\\label{", "\\textbf{"):
+        assert part in latex
+    markdown = swept.run("report", "--markdown").stdout
+    table = list(csv.DictReader(io.StringIO(swept.run("report", "--csv").stdout)))
+    assert len(table) == len(LABELS)
+    for label in LABELS:
+        assert label in latex
+        assert label.removeprefix("+ ") in markdown
+
+
+def test_plots_are_a_pdf_and_a_png(swept: Swept) -> None:
+    done = swept.run("report", "--plots", "figures/new")
+    assert done.stdout == ""
+    files = {path.suffix: path.read_bytes() for path in (swept.workplace.folder / "figures/new").iterdir()}
+    assert files.keys() == {".pdf", ".png"}
+    assert files[".pdf"].startswith(b"%PDF-")
+    assert files[".png"].startswith(b"\x89PNG\r\n")
+    for name in files:
+        assert f"ablation{name}" in done.stderr
+
+
+# ------------------------------------------------------------ looking at a sweep
+
+
+def test_status_and_ls_count_the_jobs(swept: Swept) -> None:
+    assert f"done; {JOBS} done" in swept.run("status").stdout
+    assert f"small: done; {JOBS} done" in swept.run("ls").stdout
+    status = swept.run("status", "small", "--json").json()
+    assert (status["state"], status["jobs"]["done"], status["errors"]) == ("done", JOBS, [])
+    assert [sweep["name"] for sweep in swept.run("ls", "--json").json()] == ["small"]
+
+
+def test_show_tells_a_jobs_attempts_prompts_and_rounds(swept: Swept) -> None:
+    job = rows_of(swept)["+ Draft model"]["job_ids"][0]
+    shown = swept.run("show", str(job), "--json").json()
+    assert [attempt["outcome"] for attempt in shown["attempts"]] == ["landed"]
+    samples = shown["job"]["samples"]
+    assert [sample["exactness"] for sample in samples] == ["exact", "exact"]
+    for sample in samples:
+        assert sum(played["emitted"] for played in sample["rounds"]) == len(sample["token_ids"]) == 16
+    text = swept.run("show", str(job)).stdout
+    assert "linear k=4" in text
+    assert "attempt 1" in text
+
+
+def test_logs_tell_the_sweeps_story_in_order(swept: Swept) -> None:
+    events = [line.split()[1:] for line in swept.run("logs").stdout.splitlines()]
+    story = [" ".join(event) for event in events]
+    submitted = next(i for i, event in enumerate(story) if event.startswith("submitted"))
+    acquired = next(i for i, event in enumerate(story) if event.startswith("lease acquired"))
+    released = next(i for i, event in enumerate(story) if event.startswith("lease released"))
+    assert submitted < acquired < released
+    landed = [i for i, event in enumerate(story) if " landed " in event]
+    assert len(landed) == JOBS
+    assert acquired < landed[0] < landed[-1] < released
+
+
+def test_the_database_may_be_named_by_a_variable_or_an_option(swept: Swept, workplace: Workplace) -> None:
+    url = f"sqlite:///{swept.workplace.database}"
+    assert "8 done" in workplace.run("status", DYNA_EVAL_DB=url).stdout
+    assert "8 done" in workplace.run("status", "--db", url, DYNA_EVAL_DB="sqlite:///other.db").stdout
+    assert workplace.run("status").status == 2
+    assert list(workplace.folder.iterdir()) == []
+
+
+def test_db_check_and_upgrade_find_the_schema_current(swept: Swept) -> None:
+    assert "1 sweeps" in swept.run("db", "check").stdout
+    assert "current" in swept.run("db", "upgrade").stdout
+
+
+def test_pairs_list_names_the_packaged_pair(swept: Swept) -> None:
+    assert "demo" in swept.run("pairs", "list").stdout
+    assert "demo" in swept.run("pairs", "list", "--json").json()
+
+
+def test_pairs_check_finds_the_packaged_pair_exact(workplace: Workplace) -> None:
+    done = workplace.run("pairs", "check", "demo")
+    assert done.status == 0, done.stderr
+    for method in ("linear", "tree"):
+        for temperature in ("0.0", "1.0"):
+            assert f"{method}, temperature {temperature}: exact" in done.stdout
+
+
+# ------------------------------------------------------------- before a sweep runs
+
+
+def test_a_dry_run_stores_nothing(workplace: Workplace) -> None:
+    workplace.write("sweep.yaml", SWEEP)
+    done = workplace.run("submit", "sweep.yaml", "--dry-run", "--json", "--set", "measure.repeats=3")
+    assert done.status == 0, done.stderr
+    plan = done.json()
+    assert [row["label"] for row in plan["configurations"]] == LABELS
+    assert len({(job["key"], job["repeat"]) for job in plan["jobs"]}) == len(plan["jobs"]) == 12
+    assert [path.name for path in workplace.folder.iterdir()] == ["sweep.yaml"]
+
+
+def test_validate_and_expand_look_at_the_file_alone(workplace: Workplace) -> None:
+    row = "  - {label: Depths, method: tree, depth: [3, 4], branch: [1, 2], threshold: 0.05}\n"
+    workplace.write("sweep.yaml", SWEEP + row)
+    checked = workplace.run("validate", "sweep.yaml", "--json")
+    assert checked.json() == {"name": "small", "configurations": 7, "jobs": 14}
+    expanded = workplace.run("expand", "sweep.yaml", "--json").json()
+    labels = [row["label"] for row in expanded["configurations"]]
+    assert labels[:4] == LABELS
+    assert "Depths (depth=4, branch=2)" in labels
+    assert [merged["into"] for merged in expanded["merged"]] == ["+ Adaptive pruning"]
+    assert "left out" in workplace.run("expand", "sweep.yaml").stdout
+    assert "7 configurations, 14 jobs" in workplace.run("validate", "sweep.yaml").stdout
+
+
+def test_the_schema_for_editors_is_json_schema(workplace: Workplace) -> None:
+    schema = workplace.run("validate", "--schema").json()
+    assert schema["$schema"].startswith("https://json-schema.org/")
+    assert {"pair", "prompts", "configs"} <= schema["properties"].keys()
+
+
+def test_help_answers_at_once(workplace: Workplace) -> None:
+    fastest = min((workplace.run("--help") for _ in range(3)), key=lambda done: done.seconds)
+    assert fastest.status == 0
+    assert "submit" in fastest.stdout
+    assert fastest.seconds < 0.7
