@@ -25,7 +25,12 @@ def is_gone(name: str) -> bool:
     """
     machine, _, rest = name.partition(":")
     number, _, _ = rest.partition(":")
-    return machine == _machine() and number.isdecimal() and not psutil.pid_exists(int(number))
+    if machine != _machine() or not number.isdecimal():
+        return False
+    try:
+        return bool(psutil.Process(int(number)).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _machine() -> str:

@@ -174,6 +174,14 @@ def test_a_sweep_has_one_controller_until_it_lets_go(store: Store, sweep_id: int
     assert store.acquire_lease(sweep_id, "second", MINUTE)
 
 
+def test_the_holder_of_a_lease_is_known_until_it_is_released(store: Store, sweep_id: int) -> None:
+    assert store.lease_holder(sweep_id) is None
+    store.acquire_lease(sweep_id, "me", -1.0)
+    assert store.lease_holder(sweep_id) == "me"
+    store.release_lease(sweep_id, "me")
+    assert store.lease_holder(sweep_id) is None
+
+
 def test_an_expired_lease_is_taken_over_and_its_holder_hears_of_it(store: Store, sweep_id: int) -> None:
     assert store.acquire_lease(sweep_id, "first", -1.0)
     assert store.acquire_lease(sweep_id, "second", MINUTE)

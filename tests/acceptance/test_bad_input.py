@@ -1,0 +1,302 @@
+"""Bad input: exit 2, one line that says where and what, and nothing stored."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from dyna_eval_db.store import Store
+from workplace import SWEEP, Finished, Workplace
+
+from tests.models import byte_tokenizer, save_model, tiny_gpt_neox
+
+QUICK_SECONDS = 5.0
+"""Generous: such a command takes about 0.3 s where nothing else runs."""
+
+
+def complaint(workplace: Workplace, *arguments: str | Path, **variables: str) -> str:
+    """Run a command that must refuse its input, change no file, and say why in one line."""
+    before = {path: path.read_bytes() for path in workplace.folder.rglob("*") if path.is_file()}
+    done = workplace.run(*arguments, **variables)
+    after = {path: path.read_bytes() for path in workplace.folder.rglob("*") if path.is_file()}
+    assert after == before
+    return only_line(done)
+
+
+def only_line(done: Finished) -> str:
+    assert (done.status, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("dyna-eval: ")
+    return line.removeprefix("dyna-eval: ")
+
+
+def quick_complaint(workplace: Workplace, *arguments: str | Path, **variables: str) -> str:
+    """Also: it comes soon, because no model is looked at."""
+    before = set(workplace.folder.rglob("*"))
+    done = workplace.run(*arguments, **variables)
+    assert done.seconds < QUICK_SECONDS
+    assert set(workplace.folder.rglob("*")) == before
+    return only_line(done)
+
+
+# ------------------------------------------------------------- mistakes in the file
+
+TREE_ROW = "{label: + Tree structure, method: tree, depth: 3, branch: 2, threshold: 0.0}"
+DEPTHS, THRESHOLDS = [*range(1, 1001)], [number / 1000 for number in range(1000)]
+BILLION_ROW = f"{{label: All, method: tree, depth: {DEPTHS}, branch: {DEPTHS}, threshold: {THRESHOLDS}}}"
+MISTAKES = [
+    pytest.param("method: linear", "method: lineer", 9, "'linear'", id="unknown method"),
+    pytest.param("repeats: 2", "repeets: 2", 5, "'repeats'", id="unknown key of a section"),
+    pytest.param("baseline: Base", "base_line: Base", 6, "'baseline'", id="unknown key of the file"),
+    pytest.param("branch: 2", "branches: 2", 10, "'branch'", id="unknown parameter"),
+    pytest.param("repeats: 2", "repeats: two", 5, "whole number", id="wrong type"),
+    pytest.param("repeats: 2", "repeats: 1.5", 5, "whole number", id="fraction for a whole number"),
+    pytest.param("k: 4", "k: true", 9, "whole number", id="boolean for a number"),
+    pytest.param("depth: 3", "depth: -3", 10, "at least 1", id="negative depth"),
+    pytest.param("threshold: 0.05", "threshold: 1.0", 11, "less than 1", id="threshold of 1"),
+    pytest.param("threshold: 0.05", "threshold: -0.1", 11, "at least 0", id="negative threshold"),
+    pytest.param("threshold: 0.05", "threshold: .nan", 11, "number", id="threshold not a number"),
+    pytest.param("k: 4", "k: 0", 9, "at least 1", id="K of 0"),
+    pytest.param("pair: demo", "pair: demo\npair: demo", 3, "duplicate key 'pair'", id="duplicate key"),
+    pytest.param("k: 4", "k: 4, k: 5", 9, "duplicate key 'k'", id="duplicate key in a row"),
+    pytest.param("+ Draft model", "Baseline", 9, "label 'Baseline'", id="duplicate label"),
+    pytest.param("baseline: Baseline", "baseline: Basline", 6, "'Baseline'", id="baseline that names no row"),
+    pytest.param("configs:", "configs: [", 8, "", id="not YAML"),
+    pytest.param("\nconfigs:", "\n\tconfigs:", 7, "", id="a tab as indentation"),
+    pytest.param("pair: demo", "pair: {target: ./none, draft: demo}", 2, "./none", id="missing model folder"),
+    pytest.param("pair: demo", "pair: damo", 2, "damo", id="unknown pair"),
+    pytest.param("dataset: demo", "dataset: json", 3, "data_files", id="data set without files"),
+    pytest.param("name: small", "name: 12", 1, "'name'", id="name that is a number"),
+    pytest.param("name: small", 'name: "12"', 1, "number", id="name that looks like a number"),
+    pytest.param("limit: 2", "limit: 0", 3, "at least 1", id="no prompt at all"),
+    pytest.param(TREE_ROW, BILLION_ROW, 10, "1,000,000,003 configurations", id="a billion jobs"),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "line", "says"), MISTAKES)
+def test_a_mistake_in_the_file_is_told_with_its_line(
+    workplace: Workplace, right: str, wrong: str, line: int, says: str
+) -> None:
+    assert right in SWEEP
+    workplace.write("sweep.yaml", SWEEP.replace(right, wrong, 1))
+    said = quick_complaint(workplace, "submit", "sweep.yaml")
+    assert said.startswith(f"sweep.yaml:{line}: ")
+    assert says in said
+    assert len(said) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param("", "sweep.yaml:1: ", id="empty"),
+        pytest.param("# nothing\n", "sweep.yaml:1: ", id="only a comment"),
+        pytest.param("just text", "sweep.yaml:1: ", id="text"),
+        pytest.param("[1, 2]", "sweep.yaml:1: ", id="a list"),
+        pytest.param("name: x\n---\nname: y\n", "sweep.yaml:2: ", id="two documents"),
+        pytest.param("a: !!python/object/apply:os.getcwd []", "sweep.yaml:1: ", id="a tag that runs code"),
+        pytest.param("a: " + "[" * 5000, "sweep.yaml:1: ", id="too deep"),
+        pytest.param("a: \x00", "sweep.yaml:1: ", id="a control character"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_refused(workplace: Workplace, text: str, says: str) -> None:
+    workplace.write("sweep.yaml", text)
+    assert quick_complaint(workplace, "submit", "sweep.yaml").startswith(says)
+
+
+def test_a_file_that_cannot_be_read_is_named(workplace: Workplace) -> None:
+    assert "none.yaml" in quick_complaint(workplace, "submit", "none.yaml")
+    assert "not a file" in quick_complaint(workplace, "submit", workplace.folder)
+    (workplace.folder / "latin.yaml").write_bytes("name: gr\xfcn\n".encode("latin-1"))
+    assert quick_complaint(workplace, "submit", "latin.yaml").startswith("latin.yaml:1: ")
+
+
+@pytest.mark.parametrize("command", ["submit", "validate", "expand"])
+def test_every_command_that_reads_a_file_tells_the_same_mistake(workplace: Workplace, command: str) -> None:
+    workplace.write("sweep.yaml", SWEEP.replace("linear", "lineer"))
+    assert quick_complaint(workplace, command, "sweep.yaml").startswith("sweep.yaml:9: unknown method")
+
+
+# ----------------------------------------------------------- mistakes on the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--set", "generation.seed=x"], "--set generation.seed=x: "),
+        (["--set", "nonsense"], "--set nonsense: "),
+        (["--set", "configs.9.k=1"], "--set configs.9.k=1: "),
+        (["--name", "7"], "--name: "),
+        (["--max-configurations", "2"], "sweep.yaml:"),
+        (["--max-configurations", "0"], "--max-configurations"),
+        (["--cpus-per-pair", "0"], "--cpus-per-pair"),
+        (["--cpus-per-pair", "99999"], "--cpus-per-pair"),
+        (["--nonsense"], "--nonsense"),
+        (["sweep.yaml", "other.yaml"], "argument"),
+    ],
+)
+def test_a_wrong_option_is_named(workplace: Workplace, arguments: list[str], says: str) -> None:
+    workplace.write("sweep.yaml", SWEEP)
+    assert says in quick_complaint(workplace, "submit", "sweep.yaml", *arguments)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:10001"])
+def test_a_cluster_that_is_not_there_is_named(workplace: Workplace, address: str) -> None:
+    workplace.write("sweep.yaml", SWEEP)
+    assert address in complaint(workplace, "submit", "sweep.yaml", "--address", address)
+
+
+def test_a_command_alone_shows_its_help(workplace: Workplace) -> None:
+    for words in ([], ["db"], ["pairs"]):
+        done = workplace.run(*words)
+        assert done.status == 2
+        assert done.stderr.startswith("Usage: ")
+
+
+# ------------------------------------------------------------------------- databases
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("sqlite:///none/x.db", "no folder"),
+        ("sqlite:///.", "is a folder"),
+        ("sqlite:///sweep.yaml", "not a database"),
+        ("sqlite:///x.db?mode=ro", "parameters"),
+        (f"sqlite:///{'x' * 300}", "too long"),
+        ("sqlite://", "must be a file"),
+        ("mysql://me:secret@here/x", "unknown kind"),
+        ("postgresql://me:secret@127.0.0.1:1/x", "127.0.0.1"),
+        ("nonsense", "not a database URL"),
+        ("", "not a database URL"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_refused(workplace: Workplace, url: str, says: str) -> None:
+    workplace.write("sweep.yaml", SWEEP)
+    said = quick_complaint(workplace, "submit", "sweep.yaml", "--db", url)
+    assert says in said
+    assert "secret" not in said
+    assert quick_complaint(workplace, "status", "--db", url) == said
+
+
+def test_a_database_of_a_newer_schema_is_refused_by_every_command(workplace: Workplace) -> None:
+    workplace.write("sweep.yaml", SWEEP)
+    Store.open(f"sqlite:///{workplace.database}", create=True).close()
+    with sqlite3.connect(workplace.database) as connection:
+        connection.execute("UPDATE dyna_eval_schema SET version_num = '9999'")
+    connection.close()
+    for words in (
+        ["submit", "sweep.yaml"],
+        ["report"],
+        ["db", "upgrade"],
+        ["db", "check"],
+        ["pairs", "list"],
+    ):
+        said = complaint(workplace, *words)
+        assert "newer" in said
+        assert "9999" in said
+
+
+def test_another_programs_database_is_left_alone(workplace: Workplace) -> None:
+    workplace.write("sweep.yaml", SWEEP)
+    with sqlite3.connect(workplace.database) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    assert "another program" in complaint(workplace, "submit", "sweep.yaml")
+
+
+def test_without_a_database_every_command_says_how_to_make_one(workplace: Workplace) -> None:
+    for words in (["report"], ["status"], ["ls"], ["logs"], ["show", "1"], ["cancel"], ["resume"], ["retry"]):
+        assert "no database" in quick_complaint(workplace, *words)
+
+
+def test_a_sweep_or_job_that_is_not_there_is_named(workplace: Workplace) -> None:
+    Store.open(f"sqlite:///{workplace.database}", create=True).close()
+    for name in ([], ["99"], ["9" * 30], ["a\nb"]):
+        assert "no sweep yet" in complaint(workplace, "report", *name)
+    assert "no job 99" in complaint(workplace, "show", "99")
+    assert "JOB" in complaint(workplace, "show", "9" * 30)
+
+
+def test_plots_do_not_overwrite_a_file(workplace: Workplace) -> None:
+    Store.open(f"sqlite:///{workplace.database}", create=True).close()
+    workplace.write("taken", "mine")
+    assert "'taken' is a file" in complaint(workplace, "report", "--plots", "taken")
+
+
+# -------------------------------------------------------------- models and prompts
+
+
+@pytest.fixture(scope="module")
+def models(new_workplace: Callable[[], Workplace]) -> Workplace:
+    """A workplace with a pair of random models and damaged copies of them."""
+    workplace = new_workplace()
+    folder = workplace.folder
+    save_model(tiny_gpt_neox(seed=1), folder / "target")
+    save_model(tiny_gpt_neox(seed=2, hidden=16, layers=1), folder / "draft")
+    for name in ("cut", "alibi", "other-tokenizer"):
+        shutil.copytree(folder / "draft", folder / name)
+    weights = folder / "cut/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    (folder / "alibi/config.json").write_text(json.dumps({"model_type": "bloom"}))
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["hello"])
+    tokenizer.save_pretrained(folder / "other-tokenizer")
+    workplace.write("prompts.jsonl", '{"text": "Once upon a time"}\n{"text": ""}\n')
+    workplace.write("broken.jsonl", '{"text": "Once\n')
+    workplace.write("long.jsonl", json.dumps({"text": "x" * 121}))
+    return workplace
+
+
+def tiny_sweep(*, draft: str = "draft", prompts: str = "prompts.jsonl", more: str = "") -> str:
+    return f"""\
+name: tiny
+pair: {{target: ./target, draft: ./{draft}}}
+prompts: {{dataset: json, data_files: {prompts}{more}}}
+generation: {{max_new_tokens: 8}}
+configs:
+  - {{label: Baseline, method: ar}}
+  - {{label: Draft, method: linear, k: 2}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("draft", "says"),
+    [
+        ("alibi", "ALiBi"),
+        ("other-tokenizer", "different tokenizers (257 and 258 tokens"),
+    ],
+)
+def test_a_pair_that_cannot_run_is_refused_before_anything_is_stored(
+    models: Workplace, draft: str, says: str
+) -> None:
+    models.write("sweep.yaml", tiny_sweep(draft=draft))
+    said = complaint(models, "submit", "sweep.yaml")
+    assert said.startswith("sweep.yaml:2: ")
+    assert draft in said
+    assert says in said
+
+
+@pytest.mark.parametrize(
+    ("prompts", "more", "says"),
+    [
+        pytest.param("prompts.jsonl", ", min_chars: 1000", "no usable prompt", id="all too short"),
+        pytest.param("broken.jsonl", "", "cannot be loaded", id="broken file"),
+        pytest.param("long.jsonl", "", "set prompts.max_prompt_tokens to at most 120", id="too long"),
+    ],
+)
+def test_prompts_that_cannot_be_used_are_refused_before_anything_is_stored(
+    models: Workplace, prompts: str, more: str, says: str
+) -> None:
+    """The models have 128 positions, of which 8 are for new tokens."""
+    models.write("sweep.yaml", tiny_sweep(prompts=prompts, more=more))
+    said = complaint(models, "submit", "sweep.yaml")
+    assert said.startswith("sweep.yaml:3: ")
+    assert says in said
+
+
+def test_pairs_check_refuses_what_cannot_be_loaded(models: Workplace) -> None:
+    assert complaint(models, "pairs", "check", "cut").startswith("cut: cannot be loaded: ")

@@ -1,0 +1,169 @@
+"""Runs that are killed, interrupted or fail: nothing is lost, and nothing is done twice."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+from dyna_eval_db.store import Outcome
+from workplace import Workplace
+
+from dyna_eval.errors import DatabaseError, UnknownSweepError
+from dyna_eval.jobs import JobState
+from tests.models import save_model, tiny_gpt_neox
+
+REPEATS = 6
+JOBS = 2 * REPEATS
+
+SWEEP = f"""\
+name: long
+pair: demo
+prompts: {{dataset: demo, limit: 2, max_prompt_tokens: 32}}
+generation: {{max_new_tokens: 48}}
+measure: {{repeats: {REPEATS}}}
+configs:
+  - {{label: Baseline, method: ar}}
+  - {{label: Draft, method: linear, k: 4}}
+"""
+
+
+def start(workplace: Workplace, *, until_done: int) -> subprocess.Popen[str]:
+    """Start a `submit` and return it when so many of its jobs are done."""
+    workplace.write("sweep.yaml", SWEEP)
+    process = workplace.start("submit", "sweep.yaml")
+    wait_until(lambda: len(done_jobs(workplace)) >= until_done, process)
+    return process
+
+
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 120
+) -> None:
+    """Wait for a condition, which a process brings about if one is given."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def done_jobs(workplace: Workplace) -> dict[int, list[Outcome | None]]:
+    """Return the outcomes of every attempt of each finished job; none while there is no sweep."""
+    try:
+        with workplace.store() as store:
+            jobs = [job for job in store.record(1).jobs if job.state is JobState.DONE]
+            return {job.id: [attempt.outcome for attempt in store.attempts(job.id)] for job in jobs}
+    except (DatabaseError, UnknownSweepError):  # not created yet
+        return {}
+
+
+def stop(process: subprocess.Popen[str], how: signal.Signals, *, group: bool) -> tuple[int, str, str]:
+    """Send a signal and return exit status, stdout and stderr."""
+    (os.killpg if group else os.kill)(process.pid, how)
+    stdout, stderr = process.communicate(timeout=60)
+    return process.returncode, stdout, stderr
+
+
+def test_after_kill_9_the_same_submit_does_only_what_is_left(workplace: Workplace) -> None:
+    """First the controller alone is killed, so that Ray's processes are orphans; then all at once."""
+    stop(start(workplace, until_done=2), signal.SIGKILL, group=False)
+    first = done_jobs(workplace)
+    stop(start(workplace, until_done=len(first) + 2), signal.SIGKILL, group=True)
+    second = done_jobs(workplace)
+    assert 4 <= len(second) < JOBS
+
+    again = workplace.run("submit", "sweep.yaml", "--json")
+    assert again.status == 0, again.stderr
+    progress = [int(number) for number in re.findall(r"^\[(\d+)/", again.stderr, re.MULTILINE)]
+    assert progress == list(range(len(second) + 1, JOBS + 1))
+    last = done_jobs(workplace)
+    assert len(last) == JOBS
+    assert {job: second[job] for job in first} == first
+    assert {job: last[job] for job in second} == second
+    assert all(outcomes.count(Outcome.LANDED) == 1 for outcomes in last.values())
+    assert sum(len(outcomes) - 1 for outcomes in last.values()) <= 2  # one job ran at each kill
+    for row in again.json()["rows"]:
+        assert (row["repeats"], row["exact_match_rate"]) == (REPEATS, 1.0)
+
+    wait_until(lambda: workplace.living() == [])  # Ray's processes notice by themselves that they are alone
+
+
+@pytest.mark.parametrize(
+    ("how", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_an_interrupted_run_puts_its_jobs_back_and_says_how_to_go_on(
+    workplace: Workplace, how: signal.Signals, group: bool
+) -> None:
+    status, stdout, stderr = stop(start(workplace, until_done=2), how, group=group)
+    assert (status, stdout) == (130, "")
+    *progress, hint = stderr.splitlines()
+    assert all(line.startswith("[") for line in progress)
+    assert "dyna-eval resume 1" in hint
+    wait_until(lambda: workplace.living() == [], seconds=10)
+
+    looked = workplace.run("status", "--json").json()
+    done = len(done_jobs(workplace))
+    assert (looked["state"], looked["jobs"]["running"]) == ("interrupted", 0)
+    assert looked["jobs"]["done"] == done == JOBS - looked["jobs"]["queued"]
+
+    assert f"{JOBS - done} jobs cancelled" in workplace.run("cancel").stdout
+    resumed = workplace.run("resume", "--json")
+    assert resumed.status == 1
+    assert "nothing left to run" in resumed.stderr
+    assert sum(len(left["job_ids"]) for left in resumed.json()["left_out"]) == JOBS - done
+
+
+def test_jobs_of_a_pair_that_is_gone_fail_with_the_reason_and_can_be_tried_again(
+    workplace: Workplace,
+) -> None:
+    folder = workplace.folder
+    save_model(tiny_gpt_neox(seed=1), folder / "target")
+    save_model(tiny_gpt_neox(seed=2, hidden=16, layers=1), folder / "draft")
+    workplace.write("sweep.yaml", SWEEP.replace("demo\n", "{target: ./target, draft: ./draft}\n", 1))
+    process = workplace.start("submit", "sweep.yaml", "--set", "measure.repeats=1")
+    wait_until(lambda: is_stored(workplace), process)
+    stop(process, signal.SIGINT, group=False)
+    shutil.move(folder / "draft", folder / "elsewhere")
+
+    resumed = workplace.run("resume")
+    assert resumed.status == 1
+    assert "Left out" in resumed.stdout
+    assert "Traceback" not in resumed.stderr
+    failed = workplace.run("status", "--json").json()
+    assert failed["state"] == "failed"
+    assert failed["jobs"]["failed"] == 2
+    assert all(str(folder / "draft") in job["error"] for job in failed["errors"])
+
+    shutil.move(folder / "elsewhere", folder / "draft")
+    retried = workplace.run("retry", "--json")
+    assert retried.status == 0, retried.stderr
+    assert "2 failed jobs queued again" in retried.stderr
+    assert [row["exact_match_rate"] for row in retried.json()["rows"]] == [1.0, 1.0]
+
+
+def is_stored(workplace: Workplace) -> bool:
+    try:
+        with workplace.store() as store:
+            return store.find_sweep(None) == 1
+    except (DatabaseError, UnknownSweepError):
+        return False
+
+
+def test_a_sweep_that_another_controller_works_on_is_left_alone(workplace: Workplace) -> None:
+    """A controller on another machine may live, whether this one can see it or not."""
+    process = start(workplace, until_done=0)
+    wait_until(lambda: is_stored(workplace), process)
+    stop(process, signal.SIGINT, group=False)
+    with workplace.store() as store:
+        assert store.acquire_lease(1, "elsewhere:1:x", 120)
+    resumed = workplace.run("resume")
+    assert (resumed.status, resumed.stdout) == (1, "")
+    [line] = resumed.stderr.splitlines()
+    assert "another controller" in line
+    with workplace.store() as store:
+        assert store.lease_holder(1) == "elsewhere:1:x"
