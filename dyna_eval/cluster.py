@@ -117,8 +117,9 @@ def connected(address: str) -> Iterator[None]:
 
 
 def _join(address: str, options: dict[str, Any]) -> None:
-    if address not in ("local", "auto"):
-        _check_reachable(address)
+    named = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
+    if named not in ("local", "auto"):
+        _check_reachable(named)
     try:
         ray.init(address=address, **options)
     except SystemExit:  # Ray's answer to SIGTERM while it starts
@@ -131,7 +132,7 @@ def _join(address: str, options: dict[str, Any]) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Refuse at once what Ray would try for two minutes, and then end the process over."""
+    """Refuse at once what Ray would try for many minutes, deaf to Ctrl-C."""
     found = re.fullmatch(r"(?P<host>[^/\s]+):(?P<port>[0-9]{1,5})", address)
     if found is None:
         raise InputError(f"cannot connect to Ray at {address!r}: --address is local, auto or HOST:PORT")
