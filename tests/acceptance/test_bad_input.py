@@ -14,9 +14,6 @@ from workplace import SWEEP, Finished, Workplace
 
 from tests.models import byte_tokenizer, save_model, tiny_gpt_neox
 
-QUICK_SECONDS = 5.0
-"""Generous: such a command takes about 0.3 s where nothing else runs."""
-
 
 def complaint(workplace: Workplace, *arguments: str | Path, **variables: str) -> str:
     """Run a command that must refuse its input, change no file, and say why in one line."""
@@ -35,10 +32,9 @@ def only_line(done: Finished) -> str:
 
 
 def quick_complaint(workplace: Workplace, *arguments: str | Path, **variables: str) -> str:
-    """Also: it comes soon, because no model is looked at."""
+    """Also: nothing was made on the way."""
     before = set(workplace.folder.rglob("*"))
     done = workplace.run(*arguments, **variables)
-    assert done.seconds < QUICK_SECONDS
     assert set(workplace.folder.rglob("*")) == before
     return only_line(done)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-import time
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,6 @@ import psutil
 from dyna_eval_db.store import Store
 
 COMMAND = Path(sys.executable).with_name("dyna-eval")
-
-_MARK = "DYNA_EVAL_ACCEPTANCE_TEST"
-"""A variable that every process of a test inherits: Ray's processes rename themselves and change groups."""
 
 SWEEP = """\
 name: small
@@ -37,12 +33,11 @@ configs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """What a command left behind. `seconds` is its wall time."""
+    """What a command left behind."""
 
     status: int
     stdout: str
     stderr: str
-    seconds: float
 
     def json(self) -> Any:
         """Return stdout, which must be one JSON document and nothing else."""
@@ -55,7 +50,8 @@ class Workplace:
 
     folder: Path
     variables: dict[str, str]
-    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    sessions: list[int] = field(default_factory=list)
+    """Of the commands started so far. What they start stays in them, whatever name or parent it gets."""
 
     @property
     def database(self) -> Path:
@@ -68,38 +64,32 @@ class Workplace:
 
     def run(self, *arguments: str | Path, **variables: str) -> Finished:
         """Run a command to its end."""
-        started = time.monotonic()
-        done = subprocess.run(
+        process = self.start(*arguments, **variables)
+        try:
+            stdout, stderr = process.communicate(timeout=240)
+        finally:
+            process.kill()
+        return Finished(
+            status=process.returncode,
+            stdout=stdout,
+            stderr=stderr,
+        )
+
+    def start(self, *arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
+        """Start a command in a session of its own, as a terminal does."""
+        process = subprocess.Popen(
             [COMMAND, *arguments],
             cwd=self.folder,
             env=self._environment() | variables,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=240,
-            check=False,
-        )
-        return Finished(
-            status=done.returncode,
-            stdout=done.stdout,
-            stderr=done.stderr,
-            seconds=time.monotonic() - started,
-        )
-
-    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        """Start a command in a process group of its own, as a terminal does."""
-        return subprocess.Popen(
-            [COMMAND, *arguments],
-            cwd=self.folder,
-            env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            process_group=0,
+            start_new_session=True,
         )
+        self.sessions.append(process.pid)
+        return process
 
     def store(self) -> Store:
         return Store.open(f"sqlite:///{self.database}", create=False)
@@ -108,15 +98,13 @@ class Workplace:
         """Return the command lines of all processes that descend from commands run here and still live."""
         found = []
         for process in psutil.process_iter():
-            try:
-                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(_MARK) == self.mark:
+            with contextlib.suppress(psutil.Error, ProcessLookupError):  # it ended just now
+                if process.status() != psutil.STATUS_ZOMBIE and os.getsid(process.pid) in self.sessions:
                     found.append(" ".join(process.cmdline()))
-            except psutil.Error:  # it ended just now, or is not ours to look at
-                continue
         return found
 
     def _environment(self) -> dict[str, str]:
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("DYNA_EVAL_", "RAY_"))
-        }
-        return kept | self.variables | {_MARK: self.mark}
+        own = ("DYNA_EVAL_", "RAY_")
+        return {
+            name: value for name, value in os.environ.items() if not name.startswith(own)
+        } | self.variables
