@@ -21,7 +21,7 @@ from dyna_eval_workers.actor import DecodingActor
 from dyna_eval_workers.resolution import resolve_sweep
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from dyna_eval.errors import DynaEvalError, InputError
+from dyna_eval.errors import DynaEvalError, InputError, first_line
 from dyna_eval.jobs import ResolvedSweep, SweepSpec
 
 
@@ -126,7 +126,7 @@ def _join(address: str, options: dict[str, Any]) -> None:
         raise KeyboardInterrupt from None
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"cannot connect to Ray at {address!r}: {one_line(error)}; "
+            f"cannot connect to Ray at {address!r}: {first_line(error)}; "
             "start a cluster there, or leave out --address"
         ) from error
 
@@ -140,7 +140,7 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((found["host"].strip("[]"), int(found["port"])), timeout=10).close()
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"cannot connect to Ray at {address!r}: {one_line(error)}; "
+            f"cannot connect to Ray at {address!r}: {first_line(error)}; "
             "start a cluster there, or leave out --address"
         ) from error
 
@@ -154,9 +154,9 @@ def resolve_on_cluster(spec: SweepSpec) -> ResolvedSweep:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, DynaEvalError):
             raise error.cause from error
-        raise DynaEvalError(f"the cluster cannot look at the models: {one_line(error.cause)}") from error
+        raise DynaEvalError(f"the cluster cannot look at the models: {first_line(error.cause)}") from error
     except ray.exceptions.RayError as error:
-        raise DynaEvalError(f"the cluster cannot look at the models: {one_line(error)}") from error
+        raise DynaEvalError(f"the cluster cannot look at the models: {first_line(error)}") from error
     return resolved
 
 
@@ -164,9 +164,3 @@ def _temporary_folder() -> str:
     """Return a short folder for Ray's sockets, whose paths may have at most 107 bytes."""
     short = Path("/tmp")  # noqa: S108  # mkdtemp makes a private folder in it
     return tempfile.mkdtemp(prefix="dyna-eval-ray-", dir=short if short.is_dir() else None)
-
-
-def one_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:500]

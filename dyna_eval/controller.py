@@ -14,8 +14,8 @@ from typing import Any
 import ray
 from dyna_eval_db.store import Claim, Landing, Store
 
-from dyna_eval.cluster import Slot, find_slots, one_line
-from dyna_eval.errors import LeaseLostError, PairError
+from dyna_eval.cluster import Slot, find_slots
+from dyna_eval.errors import LeaseLostError, PairError, first_line
 from dyna_eval.holder import is_gone, own_name
 from dyna_eval.jobs import Happening, JobResult, JobState, Notice, PromptSet
 
@@ -141,7 +141,7 @@ class Controller:
 
     def _failed_in_actor(self, slot: Slot, claim: Claim, cause: BaseException) -> None:
         """The actor lives and says why: the job's own fault, the pair's, or memory."""
-        message = one_line(cause)
+        message = first_line(cause)
         if isinstance(cause, PairError):
             self._failed_pair(slot, claim, message)
             return
@@ -165,12 +165,12 @@ class Controller:
         """The process died. A job that took three workers with it is poison; a lost node is not its fault."""
         slot.stop()
         if not slot.node_is_alive():
-            self.store.put_back(claim, f"its node is gone: {one_line(error)}")
+            self.store.put_back(claim, f"its node is gone: {first_line(error)}")
             self._tell(Happening.RETRIED, slot, claim, detail="its node is gone")
             self._slots = find_slots(self.cpus_per_pair, keep=[s for s in self._slots if s is not slot])
             return
         final = claim.tries + 1 >= WORKER_TRIES
-        message = f"its worker died: {one_line(error)}"
+        message = f"its worker died: {first_line(error)}"
         if final:
             message = f"failed after it lost {WORKER_TRIES} workers; {message}"
         self.store.fail(claim, error_class=type(error).__name__, message=message, final=final)

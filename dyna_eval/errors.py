@@ -20,6 +20,12 @@ class DynaEvalError(Exception):
     """Root of the tree; its text is one line: where, what, and what to do."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, cut to 500 characters; its class where it says nothing."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:500]
+
+
 class InputError(DynaEvalError):
     """The user's input is wrong."""
 

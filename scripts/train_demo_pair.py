@@ -13,6 +13,9 @@ The corpus is the Python standard library itself (its modules and the reference 
 Held-out files never enter any stage; `scripts/make_demo_prompts.py` cuts the demo prompts from them.
 
     python scripts/train_demo_pair.py --out build/demo-pair
+    python scripts/train_demo_pair.py --out build/refined --from build/demo-pair --distill-steps 9000 --seed 2
+
+The second command is another round of stage 3 alone, from a pair that is there; it changes only the draft.
 """
 
 from __future__ import annotations
@@ -200,7 +203,7 @@ def written_by(
     text that is asked for and its neighbourhood.
     """
     rows = []
-    batch = 64
+    batch = 128
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
     for index in range(math.ceil(wanted / batch)):
         starts = torch.randint(0, len(tokens) - WRITTEN_PROMPT, (batch,), generator=generator)
@@ -277,14 +280,24 @@ def main() -> None:
         "--distill-steps", type=int, default=2000, help="steps for the draft on the target's text"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--from", dest="pair", type=Path, help="a folder with target and draft: run stage 3 alone"
+    )
     arguments = parser.parse_args()
 
     documents = corpus()
     texts = [text for name, text in documents.items() if not is_held_out(name)]
     torch.manual_seed(arguments.seed)
-    tokenizer = train_tokenizer(texts)
+    if arguments.pair is None:
+        tokenizer = train_tokenizer(texts)
+        target, draft = build(TARGET, tokenizer.eos_token_id), build(DRAFT, tokenizer.eos_token_id)
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(arguments.pair / "target")
+        target, draft = (
+            GPTNeoXForCausalLM.from_pretrained(arguments.pair / name, dtype=torch.float32)
+            for name in ("target", "draft")
+        )
     tokens = encode(tokenizer, texts)
-    target, draft = build(TARGET, tokenizer.eos_token_id), build(DRAFT, tokenizer.eos_token_id)
     sizes = {
         name: sum(p.numel() for p in m.parameters()) for name, m in (("target", target), ("draft", draft))
     }
@@ -293,8 +306,9 @@ def main() -> None:
         flush=True,
     )
     save = saver({"target": target, "draft": draft}, tokenizer, arguments.out)
-    train_together(target, draft, tokens, steps=arguments.steps, seed=arguments.seed, save=save)
-    next(save)
+    if arguments.pair is None:
+        train_together(target, draft, tokens, steps=arguments.steps, seed=arguments.seed, save=save)
+        next(save)
     train_on_written(target, draft, tokens, steps=arguments.distill_steps, seed=arguments.seed + 1)
     next(save)
     (arguments.out / "training.json").write_text(

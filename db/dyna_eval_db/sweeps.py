@@ -165,6 +165,7 @@ def read_summaries(session: Session) -> list[SweepSummary]:
             id=row.id,
             name=row.name,
             digest=row.digest,
+            pairs=tuple(_read_pairs(row)),
             state=read_state(session, row.id),
             jobs=count_jobs(session, row.id),
             created_at=row.created_at.isoformat(timespec="seconds"),

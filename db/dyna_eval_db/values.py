@@ -58,6 +58,7 @@ class SweepSummary:
     id: int
     name: str
     digest: str
+    pairs: tuple[str, ...]
     state: SweepState
     jobs: Mapping[JobState, int]
     created_at: str

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +15,6 @@ if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
 DEFAULT_DATABASE = "sqlite:///dyna-eval.db"
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 database_option = click.option(
     "--db",
@@ -40,8 +40,23 @@ limit_option = click.option(
 )
 
 
-def execution_options(command: _Command) -> _Command:
-    """Add the options of every command that runs jobs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """Where and how jobs run, as the command line says it."""
+
+    address: str
+    cpus_per_pair: int | None
+    fail_fast: bool
+
+
+def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of every command that runs jobs; the command gets them as one `execution`."""
+
+    @functools.wraps(command)
+    def with_execution(*, address: str, cpus_per_pair: int | None, fail_fast: bool, **others: Any) -> Any:
+        execution = Execution(address=address, cpus_per_pair=cpus_per_pair, fail_fast=fail_fast)
+        return command(execution=execution, **others)
+
     options = [
         click.option(
             "--address",
@@ -54,9 +69,10 @@ def execution_options(command: _Command) -> _Command:
         ),
         click.option("--fail-fast", is_flag=True, help="Start no further job once one has failed."),
     ]
+    decorated: Callable[..., Any] = with_execution
     for option in reversed(options):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
 
 
 @contextlib.contextmanager

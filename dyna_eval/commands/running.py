@@ -13,6 +13,7 @@ import click
 
 from dyna_eval.commands.files import plan, print_configurations
 from dyna_eval.commands.options import (
+    Execution,
     database_option,
     execution_options,
     json_option,
@@ -47,9 +48,7 @@ def submit(
     max_configurations: int,
     name: str | None,
     dry_run: bool,
-    address: str,
-    cpus_per_pair: int | None,
-    fail_fast: bool,
+    execution: Execution,
     database: str,
     as_json: bool,
 ) -> int:
@@ -57,18 +56,16 @@ def submit(
     from dyna_eval.config import load_sweep
 
     spec = load_sweep(file, overrides, name=name, max_configurations=max_configurations)
-    _check_cores(cpus_per_pair, address)
+    _check_cores(execution)
     _check_database(database)
     with stdout_kept_clean(), _blamed_on(file, spec, overrides):
-        resolved = _resolve(spec, "local" if dry_run else address)
+        resolved = _resolve(spec, "local" if dry_run else execution.address)
     if dry_run:
         _print_plan(resolved, as_json=as_json)
         return 0
     with open_store(database, create=True) as store:
         sweep_id = store.add_sweep(resolved)
-        return _execute(
-            store, sweep_id, address, cpus_per_pair=cpus_per_pair, fail_fast=fail_fast, as_json=as_json
-        )
+        return _execute(store, sweep_id, execution, as_json=as_json)
 
 
 @click.command()
@@ -76,25 +73,10 @@ def submit(
 @execution_options
 @database_option
 @json_option
-def resume(
-    *,
-    sweep: str | None,
-    address: str,
-    cpus_per_pair: int | None,
-    fail_fast: bool,
-    database: str,
-    as_json: bool,
-) -> int:
+def resume(*, sweep: str | None, execution: Execution, database: str, as_json: bool) -> int:
     """Go on with a sweep that was interrupted."""
     with open_store(database) as store:
-        return _execute(
-            store,
-            store.find_sweep(sweep),
-            address,
-            cpus_per_pair=cpus_per_pair,
-            fail_fast=fail_fast,
-            as_json=as_json,
-        )
+        return _execute(store, store.find_sweep(sweep), execution, as_json=as_json)
 
 
 @click.command()
@@ -102,23 +84,13 @@ def resume(
 @execution_options
 @database_option
 @json_option
-def retry(
-    *,
-    sweep: str | None,
-    address: str,
-    cpus_per_pair: int | None,
-    fail_fast: bool,
-    database: str,
-    as_json: bool,
-) -> int:
+def retry(*, sweep: str | None, execution: Execution, database: str, as_json: bool) -> int:
     """Run the failed jobs of a sweep again."""
     with open_store(database) as store:
         sweep_id = store.find_sweep(sweep)
         count = store.retry(sweep_id)
         click.echo(f"{count} failed jobs queued again", err=True)
-        return _execute(
-            store, sweep_id, address, cpus_per_pair=cpus_per_pair, fail_fast=fail_fast, as_json=as_json
-        )
+        return _execute(store, sweep_id, execution, as_json=as_json)
 
 
 @contextlib.contextmanager
@@ -144,10 +116,10 @@ class _Interrupted(click.ClickException):
 # ------------------------------------------------------------- before anything runs
 
 
-def _check_cores(cpus_per_pair: int | None, address: str) -> None:
+def _check_cores(execution: Execution) -> None:
     """Refuse more cores than this machine has before anything is stored; a cluster may still grow."""
     cores = os.cpu_count() or 1
-    if address == "local" and cpus_per_pair is not None and cpus_per_pair > cores:
+    if execution.address == "local" and (execution.cpus_per_pair or 0) > cores:
         raise click.BadParameter(f"this machine has {cores} cores", param_hint="--cpus-per-pair")
 
 
@@ -200,9 +172,7 @@ def _print_plan(resolved: ResolvedSweep, *, as_json: bool) -> None:
 # -------------------------------------------------------------------------- running
 
 
-def _execute(
-    store: Store, sweep_id: int, address: str, *, cpus_per_pair: int | None, fail_fast: bool, as_json: bool
-) -> int:
+def _execute(store: Store, sweep_id: int, execution: Execution, *, as_json: bool) -> int:
     """Run what a sweep still lacks, print its table, and return the exit status."""
     from dyna_eval.jobs import JobState
     from dyna_eval.report import build_report
@@ -211,9 +181,7 @@ def _execute(
     if counts[JobState.QUEUED] or counts[JobState.RUNNING]:
         try:
             with stdout_kept_clean():
-                counts = _work(
-                    store, sweep_id, address, counts, cpus_per_pair=cpus_per_pair, fail_fast=fail_fast
-                )
+                counts = _work(store, sweep_id, execution, counts)
         except KeyboardInterrupt:
             what = f"interrupted; `dyna-eval resume {sweep_id}` goes on where it stopped"
             raise _Interrupted(what) from None
@@ -239,13 +207,7 @@ def _hint_at_rest(sweep_id: int, *, failed: int, cancelled: int) -> None:
 
 
 def _work(
-    store: Store,
-    sweep_id: int,
-    address: str,
-    counts: dict[JobState, int],
-    *,
-    cpus_per_pair: int | None,
-    fail_fast: bool,
+    store: Store, sweep_id: int, execution: Execution, counts: dict[JobState, int]
 ) -> dict[JobState, int]:
     from dyna_eval.cluster import connected
     from dyna_eval.controller import Controller
@@ -254,8 +216,12 @@ def _work(
 
     total = sum(counts.values())
     waiting = counts[JobState.QUEUED] + counts[JobState.RUNNING]
-    with connected(address), ProgressDisplay(total=total, done=total - waiting) as display:
+    with connected(execution.address), ProgressDisplay(total=total, done=total - waiting) as display:
         controller = Controller(
-            store=store, sweep_id=sweep_id, watch=display, cpus_per_pair=cpus_per_pair, fail_fast=fail_fast
+            store=store,
+            sweep_id=sweep_id,
+            watch=display,
+            cpus_per_pair=execution.cpus_per_pair,
+            fail_fast=execution.fail_fast,
         )
         return controller.run()

@@ -24,7 +24,7 @@ def list_pairs(*, database: str, as_json: bool) -> None:
     known = {"demo": "packaged"}
     with contextlib.suppress(MissingDatabaseError), open_store(database) as store:
         for sweep in store.list_sweeps():
-            for name in store.record(sweep.id).pairs:
+            for name in sweep.pairs:
                 known.setdefault(name, f"sweep {sweep.id} {sweep.name}")
     if as_json:
         print_json(known)

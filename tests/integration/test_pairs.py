@@ -255,6 +255,16 @@ def test_an_unsupported_architecture_is_refused_from_its_configuration(name: str
     assert reason.startswith(str(tmp_path))
 
 
+def test_weights_that_changed_since_they_were_inspected_are_not_loaded(saved: Path, model: Path) -> None:
+    """The job's identity was made from the old content: results must not be stored under it."""
+    pair = inspected(spec_of(model)).pair
+    save_model(tiny_gpt_neox(seed=9), model)
+    assert "changed since the sweep was submitted" in refusal(lambda: load_pair(pair, CPU))
+    both = inspected(spec_of(saved / "target", model)).pair
+    save_model(tiny_gpt_neox(seed=10), model)
+    assert refusal(lambda: load_pair(both, CPU)).startswith(str(model))
+
+
 ACCEPTED: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral without a window": ("mistral", {"sliding_window": None}),
     "mistral with a window as long as its context": ("mistral", {"sliding_window": POSITIONS}),

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from dyna_eval.errors import PairError
+from dyna_eval.errors import PairError, first_line
 from dyna_eval.jobs import Pair, PairSpec, digest
 from dyna_eval_workers.architecture import check_architecture, position_limit, self_test
 from dyna_eval_workers.decoding import Decoder
@@ -79,6 +79,9 @@ def load_pair(pair: Pair, device: torch.device) -> LoadedPair:
     Raises PairError with the reason where that fails.
     """
     spec = pair.spec
+    _check_unchanged(spec.target, _Role.TARGET, pair.target_digest)
+    if spec.draft is not None:
+        _check_unchanged(spec.draft, _Role.DRAFT, pair.draft_digest)
     target = _load_model(spec.target, _Role.TARGET, spec.target_revision, pair.dtype, device)
     draft = None
     if spec.draft is not None:
@@ -149,6 +152,16 @@ def _folder_digest(folder: Path) -> str:
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
+
+
+def _check_unchanged(model: str, role: _Role, expected: str | None) -> None:
+    """Refuse a folder whose content is not what the job's identity was made from."""
+    folder = Path(_location(model, role))
+    if folder.is_dir() and _folder_digest(folder) != expected:
+        raise PairError(
+            f"{model}: the folder changed since the sweep was submitted, or differs on this node; "
+            "put the same files there, or submit the sweep again"
+        )
 
 
 def _check_same_tokenizer(target: _InspectedModel, draft: _InspectedModel) -> None:
@@ -226,13 +239,8 @@ def _loading(model: str, *, failure: str = "cannot be loaded") -> Iterator[None]
     except (PairError, MemoryError, torch.OutOfMemoryError):
         raise  # memory is the machine's fault: another try, on a fresh actor, may succeed
     except Exception as error:  # the libraries raise OSError, ValueError, KeyError, SafetensorError, ...
-        raise PairError(f"{model}: {failure}: {_first_line(error)}") from error
+        raise PairError(f"{model}: {failure}: {first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 
-from dyna_eval.errors import PromptError
+from dyna_eval.errors import PromptError, first_line
 from dyna_eval.jobs import Prompt, PromptSet, PromptSpec, digest, prompt_digest
 from dyna_eval_workers.pairs import DEMO, demo_folder
 
@@ -73,10 +73,9 @@ def _load_rows(spec: PromptSpec) -> Any:
 def _reason(error: Exception) -> str:
     """Return what the library says in one line; what it says about a file without rows helps nobody."""
     cause = error.__cause__ or error
-    text = str(cause).strip() or type(cause).__name__
-    if isinstance(cause, StopIteration) or "at least one example" in text:
+    if isinstance(cause, StopIteration) or "at least one example" in str(cause):
         return "it holds no row"
-    return text.splitlines()[0][:300]
+    return first_line(cause)
 
 
 def _check_columns(spec: PromptSpec, columns: Sequence[str]) -> None:
