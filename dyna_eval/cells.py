@@ -8,19 +8,36 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from string import ascii_lowercase
+from typing import Any
 
 from dyna_eval.jobs import Method, Params, Scalar
+from dyna_eval.methods import DynaTree
 from dyna_eval.report import Report, Row
 from dyna_eval.statistics import Interval
 
 UNKNOWN = "--"
 
-_SYMBOLS = {"k": "K", "depth": "D", "branch": "B", "threshold": "τ"}
+_SYMBOLS = {"k": "K", "num_assistant_tokens": "K", "depth": "D", "branch": "B", "threshold": "τ"}
+_WORDS = {
+    "cache": "{} cache",
+    "schedule": "{}",
+    "branch_phase": "no branch phase",
+    "depth_phase": "no depth phase",
+    "history_phase": "no history phase",
+}
+_NAMES = {
+    Method.AR: "AR only",
+    Method.HF_GENERATE: "transformers generate",
+    Method.HF_ASSISTED: "transformers assisted",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """A parameter as a cell shows it; a symbol of one letter is mathematics, a longer one a name."""
+    """A parameter as a cell shows it.
+
+    A symbol of one letter is mathematics, a longer one a name; without one the value speaks for itself.
+    """
 
     symbol: str
     relation: str
@@ -29,18 +46,23 @@ class Setting:
 
 def configuration_text(method: Method, params: Params) -> str:
     """Return a method and its parameters for people: `AR only`, `tree, D=7, B=2, τ=0.05`."""
-    if method is Method.AR:
-        return "AR only"
-    texts = [f"{one_line(s.symbol)}{s.relation}{s.value}" for s in settings(params)]
-    return ", ".join([method.value, *texts])
+    texts = [f"{one_line(s.symbol)}{s.relation}{s.value}" for s in settings(method, params)]
+    return ", ".join([method_name(method), *texts])
 
 
-def settings(params: Params) -> list[Setting]:
+def method_name(method: Method) -> str:
+    """Return a method as a sweep file names it, or what people call it."""
+    return _NAMES.get(method, method.value)
+
+
+def settings(method: Method, params: Params) -> list[Setting]:
     """Return the parameters worth telling: those that decide the method, and others that may change it."""
     shown = []
-    for name, value in params.items():
+    for name, value in (_told_of_dynatree(params) if method is Method.DYNATREE else params).items():
         text = f"{value:g}" if isinstance(value, float) else one_line(str(value))
-        if name in _SYMBOLS:
+        if name in _WORDS:
+            shown.append(Setting(symbol="", relation="", value=_WORDS[name].format(text)))
+        elif name in _SYMBOLS:
             shown.append(Setting(symbol=_SYMBOLS[name], relation="=", value=text))
         elif name == "max_nodes" and _could_bind(params):
             shown.append(Setting(symbol="N", relation="≤", value=text))
@@ -53,7 +75,26 @@ def _is_usual(name: str, value: Scalar, params: Params) -> bool:
     """Whether a parameter has the value that a reader assumes."""
     if name == "prune":
         return value == "node" or not params.get("threshold")
+    if name == "confidence_threshold":
+        return not value
     return name == "root_branch" and value in (None, params.get("branch"))
+
+
+def _told_of_dynatree(params: Params) -> Params:
+    """Write the numbers of branches as one, `1/2/3`; leave out what is unused, and what is as usual."""
+    given: dict[str, Any] = dict(params)
+    tree, fields = DynaTree.model_construct(**given), DynaTree.model_fields
+    branches = [name for name in ("branch_min", "branch_mid", "branch_max") if name not in tree.idle]
+    told: dict[str, Scalar] = {
+        "depth": tree.depth,
+        "max_depth": tree.max_depth,
+        "branch": "/".join(str(getattr(tree, name)) for name in branches),
+        "max_nodes": tree.max_nodes,
+    }
+    for name, value in params.items():
+        if name not in (*told, *branches) and (name not in fields or value != fields[name].default):
+            told[name] = value
+    return {name: value for name, value in told.items() if name not in tree.idle}
 
 
 def _could_bind(params: Params) -> bool:

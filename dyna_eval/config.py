@@ -8,14 +8,24 @@ rows expanded by `rows`; `mistakes` words what is wrong.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dyna_eval.errors import SweepFileError
-from dyna_eval.jobs import Configuration, GenerationSpec, MeasureSpec, Method, PairSpec, SweepSpec
+from dyna_eval.jobs import (
+    Backend,
+    Configuration,
+    EngineSpec,
+    GenerationSpec,
+    MeasureSpec,
+    Method,
+    PairSpec,
+    SweepSpec,
+)
 from dyna_eval.methods import METHODS
 from dyna_eval.mistakes import Mistakes, shown, unknown
 from dyna_eval.rows import expand_rows, read_rows, too_many
-from dyna_eval.sections import GenerationSection, MeasureSection, SweepFile, json_schema
+from dyna_eval.sections import EngineSection, GenerationSection, MeasureSection, SweepFile, json_schema
 from dyna_eval.sources import DEMO, read_pairs, read_prompts
 from dyna_eval.sweep import merge_equal
 from dyna_eval.yaml_source import Document, Location, apply_override, one_line, read_file, read_yaml
@@ -72,10 +82,11 @@ def parse_sweep(
     prompts = read_prompts(values.get("prompts", {"dataset": DEMO}), folder, mistakes)
     generation = mistakes.check(GenerationSection, values.get("generation", {}), ("generation",))
     measure = mistakes.check(MeasureSection, values.get("measure", {}), ("measure",))
+    engine = mistakes.check(EngineSection, values.get("engine", {}), ("engine",))
     rows = read_rows(values.get("configs"), mistakes)
     configurations = expand_rows(rows, max_configurations, mistakes)
     mistakes.raise_first()
-    assert outline and prompts and generation and measure  # noqa: S101 - or raised
+    assert outline and prompts and generation and measure and engine  # noqa: S101 - or raised
 
     baseline = _baseline(outline.baseline, configurations, mistakes)
     _check_drafts(pairs, configurations, mistakes)
@@ -90,10 +101,11 @@ def parse_sweep(
     )
     return SweepSpec(
         name=outline.name,
-        pairs=tuple(pairs.values()),
+        pairs=tuple(_with_dtype(pair, engine.dtype) for pair in pairs.values()),
         prompts=prompts,
         generation=GenerationSpec(**generation.model_dump()),
         measure=MeasureSpec(**measure.model_dump()),
+        engine=EngineSpec(backend=Backend(engine.backend), dtype=engine.dtype),
         baseline=baseline,
         configurations=kept,
         merged=merged,
@@ -119,6 +131,11 @@ def _source(text: str, overrides: Sequence[str]) -> str:
     """Return the file's text for the record; overrides follow it as comments."""
     notes = [f"# --set {one_line(assignment)}" for assignment in overrides]
     return "\n".join([text, *notes]) if notes else text
+
+
+def _with_dtype(pair: PairSpec, dtype: str) -> PairSpec:
+    """Return a pair with the sweep's dtype where it names none of its own."""
+    return replace(pair, dtype=dtype) if pair.dtype == "auto" else pair
 
 
 def _baseline(named: str | None, configurations: Sequence[Configuration], mistakes: Mistakes) -> str:

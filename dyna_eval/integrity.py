@@ -5,6 +5,7 @@ Pure functions that return short texts; the report attaches them to rows as foot
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
@@ -75,6 +76,21 @@ def actor_caveats(sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap) -> 
             " taken against each actor's own AR runs, rather than throughputs"
         )
     return texts
+
+
+def backend_caveats(used: Iterable[str], environments: Environments) -> list[str]:
+    """Return where actors fell back to the slower eager code, and why, by the facts of their environments.
+
+    An actor writes `eager (why)` for both models, or `..., draft eager (why)` for a draft of its own backend.
+    """
+    facts = [str(environments.get(digest, {}).get("backend", "")) for digest in sorted(used)]
+    texts = []
+    for fact in facts:
+        target, _, draft = fact.partition(", draft ")
+        for whose, backend in (("", target), ("the draft ", draft)):
+            if fallen := re.fullmatch(r"eager \((.+)\)", backend):
+                texts.append(f"{whose}ran on the slower eager backend: {fallen[1]}")
+    return list(dict.fromkeys(texts))
 
 
 def actor_speeds(sentinels: Iterable[StoredSentinel]) -> dict[str, float]:

@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
-IDENTITY_VERSION = 1
+IDENTITY_VERSION = 2
 """Version of the job identity; it changes when `job_key` hashes other facts."""
 
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 """Version of the decoding loops' semantics; results of another version are not reused."""
+
+PACKAGED_PAIRS = ("demo", "demo-large")
+"""Pairs that come with the package; `demo` also names its prompts."""
 
 Scalar = bool | int | float | str | None
 Params = Mapping[str, Scalar]
@@ -28,6 +31,25 @@ class Method(StrEnum):
     AR = "ar"
     LINEAR = "linear"
     TREE = "tree"
+    BEST_FIRST = "best_first"
+    DYNATREE = "dynatree"
+    COST_AWARE = "cost_aware"
+    PROMPT_LOOKUP = "prompt_lookup"
+    HF_GENERATE = "hf_generate"
+    HF_ASSISTED = "hf_assisted"
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether transformers' own loop decodes, not ours."""
+        return self in (Method.HF_GENERATE, Method.HF_ASSISTED)
+
+
+class Backend(StrEnum):
+    """What runs a model's forward passes. `auto` is the fastest that the machine and the model allow."""
+
+    AUTO = "auto"
+    EAGER = "eager"
+    COMPILE = "compile"
 
 
 class JobState(StrEnum):
@@ -87,6 +109,14 @@ class GenerationSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """What runs the forward passes, and in which dtype where a pair names none of its own."""
+
+    backend: Backend = Backend.AUTO
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MeasureSpec:
     """How to measure: repeats per configuration, warm-up prompts, and how often an actor runs AR itself."""
 
@@ -123,6 +153,7 @@ class SweepSpec:
     prompts: PromptSpec
     generation: GenerationSpec
     measure: MeasureSpec
+    engine: EngineSpec = EngineSpec()
     baseline: str
     configurations: tuple[Configuration, ...]
     merged: tuple[MergedConfiguration, ...] = ()
@@ -135,6 +166,8 @@ class Pair:
 
     spec: PairSpec
     dtype: str
+    backend: Backend = Backend.AUTO
+    """As asked for; what an actor really used is among the facts of its environment."""
     target_digest: str
     draft_digest: str | None
     tokenizer_digest: str
@@ -155,6 +188,11 @@ class Prompt:
 class PromptSet:
     digest: str
     prompts: tuple[Prompt, ...]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(prompt.token_ids) for prompt in self.prompts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +231,12 @@ class Round:
 
     drafted: nodes the draft proposed, pruned ones included; verified: draft nodes the target saw;
     depth: levels among the verified nodes; accepted: draft tokens taken; emitted: tokens that count,
-    bonus token included and overrun left out; capped: the node cap stopped growth.
+    bonus token included and overrun left out; capped: the node cap stopped growth; draft_steps and
+    draft_rows: forward passes of the draft model, and the tokens that went through them.
+
+    Seconds: draft is the draft's forward passes, grow the policy's choice among their candidates, verify the
+    target's forward pass, walk the acceptance and the compaction of the caches. What a round takes beyond
+    them is the host's. A phase that a method does not have, or that cannot be seen, is None.
     """
 
     drafted: int
@@ -202,8 +245,12 @@ class Round:
     accepted: int
     emitted: int
     capped: bool
+    draft_steps: int
+    draft_rows: int
     draft_seconds: float | None
+    grow_seconds: float | None
     verify_seconds: float | None
+    walk_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +292,35 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What a forward pass costs on one machine, for one pair, dtype and backend.
+
+    `draft_seconds` by the number of tokens that go through the draft at once (empty without a draft),
+    `verify_seconds` by the number of tokens that go through the target; both ascending, (size, seconds).
+    """
+
+    draft_seconds: tuple[tuple[int, float], ...]
+    verify_seconds: tuple[tuple[int, float], ...]
+
+    def draft(self, width: float) -> float:
+        """Return the seconds of a draft step over `width` tokens."""
+        return interpolate(self.draft_seconds, width)
+
+    def verify(self, nodes: float) -> float:
+        """Return the seconds of a target step over `nodes` tokens, the pending one included."""
+        return interpolate(self.verify_seconds, nodes)
+
+
+def interpolate(points: tuple[tuple[int, float], ...], size: float) -> float:
+    """Interpolate linearly between measured (size, seconds), and go on along the last two beyond them."""
+    if len(points) == 1 or size <= points[0][0]:
+        return points[0][1]
+    index = next((i for i, (measured, _) in enumerate(points) if measured >= size), len(points) - 1)
+    (x0, y0), (x1, y1) = points[index - 1], points[index]
+    return y0 + (y1 - y0) * (size - x0) / (x1 - x0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
     """What an actor returns for a job. `sentinels` are those it ran since its previous result."""
 
@@ -257,6 +333,7 @@ class JobResult:
     samples: tuple[Sample, ...]
     wall_seconds: float
     peak_memory_bytes: int | None
+    calibration: Calibration | None = None
 
 
 # ---------------------------------------------------------- what a watcher is told
@@ -307,8 +384,12 @@ class SampleTotals:
     drafted_levels: int
     accepted_tokens: int
     capped_rounds: int
+    draft_steps: int
+    draft_rows: int
     draft_seconds: float | None
+    grow_seconds: float | None
     verify_seconds: float | None
+    walk_seconds: float | None
     accepted_by_depth: tuple[int, ...]
     """Rounds that accepted at least 1, 2, ... draft tokens."""
 
@@ -360,6 +441,8 @@ class SweepRecord:
     jobs: tuple[StoredJob, ...] = field(repr=False)
     sentinels: tuple[StoredSentinel, ...] = field(repr=False)
     environments: Mapping[str, Mapping[str, Scalar]] = field(repr=False)
+    calibrations: Mapping[tuple[str, str], Calibration] = field(default_factory=dict, repr=False)
+    """By the name of the pair and the digest of the environment."""
 
 
 # --------------------------------------------------------------------- identity
@@ -397,11 +480,17 @@ def job_key(
             "draft": pair.draft_digest,
             "tokenizer": pair.tokenizer_digest,
             "dtype": pair.dtype,
+            "backend": pair.backend,
             "prompt_set": prompt_set,
             "generation": asdict(generation),
             "warmup": measure.warmup,
         }
     )
+
+
+def calibration_key(pair: Pair) -> str:
+    """Return the identity of a pair's calibrations: the cost of a step follows weights, dtype and backend."""
+    return digest([pair.target_digest, pair.draft_digest, pair.dtype, pair.backend])
 
 
 def generation_digest(generation: GenerationSpec) -> str:
@@ -431,8 +520,12 @@ def sum_rounds(sample: Sample) -> SampleTotals:
         drafted_levels=sum(r.depth for r in rounds),
         accepted_tokens=sum(r.accepted for r in rounds),
         capped_rounds=sum(r.capped for r in rounds),
+        draft_steps=sum(r.draft_steps for r in rounds),
+        draft_rows=sum(r.draft_rows for r in rounds),
         draft_seconds=_sum_known([r.draft_seconds for r in rounds]),
+        grow_seconds=_sum_known([r.grow_seconds for r in rounds]),
         verify_seconds=_sum_known([r.verify_seconds for r in rounds]),
+        walk_seconds=_sum_known([r.walk_seconds for r in rounds]),
         accepted_by_depth=tuple(sum(r.accepted >= depth for r in rounds) for depth in range(1, deepest + 1)),
     )
 

@@ -14,6 +14,7 @@ from dyna_eval.cells import (
     Setting,
     count,
     interval_cell,
+    method_name,
     one_line,
     pair_slugs,
     ranges,
@@ -22,7 +23,6 @@ from dyna_eval.cells import (
     speedup_interval,
     throughput_cell,
 )
-from dyna_eval.jobs import Method
 from dyna_eval.report import Report, Row, best_row
 
 _ESCAPES = {
@@ -109,14 +109,13 @@ def _row(row: Row, notes: Notes, *, bold: bool) -> str:
 
 
 def _configuration(row: Row) -> str:
-    if row.method is Method.AR:
-        return "AR only"
-    return ", ".join([row.method.value, *map(_setting, settings(row.params))])
+    name = escape_latex(method_name(row.method))
+    return ", ".join([name, *map(_setting, settings(row.method, row.params))])
 
 
 def _setting(setting: Setting) -> str:
     text = f"{setting.symbol}{setting.relation}{setting.value}"
-    if len(setting.symbol) > 1:
+    if len(setting.symbol) != 1:
         return escape_latex(text)
     symbol, relation = (_MATHS.get(part, part) for part in (setting.symbol, setting.relation))
     return f"${symbol}{relation}{setting.value}$"

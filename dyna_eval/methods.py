@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from dyna_eval.jobs import Method, Params, canonical_json
 
@@ -138,6 +138,171 @@ class Tree(MethodParameters):
                 return limit
             level *= self.branch
         return size
+
+
+class BestFirst(MethodParameters):
+    """The likeliest nodes of every level are expanded, and the likeliest of all that grew are verified.
+
+    Source: EAGLE-2 (Li et al. 2024), sections 4.1 and 4.2.
+    """
+
+    method = Method.BEST_FIRST
+
+    max_nodes: int = Field(32, ge=1, le=4096, description="Draft nodes verified per round.")
+    depth: int = Field(8, ge=1, le=1024, description="Levels of draft nodes.")
+    width: int = Field(8, ge=1, le=1024, description="Nodes expanded per level, and children of each.")
+
+
+class DynaTree(MethodParameters):
+    """A tree in three phases, each of which can be switched off.
+
+    Branch phase: a node has fewer children where the draft is confident. Depth phase: an unlikely path ends,
+    a likely one goes on beyond `depth`. History phase: recent acceptance moves both confidence bounds.
+    Source: DynaTree.
+    """
+
+    method = Method.DYNATREE
+
+    branch_phase: bool = Field(True, description="Off: every node has branch_mid children.")
+    depth_phase: bool = Field(True, description="Off: the tree has exactly depth levels.")
+    history_phase: bool = Field(True, description="Off: the confidence bounds stay as given.")
+    depth: int = Field(5, ge=1, le=1024, description="Levels of draft nodes, unless the depth phase decides.")
+    max_depth: int = Field(
+        8, ge=1, le=1024, validate_default=True, description="Levels of a path that stays likely."
+    )
+    branch_min: int = Field(1, ge=1, le=1024, description="Children of a node of high confidence.")
+    branch_mid: int = Field(
+        2,
+        ge=1,
+        le=1024,
+        validate_default=True,
+        description="Children of a node in between; of every node where branch_phase is off.",
+    )
+    branch_max: int = Field(
+        3, ge=1, le=1024, validate_default=True, description="Children of a node of low confidence."
+    )
+    confidence_low: Probability = Field(
+        0.4, description="Under this probability of the draft's best token, confidence is low."
+    )
+    confidence_high: Probability = Field(
+        0.9, validate_default=True, description="From this probability on, confidence is high."
+    )
+    stop_probability: Probability = Field(
+        0.05, description="A path of a lower cumulative draft probability ends; 0 ends none."
+    )
+    deep_probability: Probability = Field(
+        0.3, description="A path of at least this cumulative probability goes on beyond depth."
+    )
+    history_window: int = Field(8, ge=1, le=1024, description="Rounds that recent acceptance is over.")
+    history_target: float = Field(
+        0.6,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Accepted share of drafted levels under which trees get more branches.",
+    )
+    history_step: float = Field(
+        0.05, gt=0, lt=1, allow_inf_nan=False, description="What a round moves the confidence bounds by."
+    )
+    max_nodes: int = Field(64, ge=1, le=4096, description="Most draft nodes per round.")
+
+    @field_validator("max_depth", "branch_mid", "branch_max", "confidence_high")
+    @classmethod
+    def _not_under_its_floor(cls, value: float, info: ValidationInfo) -> float:
+        phase, floor = _DYNATREE_FLOORS[info.field_name or ""]
+        least = info.data.get(floor, value)  # one that is itself wrong is reported by itself
+        if value < least and info.data.get(phase):
+            raise ValueError(f"should be at least {floor!r}, which is {least}, not {value}")
+        return value
+
+    def meaning(self) -> Meaning:
+        """Leave out of the key what a phase that is switched off makes unused."""
+        if not self.branch_phase and not self.depth_phase:
+            same = {"depth": self.depth, "branch": self.branch_mid, "max_nodes": self.max_nodes}
+            plain = Tree.model_validate(same).meaning()
+            note = f"dynatree without its phases is an unpruned tree of branch {self.branch_mid}"
+            return Meaning(key=plain.key, notes=(note, *plain.notes))
+        notes = []
+        if self.history_phase and not self.branch_phase:
+            notes.append("without branch_phase there are no confidence bounds for history_phase to move")
+        unusual = {
+            name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default
+        }
+        if unusual.intersection(self.idle) - {"history_phase"}:
+            notes.append("a phase that is switched off leaves its parameters unused")
+        return _meaning(self.method, {**self.resolved(), **dict.fromkeys(self.idle)}, notes)
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """The parameters that a phase that is switched off leaves unused."""
+        idle: tuple[str, ...] = ()
+        if not self.branch_phase:
+            idle += ("branch_min", "branch_max", "confidence_low", "confidence_high", "history_phase")
+        if not self.depth_phase:
+            idle += ("max_depth", "stop_probability", "deep_probability")
+        if not self.history_phase or not self.branch_phase:
+            idle += ("history_window", "history_target", "history_step")
+        return idle
+
+
+_DYNATREE_FLOORS = {
+    "max_depth": ("depth_phase", "depth"),
+    "branch_mid": ("branch_phase", "branch_min"),
+    "branch_max": ("branch_phase", "branch_mid"),
+    "confidence_high": ("branch_phase", "confidence_low"),
+}
+"""Parameters that in a phase must not be under another one; both stand before them."""
+
+
+class CostAware(MethodParameters):
+    """A tree that grows while expected tokens per second rise, by the calibrated cost of every step."""
+
+    method = Method.COST_AWARE
+
+    max_nodes: int = Field(64, ge=1, le=4096, description="Most draft nodes verified per round.")
+    depth: int = Field(12, ge=1, le=1024, description="Most levels of draft nodes.")
+    width: int = Field(8, ge=1, le=1024, description="Most nodes expanded per level.")
+
+
+class PromptLookup(MethodParameters):
+    """A chain without a draft model: what followed the last tokens where they stood before.
+
+    Source: prompt lookup decoding (Saxena 2023).
+    """
+
+    method = Method.PROMPT_LOOKUP
+    needs_draft = False
+
+    k: int = Field(ge=1, le=1024, description="Draft tokens per round.")
+    ngram: int = Field(3, ge=1, le=64, description="Longest n-gram that is looked up, in tokens.")
+
+
+class HfGenerate(MethodParameters):
+    """The target alone in transformers' own loop, `generate`."""
+
+    method = Method.HF_GENERATE
+    needs_draft = False
+
+    cache: Literal["dynamic", "static"] = Field("dynamic", description="transformers' kind of cache.")
+
+
+class HfAssisted(MethodParameters):
+    """Speculation in transformers' own loop, `generate` with an assistant; its cache is always dynamic.
+
+    Source: `GenerationConfig` of transformers 5, whose own defaults are 20, constant and 0.4.
+    """
+
+    method = Method.HF_ASSISTED
+
+    num_assistant_tokens: int = Field(20, ge=1, le=1024, description="Draft tokens per round, at first.")
+    schedule: Literal["constant", "heuristic", "heuristic_transient"] = Field(
+        "constant", description="How num_assistant_tokens changes from round to round."
+    )
+    confidence_threshold: Probability = Field(
+        0.0,
+        description="Drafting stops at a token of a lower draft probability; 0 never stops it,"
+        " transformers' own default is 0.4.",
+    )
 
 
 def _meaning(method: Method, params: Params, notes: list[str] | None = None) -> Meaning:

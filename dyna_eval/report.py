@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from dyna_eval.errors import MixedRowsError
-from dyna_eval.integrity import actor_caveats, actor_speeds, differences, row_caveats
+from dyna_eval.integrity import actor_caveats, actor_speeds, backend_caveats, differences, row_caveats
 from dyna_eval.jobs import Configuration, JobState, Method, Params, StoredJob, SweepRecord
 from dyna_eval.statistics import (
     Bootstrap,
@@ -196,9 +196,10 @@ class _PairTable:
     def caveats(self) -> list[str]:
         own = [sentinel for sentinel in self.record.sentinels if sentinel.pair == self.pair]
         texts = actor_caveats(own, self.bootstrap)
+        done = [job for jobs in self.jobs.values() for job in _done(jobs)]
+        texts += backend_caveats({job.environment or "" for job in done}, self.record.environments)
         if self.reference is not None and not _done(self.jobs.get(self.record.baseline, ())):
             texts.append(f"the baseline '{self.record.baseline}' has no result yet, so there is no speedup")
-        done = [job for jobs in self.jobs.values() for job in _done(jobs)]
         unmeasured = sorted({job.actor or "unknown" for job in done if (job.actor or "") not in self.paces})
         if unmeasured:
             texts.append(
@@ -217,7 +218,9 @@ class _PairTable:
         label = configuration.label
         jobs, done = self.jobs[label], _done(self.jobs[label])
         runs = [Run(repeat=job.repeat, samples=job.samples) for job in done]
-        own = figures(configuration.method, runs, self.bootstrap)
+        environment = _only({job.environment for job in done})
+        calibration = self.record.calibrations.get((self.pair, environment or ""))
+        own = figures(configuration.method, runs, self.bootstrap, calibration)
         mixed: tuple[str, ...] = ()
         if own is not None and self.reference is not None:
             mixed = differences(done, self.reference, self.record.environments)
@@ -231,7 +234,7 @@ class _PairTable:
             is_baseline=label == self.record.baseline,
             job_ids=tuple(job.id for job in jobs),
             prompt_set=_only({job.prompt_set for job in jobs}),
-            environment=_only({job.environment for job in done}),
+            environment=environment,
             mixed=mixed,
             figures=own,
             versus_baseline=self._compare(label, self.record.baseline, rates),
@@ -415,8 +418,11 @@ _FIGURES: dict[str, Callable[[Figures], object]] = {
     "marginal_accept_rates": lambda f: _rates_json(f.acceptance.marginal_rates),
     "conditional_accept_rates": lambda f: _rates_json(f.acceptance.conditional_rates),
     "draft_share": lambda f: f.shares.draft,
+    "grow_share": lambda f: f.shares.grow,
     "verify_share": lambda f: f.shares.verify,
+    "walk_share": lambda f: f.shares.walk,
     "host_share": lambda f: f.shares.host,
+    "predicted_speedup": lambda f: f.predicted_speedup,
     "ttft_s": lambda f: asdict(f.latency.ttft),
     "tpot_s": lambda f: f.latency.tpot and asdict(f.latency.tpot),
     "prefill_s": lambda f: asdict(f.latency.prefill),

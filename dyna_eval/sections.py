@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic.json_schema import WithJsonSchema
 
-from dyna_eval.jobs import GenerationSpec, MeasureSpec, PromptSpec
+from dyna_eval.jobs import PACKAGED_PAIRS, EngineSpec, GenerationSpec, MeasureSpec, PromptSpec
 from dyna_eval.methods import METHODS, MethodParameters
 
 _GENERATION, _MEASURE, _PROMPTS = GenerationSpec(), MeasureSpec(), PromptSpec(dataset="")
+_ENGINE = EngineSpec()
 _BIDIRECTIONAL = "\u202a-\u202e\u2066-\u2069"  # would let a label show as another one
 _NOT_IN_A_LINE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff{_BIDIRECTIONAL}]")
 
@@ -48,6 +49,7 @@ TextOrTexts = Annotated[
     BeforeValidator(_as_list),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(lambda x: x + 0.0)]
 """-0.0 becomes 0.0, so that equal settings have equal digests."""
 
@@ -63,7 +65,7 @@ class PairSection(Section):
 
     target: Text
     draft: Text | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = Field("auto", description="auto: that of the engine section.")
     revision: Text | None = Field(None, description="Hub revision of both models.")
     target_revision: Text | None = None
     draft_revision: Text | None = None
@@ -109,6 +111,15 @@ class MeasureSection(Section):
     )
 
 
+class EngineSection(Section):
+    """What runs the forward passes."""
+
+    backend: Literal["auto", "eager", "compile"] = Field(
+        _ENGINE.backend.value, description="auto is the fastest that the machine and the model allow."
+    )
+    dtype: Dtype = Field("auto", description="For pairs that name none; auto follows checkpoint and machine.")
+
+
 class RowSection(BaseModel):
     """What every row has beside the parameters of its method."""
 
@@ -132,6 +143,7 @@ class SweepFile(Section):
     prompts: Any
     generation: Any = Field(default_factory=dict)
     measure: Any = Field(default_factory=dict)
+    engine: Any = Field(default_factory=dict)
     baseline: Label | None = Field(None, description="The row to compare with; unless given, the first ar.")
     configs: list[dict[str, Any]] = Field(min_length=1, description="The rows; a list in one is swept over.")
 
@@ -140,11 +152,12 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a sweep file, for editors."""
     schema = SweepFile.model_json_schema()
     properties = schema["properties"]
-    pair = {"anyOf": [{"const": "demo"}, PairSection.model_json_schema()]}
+    pair = {"anyOf": [{"enum": list(PACKAGED_PAIRS)}, PairSection.model_json_schema()]}
     properties["pair"] |= {"anyOf": [*pair["anyOf"], {"type": "array", "items": pair, "minItems": 1}]}
     properties["prompts"] = PromptsSection.model_json_schema()
     properties["generation"] = GenerationSection.model_json_schema()
     properties["measure"] = MeasureSection.model_json_schema()
+    properties["engine"] = EngineSection.model_json_schema()
     properties["configs"]["items"] = {"oneOf": [_row_schema(method) for method in METHODS.values()]}
     schema["required"].remove("name")
     schema["description"] = "Which configurations dyna-eval measures, on which models and prompts."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dyna_eval.jobs import PairSpec, PromptSpec
+from dyna_eval.jobs import PACKAGED_PAIRS, PairSpec, PromptSpec
 from dyna_eval.mistakes import Mistakes, shown
 from dyna_eval.sections import PairSection, PromptsSection
 from dyna_eval.yaml_source import Location
@@ -38,10 +38,11 @@ def read_pairs(value: object, folder: Path, mistakes: Mistakes) -> dict[Location
 
 
 def _read_pair(value: object, location: Location, folder: Path, mistakes: Mistakes) -> PairSpec | None:
-    if value == DEMO:
-        return PairSpec(name=DEMO, target=DEMO, draft=DEMO)
+    if isinstance(value, str) and value in PACKAGED_PAIRS:
+        return PairSpec(name=value, target=value, draft=value)
     if not isinstance(value, dict):
-        what = f"unknown pair {shown(value)}; write demo, or {{target: FOLDER_OR_HUB_ID, draft: ...}}"
+        known = " or ".join(PACKAGED_PAIRS)
+        what = f"unknown pair {shown(value)}; write {known}, or {{target: FOLDER_OR_HUB_ID, draft: ...}}"
         mistakes.add(location, what)
         return None
     section = mistakes.check(PairSection, value, location)
@@ -79,12 +80,12 @@ def _check_revisions(
 
 
 def _on_hub(model: str | None) -> bool:
-    return model is not None and model != DEMO and not Path(model).is_absolute()
+    return model is not None and model not in PACKAGED_PAIRS and not Path(model).is_absolute()
 
 
 def _located(text: str, folder: Path, location: Location, mistakes: Mistakes) -> str:
     """Return the absolute path of a folder where there is one, else the hub id as written."""
-    if text == DEMO:
+    if text in PACKAGED_PAIRS:
         return text
     path = _beside(text, folder)
     if path is not None and path.is_dir():

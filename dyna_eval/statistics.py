@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
@@ -22,10 +22,13 @@ from statistics import NormalDist, fmean, stdev
 import numpy as np
 from numpy.typing import NDArray
 
-from dyna_eval.jobs import Exactness, Method, SampleTotals
+from dyna_eval.jobs import Calibration, Exactness, Method, SampleTotals
+from dyna_eval.methods import METHODS
 
 RESAMPLES = 10_000
 _CHUNK_CELLS = 4_000_000  # resampling counts handled at once: bounds memory, not results
+
+_TARGET_ALONE = (Method.AR, Method.HF_GENERATE)
 
 Floats = NDArray[np.float64]
 
@@ -97,10 +100,15 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """Shares of decode seconds spent in the draft, in the target's verification, and elsewhere."""
+    """Shares of decode seconds spent in each phase of a round, as `dyna_eval.jobs.Round` has them.
+
+    `host` is the rest: what no phase accounts for, the phases that were not timed included.
+    """
 
     draft: float | None
+    grow: float | None
     verify: float | None
+    walk: float | None
     host: float | None
 
 
@@ -147,6 +155,7 @@ class Figures:
     latency: Latency
     agreement: Agreement
     distinct_2: float | None
+    predicted_speedup: float | None
 
 
 # -------------------------------------------------------------------- bootstrap
@@ -297,8 +306,13 @@ def _std_between_repeats(runs: Sequence[Run]) -> float | None:
 # ------------------------------------------------------------------ all figures
 
 
-def figures(method: Method, runs: Sequence[Run], bootstrap: Bootstrap) -> Figures | None:
-    """Return a row's figures; None if its runs hold no measured sample."""
+def figures(
+    method: Method, runs: Sequence[Run], bootstrap: Bootstrap, calibration: Calibration | None = None
+) -> Figures | None:
+    """Return a row's figures; None if its runs hold no measured sample.
+
+    `calibration` is that of the row's pair where it ran; without it no speedup is predicted.
+    """
     rates = throughput(runs, bootstrap)
     if rates is None:
         return None
@@ -314,14 +328,20 @@ def figures(method: Method, runs: Sequence[Run], bootstrap: Bootstrap) -> Figure
         latency=latency(samples),
         agreement=agreement(samples),
         distinct_2=fmean(distinct) if distinct else None,
+        predicted_speedup=predicted_speedup(method, samples, calibration),
     )
 
 
 def acceptance(method: Method, samples: Sequence[SampleTotals]) -> Acceptance:
-    """Return how much of the draft was accepted. AR has no draft: its length is 1, the rest unknown."""
+    """Return how much of the draft was accepted.
+
+    The target alone, in our loop or in transformers', has no draft: its length is 1, the rest unknown. What a
+    peer does not tell of its rounds is unknown too.
+    """
     tokens, rounds = sum(s.tokens for s in samples), sum(s.rounds for s in samples)
-    if method is Method.AR or not rounds:
-        length = 1.0 if method is Method.AR else None
+    alone = method in _TARGET_ALONE
+    if alone or not rounds:
+        length = 1.0 if alone else None
         return Acceptance(
             mean_length=length,
             mean_length_per_request=length,
@@ -339,8 +359,8 @@ def acceptance(method: Method, samples: Sequence[SampleTotals]) -> Acceptance:
         mean_length_per_request=fmean(_tokens_per_round(samples)),
         draft_rate=_share(accepted, sum(s.drafted_levels for s in samples)),
         node_rate=_share(accepted, verified),
-        mean_tree_nodes=verified / rounds,
-        node_cap_bound_rate=sum(s.capped_rounds for s in samples) / rounds,
+        mean_tree_nodes=None if method.is_peer and not verified else verified / rounds,
+        node_cap_bound_rate=None if method.is_peer else sum(s.capped_rounds for s in samples) / rounds,
         marginal_rates=tuple(count / rounds for count in reached),
         conditional_rates=tuple(
             count / before for count, before in zip(reached, [rounds, *reached], strict=False) if before
@@ -349,14 +369,52 @@ def acceptance(method: Method, samples: Sequence[SampleTotals]) -> Acceptance:
 
 
 def shares(method: Method, samples: Sequence[SampleTotals]) -> Shares:
-    """Return where decode time went; a share is unknown as soon as one sample lacks its phase's seconds."""
+    """Return where decode time went; a share is unknown as soon as one sample lacks its phase's seconds.
+
+    AR neither drafts nor grows, prompt lookup has no draft to wait for, and into a peer's rounds nobody sees.
+    The host's share is unknown where a model's is.
+    """
+    if method.is_peer:
+        return Shares(draft=None, grow=None, verify=None, walk=None, host=None)
     total = sum(s.decode_seconds for s in samples)
-    draft = _phase_share([s.draft_seconds if s.rounds else None for s in samples], total)
-    verify = _phase_share([s.verify_seconds if s.rounds else None for s in samples], total)
+
+    def share(phase: Callable[[SampleTotals], float | None]) -> float | None:
+        return _phase_share([phase(s) if s.rounds else None for s in samples], total)
+
+    draft = share(lambda s: s.draft_seconds) if METHODS[method].needs_draft else None
+    grow = share(lambda s: s.grow_seconds) if method is not Method.AR else None
+    verify, walk = share(lambda s: s.verify_seconds), share(lambda s: s.walk_seconds)
+    models_known = verify is not None and (draft is not None or not METHODS[method].needs_draft)
+    known = sum(value for value in (draft, grow, verify, walk) if value is not None)
+    return Shares(
+        draft=draft, grow=grow, verify=verify, walk=walk, host=1.0 - known if models_known else None
+    )
+
+
+def predicted_speedup(
+    method: Method, samples: Sequence[SampleTotals], calibration: Calibration | None
+) -> float | None:
+    """Return the speedup over AR that acceptance and the calibrated cost of the models' steps promise.
+
+    With L emitted tokens, s draft steps, r draft rows and N verified nodes, each a mean per round:
+
+        L * verify(1) / (s * draft(r / s) + verify(N + 1))
+
+    What the host does beside the models' steps is left out: the measured speedup falls short by its share.
+    The figure is 1 for AR; None for a peer, without a calibration, or where draft steps were not counted.
+    """
     if method is Method.AR:
-        return Shares(draft=None, verify=verify, host=None if verify is None else 1.0 - verify)
-    host = None if draft is None or verify is None else 1.0 - draft - verify
-    return Shares(draft=draft, verify=verify, host=host)
+        return 1.0
+    rounds, steps = sum(s.rounds for s in samples), sum(s.draft_steps for s in samples)
+    if method.is_peer or calibration is None or not rounds:
+        return None
+    drafted = METHODS[method].needs_draft and any(s.drafted_nodes for s in samples)
+    if (drafted and not steps) or (steps and not calibration.draft_seconds):
+        return None
+    rows, nodes = sum(s.draft_rows for s in samples), sum(s.verified_nodes for s in samples)
+    draft = steps / rounds * calibration.draft(rows / steps) if steps else 0.0
+    length = sum(s.tokens for s in samples) / rounds
+    return length * calibration.verify(1) / (draft + calibration.verify(nodes / rounds + 1))
 
 
 def latency(samples: Sequence[SampleTotals]) -> Latency:

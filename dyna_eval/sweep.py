@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 from dyna_eval.errors import PairError
 from dyna_eval.jobs import (
+    Calibration,
     Configuration,
     Job,
     MergedConfiguration,
     Pair,
+    ResolvedSweep,
     SweepSpec,
     canonical_json,
     digest,
@@ -172,6 +174,24 @@ def sweep_digest(spec: SweepSpec, jobs: Sequence[Job]) -> str:
             "sentinel_every": spec.measure.sentinel_every,
         }
     )
+
+
+def estimate_seconds(resolved: ResolvedSweep, calibrations: Mapping[str, Calibration]) -> float | None:
+    """Return how long one actor would take for a sweep if every row were as fast as the target alone.
+
+    The actor's own AR runs are counted, loading, prefill and warm-up are not. `calibrations` are by the name
+    of the pair; None where one lacks.
+    """
+    spec, seconds = resolved.spec, 0.0
+    for pair in resolved.pairs:
+        calibration = calibrations.get(pair.spec.name)
+        if calibration is None:
+            return None
+        jobs = sum(job.pair.spec.name == pair.spec.name for job in resolved.jobs)
+        runs = jobs + math.ceil(jobs / spec.measure.sentinel_every)
+        prompts = len(resolved.prompt_sets[pair.spec.name].prompts)
+        seconds += runs * prompts * spec.generation.max_new_tokens * calibration.verify(1)
+    return seconds
 
 
 def _keys(spec: SweepSpec, pair: Pair, prompt_set: str) -> dict[str, str]:

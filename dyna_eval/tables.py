@@ -157,6 +157,7 @@ _CSV_COLUMNS: dict[str, Callable[[Row], object]] = {
     "speedup": lambda row: row.versus_baseline and row.versus_baseline.ratio,
     "speedup_low": lambda row: (known := speedup_interval(row)) and known.low,
     "speedup_high": lambda row: (known := speedup_interval(row)) and known.high,
+    "predicted_speedup": lambda row: row.figures and row.figures.predicted_speedup,
     "mean_acceptance_length": lambda row: row.figures and row.figures.acceptance.mean_length,
     "exact_match_rate": lambda row: row.figures and row.figures.agreement.exact_match_rate,
     "notes": lambda row: escape_csv("; ".join(row.caveats)),

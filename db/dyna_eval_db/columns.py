@@ -116,6 +116,14 @@ def insert_all_missing(
         session.connection().execute(_inserting(session, table).on_conflict_do_nothing(), rows)
 
 
+def insert_or_update(
+    session: Session, table: type[DeclarativeBase], *, key: Mapping[str, Any], **values: Any
+) -> None:
+    """Insert a row, or change the one of that primary key."""
+    statement = _inserting(session, table).values(**key, **values)
+    session.execute(statement.on_conflict_do_update(index_elements=[*key], set_=values))
+
+
 def _inserting(session: Session, table: type[DeclarativeBase]) -> postgresql.Insert | sqlite.Insert:
     if session.get_bind().dialect.name == "postgresql":
         return postgresql.insert(table)

@@ -15,11 +15,12 @@ from sqlalchemy.types import TypeEngine
 from dyna_eval.jobs import JobState
 from dyna_eval_db.columns import Id, Json, PlainText, Real, UtcTime, database_clock
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 """The newest migration; four digits, so that older versions sort before newer ones."""
 
 Digest = String(64)
 Word = String(32)
+_NOT_COUNTED = "0"  # in rows of schema 0001
 _STATES = ", ".join(f"'{state}'" for state in JobState)
 
 
@@ -157,6 +158,20 @@ class ResultRow(Base):
     landed_at: Mapped[datetime] = mapped_column(default=database_clock())
 
 
+class CalibrationRow(Base):
+    """What a pair's forward passes cost in an environment; the latest measurement replaces earlier ones."""
+
+    __tablename__ = "calibration"
+
+    pair_key: Mapped[str] = mapped_column(Digest, primary_key=True)
+    """Digest of the models, the dtype and the backend: `dyna_eval.jobs.calibration_key`."""
+    environment: Mapped[str] = mapped_column(Digest, ForeignKey("env.digest"), primary_key=True)
+    draft_seconds: Mapped[list[Any]]
+    """[tokens, seconds] of each size, ascending; empty without a draft."""
+    verify_seconds: Mapped[list[Any]]
+    measured_at: Mapped[datetime]
+
+
 class SentinelRow(Base):
     """An actor's own AR run over the prompts of a pair."""
 
@@ -206,8 +221,12 @@ class SampleRow(Base):
     drafted_levels: Mapped[int]
     accepted_tokens: Mapped[int]
     capped_rounds: Mapped[int]
+    draft_steps: Mapped[int] = mapped_column(server_default=_NOT_COUNTED)
+    draft_rows: Mapped[int] = mapped_column(server_default=_NOT_COUNTED)
     draft_seconds: Mapped[float | None]
+    grow_seconds: Mapped[float | None]
     verify_seconds: Mapped[float | None]
+    walk_seconds: Mapped[float | None]
     accepted_by_depth: Mapped[list[Any]]
 
 
@@ -225,8 +244,12 @@ class RoundRow(Base):
     accepted: Mapped[int]
     emitted: Mapped[int]
     capped: Mapped[bool]
+    draft_steps: Mapped[int] = mapped_column(server_default=_NOT_COUNTED)
+    draft_rows: Mapped[int] = mapped_column(server_default=_NOT_COUNTED)
     draft_seconds: Mapped[float | None]
+    grow_seconds: Mapped[float | None]
     verify_seconds: Mapped[float | None]
+    walk_seconds: Mapped[float | None]
 
 
 class EventRow(Base):

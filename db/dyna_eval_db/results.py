@@ -12,11 +12,13 @@ from sqlalchemy import RowMapping, insert, select
 from sqlalchemy.orm import Session
 
 from dyna_eval.jobs import (
+    Calibration,
     Environment,
     Exactness,
     JobResult,
     JobState,
     Method,
+    Pair,
     Round,
     Sample,
     SampleTotals,
@@ -24,10 +26,19 @@ from dyna_eval.jobs import (
     Sentinel,
     StoredJob,
     StoredSentinel,
+    calibration_key,
     sum_rounds,
 )
-from dyna_eval_db.columns import insert_missing
-from dyna_eval_db.models import EnvironmentRow, JobRow, ResultRow, RoundRow, SampleRow, SentinelRow
+from dyna_eval_db.columns import database_clock, insert_missing, insert_or_update
+from dyna_eval_db.models import (
+    CalibrationRow,
+    EnvironmentRow,
+    JobRow,
+    ResultRow,
+    RoundRow,
+    SampleRow,
+    SentinelRow,
+)
 
 _TOTALS = [getattr(SampleRow, field.name) for field in fields(SampleTotals)]
 _ROUND = [getattr(RoundRow, field.name) for field in fields(Round)]
@@ -36,9 +47,11 @@ _ROUND = [getattr(RoundRow, field.name) for field in fields(Round)]
 # --------------------------------------------------------------------- writing
 
 
-def insert_result(session: Session, job: JobRow, attempt_id: int, result: JobResult) -> None:
-    """Store a job's result, with the environment and the sentinels that came with it."""
+def insert_result(session: Session, job: JobRow, pair: Pair, attempt_id: int, result: JobResult) -> None:
+    """Store a job's result, with the environment, the calibration and the sentinels that came with it."""
     insert_environment(session, result.environment)
+    if result.calibration is not None:
+        insert_calibration(session, pair, result.environment, result.calibration)
     for sentinel in result.sentinels:
         insert_sentinel(session, job, sentinel, result.environment)
     session.add(
@@ -58,6 +71,20 @@ def insert_result(session: Session, job: JobRow, attempt_id: int, result: JobRes
 
 def insert_environment(session: Session, environment: Environment) -> None:
     insert_missing(session, EnvironmentRow, digest=environment.digest, facts=dict(environment.facts))
+
+
+def insert_calibration(
+    session: Session, pair: Pair, environment: Environment, calibration: Calibration
+) -> None:
+    """Store what a pair's passes cost in an environment, in place of what was known of it."""
+    insert_or_update(
+        session,
+        CalibrationRow,
+        key={"pair_key": calibration_key(pair), "environment": environment.digest},
+        draft_seconds=[list(point) for point in calibration.draft_seconds],
+        verify_seconds=[list(point) for point in calibration.verify_seconds],
+        measured_at=database_clock(),
+    )
 
 
 def insert_sentinel(session: Session, job: JobRow, sentinel: Sentinel, environment: Environment) -> None:
@@ -173,6 +200,22 @@ def read_environments(session: Session, sweep_id: int) -> dict[str, Mapping[str,
     used = of_results.union(of_sentinels)
     rows = session.scalars(select(EnvironmentRow).where(EnvironmentRow.digest.in_(used)))
     return {row.digest: row.facts for row in rows}
+
+
+def read_calibrations(session: Session, pair: Pair) -> dict[str, Calibration]:
+    """Read what a pair's passes cost, by environment, the latest first."""
+    rows = session.scalars(
+        select(CalibrationRow)
+        .where(CalibrationRow.pair_key == calibration_key(pair))
+        .order_by(CalibrationRow.measured_at.desc(), CalibrationRow.environment)
+    )
+    return {
+        row.environment: Calibration(
+            draft_seconds=tuple((size, seconds) for size, seconds in row.draft_seconds),
+            verify_seconds=tuple((size, seconds) for size, seconds in row.verify_seconds),
+        )
+        for row in rows
+    }
 
 
 def read_samples(session: Session, job_id: int) -> tuple[Sample, ...]:

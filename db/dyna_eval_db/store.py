@@ -27,8 +27,10 @@ from sqlalchemy.orm import Session
 
 from dyna_eval.errors import LeaseLostError, UnknownSweepError
 from dyna_eval.jobs import (
+    Calibration,
     JobResult,
     JobState,
+    Pair,
     PromptSet,
     ResolvedSweep,
     Sample,
@@ -49,7 +51,7 @@ from dyna_eval_db.engine import (
 )
 from dyna_eval_db.migrate import require_schema, require_usable
 from dyna_eval_db.models import AttemptRow, EventRow, JobRow, LeaseRow, ResultRow, SweepRow
-from dyna_eval_db.results import insert_result, read_jobs, read_samples
+from dyna_eval_db.results import insert_result, read_calibrations, read_jobs, read_samples
 from dyna_eval_db.values import Attempt, Claim, Event, Landing, Outcome, SweepState, SweepSummary
 
 __all__ = ["Attempt", "Claim", "Event", "Landing", "Outcome", "Store", "SweepState", "SweepSummary"]
@@ -175,6 +177,11 @@ class Store:
         with self._read() as session:
             return sweeps.read_record(session, sweep_id)
 
+    def calibrations(self, pair: Pair) -> dict[str, Calibration]:
+        """Return what a pair's forward passes cost, by the digest of the environment, the latest first."""
+        with self._read() as session:
+            return read_calibrations(session, pair)
+
     # ------------------------------------------------------ the controller's lease
 
     def acquire_lease(self, sweep_id: int, holder: str, seconds: float) -> bool:
@@ -293,7 +300,8 @@ class Store:
                     return Landing.ALREADY_LANDED
                 _log_claim(session, claim, "fenced", late="result")
                 return Landing.FENCED
-            insert_result(session, _require_job(session, claim.job_id), claim.attempt_id, result)
+            job = _require_job(session, claim.job_id)
+            insert_result(session, job, claim.job.pair, claim.attempt_id, result)
             _close(session, claim.job_id, claim.epoch, Outcome.LANDED)
             _log_claim(session, claim, Outcome.LANDED, wall_seconds=result.wall_seconds)
             return Landing.LANDED

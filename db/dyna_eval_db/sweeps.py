@@ -30,7 +30,7 @@ from dyna_eval.jobs import (
 )
 from dyna_eval_db.columns import database_clock, insert_all_missing, insert_missing
 from dyna_eval_db.models import JobRow, LeaseRow, PromptRow, SweepRow
-from dyna_eval_db.results import read_environments, read_jobs, read_sentinels
+from dyna_eval_db.results import read_calibrations, read_environments, read_jobs, read_sentinels
 from dyna_eval_db.values import SweepState, SweepSummary, sweep_state
 
 _SPEC = TypeAdapter(SweepSpec)
@@ -175,7 +175,7 @@ def read_summaries(session: Session) -> list[SweepSummary]:
 
 
 def read_record(session: Session, sweep_id: int) -> SweepRecord:
-    """Read a sweep and everything measured in it, in a number of queries that does not grow with it."""
+    """Read a sweep and everything measured in it, in a number of queries that grows with its pairs alone."""
     row = require_sweep(session, sweep_id)
     spec = _SPEC.validate_python(row.spec)
     return SweepRecord(
@@ -192,6 +192,11 @@ def read_record(session: Session, sweep_id: int) -> SweepRecord:
         jobs=read_jobs(session, JobRow.sweep_id == sweep_id, with_samples=True),
         sentinels=read_sentinels(session, sweep_id),
         environments=read_environments(session, sweep_id),
+        calibrations={
+            (name, environment): calibration
+            for name, pair in _read_pairs(row).items()
+            for environment, calibration in read_calibrations(session, pair).items()
+        },
     )
 
 

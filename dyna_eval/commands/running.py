@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +24,12 @@ from dyna_eval.commands.options import (
     which_sweep,
 )
 from dyna_eval.commands.reports import print_report
-from dyna_eval.errors import PairError, PromptError
+from dyna_eval.errors import DatabaseError, PairError, PromptError
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
-    from dyna_eval.jobs import JobState, ResolvedSweep, SweepSpec
+    from dyna_eval.jobs import Calibration, JobState, Pair, ResolvedSweep, SweepSpec
 
 
 @click.command()
@@ -61,7 +61,7 @@ def submit(
     with stdout_kept_clean(), _blamed_on(file, spec, overrides):
         resolved = _resolve(spec, "local" if dry_run else execution.address)
     if dry_run:
-        _print_plan(resolved, as_json=as_json)
+        _print_plan(resolved, _known_calibrations(database, resolved.pairs), as_json=as_json)
         return 0
     with open_store(database, create=True) as store:
         sweep_id = store.add_sweep(resolved)
@@ -153,20 +153,44 @@ def _resolve(spec: SweepSpec, address: str) -> ResolvedSweep:
         return resolve_on_cluster(spec)
 
 
-def _print_plan(resolved: ResolvedSweep, *, as_json: bool) -> None:
-    spec = resolved.spec
+def _known_calibrations(database: str, pairs: Sequence[Pair]) -> dict[str, Calibration]:
+    """Return the latest calibration of each pair that has one, by the pair's name; create nothing."""
+    try:
+        with open_store(database) as store:
+            known = {pair.spec.name: store.calibrations(pair) for pair in pairs}
+    except DatabaseError:  # there is none yet, or it is empty: it was found usable before
+        return {}
+    return {name: next(iter(found.values())) for name, found in known.items() if found}
+
+
+def _print_plan(resolved: ResolvedSweep, calibrations: dict[str, Calibration], *, as_json: bool) -> None:
+    from dyna_eval.sweep import estimate_seconds
+
+    spec, seconds = resolved.spec, estimate_seconds(resolved, calibrations)
     if as_json:
         jobs = [
             {"key": job.key, "label": job.configuration.label, "repeat": job.repeat} for job in resolved.jobs
         ]
-        print_json(plan(spec) | {"digest": resolved.digest, "jobs": jobs})
+        print_json(plan(spec) | {"digest": resolved.digest, "jobs": jobs, "estimated_seconds": seconds})
         return
     print_configurations(spec)
     for pair in resolved.pairs:
         prompts = resolved.prompt_sets[pair.spec.name].prompts
         tokens = sum(len(prompt.token_ids) for prompt in prompts)
         click.echo(f"pair {pair.spec.name}: {pair.dtype}, {len(prompts)} prompts with {tokens} tokens")
+    if seconds is not None:
+        click.echo(
+            f"{_about(seconds)} on one actor if every row were as fast as the target alone,"
+            " from an earlier calibration"
+        )
     click.echo(f"{len(resolved.jobs)} jobs; nothing was stored or run")
+
+
+def _about(seconds: float) -> str:
+    """Return a length of time as people say it."""
+    if seconds < 60:
+        return "under a minute"
+    return f"about {seconds / 60:.0f} min" if seconds < 100 * 60 else f"about {seconds / 3600:.1f} h"
 
 
 # -------------------------------------------------------------------------- running

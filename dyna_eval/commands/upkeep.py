@@ -21,7 +21,9 @@ def pairs() -> None:
 @json_option
 def list_pairs(*, database: str, as_json: bool) -> None:
     """List the packaged pair and those of stored sweeps."""
-    known = {"demo": "packaged"}
+    from dyna_eval.jobs import PACKAGED_PAIRS
+
+    known = dict.fromkeys(PACKAGED_PAIRS, "packaged")
     with contextlib.suppress(MissingDatabaseError), open_store(database) as store:
         for sweep in store.list_sweeps():
             for name in sweep.pairs:
@@ -40,14 +42,14 @@ def list_pairs(*, database: str, as_json: bool) -> None:
 def check_pair(*, target: str, draft: str | None, dtype: str) -> None:
     """Load a pair, compare its tokenizers, and test that its trees are verified exactly.
 
-    TARGET and DRAFT are folders or hub ids; `demo` alone is the packaged pair.
+    TARGET and DRAFT are folders or hub ids; `demo` or `demo-large` alone is a packaged pair.
     """
     from dyna_eval_workers.selfcheck import check
 
-    from dyna_eval.jobs import PairSpec
+    from dyna_eval.jobs import PACKAGED_PAIRS, PairSpec
 
-    if target == "demo" and draft is None:
-        draft = "demo"
+    if target in PACKAGED_PAIRS and draft is None:
+        draft = target
     with stdout_kept_clean():
         lines = check(PairSpec(name=target, target=target, draft=draft, dtype=dtype))
     for line in lines:

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dyna_eval.jobs import (
+    Backend,
+    Calibration,
     Configuration,
+    EngineSpec,
     Environment,
     Exactness,
     GenerationSpec,
@@ -47,6 +50,7 @@ def make_sweep(
         prompts=PromptSpec(dataset="demo", data_files=("a.parquet",)),
         generation=generation,
         measure=measure,
+        engine=EngineSpec(backend=Backend.COMPILE, dtype="float32"),
         baseline="Baseline",
         configurations=CONFIGURATIONS,
         merged=(MergedConfiguration(label="Same", into="+ Tree", reason="a threshold of 0 prunes nothing"),),
@@ -73,6 +77,7 @@ def _pair(spec: PairSpec) -> Pair:
     return Pair(
         spec=spec,
         dtype="float32",
+        backend=Backend.COMPILE,
         target_digest=digest("target"),
         draft_digest=digest("draft"),
         tokenizer_digest=digest("tokenizer"),
@@ -132,8 +137,12 @@ def make_sample(index: int = 0, *, rounds: int = 3, exactness: Exactness | None 
                 accepted=number % 3,
                 emitted=number % 3 + 1,
                 capped=number % 2 == 1,
+                draft_steps=3,
+                draft_rows=4 + number,
                 draft_seconds=None if number % 2 else 0.1 * number,
+                grow_seconds=1e-6 * number,
                 verify_seconds=0.7 / (number + 1),
+                walk_seconds=0.01 / (number + 1),
             )
             for number in range(rounds)
         ),
@@ -148,8 +157,16 @@ def make_sentinel(actor: str = "actor-1", sequence: int = 0) -> Sentinel:
     )
 
 
+CALIBRATION = Calibration(draft_seconds=((1, 1 / 3), (4, 0.5)), verify_seconds=((1, 1.0), (8, 2e-9)))
+
+
 def make_result(
-    job: Job, *, actor: str = "actor-1", sentinels: Sequence[Sentinel] = (), rounds: int = 3
+    job: Job,
+    *,
+    actor: str = "actor-1",
+    sentinels: Sequence[Sentinel] = (),
+    rounds: int = 3,
+    calibration: Calibration | None = CALIBRATION,
 ) -> JobResult:
     return JobResult(
         job_key=job.key,
@@ -163,4 +180,5 @@ def make_result(
         samples=tuple(make_sample(index, rounds=rounds) for index in range(2)),
         wall_seconds=12.3456789,
         peak_memory_bytes=8 * 2**30,
+        calibration=calibration,
     )

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from dyna_eval_db.engine import bare_engine, parse_address, writing
 from dyna_eval_db.migrate import MIGRATIONS, VERSION_TABLE, SchemaKind
 from dyna_eval_db.models import SCHEMA_VERSION, Base
 from dyna_eval_db.store import Store
-from measurements import make_sweep
-from sqlalchemy import Engine, event, inspect, text
+from measurements import make_result, make_sentinel, make_sweep
+from sqlalchemy import Engine, MetaData, Table, event, inspect, select, text
 
 from dyna_eval.errors import DatabaseError
+from dyna_eval.jobs import Backend, EngineSpec
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -50,6 +52,14 @@ def foreign_database(file: Path, *statements: str) -> Iterator[None]:
 def execute(url: str, statement: str) -> None:
     with writing(bare_engine(parse_address(url))).begin() as connection:
         connection.execute(text(statement))
+
+
+def downgrade(url: str, version: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with writing(bare_engine(parse_address(url))).begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, version)
 
 
 def refusal(url: str, *, create: bool = True) -> str:
@@ -93,13 +103,8 @@ def test_the_newest_migration_is_the_version_that_a_store_asks_for() -> None:
 
 @pytest.mark.usefixtures("store")
 def test_migrations_can_be_taken_back(database_url: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    engine = bare_engine(parse_address(database_url))
-    with writing(engine).begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
-    with engine.connect() as connection:
+    downgrade(database_url, "base")
+    with bare_engine(parse_address(database_url)).connect() as connection:
         assert inspect(connection).get_table_names() == [VERSION_TABLE]
 
 
@@ -165,7 +170,7 @@ def test_a_newer_schema_is_refused_with_its_version(database_url: str) -> None:
 def test_an_older_schema_is_refused_with_the_command_that_upgrades_it_and_left_alone(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0002")
+    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "9999")
     assert "run `dyna-eval db upgrade`" in refusal(database_url)
     assert migrate.check(database_url) == migrate.Schema(kind=SchemaKind.OLDER, version=SCHEMA_VERSION)
 
@@ -178,6 +183,54 @@ def test_upgrading_makes_the_schema_and_then_changes_nothing(database_url: str, 
         sweep_id = store.add_sweep(make_sweep())
         assert migrate.upgrade(database_url).kind == SchemaKind.CURRENT
         assert store.resolved(sweep_id) == make_sweep()
+
+
+def as_written_by_0001(url: str) -> None:
+    """Turn a database into what version 0001 leaves: without later columns, tables and keys in JSON."""
+    downgrade(url, "0001")
+    with writing(bare_engine(parse_address(url))).begin() as connection:
+        assert not inspect(connection).has_table("calibration")
+        assert "draft_steps" not in {column["name"] for column in inspect(connection).get_columns("round")}
+        sweep = Table("sweep", MetaData(), autoload_with=connection)
+        ((spec, pairs),) = connection.execute(select(sweep.c.spec, sweep.c.pairs)).all()
+        del spec["engine"]
+        for pair in pairs:
+            del pair["backend"]
+        connection.execute(sweep.update().values(spec=spec, pairs=pairs))
+
+
+def test_rows_of_schema_0001_are_kept_and_lack_only_what_was_not_measured(database_url: str) -> None:
+    with Store.open(database_url, create=True) as store:
+        sweep_id = store.add_sweep(make_sweep())
+        claim = store.claim(sweep_id, pair="demo", actor="actor-1", lease_seconds=60.0)
+        assert claim is not None
+        result = make_result(claim.job, sentinels=[make_sentinel()])
+        store.land(claim, result)
+        before = store.record(sweep_id)
+    as_written_by_0001(database_url)
+
+    assert "run `dyna-eval db upgrade`" in refusal(database_url)
+    assert migrate.upgrade(database_url) == migrate.Schema(kind=SchemaKind.OLDER, version="0001")
+
+    with Store.open(database_url, create=False) as store:
+        after, samples, resolved = (
+            store.record(sweep_id),
+            store.samples(claim.job_id),
+            store.resolved(sweep_id),
+        )
+    assert (resolved.spec.engine, resolved.pairs[0].backend) == (EngineSpec(), Backend.AUTO)
+    lacking = {"draft_steps": 0, "draft_rows": 0, "grow_seconds": None, "walk_seconds": None}
+    assert samples == tuple(
+        replace(sample, rounds=tuple(replace(one, **lacking) for one in sample.rounds))
+        for sample in result.samples
+    )
+    totals = [one for job in (*before.jobs, *before.sentinels) for one in job.samples]
+    assert totals
+    assert [one for job in (*after.jobs, *after.sentinels) for one in job.samples] == [
+        replace(one, **lacking) for one in totals
+    ]
+    assert after.environments == before.environments
+    assert after.calibrations == {}
 
 
 @pytest.mark.parametrize("table", ["customers", "alembic_version"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,26 @@ from dyna_eval_workers import pairs
 from dyna_eval_workers.architecture import check_architecture, self_test
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.exactness import Comparison, compare
+from dyna_eval_workers.native import NoKernelsError, kernels
+from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.pairs import demo_folder, inspect_pair, load_pair
 from dyna_eval_workers.policies import TopBranches
 from dyna_eval_workers.prompts import load_prompts
-from dyna_eval_workers.runner import Runner
+from dyna_eval_workers.runner import TorchRunner
 from dyna_eval_workers.selfcheck import check
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 
 from dyna_eval.errors import PairError
-from dyna_eval.jobs import Exactness, GenerationSpec, PairSpec, PromptSpec
+from dyna_eval.jobs import (
+    Backend,
+    Configuration,
+    Exactness,
+    GenerationSpec,
+    Method,
+    PairSpec,
+    PromptSpec,
+)
 from tests.models import (
     POSITIONS,
     SUPPORTED,
@@ -36,6 +47,7 @@ from tests.models import (
     tiny_llama,
     tiny_model,
 )
+from tests.runners import RUNNERS
 
 CPU = torch.device("cpu")
 TREE = TopBranches(depth=4, branches=3, root_branches=3, threshold=0.0, max_nodes=60)
@@ -70,12 +82,21 @@ def refusal(action: Callable[[], object]) -> str:
     return reason
 
 
-def inspected(spec: PairSpec) -> pairs.InspectedPair:
-    return inspect_pair(spec, device="cpu")
+def inspected(spec: PairSpec, backend: Backend = Backend.EAGER) -> pairs.InspectedPair:
+    return inspect_pair(spec, device="cpu", backend=backend)
 
 
-def loaded(spec: PairSpec) -> pairs.LoadedPair:
-    return load_pair(inspected(spec).pair, CPU)
+def loaded(spec: PairSpec, backend: Backend = Backend.EAGER) -> pairs.LoadedPair:
+    return load_pair(inspected(spec, backend).pair, CPU)
+
+
+@pytest.fixture
+def compiler() -> None:
+    """Skips a test where the kernels cannot be built."""
+    try:
+        kernels()
+    except NoKernelsError as reason:
+        pytest.skip(str(reason))
 
 
 # ------------------------------------------------------------------- what works
@@ -101,12 +122,13 @@ def test_a_pair_without_a_draft_is_the_target_alone(saved: Path) -> None:
     assert load_pair(found.pair, CPU).decoder.draft is None
 
 
+@pytest.mark.parametrize("backend", RUNNERS)
 @pytest.mark.parametrize("kind", SUPPORTED)
-def test_every_supported_architecture_decodes_exactly(kind: str) -> None:
-    model = tiny_model(kind, seed=1)
+def test_every_supported_architecture_decodes_exactly(kind: str, backend: str) -> None:
+    model, stranger = tiny_model(kind, seed=1), tiny_model(kind, seed=2)
     check_architecture(model.config, kind)
-    target, draft = Runner(model), Runner(tiny_model(kind, seed=2))
-    self_test(target, kind)
+    target, draft = RUNNERS[backend](model), RUNNERS[backend](stranger)
+    self_test(target, model, kind)
     decoder = Decoder(target, draft, vocabulary=VOCABULARY, end_of_text=0)
     for temperature in (0.0, 1.0):
         generation = GenerationSpec(max_new_tokens=24, temperature=temperature)
@@ -120,8 +142,96 @@ def test_every_supported_architecture_decodes_exactly(kind: str) -> None:
 def test_checking_a_pair_by_hand_says_what_was_checked(saved: Path) -> None:
     lines = check(spec_of(saved / "target", saved / "draft"))
     assert "float32 on cpu" in lines[0]
-    assert [line.split(",")[0] for line in lines[2:]] == ["linear", "tree", "linear", "tree"]
-    assert all(": exact," in line for line in lines[2:])
+    assert lines[2].startswith(("backend: compile", "backend: eager (no C++ compiler"))
+    assert [line.split(",")[0] for line in lines[3:]] == ["linear", "tree", "linear", "tree"]
+    assert all(": exact," in line for line in lines[3:])
+
+
+# --------------------------------------------------------------- what runs the passes
+
+
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine on which the kernels cannot be built."""
+    monkeypatch.setenv("CXX", "never-heard-of++")
+    kernels.cache_clear()
+    yield
+    kernels.cache_clear()
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("backend", [Backend.AUTO, Backend.COMPILE])
+def test_on_a_cpu_our_kernels_run_the_passes(backend: Backend, saved: Path) -> None:
+    pair = loaded(spec_of(saved / "target", saved / "draft"), backend)
+    assert pair.backend == "compile"
+    assert pair.pair.backend is backend, "a job's identity is what was asked for"
+    assert isinstance(pair.decoder.target, NativeRunner)
+    assert isinstance(pair.decoder.draft, NativeRunner)
+    assert pair.positions == POSITIONS
+
+
+def test_eager_is_transformers_as_it_is(saved: Path) -> None:
+    pair = loaded(spec_of(saved / "target", saved / "draft"), Backend.EAGER)
+    assert pair.backend == "eager"
+    assert isinstance(pair.decoder.target, TorchRunner)
+
+
+@pytest.mark.usefixtures("no_kernels")
+@pytest.mark.parametrize("backend", [Backend.AUTO, Backend.COMPILE])
+def test_without_a_compiler_transformers_runs_the_passes(backend: Backend, saved: Path) -> None:
+    pair = loaded(spec_of(saved / "target", saved / "draft"), backend)
+    assert pair.backend == "eager (no C++ compiler: never-heard-of++ not found)"
+    assert isinstance(pair.decoder.target, TorchRunner)
+
+
+@pytest.mark.usefixtures("no_kernels")
+def test_where_a_compiler_fails_its_reason_is_told_in_a_line(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = tmp_path / "failing++"
+    failing.write_text("#!/bin/sh\nprintf 'x.cpp:1: error: no such thing\\nmore' >&2; exit 1\n")
+    failing.chmod(0o755)
+    monkeypatch.setenv("CXX", str(failing))
+    pair = loaded(spec_of(saved / "target"), Backend.AUTO)
+    assert pair.backend == f"eager ({failing} failed: x.cpp:1: error: no such thing)"
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_family_without_kernels_is_run_by_transformers(saved: Path, tmp_path: Path) -> None:
+    other = save_model(tiny_model("falcon", seed=1, alibi=False, num_attention_heads=4), tmp_path / "other")
+    assert loaded(spec_of(other), Backend.AUTO).backend == "eager (no kernels for falcon)"
+    mixed = loaded(spec_of(saved / "target", other), Backend.AUTO)
+    assert mixed.backend == "compile, draft eager (no kernels for falcon)"
+
+
+@pytest.mark.usefixtures("compiler")
+def test_kernels_that_compute_something_else_are_not_used(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The self-test compares them with the model itself, whose paths it runs one by one."""
+    whole = NativeRunner.logits
+    monkeypatch.setattr(NativeRunner, "logits", lambda self: 1.001 * whole(self))
+    pair = loaded(spec_of(saved / "target", saved / "draft"), Backend.AUTO)
+    assert pair.backend == "eager (the kernels fail the self-test)"
+    assert isinstance(pair.decoder.target, TorchRunner)
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "why"),
+    [(Backend.COMPILE, "cuda", "compile is for CPUs")],
+)
+def test_a_backend_of_another_device_is_refused(backend: Backend, device: str, why: str, saved: Path) -> None:
+    spec = spec_of(saved / "target")
+    assert why in refusal(lambda: inspect_pair(spec, device=device, backend=backend))
+
+
+def test_a_peer_s_models_are_transformers_own_beside_ours(saved: Path) -> None:
+    pair = loaded(spec_of(saved / "target", saved / "draft", dtype="bfloat16"))
+    for method, wants_draft in ((Method.HF_GENERATE, False), (Method.HF_ASSISTED, True)):
+        target, draft = pair.peer_models(Configuration(label="", method=method, params={}))
+        assert isinstance(target, transformers.GPTNeoXForCausalLM)
+        assert target.dtype is torch.bfloat16
+        assert (draft is not None) == wants_draft
 
 
 # ----------------------------------------------------------------- whole folders
@@ -298,10 +408,23 @@ def test_the_self_test_catches_a_model_that_ignores_its_positions_or_its_mask(
     kind: str, ignored: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model(kind, seed=1).to(dtype)
-    self_test(Runner(model), kind)
+    self_test(TorchRunner(model), model, kind)
     whole = model.forward
     monkeypatch.setattr(model, "forward", lambda **given: whole(**(given | {ignored: None})))
-    assert "more than rounding allows" in refusal(lambda: self_test(Runner(model), kind))
+    assert "more than rounding allows" in refusal(lambda: self_test(TorchRunner(model), model, kind))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_the_self_test_passes_kernels_that_are_right_and_no_others(kind: str, dtype: torch.dtype) -> None:
+    """Others: with the weights of a layer's last matrix a little larger than the model's."""
+    model = tiny_model(kind, seed=1).to(dtype)
+    self_test(RUNNERS["compile"](model), model, kind)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        *_, last = (weight for name, weight in other.named_parameters() if weight.dim() > 1 and ".1." in name)
+        last.mul_(1.5)
+    assert "more than rounding allows" in refusal(lambda: self_test(RUNNERS["compile"](other), model, kind))
 
 
 def test_a_model_that_fails_on_a_tree_is_refused_with_its_reason(
@@ -358,25 +481,49 @@ def test_a_changed_configuration_makes_another_model(saved: Path, model: Path) -
 
 
 @pytest.mark.parametrize(
-    ("asked", "stored", "device", "dtype"),
+    ("asked", "stored", "machine", "dtype"),
     [
         ("auto", "float16", "cpu", "float32"),
+        ("auto", "float16", "cpu with bfloat16", "float32"),
+        ("auto", "bfloat16", "cpu", "float32"),
+        ("auto", "bfloat16", "cpu with bfloat16", "bfloat16"),
+        ("auto", "float32", "cpu with bfloat16", "float32"),
+        ("auto", None, "cpu with bfloat16", "float32"),
         ("auto", "bfloat16", "cuda", "bfloat16"),
         ("auto", None, "cuda", "float16"),
         ("bfloat16", "float16", "cpu", "bfloat16"),
+        ("float32", "bfloat16", "cpu with bfloat16", "float32"),
         ("float32", "float16", "cuda", "float32"),
     ],
 )
-def test_the_dtype_is_the_one_asked_for_or_fits_the_device(
-    asked: str, stored: str | None, device: str, dtype: str, model: Path
+def test_the_dtype_is_the_one_asked_for_or_fits_the_machine(
+    asked: str, stored: str | None, machine: str, dtype: str, model: Path
 ) -> None:
+    device, *with_bfloat16 = machine.split(" with ")
     change_config(model, dtype=stored)
-    assert inspect_pair(spec_of(model, dtype=asked), device=device).pair.dtype == dtype
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs, "multiplies_bfloat16", lambda: bool(with_bfloat16))
+        assert inspect_pair(spec_of(model, dtype=asked), device=device).pair.dtype == dtype
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "native"),
+    [({"avx512_bf16": True}, True), ({"avx512_bf16": False}, False), ({"sve": True}, False), (None, False)],
+)
+def test_a_processor_s_bfloat16_is_asked_of_torch(
+    capabilities: dict[str, bool] | None, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which cannot tell where it is old."""
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    if capabilities is not None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert pairs.multiplies_bfloat16() is native
+
+
+@pytest.mark.parametrize("backend", [Backend.EAGER, Backend.AUTO])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_pair_is_loaded_in_its_dtype(dtype: str, saved: Path) -> None:
-    pair = loaded(spec_of(saved / "target", saved / "draft", dtype=dtype))
+def test_a_pair_is_loaded_in_its_dtype(dtype: str, backend: Backend, saved: Path) -> None:
+    pair = loaded(spec_of(saved / "target", saved / "draft", dtype=dtype), backend)
     assert pair.decoder.draft is not None
     assert str(pair.decoder.target.dtype) == str(pair.decoder.draft.dtype) == f"torch.{dtype}"
 
@@ -423,12 +570,11 @@ def demo() -> pairs.LoadedPair:
 
 
 def test_the_packaged_pair_loads_and_is_of_the_size_it_says(demo: pairs.LoadedPair) -> None:
-    assert demo.decoder.draft is not None
-    assert 8e6 <= demo.decoder.target.model.num_parameters() <= 11e6
-    assert 0.5e6 <= demo.decoder.draft.model.num_parameters() <= 1.5e6
-    assert {demo.decoder.target.model.config.model_type, demo.decoder.draft.model.config.model_type} == {
-        "gpt_neox"
-    }
+    target, draft = demo.peer_models(Configuration(label="", method=Method.HF_ASSISTED, params={}))
+    assert draft is not None
+    assert 8e6 <= target.num_parameters() <= 11e6
+    assert 0.5e6 <= draft.num_parameters() <= 1.5e6
+    assert {target.config.model_type, draft.config.model_type} == {"gpt_neox"}
 
 
 def test_the_packaged_files_are_at_most_24_megabytes() -> None:
@@ -441,9 +587,17 @@ def test_the_packaged_pair_has_room_for_the_four_step_example() -> None:
     assert positions >= 128 + 64
 
 
-def test_the_packaged_pair_is_exact_in_bfloat16() -> None:
-    """16-bit logits may tie, and then another kernel may choose the other; anything more is a violation."""
-    pair = loaded(PairSpec(name="demo", target="demo", draft="demo", dtype="bfloat16"))
+@pytest.mark.parametrize("backend", [Backend.EAGER, Backend.COMPILE])
+def test_the_packaged_pair_is_exact_in_bfloat16(backend: Backend, request: pytest.FixtureRequest) -> None:
+    """16-bit logits may tie, and then another kernel may choose the other; anything more is a violation.
+
+    Our own kernels are the same for a tree and for one token: with them nothing ties.
+    """
+    allowed = {Exactness.EXACT, Exactness.TIE}
+    if backend is Backend.COMPILE:
+        request.getfixturevalue("compiler")
+        allowed = {Exactness.EXACT}
+    pair = loaded(PairSpec(name="demo", target="demo", draft="demo", dtype="bfloat16"), backend)
     chain = TopBranches(depth=6, branches=1, root_branches=1, threshold=0.0, max_nodes=6)
     tree = TopBranches(depth=7, branches=2, root_branches=2, threshold=0.05, max_nodes=255)
     prompts = load_prompts(PromptSpec(dataset="demo", limit=4, max_prompt_tokens=64), pair.tokenizer).prompts
@@ -452,7 +606,7 @@ def test_the_packaged_pair_is_exact_in_bfloat16() -> None:
         for prompt in prompts:
             for policy in (chain, tree):
                 comparison = compared(pair.decoder, prompt.token_ids, generation, policy)
-                assert comparison.exactness in (Exactness.EXACT, Exactness.TIE), comparison
+                assert comparison.exactness in allowed, comparison
 
 
 def compared(

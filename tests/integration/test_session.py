@@ -12,55 +12,37 @@ import pytest
 import torch
 from dyna_eval_workers import session as session_module
 from dyna_eval_workers.decoding import Decoded, Decoder
-from dyna_eval_workers.pairs import LoadedPair, inspect_pair, load_pair
+from dyna_eval_workers.native import NoKernelsError, kernels
+from dyna_eval_workers.pairs import LoadedPair, load_pair
 from dyna_eval_workers.session import DecodingSession
 
 from dyna_eval.errors import DecodingError, PairError
-from dyna_eval.jobs import (
-    Configuration,
-    Exactness,
-    GenerationSpec,
-    Job,
-    JobResult,
-    MeasureSpec,
-    Method,
-    Pair,
-    PairSpec,
-    Prompt,
-    PromptSet,
-    digest,
-    job_key,
-    prompt_digest,
+from dyna_eval.jobs import Backend, Configuration, Exactness, GenerationSpec, JobResult, Method, Pair
+from tests.integration.jobs import (
+    AR,
+    GREEDY,
+    LINEAR,
+    MEASURE,
+    PROMPTS,
+    TREE,
+    configuration,
+    inspected,
+    job_for,
+    prompt_set,
 )
 from tests.models import save_model, tiny_gpt_neox, tiny_llama
 
-AR = Configuration(label="Baseline", method=Method.AR, params={})
-LINEAR = Configuration(label="+ Draft model", method=Method.LINEAR, params={"k": 3})
-TREE = Configuration(
-    label="+ Tree structure",
-    method=Method.TREE,
-    params={
-        "depth": 3,
-        "branch": 2,
-        "root_branch": 2,
-        "threshold": 0.01,
-        "max_nodes": 14,
-        "prune": "node",
-    },
+METHODS = (
+    AR,
+    LINEAR,
+    TREE,
+    configuration(Method.BEST_FIRST, depth=3, width=2, max_nodes=6),
+    configuration(Method.DYNATREE, depth=2, max_depth=4),
+    configuration(Method.COST_AWARE, depth=3, max_nodes=8),
+    configuration(Method.PROMPT_LOOKUP, k=3),
+    configuration(Method.HF_GENERATE),
+    configuration(Method.HF_ASSISTED, num_assistant_tokens=3),
 )
-GREEDY = GenerationSpec(max_new_tokens=12)
-MEASURE = MeasureSpec(repeats=1, warmup=1, sentinel_every=2)
-
-
-def prompt_set(*prompts: tuple[int, ...]) -> PromptSet:
-    made = tuple(
-        Prompt(index=index, text="", token_ids=ids, digest=prompt_digest("", ids))
-        for index, ids in enumerate(prompts)
-    )
-    return PromptSet(digest=digest([prompt.digest for prompt in made]), prompts=made)
-
-
-PROMPTS = prompt_set((17, 5, 250, 31, 8), (40, 41, 42), (9,))
 
 
 @pytest.fixture(scope="module")
@@ -82,36 +64,14 @@ def session() -> DecodingSession:
     return DecodingSession(actor="actor-0", node="node-0", device=torch.device("cpu"))
 
 
-def inspected(target: Path, draft: Path | None) -> Pair:
-    spec = PairSpec(name=target.name, target=str(target), draft=None if draft is None else str(draft))
-    return inspect_pair(spec, device="cpu").pair
-
-
-def job_for(
-    pair: Pair,
-    configuration: Configuration,
-    *,
-    prompts: PromptSet = PROMPTS,
-    generation: GenerationSpec = GREEDY,
-    measure: MeasureSpec = MEASURE,
-    repeat: int = 0,
-) -> Job:
-    return Job(
-        key=job_key(
-            pair=pair,
-            prompt_set=prompts.digest,
-            generation=generation,
-            measure=measure,
-            configuration=configuration,
-        ),
-        pair=pair,
-        prompt_set=prompts.digest,
-        generation=generation,
-        measure=measure,
-        configuration=configuration,
-        repeat=repeat,
-        position=0,
-    )
+@pytest.fixture
+def compiled(folder: Path) -> Pair:
+    """The same pair, run by the kernels."""
+    try:
+        kernels()
+    except NoKernelsError as reason:
+        pytest.skip(str(reason))
+    return inspected(folder / "target", folder / "draft", Backend.COMPILE)
 
 
 @dataclass
@@ -139,12 +99,14 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
     watched = Watched()
     real = Decoder.decode
 
-    def decode(self: Decoder, prompt: Any, generation: GenerationSpec, policy: Any, *, seed: str) -> Decoded:
-        decoded = real(self, prompt, generation, policy, seed=seed)
+    def decode(
+        self: Decoder, prompt: Any, generation: GenerationSpec, drafting: Any, *, seed: str
+    ) -> Decoded:
+        decoded = real(self, prompt, generation, drafting, seed=seed)
         watched.calls.append(
             Call(
                 seed=seed,
-                speculative=policy is not None,
+                speculative=drafting is not None,
                 prompt=tuple(prompt),
                 tokens=len(decoded.token_ids),
             )
@@ -159,27 +121,62 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("configuration", [AR, LINEAR, TREE], ids=lambda c: c.method)
+@pytest.mark.parametrize("configuration", METHODS, ids=lambda c: c.method)
 def test_a_job_returns_one_sample_per_prompt_with_the_target_s_tokens(
     configuration: Configuration, temperature: float, pair: Pair, session: DecodingSession
 ) -> None:
+    """All but the peers' own draws, which follow the target's law and not our noise."""
     generation = replace(GREEDY, temperature=temperature)
     job = job_for(pair, configuration, generation=generation, repeat=2)
     result = session.run(job, PROMPTS)
     assert (result.job_key, result.repeat) == (job.key, 2)
     assert (result.actor, result.node) == ("actor-0", "node-0")
-    assert result.environment == session.environment
     assert [sample.prompt_index for sample in result.samples] == [0, 1, 2]
     references = {sample.prompt_index: sample.token_ids for sample in result.sentinels[0].samples}
     for sample, prompt in zip(result.samples, PROMPTS.prompts, strict=True):
-        assert sample.token_ids == references[prompt.index]
-        assert sample.exactness is Exactness.EXACT
+        if configuration.method.is_peer and temperature > 0:
+            assert sample.exactness is None
+        else:
+            assert sample.token_ids == references[prompt.index]
+            assert sample.exactness is Exactness.EXACT
         assert (sample.prompt_digest, sample.prompt_tokens) == (prompt.digest, len(prompt.token_ids))
         assert len(sample.token_ids) == sum(r.emitted for r in sample.rounds) == 12
         assert sample.distinct_2 is not None
         assert 0 < sample.distinct_2 <= 1
         assert 0 < sample.ttft_seconds <= sample.prefill_seconds + sample.decode_seconds
         assert sample.text
+
+
+@pytest.mark.parametrize("configuration", METHODS, ids=lambda c: c.method)
+def test_the_kernels_emit_what_the_eager_code_emits(
+    configuration: Configuration, pair: Pair, compiled: Pair, session: DecodingSession
+) -> None:
+    results = [session.run(job_for(chosen, configuration), PROMPTS) for chosen in (pair, compiled)]
+    assert [result.environment.facts["backend"] for result in results] == ["eager", "compile"]
+    eager, ours = ([sample.token_ids for sample in result.samples] for result in results)
+    assert ours == eager
+    assert all(sample.exactness is Exactness.EXACT for result in results for sample in result.samples)
+
+
+def test_a_result_says_where_it_ran_and_what_a_step_costs_there(
+    folder: Path, pair: Pair, compiled: Pair, session: DecodingSession
+) -> None:
+    """Measured once, when a pair is loaded; a backend is an environment of its own."""
+    first, second, other = (
+        session.run(job_for(chosen, configuration), PROMPTS)
+        for chosen, configuration in ((pair, AR), (pair, TREE), (compiled, TREE))
+    )
+    assert first.environment == second.environment
+    assert first.environment.digest != other.environment.digest
+    assert first.environment.facts["device"] == "cpu"
+    assert first.environment.facts["threads"] == torch.get_num_threads()
+    assert first.calibration is not None
+    assert first.calibration == second.calibration != other.calibration
+    assert first.calibration.draft_seconds
+    assert first.calibration.verify_seconds
+    alone = session.run(job_for(inspected(folder / "target", None), AR), PROMPTS)
+    assert alone.calibration is not None
+    assert alone.calibration.draft_seconds == ()
 
 
 def test_times_and_memory_are_those_of_the_measured_samples(pair: Pair, session: DecodingSession) -> None:
@@ -273,9 +270,11 @@ def wrong_from(index: int) -> Callable[..., Decoded]:
     """Return a decoder whose speculative output has another token at `index`."""
     real = Decoder.decode
 
-    def decode(self: Decoder, prompt: Any, generation: GenerationSpec, policy: Any, *, seed: str) -> Decoded:
-        decoded = real(self, prompt, generation, policy, seed=seed)
-        if policy is None:
+    def decode(
+        self: Decoder, prompt: Any, generation: GenerationSpec, drafting: Any, *, seed: str
+    ) -> Decoded:
+        decoded = real(self, prompt, generation, drafting, seed=seed)
+        if drafting is None:
             return decoded
         tokens = list(decoded.token_ids)
         tokens[index] = (tokens[index] + 1) % 256
@@ -299,9 +298,11 @@ def test_a_text_that_ends_early_fails_the_job(
 ) -> None:
     real = Decoder.decode
 
-    def decode(self: Decoder, prompt: Any, generation: GenerationSpec, policy: Any, *, seed: str) -> Decoded:
-        decoded = real(self, prompt, generation, policy, seed=seed)
-        return decoded if policy is None else replace(decoded, token_ids=decoded.token_ids[:5])
+    def decode(
+        self: Decoder, prompt: Any, generation: GenerationSpec, drafting: Any, *, seed: str
+    ) -> Decoded:
+        decoded = real(self, prompt, generation, drafting, seed=seed)
+        return decoded if drafting is None else replace(decoded, token_ids=decoded.token_ids[:5])
 
     monkeypatch.setattr(Decoder, "decode", decode)
     with pytest.raises(DecodingError, match=r"from new token 5 on$"):
@@ -350,7 +351,7 @@ def test_a_pair_stays_loaded_until_another_takes_its_place(
     loads: list[str] = []
 
     def load(pair: Pair, device: torch.device) -> LoadedPair:
-        assert session._loaded is None, "the pair before must be free by now"
+        assert session._work is None, "the pair before must be free by now"
         loads.append(pair.spec.name)
         return load_pair(pair, device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import signal
 import sqlite3
@@ -17,13 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from dyna_eval_db.engine import network_file_system, wal_is_safe
 from dyna_eval_db.store import Claim, Landing, Outcome, Store, SweepState
-from measurements import CONFIGURATIONS, make_result, make_sample, make_sentinel, make_sweep
+from measurements import CALIBRATION, CONFIGURATIONS, make_result, make_sample, make_sentinel, make_sweep
 from sqlalchemy import Engine, event
 
+from dyna_eval.cli import cli
+from dyna_eval.commands import running
 from dyna_eval.errors import DatabaseError, LeaseLostError, UnknownSweepError
-from dyna_eval.jobs import Environment, JobState, digest, sum_rounds
+from dyna_eval.jobs import Backend, Calibration, Environment, JobState, digest, sum_rounds
 
 MINUTE = 60.0
 
@@ -413,6 +417,44 @@ def test_a_sentinel_that_comes_twice_is_stored_once(store: Store, sweep_id: int)
     assert stored[0].samples == tuple(sum_rounds(sample) for sample in make_sentinel().samples)
 
 
+def test_a_calibration_comes_back_for_its_pair_and_environment(store: Store, sweep_id: int) -> None:
+    claim = take(store, sweep_id)
+    result = make_result(claim.job)
+    store.land(claim, result)
+    pair, environment = claim.job.pair, result.environment.digest
+    assert store.calibrations(pair) == {environment: CALIBRATION}
+    assert store.record(sweep_id).calibrations == {("demo", environment): CALIBRATION}
+    renamed = replace(pair, spec=replace(pair.spec, name="other"))
+    assert store.calibrations(renamed) == {environment: CALIBRATION}
+    for other in (
+        replace(pair, backend=Backend.EAGER),
+        replace(pair, dtype="float16"),
+        replace(pair, draft_digest=None),
+        replace(pair, target_digest=digest("another")),
+    ):
+        assert store.calibrations(other) == {}
+
+
+def test_the_latest_calibration_of_an_environment_replaces_earlier_ones(store: Store, sweep_id: int) -> None:
+    here, elsewhere = make_result(take(store, sweep_id).job).environment, Environment(digest="e2", facts={})
+    later = Calibration(draft_seconds=(), verify_seconds=((1, 0.25),))
+    landings = [(here, CALIBRATION), (elsewhere, CALIBRATION), (here, later)]
+    for environment, calibration in landings:
+        claim = take(store, sweep_id)
+        result = make_result(claim.job, calibration=calibration)
+        store.land(claim, replace(result, environment=environment))
+        time.sleep(0.002)  # SQLite's clock counts milliseconds
+    found = store.calibrations(claim.job.pair)
+    assert list(found.items()) == [(here.digest, later), (elsewhere.digest, CALIBRATION)]
+
+
+def test_a_result_without_a_calibration_keeps_the_one_before(store: Store, sweep_id: int) -> None:
+    for calibration in (CALIBRATION, None):
+        claim = take(store, sweep_id)
+        store.land(claim, make_result(claim.job, calibration=calibration))
+    assert list(store.calibrations(claim.job.pair).values()) == [CALIBRATION]
+
+
 class CrashError(Exception):
     """What the tests below throw into the middle of a transaction."""
 
@@ -449,6 +491,57 @@ def test_a_crash_before_any_statement_of_a_landing_leaves_nothing_of_it(store: S
     assert crashes >= 8, "a landing has at least a statement for each of its tables"
     assert landing == Landing.LANDED
     assert store.samples(claim.job_id) == result.samples
+
+
+# ------------------------------------------------------------------- a dry run
+
+
+@pytest.fixture
+def dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Submit a sweep of the store's own pair with --dry-run; only looking at its models is left out."""
+    monkeypatch.setattr(running, "_resolve", lambda _spec, _address: make_sweep())
+    file = tmp_path / "sweep.yaml"
+    file.write_text("pair: demo\nprompts: {dataset: demo}\nconfigs:\n  - {label: Baseline, method: ar}\n")
+
+    def run(database: str, *options: str) -> str:
+        words = ["submit", str(file), "--dry-run", "--db", database, *options]
+        done = CliRunner().invoke(cli, words, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    return run
+
+
+def test_a_dry_run_estimates_its_time_by_an_earlier_calibration(
+    store: Store, sweep_id: int, database_url: str, dry_run: Callable[..., str]
+) -> None:
+    """4 jobs and one run of the actor's own, 2 prompts of 4 tokens each, a token a second."""
+    assert json.loads(dry_run(database_url, "--json"))["estimated_seconds"] is None
+    claim = take(store, sweep_id)
+    store.land(claim, make_result(claim.job))
+    before = store.record(sweep_id)
+    assert json.loads(dry_run(database_url, "--json"))["estimated_seconds"] == 5 * 2 * 4 * 1.0
+    assert "under a minute on one actor if every row were as fast as the target alone" in dry_run(
+        database_url
+    )
+    slower = Calibration(draft_seconds=(), verify_seconds=((1, 6.0),))
+    claim = take(store, sweep_id)
+    store.land(claim, make_result(claim.job, calibration=slower))
+    assert "about 4 min on one actor" in dry_run(database_url)
+    assert len(store.record(sweep_id).jobs) == len(before.jobs)
+
+
+def test_a_dry_run_makes_no_database_and_fills_no_empty_one(
+    database_url: str, tmp_path: Path, dry_run: Callable[..., str]
+) -> None:
+    assert json.loads(dry_run(database_url, "--json"))["estimated_seconds"] is None
+    assert "on one actor" not in dry_run(database_url)
+    assert {path.name for path in tmp_path.iterdir()} == {"sweep.yaml"}
+    if database_url.startswith("sqlite"):
+        (tmp_path / "store.db").touch()
+    dry_run(database_url)
+    with pytest.raises(DatabaseError, match="is empty"):
+        Store.open(database_url, create=False)
 
 
 # ---------------------------------------------------- failing, cancelling, retrying

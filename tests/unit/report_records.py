@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from dyna_eval.jobs import (
+    Calibration,
     Configuration,
     Exactness,
     JobState,
@@ -33,6 +34,11 @@ PRUNED = Configuration(
 FOUR_STEPS = ((BASELINE, 128.0), (LINEAR, 174.0), (TREE, 63.0), (PRUNED, 182.0))
 """Configurations with their speed in tokens per second."""
 
+CALIBRATION = Calibration(
+    draft_seconds=((1, 0.001), (2, 0.003)), verify_seconds=((1, 0.010), (4, 0.012), (8, 0.020))
+)
+"""A draft step over 1.5 tokens takes 2 ms, a target step over 5 takes 14 ms."""
+
 ENVIRONMENTS = {"e1": {"cpu": "A", "torch": "2.7"}, "e2": {"cpu": "B", "torch": "2.7"}}
 
 
@@ -54,8 +60,12 @@ def sample(prompt: int = 0, tokens: int = 120, seconds: float = 1.0, **other: An
         "drafted_levels": 4 * rounds,
         "accepted_tokens": 2 * rounds,
         "capped_rounds": 0,
+        "draft_steps": 4 * rounds,
+        "draft_rows": 6 * rounds,
         "draft_seconds": 0.25 * seconds,
+        "grow_seconds": 0.0625 * seconds,
         "verify_seconds": 0.5 * seconds,
+        "walk_seconds": 0.0625 * seconds,
         "accepted_by_depth": (rounds, rounds),
     }
     return SampleTotals(**values | other)

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from dyna_eval.config import json_schema, load_sweep, parse_sweep
 from dyna_eval.errors import SweepFileError
-from dyna_eval.jobs import GenerationSpec, MeasureSpec, Method, PairSpec, PromptSpec, SweepSpec
+from dyna_eval.jobs import (
+    Backend,
+    EngineSpec,
+    GenerationSpec,
+    MeasureSpec,
+    Method,
+    PairSpec,
+    PromptSpec,
+    SweepSpec,
+)
 from dyna_eval.methods import METHODS
 
 AR = "  - {label: Baseline, method: ar}\n"
@@ -46,7 +55,7 @@ def test_defaults_are_resolved() -> None:
     assert spec.name == "sweep"
     assert spec.pairs == (PairSpec(name="demo", target="demo", draft="demo"),)
     assert spec.prompts == PromptSpec(dataset="demo", split="test")
-    assert (spec.generation, spec.measure) == (GenerationSpec(), MeasureSpec())
+    assert (spec.generation, spec.measure, spec.engine) == (GenerationSpec(), MeasureSpec(), EngineSpec())
     assert spec.baseline == "Baseline"
     assert dict(spec.configurations[1].params) == {
         "depth": 7,
@@ -56,6 +65,49 @@ def test_defaults_are_resolved() -> None:
         "root_branch": 2,
         "max_nodes": 254,
     }
+
+
+RESOLVED = {
+    "best_first": {"max_nodes": 32, "depth": 8, "width": 8},
+    "dynatree": {
+        "branch_phase": True,
+        "depth_phase": True,
+        "history_phase": True,
+        "depth": 5,
+        "max_depth": 8,
+        "branch_min": 1,
+        "branch_mid": 2,
+        "branch_max": 3,
+        "confidence_low": 0.4,
+        "confidence_high": 0.9,
+        "stop_probability": 0.05,
+        "deep_probability": 0.3,
+        "history_window": 8,
+        "history_target": 0.6,
+        "history_step": 0.05,
+        "max_nodes": 64,
+    },
+    "cost_aware": {"max_nodes": 64, "depth": 12, "width": 8},
+    "prompt_lookup, k: 10": {"k": 10, "ngram": 3},
+    "hf_generate": {"cache": "dynamic"},
+    "hf_assisted": {"num_assistant_tokens": 20, "schedule": "constant", "confidence_threshold": 0.0},
+}
+
+
+@pytest.mark.parametrize("method", RESOLVED)
+def test_the_defaults_of_every_method_are_resolved(method: str) -> None:
+    spec = parse(sweep(f"  - {{label: X, method: {method}}}\n"))
+
+    assert dict(spec.configurations[1].params) == RESOLVED[method]
+
+
+def test_the_engines_dtype_is_that_of_pairs_which_name_none() -> None:
+    pairs = "[demo, {target: org/a, draft: org/b}, {target: org/c, draft: org/d, dtype: float16}]"
+    spec = parse(sweep(pair=pairs, head="engine: {backend: compile, dtype: bfloat16}\n"))
+
+    assert spec.engine == EngineSpec(backend=Backend.COMPILE, dtype="bfloat16")
+    assert [pair.dtype for pair in spec.pairs] == ["bfloat16", "bfloat16", "float16"]
+    assert parse(sweep(), overrides=["engine.backend=eager"]).engine.backend is Backend.EAGER
 
 
 @pytest.mark.parametrize(
@@ -150,6 +202,9 @@ def test_hub_ids_and_revisions_are_kept() -> None:
 def test_a_pair_needs_no_draft_where_every_row_is_ar() -> None:
     assert parse(sweep(pair="{target: org/big}")).pairs[0].draft is None
 
+    without = "  - {label: P, method: prompt_lookup, k: 2}\n  - {label: G, method: hf_generate}\n"
+    assert len(parse(sweep(without, pair="{target: org/big}")).configurations) == 3
+
     message = mistake_in(sweep("  - {label: L, method: linear, k: 2}\n", pair="{target: org/big}"))
     assert message == "sweep.yaml:1: pair 'big' has no draft, which row 'L' needs; add 'draft'"
 
@@ -178,7 +233,10 @@ def test_data_files_are_found_beside_the_sweep_file(tmp_path: Path) -> None:
         ),
         ("{target: ~nobody-here/x, draft: demo}", "there is no folder '~nobody-here/x'"),
         ("{target: 'a b', draft: demo}", "'a b' is neither a folder nor a hub id such as org/name"),
-        ("demmo", "unknown pair 'demmo'; write demo, or {target: FOLDER_OR_HUB_ID, draft: ...}"),
+        (
+            "demmo",
+            "unknown pair 'demmo'; write demo or demo-large, or {target: FOLDER_OR_HUB_ID, draft: ...}",
+        ),
         ("5", "unknown pair 5; write demo"),
         ("[]", "'pair' should list 1 to 100 pairs, not 0"),
         ("[demo, demo]", "duplicate pair 'demo'; give each its own 'name'"),
@@ -265,6 +323,46 @@ def test_wrong_prompts_are_named(prompts: str, message: str) -> None:
             "{label: X, method: tree, depth: 1, branch: 2, prune: leaf}",
             "'prune' should be 'node' or 'expansion', not 'leaf'",
         ),
+        ("{label: X, method: best_first, max_nodes: 4097}", "'max_nodes' should be at most 4096, not 4097"),
+        ("{label: X, method: best_first, with: 4}", "unknown key 'with'; did you mean 'width'?"),
+        ("{label: X, method: dynatri}", "unknown method 'dynatri'; did you mean 'dynatree'?"),
+        ("{label: X, method: dynatree, history_target: 0}", "'history_target' should be more than 0, not 0"),
+        ("{label: X, method: dynatree, history_step: 1.0}", "'history_step' should be less than 1, not 1.0"),
+        (
+            "{label: X, method: dynatree, depth_phase: 1}",
+            "'depth_phase' should be true or false, not 1",
+        ),
+        (
+            "{label: X, method: dynatree, depth: 9}",
+            "'max_depth' should be at least 'depth', which is 9, not 8",
+        ),
+        (
+            "{label: X, method: dynatree, depth: [3, 9]}",
+            "'max_depth' should be at least 'depth', which is 9, not 8",
+        ),
+        (
+            "{label: X, method: dynatree, branch_min: 3}",
+            "'branch_mid' should be at least 'branch_min', which is 3, not 2",
+        ),
+        (
+            "{label: X, method: dynatree, branch_max: 1}",
+            "'branch_max' should be at least 'branch_mid', which is 2, not 1",
+        ),
+        (
+            "{label: X, method: dynatree, confidence_high: 0.25}",
+            "'confidence_high' should be at least 'confidence_low', which is 0.4, not 0.25",
+        ),
+        ("{label: X, method: prompt_lookup, ngram: 2}", "'k' is missing; add it"),
+        ("{label: X, method: prompt_lookup, k: 2, ngram: 65}", "'ngram' should be at most 64, not 65"),
+        (
+            "{label: X, method: hf_generate, cache: paged}",
+            "'cache' should be 'dynamic' or 'static', not 'paged'",
+        ),
+        ("{label: X, method: hf_assisted, cache: dynamic}", "unknown key 'cache'"),
+        (
+            "{label: X, method: hf_assisted, schedule: steady}",
+            "'schedule' should be 'constant', 'heuristic' or 'heuristic_transient', not 'steady'",
+        ),
         ("{label: '', method: ar}", "'label' should not be empty"),
         ("{label: 5, method: ar}", "'label' should be text, not 5; put it in quotes"),
         ("{label: true, method: ar}", "'label' should be text, not true; put it in quotes"),
@@ -311,6 +409,17 @@ def test_a_wrong_row_is_named_with_its_line(row: str, message: str) -> None:
         ("measure: {repeats: 0}", "'repeats' should be at least 1, not 0"),
         ("measure: {confidence: 1.0}", "'confidence' should be less than 1, not 1.0"),
         ("measure: {warmup: true}", "'warmup' should be a whole number, not true"),
+        ("engine: {backand: eager}", "unknown key 'backand'; did you mean 'backend'?"),
+        (
+            "engine: {backend: cuda}",
+            "'backend' should be 'auto', 'eager' or 'compile', not 'cuda'",
+        ),
+        (
+            "engine: {dtype: int8}",
+            "'dtype' should be 'auto', 'float32', 'bfloat16' or 'float16', not 'int8'",
+        ),
+        ("engine: eager", "'engine' should be a mapping of keys to values, not 'eager'"),
+        ("engin: {}", "unknown key 'engin'; did you mean 'engine'?"),
         ("name: 12", "'name' should be text, not 12; put it in quotes"),
         ("name: '12'", "'name' would be taken for a sweep's number; add a letter to it"),
         ("baseline: Basline", "unknown row 'Basline'; did you mean 'Baseline'?"),
@@ -370,6 +479,21 @@ def test_a_mistake_in_a_list_is_on_the_line_of_its_item() -> None:
     rows = "  - label: X\n    method: linear\n    k:\n      - 3\n      - 0\n"
 
     assert mistake_in(sweep(rows)) == "sweep.yaml:9: 'k' should be at least 1, not 0"
+
+
+def test_a_mistake_between_two_parameters_is_on_the_line_of_the_later_one_where_it_is_given() -> None:
+    rows = "  - label: X\n    method: dynatree\n    depth: 4\n    max_depth:\n      - 6\n      - 3\n"
+
+    assert mistake_in(sweep(rows)) == (
+        "sweep.yaml:10: 'max_depth' should be at least 'depth', which is 4, not 3"
+    )
+
+
+def test_parameters_of_a_phase_that_is_switched_off_need_not_fit_together() -> None:
+    off = "depth: 12, depth_phase: false, branch_mid: 5, confidence_low: 0.95, branch_phase: false"
+    spec = parse(sweep(f"  - {{label: X, method: dynatree, {off}}}\n"))
+
+    assert (spec.configurations[1].params["depth"], spec.configurations[1].params["max_depth"]) == (12, 8)
 
 
 def test_a_baseline_that_stands_for_several_rows_is_told_one_of_them() -> None:
@@ -548,6 +672,7 @@ def test_the_schema_names_every_section_method_and_parameter() -> None:
         "prompts",
         "generation",
         "measure",
+        "engine",
         "baseline",
         "configs",
     }

@@ -7,16 +7,49 @@ from typing import Any
 
 import pytest
 import torch
-from dyna_eval_workers.decoding import Decoded, Decoder
-from dyna_eval_workers.policies import TopBranches
-from dyna_eval_workers.runner import Runner
+from dyna_eval_workers.decoding import Decoded
+from dyna_eval_workers.policies import (
+    BestFirst,
+    CostAware,
+    Drafting,
+    DynaTree,
+    GrowthPolicy,
+    PromptLookup,
+    TopBranches,
+)
 
 from dyna_eval.errors import DecodingError
-from dyna_eval.jobs import GenerationSpec
-from tests.models import VOCABULARY, tiny_gpt_neox, tiny_llama
+from dyna_eval.jobs import Calibration, GenerationSpec
+from tests.models import SUPPORTED, tiny_gpt_neox, tiny_llama, tiny_model
+from tests.runners import RUNNERS, decoder
 
 PROMPT = (17, 5, 250, 31, 8)
-POLICIES = {
+CHEAP_DRAFT = Calibration(draft_seconds=((1, 1e-4), (16, 2e-4)), verify_seconds=((1, 1e-3), (64, 2e-3)))
+
+
+def dynatree(**changes: Any) -> DynaTree:
+    settings: dict[str, Any] = {
+        "depth_target": 3,
+        "max_depth": 6,
+        "branch_min": 1,
+        "branch_mid": 2,
+        "branch_max": 3,
+        "confidence_high": 0.9,
+        "confidence_low": 0.4,
+        "stop_probability": 0.01,
+        "deep_probability": 0.2,
+        "history_window": 4,
+        "history_target": 0.6,
+        "history_step": 0.05,
+        "max_nodes": 40,
+        "branch_phase": True,
+        "depth_phase": True,
+        "history_phase": True,
+    }
+    return DynaTree(**(settings | changes))
+
+
+POLICIES: dict[str, Drafting] = {
     "linear": TopBranches(depth=6, branches=1, root_branches=1, threshold=0.0, max_nodes=6),
     "full tree": TopBranches(depth=4, branches=3, root_branches=3, threshold=0.0, max_nodes=120),
     "pruned tree": TopBranches(depth=5, branches=2, root_branches=2, threshold=0.02, max_nodes=62),
@@ -25,13 +58,18 @@ POLICIES = {
     ),
     "capped tree": TopBranches(depth=5, branches=3, root_branches=2, threshold=0.0, max_nodes=9),
     "one root branch": TopBranches(depth=3, branches=4, root_branches=1, threshold=0.0, max_nodes=100),
+    "best first": BestFirst(depth=5, width=3, max_nodes=12),
+    "dynatree": dynatree(),
+    "dynatree without phases": dynatree(branch_phase=False, depth_phase=False, history_phase=False),
+    "cost aware": CostAware(depth=8, width=4, max_nodes=24, calibration=CHEAP_DRAFT),
+    "prompt lookup": PromptLookup(k=5, ngram=2),
 }
 MAKERS: dict[str, Callable[..., Any]] = {"gpt_neox": tiny_gpt_neox, "llama": tiny_llama}
 
 
-def decoder(target: Any, draft: Any | None, **changes: Any) -> Decoder:
-    settings: dict[str, Any] = {"vocabulary": VOCABULARY, "end_of_text": 0} | changes
-    return Decoder(Runner(target), Runner(draft) if draft is not None else None, **settings)
+@pytest.fixture(params=RUNNERS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -49,35 +87,60 @@ def drafts(target: Any) -> dict[str, Any]:
     return {"stranger": maker(seed=2, hidden=16, layers=1), "the target itself": target, "uniform": uniform}
 
 
-def test_ar_is_what_generate_writes(target: Any) -> None:
+def test_ar_is_what_generate_writes(target: Any, backend: str) -> None:
     generated = target.generate(
         torch.tensor([PROMPT]), max_new_tokens=40, min_new_tokens=40, do_sample=False, pad_token_id=0
     )
     # min_new_tokens forbids the end token, so the two can differ only if the target ever wants to stop.
-    ours = decoder(target, None).decode(PROMPT, GenerationSpec(max_new_tokens=40), None, seed="0")
+    ours = decoder(target, None, backend=backend).decode(
+        PROMPT, GenerationSpec(max_new_tokens=40), None, seed="0"
+    )
     assert 0 not in ours.token_ids
     assert ours.token_ids == tuple(generated[0, len(PROMPT) :].tolist())
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0, 1.5])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_tree_emits_the_tokens_of_ar(target: Any, policy: str, temperature: float) -> None:
+def test_every_tree_emits_the_tokens_of_ar(
+    target: Any, policy: str, temperature: float, backend: str
+) -> None:
+    """With the kernels too, whose AR is the eager one's: the same tokens from either."""
     generation = GenerationSpec(max_new_tokens=24, temperature=temperature)
     reference = decoder(target, None).decode(PROMPT, generation, None, seed="7")
     for name, draft in drafts(target).items():
-        decoded = decoder(target, draft).decode(PROMPT, generation, POLICIES[policy], seed="7")
+        decoded = decoder(target, draft, backend=backend).decode(
+            PROMPT, generation, POLICIES[policy], seed="7"
+        )
         assert decoded.token_ids == reference.token_ids, name
         check_invariants(decoded, POLICIES[policy])
 
 
-def check_invariants(decoded: Decoded, policy: TopBranches) -> None:
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_every_supported_architecture_is_exact(kind: str, backend: str) -> None:
+    """Both runners, on a tree that is pruned and on one that is not, greedy and sampled."""
+    target, draft = tiny_model(kind, seed=1), tiny_model(kind, seed=2)
+    for temperature in (0.0, 1.0):
+        generation = GenerationSpec(max_new_tokens=20, temperature=temperature)
+        reference = decoder(target, None).decode(PROMPT, generation, None, seed="3")
+        for policy in ("full tree", "pruned tree", "best first"):
+            decoded = decoder(target, draft, backend=backend).decode(
+                PROMPT, generation, POLICIES[policy], seed="3"
+            )
+            assert decoded.token_ids == reference.token_ids, (policy, temperature)
+
+
+def check_invariants(decoded: Decoded, policy: Drafting) -> None:
+    depth, nodes = (
+        (policy.depth, policy.max_nodes) if isinstance(policy, GrowthPolicy) else (policy.k, policy.k)
+    )
     assert sum(r.emitted for r in decoded.rounds) == len(decoded.token_ids)
     for r in decoded.rounds:
-        assert 0 <= r.accepted <= r.depth <= policy.depth
-        assert r.verified <= min(policy.max_nodes, r.drafted)
+        assert 0 <= r.accepted <= r.depth <= depth
+        assert r.verified <= min(nodes, r.drafted)
         assert r.emitted == r.accepted + 1
+        assert r.draft_steps <= depth
     rounds = len(decoded.rounds)
-    marginal = [sum(r.accepted >= d for r in decoded.rounds) / rounds for d in range(1, policy.depth + 1)]
+    marginal = [sum(r.accepted >= d for r in decoded.rounds) / rounds for d in range(1, depth + 1)]
     assert 1 + sum(marginal) == pytest.approx(len(decoded.token_ids) / rounds)
 
 
@@ -155,7 +218,23 @@ def test_phase_times_are_known_in_every_round_and_fit_into_the_decode_time(targe
 
 def test_ar_has_no_draft_time(target: Any) -> None:
     decoded = decoder(target, None).decode(PROMPT, GenerationSpec(max_new_tokens=3), None, seed="0")
-    assert [(r.draft_seconds, r.drafted, r.emitted) for r in decoded.rounds] == [(None, 0, 1)] * 3
+    assert [(r.draft_seconds, r.grow_seconds, r.drafted, r.emitted) for r in decoded.rounds] == [
+        (None, None, 0, 1)
+    ] * 3
+
+
+def test_prompt_lookup_needs_no_draft_and_finds_what_repeats() -> None:
+    """A target that says one token for ever repeats itself, so all lookups but the first ones hit."""
+    loop = tiny_gpt_neox(seed=3, layers=1)
+    with torch.no_grad():
+        for parameter in loop.parameters():
+            parameter.zero_()
+    decoded = decoder(loop, None).decode(
+        (7, 7), GenerationSpec(max_new_tokens=20), PromptLookup(k=4, ngram=2), seed="0"
+    )
+    assert set(decoded.token_ids) == {0}
+    assert max(r.accepted for r in decoded.rounds) == 4
+    assert all(r.draft_steps == 0 and r.draft_seconds is None for r in decoded.rounds)
 
 
 def test_another_seed_samples_other_tokens(target: Any) -> None:
@@ -175,3 +254,14 @@ def test_a_draft_never_proposes_ids_beyond_the_tokenizer(target: Any) -> None:
 def test_a_speculative_method_without_a_draft_is_refused(target: Any) -> None:
     with pytest.raises(DecodingError, match="needs a draft"):
         decoder(target, None).decode(PROMPT, GenerationSpec(max_new_tokens=2), POLICIES["linear"], seed="0")
+
+
+def test_a_draft_that_cannot_pay_is_not_asked(target: Any, backend: str) -> None:
+    """A cost-aware tree is then AR, round by round."""
+    slow = Calibration(draft_seconds=((1, 2.0),), verify_seconds=((1, 1.0), (64, 1.0)))
+    pair = decoder(target, drafts(target)["stranger"], backend=backend)
+    policy = CostAware(depth=8, width=4, max_nodes=24, calibration=slow)
+    generation = GenerationSpec(max_new_tokens=8)
+    decoded = pair.decode(PROMPT, generation, policy, seed="0")
+    assert decoded.token_ids == pair.decode(PROMPT, generation, None, seed="0").token_ids
+    assert [(r.draft_steps, r.drafted, r.verified, r.emitted) for r in decoded.rounds] == [(0, 0, 0, 1)] * 8

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
-from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.exactness import Comparison, compare
 from dyna_eval_workers.runner import Runner
 from dyna_eval_workers.session import distinct_n
 
 from dyna_eval.jobs import Exactness, GenerationSpec
 from tests.models import tiny_gpt_neox
+from tests.runners import RUNNERS, decoder
 
 PROMPT = (3, 99, 120)
 GREEDY = GenerationSpec(max_new_tokens=8)
 
 
-@pytest.fixture(scope="module")
-def target() -> Runner:
-    return Runner(tiny_gpt_neox(seed=1))
+@pytest.fixture(scope="module", params=RUNNERS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def reference(target: Runner) -> tuple[int, ...]:
-    return (
-        Decoder(target, None, vocabulary=300, end_of_text=None)
-        .decode(PROMPT, GREEDY, None, seed="0")
-        .token_ids
-    )
+def target(backend: str) -> Runner:
+    return RUNNERS[backend](tiny_gpt_neox(seed=1))
 
 
-def compared(target: Runner, reference: tuple[int, ...], emitted: tuple[int, ...]) -> Comparison:
-    return compare(target, prompt=PROMPT, reference=reference, emitted=emitted, generation=GREEDY, seed="0")
+@pytest.fixture(scope="module")
+def reference() -> tuple[int, ...]:
+    alone = decoder(tiny_gpt_neox(seed=1), None, end_of_text=None)
+    return alone.decode(PROMPT, GREEDY, None, seed="0").token_ids
+
+
+def compared(
+    target: Runner, reference: tuple[int, ...], emitted: tuple[int, ...], **changes: Any
+) -> Comparison:
+    settings: dict[str, Any] = {"generation": GREEDY, "seed": "0"} | changes
+    return compare(target, prompt=PROMPT, reference=reference, emitted=emitted, **settings)
 
 
 def test_equal_tokens_are_exact(target: Runner, reference: tuple[int, ...]) -> None:
@@ -54,16 +62,64 @@ def test_a_text_that_stops_early_is_a_violation(target: Runner, reference: tuple
     assert (comparison.exactness, comparison.divergence_index) == (Exactness.VIOLATION, 5)
 
 
-def test_the_other_of_two_equal_logits_is_a_tie(reference: tuple[int, ...]) -> None:
+def test_the_other_of_two_equal_logits_is_a_tie(reference: tuple[int, ...], backend: str) -> None:
     """Two tokens with the same output row have the same logit everywhere."""
     model = tiny_gpt_neox(seed=1)
     best = reference[4]
     twin = (best + 1) % 300
     with torch.no_grad():
         model.lm_head.weight[twin] = model.lm_head.weight[best]
-    comparison = compared(Runner(model), reference, (*reference[:4], twin, *reference[5:]))
+    comparison = compared(RUNNERS[backend](model), reference, (*reference[:4], twin, *reference[5:]))
     assert comparison.exactness is Exactness.TIE
     assert comparison.margin_ulp == pytest.approx(0.0)
+
+
+def test_a_sampled_text_is_judged_by_the_noise_of_its_own_seed(backend: str) -> None:
+    """What one seed draws is wrong by another; the margin is that of the scores, noise included."""
+    model, sampled = tiny_gpt_neox(seed=1), replace(GREEDY, temperature=1.0)
+    pair = decoder(model, None, backend=backend)
+    one, other = (pair.decode(PROMPT, sampled, None, seed=seed).token_ids for seed in "ab")
+    target = RUNNERS[backend](model)
+    assert compared(target, one, one, generation=sampled, seed="a").exactness is Exactness.EXACT
+    comparison = compared(target, one, other, generation=sampled, seed="a")
+    assert comparison.exactness is Exactness.VIOLATION
+    assert comparison.divergence_index is not None
+    assert one[comparison.divergence_index] != other[comparison.divergence_index]
+    assert one[: comparison.divergence_index] == other[: comparison.divergence_index]
+    assert compared(target, one, other, generation=sampled, seed="c").margin_ulp != comparison.margin_ulp
+
+
+NEAR_AND_FAR = {torch.float32: (30, 150), torch.float16: (1, 5), torch.bfloat16: (1, 5)}
+"""By how many eps a logit may be smaller and still tie, and by how many not; an eps is at most 2 ulp"""
+
+
+def compared_with_a_twin(backend: str, dtype: torch.dtype, eps: int, **changes: Any) -> Comparison:
+    """Compare with a token whose logit is by so many eps smaller than that of the best."""
+    model = tiny_gpt_neox(seed=1).to(dtype)
+    alone = decoder(model, None, backend=backend, end_of_text=None)
+    reference = alone.decode(PROMPT, GREEDY, None, seed="0").token_ids
+    best, twin = reference[0], (reference[0] + 1) % 300
+    with torch.no_grad():
+        model.lm_head.weight[twin] = model.lm_head.weight[best] * (1 - eps * torch.finfo(dtype).eps)
+    return compared(RUNNERS[backend](model), reference, (twin, *reference[1:]), **changes)
+
+
+@pytest.mark.parametrize("dtype", NEAR_AND_FAR, ids=str)
+def test_only_what_rounding_explains_is_a_tie(dtype: torch.dtype, backend: str) -> None:
+    near, far = NEAR_AND_FAR[dtype]
+    tie, violation = (compared_with_a_twin(backend, dtype, eps) for eps in (near, far))
+    assert tie.margin_ulp is not None
+    assert violation.margin_ulp is not None
+    assert 0 < tie.margin_ulp <= 2 * near
+    assert far / 2 < violation.margin_ulp <= 2.5 * far
+    assert (tie.exactness, violation.exactness) == (Exactness.TIE, Exactness.VIOLATION)
+
+
+def test_a_loop_that_rounds_elsewhere_has_wider_ties(backend: str) -> None:
+    """But no narrower ones than ours."""
+    near, far = NEAR_AND_FAR[torch.bfloat16]
+    assert compared_with_a_twin(backend, torch.bfloat16, far, tie_ulp=16.0).exactness is Exactness.TIE
+    assert compared_with_a_twin(backend, torch.bfloat16, near, tie_ulp=0.5).exactness is Exactness.TIE
 
 
 def test_distinct_n_is_the_share_of_different_n_grams() -> None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, change_samples, record
 
-from dyna_eval.jobs import Exactness, JobState, SweepRecord
+from dyna_eval.jobs import Configuration, Exactness, JobState, SweepRecord
 from dyna_eval.latex import escape_latex, to_latex
+from dyna_eval.methods import BestFirst, DynaTree, HfAssisted, HfGenerate, MethodParameters
 from dyna_eval.report import build_report
 
 
@@ -41,6 +42,26 @@ def test_the_table_has_booktabs_rules_five_columns_and_centred_figures() -> None
     assert rows[2][2] == r"tree, $D=7$, $B=2$, $\tau=0$"
     assert re.fullmatch(r"\d+\.\d", rows[1][3])
     assert re.fullmatch(r"\$1\.\d\d\\times\$", rows[1][4])
+
+
+@pytest.mark.parametrize(
+    ("method", "cell"),
+    [
+        (BestFirst(), r"best\_first, $N\leq 32$, $D=8$, width=8"),
+        (
+            DynaTree(history_phase=False),
+            "dynatree, $D=5$, max\\_depth=8, $B=1/2/3$, $N\\leq 64$, no history phase",
+        ),
+        (HfGenerate(cache="static"), "transformers generate, static cache"),
+        (
+            HfAssisted(num_assistant_tokens=5, schedule="heuristic_transient"),
+            r"transformers assisted, $K=5$, heuristic\_transient",
+        ),
+    ],
+)
+def test_every_method_has_a_cell_that_latex_can_print(method: MethodParameters, cell: str) -> None:
+    row = Configuration(label="Row", method=method.method, params=method.resolved())
+    assert body(table(record(((BASELINE, 100.0), (row, 90.0)))))[1][2] == cell
 
 
 def test_only_the_fastest_exact_row_is_bold() -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from report_records import (
     BASELINE,
+    CALIBRATION,
     ENVIRONMENTS,
     FOUR_STEPS,
     LINEAR,
@@ -350,6 +351,54 @@ def test_warnings_name_the_pair_where_there_are_several() -> None:
     assert [warning.split(": ")[0] for warning in build_report(stored).warnings] == ["small", "large"]
 
 
+@pytest.mark.parametrize(
+    ("backend", "warnings"),
+    [
+        ("compile", ()),
+        ("eager", ()),
+        ("eager (no C++ compiler)", ("ran on the slower eager backend: no C++ compiler",)),
+        ("compile, draft eager (no kernel for mpt)",
+         ("the draft ran on the slower eager backend: no kernel for mpt",)),
+        ("eager (a (b)), draft eager (c)",
+         ("ran on the slower eager backend: a (b)", "the draft ran on the slower eager backend: c")),
+    ],
+)  # fmt: skip
+def test_an_actor_that_fell_back_to_eager_says_why(backend: str, warnings: tuple[str, ...]) -> None:
+    environments = {name: {**facts, "backend": backend} for name, facts in ENVIRONMENTS.items()}
+    assert build_report(replace(record(), environments=environments)).warnings == warnings
+
+
+def test_the_fall_back_of_one_pair_is_no_caveat_of_another() -> None:
+    stored = record(pairs=("small", "large"))
+    jobs = tuple(replace(job, environment="e2") if job.pair == "large" else job for job in stored.jobs)
+    environments = {"e1": ENVIRONMENTS["e1"], "e2": {**ENVIRONMENTS["e2"], "backend": "eager (why)"}}
+    report = build_report(replace(stored, jobs=jobs, environments=environments))
+    assert report.pair_caveats == (("large", "ran on the slower eager backend: why"),)
+
+
+# ------------------------------------------------------------------ predictions
+
+
+def predictions(stored: SweepRecord) -> list[float | None]:
+    report = build_report(stored, allow_mixed=True)
+    return [row.figures and row.figures.predicted_speedup for row in report.rows]
+
+
+def test_a_speedup_is_predicted_by_the_calibration_of_the_rows_pair_and_environment() -> None:
+    expected = pytest.approx(3 * 0.010 / (4 * 0.002 + 0.014))
+    calibrated = replace(record(), calibrations={("demo", "e1"): CALIBRATION})
+    assert predictions(calibrated) == [1.0, expected, expected, expected]
+    moved = change_jobs(calibrated, LINEAR.label, environment="e2")
+    assert predictions(moved) == [1.0, None, expected, expected]
+    torn = change_jobs(calibrated, LINEAR.label, environment="e2", repeats=[0])
+    assert predictions(torn) == [1.0, None, expected, expected]
+
+
+@pytest.mark.parametrize("key", [("demo", "e2"), ("other", "e1")])
+def test_a_calibration_of_another_pair_or_environment_predicts_nothing(key: tuple[str, str]) -> None:
+    assert predictions(replace(record(), calibrations={key: CALIBRATION})) == [1.0, None, None, None]
+
+
 # ------------------------------------------------------------------------ JSON
 
 
@@ -364,7 +413,8 @@ def test_json_has_the_documented_keys_and_no_nan() -> None:
         "label", "method", "params", "state", "prompts", "repeats", "tokens", "throughput_tokens_per_s",
         "throughput_std", "speedup", "speedup_interval", "gain_over_previous", "gain_over_baseline",
         "mean_acceptance_length", "draft_acceptance_rate", "mean_tree_nodes", "node_cap_bound_rate",
-        "exact_match_rate", "prompt_set", "env", "job_ids",
+        "exact_match_rate", "prompt_set", "env", "job_ids", "draft_share", "grow_share", "verify_share",
+        "walk_share", "host_share", "predicted_speedup",
     }  # fmt: skip
     assert all(documented <= row.keys() for row in rows)
     draft = rows[1]

@@ -8,9 +8,9 @@ from statistics import fmean
 import numpy as np
 import pytest
 import scipy.stats
-from report_records import sample
+from report_records import CALIBRATION, sample
 
-from dyna_eval.jobs import Exactness, Method
+from dyna_eval.jobs import Calibration, Exactness, Method
 from dyna_eval.statistics import (
     Bootstrap,
     Run,
@@ -20,6 +20,7 @@ from dyna_eval.statistics import (
     compare,
     figures,
     latency,
+    predicted_speedup,
     prompt_throughputs,
     shares,
     throughput,
@@ -231,6 +232,23 @@ def test_ar_has_acceptance_length_one_and_no_acceptance_rate() -> None:
     assert (found.node_cap_bound_rate, found.marginal_rates) == (None, None)
 
 
+def test_transformers_own_loop_over_the_target_alone_has_length_one_with_or_without_rounds() -> None:
+    nothing = {"accepted_tokens": 0, "drafted_levels": 0, "verified_nodes": 0, "accepted_by_depth": ()}
+    for rounds in (0, 40):
+        found = acceptance(Method.HF_GENERATE, [sample(rounds=rounds, **nothing)])
+        assert (found.mean_length, found.mean_length_per_request) == (1.0, 1.0)
+        assert (found.draft_rate, found.node_rate, found.mean_tree_nodes) == (None, None, None)
+        assert (found.marginal_rates, found.node_cap_bound_rate) == (None, None)
+
+
+def test_what_assisted_generation_does_not_tell_of_its_rounds_is_unknown() -> None:
+    found = acceptance(Method.HF_ASSISTED, [sample(drafted_levels=0, verified_nodes=0)])
+    assert (found.mean_length, found.marginal_rates) == (3.0, (1.0, 1.0))
+    assert (found.draft_rate, found.node_rate, found.mean_tree_nodes) == (None, None, None)
+    assert found.node_cap_bound_rate is None
+    assert acceptance(Method.HF_ASSISTED, [sample(rounds=0)]).mean_length is None
+
+
 def test_a_draft_that_never_drafted_has_no_rate_rather_than_zero() -> None:
     found = acceptance(
         Method.LINEAR,
@@ -244,12 +262,67 @@ def test_a_draft_that_never_drafted_has_no_rate_rather_than_zero() -> None:
 
 def test_shares_of_decode_time_add_up_to_one() -> None:
     found = shares(Method.LINEAR, [sample(seconds=1.0), sample(seconds=3.0)])
-    assert (found.draft, found.verify, found.host) == (0.25, 0.5, 0.25)
+    assert (found.draft, found.grow, found.verify, found.walk) == (0.25, 0.0625, 0.5, 0.0625)
+    assert found.host == 0.125
 
 
 def test_a_share_is_unknown_where_a_sample_lacks_the_phases_time() -> None:
     found = shares(Method.LINEAR, [sample(), sample(draft_seconds=None)])
     assert (found.draft, found.verify, found.host) == (None, 0.5, None)
+    assert shares(Method.LINEAR, [sample(), sample(rounds=0)]).host is None
+
+
+def test_the_host_has_what_no_known_phase_accounts_for() -> None:
+    older = shares(Method.LINEAR, [sample(grow_seconds=None, walk_seconds=None)])
+    assert (older.grow, older.walk, older.host) == (None, None, 0.25)
+    alone = shares(Method.AR, [sample(draft_seconds=None, grow_seconds=None)])
+    assert (alone.draft, alone.grow, alone.host) == (None, None, 1.0 - 0.5 - 0.0625)
+    lookup = shares(Method.PROMPT_LOOKUP, [sample(draft_seconds=None)])
+    assert (lookup.draft, lookup.grow, lookup.host) == (None, 0.0625, 1.0 - 0.0625 - 0.5 - 0.0625)
+
+
+@pytest.mark.parametrize("method", [Method.HF_GENERATE, Method.HF_ASSISTED])
+def test_nobody_sees_into_the_rounds_of_a_peer(method: Method) -> None:
+    found = shares(method, [sample()])
+    assert {found.draft, found.grow, found.verify, found.walk, found.host} == {None}
+
+
+# ------------------------------------------------------------ predicted speedup
+
+
+def test_the_predicted_speedup_weighs_acceptance_against_the_cost_of_the_models_steps() -> None:
+    """3 tokens per round, from 4 draft steps over 1.5 tokens each and one target step over 4 + 1 nodes."""
+    expected = 3 * 0.010 / (4 * 0.002 + 0.014)
+    samples = [sample(0), sample(1, tokens=60)]
+    assert predicted_speedup(Method.LINEAR, samples, CALIBRATION) == pytest.approx(expected)
+
+
+def test_without_a_draft_model_only_the_target_costs() -> None:
+    lookup = sample(draft_steps=0, draft_rows=0)
+    no_draft = Calibration(draft_seconds=(), verify_seconds=CALIBRATION.verify_seconds)
+    assert predicted_speedup(Method.PROMPT_LOOKUP, [lookup], no_draft) == pytest.approx(3 * 0.010 / 0.014)
+    assert predicted_speedup(Method.LINEAR, [sample()], no_draft) is None
+
+
+def test_ar_is_predicted_to_be_as_fast_as_itself() -> None:
+    assert predicted_speedup(Method.AR, [sample()], CALIBRATION) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "calibration"),
+    [
+        (Method.LINEAR, {}, None),
+        (Method.LINEAR, {"rounds": 0}, CALIBRATION),
+        (Method.LINEAR, {"draft_steps": 0, "draft_rows": 0}, CALIBRATION),
+        (Method.HF_GENERATE, {}, CALIBRATION),
+        (Method.HF_ASSISTED, {}, CALIBRATION),
+    ],
+)
+def test_what_cannot_be_predicted_is_unknown(
+    method: Method, changes: dict[str, int], calibration: Calibration | None
+) -> None:
+    """Steps of 0 beside drafted nodes are those of a database from before they were counted."""
+    assert predicted_speedup(method, [sample(**changes)], calibration) is None
 
 
 def test_time_per_token_counts_only_what_comes_after_the_first_token() -> None:

@@ -12,9 +12,29 @@ from hypothesis import strategies as st
 
 from dyna_eval.config import parse_sweep
 from dyna_eval.errors import PairError
-from dyna_eval.jobs import Configuration, MergedConfiguration, Method, Pair, PairSpec, SweepSpec
-from dyna_eval.methods import METHODS, Tree
-from dyna_eval.sweep import axes_of, count_points, expand, jobs_for, merge_equal, sweep_digest
+from dyna_eval.jobs import (
+    Backend,
+    Calibration,
+    Configuration,
+    MergedConfiguration,
+    Method,
+    Pair,
+    PairSpec,
+    Prompt,
+    PromptSet,
+    ResolvedSweep,
+    SweepSpec,
+)
+from dyna_eval.methods import METHODS, MethodParameters, Tree
+from dyna_eval.sweep import (
+    axes_of,
+    count_points,
+    estimate_seconds,
+    expand,
+    jobs_for,
+    merge_equal,
+    sweep_digest,
+)
 
 HEAD = "pair: [demo, {target: org/big, draft: org/small}]\nprompts: {dataset: demo}\nconfigs:\n"
 AR = "  - {label: Baseline, method: ar}\n"
@@ -139,6 +159,28 @@ def test_expansion_yields_every_combination_once(parameters: dict[str, object]) 
             "threshold 0 prunes nothing",
         ),
         (
+            "method: dynatree, depth_phase: false, history_phase: false",
+            "method: dynatree, depth_phase: false, history_phase: false, max_depth: 9, history_window: 2",
+            "a phase that is switched off leaves its parameters unused",
+        ),
+        (
+            "method: dynatree, branch_phase: false",
+            "method: dynatree, branch_phase: false, history_phase: false",
+            "without branch_phase there are no confidence bounds for history_phase to move",
+        ),
+        (
+            "method: tree, depth: 5, branch: 2",
+            "method: dynatree, branch_phase: false, depth_phase: false, branch_max: 7",
+            "dynatree without its phases is an unpruned tree of branch 2; "
+            "a cap of 64 cannot bind in a tree of 62 draft nodes",
+        ),
+        (
+            "method: linear, k: 5",
+            "method: dynatree, branch_phase: false, depth_phase: false, branch_mid: 1, max_nodes: 5",
+            "dynatree without its phases is an unpruned tree of branch 1; "
+            "an unpruned tree of branch 1 is linear with k=5",
+        ),
+        (
             "method: tree, depth: 1, branch: 4",
             "method: tree, depth: 1, branch: 4, threshold: 0.3, prune: expansion",
             "at depth 1 only the root has children; at depth 1 prune: expansion drops nothing",
@@ -168,6 +210,15 @@ def test_rows_that_do_the_same_are_merged_into_the_earlier(first: str, second: s
             "method: tree, depth: 1, branch: 2, threshold: 0.1",
             "method: tree, depth: 1, branch: 2",
         ),
+        ("method: dynatree, history_phase: false", "method: dynatree"),
+        ("method: dynatree, depth_phase: false", "method: dynatree"),
+        ("method: dynatree, depth_phase: false", "method: dynatree, depth_phase: false, history_window: 2"),
+        ("method: dynatree, branch_phase: false", "method: dynatree, branch_phase: false, max_depth: 9"),
+        (
+            "method: tree, depth: 5, branch: 2",
+            "method: dynatree, branch_phase: false, depth_phase: false, max_nodes: 61",
+        ),
+        ("method: hf_generate", "method: hf_generate, cache: static"),
     ],
 )
 def test_rows_that_may_differ_are_kept(first: str, second: str) -> None:
@@ -231,6 +282,17 @@ def _grown(tree: Tree) -> tuple[object, ...]:
     depth, branch, root = int(params["depth"]), int(params["branch"]), int(params["root_branch"])  # type: ignore[arg-type]
     nodes = unpruned_nodes(depth, branch, root)
     return depth, root, nodes, min(nodes, int(params["max_nodes"]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+def test_the_resolved_parameters_of_every_method_are_valid_and_mean_the_same(
+    method: type[MethodParameters],
+) -> None:
+    required = {name: 2 for name, field in method.model_fields.items() if field.is_required()}
+    given = method.model_validate(required)
+    again = method.model_validate(dict(given.resolved()))
+
+    assert (again.resolved(), again.meaning()) == (given.resolved(), given.meaning())
 
 
 @settings(database=None, deadline=None)
@@ -297,4 +359,43 @@ def test_the_digest_of_a_sweep_follows_what_it_runs(spec: SweepSpec) -> None:
     ]
     digests = {identity(spec), *(identity(other) for other in others)}
     digests.add(identity(spec, (PAIRS[0], pair("big/small", "other content"))))
-    assert len(digests) == len(others) + 2
+    digests.add(identity(spec, (PAIRS[0], replace(PAIRS[1], backend=Backend.EAGER))))
+    digests.add(identity(spec, (PAIRS[0], replace(PAIRS[1], dtype="float16"))))
+    assert len(digests) == len(others) + 4
+
+
+def test_one_pair_may_run_in_two_dtypes_or_on_two_backends(spec: SweepSpec) -> None:
+    for changes in ({"dtype": "float16"}, {"backend": Backend.EAGER}):
+        copy = replace(pair("copy", "a"), **changes)
+        jobs = jobs_for(spec, (PAIRS[0], copy), {"demo": "p", "copy": "p"})
+        assert len({job.key for job in jobs}) == 2 * len(spec.configurations)
+
+
+# -------------------------------------------------------------------------- estimates
+
+
+def resolved_sweep(spec: SweepSpec) -> ResolvedSweep:
+    prompts = tuple(Prompt(index=i, text="", token_ids=(1,), digest=str(i)) for i in range(4))
+    return ResolvedSweep(
+        spec=spec,
+        digest="d",
+        pairs=PAIRS,
+        prompt_sets={name: PromptSet(digest=digest, prompts=prompts) for name, digest in PROMPTS.items()},
+        jobs=jobs_for(spec, PAIRS, PROMPTS),
+    )
+
+
+def test_a_sweep_is_estimated_at_the_speed_of_each_pairs_target_alone(spec: SweepSpec) -> None:
+    """27 jobs per pair, a run of the actor's own before every eighth: 31 times 4 prompts of 128 tokens."""
+    fast = Calibration(draft_seconds=(), verify_seconds=((1, 0.001), (8, 0.5)))
+    slow = Calibration(draft_seconds=(), verify_seconds=((1, 0.010),))
+    found = estimate_seconds(resolved_sweep(spec), {"demo": fast, "big/small": slow})
+
+    assert found == pytest.approx(31 * 4 * 128 * (0.001 + 0.010))
+
+
+def test_without_a_calibration_of_every_pair_there_is_no_estimate(spec: SweepSpec) -> None:
+    known = {"demo": Calibration(draft_seconds=(), verify_seconds=((1, 0.001),))}
+
+    assert estimate_seconds(resolved_sweep(spec), known) is None
+    assert estimate_seconds(resolved_sweep(spec), {}) is None

@@ -8,7 +8,17 @@ import re
 from dataclasses import replace
 
 import pytest
-from report_records import BASELINE, FOUR_STEPS, LINEAR, PRUNED, TREE, change_jobs, change_samples, record
+from report_records import (
+    BASELINE,
+    CALIBRATION,
+    FOUR_STEPS,
+    LINEAR,
+    PRUNED,
+    TREE,
+    change_jobs,
+    change_samples,
+    record,
+)
 
 from dyna_eval.cells import configuration_text, pair_slugs, ranges
 from dyna_eval.jobs import (
@@ -20,6 +30,7 @@ from dyna_eval.jobs import (
     Params,
     SweepRecord,
 )
+from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup
 from dyna_eval.report import build_report
 from dyna_eval.tables import print_table, to_csv, to_markdown
 
@@ -61,6 +72,36 @@ def unfinished() -> SweepRecord:
             "tree, D=7, B=2, τ=0.05, prune=expansion, root_branch=1",
         ),
         (Method.TREE, {**TREE.params, "prune": "expansion"}, "tree, D=7, B=2, τ=0"),
+        (Method.BEST_FIRST, BestFirst().resolved(), "best_first, N≤32, D=8, width=8"),
+        (Method.DYNATREE, DynaTree().resolved(), "dynatree, D=5, max_depth=8, B=1/2/3, N≤64"),
+        (
+            Method.DYNATREE,
+            DynaTree(branch_phase=False, branch_max=9, history_target=0.7).resolved(),
+            "dynatree, D=5, max_depth=8, B=2, N≤64, no branch phase",
+        ),
+        (
+            Method.DYNATREE,
+            DynaTree(depth_phase=False, history_phase=False, stop_probability=0.2).resolved(),
+            "dynatree, D=5, B=1/2/3, N≤64, no depth phase, no history phase",
+        ),
+        (
+            Method.DYNATREE,
+            DynaTree(confidence_low=0.25).resolved(),
+            "dynatree, D=5, max_depth=8, B=1/2/3, N≤64, confidence_low=0.25",
+        ),
+        (Method.COST_AWARE, CostAware().resolved(), "cost_aware, N≤64, D=12, width=8"),
+        (Method.PROMPT_LOOKUP, PromptLookup(k=10).resolved(), "prompt_lookup, K=10, ngram=3"),
+        (Method.HF_GENERATE, HfGenerate().resolved(), "transformers generate, dynamic cache"),
+        (
+            Method.HF_ASSISTED,
+            HfAssisted(num_assistant_tokens=5).resolved(),
+            "transformers assisted, K=5, constant",
+        ),
+        (
+            Method.HF_ASSISTED,
+            HfAssisted(schedule="heuristic", confidence_threshold=0.4).resolved(),
+            "transformers assisted, K=20, heuristic, confidence_threshold=0.4",
+        ),
     ],
 )
 def test_a_configuration_reads_as_a_person_would_write_it(method: Method, params: Params, text: str) -> None:
@@ -168,12 +209,14 @@ def csv_rows(stored: SweepRecord) -> list[dict[str, str]]:
 
 
 def test_csv_figures_are_those_of_the_report_unrounded() -> None:
-    report = build_report(record())
-    for cells, row in zip(csv_rows(record()), report.rows, strict=True):
+    stored = replace(record(), calibrations={("demo", "e1"): CALIBRATION})
+    report = build_report(stored)
+    for cells, row in zip(csv_rows(stored), report.rows, strict=True):
         assert row.figures is not None
         assert row.versus_baseline is not None
         assert float(cells["throughput_tokens_per_s"]) == row.figures.throughput.mean
         assert float(cells["speedup"]) == row.versus_baseline.ratio
+        assert float(cells["predicted_speedup"]) == row.figures.predicted_speedup
 
 
 def test_csv_cells_that_a_spreadsheet_would_take_for_formulas_get_an_apostrophe() -> None:
@@ -189,7 +232,7 @@ def test_csv_text_survives_commas_quotes_and_line_breaks() -> None:
 
 def test_csv_leaves_unknown_cells_empty_and_carries_the_caveats() -> None:
     rows = csv_rows(change_jobs(unfinished(), LINEAR.label, environment="e2"))
-    assert rows[3]["throughput_tokens_per_s"] == rows[3]["speedup"] == ""
+    assert rows[3]["throughput_tokens_per_s"] == rows[3]["speedup"] == rows[1]["predicted_speedup"] == ""
     assert rows[3]["state"] == "queued"
     assert "environment (cpu: B instead of A)" in rows[1]["notes"]
 

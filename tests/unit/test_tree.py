@@ -1,46 +1,55 @@
-"""A draft tree in flat arrays, and the target's walk through it, against the same done node by node."""
+"""A draft tree in flat lists, and the target's walk through it, against the same done node by node."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-import torch
-from dyna_eval_workers.tree import Tree, walk
+from dyna_eval_workers.tree import NOT_FED, ROOT, Tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-ROOT = 7
+PENDING = 7
 TOKENS = 4  # few, so that the target often agrees
-CPU = torch.device("cpu")
 
 
 @st.composite
 def trees(draw: st.DrawFn) -> Tree:
-    """A tree of up to 5 levels in breadth-first order; siblings hold different tokens, as topk gives them."""
-    tree = Tree.allocate(40, CPU)
-    tree.plant(ROOT)
-    frontier = [0]
+    """A tree of up to 5 levels in breadth-first order; siblings hold different tokens, as ranked ones do."""
+    tree = Tree.plant(PENDING)
+    frontier = [ROOT]
     for _ in range(draw(st.integers(0, 5))):
-        parents, tokens = [], []
-        for node in frontier:
-            for token in draw(st.lists(st.integers(0, TOKENS - 1), unique=True, max_size=3)):
-                parents.append(node)
-                tokens.append(token)
-        room = 40 - tree.size
-        parents, tokens = parents[:room], tokens[:room]
-        if not tokens:
-            break
-        nodes = tree.add_level(torch.tensor(tokens), torch.tensor(parents), torch.zeros(len(tokens)))
-        frontier = [node for node in nodes.tolist() if draw(st.booleans())]
+        proposed = [
+            (node, token)
+            for node in frontier
+            for token in draw(st.lists(st.integers(0, TOKENS - 1), unique=True, max_size=3))
+        ]
+        nodes = [
+            tree.add(parent, token, tree.log_probability[parent] - draw(st.floats(0, 3)))
+            for parent, token in proposed[: 40 - len(tree)]
+        ]
+        frontier = [node for node in nodes if draw(st.booleans())]
+        for row, node in enumerate(frontier, start=sum(row != NOT_FED for row in tree.row)):
+            tree.row[node] = row
     return tree
 
 
+def path_to(tree: Tree, node: int) -> list[int]:
+    path = [node]
+    while path[0] != ROOT:
+        path.insert(0, tree.parent[path[0]])
+    return path
+
+
+def tokens_to(tree: Tree, node: int) -> tuple[int, ...]:
+    return tuple(tree.token[passed] for passed in path_to(tree, node))
+
+
 def walked_node_by_node(tree: Tree, choices: list[int]) -> list[int]:
-    path = [0]
+    path = [ROOT]
     while True:
         here = path[-1]
-        children = [node for node in range(1, tree.size) if int(tree.parent[node]) == here]
-        agreeing = [node for node in children if int(tree.token[node]) == choices[here]]
+        children = [node for node in range(1, len(tree)) if tree.parent[node] == here]
+        agreeing = [node for node in children if tree.token[node] == choices[here]]
         if not agreeing:
             return path
         path.append(agreeing[0])
@@ -49,54 +58,88 @@ def walked_node_by_node(tree: Tree, choices: list[int]) -> list[int]:
 @settings(deadline=None, max_examples=300)
 @given(tree=trees(), data=st.data())
 def test_the_walk_is_the_one_taken_node_by_node(tree: Tree, data: st.DataObject) -> None:
-    choices = data.draw(st.lists(st.integers(0, TOKENS - 1), min_size=tree.size, max_size=tree.size))
-    assert walk(tree, torch.tensor(choices)).tolist() == walked_node_by_node(tree, choices)
+    choices = data.draw(st.lists(st.integers(0, TOKENS - 1), min_size=len(tree), max_size=len(tree)))
+    assert tree.walk(choices) == walked_node_by_node(tree, choices)
 
 
 @settings(deadline=None, max_examples=200)
 @given(tree=trees(), data=st.data())
 def test_a_target_that_agrees_with_a_node_all_the_way_reaches_it(tree: Tree, data: st.DataObject) -> None:
-    goal = data.draw(st.integers(0, tree.size - 1))
-    path = tree.ancestors[goal, : tree.size].nonzero().squeeze(1).tolist()
-    choices = torch.full((tree.size,), TOKENS)  # a token that no node holds
+    path = path_to(tree, data.draw(st.integers(0, len(tree) - 1)))
+    choices = [TOKENS] * len(tree)  # a token that no node holds
     for above, node in pairwise(path):
         choices[above] = tree.token[node]
-    assert walk(tree, choices).tolist() == path
+    assert tree.walk(choices) == path
 
 
 @settings(deadline=None, max_examples=200)
 @given(tree=trees())
-def test_ancestors_are_the_node_and_its_parents_up_to_the_root(tree: Tree) -> None:
-    for node in range(tree.size):
-        expected, above = {node}, node
-        while above != 0:
-            above = int(tree.parent[above])
-            expected.add(above)
-        assert set(tree.ancestors[node].nonzero().squeeze(1).tolist()) == expected
-        assert int(tree.depth[node]) == len(expected) - 1
+def test_a_node_is_as_deep_as_it_has_ancestors(tree: Tree) -> None:
+    for node in range(len(tree)):
+        assert tree.depth[node] == len(path_to(tree, node)) - 1
+        assert node == ROOT or tree.parent[node] < node
+    assert tree.levels == max(len(path_to(tree, node)) for node in range(len(tree))) - 1
 
 
-def test_a_planted_tree_has_forgotten_the_one_before() -> None:
-    """The arrays are used again round after round; what the last tree left in them must not show."""
-    tree = Tree.allocate(8, CPU)
-    tree.plant(ROOT)
+def test_a_planted_tree_is_the_pending_token_alone() -> None:
+    """Whatever grew before it: the next tree starts from nothing."""
+    before = Tree.plant(PENDING)
     for parent in (0, 1, 2):
-        tree.add_level(torch.tensor([1]), torch.tensor([parent]), torch.zeros(1))
-    tree.plant(5)
-    assert (tree.size, tree.levels) == (1, 0)
-    tree.add_level(torch.tensor([6, 7, 8]), torch.tensor([0, 0, 0]), torch.zeros(3))
-    own_and_root = torch.eye(4, dtype=torch.bool)
-    own_and_root[:, 0] = True
-    assert torch.equal(tree.ancestors[:4, :4], own_and_root)
-    assert tree.depth[:4].tolist() == [0, 1, 1, 1]
-    assert walk(tree, torch.tensor([8, 0, 0, 0])).tolist() == [0, 3]
+        before.add(parent, 1, -1.0)
+    tree = Tree.plant(5)
+    assert (len(tree), tree.levels, tree.token, tree.parent, tree.row) == (1, 0, [5], [-1], [NOT_FED])
+    assert tree.walk([1]) == [ROOT]
+    for token in (6, 7, 8):
+        tree.add(ROOT, token, -1.0)
+    assert tree.depth == [0, 1, 1, 1]
+    assert tree.walk([8, 0, 0, 0]) == [0, 3]
 
 
-def test_a_chain_is_told_from_a_tree() -> None:
-    tree = Tree.allocate(4, CPU)
-    tree.plant(ROOT)
-    assert tree.is_chain
-    tree.add_level(torch.tensor([1]), torch.tensor([0]), torch.zeros(1))
-    assert tree.is_chain
-    tree.add_level(torch.tensor([1, 2]), torch.tensor([1, 1]), torch.zeros(2))
-    assert not tree.is_chain
+# ------------------------------------------------------------------------- subset
+
+
+@settings(deadline=None, max_examples=300)
+@given(tree=trees(), data=st.data())
+def test_a_subset_holds_its_nodes_as_they_were(tree: Tree, data: st.DataObject) -> None:
+    """Any set closed under parents: every node keeps its path, probability, depth and row of the draft."""
+    leaves = data.draw(st.sets(st.integers(0, len(tree) - 1)))
+    nodes = sorted({ROOT}.union(*(path_to(tree, leaf) for leaf in leaves)))
+    smaller = tree.subset(nodes)
+    assert len(smaller) == len(nodes)
+    for place, node in enumerate(nodes):
+        assert tokens_to(smaller, place) == tokens_to(tree, node)
+        assert smaller.depth[place] == tree.depth[node]
+        assert smaller.row[place] == tree.row[node]
+        assert smaller.log_probability[place] == tree.log_probability[node]
+
+
+@settings(deadline=None, max_examples=200)
+@given(tree=trees(), data=st.data())
+def test_a_walk_of_a_subset_goes_as_far_as_the_whole_one_stays_inside(
+    tree: Tree, data: st.DataObject
+) -> None:
+    leaves = data.draw(st.sets(st.integers(0, len(tree) - 1)))
+    nodes = sorted({ROOT}.union(*(path_to(tree, leaf) for leaf in leaves)))
+    choices = data.draw(st.lists(st.integers(0, TOKENS - 1), min_size=len(tree), max_size=len(tree)))
+    path = tree.subset(nodes).walk([choices[node] for node in nodes])
+    whole = tree.walk(choices)
+    assert [nodes[place] for place in path] == [node for node in whole if node in nodes]
+
+
+def test_a_subset_may_be_grown_on_and_leaves_the_whole_tree_alone() -> None:
+    tree = Tree.plant(PENDING)
+    for parent, token in ((0, 1), (0, 2), (2, 3)):
+        tree.add(parent, token, -1.0)
+    smaller = tree.subset([0, 2])
+    assert smaller.add(1, 9, -2.0) == 2
+    assert smaller.walk([2, 9, 0]) == [0, 1, 2]
+    assert len(tree) == 4
+    assert tree.walk([2, 9, 9, 0]) == [0, 2]
+    assert tree.walk([2, 9, 3, 0]) == [0, 2, 3]
+
+
+def test_the_subset_of_the_root_is_a_planted_tree() -> None:
+    tree = Tree.plant(PENDING)
+    tree.add(ROOT, 1, -1.0)
+    assert tree.subset([ROOT]) == Tree.plant(PENDING)
+    assert tree.subset([0, 1]) == tree

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dyna_eval.errors import PairError
-from dyna_eval_workers.runner import Runner
-from dyna_eval_workers.tree import Tree
+from dyna_eval_workers.runner import Runner, position_limit
+from dyna_eval_workers.tree import ROOT, Tree
 
 _ALIBI = {"bloom", "mpt"}
 _FULL_ATTENTION = {"full_attention", "attention"}
@@ -26,12 +26,6 @@ _ROUNDING = {torch.float32: 64.0, torch.float16: 16.0, torch.bfloat16: 16.0}
 Right models differ by less than 4. Small models that ignore positions or mask differ by 17 and more in
 bfloat16, so a bound for all dtypes, wide enough for float32's long sums, would let them pass.
 """
-
-
-def position_limit(config: Any) -> int | None:
-    """Return the number of positions a model has, or None where it states no limit."""
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(limit) if limit else None
 
 
 def check_architecture(config: Any, name: str) -> None:
@@ -75,27 +69,24 @@ def _is_recurrent(config: Any) -> bool:
 
 
 @torch.inference_mode()
-def self_test(runner: Runner, name: str) -> None:
-    """Verify a tree of 7 nodes in one forward pass and every root-to-node path in a pass of its own.
+def self_test(runner: Runner, model: Any, name: str) -> None:
+    """Verify a tree of 7 nodes in one pass of the runner, and every path in a plain pass of the model.
 
     Raises PairError where the two disagree by more than rounding.
     """
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(1, runner.vocabulary, (5,), generator=generator).tolist()
-    runner.reserve(len(prompt) + 8)
-    tree = _seven_nodes(runner, int(prompt[-1]))
-    prefix = len(prompt) - 1
+    tree = _seven_nodes(prompt[-1], runner.vocabulary)
+    runner.reserve(len(prompt) + len(tree))
     runner.prefill(prompt[:-1])
-    size = tree.size
-    in_one_pass = runner.forward(
-        tree.token[:size], tree.depth[:size] + prefix, tree.ancestors[:size, :size]
-    ).float()
-    for node in range(size):
-        path = tree.ancestors[node, :size].nonzero().squeeze(1)
-        plain = runner.model(
-            input_ids=torch.cat([torch.tensor(prompt[:-1], device=runner.device), tree.token[path]])[None],
-            use_cache=False,
-        ).logits[0, -1]
+    runner.extend(tree.token, tree.parent)
+    in_one_pass = runner.logits().float()
+    for node in range(len(tree)):
+        path = [node]
+        while path[0] != ROOT:
+            path.insert(0, tree.parent[path[0]])
+        ids = [*prompt[:-1], *(tree.token[passed] for passed in path)]
+        plain = model(input_ids=torch.tensor([ids], device=runner.device), use_cache=False).logits[0, -1]
         difference = (in_one_pass[node] - plain.float()).abs().max()
         allowed = (
             _ROUNDING[runner.dtype] * torch.finfo(runner.dtype).eps * plain.float().abs().max().clamp(min=1)
@@ -105,15 +96,13 @@ def self_test(runner: Runner, name: str) -> None:
                 f"{name}: verifying a tree changes its logits by {difference:.2g}, more than rounding allows "
                 f"({allowed:.2g}); this architecture is not supported, or its weights are damaged"
             )
-    runner.cache.clear()
+    runner.keep([])
 
 
-def _seven_nodes(runner: Runner, pending: int) -> Tree:
+def _seven_nodes(pending: int, vocabulary: int) -> Tree:
     """Return a root, two children, and two children of each."""
-    tree = Tree.allocate(7, runner.device)
-    tree.plant(pending)
+    tree = Tree.plant(pending)
     for parents in ([0, 0], [1, 1, 2, 2]):
-        parent = torch.tensor(parents, device=runner.device)
-        token = torch.arange(len(parents), device=runner.device) + 1
-        tree.add_level(token % runner.vocabulary, parent, torch.zeros(len(parents), device=runner.device))
+        for token, parent in enumerate(parents, start=1):
+            tree.add(parent, token % vocabulary, 0.0)
     return tree

@@ -12,21 +12,22 @@ Notation: n committed tokens, of which the last, the pending token, is not yet i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from dyna_eval.errors import DecodingError
 from dyna_eval.jobs import GenerationSpec, Round
-from dyna_eval_workers.policies import GrowthPolicy
-from dyna_eval_workers.runner import Runner
+from dyna_eval_workers.policies import Candidates, Drafting, GrowthPolicy, PromptLookup, Selection
+from dyna_eval_workers.runner import COMMITTED, Runner
 from dyna_eval_workers.sampling import Chooser
-from dyna_eval_workers.tree import Tree, walk
+from dyna_eval_workers.tree import NOT_FED, ROOT, Tree
 
-_Mark = float | torch.cuda.Event
+_clock = time.perf_counter
+_USUAL_TREE = 320  # nodes for which room is made before any method is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,28 +41,17 @@ class Decoded:
     rounds: tuple[Round, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Drafting:
-    """What growing one tree came to: candidates seen, whether the node cap bound, and `fed`, (F,), the
-    nodes that went through the draft in the order of their cache rows."""
+@dataclass(slots=True)
+class _Draft:
+    """What drafting one tree came to; seconds as in `Round`."""
 
-    drafted: int
-    capped: bool
-    fed: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _RoundNotes:
-    """One round as noted while the clock runs; marks are read only after the last round."""
-
-    speculates: bool
-    drafted: int
-    verified: int
-    depth: int
-    accepted: int
-    emitted: int
-    capped: bool
-    marks: tuple[_Mark, _Mark, _Mark]
+    tree: Tree
+    drafted: int = 0
+    capped: bool = False
+    steps: int = 0
+    rows: int = 0
+    forward_seconds: float | None = None
+    grow_seconds: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,25 +63,29 @@ class _Sequence:
     """The length at which the sequence is finished."""
     end_token: int | None
     chooser: Chooser
-    policy: GrowthPolicy | None
-    tree: Tree
+    drafting: Drafting | None
 
     @property
     def finished(self) -> bool:
         return len(self.committed) >= self.limit
 
-    def extend(self, tokens: list[int]) -> list[int]:
-        """Commit what a round emitted, up to an end token, and return that part."""
+    @property
+    def deepest(self) -> int:
+        """The most draft tokens of which all can still be emitted: the bonus token takes the last place."""
+        return self.limit - len(self.committed) - 1
+
+    def extend(self, tokens: list[int]) -> int:
+        """Commit what a round emitted, up to an end token, and return how many tokens that were."""
         if self.end_token is not None and self.end_token in tokens:
             tokens = tokens[: tokens.index(self.end_token) + 1]
             self.limit = len(self.committed) + len(tokens)
         self.committed += tokens
         self.chooser.forget_before(len(self.committed))
-        return tokens
+        return len(tokens)
 
 
 class Decoder:
-    """A loaded pair, ready to decode one prompt after another. `draft` may be None for AR alone.
+    """A loaded pair, ready to decode one prompt after another. `draft` may be None for methods without one.
 
     `vocabulary` is the tokenizer's size, `end_of_text` its end token or None.
     """
@@ -100,181 +94,185 @@ class Decoder:
         self, target: Runner, draft: Runner | None, *, vocabulary: int, end_of_text: int | None
     ) -> None:
         self.target, self.draft = target, draft
-        self._end_of_text = end_of_text
+        self.end_of_text = end_of_text
         # Ids beyond the tokenizer (padded vocabularies) or beyond the target are never proposed.
         self._proposable = min(vocabulary, target.vocabulary, draft.vocabulary if draft else vocabulary)
-        self._clock = _PhaseClock(target.device)
 
-    @torch.inference_mode()
+    def prepare(self, tokens: int) -> None:
+        """Make room for sequences of so many tokens, so that no measured one has to."""
+        for runner in (self.target, self.draft):
+            if runner is not None:
+                runner.reserve(tokens + _USUAL_TREE)
+
     def decode(
-        self, prompt: Sequence[int], generation: GenerationSpec, policy: GrowthPolicy | None, *, seed: str
+        self, prompt: Sequence[int], generation: GenerationSpec, drafting: Drafting | None, *, seed: str
     ) -> Decoded:
         """Continue a prompt of at least one token by at most `generation.max_new_tokens`.
 
-        The tokens are those the target alone would choose with the same seed, whatever the policy.
+        The tokens are those the target alone would choose with the same seed, however they are drafted.
         """
-        if policy is not None and self.draft is None:
-            raise DecodingError("a speculative method needs a draft model, and this pair has none")
-        device = self.target.device
-        most_nodes = policy.max_nodes if policy else 0
+        draft = self.draft if isinstance(drafting, GrowthPolicy) else None
+        if isinstance(drafting, GrowthPolicy):
+            if draft is None:
+                raise DecodingError("a speculative method needs a draft model, and this pair has none")
+            drafting.begin()
         sequence = _Sequence(
             committed=list(prompt),
             limit=len(prompt) + generation.max_new_tokens,
-            end_token=self._end_of_text if generation.stop_at_eos else None,
-            chooser=Chooser(
-                temperature=generation.temperature,
-                seed=seed,
-                vocabulary=self.target.vocabulary,
-                device=device,
-            ),
-            policy=policy,
-            tree=Tree.allocate(most_nodes + 1, device),
+            end_token=self.end_of_text if generation.stop_at_eos else None,
+            chooser=Chooser(temperature=generation.temperature, seed=seed, vocabulary=self.target.vocabulary),
+            drafting=drafting,
         )
-        runners = [self.target] if policy is None or self.draft is None else [self.target, self.draft]
+        runners = [self.target] if draft is None else [self.target, draft]
         for runner in runners:
-            runner.reserve(sequence.limit + most_nodes + 1)
+            runner.reserve(sequence.limit + _most_rows(drafting) + 1)
 
-        notes: list[_RoundNotes] = []
-        started = self._clock.now()
+        rounds: list[Round] = []
+        started = self._idle_clock()
         for runner in runners:
             runner.prefill(sequence.committed[:-1])
-        prefilled = first = self._clock.now()
+        prefilled = first = self._idle_clock()
         while not sequence.finished:
-            notes.append(self._round(sequence))
-            if len(notes) == 1:
-                first = time.perf_counter()
-        ended = self._clock.now()
+            rounds.append(self._round(sequence, draft))
+            if len(rounds) == 1:
+                first = _clock()
+        ended = self._idle_clock()
 
-        if self.target.cache.length < len(sequence.committed) - 1:
+        if self.target.length < len(sequence.committed) - 1:
             raise DecodingError("the target's cache is shorter than its committed tokens")
         return Decoded(
             token_ids=tuple(sequence.committed[len(prompt) :]),
             prefill_seconds=prefilled - started,
             decode_seconds=ended - prefilled,
             ttft_seconds=first - started,
-            rounds=tuple(self._read(note) for note in notes),
+            rounds=tuple(rounds),
         )
 
-    def _round(self, sequence: _Sequence) -> _RoundNotes:
+    def _round(self, sequence: _Sequence, draft: Runner | None) -> Round:
         """Draft, verify, walk, compact; the sequence grows by what was emitted."""
-        tree = sequence.tree
-        begun = self._clock.mark()
-        tree.plant(sequence.committed[-1])
-        drafting = None
-        if sequence.policy is not None and self.draft is not None:
-            drafting = self._grow(self.draft, sequence, sequence.policy)
-        grown = self._clock.mark()
-        choices = self._verify(sequence)
-        verified = self._clock.mark()
-
-        path = walk(tree, choices)
-        tokens: list[int] = choices[path].tolist()
-        if tree.is_chain:
-            self.target.cache.commit(len(tokens))
-        else:
-            self.target.cache.keep(path)
-        if drafting is not None and self.draft is not None:
-            self.draft.cache.keep(torch.isin(drafting.fed, path).nonzero().squeeze(1))
-        emitted = sequence.extend(tokens)
-        return _RoundNotes(
-            speculates=drafting is not None,
-            drafted=drafting.drafted if drafting else 0,
-            verified=tree.size - 1,
-            depth=tree.levels,
-            accepted=min(len(tokens) - 1, len(emitted)),
-            emitted=len(emitted),
-            capped=drafting.capped if drafting else False,
-            marks=(begun, grown, verified),
-        )
-
-    def _grow(self, draft: Runner, sequence: _Sequence, policy: GrowthPolicy) -> _Drafting:
-        """Grow the tree level by level, one draft forward per level."""
-        tree, n = sequence.tree, len(sequence.committed)
-        logits = self._catch_up(draft, sequence.committed)
-        frontier = torch.zeros(1, dtype=torch.long, device=draft.device)
-        fed = frontier[:0]
-        drafted, capped = 0, False
-        # A level deeper than what is left to emit could never be used.
-        deepest = min(policy.depth, sequence.limit - n - 1)
-        for level in range(1, deepest + 1):
-            scores = sequence.chooser.scores(logits[:, : self._proposable], n + level - 1)
-            branch = min(policy.branch(level), self._proposable)
-            conditional, token = scores.float().log_softmax(dim=-1).topk(branch, dim=-1)
-            joint = (tree.log_probability[frontier][:, None] + conditional).flatten()
-            selection = policy.select(joint, policy.max_nodes + 1 - tree.size)
-            kept = selection.kept
-            drafted += joint.shape[0]
-            capped = capped or selection.capped
-            if kept.shape[0] == 0:
-                break
-            nodes = tree.add_level(token.flatten()[kept], frontier[kept // branch], joint[kept])
-            frontier = nodes[selection.grows]
-            if level == deepest or frontier.shape[0] == 0:
-                break
-            if tree.size > policy.max_nodes:
-                capped = True  # full to the last node, with nodes left that would have grown
-                break
-            fed = torch.cat([fed, frontier])
-            alone = fed.shape[0] == level
-            visible = None if alone else tree.ancestors[frontier][:, fed]
-            logits = draft.forward(tree.token[frontier], tree.depth[frontier] + (n - 1), visible)
-        return _Drafting(drafted=drafted, capped=capped, fed=fed)
-
-    def _catch_up(self, draft: Runner, committed: list[int]) -> Tensor:
-        """Let the draft read the committed tokens that it lacks; its logits after the last, (1, V)."""
-        n = len(committed)
-        lacking = torch.tensor(committed[draft.cache.length :], device=draft.device)
-        count = lacking.shape[0]
-        positions = torch.arange(n - count, n, device=draft.device)
-        chain = torch.ones(count, count, dtype=torch.bool, device=draft.device).tril() if count > 1 else None
-        logits = draft.forward(lacking, positions, chain)
-        draft.cache.commit(count)
-        return logits[-1:]
-
-    def _verify(self, sequence: _Sequence) -> Tensor:
-        """Return the target's choice after every node, (N,), from one forward pass."""
-        tree, n = sequence.tree, len(sequence.committed)
-        size = tree.size
-        visible = tree.ancestors[:size, :size] if size > 1 else None
-        depth = tree.depth[:size]
-        logits = self.target.forward(tree.token[:size], depth + (n - 1), visible)
-        return sequence.chooser.scores(logits, n, depth).argmax(dim=-1)
-
-    def _read(self, note: _RoundNotes) -> Round:
-        begun, grown, verified = note.marks
+        drafted = self._draft_tree(sequence, draft)
+        tree = drafted.tree
+        begun = _clock()
+        self.target.extend(tree.token, tree.parent)
+        choices = self.target.choose(sequence.chooser)
+        verified = _clock()
+        path = tree.walk(choices)
+        self.target.keep(path)
+        if draft is not None:
+            draft.keep([tree.row[node] for node in path if tree.row[node] != NOT_FED])
+        emitted = sequence.extend([choices[node] for node in path])
+        accepted = min(len(path) - 1, emitted)
+        if isinstance(sequence.drafting, GrowthPolicy):
+            sequence.drafting.learn(tree, accepted)
         return Round(
-            drafted=note.drafted,
-            verified=note.verified,
-            depth=note.depth,
-            accepted=note.accepted,
-            emitted=note.emitted,
-            capped=note.capped,
-            draft_seconds=self._clock.between(begun, grown) if note.speculates else None,
-            verify_seconds=self._clock.between(grown, verified),
+            drafted=drafted.drafted,
+            verified=len(tree) - 1,
+            depth=tree.levels,
+            accepted=accepted,
+            emitted=emitted,
+            capped=drafted.capped,
+            draft_steps=drafted.steps,
+            draft_rows=drafted.rows,
+            draft_seconds=drafted.forward_seconds,
+            grow_seconds=drafted.grow_seconds,
+            verify_seconds=verified - begun,
+            walk_seconds=_clock() - verified,
         )
 
+    def _draft_tree(self, sequence: _Sequence, draft: Runner | None) -> _Draft:
+        begun = _clock()
+        result = _Draft(Tree.plant(sequence.committed[-1]))
+        if isinstance(sequence.drafting, PromptLookup):
+            node = ROOT
+            for token in sequence.drafting.propose(sequence.committed, sequence.deepest):
+                node = result.tree.add(node, token, 0.0)
+            result.drafted = len(result.tree) - 1
+            result.grow_seconds = _clock() - begun
+        elif sequence.drafting is not None and draft is not None:
+            self._grow(draft, sequence, sequence.drafting, result)
+            result.grow_seconds = _clock() - begun - (result.forward_seconds or 0.0)
+        return result
 
-class _PhaseClock:
-    """Marks phases without a device synchronisation: CUDA events there, the monotonic clock elsewhere."""
+    def _grow(self, draft: Runner, sequence: _Sequence, policy: GrowthPolicy, result: _Draft) -> None:
+        """Grow the tree level by level, one draft forward per level."""
+        tree, deepest = result.tree, min(policy.depth, sequence.deepest)
+        result.forward_seconds = 0.0
+        frontier, written = [ROOT], 0
+        for level in range(1, deepest + 1):
+            begun = _clock()
+            branch = min(policy.branch(level), self._proposable)
+            if level == 1:
+                lacking = sequence.committed[draft.length :]
+                draft.extend(lacking, range(COMMITTED, len(lacking) - 1), last_only=True)
+                proposed = draft.rank(branch, sequence.chooser, self._proposable)
+                draft.keep(range(len(lacking)))
+                result.rows += len(lacking)
+            else:
+                _feed(draft, tree, frontier, first_row=written)
+                proposed = draft.rank(branch, sequence.chooser, self._proposable)
+                written += len(frontier)
+                result.rows += len(frontier)
+            result.steps += 1
+            result.forward_seconds += _clock() - begun
+            candidates = _candidates(tree, frontier, *proposed)
+            selection = policy.select(candidates, level, tree)
+            result.drafted += len(candidates)
+            result.capped = result.capped or selection.capped
+            frontier = _add_level(tree, candidates, selection)
+            if level == deepest or not frontier:
+                break
+            if len(tree) > policy.max_nodes and not policy.reranks:
+                result.capped = True  # full to the last node, with nodes left that would have grown
+                break
+        if policy.reranks:
+            result.tree = tree.subset(policy.finish(tree))
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def now(self) -> float:
+    def _idle_clock(self) -> float:
         """Return the monotonic time in seconds once the device is idle."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+        if self.target.device.type == "cuda":
+            torch.cuda.synchronize(self.target.device)
+        return _clock()
 
-    def mark(self) -> _Mark:
-        if self._device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
 
-    def between(self, start: _Mark, end: _Mark) -> float:
-        """Return seconds between two marks; call it only after the device is idle."""
-        if isinstance(start, float) and isinstance(end, float):
-            return end - start
-        return float(start.elapsed_time(end)) / 1000  # type: ignore[union-attr, arg-type]  # both are events
+def _most_rows(drafting: Drafting | None) -> int:
+    """Return how many rows a round may write behind the committed ones, in either cache."""
+    if drafting is None:
+        return 0
+    if isinstance(drafting, PromptLookup):
+        return drafting.k
+    return drafting.most_rows
+
+
+def _feed(draft: Runner, tree: Tree, nodes: Sequence[int], *, first_row: int) -> None:
+    """Let the draft read nodes of one level; children of the root continue the committed rows."""
+    draft.extend(
+        [tree.token[node] for node in nodes],
+        [COMMITTED if tree.parent[node] == ROOT else tree.row[tree.parent[node]] for node in nodes],
+    )
+    for row, node in enumerate(nodes, start=first_row):
+        tree.row[node] = row
+
+
+def _candidates(
+    tree: Tree, frontier: Sequence[int], tokens: list[list[int]], log_probabilities: list[list[float]]
+) -> Candidates:
+    found = Candidates([], [], [], [], [])
+    for node, its_tokens, values in zip(frontier, tokens, log_probabilities, strict=True):
+        count = len(its_tokens)
+        joint = tree.log_probability[node]
+        found.parent.extend([node] * count)
+        found.token.extend(its_tokens)
+        found.log_probability.extend([joint + value for value in values])
+        found.rank.extend(range(count))
+        found.confidence.extend([math.exp(values[0])] * count)
+    return found
+
+
+def _add_level(tree: Tree, candidates: Candidates, selection: Selection) -> list[int]:
+    """Add what was selected, and return the nodes that get children."""
+    grows = []
+    for index, open_ in zip(selection.kept, selection.grows, strict=True):
+        node = tree.add(candidates.parent[index], candidates.token[index], candidates.log_probability[index])
+        if open_:
+            grows.append(node)
+    return grows

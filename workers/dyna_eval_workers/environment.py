@@ -14,13 +14,17 @@ from dyna_eval import __version__
 from dyna_eval.jobs import Environment, Scalar, digest
 
 
-def capture_environment(device: torch.device) -> Environment:
-    """Return the facts that make two actors comparable; nothing that changes from run to run."""
+def capture_environment(device: torch.device, backend: str) -> Environment:
+    """Return the facts that make two actors comparable; nothing that changes from run to run.
+
+    `backend` is what runs the forward passes of the loaded pair.
+    """
     facts: dict[str, Scalar] = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "device": device.type,
+        "backend": backend,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -17,13 +17,19 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from dyna_eval.errors import PairError, first_line
-from dyna_eval.jobs import Pair, PairSpec, digest
-from dyna_eval_workers.architecture import check_architecture, position_limit, self_test
+from dyna_eval.jobs import Backend, Configuration, Method, Pair, PairSpec, digest
+from dyna_eval_workers.architecture import check_architecture, self_test
 from dyna_eval_workers.decoding import Decoder
-from dyna_eval_workers.runner import Runner
+from dyna_eval_workers.enlarged import enlarge
+from dyna_eval_workers.native import NoKernelsError
+from dyna_eval_workers.native.runner import NativeRunner
+from dyna_eval_workers.native.weights import UnsupportedModelError
+from dyna_eval_workers.runner import Runner, TorchRunner, position_limit
 
 DEMO = "demo"
 """Name of the packaged pair, of its models, and of its prompts."""
+DEMO_LARGE = "demo-large"
+"""Name of the packaged pair enlarged, and of its models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +46,21 @@ class LoadedPair:
     pair: Pair
     decoder: Decoder
     tokenizer: Any
+    positions: int | None
+
+    @property
+    def backend(self) -> str:
+        """What really runs the forward passes, and why it is the slower eager code where it is."""
+        target, draft = self.decoder.target.backend, self.decoder.draft and self.decoder.draft.backend
+        return target if draft in (None, target) else f"{target}, draft {draft}"
+
+    def peer_models(self, configuration: Configuration) -> tuple[Any, Any | None]:
+        """Load the transformers models that a peer needs, beside our own copy of the weights."""
+        spec, device = self.pair.spec, self.decoder.target.device
+        target = _load_model(spec.target, _Role.TARGET, spec.target_revision, self.pair.dtype, device)
+        if spec.draft is None or configuration.method is not Method.HF_ASSISTED:
+            return target, None
+        return target, _load_model(spec.draft, _Role.DRAFT, spec.draft_revision, self.pair.dtype, device)
 
 
 def demo_folder() -> Path:
@@ -51,11 +72,19 @@ def available_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def inspect_pair(spec: PairSpec, *, device: str) -> InspectedPair:
+def multiplies_bfloat16() -> bool:
+    """Whether this machine's processor has instructions for products of bfloat16 numbers."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older torch
+    return bool(capabilities.get("avx512_bf16"))
+
+
+def inspect_pair(spec: PairSpec, *, device: str, backend: Backend = Backend.AUTO) -> InspectedPair:
     """Read a pair's configurations, tokenizers and digests; no weights are loaded.
 
-    Raises PairError where a model is missing or unsupported, or where the two do not share a tokenizer.
+    Raises PairError where a model is missing or unsupported, where the two do not share a tokenizer, or where
+    the backend is not one for the device.
     """
+    _check_backend(backend, device)
     target = _inspect_model(spec.target, _Role.TARGET, spec.target_revision)
     models = [target]
     if spec.draft is not None:
@@ -66,6 +95,7 @@ def inspect_pair(spec: PairSpec, *, device: str) -> InspectedPair:
     pair = Pair(
         spec=spec,
         dtype=_resolve_dtype(spec.dtype, target.config, device),
+        backend=backend,
         target_digest=target.digest,
         draft_digest=models[1].digest if spec.draft is not None else None,
         tokenizer_digest=_tokenizer_digest(target.tokenizer),
@@ -82,16 +112,18 @@ def load_pair(pair: Pair, device: torch.device) -> LoadedPair:
     _check_unchanged(spec.target, _Role.TARGET, pair.target_digest)
     if spec.draft is not None:
         _check_unchanged(spec.draft, _Role.DRAFT, pair.draft_digest)
-    target = _load_model(spec.target, _Role.TARGET, spec.target_revision, pair.dtype, device)
+    target = _load_runner(spec.target, _Role.TARGET, spec.target_revision, pair, device)
     draft = None
     if spec.draft is not None:
-        draft = _load_model(spec.draft, _Role.DRAFT, spec.draft_revision, pair.dtype, device)
+        draft = _load_runner(spec.draft, _Role.DRAFT, spec.draft_revision, pair, device)
     with _loading(spec.target):
+        location = _location(spec.target, _Role.TARGET)
         tokenizer = AutoTokenizer.from_pretrained(
-            _location(spec.target, _Role.TARGET), revision=spec.target_revision, trust_remote_code=False
+            location, revision=spec.target_revision, trust_remote_code=False
         )
     decoder = Decoder(target, draft, vocabulary=len(tokenizer), end_of_text=tokenizer.eos_token_id)
-    return LoadedPair(pair=pair, decoder=decoder, tokenizer=tokenizer)
+    limits = [runner.positions for runner in (target, draft) if runner is not None and runner.positions]
+    return LoadedPair(pair=pair, decoder=decoder, tokenizer=tokenizer, positions=min(limits, default=None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +139,13 @@ class _Role(StrEnum):
     DRAFT = "draft"
 
 
+_ENLARGED = {_Role.TARGET: (2, 24), _Role.DRAFT: (1, 8)}
+"""Width and layers of the large demo models: 99 M and 2.1 M parameters, the ratio of Pythia-2.8B and 70M."""
+
+
 def _location(model: str, role: _Role) -> str:
     """Return the folder of the packaged model, or the user's folder or hub id as it is."""
-    return str(demo_folder() / role) if model == DEMO else model
+    return str(demo_folder() / role) if model in (DEMO, DEMO_LARGE) else model
 
 
 def _inspect_model(model: str, role: _Role, revision: str | None) -> _InspectedModel:
@@ -124,7 +160,7 @@ def _inspect_model(model: str, role: _Role, revision: str | None) -> _InspectedM
         check_architecture(config, model)
         tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=False)
     if folder.is_dir():
-        content = _folder_digest(folder)
+        content = _content_digest(model, folder, role)
     else:
         content = digest(["hub", model, getattr(config, "_commit_hash", None) or revision])
     return _InspectedModel(name=model, config=config, tokenizer=tokenizer, digest=content)
@@ -145,6 +181,11 @@ def _check_folder(folder: Path, model: str) -> None:
         )
 
 
+def _content_digest(model: str, folder: Path, role: _Role) -> str:
+    content = _folder_digest(folder)
+    return digest(["enlarged", content, *_ENLARGED[role]]) if model == DEMO_LARGE else content
+
+
 def _folder_digest(folder: Path) -> str:
     """Return the SHA-256 over configuration and weights, so that a moved folder is the same model."""
     total = hashlib.sha256()
@@ -157,7 +198,7 @@ def _folder_digest(folder: Path) -> str:
 def _check_unchanged(model: str, role: _Role, expected: str | None) -> None:
     """Refuse a folder whose content is not what the job's identity was made from."""
     folder = Path(_location(model, role))
-    if folder.is_dir() and _folder_digest(folder) != expected:
+    if folder.is_dir() and _content_digest(model, folder, role) != expected:
         raise PairError(
             f"{model}: the folder changed since the sweep was submitted, or differs on this node; "
             "put the same files there, or submit the sweep again"
@@ -182,17 +223,50 @@ def _tokenizer_digest(tokenizer: Any) -> str:
     )
 
 
+def _check_backend(backend: Backend, device: str) -> None:
+    if backend is Backend.COMPILE and device != "cpu":
+        raise PairError("engine.backend: compile is for CPUs; leave it at auto, or choose eager")
+
+
 def _resolve_dtype(dtype: str, config: Any, device: str) -> str:
-    """`auto` is float32 on a CPU and the checkpoint's own dtype on a GPU (float16 where it names none)."""
+    """Return what `auto` is: on a GPU the checkpoint's own dtype (float16 where it names none).
+
+    On a CPU it is bfloat16 for a checkpoint that is stored so, where the processor multiplies bfloat16
+    natively, else float32: a checkpoint in float16 would lose bits in bfloat16.
+    """
     if dtype != "auto":
         return dtype
+    stored = str(getattr(config.get_text_config(), "dtype", None) or "float16").removeprefix("torch.")
     if device == "cpu":
-        return "float32"
-    stored = getattr(config.get_text_config(), "dtype", None)
-    return str(stored or torch.float16).removeprefix("torch.")
+        return "bfloat16" if stored == "bfloat16" and multiplies_bfloat16() else "float32"
+    return stored
 
 
-def _load_model(model: str, role: _Role, revision: str | None, dtype: str, device: torch.device) -> Runner:
+def _load_runner(model: str, role: _Role, revision: str | None, pair: Pair, device: torch.device) -> Runner:
+    """Load a model and let its runner pass the tree self-test.
+
+    Where our kernels cannot run a model, or do not compute what transformers computes, transformers runs it.
+    """
+    loaded = _load_model(model, role, revision, pair.dtype, device)
+    with _loading(model, failure="cannot run a tree"):
+        plain = TorchRunner(loaded)
+        self_test(plain, loaded, model)
+        if device.type != "cpu" or pair.backend is Backend.EAGER:
+            return plain
+        try:
+            compiled = NativeRunner(loaded)
+            self_test(compiled, loaded, model)
+        except (NoKernelsError, UnsupportedModelError) as reason:
+            plain.backend = f"eager ({first_line(reason)})"
+        except PairError:  # its text names the model, which is no fact of the environment
+            plain.backend = "eager (the kernels fail the self-test)"
+        else:
+            return compiled
+        return plain
+
+
+def _load_model(model: str, role: _Role, revision: str | None, dtype: str, device: torch.device) -> Any:
+    """Load a transformers model, whole and finite, onto the device."""
     with _loading(model):
         loaded, report = AutoModelForCausalLM.from_pretrained(
             _location(model, role),
@@ -203,12 +277,12 @@ def _load_model(model: str, role: _Role, revision: str | None, dtype: str, devic
             attn_implementation="sdpa",
             output_loading_info=True,
         )
+    if model == DEMO_LARGE:
+        width, layers = _ENLARGED[role]
+        loaded = enlarge(loaded, width=width, layers=layers)
     loaded.eval().to(device)
     _check_weights(model, loaded, missing=sorted(report["missing_keys"]))
-    with _loading(model, failure="cannot run a tree"):
-        runner = Runner(loaded)
-        self_test(runner, model)
-    return runner
+    return loaded
 
 
 def _check_weights(model: str, loaded: Any, *, missing: list[str]) -> None:

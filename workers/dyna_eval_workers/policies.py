@@ -1,53 +1,88 @@
-"""Growth policies: which children of a level join the draft tree, and which of them grow on.
+"""Growth policies: which of the draft's candidates join the tree, and which of them get children.
 
-A policy is asked once per level with the joint log-probabilities of all candidate children. It only
-shapes the prediction: the target decides every token, so any policy is lossless.
+A policy is asked once per level, and once more when the tree is grown. It only shapes the prediction: the
+target decides every token, so any policy is lossless. What a policy learns while it decodes is forgotten at
+the next prompt, so a result does not depend on the order of the prompts.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
-from dyna_eval.jobs import Configuration, Method, Params
+from dyna_eval.jobs import Calibration, Configuration, Method, Params
+from dyna_eval_workers.tree import ROOT, Tree
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which candidates of a level to use.
+    """Which candidates of a level to use: indices of those that join the tree, in their order, and which of
+    these get children; `capped`: the node cap left one out."""
 
-    kept: (L,) indices into the flattened candidates, in breadth-first order; grows: (L,) bool, which of
-    them get children; capped: the node cap left a candidate out.
+    kept: Sequence[int]
+    grows: Sequence[bool]
+    capped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The draft's proposals for the next level, best first under each parent: parallel lists.
+
+    `log_probability` is joint, of the path from the root; `rank` the place among the parent's proposals, from
+    0; `confidence` the draft's probability of the parent's best proposal.
     """
 
-    kept: Tensor
-    grows: Tensor
-    capped: bool
+    parent: list[int]
+    token: list[int]
+    log_probability: list[float]
+    rank: list[int]
+    confidence: list[float]
+
+    def __len__(self) -> int:
+        return len(self.token)
 
 
-class GrowthPolicy(Protocol):
+class GrowthPolicy(ABC):
+    """How a tree grows. The attributes are the bounds: draft nodes per tree, and levels.
+
+    A policy that `reranks` chooses what to verify from all that grew; its cap stops no growth.
+    """
+
+    max_nodes: int
+    depth: int
+    reranks: ClassVar[bool] = False
+
     @property
-    def depth(self) -> int: ...
+    def most_rows(self) -> int:
+        """Return how many rows a round may write behind the committed ones, in either cache."""
+        return self.max_nodes
 
-    @property
-    def max_nodes(self) -> int: ...
+    def begin(self) -> None:  # noqa: B027  # most learn nothing
+        """Forget what was learnt: a new prompt starts."""
 
+    @abstractmethod
     def branch(self, level: int) -> int:
-        """Return how many children each open node proposes; level 1 is the root's children."""
-        ...
+        """Return how many children to propose for each open node; level 1 is the root's children."""
 
-    def select(self, log_probability: Tensor, room: int) -> Selection:
-        """Choose among the candidates' joint log-probabilities, (F * branch,), with `room` nodes left."""
-        ...
+    @abstractmethod
+    def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
+        """Choose among the candidates of a level."""
+
+    def finish(self, tree: Tree) -> Sequence[int]:
+        """Return the nodes to verify, ascending and with their parents."""
+        return range(len(tree))
+
+    def learn(self, tree: Tree, accepted: int) -> None:  # noqa: B027  # most learn nothing
+        """Hear how many draft tokens of a verified tree were accepted."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopBranches:
-    """The top `branch` children of every node, pruned by a threshold on the joint probability.
+@dataclass(frozen=True, kw_only=True)
+class TopBranches(GrowthPolicy):
+    """The top `branches` children of every node, pruned by a threshold on the joint probability.
 
     With `drop_pruned`, a node under the threshold leaves the tree; without, it stays as a leaf (the rule of
     DynaTree's own implementation). A linear chain is the case branch = 1, threshold = 0.
@@ -63,36 +98,310 @@ class TopBranches:
     def branch(self, level: int) -> int:
         return self.root_branches if level == 1 else self.branches
 
-    def select(self, log_probability: Tensor, room: int) -> Selection:
-        kept = torch.arange(log_probability.shape[0], device=log_probability.device)
-        likely = torch.ones_like(kept, dtype=torch.bool)
+    def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
+        joint = candidates.log_probability
+        kept: Sequence[int] = range(len(candidates))
+        likely = [True] * len(candidates)
         if self.threshold > 0:
-            likely = log_probability >= math.log(self.threshold)
+            bound = math.log(self.threshold)
+            likely = [value >= bound for value in joint]
             if self.drop_pruned:
-                kept, likely = kept[likely], likely[likely]
-        capped = kept.shape[0] > room
+                kept = [index for index in kept if likely[index]]
+        room = self.max_nodes + 1 - len(tree)
+        capped = len(kept) > room
         if capped:
-            best = log_probability[kept].topk(room).indices.sort().values
-            kept, likely = kept[best], likely[best]
-        return Selection(kept=kept, grows=likely, capped=capped)
+            kept = best(kept, joint, room)
+        return Selection(kept, [likely[index] for index in kept], capped)
 
 
-def policy_for(configuration: Configuration) -> GrowthPolicy | None:
-    """Return the growth policy of a configuration; None for AR, which drafts nothing."""
-    params = configuration.params
-    if configuration.method is Method.AR:
-        return None
-    if configuration.method is Method.LINEAR:
-        k = _integer(params, "k")
-        return TopBranches(depth=k, branches=1, root_branches=1, threshold=0.0, max_nodes=k)
+@dataclass(frozen=True, kw_only=True)
+class BestFirst(GrowthPolicy):
+    """Expand the `width` likeliest nodes of every level, then verify the `max_nodes` likeliest of all.
+
+    Source: EAGLE-2 (Li et al. 2024), sections 4.1 and 4.2.
+    """
+
+    depth: int
+    width: int
+    max_nodes: int
+    reranks: ClassVar[bool] = True
+
+    @property
+    def most_rows(self) -> int:
+        return max(self.max_nodes, self.depth * self.width)
+
+    def branch(self, level: int) -> int:
+        return self.width
+
+    def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
+        kept = range(len(candidates))
+        chosen = set(best(kept, candidates.log_probability, self.width))
+        return Selection(kept, [index in chosen for index in kept])
+
+    def finish(self, tree: Tree) -> Sequence[int]:
+        return [ROOT, *best(range(1, len(tree)), tree.log_probability, self.max_nodes)]
+
+
+@dataclass(kw_only=True)
+class DynaTree(GrowthPolicy):
+    """DynaTree's three phases, each of which can be left out.
+
+    1. Branching: a node whose best proposal is confident gets few children, an unsure one many.
+    2. Depth: a path whose joint probability is under `stop_probability` ends; one that is still at least
+       `deep_probability` at `depth` goes on, down to `max_depth`.
+    3. History: the share of drafted levels that was accepted over the last `history_window` rounds moves both
+       confidences by `history_step` per round: more branches where it is under `history_target`, fewer above.
+    """
+
+    depth_target: int
+    max_depth: int
+    branch_min: int
+    branch_mid: int
+    branch_max: int
+    confidence_high: float
+    confidence_low: float
+    stop_probability: float
+    deep_probability: float
+    history_window: int
+    history_target: float
+    history_step: float
+    max_nodes: int
+    branch_phase: bool
+    depth_phase: bool
+    history_phase: bool
+    _shift: float = 0.0
+    _history: deque[float] = field(default_factory=deque)
+
+    @property
+    def depth(self) -> int:  # type: ignore[override]  # read-only here
+        return self.max_depth if self.depth_phase else self.depth_target
+
+    def begin(self) -> None:
+        self._shift = 0.0
+        self._history = deque(maxlen=self.history_window)
+
+    def branch(self, level: int) -> int:
+        return self.branch_max if self.branch_phase else self.branch_mid
+
+    def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
+        joint = candidates.log_probability
+        kept: Sequence[int] = [
+            index
+            for index in range(len(candidates))
+            if candidates.rank[index] < self._children(candidates.confidence[index])
+        ]
+        if self.depth_phase and self.stop_probability > 0:
+            bound = math.log(self.stop_probability)
+            kept = [index for index in kept if joint[index] >= bound]
+        room = self.max_nodes + 1 - len(tree)
+        capped = len(kept) > room
+        if capped:
+            kept = best(kept, joint, room)
+        bound = math.log(self.deep_probability) if self.deep_probability > 0 else -math.inf
+        deeper = level < self.depth_target
+        return Selection(kept, [deeper or joint[index] >= bound for index in kept], capped)
+
+    def learn(self, tree: Tree, accepted: int) -> None:
+        if not self.history_phase or tree.levels == 0:
+            return
+        self._history.append(accepted / tree.levels)
+        behind = sum(self._history) / len(self._history) < self.history_target
+        self._shift += self.history_step if behind else -self.history_step
+        self._shift = min(max(self._shift, -self.confidence_low), 1.0 - self.confidence_high)
+
+    def _children(self, confidence: float) -> int:
+        """A higher shift asks for more confidence before it saves branches."""
+        if not self.branch_phase:
+            return self.branch_mid
+        if confidence >= self.confidence_high + self._shift:
+            return self.branch_min
+        return self.branch_mid if confidence >= self.confidence_low + self._shift else self.branch_max
+
+
+@dataclass(kw_only=True)
+class CostAware(GrowthPolicy):
+    """Draft and verify what is worth its time, by the calibrated cost of both models' steps.
+
+    A node's joint probability p is its chance of acceptance, so a tree S emits 1 + sum(p over S) tokens.
+    Tokens per second over all rounds are highest where each round makes tokens - rate * seconds as large as
+    it can, with the rate that this leads to (Dinkelbach 1967); the rate is the mean of this prompt so far.
+    The draft's probabilities are corrected by how far accepted tokens fell short of them.
+    """
+
+    depth: int
+    width: int
+    max_nodes: int
+    calibration: Calibration
+    _tokens: float = 0.0
+    _seconds: float = 0.0
+    _expected: float = 0.0
+    _accepted: float = 0.0
+    _confidences: deque[float] = field(default_factory=deque, init=False)
+    """The draft's latest probabilities of its best token: what the next level may bring."""
+    _drafting_seconds: float = 0.0
+
+    reranks: ClassVar[bool] = True
+    _PRIOR: ClassVar[float] = 4.0
+    """Tokens' worth of trust in the draft's own probabilities, at the start of a prompt."""
+    _CHILDREN: ClassVar[int] = 4
+
+    def __post_init__(self) -> None:
+        if self.calibration.draft(1) >= self.calibration.verify(1):
+            self.depth = 0  # not even drafts that are always right would pay
+
+    @property
+    def most_rows(self) -> int:
+        return max(self.max_nodes, self.depth * self.width)
+
+    def begin(self) -> None:
+        self._expected = self._accepted = self._PRIOR
+        self._tokens, self._seconds = 1.0, self.calibration.verify(1)  # AR's rate, until rounds say more
+        self._confidences = deque((0.1, 0.3, 0.5, 0.7, 0.9), maxlen=8)
+        self._drafting_seconds = 0.0
+
+    def branch(self, level: int) -> int:
+        return min(self.width, self._CHILDREN)
+
+    def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
+        step = self.calibration.draft(len(set(candidates.parent)))  # the one that was just taken
+        self._drafting_seconds = step if level == 1 else self._drafting_seconds + step
+        self._confidences.append(candidates.confidence[0])
+        own = [self._trust * math.exp(value) for value in candidates.log_probability]
+        verified = self._worth(sorted([*self._chances(tree), *own], reverse=True))
+        now, then = (self.calibration.verify(verified + 1 + more) for more in (0, self._CHILDREN))
+        node_cost = self._rate * (then - now) / self._CHILDREN
+        order = sorted(range(len(own)), key=own.__getitem__, reverse=True)[: self.width]
+        grown, gain, most = 0, 0.0, 0.0
+        for count, index in enumerate(order, start=1):
+            hopes = [own[index] * confidence - node_cost for confidence in self._confidences]
+            gain += sum(hope for hope in hopes if hope > 0) / len(hopes)
+            worth = gain - self._rate * self.calibration.draft(count)
+            if worth > most:
+                grown, most = count, worth
+        chosen = set(order[:grown])
+        kept = range(len(candidates))
+        return Selection(kept, [index in chosen for index in kept])
+
+    def finish(self, tree: Tree) -> Sequence[int]:
+        nodes = self._worth(sorted(self._chances(tree), reverse=True))
+        return [ROOT, *best(range(1, len(tree)), tree.log_probability, nodes)]
+
+    def learn(self, tree: Tree, accepted: int) -> None:
+        self._expected += sum(map(math.exp, tree.log_probability[1:]))
+        self._accepted += accepted
+        self._tokens += accepted + 1
+        self._seconds += self._drafting_seconds + self.calibration.verify(len(tree))
+
+    @property
+    def _rate(self) -> float:
+        return self._tokens / self._seconds
+
+    @property
+    def _trust(self) -> float:
+        return min(1.0, self._accepted / self._expected)
+
+    def _chances(self, tree: Tree) -> list[float]:
+        return [self._trust * math.exp(value) for value in tree.log_probability[1:]]
+
+    def _worth(self, chances: Sequence[float]) -> int:
+        """Return how many of the likeliest nodes are worth verifying."""
+        tokens, nodes, most = 0.0, 0, -self._rate * self.calibration.verify(1)
+        for count, chance in enumerate(chances[: self.max_nodes], start=1):
+            tokens += chance
+            worth = tokens - self._rate * self.calibration.verify(count + 1)
+            if worth > most:
+                nodes, most = count, worth
+        return nodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptLookup:
+    """Draft from the text so far: what followed an earlier occurrence of its longest recent n-gram.
+
+    That is the latest occurrence with enough tokens after it: a loop's latest one has hardly any.
+
+    Source: prompt lookup decoding (Saxena 2023).
+    """
+
+    k: int
+    ngram: int
+
+    def propose(self, tokens: Sequence[int], limit: int) -> list[int]:
+        """Return at most `k` and at most `limit` tokens to follow."""
+        wanted = min(self.k, limit)
+        for size in range(min(self.ngram, len(tokens) - 1), 0, -1):
+            tail = list(tokens[-size:])
+            found: list[int] = []
+            for start in range(len(tokens) - size - 1, -1, -1):
+                if tokens[start] == tail[0] and list(tokens[start : start + size]) == tail:
+                    found = list(tokens[start + size : start + size + wanted])
+                    if len(found) == wanted:
+                        break
+            if found:
+                return found
+        return []
+
+
+Drafting = GrowthPolicy | PromptLookup
+
+
+def best(nodes: Sequence[int], log_probability: Sequence[float], count: int) -> list[int]:
+    """Return the `count` likeliest nodes, ascending; of equals the first, so that parents come along."""
+    return sorted(sorted(nodes, key=lambda node: (-log_probability[node], node))[:count])
+
+
+def drafting_for(configuration: Configuration, calibration: Calibration | None = None) -> Drafting | None:
+    """Return how a configuration drafts; None for AR, which does not."""
+    make = _DRAFTING.get(configuration.method)
+    return None if make is None else make(configuration.params, calibration)
+
+
+def _linear(params: Params, _: Calibration | None) -> TopBranches:
+    k = _integer(params, "k")
+    return TopBranches(depth=k, branches=1, root_branches=1, threshold=0.0, max_nodes=k)
+
+
+def _tree(params: Params, _: Calibration | None) -> TopBranches:
     return TopBranches(
         depth=_integer(params, "depth"),
         branches=_integer(params, "branch"),
         root_branches=_integer(params, "root_branch"),
-        threshold=float(params["threshold"] or 0.0),
+        threshold=_number(params, "threshold"),
         max_nodes=_integer(params, "max_nodes"),
         drop_pruned=params["prune"] == "node",
     )
+
+
+def _best_first(params: Params, _: Calibration | None) -> BestFirst:
+    return BestFirst(**{name: _integer(params, name) for name in ("depth", "width", "max_nodes")})
+
+
+def _cost_aware(params: Params, calibration: Calibration | None) -> CostAware:
+    if calibration is None:
+        raise ValueError("a cost-aware tree needs a calibration")
+    bounds: dict[str, Any] = {name: _integer(params, name) for name in ("depth", "width", "max_nodes")}
+    return CostAware(**bounds, calibration=calibration)
+
+
+def _prompt_lookup(params: Params, _: Calibration | None) -> PromptLookup:
+    return PromptLookup(k=_integer(params, "k"), ngram=_integer(params, "ngram"))
+
+
+def _dynatree(params: Params, _: Calibration | None) -> DynaTree:
+    counts = ("max_depth", "branch_min", "branch_mid", "branch_max", "history_window", "max_nodes")
+    shares = (
+        "confidence_high",
+        "confidence_low",
+        "stop_probability",
+        "deep_probability",
+        "history_target",
+        "history_step",
+    )
+    phases = ("branch_phase", "depth_phase", "history_phase")
+    settings: dict[str, Any] = {name: _integer(params, name) for name in counts}
+    settings |= {name: _number(params, name) for name in shares}
+    settings |= {name: bool(params[name]) for name in phases}
+    return DynaTree(depth_target=_integer(params, "depth"), **settings)
 
 
 def _integer(params: Params, name: str) -> int:
@@ -100,3 +409,20 @@ def _integer(params: Params, name: str) -> int:
     if not isinstance(value, int):
         raise TypeError(f"parameter {name} must be resolved to an integer, not {value!r}")
     return value
+
+
+def _number(params: Params, name: str) -> float:
+    value = params[name]
+    if not isinstance(value, int | float):
+        raise TypeError(f"parameter {name} must be resolved to a number, not {value!r}")
+    return float(value)
+
+
+_DRAFTING: dict[Method, Callable[[Params, Calibration | None], Drafting]] = {
+    Method.LINEAR: _linear,
+    Method.TREE: _tree,
+    Method.BEST_FIRST: _best_first,
+    Method.DYNATREE: _dynatree,
+    Method.COST_AWARE: _cost_aware,
+    Method.PROMPT_LOOKUP: _prompt_lookup,
+}

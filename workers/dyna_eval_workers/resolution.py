@@ -17,7 +17,7 @@ def resolve_sweep(spec: SweepSpec, *, device: str | None = None) -> ResolvedSwee
     pairs: list[Pair] = []
     prompt_sets: dict[str, PromptSet] = {}
     for pair_spec in spec.pairs:
-        inspected = inspect_pair(pair_spec, device=device or available_device())
+        inspected = inspect_pair(pair_spec, device=device or available_device(), backend=spec.engine.backend)
         prompt_set = load_prompts(spec.prompts, inspected.tokenizer)
         check_fit(
             prompt_set.prompts,

@@ -1,73 +1,221 @@
-"""Forward passes of one model over one preallocated cache."""
+"""Forward passes of one model over one preallocated cache.
+
+A runner keeps the cache of one sequence: committed rows, and behind them the rows that passes wrote since.
+Every such row continues another one of them, its parent, or the committed rows; so a tree is given by its
+parents alone, and masks and positions follow from them.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dyna_eval_workers.cache import PreallocatedCache
+from dyna_eval_workers.sampling import Chooser
+
+COMMITTED = -1
+"""The parent of a row that continues the committed rows."""
+
+_SPARE_ROWS = 64
 
 
-class Runner:
-    """A causal language model and its cache, for one sequence at a time.
+class Runner(Protocol):
+    """A causal language model and its cache, for one sequence at a time."""
 
-    Every `forward` passes explicit positions and, where the tokens are not a single continuation of the
-    cache, an additive mask in the model's dtype: a boolean mask is silently wrong under eager attention.
+    backend: str
+    """What runs the passes, as the environment of a result tells it."""
+    vocabulary: int
+    positions: int | None
+    """Positions that the model has; None where it states no limit."""
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def length(self) -> int:
+        """Committed rows."""
+        ...
+
+    def reserve(self, capacity: int) -> None:
+        """Empty the cache and make room for `capacity` rows."""
+        ...
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Commit the rows of the first tokens of a sequence."""
+        ...
+
+    def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
+        """Write a row for each token. `parents` count the rows behind the committed ones.
+
+        `choose` and `rank` then speak of these tokens, or with `last_only` of the last one.
+        """
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Commit the rows at these ascending places behind the committed ones, and forget the others."""
+        ...
+
+    def choose(self, chooser: Chooser) -> list[int]:
+        """Return the chosen token after every token of the latest `extend`."""
+        ...
+
+    def rank(
+        self, branch: int, chooser: Chooser, proposable: int
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Return the best tokens under `proposable` after every token of the latest `extend`, best first.
+
+        With them come their log-probabilities; both are (tokens, branch).
+        """
+        ...
+
+    def logits(self) -> Tensor:
+        """Return the logits of the latest `extend`, (tokens, vocabulary), valid until the next one."""
+        ...
+
+
+def position_limit(config: Any) -> int | None:
+    """Return the number of positions a model has, or None where it states no limit."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+class WrittenRows:
+    """The rows behind the committed ones: at which position each stands, and which of them it sees."""
+
+    def __init__(self) -> None:
+        self.places: list[int] = []
+        self._seen = np.zeros((_SPARE_ROWS, _SPARE_ROWS), dtype=np.bool_)
+
+    def add(self, parents: Sequence[int], committed: int) -> None:
+        first = len(self.places)
+        self._make_room(first + len(parents))
+        for row, parent in enumerate(parents, start=first):
+            if parent == COMMITTED:
+                self._seen[row] = False
+                self.places.append(committed)
+            else:
+                self._seen[row] = self._seen[parent]
+                self.places.append(self.places[parent] + 1)
+            self._seen[row, row] = True
+
+    def seen(self, first: int) -> NDArray[np.bool_]:
+        """Return which rows each row from `first` on sees, itself included; (rows, all rows)."""
+        size = len(self.places)
+        return self._seen[first:size, :size]
+
+    def clear(self) -> None:
+        self.places.clear()
+
+    def _make_room(self, rows: int) -> None:
+        if rows > len(self._seen):
+            larger = np.zeros((2 * rows, 2 * rows), dtype=np.bool_)
+            larger[: len(self._seen), : len(self._seen)] = self._seen
+            self._seen = larger
+
+
+class TorchRunner:
+    """Runs a transformers model as it is, on any device.
+
+    Every pass gives explicit positions and, where the tokens are not a single continuation of the cache, an
+    additive mask in the model's dtype: a boolean mask is silently wrong under eager attention.
     """
+
+    backend = "eager"
 
     def __init__(self, model: Any) -> None:
         self.model = model
         parameter = next(model.parameters())
         self.dtype, self.device = parameter.dtype, parameter.device
         self.vocabulary = int(model.config.get_text_config().vocab_size)
+        self.positions = position_limit(model.config)
         self.cache = self._allocate(0)
+        self._written = WrittenRows()
         self._blocked = torch.finfo(self.dtype).min
+        self._logits = torch.zeros(0, self.vocabulary)
+
+    @property
+    def length(self) -> int:
+        return self.cache.length
 
     def reserve(self, capacity: int) -> None:
-        """Empty the cache and make room for `capacity` rows."""
         if self.cache.capacity < capacity:
             self.cache = self._allocate(capacity)
         self.cache.clear()
+        self._written.clear()
 
-    def prefill(self, tokens: list[int]) -> None:
-        """Commit the cache rows of the first tokens of a sequence."""
-        if not tokens:
-            return
-        self._call(
-            torch.tensor(tokens, device=self.device),
-            torch.arange(len(tokens), device=self.device),
-            None,
-            last=1,
+    @torch.inference_mode()
+    def prefill(self, tokens: Sequence[int]) -> None:
+        if tokens:
+            self._call(tokens, range(len(tokens)), None, last_only=True)
+            self.cache.commit(len(tokens))
+
+    @torch.inference_mode()
+    def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
+        first = len(self._written.places)
+        self._written.add(parents, self.length)
+        self._logits = self._call(
+            tokens, self._written.places[first:], self._mask(self._written.seen(first)), last_only=last_only
         )
-        self.cache.commit(len(tokens))
 
-    def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
-        """Run tokens behind the rows written so far, and return their logits.
+    @torch.inference_mode()
+    def keep(self, rows: Sequence[int]) -> None:
+        count = len(rows)
+        if list(rows) == list(range(count)):
+            self.cache.commit(count)
+        else:
+            self.cache.keep(torch.tensor(rows, device=self.device))
+        self._written.clear()
 
-        Shapes: tokens and positions are (Q,); visible is (Q, R) bool, which of the last R rows, the new ones
-        included, each token sees (it sees all rows before those); None if one token sees everything; the
-        result is (Q, V).
-        """
-        mask = None
-        if visible is not None:
-            queries, rows = visible.shape
-            end = self.cache.written + queries
-            mask = torch.zeros(1, 1, queries, end, dtype=self.dtype, device=self.device)
-            mask[0, 0, :, end - rows :].masked_fill_(~visible, self._blocked)
-        return self._call(tokens, positions, mask, last=0)
+    @torch.inference_mode()
+    def choose(self, chooser: Chooser) -> list[int]:
+        chosen: list[int] = self._scores(chooser, self.vocabulary).argmax(dim=-1).tolist()
+        return chosen
 
-    def _call(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, *, last: int) -> Tensor:
+    @torch.inference_mode()
+    def rank(
+        self, branch: int, chooser: Chooser, proposable: int
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        scores = self._scores(chooser, proposable)
+        best = scores.float().log_softmax(dim=-1).topk(branch, dim=-1)
+        return best.indices.tolist(), best.values.tolist()
+
+    def logits(self) -> Tensor:
+        return self._logits
+
+    def _scores(self, chooser: Chooser, tokens: int) -> Tensor:
+        """Return the scores of the first so many tokens, whose argmax is the chosen one."""
+        noise = chooser.noise([place + 1 for place in self._written.places[-len(self._logits) :]])
+        logits = self._logits[:, :tokens]
+        if noise is None:
+            return logits
+        return logits.float() / chooser.temperature + torch.from_numpy(noise[:, :tokens]).to(self.device)
+
+    def _mask(self, seen: NDArray[np.bool_]) -> Tensor | None:
+        """Return the additive mask, (1, 1, tokens, rows), or None for one token that sees every row."""
+        if len(seen) == 1 and seen.all():
+            return None
+        tokens, rows = seen.shape
+        mask = torch.zeros(1, 1, tokens, self.length + rows, dtype=self.dtype, device=self.device)
+        blocked = torch.from_numpy(~seen).to(self.device)
+        mask[0, 0, :, self.length :].masked_fill_(blocked, self._blocked)
+        return mask
+
+    def _call(
+        self, tokens: Sequence[int], places: Sequence[int], mask: Tensor | None, *, last_only: bool
+    ) -> Tensor:
         output = self.model(
-            input_ids=tokens[None],
-            position_ids=positions[None],
+            input_ids=torch.tensor([list(tokens)], device=self.device),
+            position_ids=torch.tensor([list(places)], device=self.device),
             attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=last,
+            logits_to_keep=1 if last_only else 0,
         )
-        self.cache.advance(tokens.shape[0])
+        self.cache.advance(len(tokens))
         result: Tensor = output.logits[0]
         return result
 

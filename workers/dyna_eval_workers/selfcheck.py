@@ -24,6 +24,7 @@ def check(spec: PairSpec) -> list[str]:
     ]
     loaded = load_pair(inspected.pair, torch.device(device))
     lines.append("loaded; a tree of 7 nodes is verified as 7 plain forward passes are")
+    lines.append(f"backend: {loaded.backend}")
     if loaded.decoder.draft is None:
         return lines
     prompt = tuple(loaded.tokenizer(_PROMPT)["input_ids"])

@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol
 
 import torch
 
 from dyna_eval.errors import DecodingError
 from dyna_eval.jobs import (
+    Calibration,
+    Configuration,
     Environment,
     Exactness,
     GenerationSpec,
     Job,
     JobResult,
+    Method,
     Pair,
     Prompt,
     PromptSet,
     Sample,
     Sentinel,
 )
+from dyna_eval_workers.calibration import calibrate
 from dyna_eval_workers.decoding import Decoded
 from dyna_eval_workers.environment import capture_environment, peak_memory_bytes, reset_peak_memory
-from dyna_eval_workers.exactness import Comparison, compare
+from dyna_eval_workers.exactness import PEER_TIE_ULP, Comparison, compare
 from dyna_eval_workers.pairs import LoadedPair, load_pair
-from dyna_eval_workers.policies import GrowthPolicy, policy_for
+from dyna_eval_workers.peers import PeerDecoder
+from dyna_eval_workers.policies import drafting_for
 
 _TEXT_LIMIT = 20_000  # characters of model output kept per sample
 _WARM_UP_TOKENS = 32
+_TARGET_ALONE = Configuration(label="target alone", method=Method.AR, params={})
 
 
 @dataclass(slots=True)
@@ -40,13 +49,18 @@ class _Reference:
     """Sentinels that no result has carried yet: a job may fail after its sentinel was run."""
 
 
+class Loop(Protocol):
+    """A configuration's decoding loop on a loaded pair."""
+
+    def __call__(self, prompt: Sequence[int], generation: GenerationSpec, *, seed: str) -> Decoded: ...
+
+
 class DecodingSession:
     """Runs jobs one after another on one device, with one pair loaded at a time."""
 
     def __init__(self, *, actor: str, node: str, device: torch.device) -> None:
         self.actor, self.node, self.device = actor, node, device
-        self.environment: Environment = capture_environment(device)
-        self._loaded: LoadedPair | None = None
+        self._work: _PairAtWork | None = None
         self._references: dict[tuple[str, GenerationSpec], _Reference] = {}
         self._sentinels = 0
 
@@ -59,19 +73,23 @@ class DecodingSession:
 
         Raises PairError where the pair does not load, DecodingError where the output is not the target's.
         """
-        pair = self._use(job.pair)
-        policy = policy_for(job.configuration)
+        work = self._use(job.pair)
+        loop = work.loop(job.configuration, tokens=_most_tokens(job, prompts))
         reference = self._references.setdefault((prompts.digest, job.generation), _Reference())
-        self._measure_sentinel(pair, job, prompts, reference)
-        self._warm_up(pair, job, prompts, policy)
+        self._measure_sentinel(work, job, prompts, reference)
+        _warm_up(loop, job, prompts)
         reset_peak_memory(self.device)
         started = time.perf_counter()
-        samples = tuple(
-            self._sample(pair, prompt, job.generation, policy, reference.tokens[prompt.index])
-            for prompt in prompts.prompts
-        )
+        decoded = [
+            loop(prompt.token_ids, job.generation, seed=_seed(job, prompt)) for prompt in prompts.prompts
+        ]
         wall_seconds = time.perf_counter() - started
+        peak_memory = peak_memory_bytes(self.device)
         reference.jobs_since += 1
+        samples = tuple(
+            self._sample(work, prompt, result, job, reference.tokens[prompt.index])
+            for prompt, result in zip(prompts.prompts, decoded, strict=True)
+        )
         _refuse_violations(samples)
         sentinels, reference.undelivered = reference.undelivered, ()
         return JobResult(
@@ -79,30 +97,35 @@ class DecodingSession:
             repeat=job.repeat,
             actor=self.actor,
             node=self.node,
-            environment=self.environment,
+            environment=work.environment,
             sentinels=sentinels,
             samples=samples,
             wall_seconds=wall_seconds,
-            peak_memory_bytes=peak_memory_bytes(self.device),
+            peak_memory_bytes=peak_memory,
+            calibration=work.calibration,
         )
 
-    def _use(self, pair: Pair) -> LoadedPair:
-        if self._loaded is None or self._loaded.pair != pair:
-            self._loaded = None  # frees the memory before the next pair needs it
+    def _use(self, pair: Pair) -> _PairAtWork:
+        if self._work is None or self._work.pair.pair != pair:
+            self._work = None  # frees the memory before the next pair needs it
             self._references.clear()
-            self._loaded = load_pair(pair, self.device)
-        return self._loaded
+            self._work = _PairAtWork.load(pair, self.device)
+        return self._work
 
     def _measure_sentinel(
-        self, pair: LoadedPair, job: Job, prompts: PromptSet, reference: _Reference
+        self, work: _PairAtWork, job: Job, prompts: PromptSet, reference: _Reference
     ) -> None:
         """Run the target alone where a reference is missing or old; the first run sets the tokens."""
         if reference.tokens and reference.jobs_since < job.measure.sentinel_every:
             return
-        self._warm_up(pair, job, prompts, None)
+        loop = work.loop(_TARGET_ALONE, tokens=_most_tokens(job, prompts))
+        _warm_up(loop, job, prompts)
+        decoded = [
+            loop(prompt.token_ids, job.generation, seed=_seed(job, prompt)) for prompt in prompts.prompts
+        ]
         samples = tuple(
-            self._sample(pair, prompt, job.generation, None, reference.tokens.get(prompt.index))
-            for prompt in prompts.prompts
+            self._sample(work, prompt, result, job, reference.tokens.get(prompt.index))
+            for prompt, result in zip(prompts.prompts, decoded, strict=True)
         )
         if not reference.tokens:
             reference.tokens = {sample.prompt_index: sample.token_ids for sample in samples}
@@ -111,39 +134,84 @@ class DecodingSession:
         reference.undelivered += (sentinel,)
         reference.jobs_since = 0
 
-    def _warm_up(self, pair: LoadedPair, job: Job, prompts: PromptSet, policy: GrowthPolicy | None) -> None:
-        """Decode a little outside the measured prompts: the first prompt's tokens in reverse order."""
-        tokens = prompts.prompts[0].token_ids[::-1]
-        short = replace(
-            job.generation,
-            max_new_tokens=min(job.generation.max_new_tokens, _WARM_UP_TOKENS),
-            stop_at_eos=False,
-        )
-        for number in range(job.measure.warmup):
-            pair.decoder.decode(tokens, short, policy, seed=f"warm-up:{number}")
-
     def _sample(
         self,
-        pair: LoadedPair,
+        work: _PairAtWork,
         prompt: Prompt,
-        generation: GenerationSpec,
-        policy: GrowthPolicy | None,
+        decoded: Decoded,
+        job: Job,
         reference: tuple[int, ...] | None,
     ) -> Sample:
-        seed = f"{generation.seed}:{prompt.index}"
-        decoded = pair.decoder.decode(prompt.token_ids, generation, policy, seed=seed)
+        """Compare what was decoded with the reference; a peer's own random numbers forbid that."""
         comparison = None
-        if reference is not None:
+        peer = job.configuration.method.is_peer
+        if reference is not None and not (peer and job.generation.temperature > 0):
             comparison = compare(
-                pair.decoder.target,
+                work.pair.decoder.target,
                 prompt=prompt.token_ids,
                 reference=reference,
                 emitted=decoded.token_ids,
-                generation=generation,
-                seed=seed,
+                generation=job.generation,
+                seed=_seed(job, prompt),
+                tie_ulp=PEER_TIE_ULP if peer else None,
             )
-        text: str = pair.tokenizer.decode(decoded.token_ids)
+        text: str = work.pair.tokenizer.decode(decoded.token_ids)
         return _to_sample(prompt, decoded, comparison, text[:_TEXT_LIMIT])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PairAtWork:
+    """A loaded pair with what was found out about it on this machine."""
+
+    pair: LoadedPair
+    calibration: Calibration
+    environment: Environment
+
+    @classmethod
+    def load(cls, pair: Pair, device: torch.device) -> _PairAtWork:
+        loaded = load_pair(pair, device)
+        return cls(
+            pair=loaded,
+            calibration=calibrate(loaded.decoder, positions=loaded.positions),
+            environment=capture_environment(device, loaded.backend),
+        )
+
+    def loop(self, configuration: Configuration, *, tokens: int) -> Loop:
+        """Return the configuration's loop, ready for sequences of so many tokens.
+
+        A peer's models are loaded for it, beside ours, and compiled where its method says so.
+        """
+        self.pair.decoder.prepare(tokens)
+        if configuration.method.is_peer:
+            decoder = self.pair.decoder
+            peer = PeerDecoder(
+                *self.pair.peer_models(configuration),
+                vocabulary=len(self.pair.tokenizer),
+                end_of_text=decoder.end_of_text,
+            )
+            peer.warm_up(configuration, tokens=tokens)
+            return partial(peer.decode, configuration=configuration)
+        return partial(self.pair.decoder.decode, drafting=drafting_for(configuration, self.calibration))
+
+
+def _warm_up(loop: Loop, job: Job, prompts: PromptSet) -> None:
+    """Decode a little outside the measured prompts: the first prompt's tokens in reverse order."""
+    tokens = prompts.prompts[0].token_ids[::-1]
+    short = replace(
+        job.generation,
+        max_new_tokens=min(job.generation.max_new_tokens, _WARM_UP_TOKENS),
+        stop_at_eos=False,
+    )
+    for number in range(job.measure.warmup):
+        loop(tokens, short, seed=f"warm-up:{number}")
+
+
+def _most_tokens(job: Job, prompts: PromptSet) -> int:
+    return prompts.longest + job.generation.max_new_tokens
+
+
+def _seed(job: Job, prompt: Prompt) -> str:
+    return f"{job.generation.seed}:{prompt.index}"
 
 
 def _to_sample(prompt: Prompt, decoded: Decoded, comparison: Comparison | None, text: str) -> Sample:

@@ -1,77 +1,73 @@
-"""A draft tree as flat arrays in breadth-first order, and the target's walk through it."""
+"""A draft tree as flat lists, and the target's walk through it.
+
+The tree lives on the host: a policy decides level by level what grows, so the draft's candidates have to come
+to the host anyway, and lists of some dozens of nodes are handled there faster than tensors on any device.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
+ROOT = 0
+NOT_FED = -1
 
 
 @dataclass(slots=True)
 class Tree:
     """A growing draft tree. Node 0 is the pending token: committed, but not yet seen by the target.
 
-    Shapes, with capacity C and `size` nodes in use:
-    token, parent, depth are (C,) int64; log_probability is (C,) float32, the draft's joint log-probability
-    of the path from the root; ancestors is (C, C) bool, row i marks node i and every node above it.
+    A node's `parent` has a smaller index. `log_probability` is the draft's joint log-probability of the path
+    from the root. `row` is the node's place among the rows that the draft has written behind its committed
+    ones, or NOT_FED.
     """
 
-    token: Tensor
-    parent: Tensor
-    depth: Tensor
-    log_probability: Tensor
-    ancestors: Tensor
-    size: int = 0
-    levels: int = 0
+    token: list[int]
+    parent: list[int] = field(default_factory=lambda: [-1])
+    depth: list[int] = field(default_factory=lambda: [0])
+    log_probability: list[float] = field(default_factory=lambda: [0.0])
+    row: list[int] = field(default_factory=lambda: [NOT_FED])
+    _children: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @classmethod
-    def allocate(cls, capacity: int, device: torch.device) -> Tree:
-        return cls(
-            token=torch.zeros(capacity, dtype=torch.long, device=device),
-            parent=torch.zeros(capacity, dtype=torch.long, device=device),
-            depth=torch.zeros(capacity, dtype=torch.long, device=device),
-            log_probability=torch.zeros(capacity, device=device),
-            ancestors=torch.zeros(capacity, capacity, dtype=torch.bool, device=device),
-        )
+    def plant(cls, token: int) -> Tree:
+        """Return a tree of the pending token alone."""
+        return cls([token])
 
-    def plant(self, token: int) -> None:
-        """Start over with the pending token as the root."""
-        self.token[0] = token
-        self.ancestors[0, 0] = True
-        self.size, self.levels = 1, 0
-
-    def add_level(self, token: Tensor, parent: Tensor, log_probability: Tensor) -> Tensor:
-        """Append one level below its parents; all shapes (L,). Returns the new nodes' indices."""
-        start, end = self.size, self.size + token.shape[0]
-        self.levels += 1
-        self.token[start:end] = token
-        self.parent[start:end] = parent
-        self.depth[start:end] = self.levels
-        self.log_probability[start:end] = log_probability
-        self.ancestors[start:end] = self.ancestors[parent]
-        nodes = torch.arange(start, end, device=token.device)
-        self.ancestors[nodes, nodes] = True
-        self.size = end
-        return nodes
+    def __len__(self) -> int:
+        return len(self.token)
 
     @property
-    def is_chain(self) -> bool:
-        return self.size == self.levels + 1
+    def levels(self) -> int:
+        return max(self.depth)
 
+    def add(self, parent: int, token: int, log_probability: float) -> int:
+        """Append a child, whose token none of its siblings has, and return its index."""
+        node = len(self.token)
+        self.token.append(token)
+        self.parent.append(parent)
+        self.depth.append(self.depth[parent] + 1)
+        self.log_probability.append(log_probability)
+        self.row.append(NOT_FED)
+        self._children[parent, token] = node
+        return node
 
-def walk(tree: Tree, choices: Tensor) -> Tensor:
-    """Follow the target's choices from the root and return the accepted path.
+    def subset(self, nodes: Sequence[int]) -> Tree:
+        """Return the tree of some nodes, ascending: the root, and with every other node its parent."""
+        smaller = Tree.plant(self.token[ROOT])
+        place = {ROOT: ROOT}
+        for node in nodes[1:]:
+            place[node] = smaller.add(place[self.parent[node]], self.token[node], self.log_probability[node])
+            smaller.row[-1] = self.row[node]
+        return smaller
 
-    A node is accepted if it and all nodes above it are what the target chose at their parents. Siblings
-    hold different tokens, so the accepted nodes form one path, and breadth-first order lists it root first.
+    def walk(self, choices: Sequence[int]) -> list[int]:
+        """Follow the target's choices from the root and return the accepted path, root first.
 
-    Shapes: choices is (N,), the target's token after every node; the result is (A + 1,) node indices.
-    `choices[path]` are the A accepted tokens and the bonus token.
-    Source: SpecInfer (Miao et al. 2024), section 4.
-    """
-    size = tree.size
-    agrees = tree.token[:size] == choices[tree.parent[:size]]
-    agrees[0] = True
-    refused_above = (tree.ancestors[:size, :size] & ~agrees).any(dim=1)
-    return (~refused_above).nonzero().squeeze(1)
+        `choices` holds the target's token after every node. The path's choices are the accepted tokens and,
+        last, the bonus token. Source: SpecInfer (Miao et al. 2024), section 4.
+        """
+        path = [ROOT]
+        while (child := self._children.get((path[-1], choices[path[-1]]))) is not None:
+            path.append(child)
+        return path

@@ -1,0 +1,399 @@
+#!/usr/bin/env python3
+"""The decoding engine against transformers' own loops and against what the machine allows; ratios of one run.
+
+    python benchmarks/engine.py --out benchmarks/engine-cpu.json        about 20 minutes on 2 cores
+    python benchmarks/engine.py --quick                                 a look, in 3 minutes
+
+Nothing else may run beside it. Every contender decodes the same prompts in the same process, and all take
+turns, so that a disturbance hits them alike. Throughput is the mean over prompts of tokens per second of
+decoding, prefill apart, as in reports. Peers run with their best settings. On a machine with a GPU other
+parts run: a random model of Pythia-2.8B's shape, and the demo pair enlarged to about the cost of Pythia-2.8B
+and 70M.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import torch
+import transformers
+from dyna_eval_workers.calibration import calibrate
+from dyna_eval_workers.decoding import Decoded, Decoder
+from dyna_eval_workers.environment import capture_environment, peak_memory_bytes, reset_peak_memory
+from dyna_eval_workers.native.runner import NativeRunner
+from dyna_eval_workers.pairs import LoadedPair, available_device, demo_folder, inspect_pair, load_pair
+from dyna_eval_workers.peers import PeerDecoder
+from dyna_eval_workers.policies import drafting_for
+from dyna_eval_workers.prompts import load_prompts
+from dyna_eval_workers.runner import Runner, TorchRunner
+from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
+
+from dyna_eval.jobs import Backend, Configuration, GenerationSpec, Method, PairSpec, Params, PromptSpec
+from dyna_eval.methods import METHODS
+
+Loop = Callable[[Sequence[int]], Decoded]
+SPLIT = "test[8:]"  # the prompts that no example reports
+DEMO = PairSpec(name="demo", target="demo", draft="demo")
+
+
+def configuration(label: str, method: Method, **params: Any) -> Configuration:
+    resolved: Params = METHODS[method](**params).resolved()
+    return Configuration(label=label, method=method, params=resolved)
+
+
+LINEAR = [configuration(f"linear K={k}", Method.LINEAR, k=k) for k in range(2, 11)]
+TREES = [
+    configuration(f"tree D={d} B={b} tau={tau}", Method.TREE, depth=d, branch=b, threshold=tau)
+    for d in (4, 5, 6, 7, 8)
+    for b in (2, 3)
+    for tau in (0.01, 0.03, 0.1)
+]
+SWEEP = [*LINEAR, *TREES]  # with AR the 40 points of the sweep
+UNTUNED = [
+    configuration("cost_aware", Method.COST_AWARE),
+    configuration("best_first", Method.BEST_FIRST),
+    configuration("dynatree", Method.DYNATREE),
+    configuration("prompt_lookup K=6", Method.PROMPT_LOOKUP, k=6),
+]
+AR = configuration("AR", Method.AR)
+PEERS = [
+    configuration("generate, dynamic cache", Method.HF_GENERATE, cache="dynamic"),
+    configuration("generate, static cache, compiled", Method.HF_GENERATE, cache="static"),
+    configuration("assisted, constant K=6", Method.HF_ASSISTED, num_assistant_tokens=6),
+    configuration(
+        "assisted, heuristic schedule", Method.HF_ASSISTED, num_assistant_tokens=5, schedule="heuristic"
+    ),
+]
+
+
+# -------------------------------------------------------------------------- measuring
+
+
+def take_turns(
+    loops: dict[str, Loop], prompts: Sequence[Sequence[int]], *, repeats: int
+) -> dict[str, dict[str, Any]]:
+    """Let all contenders decode all prompts, in a new random order each time; return figures by name."""
+    decoded: dict[str, list[list[Decoded]]] = {name: [] for name in loops}
+    order = random.Random(0)
+    for loop in loops.values():
+        loop(prompts[0])  # warm-up
+    for repeat in range(repeats):
+        for name in order.sample(list(loops), k=len(loops)):
+            decoded[name].append([loops[name](prompt) for prompt in prompts])
+        print(f"  repeat {repeat + 1} of {repeats}", file=sys.stderr, flush=True)
+    return {name: figures(runs) for name, runs in decoded.items()}
+
+
+def figures(runs: list[list[Decoded]]) -> dict[str, Any]:
+    """Return throughput, acceptance length and shares of decode time over all runs of a contender."""
+    by_prompt = list(zip(*runs, strict=True))
+    everything = [decoded for run in runs for decoded in run]
+    rounds = [round_ for decoded in everything for round_ in decoded.rounds]
+    seconds = sum(decoded.decode_seconds for decoded in everything)
+    phases = {
+        f"{phase}_share": sum(getattr(r, f"{phase}_seconds") or 0.0 for r in rounds) / seconds
+        for phase in ("draft", "grow", "verify", "walk")
+        if rounds and getattr(rounds[0], f"{phase}_seconds") is not None
+    }
+    if "verify_share" in phases:
+        phases["host_share"] = 1 - phases.get("draft_share", 0.0) - phases["verify_share"]
+    return {
+        "tokens_per_s": fmean(
+            sum(len(d.token_ids) for d in same) / sum(d.decode_seconds for d in same) for same in by_prompt
+        ),
+        "tokens_per_round": sum(len(d.token_ids) for d in everything) / len(rounds) if rounds else None,
+        "verified_nodes": fmean(r.verified for r in rounds) if rounds else None,
+        **phases,
+        "tokens": [list(decoded.token_ids) for decoded in runs[0]],
+    }
+
+
+def with_ratios(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Add each contender's speed as a multiple of our AR's, and the share of prompts with its very tokens."""
+    base = found["AR"]
+    texts = base["tokens"]
+    for own in found.values():
+        own["over_ar"] = own["tokens_per_s"] / base["tokens_per_s"]
+        own["exact"] = fmean(a == b for a, b in zip(own["tokens"], texts, strict=True))
+    for own in found.values():
+        del own["tokens"]
+    return found
+
+
+def copy_bandwidth(size: int, device: torch.device) -> float:
+    """Return bytes per second, read and written, of copies of `size` bytes; the best of several."""
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best = 0.0
+    for _ in range(20):
+        synchronize(device)
+        started = time.perf_counter()
+        target.copy_(source)
+        synchronize(device)
+        best = max(best, 2 * size / (time.perf_counter() - started))
+    return best
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# -------------------------------------------------------------------------- contenders
+
+
+def our_loops(
+    pair: LoadedPair, wanted: Sequence[Configuration], generation: GenerationSpec
+) -> dict[str, Loop]:
+    calibration = calibrate(pair.decoder, positions=pair.positions)
+    return {
+        row.label: partial(
+            pair.decoder.decode,
+            generation=generation,
+            drafting=drafting_for(row, calibration),
+            seed="0",
+        )
+        for row in wanted
+    }
+
+
+def peer_loops(
+    pair: LoadedPair, wanted: Sequence[Configuration], generation: GenerationSpec
+) -> dict[str, Loop]:
+    loops: dict[str, Loop] = {}
+    for row in wanted:
+        peer = PeerDecoder(
+            *pair.peer_models(row),
+            vocabulary=len(pair.tokenizer),
+            end_of_text=pair.tokenizer.eos_token_id,
+        )
+        peer.warm_up(row, tokens=64 + generation.max_new_tokens)
+        loops[row.label] = partial(peer.decode, generation=generation, configuration=row, seed="0")
+    return loops
+
+
+def pair_part(
+    spec: PairSpec, settings: argparse.Namespace, *, peers: Sequence[Configuration]
+) -> dict[str, Any]:
+    """Measure all contenders on one pair."""
+    device = torch.device(available_device())
+    pair = load_pair(inspect_pair(spec, device=device.type).pair, device)
+    prompts = demo_prompts(settings)
+    generation = GenerationSpec(max_new_tokens=settings.tokens)
+    pair.decoder.prepare(512)
+    loops = our_loops(pair, [AR, *SWEEP, *UNTUNED], generation) | peer_loops(pair, peers, generation)
+    if device.type == "cpu":
+        eager = load_pair(inspect_pair(spec, device="cpu", backend=Backend.EAGER).pair, device)
+        loops |= {"AR, eager backend": our_loops(eager, [AR], generation)["AR"]}
+    found = with_ratios(take_turns(loops, prompts, repeats=settings.repeats))
+    weights = weight_bytes(pair)
+    return {
+        "dtype": pair.pair.dtype,
+        "backend": pair.backend,
+        "contenders": found,
+        "ratios": ratios(found),
+        "bandwidth": bandwidth(weights, found["AR"]["tokens_per_s"], device),
+    }
+
+
+def ratios(found: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+    """Return the ratios that the goals speak of; None where a contender was left out."""
+    speed = {name: own["tokens_per_s"] for name, own in found.items()}
+    best_linear = max(speed[row.label] for row in LINEAR)
+    best_tree = max(speed[row.label] for row in TREES)
+    best_fixed = max(best_linear, best_tree)
+    best = max(best_fixed, *(speed[row.label] for row in UNTUNED))
+
+    def over(name: str, peer: str) -> float | None:
+        return speed[name] / speed[peer] if peer in speed else None
+
+    return {
+        "AR / generate, dynamic cache": over("AR", "generate, dynamic cache"),
+        "AR / generate, static cache, compiled": over("AR", "generate, static cache, compiled"),
+        "linear K=6 / assisted, constant K=6": over("linear K=6", "assisted, constant K=6"),
+        "best speculation / AR": best / speed["AR"],
+        "best speculation / generate, dynamic cache": best / speed["generate, dynamic cache"]
+        if "generate, dynamic cache" in speed
+        else None,
+        "best pruned tree / best linear": best_tree / best_linear,
+        "cost_aware / best fixed configuration": speed["cost_aware"] / best_fixed,
+        "host share of AR": found["AR"]["host_share"],
+        "host share of linear K=6": found["linear K=6"]["host_share"],
+        "host share of tree D=7 B=2 tau=0.03": found["tree D=7 B=2 tau=0.03"]["host_share"],
+    }
+
+
+def bandwidth(weights: int, tokens_per_s: float, device: torch.device) -> dict[str, float]:
+    """Compare AR with reading its weights once per token, at the speed of copies in the same run."""
+    copied = copy_bandwidth(weights, device)
+    return {
+        "weight_bytes": weights,
+        "copy_bytes_per_s": copied,
+        "copy_bytes_per_s_of_512_MiB": copy_bandwidth(2**29, device),
+        "share_of_limit": tokens_per_s * weights / copied,
+    }
+
+
+def weight_bytes(pair: LoadedPair) -> int:
+    """Return the bytes of the target's weights, each read once per token; a tied embedding counts once."""
+    target, _ = pair.peer_models(AR)
+    weights = {w.data_ptr(): w.numel() * w.element_size() for w in target.parameters()}
+    return sum(weights.values())
+
+
+def demo_prompts(settings: argparse.Namespace) -> list[tuple[int, ...]]:
+    tokenizer = AutoTokenizer.from_pretrained(demo_folder() / "target")
+    spec = PromptSpec(dataset="demo", split=SPLIT, limit=settings.prompts, max_prompt_tokens=64)
+    return [prompt.token_ids for prompt in load_prompts(spec, tokenizer).prompts]
+
+
+# ------------------------------------------------------------------------ special parts
+
+
+def long_generation(positions: int = 2304) -> dict[str, Any]:
+    """Time AR steps at growing context, on a random model of the demo target's shape with more positions."""
+    config = GPTNeoXConfig.from_pretrained(demo_folder() / "target", max_position_embeddings=positions)
+    torch.manual_seed(0)
+    runner = runner_of(GPTNeoXForCausalLM(config).to(torch.bfloat16).eval())
+    decoder = Decoder(runner, None, vocabulary=config.vocab_size, end_of_text=None)
+    decoded = decoder.decode([1, 2, 3], GenerationSpec(max_new_tokens=2000), None, seed="0")
+    steps = [r.verify_seconds or 0.0 for r in decoded.rounds]
+    at = {n: median(steps[n - 50 : n]) for n in (100, 550, 1000, 1500, 2000)}
+    return {
+        "milliseconds_per_token_at": {n: 1000 * seconds for n, seconds in at.items()},
+        "growth_of_second_half_over_first": (at[2000] - at[1000]) / (at[1000] - at[100]) * 900 / 1000,
+    }
+
+
+def memory() -> dict[str, float]:
+    """Compare the memory that a decode adds with the cache that it needs (CPU, resident size)."""
+    cpu = torch.device("cpu")
+    pair = load_pair(inspect_pair(DEMO, device="cpu").pair, cpu)
+    reset_peak_memory(cpu)
+    before = peak_memory_bytes(cpu) or 0
+    pair.decoder.decode(list(range(1, 65)), GenerationSpec(max_new_tokens=900), None, seed="0")
+    added = (peak_memory_bytes(cpu) or 0) - before
+    cache = 1024 * 2 * 8 * 320 * 2
+    weights = weight_bytes(pair)
+    return {
+        "weight_bytes": weights,
+        "cache_bytes": cache,
+        "added_by_decoding_bytes": added,
+        "over_weights_and_cache": (added - cache) / (weights + cache),
+    }
+
+
+def runner_of(model: Any) -> Runner:
+    return TorchRunner(model) if model.device.type == "cuda" else NativeRunner(model)
+
+
+def large_random_model(settings: argparse.Namespace) -> dict[str, Any]:
+    """AR on a random model of Pythia-2.8B's shape in float16, on a GPU."""
+    device = torch.device("cuda")
+    config = GPTNeoXConfig(
+        hidden_size=2560,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        intermediate_size=10240,
+        vocab_size=50304,
+        max_position_embeddings=2048,
+        rotary_pct=0.25,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = GPTNeoXForCausalLM(config).to(torch.float16).eval()
+    generation = GenerationSpec(max_new_tokens=settings.tokens)
+    decoder = Decoder(runner_of(model), None, vocabulary=config.vocab_size, end_of_text=None)
+    peer = PeerDecoder(model, None, vocabulary=config.vocab_size, end_of_text=None)
+    loops: dict[str, Loop] = {"AR": partial(decoder.decode, generation=generation, drafting=None, seed="0")}
+    for row in PEERS[:2]:
+        peer.warm_up(row, tokens=64 + generation.max_new_tokens)
+        loops[row.label] = partial(peer.decode, generation=generation, configuration=row, seed="0")
+    prompts = [list(range(start, start + 64)) for start in range(100, 100 + settings.prompts)]
+    found = with_ratios(take_turns(loops, prompts, repeats=settings.repeats))
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return {"contenders": found, "bandwidth": bandwidth(weights, found["AR"]["tokens_per_s"], device)}
+
+
+# -------------------------------------------------------------------------------- main
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, help="where to write the results as JSON")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--quick", action="store_true", help="one repeat of three prompts")
+    settings = parser.parse_args()
+    if settings.quick:
+        settings.repeats, settings.prompts = 1, 3
+    device = torch.device(available_device())
+    results: dict[str, Any] = {
+        "command": " ".join(["python", "benchmarks/engine.py", *sys.argv[1:]]),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": dict(capture_environment(device, "").facts) | {"node": platform.machine()},
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "settings": {"repeats": settings.repeats, "prompts": settings.prompts, "tokens": settings.tokens},
+        "parts": {},
+    }
+    for name, part in parts(device, settings).items():
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        results["parts"][name] = part()
+        show(name, results["parts"][name])
+    if settings.out is not None:
+        settings.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def parts(device: torch.device, settings: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
+    def demo(dtype: str) -> dict[str, Any]:
+        spec = PairSpec(name="demo", target="demo", draft="demo", dtype=dtype)
+        return pair_part(spec, settings, peers=PEERS)
+
+    def enlarged() -> dict[str, Any]:
+        spec = PairSpec(name="demo-large", target="demo-large", draft="demo-large")
+        return pair_part(spec, settings, peers=[PEERS[0], PEERS[2]])
+
+    if device.type == "cuda":
+        return {
+            "random model of Pythia-2.8B's shape": partial(large_random_model, settings),
+            "demo pair enlarged": enlarged,
+        }
+    return {
+        "demo pair, float32": partial(demo, "float32"),
+        "demo pair, bfloat16": partial(demo, "bfloat16"),
+        "demo pair enlarged, bfloat16": enlarged,
+        "2,000 tokens": long_generation,
+        "memory": memory,
+    }
+
+
+def show(name: str, part: dict[str, Any]) -> None:
+    print(f"\n{name}")
+    for label, own in part.get("contenders", {}).items():
+        shares = "  ".join(f"{key} {own[key]:.2f}" for key in own if key.endswith("_share"))
+        length = f"{own['tokens_per_round']:5.2f}" if own["tokens_per_round"] else "     "
+        print(
+            f"  {label:36} {own['tokens_per_s']:8.1f} tokens/s  {own['over_ar']:6.3f} of AR  "
+            f"{length} per round  exact {own['exact']:.0%}  {shares}"
+        )
+    for key, value in part.items():
+        if key != "contenders":
+            print(f"  {key}: {json.dumps(value)}")
+
+
+if __name__ == "__main__":
+    main()

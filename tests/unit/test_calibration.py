@@ -1,0 +1,152 @@
+"""What a forward pass costs by its size: measured on a pair, and read between the measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from dyna_eval_workers.calibration import calibrate
+from dyna_eval_workers.runner import TorchRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dyna_eval.jobs import Calibration, GenerationSpec, interpolate
+from tests.models import POSITIONS, VOCABULARY, tiny_gpt_neox, tiny_model
+from tests.runners import RUNNERS, decoder
+
+
+@pytest.fixture(scope="module", params=RUNNERS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def sizes(points: Sequence[tuple[int, float]]) -> list[int]:
+    return [size for size, _ in points]
+
+
+# ---------------------------------------------------------------------- measuring
+
+
+def test_both_models_are_timed_in_ascending_sizes(backend: str) -> None:
+    target, draft = tiny_gpt_neox(seed=1), tiny_gpt_neox(seed=2, hidden=16, layers=1)
+    measured = calibrate(decoder(target, draft, backend=backend), positions=POSITIONS)
+    for points in (measured.draft_seconds, measured.verify_seconds):
+        assert sizes(points) == sorted(set(sizes(points)))
+        assert points[0][0] == 1, "a step of one token is what the target alone takes"
+        assert all(seconds > 0 for _, seconds in points)
+        assert all(less <= more for (_, less), (_, more) in pairwise(points)), "more tokens take no less time"
+    assert measured.draft_seconds[-1][0] < measured.verify_seconds[-1][0] < POSITIONS
+
+
+def test_without_a_draft_only_the_target_is_timed(backend: str) -> None:
+    measured = calibrate(decoder(tiny_gpt_neox(seed=1), None, backend=backend), positions=POSITIONS)
+    assert measured.draft_seconds == ()
+    assert measured.verify_seconds
+
+
+@pytest.mark.parametrize("positions", [None, 1, 2, 5, 40, 150, 4096])
+def test_no_more_than_a_model_s_positions_are_used(
+    positions: int | None, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A learned table of positions is read beyond its end otherwise: an error, or worse."""
+    model = tiny_model("gpt2", seed=1, n_positions=positions or 256)
+    pair = decoder(model, model, backend=backend)
+    reserved: list[int] = []
+    monkeypatch.setattr(pair.target, "reserve", _watched(pair.target.reserve, reserved))
+    measured = calibrate(pair, positions=positions)
+    assert all(rows <= (positions or 192) for rows in reserved)
+    for points in (measured.draft_seconds, measured.verify_seconds):
+        assert sizes(points)[0] == 1
+        assert all(size < (positions or 192) for size in sizes(points)[1:])
+    if positions is None or positions > 192:
+        assert sizes(measured.verify_seconds)[-1] == 64
+        assert sizes(measured.draft_seconds)[-1] == 16
+
+
+def _watched(reserve: Any, reserved: list[int]) -> Any:
+    def watching(capacity: int) -> None:
+        reserved.append(capacity)
+        reserve(capacity)
+
+    return watching
+
+
+def test_seconds_are_those_of_pass_and_choice_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that ticks once per token that goes through a pass, and ten times for a choice.
+
+    The first repeat, a warm-up, takes much longer, and so does one of the others: neither shows.
+    """
+    pair = decoder(tiny_gpt_neox(seed=1), tiny_gpt_neox(seed=2))
+    now, passes = 0.0, 0
+    whole_extend, whole_choose, whole_rank = TorchRunner.extend, TorchRunner.choose, TorchRunner.rank
+
+    def extend(self: TorchRunner, tokens: Sequence[int], parents: Sequence[int], **options: bool) -> None:
+        nonlocal now, passes
+        passes += 1
+        now += len(tokens) + (1000 if passes % 41 == 1 else 0)
+        whole_extend(self, tokens, parents, **options)
+
+    def choose(self: TorchRunner, *arguments: Any) -> Any:
+        nonlocal now
+        now += 10
+        return whole_choose(self, *arguments)
+
+    def rank(self: TorchRunner, *arguments: Any) -> Any:
+        nonlocal now
+        now += 10
+        return whole_rank(self, *arguments)
+
+    monkeypatch.setattr(TorchRunner, "extend", extend)
+    monkeypatch.setattr(TorchRunner, "choose", choose)
+    monkeypatch.setattr(TorchRunner, "rank", rank)
+    monkeypatch.setattr("dyna_eval_workers.calibration.time.perf_counter", lambda: now)
+    measured = calibrate(pair, positions=POSITIONS)
+    for points in (measured.draft_seconds, measured.verify_seconds):
+        assert all(seconds == size + 10 for size, seconds in points)
+
+
+def test_a_pair_decodes_after_its_calibration_as_before(backend: str) -> None:
+    pair = decoder(tiny_gpt_neox(seed=1), None, backend=backend, vocabulary=VOCABULARY)
+    before = pair.decode((17, 5, 250), GenerationSpec(max_new_tokens=12), None, seed="0").token_ids
+    calibrate(pair, positions=POSITIONS)
+    assert pair.decode((17, 5, 250), GenerationSpec(max_new_tokens=12), None, seed="0").token_ids == before
+
+
+# ------------------------------------------------------------------------ reading
+
+POINTS = ((1, 2.0), (3, 4.0), (8, 9.0))
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds"), [(1, 2.0), (2, 3.0), (3, 4.0), (5.5, 6.5), (8, 9.0), (10, 11.0), (0.5, 2.0)]
+)
+def test_between_two_sizes_seconds_lie_on_a_line(size: float, seconds: float) -> None:
+    """Beyond the last one too; under the first one a step is no cheaper."""
+    assert interpolate(POINTS, size) == pytest.approx(seconds)
+
+
+def test_one_size_alone_stands_for_all() -> None:
+    assert [interpolate(((4, 2.5),), size) for size in (1, 4, 100)] == [2.5] * 3
+
+
+@given(
+    seconds=st.lists(st.floats(0, 10), min_size=1, max_size=6),
+    gaps=st.lists(st.integers(1, 9), min_size=6, max_size=6),
+)
+def test_a_measured_size_costs_what_was_measured_and_others_lie_between(
+    seconds: list[float], gaps: list[int]
+) -> None:
+    places = [1 + sum(gaps[:index]) for index in range(len(seconds))]
+    points = tuple(zip(places, seconds, strict=True))
+    for size, measured in points:
+        assert interpolate(points, size) == pytest.approx(measured)
+    for (low, low_seconds), (high, high_seconds) in pairwise(points):
+        middle = interpolate(points, (low + high) / 2)
+        assert middle == pytest.approx((low_seconds + high_seconds) / 2)
+
+
+def test_draft_and_target_have_costs_of_their_own() -> None:
+    measured = Calibration(draft_seconds=((1, 0.5), (2, 1.0)), verify_seconds=POINTS)
+    assert (measured.draft(2), measured.verify(2)) == (1.0, 3.0)

@@ -1,0 +1,561 @@
+"""The kernels: a tree's logits are, bit for bit, those of plain decoding, and they are the model's own."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dyna_eval_workers import native
+from dyna_eval_workers.native import NoKernelsError, kernels, weights
+from dyna_eval_workers.native.runner import NativeRunner
+from dyna_eval_workers.native.weights import UnsupportedModelError
+from dyna_eval_workers.runner import COMMITTED, Runner, TorchRunner
+from dyna_eval_workers.sampling import Chooser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.models import SUPPORTED, VOCABULARY, tiny_model
+from tests.runners import native_runner
+
+PROMPT = [17, 5, 250, 31, 8]
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def lively(kind: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+    """Return a model whose biases and norms are random too: fresh ones are 0 and 1, and hide mistakes."""
+    model = tiny_model(kind, seed=1, **changes)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.3 * torch.randn(parameter.shape))
+    return model.to(dtype)
+
+
+def token_by_token(runner: Runner, tokens: Sequence[int]) -> torch.Tensor:
+    """Return the logits after the last token, (V,), by plain decoding: every token in a pass of its own."""
+    runner.reserve(len(tokens))
+    for token in tokens:
+        runner.extend([token], [COMMITTED])
+        logits = runner.logits()[0].clone()
+        runner.keep([0])
+    return logits
+
+
+def path_to(node: int, tokens: Sequence[int], parents: Sequence[int]) -> list[int]:
+    path: list[int] = []
+    while node != COMMITTED:
+        path.insert(0, tokens[node])
+        node = parents[node]
+    return path
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> tuple[list[int], list[int]]:
+    """Tokens and parents of 1 to 20 rows; any of them may continue the committed rows."""
+    size = draw(st.integers(1, 20))
+    parents = [COMMITTED, *(draw(st.integers(COMMITTED, row - 1)) for row in range(1, size))]
+    tokens = draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=size, max_size=size))
+    return tokens, parents
+
+
+def assert_same_bits(
+    runner: Runner, before: Sequence[int], tokens: Sequence[int], parents: Sequence[int]
+) -> None:
+    """Check the logits of the latest pass, a tree behind the tokens `before`, against plain decoding."""
+    in_one_pass = runner.logits().clone()
+    assert in_one_pass.shape == (len(tokens), runner.vocabulary)
+    for node in range(len(tokens)):
+        alone = token_by_token(runner, [*before, *path_to(node, tokens, parents)])
+        assert torch.equal(in_one_pass[node], alone), f"node {node} of {parents}"
+
+
+# ----------------------------------------------------------------- the same bits
+
+
+@pytest.fixture(scope="module", params=[(kind, dtype) for kind in SUPPORTED for dtype in DTYPES], ids=str)
+def runner(request: pytest.FixtureRequest) -> Runner:
+    kind, dtype = request.param
+    return native_runner(lively(kind, dtype))
+
+
+@settings(deadline=None, max_examples=40)
+@given(tree=trees())
+def test_the_nodes_of_any_tree_have_the_logits_of_plain_decoding(
+    runner: Runner, tree: tuple[list[int], list[int]]
+) -> None:
+    runner.reserve(len(PROMPT) + 20)
+    runner.prefill(PROMPT)
+    runner.extend(*tree)
+    assert_same_bits(runner, PROMPT, *tree)
+
+
+def test_so_do_passes_of_any_length(runner: Runner) -> None:
+    """A chain of 1 to 20 tokens in one pass, as a draft reads what it lacks, and a prefill reads a prompt."""
+    chain = [(37 * place + 11) % VOCABULARY for place in range(20)]
+    expected = [token_by_token(runner, [*PROMPT, *chain[: place + 1]]) for place in range(20)]
+    for size in range(1, 21):
+        runner.reserve(64)
+        runner.prefill(PROMPT)
+        runner.extend(chain[:size], range(COMMITTED, size - 1))
+        assert torch.equal(runner.logits(), torch.stack(expected[:size])), size
+        runner.keep([])
+        runner.extend(chain[:size], range(COMMITTED, size - 1), last_only=True)
+        assert torch.equal(runner.logits(), expected[size - 1][None]), size
+
+
+@settings(deadline=None, max_examples=20)
+@given(tree=trees())
+def test_so_do_trees_over_rows_that_were_moved_together(
+    runner: Runner, tree: tuple[list[int], list[int]]
+) -> None:
+    """Round after round, some rows are refused and the accepted ones behind them move up."""
+    runner.reserve(64)
+    runner.prefill(PROMPT)
+    before = [*PROMPT]
+    for first in (20, 40):
+        rows = [first + row for row in range(7)]
+        runner.extend(rows, [COMMITTED, 0, 0, 1, 1, 2, 5])
+        runner.keep([0, 2, 5])
+        before += [rows[0], rows[2], rows[5]]
+    assert runner.length == len(before)
+    runner.extend(*tree)
+    assert_same_bits(runner, before, *tree)
+
+
+def test_so_do_trees_that_grew_over_several_passes(runner: Runner) -> None:
+    """A draft's tree: level by level, some nodes of a level left out, nothing committed in between."""
+    tokens = [3, 4, 5, 60, 61, 62, 63, 90]
+    parents = [COMMITTED, COMMITTED, 0, 0, 1, 2, 2, 6]
+    runner.reserve(64)
+    runner.prefill(PROMPT)
+    found: list[torch.Tensor] = []
+    for start, end in ((0, 2), (2, 5), (5, 7), (7, 8)):
+        runner.extend(tokens[start:end], parents[start:end])
+        found.append(runner.logits().clone())
+    runner.keep([0, 2, 6])
+    assert runner.length == len(PROMPT) + 3
+    in_passes = torch.cat(found)
+    for node in range(len(tokens)):
+        alone = token_by_token(runner, [*PROMPT, *path_to(node, tokens, parents)])
+        assert torch.equal(in_passes[node], alone), node
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", SUPPORTED)
+@pytest.mark.parametrize("length", [127, 128, 129, 300])
+def test_a_prompt_of_several_chunks_is_read_as_token_by_token(
+    kind: str, dtype: torch.dtype, length: int
+) -> None:
+    """Behind it stands a tree, so that every row of the prompt is read as a tree reads it."""
+    runner = native_runner(lively(kind, dtype, max_position_embeddings=320))
+    prompt = [(53 * place + 7) % VOCABULARY for place in range(length)]
+    tokens, parents = [9, 8, 7, 6], [COMMITTED, 0, 0, 2]
+    runner.reserve(length + 4)
+    runner.prefill(prompt)
+    assert runner.length == length
+    runner.extend(tokens, parents)
+    in_one_pass = runner.logits().clone()
+    assert torch.equal(in_one_pass[3], token_by_token(runner, [*prompt, 9, 7, 6]))
+
+
+ODD: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt_neox, heads of 9": (
+        "gpt_neox",
+        {"vocab_size": 301, "hidden_size": 36, "intermediate_size": 50},
+    ),
+    "gpt2, heads of 11, odd width": (
+        "gpt2",
+        {"vocab_size": 301, "hidden_size": 33, "n_head": 3, "n_inner": 45},
+    ),
+    "opt, heads of 9": (
+        "opt",
+        {"vocab_size": 301, "hidden_size": 36, "ffn_dim": 50, "word_embed_proj_dim": 36},
+    ),
+    "phi, heads of 9": ("phi", {"vocab_size": 301, "hidden_size": 36, "intermediate_size": 50}),
+    "llama, gated, heads of 10": (
+        "llama",
+        {"vocab_size": 301, "hidden_size": 36, "head_dim": 10, "intermediate_size": 45, "mlp_bias": True},
+    ),
+    "qwen3, gated, heads of 10": (
+        "qwen3",
+        {"vocab_size": 301, "hidden_size": 36, "head_dim": 10, "intermediate_size": 50},
+    ),
+    "gpt_neox, heads of 80": ("gpt_neox", {"hidden_size": 160, "num_attention_heads": 2}),
+    "qwen2, one head of keys": ("qwen2", {"num_key_value_heads": 1}),
+}
+"""Sizes that fill no vector, no panel, or more than a chunk of a head."""
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ODD)
+def test_odd_sizes_have_the_same_bits_too(name: str, dtype: torch.dtype) -> None:
+    kind, sizes = ODD[name]
+    runner = native_runner(lively(kind, dtype, **sizes))
+    tokens, parents = [260, 11, 12, 13, 14, 15, 16, 17, 18], [COMMITTED, 0, 0, 1, 2, 2, 5, 6, 6]
+    runner.reserve(32)
+    runner.prefill(PROMPT)
+    runner.extend(tokens, parents)
+    assert_same_bits(runner, PROMPT, tokens, parents)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
+    model = lively("llama", dtype)
+    native_runner(model)  # or skips
+    found = []
+    for threads in (1, 2, 3):
+        runner = NativeRunner(model, threads=threads)
+        runner.reserve(64)
+        runner.prefill(PROMPT)
+        runner.extend(list(range(20)), [COMMITTED, *(row // 2 for row in range(19))])
+        found.append(runner.logits().clone())
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_room_made_later_changes_no_bit(runner: Runner) -> None:
+    before = token_by_token(runner, PROMPT)
+    runner.reserve(100)
+    runner.prefill(PROMPT)
+    assert runner.length == 5
+    runner.reserve(6)
+    assert runner.length == 0
+    assert torch.equal(token_by_token(runner, PROMPT), before)
+
+
+# --------------------------------------------------------------- the model's own logits
+
+LONG_ROTARY: dict[str, dict[str, Any]] = {
+    "linear": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4},
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 4.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+        "rope_theta": 1e4,
+    },
+    "yarn": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 32,
+        "rope_theta": 1e4,
+    },
+}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{kind: (kind, {}) for kind in SUPPORTED},
+    **ODD,
+    **{f"llama, {name}": ("llama", {"rope_parameters": given}) for name, given in LONG_ROTARY.items()},
+    "gpt_neox, one part behind the other": ("gpt_neox", {"use_parallel_residual": False}),
+    "gpt_neox without biases": ("gpt_neox", {"attention_bias": False}),
+    "gpt_neox, relu": ("gpt_neox", {"hidden_act": "relu"}),
+    "gpt_neox, gelu by tanh": ("gpt_neox", {"hidden_act": "gelu_new"}),
+    "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama, tied": ("llama", {"tie_word_embeddings": True}),
+    "gpt2, not tied": ("gpt2", {"tie_word_embeddings": False}),
+    "opt without biases": ("opt", {"enable_bias": False}),
+    "opt, norms without weights": ("opt", {"layer_norm_elementwise_affine": False}),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_logits_are_those_of_transformers(name: str) -> None:
+    """Positions beyond the first table of rotary angles, and more rows than a tile of keys holds."""
+    kind, changes = VARIANTS[name]
+    model = lively(kind, **changes)
+    runner = native_runner(model)
+    tokens = [(29 * place + 3) % VOCABULARY for place in range(90)]
+    runner.reserve(len(tokens))
+    runner.prefill(tokens[:40])
+    runner.extend(tokens[40:], range(COMMITTED, 49))
+    with torch.inference_mode():
+        expected = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, 40:]
+    torch.testing.assert_close(runner.logits(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_in_16_bits_logits_are_as_near_as_transformers_own(kind: str, dtype: torch.dtype) -> None:
+    """Both round what float32 would not; the kernels round less often, so they are no further from it."""
+    model = lively(kind, dtype)
+    runner = native_runner(model)
+    tokens = [(29 * place + 3) % VOCABULARY for place in range(40)]
+    runner.reserve(len(tokens))
+    runner.extend(tokens, range(COMMITTED, 39))
+    ours = runner.logits().clone()
+    with torch.inference_mode():
+        theirs = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].float()
+        exact = model.float()(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+    assert (ours - exact).square().mean() <= 1.2 * (theirs - exact).square().mean()
+
+
+def test_the_runner_outlives_the_model_it_was_made_from() -> None:
+    model = lively("gpt_neox")
+    runner = native_runner(model)
+    before = token_by_token(runner, PROMPT)
+    del model
+    gc.collect()
+    torch.zeros(1_000_000).add_(1.0)  # takes the memory that was freed
+    assert torch.equal(token_by_token(runner, PROMPT), before)
+
+
+# -------------------------------------------------------------------- narrow weights
+
+
+@pytest.mark.parametrize(
+    ("stored", "kind_of_matrix"), [(torch.bfloat16, 1), (torch.float16, 2), (torch.float32, 0)], ids=str
+)
+@pytest.mark.parametrize("kind", ["gpt_neox", "llama", "gpt2"])
+def test_a_checkpoint_that_fits_16_bits_is_read_in_16_and_computed_in_32(
+    kind: str, stored: torch.dtype, kind_of_matrix: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = lively(kind).to(stored).float()
+    narrow = native_runner(model)
+    assert isinstance(narrow, NativeRunner)
+    assert {layer.qkv.kind for layer in narrow._weights.layers} == {kind_of_matrix}
+    assert narrow.dtype == torch.float32
+    logits = token_by_token(narrow, PROMPT)
+    monkeypatch.setattr(weights, "_narrowest", lambda weight: weight)
+    wide = native_runner(model)
+    assert isinstance(wide, NativeRunner)
+    assert {layer.qkv.kind for layer in wide._weights.layers} == {0}
+    torch.testing.assert_close(logits, token_by_token(wide, PROMPT), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=str)
+def test_narrow_weights_have_the_same_bits_in_a_tree(stored: torch.dtype) -> None:
+    for kind in ("llama", "gpt2"):
+        runner = native_runner(lively(kind).to(stored).float())
+        tokens, parents = [9, 11, 12, 13, 14, 15], [COMMITTED, 0, 0, 1, 2, 2]
+        runner.reserve(32)
+        runner.prefill(PROMPT)
+        runner.extend(tokens, parents)
+        assert_same_bits(runner, PROMPT, tokens, parents)
+
+
+# ----------------------------------------------------------------- choosing and ranking
+
+
+def twins(model: Any) -> tuple[NativeRunner, TorchRunner]:
+    """Return both runners after the same tree, and with the same logits: those of the kernels."""
+    ours, theirs = native_runner(model), TorchRunner(model)
+    assert isinstance(ours, NativeRunner)
+    for runner in (ours, theirs):
+        runner.reserve(64)
+        runner.prefill(PROMPT)
+        runner.extend([3, 4, 5, 6, 7, 8, 9], [COMMITTED, COMMITTED, 0, 0, 1, 1, 2])
+    theirs._logits = ours.logits().clone()
+    return ours, theirs
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 1.5])
+@pytest.mark.parametrize("vocabulary", [300, 301])
+def test_choices_and_ranks_are_those_of_the_eager_runner(vocabulary: int, temperature: float) -> None:
+    ours, theirs = twins(lively("llama", vocab_size=vocabulary))
+
+    def chooser() -> Chooser:
+        return Chooser(temperature=temperature, seed="s", vocabulary=vocabulary)
+
+    assert ours.choose(chooser()) == theirs.choose(chooser())
+    for branch, proposable in ((1, vocabulary), (4, vocabulary), (40, 257), (17, 17), (3, 100)):
+        tokens, scores = ours.rank(branch, chooser(), proposable)
+        expected_tokens, expected_scores = theirs.rank(branch, chooser(), proposable)
+        assert tokens == expected_tokens
+        torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected_scores), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_all_of_a_vocabulary_can_be_ranked(temperature: float) -> None:
+    """Best first, every token once, and their probabilities sum to 1."""
+    ours, _ = twins(lively("gpt2"))
+    tokens, scores = ours.rank(
+        VOCABULARY, Chooser(temperature=temperature, seed="s", vocabulary=VOCABULARY), VOCABULARY
+    )
+    for its_tokens, values in zip(tokens, scores, strict=True):
+        assert sorted(its_tokens) == list(range(VOCABULARY))
+        assert values == sorted(values, reverse=True)
+        assert float(torch.tensor(values).exp().sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_of_equal_scores_the_first_is_chosen() -> None:
+    model = tiny_model("llama", seed=1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    ours, _ = twins(model)
+    greedy = Chooser(temperature=0.0, seed="", vocabulary=VOCABULARY)
+    assert ours.choose(greedy) == [0] * 7
+    tokens, _ = ours.rank(3, greedy, VOCABULARY)
+    assert tokens == [[0, 1, 2]] * 7
+
+
+def test_only_the_last_token_is_spoken_of_where_only_it_was_asked_for() -> None:
+    greedy = Chooser(temperature=1.0, seed="s", vocabulary=VOCABULARY)
+    for make in (native_runner, TorchRunner):
+        runner = make(lively("llama"))
+        runner.reserve(64)
+        runner.prefill(PROMPT)
+        runner.extend([3, 4, 5], [COMMITTED, 0, 1])
+        whole = runner.choose(greedy)
+        runner.keep([])
+        runner.extend([3, 4, 5], [COMMITTED, 0, 1], last_only=True)
+        assert runner.choose(greedy) == whole[-1:]
+        tokens, _ = runner.rank(1, greedy, VOCABULARY)
+        assert tokens == [whole[-1:]]
+
+
+# ------------------------------------------------------------------------ what is not known
+
+UNKNOWN: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a family": (
+        "gpt_neo",
+        {"num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]]},
+        "no kernels for gpt_neo",
+    ),
+    "an activation": ("gpt2", {"activation_function": "tanh"}, "no kernel for the activation tanh"),
+    "rotary positions that change with the length": (
+        "llama",
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}},
+        "no kernel for rotary positions of type dynamic",
+    ),
+    "phi with normalised queries": ("phi", {"qk_layernorm": True}, "normalised queries"),
+    "opt with projected embeddings": ("opt", {"word_embed_proj_dim": 16}, "projected embeddings"),
+    "opt with late normalisation": ("opt", {"do_layer_norm_before": False}, "late normalisation"),
+    "gpt2 with attention scaled by layer": (
+        "gpt2",
+        {"scale_attn_by_inverse_layer_idx": True},
+        "attention scaled by layer",
+    ),
+    "gpt2 with attention that is not scaled": (
+        "gpt2",
+        {"scale_attn_weights": False},
+        "attention scaled by layer",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_the_kernels_do_not_know_is_refused_by_name(name: str) -> None:
+    kind, changes, why = UNKNOWN[name]
+    native_runner(tiny_model("llama", seed=1))  # or skips
+    with pytest.raises(UnsupportedModelError, match=why):
+        NativeRunner(tiny_model(kind, seed=1, **changes))
+
+
+# ---------------------------------------------------------------------------- building
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """No kernels are loaded, and the folder for them, which is returned, is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kernels.cache_clear()
+    yield tmp_path / "cache" / "dyna-eval"
+    kernels.cache_clear()
+
+
+def script(path: Path, lines: str) -> str:
+    """Write a compiler of our own, which knows its version, and return its path."""
+    path.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then echo ours 1.0; exit; fi\n{lines}\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def reason() -> str:
+    with pytest.raises(NoKernelsError) as caught:
+        kernels()
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_without_a_compiler_the_reason_says_what_was_looked_for(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert reason() == "no C++ compiler: c++, g++, clang++ not found"
+    assert not list(fresh.glob("*"))
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_compiler_that_was_named_is_the_only_one_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "never-heard-of++")
+    assert reason() == "no C++ compiler: never-heard-of++ not found"
+
+
+def test_a_compiler_that_fails_says_why_in_one_line(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the first error, whatever it says around it."""
+    said = "in file included from here\nx.cpp:1: error: no such thing\nx.cpp:2: error: another"
+    compiler = script(tmp_path / "failing", f"printf '{said}' >&2; exit 1")
+    monkeypatch.setenv("CXX", compiler)
+    assert reason() == f"{compiler} failed: x.cpp:1: error: no such thing"
+    assert not list(fresh.glob("*")), "nothing half-made is left"
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_compiler_that_fails_without_a_word_says_at_least_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = script(tmp_path / "silent", "exit 3")
+    monkeypatch.setenv("CXX", compiler)
+    assert reason() == f"{compiler} failed: exit status 3"
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_compiler_that_cannot_be_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "broken"
+    compiler.write_bytes(b"\x7fELF")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert reason().startswith(f"{compiler} failed: ")
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_library_that_cannot_be_loaded_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that another machine's compiler left in a shared folder."""
+    monkeypatch.setenv("CXX", script(tmp_path / "careless", 'for last; do :; done; echo nothing > "$last"'))
+    assert reason().startswith("the compiled kernels cannot be loaded: ")
+
+
+def test_a_folder_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("CXX", script(tmp_path / "idle", ""))
+    kernels.cache_clear()
+    try:
+        assert reason().startswith(f"no folder for the kernels at {tmp_path}/file/dyna-eval: ")
+    finally:
+        kernels.cache_clear()
+
+
+def test_kernels_are_built_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler here copies the library that is there already, and notes that it was asked."""
+    try:
+        library = kernels()._name
+    except NoKernelsError as missing:
+        pytest.skip(str(missing))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    copy = f'echo asked >> {tmp_path}/log; for last; do :; done; cp {library} "$last"'
+    monkeypatch.setenv("CXX", script(tmp_path / "copying", copy))
+    try:
+        for _ in range(2):
+            kernels.cache_clear()
+            assert Path(kernels()._name).parent == tmp_path / "cache" / "dyna-eval"
+        assert (tmp_path / "log").read_text() == "asked\n"
+        assert len(list((tmp_path / "cache" / "dyna-eval").iterdir())) == 1
+        source = tmp_path / "changed.cpp"
+        source.write_text(native.SOURCE.read_text() + "\n// changed\n")
+        monkeypatch.setattr(native, "SOURCE", source)
+        kernels.cache_clear()
+        kernels()
+        assert (tmp_path / "log").read_text() == "asked\nasked\n", "another source is another library"
+    finally:
+        kernels.cache_clear()

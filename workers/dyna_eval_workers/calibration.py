@@ -1,0 +1,60 @@
+"""What a forward pass costs on this machine, by the number of tokens that go through it at once."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+from scipy.optimize import isotonic_regression
+
+from dyna_eval.jobs import Calibration
+from dyna_eval_workers.decoding import Decoder
+from dyna_eval_workers.runner import COMMITTED, Runner
+from dyna_eval_workers.sampling import Chooser
+
+_CONTEXT = 128  # committed rows behind which the passes are timed
+_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)
+_NODES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)
+_REPEATS = 5
+_BRANCH = 4
+
+
+def calibrate(decoder: Decoder, *, positions: int | None) -> Calibration:
+    """Time a draft step and a target step of every size, as decoding does them: pass and choice together.
+
+    Seconds are medians, smoothed so that they never fall with the size. `positions` bounds what the models
+    can hold; None for no limit.
+    """
+    room = min(_CONTEXT + _NODES[-1], positions or _CONTEXT + _NODES[-1])
+    greedy = Chooser(temperature=0.0, seed="", vocabulary=decoder.target.vocabulary)
+    draft = decoder.draft
+    return Calibration(
+        draft_seconds=()
+        if draft is None
+        else _time(draft, _WIDTHS, room, lambda: draft.rank(_BRANCH, greedy, draft.vocabulary)),
+        verify_seconds=_time(decoder.target, _NODES, room, lambda: decoder.target.choose(greedy)),
+    )
+
+
+def _time(
+    runner: Runner, sizes: Sequence[int], room: int, choose: Callable[[], object]
+) -> tuple[tuple[int, float], ...]:
+    sizes = [size for size in sizes if size < room] or [1]
+    context = room - sizes[-1]
+    tokens = [index % runner.vocabulary for index in range(room)]
+    runner.reserve(room)
+    runner.prefill(tokens[:context])
+    measured: list[list[float]] = [[] for _ in sizes]
+    for _ in range(_REPEATS):  # size by size within a repeat, so that a disturbance hits all alike
+        for size, seconds in zip(sizes, measured, strict=True):
+            for _ in range(2):  # the first pass warms up: decoding repeats passes of one size
+                started = time.perf_counter()
+                runner.extend(tokens[:size], range(COMMITTED, size - 1))
+                choose()
+                spent = time.perf_counter() - started
+                runner.keep([])
+            seconds.append(spent)
+    medians = [statistics.median(seconds) for seconds in measured]
+    never_less = isotonic_regression(medians).x  # more tokens take no less time: what seems so is noise
+    return tuple(zip(sizes, map(float, never_less), strict=True))

@@ -1,0 +1,142 @@
+"""A runner whose forward passes are the kernels of `transformer.cpp`."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dyna_eval_workers.native import kernels
+from dyna_eval_workers.native.weights import Weights
+from dyna_eval_workers.runner import position_limit
+from dyna_eval_workers.sampling import Chooser
+
+_PREFILL_TOKENS = 128  # tokens of a prompt in one pass: bounds the memory for activations
+_PANEL = 32
+
+
+class NativeRunner:
+    """Runs a model of a known family on a CPU; raises NoKernelsError or UnsupportedModelError if it cannot.
+
+    The weights are copied: the transformers model may be dropped.
+    """
+
+    backend = "compile"
+
+    def __init__(self, model: Any, *, threads: int | None = None) -> None:
+        self._kernels = kernels()
+        self._weights = Weights(model, threads=threads or torch.get_num_threads())
+        self.vocabulary = self._weights.vocabulary
+        self.positions = position_limit(model.config)
+        self.dtype, self.device = next(model.parameters()).dtype, torch.device("cpu")
+        self._state = self._kernels.dyna_open(
+            ctypes.addressof(self._weights.model), ctypes.addressof(self._weights.layers)
+        )
+        self._capacity = 0
+        self._tables: tuple[Tensor, Tensor] | None = None
+        self._length = 0
+        self._places: list[int] = []
+        self._rows = 0  # that the latest pass has logits of
+        self._room(1)
+
+    def __del__(self) -> None:
+        if state := getattr(self, "_state", None):
+            self._kernels.dyna_close(state)
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    def reserve(self, capacity: int) -> None:
+        if capacity > self._capacity:
+            self._tables = self._weights.rotary_tables(capacity)
+            self._capacity = capacity
+        cosine, sine = (table.data_ptr() for table in self._tables) if self._tables else (None, None)
+        self._kernels.dyna_reserve(self._state, capacity, cosine, sine)
+        self._length = 0
+        self._places.clear()
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        for start in range(0, len(tokens), _PREFILL_TOKENS):
+            part = tokens[start : start + _PREFILL_TOKENS]
+            self._pass(part, range(-1, len(part) - 1), logits_from=len(part))
+            self.keep(range(len(part)))
+
+    def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
+        self._pass(tokens, parents, logits_from=len(tokens) - 1 if last_only else 0)
+        places, length = self._places, self._length
+        for parent in parents:
+            places.append(length if parent < 0 else places[parent] + 1)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        count = len(rows)
+        self._room(count)
+        self._tokens[:count] = rows
+        self._kernels.dyna_keep(self._state, self._tokens_at, count)
+        self._length += count
+        self._places.clear()
+
+    def choose(self, chooser: Chooser) -> list[int]:
+        noise = self._noise(chooser)
+        self._kernels.dyna_choose(self._state, chooser.temperature, *_at(noise), self._tokens_at)
+        chosen: list[int] = self._tokens[: self._rows].tolist()
+        return chosen
+
+    def rank(
+        self, branch: int, chooser: Chooser, proposable: int
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        self._room(self._rows * branch)
+        noise = self._noise(chooser)
+        self._kernels.dyna_rank(
+            self._state,
+            branch,
+            proposable,
+            chooser.temperature,
+            *_at(noise),
+            self._tokens_at,
+            self._scores_at,
+        )
+        size = self._rows * branch
+        tokens = self._tokens[:size].reshape(self._rows, branch)
+        return tokens.tolist(), self._scores[:size].reshape(self._rows, branch).tolist()
+
+    def logits(self) -> Tensor:
+        stride = -(-self.vocabulary // _PANEL) * _PANEL
+        address = self._kernels.dyna_logits(self._state)
+        rows = np.ctypeslib.as_array(
+            ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), shape=(self._rows, stride)
+        )
+        return torch.from_numpy(rows[:, : self.vocabulary])
+
+    def _pass(self, tokens: Sequence[int], parents: Sequence[int], *, logits_from: int) -> None:
+        count = len(tokens)
+        self._room(count)
+        self._tokens[:count] = tokens
+        self._parents[:count] = parents
+        self._kernels.dyna_extend(self._state, self._tokens_at, self._parents_at, count, logits_from)
+        self._rows = count - logits_from
+
+    def _noise(self, chooser: Chooser) -> NDArray[np.float32] | None:
+        return chooser.noise([place + 1 for place in self._places[-self._rows :]])
+
+    def _room(self, size: int) -> None:
+        """Make the arrays that the kernels read and write large enough."""
+        if size <= len(getattr(self, "_tokens", ())):
+            return
+        size = max(256, 2 * size)
+        self._tokens = np.zeros(size, dtype=np.int32)
+        self._parents = np.zeros(size, dtype=np.int32)
+        self._scores = np.zeros(size, dtype=np.float32)
+        self._tokens_at, self._parents_at, self._scores_at = (
+            array.ctypes.data for array in (self._tokens, self._parents, self._scores)
+        )
+
+
+def _at(noise: NDArray[np.float32] | None) -> tuple[int | None, int]:
+    """Return the address of noise and the width of its rows."""
+    return (None, 0) if noise is None else (noise.ctypes.data, noise.shape[1])
