@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The decoding engine against transformers' own loops and against what the machine allows; ratios of one run.
 
-    python benchmarks/engine.py --out benchmarks/engine-cpu.json        about 20 minutes on 2 cores
+    python benchmarks/engine.py --out benchmarks/engine-cpu.json        about 10 minutes on 2 cores
     python benchmarks/engine.py --quick                                 a look, in 3 minutes
 
 Nothing else may run beside it. Every contender decodes the same prompts in the same process, and all take
@@ -30,7 +30,7 @@ import torch
 import transformers
 from dyna_eval_workers.calibration import calibrate
 from dyna_eval_workers.decoding import Decoded, Decoder
-from dyna_eval_workers.environment import capture_environment, peak_memory_bytes, reset_peak_memory
+from dyna_eval_workers.environment import capture_environment
 from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.pairs import LoadedPair, available_device, demo_folder, inspect_pair, load_pair
 from dyna_eval_workers.peers import PeerDecoder
@@ -70,9 +70,15 @@ AR = configuration("AR", Method.AR)
 PEERS = [
     configuration("generate, dynamic cache", Method.HF_GENERATE, cache="dynamic"),
     configuration("generate, static cache, compiled", Method.HF_GENERATE, cache="static"),
-    configuration("assisted, constant K=6", Method.HF_ASSISTED, num_assistant_tokens=6),
     configuration(
-        "assisted, heuristic schedule", Method.HF_ASSISTED, num_assistant_tokens=5, schedule="heuristic"
+        "assisted, constant K=6", Method.HF_ASSISTED, num_assistant_tokens=6, confidence_threshold=0.0
+    ),
+    configuration(
+        "assisted, heuristic schedule",
+        Method.HF_ASSISTED,
+        num_assistant_tokens=5,
+        schedule="heuristic",
+        confidence_threshold=0.0,
     ),
 ]
 
@@ -276,24 +282,6 @@ def long_generation(positions: int = 2304) -> dict[str, Any]:
     }
 
 
-def memory() -> dict[str, float]:
-    """Compare the memory that a decode adds with the cache that it needs (CPU, resident size)."""
-    cpu = torch.device("cpu")
-    pair = load_pair(inspect_pair(DEMO, device="cpu").pair, cpu)
-    reset_peak_memory(cpu)
-    before = peak_memory_bytes(cpu) or 0
-    pair.decoder.decode(list(range(1, 65)), GenerationSpec(max_new_tokens=900), None, seed="0")
-    added = (peak_memory_bytes(cpu) or 0) - before
-    cache = 1024 * 2 * 8 * 320 * 2
-    weights = weight_bytes(pair)
-    return {
-        "weight_bytes": weights,
-        "cache_bytes": cache,
-        "added_by_decoding_bytes": added,
-        "over_weights_and_cache": (added - cache) / (weights + cache),
-    }
-
-
 def runner_of(model: Any) -> Runner:
     return TorchRunner(model) if model.device.type == "cuda" else NativeRunner(model)
 
@@ -377,7 +365,6 @@ def parts(device: torch.device, settings: argparse.Namespace) -> dict[str, Calla
         "demo pair, bfloat16": partial(demo, "bfloat16"),
         "demo pair enlarged, bfloat16": enlarged,
         "2,000 tokens": long_generation,
-        "memory": memory,
     }
 
 

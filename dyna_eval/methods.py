@@ -289,7 +289,7 @@ class HfGenerate(MethodParameters):
 class HfAssisted(MethodParameters):
     """Speculation in transformers' own loop, `generate` with an assistant; its cache is always dynamic.
 
-    Source: `GenerationConfig` of transformers 5, whose own defaults are 20, constant and 0.4.
+    Source and defaults: `GenerationConfig` of transformers 5.
     """
 
     method = Method.HF_ASSISTED
@@ -299,9 +299,7 @@ class HfAssisted(MethodParameters):
         "constant", description="How num_assistant_tokens changes from round to round."
     )
     confidence_threshold: Probability = Field(
-        0.0,
-        description="Drafting stops at a token of a lower draft probability; 0 never stops it,"
-        " transformers' own default is 0.4.",
+        0.4, description="Drafting stops at a token of a lower draft probability; 0 never stops it."
     )
 
 

@@ -90,7 +90,7 @@ RESOLVED = {
     "cost_aware": {"max_nodes": 64, "depth": 12, "width": 8},
     "prompt_lookup, k: 10": {"k": 10, "ngram": 3},
     "hf_generate": {"cache": "dynamic"},
-    "hf_assisted": {"num_assistant_tokens": 20, "schedule": "constant", "confidence_threshold": 0.0},
+    "hf_assisted": {"num_assistant_tokens": 20, "schedule": "constant", "confidence_threshold": 0.4},
 }
 
 

@@ -94,7 +94,7 @@ def unfinished() -> SweepRecord:
         (Method.HF_GENERATE, HfGenerate().resolved(), "transformers generate, dynamic cache"),
         (
             Method.HF_ASSISTED,
-            HfAssisted(num_assistant_tokens=5).resolved(),
+            HfAssisted(num_assistant_tokens=5, confidence_threshold=0.0).resolved(),
             "transformers assisted, K=5, constant",
         ),
         (
