@@ -30,6 +30,7 @@ pair: demo
 prompts: {{dataset: demo, limit: 2, max_prompt_tokens: 32}}
 generation: {{max_new_tokens: 48}}
 measure: {{repeats: {REPEATS}}}
+engine: {{backend: eager, dtype: float32}}  # slow enough to be caught at work
 configs:
   - {{label: Baseline, method: ar}}
   - {{label: Draft, method: linear, k: 4}}
