@@ -176,6 +176,12 @@ def test_a_data_set_without_a_usable_prompt_is_refused_with_advice(rows: Path, t
     assert "lower prompts.min_chars" in reason
 
 
+def test_blank_rows_are_no_prompts(tmp_path: Path, tokenizer: Any) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": ""}\n{"text": " \\n "}\n')
+    assert "no usable prompt" in refusal(lambda: load_prompts(spec_of(path), tokenizer))
+
+
 def test_a_column_that_holds_no_text_has_no_usable_prompt(tmp_path: Path, tokenizer: Any) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": 1}\n{"text": 2}\n')

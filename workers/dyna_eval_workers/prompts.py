@@ -16,8 +16,8 @@ from dyna_eval_workers.pairs import DEMO, demo_folder
 def load_prompts(spec: PromptSpec, tokenizer: Any) -> PromptSet:
     """Load, filter, tokenize and cut the prompts of a sweep.
 
-    A row is used if its text has at least `min_chars` characters and one token; the first `limit` such
-    rows become prompts, cut to their first `max_prompt_tokens` tokens. Raises PromptError.
+    A row is used if its text is not blank and has at least `min_chars` characters and one token; the first
+    `limit` such rows become prompts, cut to their first `max_prompt_tokens` tokens. Raises PromptError.
     """
     rows = _load_rows(spec)
     _check_columns(spec, rows.column_names)
@@ -87,7 +87,7 @@ def _check_columns(spec: PromptSpec, columns: Sequence[str]) -> None:
 
 def _prompt_from(row: dict[str, Any], spec: PromptSpec, tokenizer: Any, *, index: int) -> Prompt | None:
     text = row[spec.column]
-    if not isinstance(text, str) or len(text) < spec.min_chars:
+    if not isinstance(text, str) or not text.strip() or len(text) < spec.min_chars:
         return None
     ids = tokenizer(text, verbose=False)["input_ids"][: spec.max_prompt_tokens]
     if not ids:
