@@ -229,6 +229,19 @@ def test_a_sentinel_is_the_target_alone_and_later_ones_are_compared_with_the_fir
     assert all(sample.distinct_2 is not None for sample in (*first.samples, *second.samples))
 
 
+def test_a_sentinel_in_a_sampling_peers_job_is_compared_all_the_same(
+    pair: Pair, session: DecodingSession
+) -> None:
+    """The peer draws numbers of its own; the sentinel is our AR, and repeats the reference."""
+    sampled, often = replace(GREEDY, temperature=1.0), replace(MEASURE, sentinel_every=1)
+    session.run(job_for(pair, LINEAR, generation=sampled, measure=often), PROMPTS)
+    peer = configuration(Method.HF_GENERATE)
+    result = session.run(job_for(pair, peer, generation=sampled, measure=often), PROMPTS)
+    assert {sample.exactness for sample in result.samples} == {None}
+    [sentinel] = result.sentinels
+    assert {sample.exactness for sample in sentinel.samples} == {Exactness.EXACT}
+
+
 def test_other_prompts_and_other_generation_have_sentinels_of_their_own(
     pair: Pair, session: DecodingSession
 ) -> None:

@@ -128,15 +128,15 @@ class Decoder:
             runner.reserve(sequence.limit + _most_rows(drafting) + 1)
 
         rounds: list[Round] = []
-        started = self._idle_clock()
+        started = idle_clock(self.target.device)
         for runner in runners:
             runner.prefill(sequence.committed[:-1])
-        prefilled = first = self._idle_clock()
+        prefilled = first = idle_clock(self.target.device)
         while not sequence.finished:
             rounds.append(self._round(sequence, draft))
             if len(rounds) == 1:
                 first = _clock()
-        ended = self._idle_clock()
+        ended = idle_clock(self.target.device)
 
         if self.target.length < len(sequence.committed) - 1:
             raise DecodingError("the target's cache is shorter than its committed tokens")
@@ -227,11 +227,12 @@ class Decoder:
         if policy.reranks:
             result.tree = tree.subset(policy.finish(tree))
 
-    def _idle_clock(self) -> float:
-        """Return the monotonic time in seconds once the device is idle."""
-        if self.target.device.type == "cuda":
-            torch.cuda.synchronize(self.target.device)
-        return _clock()
+
+def idle_clock(device: torch.device) -> float:
+    """Return the monotonic time in seconds once the device is idle."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return _clock()
 
 
 def _most_rows(drafting: Drafting | None) -> int:

@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from dyna_eval.errors import DecodingError, first_line
 from dyna_eval.jobs import Configuration, GenerationSpec, Method, Round
-from dyna_eval_workers.decoding import Decoded
+from dyna_eval_workers.decoding import Decoded, idle_clock
 
 _clock = time.perf_counter
 _CACHE_STEP = 64  # a static cache has a multiple of so many rows: equal shapes share their compiled code
@@ -98,7 +98,7 @@ class PeerDecoder:
             stack.enter_context(self._configured(configuration))
             stack.enter_context(_seeded(seed, self.device))
             cache = self._empty_cache(self.target, configuration)
-            started = self._idle_clock()
+            started = idle_clock(self.device)
             _prefill(self.target, cache, ids)
             if draft is not None:
                 draft_cache = self._empty_cache(draft, configuration)
@@ -106,7 +106,7 @@ class PeerDecoder:
                 stack.enter_context(_going_on_from(self.target, cache, ids.shape[1] - 1))
                 stack.enter_context(_going_on_from(draft, draft_cache, ids.shape[1] - 1))
                 stack.enter_context(draft.register_forward_pre_hook(listener.count, with_kwargs=True))
-            prefilled = self._idle_clock()
+            prefilled = idle_clock(self.device)
             sequence = self.target.generate(
                 ids,
                 past_key_values=cache,
@@ -114,7 +114,7 @@ class PeerDecoder:
                 assistant_model=draft,
                 streamer=listener,
             )
-            ended = self._idle_clock()
+            ended = idle_clock(self.device)
         return Decoded(
             token_ids=tuple(sequence[0, len(prompt) :].tolist()),
             prefill_seconds=prefilled - started,
@@ -186,12 +186,6 @@ class PeerDecoder:
             self._static.reset()
             return self._static
         return DynamicCache(config=model.config)
-
-    def _idle_clock(self) -> float:
-        """Return the monotonic time in seconds once the device is idle."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return _clock()
 
 
 class _Listener:

@@ -80,16 +80,11 @@ class DecodingSession:
         _warm_up(loop, job, prompts)
         reset_peak_memory(self.device)
         started = time.perf_counter()
-        decoded = [
-            loop(prompt.token_ids, job.generation, seed=_seed(job, prompt)) for prompt in prompts.prompts
-        ]
+        decoded = _decode_all(loop, job, prompts)
         wall_seconds = time.perf_counter() - started
         peak_memory = peak_memory_bytes(self.device)
         reference.jobs_since += 1
-        samples = tuple(
-            self._sample(work, prompt, result, job, reference.tokens[prompt.index])
-            for prompt, result in zip(prompts.prompts, decoded, strict=True)
-        )
+        samples = _samples(work, job, prompts, decoded, configuration=job.configuration, reference=reference)
         _refuse_violations(samples)
         sentinels, reference.undelivered = reference.undelivered, ()
         return JobResult(
@@ -120,43 +115,14 @@ class DecodingSession:
             return
         loop = work.loop(_TARGET_ALONE, tokens=_most_tokens(job, prompts))
         _warm_up(loop, job, prompts)
-        decoded = [
-            loop(prompt.token_ids, job.generation, seed=_seed(job, prompt)) for prompt in prompts.prompts
-        ]
-        samples = tuple(
-            self._sample(work, prompt, result, job, reference.tokens.get(prompt.index))
-            for prompt, result in zip(prompts.prompts, decoded, strict=True)
-        )
+        decoded = _decode_all(loop, job, prompts)
+        samples = _samples(work, job, prompts, decoded, configuration=_TARGET_ALONE, reference=reference)
         if not reference.tokens:
             reference.tokens = {sample.prompt_index: sample.token_ids for sample in samples}
         sentinel = Sentinel(actor=self.actor, sequence=self._sentinels, samples=samples)
         self._sentinels += 1
         reference.undelivered += (sentinel,)
         reference.jobs_since = 0
-
-    def _sample(
-        self,
-        work: _PairAtWork,
-        prompt: Prompt,
-        decoded: Decoded,
-        job: Job,
-        reference: tuple[int, ...] | None,
-    ) -> Sample:
-        """Compare what was decoded with the reference; a peer's own random numbers forbid that."""
-        comparison = None
-        peer = job.configuration.method.is_peer
-        if reference is not None and not (peer and job.generation.temperature > 0):
-            comparison = compare(
-                work.pair.decoder.target,
-                prompt=prompt.token_ids,
-                reference=reference,
-                emitted=decoded.token_ids,
-                generation=job.generation,
-                seed=_seed(job, prompt),
-                tie_ulp=PEER_TIE_ULP if peer else None,
-            )
-        text: str = work.pair.tokenizer.decode(decoded.token_ids)
-        return _to_sample(prompt, decoded, comparison, text[:_TEXT_LIMIT])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +158,44 @@ class _PairAtWork:
             peer.warm_up(configuration, tokens=tokens)
             return partial(peer.decode, configuration=configuration)
         return partial(self.pair.decoder.decode, drafting=drafting_for(configuration, self.calibration))
+
+
+def _decode_all(loop: Loop, job: Job, prompts: PromptSet) -> list[Decoded]:
+    return [loop(prompt.token_ids, job.generation, seed=_seed(job, prompt)) for prompt in prompts.prompts]
+
+
+def _samples(
+    work: _PairAtWork,
+    job: Job,
+    prompts: PromptSet,
+    decoded: Sequence[Decoded],
+    *,
+    configuration: Configuration,
+    reference: _Reference,
+) -> tuple[Sample, ...]:
+    """Compare what a configuration decoded with the reference, where there is one.
+
+    A peer samples with random numbers of its own, which no comparison can follow.
+    """
+    peer = configuration.method.is_peer
+    comparable = not (peer and job.generation.temperature > 0)
+    samples = []
+    for prompt, result in zip(prompts.prompts, decoded, strict=True):
+        expected = reference.tokens.get(prompt.index) if comparable else None
+        comparison = None
+        if expected is not None:
+            comparison = compare(
+                work.pair.decoder.target,
+                prompt=prompt.token_ids,
+                reference=expected,
+                emitted=result.token_ids,
+                generation=job.generation,
+                seed=_seed(job, prompt),
+                tie_ulp=PEER_TIE_ULP if peer else None,
+            )
+        text: str = work.pair.tokenizer.decode(result.token_ids)
+        samples.append(_to_sample(prompt, result, comparison, text[:_TEXT_LIMIT]))
+    return tuple(samples)
 
 
 def _warm_up(loop: Loop, job: Job, prompts: PromptSet) -> None:

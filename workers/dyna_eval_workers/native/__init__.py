@@ -1,7 +1,7 @@
 """The kernels for CPUs: their C++ source, built on the machine that uses them, and its functions.
 
 The source is compiled once per machine, compiler and version of the source, in a few seconds, and kept in the
-user's cache folder. It needs a C++20 compiler with OpenMP and GCC's vector extensions: GCC 12 or Clang 16.
+user's cache folder. It needs a C++20 compiler with OpenMP and GCC's vector extensions: tried with GCC 12.
 """
 
 from __future__ import annotations

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dyna_eval_workers.native import kernels
-from dyna_eval_workers.native.weights import Weights
-from dyna_eval_workers.runner import position_limit
+from dyna_eval_workers.native.weights import PANEL, Weights
+from dyna_eval_workers.runner import COMMITTED, position_limit
 from dyna_eval_workers.sampling import Chooser
 
 _PREFILL_TOKENS = 128  # tokens of a prompt in one pass: bounds the memory for activations
-_PANEL = 32
 
 
 class NativeRunner:
@@ -64,14 +63,14 @@ class NativeRunner:
     def prefill(self, tokens: Sequence[int]) -> None:
         for start in range(0, len(tokens), _PREFILL_TOKENS):
             part = tokens[start : start + _PREFILL_TOKENS]
-            self._pass(part, range(-1, len(part) - 1), logits_from=len(part))
+            self._pass(part, range(COMMITTED, len(part) - 1), logits_from=len(part))
             self.keep(range(len(part)))
 
     def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
         self._pass(tokens, parents, logits_from=len(tokens) - 1 if last_only else 0)
         places, length = self._places, self._length
         for parent in parents:
-            places.append(length if parent < 0 else places[parent] + 1)
+            places.append(length if parent == COMMITTED else places[parent] + 1)
 
     def keep(self, rows: Sequence[int]) -> None:
         count = len(rows)
@@ -106,7 +105,7 @@ class NativeRunner:
         return tokens.tolist(), self._scores[:size].reshape(self._rows, branch).tolist()
 
     def logits(self) -> Tensor:
-        stride = -(-self.vocabulary // _PANEL) * _PANEL
+        stride = -(-self.vocabulary // PANEL) * PANEL
         address = self._kernels.dyna_logits(self._state)
         rows = np.ctypeslib.as_array(
             ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), shape=(self._rows, stride)

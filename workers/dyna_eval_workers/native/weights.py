@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_PANEL, _LANES = 32, 16
+PANEL, _LANES = 32, 16
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ACTIVATIONS = {
     "gelu": 0,
@@ -196,7 +196,7 @@ class Weights:
             return None
         vector = values.detach().float()
         if whole_panels:
-            vector = torch.nn.functional.pad(vector, (0, -len(vector) % _PANEL))
+            vector = torch.nn.functional.pad(vector, (0, -len(vector) % PANEL))
         return self._keep(vector.contiguous().clone())
 
     def _keep(self, tensor: Tensor | None) -> int | None:
@@ -221,10 +221,10 @@ def _panels(weight: Tensor) -> Tensor:
     """Return (N, K) as (N / 32, K, 32); in bfloat16 as (N / 32, K / 2, 32, 2); padded with zeros."""
     pairs = weight.dtype is torch.bfloat16
     outputs, inputs = weight.shape
-    padded = torch.nn.functional.pad(weight, (0, inputs % 2 if pairs else 0, 0, -outputs % _PANEL))
+    padded = torch.nn.functional.pad(weight, (0, inputs % 2 if pairs else 0, 0, -outputs % PANEL))
     if pairs:
-        return padded.view(-1, _PANEL, padded.shape[1] // 2, 2).transpose(1, 2).contiguous()
-    return padded.view(-1, _PANEL, inputs).transpose(1, 2).contiguous()
+        return padded.view(-1, PANEL, padded.shape[1] // 2, 2).transpose(1, 2).contiguous()
+    return padded.view(-1, PANEL, inputs).transpose(1, 2).contiguous()
 
 
 def _interleaved(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
