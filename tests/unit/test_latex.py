@@ -55,7 +55,7 @@ def test_the_table_has_booktabs_rules_five_columns_and_centred_figures() -> None
         (HfGenerate(cache="static"), "transformers generate, static cache"),
         (
             HfAssisted(num_assistant_tokens=5, schedule="heuristic_transient"),
-            r"transformers assisted, $K=5$, heuristic\_transient",
+            r"transformers assisted, $K=5$, heuristic\_transient, confidence\_threshold=0.4",
         ),
     ],
 )
