@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
@@ -429,7 +429,7 @@ class StoredJob:
     actor: str | None
     conditions: Params | None = None
     """None where no result is stored, or one of an earlier version."""
-    samples: tuple[SampleTotals, ...] = field(default=(), repr=False)
+    samples: Sequence[SampleTotals] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -437,7 +437,7 @@ class StoredSentinel:
     actor: str
     sequence: int
     pair: str
-    samples: tuple[SampleTotals, ...] = field(repr=False)
+    samples: Sequence[SampleTotals] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
