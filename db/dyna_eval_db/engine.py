@@ -126,6 +126,15 @@ def store_engine(address: URL) -> Engine:
     return engine
 
 
+def watching_engine(address: URL) -> Engine:
+    """Return an engine through which nothing can be written; all statements of a transaction see one state."""
+    engine = _engine(address, pool_pre_ping=address.get_backend_name() != "sqlite")
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _refuse_writes)
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+
 def _engine(address: URL, **options: Any) -> Engine:
     try:
         engine = create_engine(
@@ -175,6 +184,10 @@ def _set_pragmas(journal_mode: str, connection: Any, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_mode = {journal_mode}")
+
+
+def _refuse_writes(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA query_only = ON")
 
 
 def _journal_mode(address: URL) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import Select, insert, select
+from sqlalchemy import Select, and_, insert, select
 from sqlalchemy.orm import Session
 
 from dyna_eval.jobs import (
@@ -235,9 +235,9 @@ def read_calibrations(session: Session, pair: Pair) -> dict[str, Calibration]:
     }
 
 
-def read_samples(session: Session, job_id: int) -> tuple[Sample, ...]:
+def read_samples(session: Session, job_id: int, *conditions: Any) -> tuple[Sample, ...]:
     """Read what a job decoded, with all rounds, in the order of the prompts."""
-    of_job = SampleRow.job_id == job_id
+    of_job = and_(SampleRow.job_id == job_id, *conditions)
     rows = session.execute(
         select(RoundRow.sample_id, *_ROUND)
         .join(SampleRow)

@@ -391,7 +391,7 @@ class Store:
             rows = session.scalars(
                 select(AttemptRow).where(AttemptRow.job_id == job_id).order_by(AttemptRow.epoch)
             )
-            return tuple(_attempt(row) for row in rows)
+            return tuple(attempt_value(row) for row in rows)
 
     def events(self, sweep_id: int, after: int = 0) -> list[Event]:
         """Return a sweep's events in order, those after the one of a given number."""
@@ -488,7 +488,8 @@ def _event(row: EventRow) -> Event:
     )
 
 
-def _attempt(row: AttemptRow) -> Attempt:
+def attempt_value(row: AttemptRow) -> Attempt:
+    """Return an attempt without its job."""
     return Attempt(
         id=row.id,
         epoch=row.epoch,

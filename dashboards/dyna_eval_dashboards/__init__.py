@@ -1,0 +1,1 @@
+"""The web dashboard: pages over a store that nothing can be written to."""

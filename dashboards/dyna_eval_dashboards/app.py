@@ -1,0 +1,277 @@
+"""The application: its addresses, and what stands behind each. Every page is made from the store as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from dyna_eval_db.watching import WatchedStore
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from dyna_eval import latex, plots, tables
+from dyna_eval import report as reporting
+from dyna_eval.cells import slug
+from dyna_eval.errors import DatabaseError, DynaEvalError, UnknownSweepError
+from dyna_eval.jobs import JobState
+from dyna_eval.report import Report
+from dyna_eval_dashboards import figures, pages, views
+from dyna_eval_dashboards.reports import Built, Reports
+from dyna_eval_dashboards.safety import Access, Guard
+
+_PATIENCE = 0.5
+"""Seconds that a page waits for a report before it is shown without one."""
+_DOWNLOAD_PATIENCE = 600.0
+_LARGEST = 2**63 - 1
+_KEPT_FOR_A_YEAR = {"cache-control": "public, max-age=31536000, immutable"}
+_LOOKED_UP_EACH_TIME = {"cache-control": "no-cache"}
+
+
+class Dashboard:
+    """The pages over one open store. Endpoints are plain functions, which Starlette runs in threads."""
+
+    def __init__(self, store: WatchedStore) -> None:
+        self.store = store
+        self.reports = Reports(store)
+
+    # ------------------------------------------------------------------- pages
+
+    def sweeps(self, request: Request) -> Response:
+        search = request.query_params.get("q", "").strip()[:200]
+        page = self.store.sweeps(search=search, number=_page(request))
+        pulse = str(self.store.latest_event())
+        return _html("sweeps.html", request, page=page, search=search, pulse=pulse)
+
+    def sweep(self, request: Request) -> Response:
+        outline = self.store.outline(_number(request, "sweep"))
+        built = self.reports.latest(outline.id, patience=_PATIENCE)
+        wanted = views.Wanted.of(request.query_params, page=_page(request))
+        cut = views.cut(built.report, wanted) if built else None
+        states = self.store.job_states(cut.job_ids) if cut else {}
+        return _html(
+            "sweep.html",
+            request,
+            outline=outline,
+            built=built,
+            cut=cut,
+            wanted=wanted,
+            states=states,
+            figures=figures.FIGURES,
+            latex=_latex(built) if built and len(built.report.rows) <= figures.MOST_ROWS else None,
+            pulse=built.pulse if built else "",
+            standalone=False,
+        )
+
+    def jobs(self, request: Request) -> Response:
+        outline = self.store.outline(_number(request, "sweep"))
+        search = request.query_params.get("q", "").strip()[:200]
+        named = request.query_params.get("state", "")
+        state = JobState(named) if named in set(JobState) else None
+        page = self.store.jobs(outline.id, state=state, search=search, number=_page(request))
+        return _html(
+            "jobs.html",
+            request,
+            outline=outline,
+            page=page,
+            search=search,
+            state=state,
+            pulse=self.store.pulse(outline.id),
+        )
+
+    def job(self, request: Request) -> Response:
+        job = self.store.job(_number(request, "job"))
+        samples = self.store.samples(job.line.id, number=_page(request))
+        return _html("job.html", request, job=job, page=samples, pulse=self.store.pulse(job.sweep_id))
+
+    def sample(self, request: Request) -> Response:
+        job = self.store.job(_number(request, "job"))
+        detail = self.store.sample(job.line.id, _number(request, "prompt"))
+        return _html("sample.html", request, job=job, detail=detail, view=views.sample_view(detail))
+
+    # --------------------------------------------------- what scripts ask for
+
+    def pulse(self, request: Request) -> Response:
+        return JSONResponse({"pulse": self.store.pulse(_number(request, "sweep"))})
+
+    def pulse_of_all(self, _request: Request) -> Response:
+        return JSONResponse({"pulse": str(self.store.latest_event())})
+
+    def figure(self, request: Request) -> Response:
+        built = self._built(request)
+        name, place = request.path_params["name"], _number(request, "place")
+        if name not in figures.FIGURES or place >= len(built.report.pairs):
+            raise HTTPException(404, "there is no such figure")
+        made = figures.figure_of(built.report, built.report.pairs[place], name)
+        return JSONResponse({"pulse": built.pulse, "figure": made})
+
+    # ---------------------------------------------------------------- downloads
+
+    def download(self, request: Request) -> Response:
+        built = self._built(request)
+        ending = request.path_params["ending"]
+        text, kind = _DOWNLOADS[ending](built.report), _KINDS[ending]
+        return _attached(text.encode(), kind, f"{_file_stem(built.report)}.{ending}")
+
+    def drawing(self, request: Request) -> Response:
+        built = self._built(request)
+        place, ending = _number(request, "place"), request.path_params["ending"]
+        if place >= len(built.report.pairs):
+            raise HTTPException(404, "there is no such pair")
+        drawn = replace(built.report, pairs=(built.report.pairs[place],))
+        with tempfile.TemporaryDirectory(prefix="dyna-eval-") as folder:
+            written = plots.ablation_bars(drawn, Path(folder))
+            content = next(path for path in written if path.suffix == f".{ending}").read_bytes()
+        return _attached(content, _KINDS[ending], f"{_file_stem(built.report)}-ablation.{ending}")
+
+    def _built(self, request: Request) -> Built:
+        built = self.reports.latest(_number(request, "sweep"), patience=_DOWNLOAD_PATIENCE)
+        if built is None:
+            raise HTTPException(503, "the report takes too long; `dyna-eval report` prints it")
+        return built
+
+
+# ------------------------------------------------------------------- the application
+
+
+def create_app(store: WatchedStore, access: Access) -> Starlette:
+    """Return the dashboard over an open store as an ASGI application, which closes the store at its end."""
+    dashboard = Dashboard(store)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        dashboard.reports.close()
+        store.close()
+
+    return Starlette(
+        routes=[
+            Route("/", dashboard.sweeps, name="sweeps"),
+            Route("/pulse", dashboard.pulse_of_all, name="pulse_of_all"),
+            Route("/sweeps/{sweep:int}", dashboard.sweep, name="sweep"),
+            Route("/sweeps/{sweep:int}/pulse", dashboard.pulse, name="pulse"),
+            Route("/sweeps/{sweep:int}/jobs", dashboard.jobs, name="jobs"),
+            Route("/sweeps/{sweep:int}/figures/{place:int}/{name}", dashboard.figure, name="figure"),
+            Route("/sweeps/{sweep:int}/report.{ending}", _only(_DOWNLOADS, dashboard.download), name="report"),
+            Route(
+                "/sweeps/{sweep:int}/ablation-{place:int}.{ending}",
+                _only({"pdf", "png"}, dashboard.drawing),
+                name="drawing",
+            ),
+            Route("/jobs/{job:int}", dashboard.job, name="job"),
+            Route("/jobs/{job:int}/prompts/{prompt:int}", dashboard.sample, name="sample"),
+            Route("/static/{version}/{name}", _static, name="static"),
+        ],
+        middleware=[Middleware(Guard, access=access)],
+        exception_handlers={HTTPException: _not_found, DynaEvalError: _failure},
+        lifespan=lifespan,
+    )
+
+
+def _only(endings: Any, endpoint: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    def checked(request: Request) -> Response:
+        if request.path_params["ending"] not in endings:
+            raise HTTPException(404, "there is no such download")
+        return endpoint(request)
+
+    return checked
+
+
+def _number(request: Request, name: str) -> int:
+    number: int = request.path_params[name]
+    if number > _LARGEST:
+        raise HTTPException(404, "there is nothing of that number")
+    return number
+
+
+def _page(request: Request) -> int:
+    asked = request.query_params.get("page", "")
+    return max(1, int(asked)) if asked.isdecimal() and len(asked) < 9 else 1
+
+
+def _html(template: str, request: Request, *, status: int = 200, **values: Any) -> Response:
+    return HTMLResponse(pages.render(template, request=request, **values), status_code=status)
+
+
+def _not_found(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = error.detail if isinstance(error, HTTPException) else ""
+    message = "there is no such page" if detail == "Not Found" else detail
+    return _html("error.html", request, status=status, message=message)
+
+
+def _failure(request: Request, error: Exception) -> Response:
+    if isinstance(error, UnknownSweepError):
+        status = 404
+    else:
+        status = 503 if isinstance(error, DatabaseError) else 400
+    return _html("error.html", request, status=status, message=str(error))
+
+
+# ------------------------------------------------------------------------ downloads
+
+
+def _json(report: Report) -> str:
+    return json.dumps(reporting.to_json(report), indent=2, ensure_ascii=False) + "\n"
+
+
+def _latex(built: Built) -> str:
+    return latex.to_latex(built.report)
+
+
+_DOWNLOADS: dict[str, Callable[[Report], str]] = {
+    "csv": tables.to_csv,
+    "json": _json,
+    "tex": latex.to_latex,
+    "md": tables.to_markdown,
+}
+_KINDS = {
+    "csv": "text/csv; charset=utf-8",
+    "json": "application/json",
+    "tex": "application/x-tex; charset=utf-8",
+    "md": "text/markdown; charset=utf-8",
+    "pdf": "application/pdf",
+    "png": "image/png",
+}
+
+
+def _file_stem(report: Report) -> str:
+    return slug(report.name) or f"sweep-{report.sweep_id}"
+
+
+def _attached(content: bytes, kind: str, name: str) -> Response:
+    disposition = f"attachment; filename*=UTF-8''{quote(name)}"
+    return Response(content, media_type=kind, headers={"content-disposition": disposition})
+
+
+# ---------------------------------------------------------------- style and scripts
+
+
+@lru_cache(maxsize=16)
+def _asset(name: str) -> tuple[bytes, bytes, str]:
+    """Return a file that pages refer to, the same compressed, and its content type."""
+    content = pages.asset(name)
+    kind = "text/css" if name.endswith(".css") else "image/svg+xml" if name.endswith(".svg") else "text/javascript"
+    return content, gzip.compress(content, 5), f"{kind}; charset=utf-8"
+
+
+def _static(request: Request) -> Response:
+    name, version = request.path_params["name"], request.path_params["version"]
+    if name not in pages.ASSETS:
+        raise HTTPException(404, "there is no such file")
+    content, compressed, kind = _asset(name)
+    headers = dict(_KEPT_FOR_A_YEAR if version == pages.version() else _LOOKED_UP_EACH_TIME)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(compressed, media_type=kind, headers=headers | {"content-encoding": "gzip"})
+    return Response(content, media_type=kind, headers=headers)

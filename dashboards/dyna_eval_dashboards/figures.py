@@ -1,0 +1,225 @@
+"""The interactive figures: a report as Plotly figures, without colours, which the page takes from its theme.
+
+A trace's `meta` names its role (`calm`, `alarm`, `quiet` or the number of a series); the page's script gives it
+the role's colour, so that figures follow light and dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dyna_eval.cells import configuration_text, interval_cell, one_line, speedup_interval
+from dyna_eval.plots import is_slower
+from dyna_eval.report import Report, Row
+
+MOST_ROWS = 400
+"""Rows that a figure shows; more would be neither read nor fast."""
+_LABEL_CHARACTERS = 28
+
+
+def figures_of(report: Report, pair: str) -> dict[str, dict[str, Any]]:
+    """Return all figures of one pair that have something to show, by name."""
+    rows = [row for row in report.rows_of(pair) if row.figures]
+    made = {name: make(rows) for name, (_, make) in FIGURES.items()}
+    return {name: _plain(figure) for name, figure in made.items() if figure is not None}
+
+
+def figure_of(report: Report, pair: str, name: str) -> dict[str, Any] | None:
+    """Return one figure of a pair; None where it has nothing to show."""
+    rows = [row for row in report.rows_of(pair) if row.figures]
+    figure = FIGURES[name][1](rows)
+    return None if figure is None else _plain(figure)
+
+
+def _plain(figure: go.Figure) -> dict[str, Any]:
+    plain: dict[str, Any] = figure.to_plotly_json()
+    plain["layout"].pop("template", None)
+    return plain
+
+
+def text(value: str) -> str:
+    """Return text of any origin as Plotly shows it: it reads some HTML in labels."""
+    return escape(one_line(value), quote=False)
+
+
+def _short(label: str) -> str:
+    line = one_line(label)
+    return escape(
+        line if len(line) <= _LABEL_CHARACTERS else line[: _LABEL_CHARACTERS - 1] + "…", quote=False
+    )
+
+
+def layout(x: str, y: str, **more: Any) -> go.Layout:
+    return go.Layout(
+        template=None,
+        xaxis={"title": {"text": x}, "automargin": True},
+        yaxis={"title": {"text": y}, "automargin": True, "rangemode": "tozero"},
+        margin={"l": 48, "r": 12, "t": 8, "b": 40},
+        hovermode="closest",
+        showlegend=False,
+        **more,
+    )
+
+
+def _hover(row: Row) -> str:
+    lines = [f"<b>{text(row.label)}</b>", text(configuration_text(row.method, row.params))]
+    if row.figures:
+        lines.append(f"{row.figures.throughput.mean:.1f} tokens/s")
+    if row.versus_baseline:
+        lines.append(f"speedup {row.versus_baseline.ratio:.2f} × {interval_cell(speedup_interval(row))}")
+    return "<br>".join(lines)
+
+
+def _around(mean: float, low: float, high: float) -> tuple[float, float]:
+    return max(0.0, high - mean), max(0.0, mean - low)
+
+
+def ablation(rows: Sequence[Row]) -> go.Figure | None:
+    """Throughput of each step with its interval; steps slower than the one before are hatched."""
+    shown = list(rows[:MOST_ROWS])
+    if not shown:
+        return None
+    rates = [row.figures.throughput for row in shown if row.figures]
+    errors = [
+        _around(rate.mean, rate.interval.low, rate.interval.high) if rate.interval else (0.0, 0.0)
+        for rate in rates
+    ]
+    slower = [is_slower(row) for row in shown]
+    bars = go.Bar(
+        x=[row.step for row in shown],
+        y=[rate.mean for rate in rates],
+        text=[f"{row.versus_baseline.ratio:.2f}×" if row.versus_baseline else "" for row in shown]
+        if len(shown) <= 24
+        else None,
+        textposition="auto",
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [up for up, _ in errors],
+            "arrayminus": [down for _, down in errors],
+            "thickness": 1.2,
+            "width": 3,
+        },
+        marker={"pattern": {"shape": ["/" if slow else "" for slow in slower]}},
+        hovertext=[_hover(row) for row in shown],
+        hoverinfo="text",
+        meta=["alarm" if slow else "calm" for slow in slower],
+    )
+    figure = go.Figure(bars, layout("", "Tokens/s"))
+    if len(shown) <= 24:
+        figure.update_xaxes(tickvals=[row.step for row in shown], ticktext=[_short(row.label) for row in shown])
+    else:
+        figure.update_xaxes(title_text="Step")
+    base = next((row.figures for row in rows if row.is_baseline and row.figures), None)
+    if base is not None:
+        figure.add_hline(y=base.throughput.mean, line={"dash": "dash", "width": 1})
+    return figure
+
+
+def speedup_by_acceptance(rows: Sequence[Row]) -> go.Figure | None:
+    """Each row's speedup over its tokens per round: what a longer acceptance is worth."""
+    known = [
+        (row, row.figures.acceptance.mean_length, row.versus_baseline.ratio)
+        for row in rows
+        if row.figures and row.versus_baseline and row.figures.acceptance.mean_length is not None
+    ]
+    shown = known[:MOST_ROWS]
+    if len(shown) < 2:
+        return None
+    intervals = [speedup_interval(row) for row, *_ in shown]
+    errors = [
+        _around(ratio, interval.low, interval.high) if interval else (0.0, 0.0)
+        for (_, _, ratio), interval in zip(shown, intervals, strict=True)
+    ]
+    points = go.Scatter(
+        x=[length for _, length, _ in shown],
+        y=[ratio for *_, ratio in shown],
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [up for up, _ in errors],
+            "arrayminus": [down for _, down in errors],
+            "thickness": 1,
+            "width": 0,
+        },
+        mode="markers+text" if len(shown) <= 12 else "markers",
+        text=[_short(row.label) for row, *_ in shown],
+        textposition="top center",
+        marker={"size": 9},
+        hovertext=[_hover(row) for row, *_ in shown],
+        hoverinfo="text",
+        meta="calm",
+        cliponaxis=False,
+    )
+    figure = go.Figure(points, layout("Tokens per round", "Speedup"))
+    figure.add_hline(y=1, line={"dash": "dash", "width": 1})
+    lengths = [length for _, length, _ in shown]
+    reach = max(0.5, 0.18 * (max(lengths) - min(lengths)))
+    figure.update_xaxes(range=[min(lengths) - reach, max(lengths) + reach])
+    return figure
+
+
+_PHASES = ("draft", "grow", "verify", "walk", "host")
+
+
+def phases(rows: Sequence[Row]) -> go.Figure | None:
+    """Where the time of decoding went, as shares of each row."""
+    shown = [row for row in rows if row.figures and row.figures.shares.host is not None][:60]
+    if not shown:
+        return None
+    figure = go.Figure(layout=layout("Share of decode time", "", barmode="stack"))
+    for number, phase in enumerate(_PHASES):
+        shares = [getattr(row.figures.shares, phase) if row.figures else None for row in shown]
+        figure.add_bar(
+            y=[row.step for row in shown],
+            x=shares,
+            orientation="h",
+            name=phase,
+            meta=number,
+            hovertext=[
+                f"<b>{text(row.label)}</b><br>{phase} {share:.1%}" if share is not None else ""
+                for row, share in zip(shown, shares, strict=True)
+            ],
+            hoverinfo="text",
+        )
+    figure.update_xaxes(tickformat=".0%", range=[0, 1])
+    figure.update_yaxes(
+        tickvals=[row.step for row in shown], ticktext=[_short(row.label) for row in shown], autorange="reversed"
+    )
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+    return figure
+
+
+def acceptance_by_depth(rows: Sequence[Row]) -> go.Figure | None:
+    """Share of rounds that accepted at least 1, 2, ... draft tokens."""
+    shown = [row for row in rows if row.figures and row.figures.acceptance.marginal_rates][:24]
+    if not shown:
+        return None
+    figure = go.Figure(layout=layout("Draft depth", "Share of rounds that accept it"))
+    for number, row in enumerate(shown):
+        rates = (row.figures.acceptance.marginal_rates if row.figures else None) or ()
+        figure.add_scatter(
+            x=list(range(1, len(rates) + 1)),
+            y=list(rates),
+            mode="lines+markers",
+            name=_short(row.label),
+            meta=number,
+            hovertemplate=f"{text(row.label)}<br>depth %{{x}}: %{{y:.1%}}<extra></extra>",
+        )
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+    figure.update_yaxes(tickformat=".0%", range=[0, 1.02])
+    figure.update_xaxes(dtick=1)
+    return figure
+
+
+FIGURES: dict[str, tuple[str, Callable[[Sequence[Row]], go.Figure | None]]] = {
+    "ablation": ("Throughput of each step", ablation),
+    "speedup": ("Speedup against acceptance", speedup_by_acceptance),
+    "phases": ("Where the time goes", phases),
+    "depth": ("Acceptance by depth", acceptance_by_depth),
+}
+"""Title and maker of every figure of a pair, by its name in addresses."""

@@ -1,0 +1,85 @@
+"""Built reports, shared by everyone who watches: one is made at a time, and no more often than pays."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from dyna_eval_db.watching import WatchedStore
+
+from dyna_eval.report import Report, build_report
+
+_KEPT = 8
+_PAUSE = 20.0
+"""Times as long as a report took to build, no newer one is begun: watching costs a run at most 5 % of a core."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A report, with what it knows beyond the figures, as of one pulse of its sweep."""
+
+    pulse: str
+    report: Report
+    peak_memory: dict[tuple[str, str], int]
+    """Bytes, by pair and label."""
+    at: float
+    seconds: float
+
+
+@dataclass(slots=True)
+class Reports:
+    """Reports by sweep. Methods may be called from several threads."""
+
+    store: WatchedStore
+    _built: OrderedDict[int, Built] = field(default_factory=OrderedDict)
+    _coming: dict[int, Future[Built]] = field(default_factory=dict)
+    _pool: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="report")
+    )
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def latest(self, sweep_id: int, *, patience: float) -> Built | None:
+        """Return a sweep's report, waiting at most `patience` seconds for a newer one.
+
+        It may be older than the store by some seconds while a sweep runs; None where the first one takes
+        longer than the patience. Raises what reading the sweep raises.
+        """
+        pulse = self.store.pulse(sweep_id)
+        with self._lock:
+            known = self._built.get(sweep_id)
+            if known is not None:
+                self._built.move_to_end(sweep_id)
+                if known.pulse == pulse:
+                    return known
+            coming = self._coming.get(sweep_id)
+            if coming is None:
+                if known is not None and time.monotonic() < known.at + _PAUSE * known.seconds:
+                    return known
+                coming = self._coming[sweep_id] = self._pool.submit(self._build, sweep_id, pulse)
+        if wait([coming], timeout=patience).done:
+            return coming.result()
+        return known
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _build(self, sweep_id: int, pulse: str) -> Built:
+        try:
+            begun = time.monotonic()
+            report = build_report(self.store.record(sweep_id), allow_mixed=True)
+            memory = self.store.peak_memory(sweep_id)
+            ended = time.monotonic()
+            built = Built(
+                pulse=pulse, report=report, peak_memory=memory, at=ended, seconds=ended - begun
+            )
+            with self._lock:
+                self._built[sweep_id] = built
+                while len(self._built) > _KEPT:
+                    self._built.popitem(last=False)
+            return built
+        finally:
+            with self._lock:
+                self._coming.pop(sweep_id, None)

@@ -1,0 +1,162 @@
+"""Who may ask, and what an answer may do: the checks before every page and the headers on every answer.
+
+A page that another site opens in the same browser can send requests to a loopback port. It is kept out by the
+Host allow-list (its own name that points here, "DNS rebinding") and by the Origin check; the content security
+policy keeps hostile text on our own pages from loading or running anything.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import secrets
+from dataclasses import dataclass, field
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dyna_eval.errors import InputError
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+TOKEN_COOKIE = "dyna_eval_token"  # noqa: S105  # its name
+_EMPTY_STYLE = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
+"""The digest of no text: Plotly makes an empty style sheet and adds its rules by script."""
+
+POLICY = "; ".join(
+    [
+        "default-src 'self'",
+        f"style-src 'self' {_EMPTY_STYLE}",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    ]
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """The names under which the dashboard may be asked for, and the token that it asks for, if any."""
+
+    hosts: frozenset[str]
+    token: str | None = field(repr=False)
+
+    @classmethod
+    def of(cls, bind: str, *, allowed: tuple[str, ...] = (), token: str | None = None) -> Access:
+        """Return the rules for a bind address: a token for every address but loopback.
+
+        Raises InputError where a wildcard address has no allowed host name, or a token is too short.
+        """
+        if token is not None and len(token) < 16:
+            raise InputError("the dashboard's token must have at least 16 characters")
+        names = {_host_name(name) for name in allowed}
+        if is_loopback(bind):
+            return cls(hosts=frozenset({*names, *LOOPBACK_NAMES, bind.lower()}), token=token)
+        if bind not in ("0.0.0.0", "::"):  # noqa: S104  # compared with, not bound to
+            names.add(bind.lower())
+        elif not names:
+            raise InputError(
+                f"--host {bind} listens on every address: name with --allow-host how browsers reach it"
+            )
+        return cls(hosts=frozenset(names), token=token or secrets.token_urlsafe(24))
+
+    def knows(self, host: str) -> bool:
+        """Say whether a Host header, with or without a port, names us."""
+        return _host_name(host) in self.hosts
+
+    def admits(self, given: str | None) -> bool:
+        if self.token is None:
+            return True
+        return given is not None and hmac.compare_digest(given.encode(), self.token.encode())
+
+
+def is_loopback(bind: str) -> bool:
+    if bind.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(bind).is_loopback
+    except ValueError:
+        return False
+
+
+def _host_name(host: str) -> str:
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+class Guard:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # there are no web sockets here
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        answer = self._refusal(scope) or self._app
+        await answer(scope, receive, send_guarded)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if not self._access.knows(host):
+            return PlainTextResponse("this name is not allowed here; see --allow-host\n", status_code=403)
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            return PlainTextResponse("requests of other sites are refused\n", status_code=403)
+        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+            return PlainTextResponse("requests of other sites are refused\n", status_code=403)
+        if scope["method"] not in ("GET", "HEAD"):
+            return PlainTextResponse("this dashboard can only be read\n", status_code=405)
+        return self._ask_token(scope, headers)
+
+    def _ask_token(self, scope: Scope, headers: Headers) -> Response | None:
+        """Let in who brings the token; one in the address moves into a cookie and out of the address."""
+        if self._access.token is None:
+            return None
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        offered = next((value for name, value in query if name == "token"), None)
+        if offered is not None and self._access.admits(offered):
+            rest = urlencode([(name, value) for name, value in query if name != "token"])
+            path = "/" + scope["path"].lstrip("/")
+            answer = RedirectResponse(f"{path}?{rest}" if rest else path, status_code=303)
+            answer.set_cookie(TOKEN_COOKIE, offered, httponly=True, samesite="strict", path="/")
+            return answer
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        if self._access.admits(_cookie(headers)) or self._access.admits(bearer or None):
+            return None
+        return PlainTextResponse(
+            "this dashboard asks for a token: open the address that `dyna-eval dashboard` printed\n",
+            status_code=401,
+        )
+
+
+def _cookie(headers: Headers) -> str | None:
+    try:
+        found = SimpleCookie(headers.get("cookie", "")).get(TOKEN_COOKIE)
+    except CookieError:
+        return None
+    return found.value if found else None

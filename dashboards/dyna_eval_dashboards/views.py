@@ -1,0 +1,229 @@
+"""What templates show, cut out of reports and samples: which rows, in which order, and the drawing of rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dyna_eval_db.watching import SampleDetail
+
+from dyna_eval.cells import Notes, configuration_text, one_line
+from dyna_eval.jobs import Round
+from dyna_eval.report import LeftOut, Report, Row, best_row
+
+ROWS_PER_PAGE = 200
+LEFT_OUT_SHOWN = 100
+MOST_TEXT = 20_000
+"""Characters of a prompt or an output that a page shows."""
+MOST_ROUNDS = 1_000
+"""Rounds that a time line shows."""
+
+SORTS: dict[str, Callable[[Row], float | str | None]] = {
+    "step": lambda row: row.step,
+    "label": lambda row: row.label.lower(),
+    "configuration": lambda row: configuration_text(row.method, row.params),
+    "throughput": lambda row: row.figures and row.figures.throughput.mean,
+    "speedup": lambda row: row.versus_baseline and row.versus_baseline.ratio,
+    "acceptance": lambda row: row.figures and row.figures.acceptance.mean_length,
+    "exact": lambda row: row.figures and row.figures.agreement.exact_match_rate,
+}
+"""What a table can be sorted by; addresses name nothing else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What an address asks a sweep's table for."""
+
+    search: str = ""
+    sort: str = "step"
+    descending: bool = False
+    page: int = 1
+
+    @classmethod
+    def of(cls, query: Mapping[str, str], *, page: int) -> Wanted:
+        sort = query.get("sort", "step")
+        return cls(
+            search=query.get("q", "").strip()[:200],
+            sort=sort if sort in SORTS else "step",
+            descending=query.get("order") == "desc",
+            page=page,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairTable:
+    """A page of one pair's rows with the footnotes that they need."""
+
+    pair: str
+    place: int
+    rows: tuple[Row, ...]
+    marks: Mapping[int, list[str]]
+    """By step."""
+    footnotes: tuple[tuple[str, str], ...]
+    caveats: tuple[str, ...]
+    best: Row | None
+    found: int
+    has_figures: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """The part of a report that a page shows."""
+
+    tables: tuple[PairTable, ...]
+    pages: int
+    left_out: tuple[LeftOut, ...]
+    left_out_rows: int
+    left_out_jobs: int
+
+    @property
+    def job_ids(self) -> list[int]:
+        return [job for table in self.tables for row in table.rows for job in row.job_ids]
+
+
+def whole(report: Report) -> Cut:
+    """Return all of a report, for a page that stands alone."""
+    return cut(report, Wanted(), size=max(1, len(report.rows)))
+
+
+def cut(report: Report, wanted: Wanted, *, size: int = ROWS_PER_PAGE) -> Cut:
+    """Return the rows that an address asks for, a page of each pair."""
+    tables = [_table(report, place, wanted, size) for place in range(len(report.pairs))]
+    return Cut(
+        tables=tuple(tables),
+        pages=max(1, *(-(-table.found // size) for table in tables)) if tables else 1,
+        left_out=report.left_out[:LEFT_OUT_SHOWN],
+        left_out_rows=len(report.left_out),
+        left_out_jobs=sum(len(entry.job_ids) for entry in report.left_out),
+    )
+
+
+def _table(report: Report, place: int, wanted: Wanted, size: int) -> PairTable:
+    pair = report.pairs[place]
+    rows = report.rows_of(pair)
+    found = _sorted([row for row in rows if _matches(row, wanted.search)], wanted)
+    shown = tuple(found[(wanted.page - 1) * size : wanted.page * size])
+    notes = Notes.of(report, pair)
+    marks = {row.step: notes.marks(row) for row in shown}
+    used = {mark for of_row in marks.values() for mark in of_row}
+    return PairTable(
+        pair=pair,
+        place=place,
+        rows=shown,
+        marks=marks,
+        footnotes=tuple(note for note in notes.lettered() if note[0] in used),
+        caveats=tuple(one_line(text) for of_pair, text in report.pair_caveats if of_pair == pair),
+        best=best_row(rows),
+        found=len(found),
+        has_figures=any(row.figures for row in rows),
+    )
+
+
+def _matches(row: Row, search: str) -> bool:
+    text = f"{row.label} {configuration_text(row.method, row.params)} {row.state}"
+    return all(word in text.lower() for word in search.lower().split())
+
+
+def _sorted(rows: list[Row], wanted: Wanted) -> list[Row]:
+    """Sort rows; those that lack the figure come last either way."""
+    read = SORTS[wanted.sort]
+    known = [(value, row) for row in rows if (value := read(row)) is not None]
+    unknown = [row for row in rows if read(row) is None]
+    known.sort(key=lambda pair: pair[0], reverse=wanted.descending)  # type: ignore[arg-type, return-value]
+    return [*(row for _, row in known), *unknown]
+
+
+# ---------------------------------------------------------------- one sample's rounds
+
+_WIDTH, _HEIGHT = 1000.0, 120.0
+PHASES = ("draft", "grow", "verify", "walk")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A piece of the time line, in the units of its drawing."""
+
+    kind: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundView:
+    number: int
+    round: Round
+    seconds: float
+    bars: tuple[Bar, ...]
+    x: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleView:
+    """A sample's rounds from left to right: each a column as high as it took, in phases."""
+
+    rounds: tuple[RoundView, ...]
+    omitted: int
+    longest: float
+    """Seconds of the longest round: the height of the drawing."""
+    phase_seconds: Mapping[str, float | None]
+    """Over all rounds; `host` is what no phase accounts for."""
+    width: float = _WIDTH
+    height: float = _HEIGHT
+
+
+def sample_view(detail: SampleDetail) -> SampleView:
+    rounds = detail.sample.rounds
+    shown = rounds[:MOST_ROUNDS]
+    longest = max((_seconds(round_) for round_ in shown), default=0.0)
+    step = _WIDTH / max(len(shown), 24)
+    totals: dict[str, float | None] = {
+        phase: _total([getattr(round_, f"{phase}_seconds") for round_ in rounds]) for phase in PHASES
+    }
+    totals["host"] = max(0.0, detail.sample.decode_seconds - sum(value or 0.0 for value in totals.values()))
+    return SampleView(
+        rounds=tuple(
+            RoundView(
+                number=number,
+                round=round_,
+                seconds=_seconds(round_),
+                bars=_bars(round_, number * step, step, longest),
+                x=round(number * step, 2),
+                width=round(step, 2),
+            )
+            for number, round_ in enumerate(shown)
+        ),
+        omitted=len(rounds) - len(shown),
+        longest=longest,
+        phase_seconds=totals,
+    )
+
+
+def _bars(round_: Round, left: float, step: float, longest: float) -> tuple[Bar, ...]:
+    bars, top = [], _HEIGHT
+    for phase in PHASES:
+        seconds = getattr(round_, f"{phase}_seconds")
+        if seconds and longest:
+            height = seconds / longest * _HEIGHT
+            top -= height
+            bars.append(
+                Bar(
+                    kind=phase,
+                    x=round(left + step * 0.08, 2),
+                    y=round(top, 2),
+                    width=round(step * 0.84, 2),
+                    height=round(height, 2),
+                )
+            )
+    return tuple(bars)
+
+
+def _seconds(round_: Round) -> float:
+    return sum(getattr(round_, f"{phase}_seconds") or 0.0 for phase in PHASES)
+
+
+def _total(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
