@@ -52,7 +52,7 @@ class Dashboard:
         search = request.query_params.get("q", "").strip()[:200]
         page = self.store.sweeps(search=search, number=_page(request))
         pulse = str(self.store.latest_event())
-        return _html("sweeps.html", request, page=page, search=search, pulse=pulse)
+        return _html("sweeps.html", page=page, search=search, pulse=pulse)
 
     def sweep(self, request: Request) -> Response:
         outline = self.store.outline(_number(request, "sweep"))
@@ -62,7 +62,6 @@ class Dashboard:
         states = self.store.job_states(cut.job_ids) if cut else {}
         return _html(
             "sweep.html",
-            request,
             outline=outline,
             built=built,
             cut=cut,
@@ -82,7 +81,6 @@ class Dashboard:
         page = self.store.jobs(outline.id, state=state, search=search, number=_page(request))
         return _html(
             "jobs.html",
-            request,
             outline=outline,
             page=page,
             search=search,
@@ -93,12 +91,12 @@ class Dashboard:
     def job(self, request: Request) -> Response:
         job = self.store.job(_number(request, "job"))
         samples = self.store.samples(job.line.id, number=_page(request))
-        return _html("job.html", request, job=job, page=samples, pulse=self.store.pulse(job.sweep_id))
+        return _html("job.html", job=job, page=samples, pulse=self.store.pulse(job.sweep_id))
 
     def sample(self, request: Request) -> Response:
         job = self.store.job(_number(request, "job"))
         detail = self.store.sample(job.line.id, _number(request, "prompt"))
-        return _html("sample.html", request, job=job, detail=detail, view=views.sample_view(detail))
+        return _html("sample.html", job=job, detail=detail, view=views.sample_view(detail))
 
     # --------------------------------------------------- what scripts ask for
 
@@ -200,23 +198,23 @@ def _page(request: Request) -> int:
     return max(1, int(asked)) if asked.isdecimal() and len(asked) < 9 else 1
 
 
-def _html(template: str, request: Request, *, status: int = 200, **values: Any) -> Response:
-    return HTMLResponse(pages.render(template, request=request, **values), status_code=status)
+def _html(template: str, *, status: int = 200, **values: Any) -> Response:
+    return HTMLResponse(pages.render(template, **values), status_code=status)
 
 
-def _not_found(request: Request, error: Exception) -> Response:
+def _not_found(_request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     detail = error.detail if isinstance(error, HTTPException) else ""
     message = "there is no such page" if detail == "Not Found" else detail
-    return _html("error.html", request, status=status, message=message)
+    return _html("error.html", status=status, code=status, message=message)
 
 
-def _failure(request: Request, error: Exception) -> Response:
+def _failure(_request: Request, error: Exception) -> Response:
     if isinstance(error, UnknownSweepError):
         status = 404
     else:
         status = 503 if isinstance(error, DatabaseError) else 400
-    return _html("error.html", request, status=status, message=str(error))
+    return _html("error.html", status=status, code=status, message=str(error))
 
 
 # ------------------------------------------------------------------------ downloads

@@ -170,6 +170,7 @@ class SampleView:
     """Seconds of the longest round: the height of the drawing."""
     phase_seconds: Mapping[str, float | None]
     """Over all rounds; `host` is what no phase accounts for."""
+    most_text: int = MOST_TEXT
     width: float = _WIDTH
     height: float = _HEIGHT
 

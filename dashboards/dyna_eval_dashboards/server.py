@@ -1,0 +1,48 @@
+"""Serving the application until the process is told to stop."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from dyna_eval_db.watching import WatchedStore
+
+from dyna_eval_dashboards.app import create_app
+from dyna_eval_dashboards.safety import Access
+
+
+def serve(
+    database: str,
+    *,
+    bind: str,
+    port: int,
+    allowed: tuple[str, ...] = (),
+    token: str | None = None,
+    ready: Callable[[str], None],
+) -> None:
+    """Serve the pages of a database; `ready` is told their address once browsers can connect.
+
+    Raises DatabaseError, InputError, and OSError where the address cannot be listened on.
+    """
+    access = Access.of(bind, allowed=allowed, token=token)
+    store = WatchedStore.open(database)
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    with socket.create_server((bind, port), family=family, backlog=128) as listener:
+        address = _address(bind, listener.getsockname()[1], access)
+        config = uvicorn.Config(
+            create_app(store, access),
+            access_log=False,  # addresses may hold the token
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=2,
+        )
+        ready(address)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _address(bind: str, port: int, access: Access) -> str:
+    """Return the address to open, with the token if one is asked for."""
+    name = bind if bind not in ("0.0.0.0", "::") else min(access.hosts)  # noqa: S104  # compared with
+    name = f"[{name}]" if ":" in name else name
+    return f"http://{name}:{port}/" + (f"?token={access.token}" if access.token else "")

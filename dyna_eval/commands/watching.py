@@ -1,0 +1,43 @@
+"""The command that serves the web dashboard."""
+
+from __future__ import annotations
+
+import click
+
+from dyna_eval.commands.options import database_option
+from dyna_eval.errors import InputError
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8470, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--allow-host", "allowed", multiple=True, metavar="NAME", help="A further name that browsers may use."
+)
+@click.option(
+    "--token",
+    envvar="DYNA_EVAL_DASHBOARD_TOKEN",
+    help="Asked of every browser; made up for other addresses than loopback. Best set by the environment.",
+)
+@click.option("--open", "open_browser", is_flag=True, help="Open the page in a browser.")
+@database_option
+def dashboard(
+    *, host: str, port: int, allowed: tuple[str, ...], token: str | None, open_browser: bool, database: str
+) -> None:
+    """Serve the web page that shows sweeps live, read-only and without internet.
+
+    On this machine alone unless --host says otherwise; then browsers need the printed address with its token.
+    """
+    from dyna_eval_dashboards.server import serve
+
+    def ready(address: str) -> None:
+        click.echo(f"dashboard at {address}", err=True)
+        if open_browser:
+            click.launch(address)
+
+    try:
+        serve(database, bind=host, port=port, allowed=allowed, token=token, ready=ready)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another --port or --host"
+        ) from error
