@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import tempfile
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -35,6 +36,7 @@ _PATIENCE = 0.5
 """Seconds that a page waits for a report before it is shown without one."""
 _DOWNLOAD_PATIENCE = 600.0
 _LARGEST = 2**63 - 1
+_PAGES_KEPT = 32
 _KEPT_FOR_A_YEAR = {"cache-control": "public, max-age=31536000, immutable"}
 _LOOKED_UP_EACH_TIME = {"cache-control": "no-cache"}
 
@@ -45,6 +47,7 @@ class Dashboard:
     def __init__(self, store: WatchedStore) -> None:
         self.store = store
         self.reports = Reports(store)
+        self._rendered: OrderedDict[str, tuple[str, Response]] = OrderedDict()
 
     # ------------------------------------------------------------------- pages
 
@@ -55,8 +58,22 @@ class Dashboard:
         return _html("sweeps.html", page=page, search=search, pulse=pulse)
 
     def sweep(self, request: Request) -> Response:
-        outline = self.store.outline(_number(request, "sweep"))
-        built = self.reports.latest(outline.id, patience=_PATIENCE)
+        """Make a sweep's page once for all who watch it, and again when something has happened."""
+        sweep_id, address = _number(request, "sweep"), f"{request.url.path}?{request.url.query}"
+        pulse = self.reports.pulse(sweep_id)
+        built = self.reports.latest(sweep_id, patience=_PATIENCE)
+        state = f"{pulse} {built.pulse if built else None}"
+        known = self._rendered.get(address)
+        if known is not None and known[0] == state:
+            return known[1]
+        answer = self._sweep(sweep_id, request, built)
+        self._rendered[address] = (state, answer)
+        while len(self._rendered) > _PAGES_KEPT:
+            self._rendered.popitem(last=False)
+        return answer
+
+    def _sweep(self, sweep_id: int, request: Request, built: Built | None) -> Response:
+        outline = self.store.outline(sweep_id)
         wanted = views.Wanted.of(request.query_params, page=_page(request))
         cut = views.cut(built.report, wanted) if built else None
         states = self.store.job_states(cut.job_ids) if cut else {}
@@ -98,10 +115,14 @@ class Dashboard:
         detail = self.store.sample(job.line.id, _number(request, "prompt"))
         return _html("sample.html", job=job, detail=detail, view=views.sample_view(detail))
 
+    def cluster(self, _request: Request) -> Response:
+        pulse = str(self.store.latest_event())
+        return _html("cluster.html", cluster=self.store.cluster(), pulse=pulse)
+
     # --------------------------------------------------- what scripts ask for
 
     def pulse(self, request: Request) -> Response:
-        return JSONResponse({"pulse": self.store.pulse(_number(request, "sweep"))})
+        return JSONResponse({"pulse": self.reports.pulse(_number(request, "sweep"))})
 
     def pulse_of_all(self, _request: Request) -> Response:
         return JSONResponse({"pulse": str(self.store.latest_event())})
@@ -156,12 +177,15 @@ def create_app(store: WatchedStore, access: Access) -> Starlette:
     return Starlette(
         routes=[
             Route("/", dashboard.sweeps, name="sweeps"),
+            Route("/cluster", dashboard.cluster, name="cluster"),
             Route("/pulse", dashboard.pulse_of_all, name="pulse_of_all"),
             Route("/sweeps/{sweep:int}", dashboard.sweep, name="sweep"),
             Route("/sweeps/{sweep:int}/pulse", dashboard.pulse, name="pulse"),
             Route("/sweeps/{sweep:int}/jobs", dashboard.jobs, name="jobs"),
             Route("/sweeps/{sweep:int}/figures/{place:int}/{name}", dashboard.figure, name="figure"),
-            Route("/sweeps/{sweep:int}/report.{ending}", _only(_DOWNLOADS, dashboard.download), name="report"),
+            Route(
+                "/sweeps/{sweep:int}/report.{ending}", _only(_DOWNLOADS, dashboard.download), name="report"
+            ),
             Route(
                 "/sweeps/{sweep:int}/ablation-{place:int}.{ending}",
                 _only({"pdf", "png"}, dashboard.drawing),
@@ -210,10 +234,8 @@ def _not_found(_request: Request, error: Exception) -> Response:
 
 
 def _failure(_request: Request, error: Exception) -> Response:
-    if isinstance(error, UnknownSweepError):
-        status = 404
-    else:
-        status = 503 if isinstance(error, DatabaseError) else 400
+    statuses = {UnknownSweepError: 404, DatabaseError: 503}
+    status = next((status for kind, status in statuses.items() if isinstance(error, kind)), 400)
     return _html("error.html", status=status, code=status, message=str(error))
 
 
@@ -260,7 +282,13 @@ def _attached(content: bytes, kind: str, name: str) -> Response:
 def _asset(name: str) -> tuple[bytes, bytes, str]:
     """Return a file that pages refer to, the same compressed, and its content type."""
     content = pages.asset(name)
-    kind = "text/css" if name.endswith(".css") else "image/svg+xml" if name.endswith(".svg") else "text/javascript"
+    kind = (
+        "text/css"
+        if name.endswith(".css")
+        else "image/svg+xml"
+        if name.endswith(".svg")
+        else "text/javascript"
+    )
     return content, gzip.compress(content, 5), f"{kind}; charset=utf-8"
 
 

@@ -1,11 +1,12 @@
-"""The interactive figures: a report as Plotly figures, without colours, which the page takes from its theme.
+"""The interactive figures: a report as Plotly figures, without colours, which come from the page's theme.
 
-A trace's `meta` names its role (`calm`, `alarm`, `quiet` or the number of a series); the page's script gives it
-the role's colour, so that figures follow light and dark.
+A trace's `meta` names its role (`calm`, `alarm`, or the number of a series); the page's script gives it the
+role's colour, so that figures follow light and dark.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
@@ -19,6 +20,8 @@ from dyna_eval.report import Report, Row
 MOST_ROWS = 400
 """Rows that a figure shows; more would be neither read nor fast."""
 _LABEL_CHARACTERS = 28
+_NAMED_STEPS = 24
+"""Steps up to which each bar has its name and its speedup."""
 
 
 def figures_of(report: Report, pair: str) -> dict[str, dict[str, Any]]:
@@ -92,10 +95,6 @@ def ablation(rows: Sequence[Row]) -> go.Figure | None:
     bars = go.Bar(
         x=[row.step for row in shown],
         y=[rate.mean for rate in rates],
-        text=[f"{row.versus_baseline.ratio:.2f}×" if row.versus_baseline else "" for row in shown]
-        if len(shown) <= 24
-        else None,
-        textposition="auto",
         error_y={
             "type": "data",
             "symmetric": False,
@@ -110,8 +109,21 @@ def ablation(rows: Sequence[Row]) -> go.Figure | None:
         meta=["alarm" if slow else "calm" for slow in slower],
     )
     figure = go.Figure(bars, layout("", "Tokens/s"))
-    if len(shown) <= 24:
-        figure.update_xaxes(tickvals=[row.step for row in shown], ticktext=[_short(row.label) for row in shown])
+    if len(shown) <= _NAMED_STEPS:
+        figure.add_scatter(
+            x=[row.step for row in shown],
+            y=[rate.mean + up for rate, (up, _) in zip(rates, errors, strict=True)],
+            text=[f"{row.versus_baseline.ratio:.2f}×" if row.versus_baseline else "" for row in shown],
+            mode="text",
+            textposition="top center",
+            hoverinfo="skip",
+            cliponaxis=False,
+        )
+        figure.update_xaxes(
+            tickvals=[row.step for row in shown],
+            ticktext=["<br>".join(map(text, textwrap.wrap(one_line(row.label), 14)[:3])) for row in shown],
+            tickangle=0 if len(shown) <= 8 else None,
+        )
     else:
         figure.update_xaxes(title_text="Step")
     base = next((row.figures for row in rows if row.is_baseline and row.figures), None)
@@ -146,16 +158,15 @@ def speedup_by_acceptance(rows: Sequence[Row]) -> go.Figure | None:
             "thickness": 1,
             "width": 0,
         },
-        mode="markers+text" if len(shown) <= 12 else "markers",
-        text=[_short(row.label) for row, *_ in shown],
-        textposition="top center",
-        marker={"size": 9},
+        mode="markers+text" if len(shown) <= _NAMED_STEPS else "markers",
+        text=[str(row.step) for row, *_ in shown],
+        marker={"size": 18 if len(shown) <= _NAMED_STEPS else 8},
         hovertext=[_hover(row) for row, *_ in shown],
         hoverinfo="text",
         meta="calm",
         cliponaxis=False,
     )
-    figure = go.Figure(points, layout("Tokens per round", "Speedup"))
+    figure = go.Figure(points, layout("Tokens per round (numbers: step)", "Speedup"))
     figure.add_hline(y=1, line={"dash": "dash", "width": 1})
     lengths = [length for _, length, _ in shown]
     reach = max(0.5, 0.18 * (max(lengths) - min(lengths)))
@@ -188,9 +199,14 @@ def phases(rows: Sequence[Row]) -> go.Figure | None:
         )
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
     figure.update_yaxes(
-        tickvals=[row.step for row in shown], ticktext=[_short(row.label) for row in shown], autorange="reversed"
+        tickvals=[row.step for row in shown],
+        ticktext=[_short(row.label) for row in shown],
+        autorange="reversed",
     )
-    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+    figure.update_layout(
+        showlegend=True,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
+    )
     return figure
 
 

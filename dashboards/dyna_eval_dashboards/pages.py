@@ -79,7 +79,7 @@ def script_json(value: object) -> Markup:
 
 def with_query(given: Mapping[str, str], **changes: object) -> str:
     """Return a query with some values changed; None takes one away."""
-    changed = {**given, **{name: value for name, value in changes.items()}}
+    changed = {**given, **changes}
     kept = {name: str(value) for name, value in changed.items() if value not in (None, "")}
     return "?" + urlencode(kept)
 

@@ -13,8 +13,10 @@ from dyna_eval_db.watching import WatchedStore
 from dyna_eval.report import Report, build_report
 
 _KEPT = 8
-_PAUSE = 20.0
-"""Times as long as a report took to build, no newer one is begun: watching costs a run at most 5 % of a core."""
+_PAUSE = 50.0
+"""Times as long as a report took to build, no newer one is begun: that costs a run 2 % of a core at most."""
+_BEAT = 1.0
+"""Seconds for which a pulse that was read serves all who watch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +37,21 @@ class Reports:
 
     store: WatchedStore
     _built: OrderedDict[int, Built] = field(default_factory=OrderedDict)
+    _pulses: dict[int, tuple[float, str]] = field(default_factory=dict)
     _coming: dict[int, Future[Built]] = field(default_factory=dict)
     _pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="report")
     )
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def pulse(self, sweep_id: int) -> str:
+        """Return a text that changes within a second after anything happened to a sweep."""
+        now = time.monotonic()
+        at, pulse = self._pulses.get(sweep_id, (float("-inf"), ""))
+        if now >= at + _BEAT:
+            pulse = self.store.pulse(sweep_id)
+            self._pulses[sweep_id] = (now, pulse)
+        return pulse
 
     def latest(self, sweep_id: int, *, patience: float) -> Built | None:
         """Return a sweep's report, waiting at most `patience` seconds for a newer one.
@@ -47,7 +59,7 @@ class Reports:
         It may be older than the store by some seconds while a sweep runs; None where the first one takes
         longer than the patience. Raises what reading the sweep raises.
         """
-        pulse = self.store.pulse(sweep_id)
+        pulse = self.pulse(sweep_id)
         with self._lock:
             known = self._built.get(sweep_id)
             if known is not None:
@@ -72,9 +84,7 @@ class Reports:
             report = build_report(self.store.record(sweep_id), allow_mixed=True)
             memory = self.store.peak_memory(sweep_id)
             ended = time.monotonic()
-            built = Built(
-                pulse=pulse, report=report, peak_memory=memory, at=ended, seconds=ended - begun
-            )
+            built = Built(pulse=pulse, report=report, peak_memory=memory, at=ended, seconds=ended - begun)
             with self._lock:
                 self._built[sweep_id] = built
                 while len(self._built) > _KEPT:

@@ -24,11 +24,13 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 TOKEN_COOKIE = "dyna_eval_token"  # noqa: S105  # its name
 _EMPTY_STYLE = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
 """The digest of no text: Plotly makes an empty style sheet and adds its rules by script."""
+_MAP_STYLE = "'sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o='"
+"""The style sheet for maps that Plotly 7.1 adds wherever it is loaded."""
 
 POLICY = "; ".join(
     [
         "default-src 'self'",
-        f"style-src 'self' {_EMPTY_STYLE}",
+        f"style-src 'self' {_EMPTY_STYLE} {_MAP_STYLE}",
         "object-src 'none'",
         "base-uri 'none'",
         "form-action 'self'",

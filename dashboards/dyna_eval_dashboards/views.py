@@ -1,9 +1,10 @@
-"""What templates show, cut out of reports and samples: which rows, in which order, and the drawing of rounds."""
+"""What templates show, cut out of reports and samples: rows in their order, and the drawing of rounds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dyna_eval_db.watching import SampleDetail
 
@@ -18,7 +19,7 @@ MOST_TEXT = 20_000
 MOST_ROUNDS = 1_000
 """Rounds that a time line shows."""
 
-SORTS: dict[str, Callable[[Row], float | str | None]] = {
+SORTS: dict[str, Callable[[Row], Any]] = {
     "step": lambda row: row.step,
     "label": lambda row: row.label.lower(),
     "configuration": lambda row: configuration_text(row.method, row.params),
@@ -27,7 +28,7 @@ SORTS: dict[str, Callable[[Row], float | str | None]] = {
     "acceptance": lambda row: row.figures and row.figures.acceptance.mean_length,
     "exact": lambda row: row.figures and row.figures.agreement.exact_match_rate,
 }
-"""What a table can be sorted by; addresses name nothing else."""
+"""What a table can be sorted by; addresses name nothing else. Unknown is None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +130,7 @@ def _sorted(rows: list[Row], wanted: Wanted) -> list[Row]:
     read = SORTS[wanted.sort]
     known = [(value, row) for row in rows if (value := read(row)) is not None]
     unknown = [row for row in rows if read(row) is None]
-    known.sort(key=lambda pair: pair[0], reverse=wanted.descending)  # type: ignore[arg-type, return-value]
+    known.sort(key=lambda pair: pair[0], reverse=wanted.descending)
     return [*(row for _, row in known), *unknown]
 
 

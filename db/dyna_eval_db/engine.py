@@ -127,7 +127,7 @@ def store_engine(address: URL) -> Engine:
 
 
 def watching_engine(address: URL) -> Engine:
-    """Return an engine through which nothing can be written; all statements of a transaction see one state."""
+    """Return an engine through which nothing can be written; a transaction sees one state of the database."""
     engine = _engine(address, pool_pre_ping=address.get_backend_name() != "sqlite")
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _refuse_writes)

@@ -66,7 +66,7 @@ class SweepOutline:
     jobs: Mapping[JobState, int]
     created_at: str
     seconds_left: float | None
-    """At the rate at which jobs have landed since the present controller began; None where it cannot be known."""
+    """At the rate at which jobs have landed since the present controller began; None where unknown."""
 
     @property
     def total(self) -> int:
@@ -249,7 +249,7 @@ class WatchedStore:
             .group_by(JobRow.pair, JobRow.label)
         )
         with self._read() as session:
-            return {(pair, label): peak for pair, label, peak in session.execute(highest)}
+            return {(pair, label): peak for pair, label, peak in session.execute(highest) if peak is not None}
 
     def job_states(self, job_ids: Sequence[int]) -> dict[int, JobState]:
         """Return the states of some jobs."""
@@ -257,7 +257,10 @@ class WatchedStore:
         with self._read() as session:
             for start in range(0, len(job_ids), _AT_ONCE):
                 some = JobRow.id.in_(job_ids[start : start + _AT_ONCE])
-                found |= {job: JobState(state) for job, state in session.execute(select(JobRow.id, JobRow.state).where(some))}
+                found |= {
+                    job: JobState(state)
+                    for job, state in session.execute(select(JobRow.id, JobRow.state).where(some))
+                }
         return found
 
     # -------------------------------------------------------------------- jobs
@@ -362,7 +365,7 @@ class WatchedStore:
             )
 
 
-def _cut(rows: Select[Any], number: int, size: int) -> Select[Any]:
+def _cut(rows: Select[*tuple[Any, ...]], number: int, size: int) -> Select[*tuple[Any, ...]]:
     return rows.limit(size).offset((number - 1) * size)
 
 
@@ -406,7 +409,7 @@ def _seconds_left(
     return (counts[JobState.QUEUED] + counts[JobState.RUNNING]) * elapsed / landed
 
 
-def _job_lines() -> Select[Any]:
+def _job_lines() -> Select[*tuple[Any, ...]]:
     return select(
         JobRow.id,
         JobRow.label,

@@ -10,7 +10,9 @@ from dyna_eval.errors import InputError
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8470, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8470, show_default=True, help="0 takes a free one."
+)
 @click.option(
     "--allow-host", "allowed", multiple=True, metavar="NAME", help="A further name that browsers may use."
 )

@@ -18,11 +18,12 @@
     const first = Array.isArray(paint) ? paint[0] : paint;
     const made = { ...trace, marker: { ...(trace.marker || {}), color: paint } };
     if (trace.type === "bar") {
-      made.marker.line = { width: 0 };
-      if (trace.marker && trace.marker.pattern) made.marker.pattern = { ...trace.marker.pattern, fgcolor: colour("paper"), solidity: 0.25 };
+      const slow = (trace.marker && trace.marker.pattern && trace.marker.pattern.shape) || [];
+      made.marker.line = { width: Array.isArray(paint) ? paint.map((_, index) => (slow[index] ? 1.5 : 0)) : 0, color: paint };
     } else {
       made.line = { ...(trace.line || {}), color: first };
     }
+    if (/markers\+text/.test(trace.mode)) made.textfont = { color: colour("paper"), size: 11 };
     for (const error of ["error_y", "error_x"]) {
       if (trace[error]) made[error] = { ...trace[error], color: colour("ink") };
     }
@@ -68,6 +69,7 @@
       const answer = await fetch(place.dataset.figure, { cache: "no-store" });
       if (!answer.ok) return;
       const { figure } = await answer.json();
+      if (!figure && !place.known) place.firstElementChild.textContent = "Nothing to draw yet";
       if (!figure || JSON.stringify(figure) === JSON.stringify(place.known)) return;
       place.known = figure;
     }

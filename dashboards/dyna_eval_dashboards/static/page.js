@@ -79,20 +79,22 @@
     }
   };
 
+  let lag = 0; // rounds to wait for a report that is older than the pulse
   const look = async () => {
     if (document.hidden) return;
     try {
       const answer = await fetch(address, { cache: "no-store" });
       if (!answer.ok) throw new Error(String(answer.status));
       const { pulse } = await answer.json();
-      if (pulse !== seen || document.querySelector("[data-pending]")) {
+      const pending = document.querySelector("[data-pending]");
+      if (pulse !== seen || pending || (lag > 0 && (lag -= 1) === 0)) {
         const page = await fetch(location.href, { cache: "no-store" });
         if (!page.ok) throw new Error(String(page.status));
         const fresh = new DOMParser().parseFromString(await page.text(), "text/html");
-        const before = document.querySelector("[data-pending]");
         swap(fresh);
-        seen = fresh.body.dataset.seen;
-        if (before && !document.querySelector("[data-pending]")) { location.reload(); return; }
+        seen = pulse;
+        lag = fresh.body.dataset.seen === pulse ? 0 : 4;
+        if (pending && !document.querySelector("[data-pending]")) { location.reload(); return; }
         document.dispatchEvent(new Event("fresh"));
       }
       failures = 0;

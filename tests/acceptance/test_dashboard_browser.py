@@ -1,0 +1,187 @@
+"""The dashboard in a real browser, beside a real sweep."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from workplace import SWEEP, Workplace
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = Path("/usr/bin/chromium")
+if importlib.util.find_spec("playwright") is None:
+    pytest.skip("playwright is not installed", allow_module_level=True)
+if not CHROMIUM.exists():
+    pytest.skip(
+        f"there is no browser at {CHROMIUM}; Debian's package chromium has it", allow_module_level=True
+    )
+
+_QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+_QUIET += ["--disable-background-networking", "--disable-component-update"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415  # where it is installed
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_QUIET)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def served(workplace: Workplace) -> Iterator[str]:
+    """Run `dyna-eval dashboard` on a free port for the time of a block, and hand out its address."""
+    process = workplace.start("dashboard", "--port", "0")
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    told = re.search(r"http://127\.0\.0\.1:\d+", line)
+    assert told, line
+    try:
+        yield told[0]
+    finally:
+        process.terminate()
+        assert process.wait(timeout=20) in (0, 130, -15)
+
+
+class Watched:
+    """A page of which every complaint and every request to elsewhere is noted."""
+
+    def __init__(self, browser: Browser, address: str, **options: object) -> None:
+        self.page: Page = browser.new_context(**options).new_page()  # type: ignore[arg-type]
+        self.complaints: list[str] = []
+        self.page.on(
+            "console",
+            lambda message: (
+                self.complaints.append(message.text) if message.type in ("error", "warning") else None
+            ),
+        )
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith((address, "blob:", "data:"))
+                else self.complaints.append(f"asks {request.url}")
+            ),
+        )
+
+
+@pytest.fixture(scope="module")
+def finished(new_workplace: Callable[[], Workplace]) -> Workplace:
+    workplace = new_workplace()
+    workplace.write("small.yaml", SWEEP)
+    assert workplace.run("submit", "small.yaml").status == 0
+    return workplace
+
+
+def test_a_page_follows_a_real_sweep_to_its_end_and_then_rests(
+    browser: Browser, workplace: Workplace
+) -> None:
+    workplace.write("small.yaml", SWEEP)
+    run = workplace.start("submit", "small.yaml")
+    drained = threading.Thread(target=run.communicate, daemon=True)
+    drained.start()
+    deadline = time.monotonic() + 120
+    while "small" not in workplace.run("ls").stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    with served(workplace) as address:
+        watched = Watched(browser, address)
+        page = watched.page
+        page.goto(f"{address}/sweeps/1")
+        states = set()
+        while time.monotonic() < deadline + 120:
+            states.add(page.locator(".summary .state").inner_text())
+            if "done" in states:
+                break
+            page.wait_for_timeout(200)
+        assert {"running", "done"} <= states
+        page.wait_for_timeout(5000)
+        assert page.locator(".job.done").count() == page.locator(".job").count() > 0
+        assert page.locator("tbody tr", has_text="Baseline").locator("td").nth(3).inner_text() == "1.00 ×"
+        page.wait_for_selector(".js-plotly-plot")
+        page.evaluate(
+            "window.changes = 0; new MutationObserver((all) => { window.changes += all.length; })"
+            ".observe(document.querySelector('main'), {subtree: true, childList: true})"
+        )
+        page.wait_for_timeout(5000)
+        assert page.evaluate("window.changes") == 0  # nothing happens, so nothing moves
+        assert watched.complaints == []
+    drained.join(timeout=60)
+
+
+def test_figures_downloads_sorting_and_every_page_without_a_complaint(
+    browser: Browser, finished: Workplace
+) -> None:
+    with served(finished) as address:
+        watched = Watched(browser, address)
+        page = watched.page
+        page.goto(address)
+        page.get_by_role("link", name="small").click()
+        for plot in page.locator(".plot").all():
+            plot.scroll_into_view_if_needed()
+            page.wait_for_timeout(300)
+        assert page.locator(".js-plotly-plot").count() == 4
+        for name, start in (
+            ("CSV", b"pair,step"),
+            ("JSON", b"{"),
+            ("Figure PDF", b"%PDF"),
+            ("PNG", b"\x89PNG"),
+        ):
+            with page.expect_download() as download:
+                page.get_by_role("link", name=name, exact=True).click()
+            assert Path(download.value.path()).read_bytes().startswith(start)
+        page.get_by_role("link", name="Tokens/s").click()
+        page.wait_for_selector("th[aria-sort=descending]")
+        rates = [float(cell) for cell in page.locator(".ablation tbody td:nth-child(4)").all_inner_texts()]
+        assert rates == sorted(rates, reverse=True)
+        page.locator(".job").first.click()
+        page.wait_for_selector("h2 >> text=Attempts")
+        page.get_by_role("link", name="0", exact=True).click()
+        page.wait_for_selector(".timeline")
+        page.get_by_role("link", name="Cluster").click()
+        page.wait_for_selector("text=Actors that landed jobs")
+        assert watched.complaints == []
+
+
+@pytest.mark.parametrize("width", [360, 2560])
+def test_no_page_is_wider_than_the_window(browser: Browser, finished: Workplace, width: int) -> None:
+    with served(finished) as address:
+        watched = Watched(browser, address, viewport={"width": width, "height": 900})
+        for path in ("/", "/sweeps/1", "/sweeps/1/jobs", "/jobs/1", "/jobs/1/prompts/0", "/cluster"):
+            watched.page.goto(address + path)
+            watched.page.wait_for_timeout(300)
+            assert watched.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+        assert watched.complaints == []
+
+
+def test_dark_follows_the_system_and_the_switch(browser: Browser, finished: Workplace) -> None:
+    with served(finished) as address:
+        watched = Watched(browser, address, color_scheme="dark")
+        page = watched.page
+
+        def ground() -> str:
+            return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+        page.goto(address)
+        assert ground() == "rgb(20, 23, 26)"
+        switch = page.get_by_role("button", name="Theme")
+        switch.focus()
+        page.keyboard.press("Enter")
+        assert (switch.inner_text(), ground()) == ("Theme: light", "rgb(255, 255, 255)")
+        page.reload()
+        assert ground() == "rgb(255, 255, 255)"  # and it stays chosen
+        page.keyboard.press("/")
+        assert page.evaluate("document.activeElement.id") == "q"
+        assert watched.complaints == []

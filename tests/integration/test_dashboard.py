@@ -1,0 +1,311 @@
+"""The dashboard's pages: who may ask, what every answer carries, and what is shown."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dyna_eval_dashboards.app import create_app
+from dyna_eval_dashboards.pages import asset
+from dyna_eval_dashboards.safety import Access
+from dyna_eval_db.store import Store
+from dyna_eval_db.watching import WatchedStore
+from measurements import make_sweep
+from served import HOSTILE, client_of, database, fill, hostile_sweep
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from dyna_eval import tables
+from dyna_eval.cells import Notes, throughput_cell
+from dyna_eval.errors import DatabaseError, InputError
+from dyna_eval.report import build_report
+
+TOKEN = "a-token-of-some-length"  # noqa: S105  # guards nothing
+EXAMPLES = {
+    "sweep": "1",
+    "job": "1",
+    "prompt": "0",
+    "place": "0",
+    "round": "0",
+    "name": "ablation",
+    "ending": "csv",
+    "version": "1",
+}
+"""A value for every part of an address."""
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = database(tmp_path_factory.mktemp("dashboard"))
+    fill(url, hostile_sweep(), failed=True)
+    return url
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[TestClient]:
+    with client_of(url) as client:
+        yield client
+
+
+def addresses(url: str) -> list[str]:
+    """Return an address for every route there is."""
+    app = create_app(WatchedStore.open(url), Access.of("127.0.0.1"))
+    found = []
+    for route in app.routes:
+        assert isinstance(route, Route), "nothing is mounted that this walk would miss"
+        values = EXAMPLES | ({"ending": "png"} if route.name == "drawing" else {})
+        values |= {"name": "style.css"} if route.name == "static" else {}
+        found.append(re.sub(r"{(\w+)(?::\w+)?}", lambda part, known=values: known[part[1]], route.path))
+    return found
+
+
+# ------------------------------------------------------------------------ safety
+
+
+def test_every_route_answers_with_the_headers_that_keep_hostile_text_harmless(
+    url: str, client: TestClient
+) -> None:
+    for address in [*addresses(url), "/nothing", "/sweeps/99", "/jobs/99999999999999999999"]:
+        answer = client.get(address)
+        assert answer.status_code in (200, 404), (address, answer.text)
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'self';"), address
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+def test_every_route_refuses_other_names_other_sites_and_writing(url: str, client: TestClient) -> None:
+    for address in addresses(url):
+        assert client.get(address, headers={"host": "evil.example:8470"}).status_code == 403, address
+        assert client.get(address, headers={"origin": "http://evil.example"}).status_code == 403, address
+        cross = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
+        assert client.get(address, headers=cross).status_code == 403, address
+        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+            assert client.request(method, address).status_code == 405, address
+        assert client.get(address, headers={"origin": "http://127.0.0.1:8470"}).status_code == 200, address
+
+
+def test_every_route_asks_for_the_token_on_other_addresses_than_loopback(url: str) -> None:
+    access = Access.of("10.1.2.3", token=TOKEN)
+    with client_of(url, access) as client:
+        client.base_url = "http://10.1.2.3:8470"
+        for address in addresses(url):
+            assert client.get(address).status_code == 401, address
+            assert client.get(f"{address}?token={TOKEN}x").status_code == 401, address
+            bearer = {"authorization": f"Bearer {TOKEN}"}
+            assert client.get(address, headers=bearer).status_code == 200, address
+        moved = client.get(f"http://10.1.2.3:8470//evil.example/?q=a&token={TOKEN}")
+        assert (moved.status_code, moved.headers["location"]) == (303, "/evil.example/?q=a")
+        assert "HttpOnly" in moved.headers["set-cookie"]
+        assert "SameSite=strict" in moved.headers["set-cookie"]
+        assert client.get("/").status_code == 200  # the cookie is enough now
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1", "localhost", "::1", "127.1.2.3"])
+def test_loopback_needs_no_token(bind: str) -> None:
+    assert Access.of(bind).token is None
+
+
+def test_another_address_gets_a_token_that_nobody_can_guess() -> None:
+    tokens = {Access.of("10.1.2.3").token for _ in range(20)}
+    assert len(tokens) == 20
+    assert all(token and len(token) >= 32 for token in tokens)
+
+
+def test_a_wildcard_address_needs_names_and_a_token_must_not_be_short() -> None:
+    with pytest.raises(InputError, match="--allow-host"):
+        Access.of("::")
+    assert Access.of("::", allowed=("gpu-box",)).knows("gpu-box:8470")
+    with pytest.raises(InputError, match="16 characters"):
+        Access.of("127.0.0.1", token=TOKEN[:8])
+
+
+@pytest.mark.parametrize(
+    "host", ["", "evil.example", "localhost.evil.example", "[::1", "127.0.0.1@evil.example"]
+)
+def test_a_name_that_is_not_ours_is_not_taken_for_ours(host: str) -> None:
+    assert not Access.of("127.0.0.1").knows(host)
+
+
+def test_the_store_behind_the_pages_cannot_be_written_to(url: str) -> None:
+    store = WatchedStore.open(url)
+    with pytest.raises((DatabaseError, OperationalError), match="readonly"), store._read() as session:
+        session.execute(text("UPDATE sweep SET name = 'x'"))
+        session.commit()
+
+
+class Elements(HTMLParser):
+    """The tags and the attributes of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/",
+        "/sweeps/1",
+        "/sweeps/1/jobs",
+        "/jobs/1",
+        "/jobs/2",
+        "/jobs/1/prompts/0",
+        "/cluster",
+        "/?q=<script>",
+    ],
+)
+def test_hostile_text_stays_text(client: TestClient, address: str) -> None:
+    page = client.get(address).text
+    found = Elements()
+    found.feed(page)
+    assert "img" not in found.tags
+    assert all(name != "onerror" for name, _ in found.attributes)
+    assert page.count("<script") == page.count('<script src="/static/')
+    assert "49</textarea>" not in page
+    assert not any(name == "style" for name, _ in found.attributes)  # the policy forbids them
+    assert all(not (value or "").startswith(("http:", "https:", "//")) for _, value in found.attributes)
+
+
+def test_the_text_of_prompts_and_outputs_is_shown_as_it_is(client: TestClient) -> None:
+    shown = []
+
+    class Texts(HTMLParser):
+        def handle_data(self, data: str) -> None:
+            shown.append(data)
+
+    Texts().feed(client.get("/jobs/1/prompts/0").text)
+    assert shown.count(HOSTILE) == 2
+
+
+# ------------------------------------------------------------------------- pages
+
+
+def test_the_table_has_the_cells_footnotes_and_warnings_of_the_report(tmp_path: Path) -> None:
+    url = database(tmp_path)
+    fill(url)
+    report = build_report(WatchedStore.open(url).record(1), allow_mixed=True)
+    with client_of(url) as client:
+        page = client.get("/sweeps/1").text
+        for row in report.rows:
+            assert f">{throughput_cell(row)}</td>" in page
+        notes = Notes.of(report, "demo")
+        assert notes.texts, "the made-up sweep has something to warn about"
+
+        plain = html.unescape(page)
+        for words in (*notes.texts, *(text for _, text in report.pair_caveats)):
+            assert words in plain
+        assert client.get("/sweeps/1/report.csv").text == tables.to_csv(report)
+        assert list(csv.DictReader(io.StringIO(client.get("/sweeps/1/report.csv").text)))
+        assert json.loads(client.get("/sweeps/1/report.json").text)["sweep"]["id"] == 1
+        assert client.get("/sweeps/1/ablation-0.pdf").content.startswith(b"%PDF")
+        assert client.get("/sweeps/1/ablation-0.png").content.startswith(b"\x89PNG")
+        assert client.get("/sweeps/1/report.tex").text in plain  # what the copy button copies
+
+
+def test_what_is_left_out_is_listed_with_its_reason(client: TestClient) -> None:
+    page = client.get("/sweeps/1").text
+    assert "1 of 2 jobs failed: ValueError: &lt;script&gt;" in page
+    assert "a threshold of 0 prunes nothing" in page
+
+
+def test_rows_can_be_filtered_and_sorted_by_listed_columns_alone(tmp_path: Path) -> None:
+    url = database(tmp_path)
+    fill(url)
+    with client_of(url) as client:
+        assert "Baseline</th>" not in client.get("/sweeps/1?q=tree").text
+        assert "No row matches" in client.get("/sweeps/1?q=nothing").text
+        up = client.get("/sweeps/1?sort=label").text
+        down = client.get("/sweeps/1?sort=label&order=desc").text
+        assert (up.index("+ Tree") < up.index("Baseline")) != (down.index("+ Tree") < down.index("Baseline"))
+        assert client.get("/sweeps/1?sort=id;drop&page=x&page=-1").status_code == 200
+
+
+def test_the_pulse_changes_when_something_happens_and_not_otherwise(tmp_path: Path) -> None:
+    url = database(tmp_path)
+    with Store.open(url, create=True) as store, client_of(url) as client:
+        sweep = store.add_sweep(make_sweep())
+        watched = WatchedStore.open(url)
+        before = watched.pulse(sweep)
+        assert watched.pulse(sweep) == before
+        assert store.claim(sweep, pair="demo", actor="a", lease_seconds=60)
+        assert watched.pulse(sweep) != before
+        assert client.get("/sweeps/1/pulse").json() == {"pulse": watched.pulse(sweep)}
+        assert "Claim expires in" in client.get("/cluster").text
+
+
+def test_sweeps_are_searched_by_name_and_number_and_paged(tmp_path: Path) -> None:
+    url = database(tmp_path)
+    with Store.open(url, create=True) as store:
+        for number in range(60):
+            store.add_sweep(make_sweep(f"sweep_{number}%"))
+    watched = WatchedStore.open(url)
+    first, second = watched.sweeps(), watched.sweeps(number=2)
+    assert [sweep.id for sweep in (*first.items, *second.items)] == list(range(60, 0, -1))
+    assert (first.total, first.last) == (60, 2)
+    assert [sweep.name for sweep in watched.sweeps(search="7%").items] == [
+        f"sweep_{number}%" for number in (57, 47, 37, 27, 17, 7)
+    ]
+    assert [sweep.id for sweep in watched.sweeps(search="12").items] == [13, 12]
+    assert watched.sweeps(search="_%").total == 0  # no wildcards
+
+
+def test_an_empty_database_says_how_to_begin(tmp_path: Path) -> None:
+    url = database(tmp_path)
+    Store.open(url, create=True).close()
+    with client_of(url) as client:
+        assert "dyna-eval submit" in client.get("/").text
+
+
+def test_a_missing_database_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseError, match="there is no database"):
+        WatchedStore.open(database(tmp_path))
+
+
+# ------------------------------------------------------------------------ colours
+
+
+def _variables() -> dict[str, tuple[str, str]]:
+    found = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", asset("style.css").decode())
+    return {name: (light, dark) for name, light, dark in found}
+
+
+def _luminance(colour: str) -> float:
+    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast ratio of WCAG 2.2."""
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_text_and_marks_stand_out_as_wcag_aa_asks(theme: int) -> None:
+    colours: dict[str, Any] = {name: both[theme] for name, both in _variables().items()}
+    for ground in ("paper", "raised"):
+        for name in ("ink", "quiet", "link", "good", "bad", "warn", "busy"):
+            assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
+        for name in ("edge", "calm", "alarm", *(f"series-{number}" for number in range(8))):
+            assert contrast(colours[name], colours[ground]) >= 3.0, (name, ground)
+    assert contrast(colours["paper"], colours["busy"]) >= 4.5  # the number of a running job
+    assert contrast(colours["paper"], colours["calm"]) >= 4.5  # the number in a point
