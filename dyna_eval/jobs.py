@@ -134,6 +134,8 @@ class MeasureSpec:
     max_repeats: int | None = None
     precision: float | None = None
     tune_fraction: float = 0.0
+    store_trees: int = 0
+    """Rounds of each sample whose draft tree is kept."""
 
     @property
     def most_repeats(self) -> int:
@@ -275,6 +277,35 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TreeNode:
+    """A node of a stored draft tree. Node 0 is the pending token, whose `parent` is -1 and probabilities 1.
+
+    parent: the index of a node before it; probability: the draft's, after its parent; joint: of the whole
+    path; verified: whether the target saw it, or it was pruned; accepted: whether the target took it.
+    """
+
+    token: int
+    text: str
+    parent: int
+    probability: float
+    joint: float
+    verified: bool
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftTree:
+    """What a round drafted and what became of it. `bonus` is the target's own token after the accepted path,
+    None where an end token came before it."""
+
+    nodes: tuple[TreeNode, ...]
+    bonus: int | None
+    bonus_text: str
+    omitted: int = 0
+    """Nodes of a very large tree that were not kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One prompt decoded once. `decode_seconds` excludes prefill; `rounds` may be left out on reading."""
 
@@ -292,6 +323,8 @@ class Sample:
     divergence_margin_ulp: float | None = None
     distinct_2: float | None = None
     rounds: tuple[Round, ...] = field(default=(), repr=False)
+    trees: tuple[DraftTree, ...] = field(default=(), repr=False)
+    """Of the first `measure.store_trees` rounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -153,6 +153,12 @@ class MeasureSection(Section):
         lt=1,
         description="Share of the prompts on which the best row is chosen; figures are over the others.",
     )
+    store_trees: int = Field(
+        _MEASURE.store_trees,
+        ge=0,
+        le=100,
+        description="First rounds of each sample whose draft tree is kept, to look at in the dashboard.",
+    )
 
     def spec(self) -> MeasureSpec:
         given = self.model_dump()

@@ -28,7 +28,7 @@ from dyna_eval.cells import slug
 from dyna_eval.errors import DatabaseError, DynaEvalError, UnknownSweepError
 from dyna_eval.jobs import JobState
 from dyna_eval.report import Report
-from dyna_eval_dashboards import figures, pages, views
+from dyna_eval_dashboards import figures, pages, trees, views
 from dyna_eval_dashboards.reports import Built, Reports
 from dyna_eval_dashboards.safety import Access, Guard
 
@@ -115,6 +115,16 @@ class Dashboard:
         detail = self.store.sample(job.line.id, _number(request, "prompt"))
         return _html("sample.html", job=job, detail=detail, view=views.sample_view(detail))
 
+    def tree(self, request: Request) -> Response:
+        job = self.store.job(_number(request, "job"))
+        detail = self.store.sample(job.line.id, _number(request, "prompt"))
+        number = _number(request, "round")
+        if number >= len(detail.sample.trees):
+            raise HTTPException(404, "no draft tree of that round is stored; see measure.store_trees")
+        tree = detail.sample.trees[number]
+        drawing = trees.draw(tree)
+        return _html("tree.html", job=job, detail=detail, number=number, tree=tree, drawing=drawing)
+
     def cluster(self, _request: Request) -> Response:
         pulse = str(self.store.latest_event())
         return _html("cluster.html", cluster=self.store.cluster(), pulse=pulse)
@@ -193,6 +203,7 @@ def create_app(store: WatchedStore, access: Access) -> Starlette:
             ),
             Route("/jobs/{job:int}", dashboard.job, name="job"),
             Route("/jobs/{job:int}/prompts/{prompt:int}", dashboard.sample, name="sample"),
+            Route("/jobs/{job:int}/prompts/{prompt:int}/trees/{round:int}", dashboard.tree, name="tree"),
             Route("/static/{version}/{name}", _static, name="static"),
         ],
         middleware=[Middleware(Guard, access=access)],

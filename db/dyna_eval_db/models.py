@@ -15,7 +15,7 @@ from sqlalchemy.types import TypeEngine
 from dyna_eval.jobs import JobState
 from dyna_eval_db.columns import Id, Json, PlainText, Real, UtcTime, database_clock
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0005"
 """The newest migration; four digits, so that older versions sort before newer ones."""
 
 Digest = String(64)
@@ -254,6 +254,17 @@ class RoundRow(Base):
     grow_seconds: Mapped[float | None]
     verify_seconds: Mapped[float | None]
     walk_seconds: Mapped[float | None]
+
+
+class DraftTreeRow(Base):
+    """The draft tree of one of a sample's first rounds, where its sweep asks for them."""
+
+    __tablename__ = "draft_tree"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    sample_id: Mapped[int] = mapped_column(Id, ForeignKey("sample.id"), primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    tree: Mapped[dict[str, Any]]
 
 
 class EventRow(Base):

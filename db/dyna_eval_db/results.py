@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from dyna_eval.jobs import (
     Calibration,
+    DraftTree,
     Environment,
     Exactness,
     JobResult,
@@ -27,6 +28,7 @@ from dyna_eval.jobs import (
     Sentinel,
     StoredJob,
     StoredSentinel,
+    TreeNode,
     calibration_key,
     sum_rounds,
 )
@@ -34,6 +36,7 @@ from dyna_eval.samples import SampleTable
 from dyna_eval_db.columns import database_clock, insert_missing, insert_or_update
 from dyna_eval_db.models import (
     CalibrationRow,
+    DraftTreeRow,
     EnvironmentRow,
     JobRow,
     ResultRow,
@@ -134,6 +137,23 @@ def _insert_samples(
     ]
     if rounds:
         session.execute(insert(RoundRow), rounds)
+    trees = [
+        {"sample_id": row.id, "number": number, "tree": _tree_json(tree)}
+        for row, sample in zip(rows, samples, strict=True)
+        for number, tree in enumerate(sample.trees)
+    ]
+    if trees:
+        session.execute(insert(DraftTreeRow), trees)
+
+
+def _tree_json(tree: DraftTree) -> dict[str, Any]:
+    return asdict(tree) | {"nodes": [list(asdict(node).values()) for node in tree.nodes]}
+
+
+def _tree(stored: Mapping[str, Any]) -> DraftTree:
+    names = [field.name for field in fields(TreeNode)]
+    nodes = tuple(TreeNode(**dict(zip(names, values, strict=True))) for values in stored["nodes"])
+    return DraftTree(**{**stored, "nodes": nodes})
 
 
 # --------------------------------------------------------------------- reading
@@ -248,11 +268,15 @@ def read_samples(session: Session, job_id: int, *conditions: Any) -> tuple[Sampl
         sample_id: tuple(Round(**{key: row[key] for key in row if key != "sample_id"}) for row in group)
         for sample_id, group in itertools.groupby(rows, key=lambda row: row["sample_id"])
     }
+    stored = select(DraftTreeRow).join(SampleRow).where(of_job)
+    trees: defaultdict[int, list[DraftTree]] = defaultdict(list)
+    for row in session.scalars(stored.order_by(DraftTreeRow.sample_id, DraftTreeRow.number)):
+        trees[row.sample_id].append(_tree(row.tree))
     samples = session.scalars(select(SampleRow).where(of_job).order_by(SampleRow.prompt_index))
-    return tuple(_sample(row, rounds.get(row.id, ())) for row in samples)
+    return tuple(_sample(row, rounds.get(row.id, ()), tuple(trees[row.id])) for row in samples)
 
 
-def _sample(row: SampleRow, rounds: tuple[Round, ...]) -> Sample:
+def _sample(row: SampleRow, rounds: tuple[Round, ...], trees: tuple[DraftTree, ...]) -> Sample:
     return Sample(
         prompt_index=row.prompt_index,
         prompt_digest=row.prompt_digest,
@@ -267,6 +291,7 @@ def _sample(row: SampleRow, rounds: tuple[Round, ...]) -> Sample:
         divergence_margin_ulp=row.divergence_margin_ulp,
         distinct_2=row.distinct_2,
         rounds=rounds,
+        trees=trees,
     )
 
 

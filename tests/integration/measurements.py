@@ -9,6 +9,7 @@ from dyna_eval.jobs import (
     Backend,
     Calibration,
     Configuration,
+    DraftTree,
     EngineSpec,
     Environment,
     Exactness,
@@ -28,9 +29,32 @@ from dyna_eval.jobs import (
     Sample,
     Sentinel,
     SweepSpec,
+    TreeNode,
     digest,
     job_key,
     prompt_digest,
+)
+
+TREE = DraftTree(
+    nodes=tuple(
+        TreeNode(
+            token=token,
+            text=text,
+            parent=parent,
+            probability=probability,
+            joint=joint,
+            verified=state != "pruned",
+            accepted=state == "accepted",
+        )
+        for token, text, parent, probability, joint, state in (
+            (9, "if", -1, 1.0, 1.0, "accepted"),
+            (5, " a", 0, 0.7, 0.7, "accepted"),
+            (6, " <b>", 0, 0.2, 0.2, "verified"),
+            (7, "\n", 1, 1 / 3, 0.7 / 3, "pruned"),
+        )
+    ),
+    bonus=8,
+    bonus_text="</svg>",
 )
 
 CONFIGURATIONS = (
@@ -146,6 +170,7 @@ def make_sample(index: int = 0, *, rounds: int = 3, exactness: Exactness | None 
             )
             for number in range(rounds)
         ),
+        trees=(TREE, replace(TREE, bonus=None, bonus_text="")),
     )
 
 

@@ -16,9 +16,10 @@ import pytest
 from dyna_eval_dashboards.app import create_app
 from dyna_eval_dashboards.pages import asset
 from dyna_eval_dashboards.safety import Access
+from dyna_eval_dashboards.trees import draw
 from dyna_eval_db.store import Store
 from dyna_eval_db.watching import WatchedStore
-from measurements import make_sweep
+from measurements import TREE, make_sweep
 from served import HOSTILE, client_of, database, fill, hostile_sweep
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
@@ -277,6 +278,24 @@ def test_an_empty_database_says_how_to_begin(tmp_path: Path) -> None:
 def test_a_missing_database_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match="there is no database"):
         WatchedStore.open(database(tmp_path))
+
+
+def test_a_draft_tree_is_drawn_and_told_in_words(client: TestClient) -> None:
+    page = html.unescape(client.get("/jobs/1/prompts/0/trees/0").text)
+    assert page.count('<circle class="bonus"') == 2  # in the legend and in the tree
+    assert "␣a, token 5: accepted, probability 0.700, of the whole path 0.700" in page
+    assert "⏎, token 7: pruned, probability 0.333, of the whole path 0.233" in page
+    assert "</svg>, token 8: the bonus token" in page
+    assert "&lt;/svg&gt;" in client.get("/jobs/1/prompts/0/trees/0").text
+    assert "bonus token, the target" not in client.get("/jobs/1/prompts/0/trees/1").text
+    assert client.get("/jobs/1/prompts/0/trees/2").status_code == 404
+
+
+def test_a_trees_drawing_puts_no_two_nodes_on_one_place() -> None:
+    drawing = draw(TREE)
+    assert len({(node.x, node.y) for node in drawing.nodes}) == len(TREE.nodes) + 1
+    assert len(drawing.edges) == len(TREE.nodes)
+    assert (drawing.accepted, drawing.pruned) == (1, 1)
 
 
 # ------------------------------------------------------------------------ colours

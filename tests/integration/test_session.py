@@ -409,3 +409,36 @@ def test_a_pair_that_does_not_load_leaves_the_session_usable(
     with pytest.raises(PairError, match="gone"):
         session.run(job_for(missing, AR), PROMPTS)
     assert session.run(job_for(pair, AR), PROMPTS).samples
+
+
+# -------------------------------------------------------------------------- draft trees
+
+
+@pytest.mark.parametrize("configuration", METHODS, ids=lambda c: c.method)
+def test_kept_trees_spell_what_their_rounds_emitted(
+    pair: Pair, session: DecodingSession, configuration: Configuration
+) -> None:
+    """The accepted path and the bonus token of each round, one after the other, are the sample's tokens."""
+    measure = replace(MEASURE, store_trees=100)
+    result = session.run(job_for(pair, configuration, measure=measure), PROMPTS)
+    for sample in result.samples:
+        if configuration.method is Method.AR or configuration.method.is_peer:
+            assert sample.trees == ()
+            continue
+        spelt: list[int] = []
+        for tree, round_ in zip(sample.trees, sample.rounds, strict=True):
+            path = [node.token for node in tree.nodes[1:] if node.accepted]
+            spelt += [*path, *([] if tree.bonus is None else [tree.bonus])]
+            assert len(path) == round_.accepted
+            assert sum(node.verified for node in tree.nodes) - 1 == round_.verified
+            assert len(tree.nodes) - 1 == round_.drafted
+            assert all(node.parent < index for index, node in enumerate(tree.nodes))
+            assert all(node.joint <= tree.nodes[node.parent].joint + 1e-9 for node in tree.nodes[1:])
+        assert tuple(spelt) == sample.token_ids
+
+
+def test_as_many_trees_are_kept_as_were_asked_for(pair: Pair, session: DecodingSession) -> None:
+    result = session.run(job_for(pair, TREE, measure=replace(MEASURE, store_trees=2)), PROMPTS)
+    assert [len(sample.trees) for sample in result.samples] == [2, 2, 2]
+    assert all(sample.trees == () for sentinel in result.sentinels for sample in sentinel.samples)
+    assert session.run(job_for(pair, TREE), PROMPTS).samples[0].trees == ()

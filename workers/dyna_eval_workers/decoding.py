@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -24,6 +24,7 @@ from dyna_eval.jobs import GenerationSpec, Round
 from dyna_eval_workers.policies import Candidates, Drafting, GrowthPolicy, PromptLookup, Selection
 from dyna_eval_workers.runner import COMMITTED, Runner
 from dyna_eval_workers.sampling import Chooser
+from dyna_eval_workers.traces import Trace
 from dyna_eval_workers.tree import NOT_FED, ROOT, Tree
 
 _clock = time.perf_counter
@@ -39,6 +40,8 @@ class Decoded:
     decode_seconds: float
     ttft_seconds: float
     rounds: tuple[Round, ...]
+    traces: tuple[Trace, ...] = ()
+    """Of the first rounds, as many as were asked for."""
 
 
 @dataclass(slots=True)
@@ -46,6 +49,10 @@ class _Draft:
     """What drafting one tree came to; seconds as in `Round`."""
 
     tree: Tree
+    grown: Tree | None = None
+    """The tree before its nodes were chosen among, where a policy does that."""
+    verified: Sequence[int] | None = None
+    levels: list[tuple[Candidates, Selection]] = field(default_factory=list)
     drafted: int = 0
     capped: bool = False
     steps: int = 0
@@ -105,11 +112,18 @@ class Decoder:
                 runner.reserve(tokens + _USUAL_TREE)
 
     def decode(
-        self, prompt: Sequence[int], generation: GenerationSpec, drafting: Drafting | None, *, seed: str
+        self,
+        prompt: Sequence[int],
+        generation: GenerationSpec,
+        drafting: Drafting | None,
+        *,
+        seed: str,
+        kept_traces: int = 0,
     ) -> Decoded:
         """Continue a prompt of at least one token by at most `generation.max_new_tokens`.
 
         The tokens are those the target alone would choose with the same seed, however they are drafted.
+        `kept_traces` is the number of first rounds whose draft tree can be built from the result.
         """
         draft = self.draft if isinstance(drafting, GrowthPolicy) else None
         if isinstance(drafting, GrowthPolicy):
@@ -128,12 +142,13 @@ class Decoder:
             runner.reserve(sequence.limit + _most_rows(drafting) + 1)
 
         rounds: list[Round] = []
+        traces: list[Trace] = []
         started = idle_clock(self.target.device)
         for runner in runners:
             runner.prefill(sequence.committed[:-1])
         prefilled = first = idle_clock(self.target.device)
         while not sequence.finished:
-            rounds.append(self._round(sequence, draft))
+            rounds.append(self._round(sequence, draft, traces if len(rounds) < kept_traces else None))
             if len(rounds) == 1:
                 first = _clock()
         ended = idle_clock(self.target.device)
@@ -146,9 +161,10 @@ class Decoder:
             decode_seconds=ended - prefilled,
             ttft_seconds=first - started,
             rounds=tuple(rounds),
+            traces=tuple(traces),
         )
 
-    def _round(self, sequence: _Sequence, draft: Runner | None) -> Round:
+    def _round(self, sequence: _Sequence, draft: Runner | None, traces: list[Trace] | None) -> Round:
         """Draft, verify, walk, compact; the sequence grows by what was emitted."""
         drafted = self._draft_tree(sequence, draft)
         tree = drafted.tree
@@ -162,6 +178,9 @@ class Decoder:
             draft.keep([tree.row[node] for node in path if tree.row[node] != NOT_FED])
         emitted = sequence.extend([choices[node] for node in path])
         accepted = min(len(path) - 1, emitted)
+        if traces is not None and sequence.drafting is not None:
+            grown = drafted.grown or tree
+            traces.append(Trace(grown, drafted.verified, drafted.levels, choices, path, emitted))
         if isinstance(sequence.drafting, GrowthPolicy):
             sequence.drafting.learn(tree, accepted)
         return Round(
@@ -216,6 +235,7 @@ class Decoder:
             result.forward_seconds += _clock() - begun
             candidates = _candidates(tree, frontier, *proposed)
             selection = policy.select(candidates, level, tree)
+            result.levels.append((candidates, selection))
             result.drafted += len(candidates)
             result.capped = result.capped or selection.capped
             frontier = _add_level(tree, candidates, selection)
@@ -225,7 +245,8 @@ class Decoder:
                 result.capped = True  # full to the last node, with nodes left that would have grown
                 break
         if policy.reranks:
-            result.tree = tree.subset(policy.finish(tree))
+            result.grown, result.verified = tree, policy.finish(tree)
+            result.tree = tree.subset(result.verified)
 
 
 def idle_clock(device: torch.device) -> float:

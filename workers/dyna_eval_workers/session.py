@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -34,6 +34,7 @@ from dyna_eval_workers.exactness import PEER_TIE_ULP, Comparison, compare
 from dyna_eval_workers.pairs import LoadedPair, load_pair
 from dyna_eval_workers.peers import PeerDecoder
 from dyna_eval_workers.policies import drafting_for
+from dyna_eval_workers.traces import draft_tree
 
 _TEXT_LIMIT = 20_000  # characters of model output kept per sample
 _WARM_UP_TOKENS = 32
@@ -75,7 +76,9 @@ class DecodingSession:
         Raises PairError where the pair does not load, DecodingError where the output is not the target's.
         """
         work = self._use(job.pair)
-        loop = work.loop(job.configuration, tokens=_most_tokens(job, prompts))
+        loop = work.loop(
+            job.configuration, tokens=_most_tokens(job, prompts), kept_traces=job.measure.store_trees
+        )
         reference = self._references.setdefault((prompts.digest, job.generation), _Reference())
         self._measure_sentinel(work, job, prompts, reference)
         _warm_up(loop, job, prompts)
@@ -146,8 +149,10 @@ class _PairAtWork:
             environment=capture_environment(device, loaded.backend),
         )
 
-    def loop(self, configuration: Configuration, *, tokens: int) -> Loop:
+    def loop(self, configuration: Configuration, *, tokens: int, kept_traces: int = 0) -> Loop:
         """Return the configuration's loop, ready for sequences of so many tokens.
+
+        `kept_traces` is the number of first rounds whose trees can be built; a peer shows none of its own.
 
         A peer's models are loaded for it, beside ours, and compiled where its method says so.
         """
@@ -161,7 +166,11 @@ class _PairAtWork:
             )
             peer.warm_up(configuration, tokens=tokens)
             return partial(peer.decode, configuration=configuration)
-        return partial(self.pair.decoder.decode, drafting=drafting_for(configuration, self.calibration))
+        return partial(
+            self.pair.decoder.decode,
+            drafting=drafting_for(configuration, self.calibration),
+            kept_traces=kept_traces,
+        )
 
 
 def _decode_all(loop: Loop, job: Job, prompts: PromptSet) -> list[Decoded]:
@@ -198,8 +207,15 @@ def _samples(
                 tie_ulp=PEER_TIE_ULP if peer else None,
             )
         text: str = work.pair.tokenizer.decode(result.token_ids)
-        samples.append(_to_sample(prompt, result, comparison, text[:_TEXT_LIMIT]))
+        sample = _to_sample(prompt, result, comparison, text[:_TEXT_LIMIT])
+        trees = [draft_tree(trace, partial(_token_text, work.pair.tokenizer)) for trace in result.traces]
+        samples.append(replace(sample, trees=tuple(trees)))
     return tuple(samples)
+
+
+def _token_text(tokenizer: Any, token: int) -> str:
+    text: str = tokenizer.decode([token])
+    return text
 
 
 def _warm_up(loop: Loop, job: Job, prompts: PromptSet) -> None:
