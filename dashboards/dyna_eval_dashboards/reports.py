@@ -8,13 +8,15 @@ from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from dyna_eval_db.values import SweepState
 from dyna_eval_db.watching import WatchedStore
 
 from dyna_eval.report import Report, build_report
 
 _KEPT = 8
 _PAUSE = 50.0
-"""Times as long as a report took to build, no newer one is begun: that costs a run 2 % of a core at most."""
+"""Times as long as a report took to build, no newer one is begun: that costs a run 2 % of a core at most.
+Once it has ended, the next report is its last and begun at once."""
 _BEAT = 1.0
 """Seconds for which a pulse that was read serves all who watch."""
 
@@ -68,7 +70,8 @@ class Reports:
                     return known
             coming = self._coming.get(sweep_id)
             if coming is None:
-                if known is not None and time.monotonic() < known.at + _PAUSE * known.seconds:
+                running = pulse.endswith(f"-{SweepState.RUNNING}")
+                if known and running and time.monotonic() < known.at + _PAUSE * known.seconds:
                     return known
                 coming = self._coming[sweep_id] = self._pool.submit(self._build, sweep_id, pulse)
         if wait([coming], timeout=patience).done:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dyna_eval.commands.options import database_option, open_store, print_json, which_sweep
+from dyna_eval.errors import InputError
 
 if TYPE_CHECKING:
     from dyna_eval.report import Report
@@ -23,10 +24,22 @@ if TYPE_CHECKING:
 @click.option(
     "--plots", type=click.Path(path_type=Path, file_okay=False), help="Write the figure to this folder."
 )
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write one self-contained web page.",
+)
 @click.option("--allow-mixed", is_flag=True, help="Print rows that were not measured alike, marked as such.")
 @database_option
 def report(
-    *, sweep: str | None, form: str | None, plots: Path | None, allow_mixed: bool, database: str
+    *,
+    sweep: str | None,
+    form: str | None,
+    plots: Path | None,
+    page: Path | None,
+    allow_mixed: bool,
+    database: str,
 ) -> None:
     """Print the ablation table of a sweep."""
     from dyna_eval.report import build_report
@@ -34,14 +47,25 @@ def report(
     with open_store(database) as store:
         record = store.record(store.find_sweep(sweep))
     built = build_report(record, allow_mixed=allow_mixed)
+    if page is not None:
+        _write_page(built, page)
     if plots is not None:
         from dyna_eval.plots import ablation_bars
 
         for path in ablation_bars(built, plots):
             click.echo(f"wrote {path}", err=True)
-        if form is None:
-            return
-    print_report(built, form)
+    if form is not None or (plots is None and page is None):
+        print_report(built, form)
+
+
+def _write_page(built: Report, page: Path) -> None:
+    from dyna_eval_dashboards.export import to_html
+
+    try:
+        page.write_text(to_html(built), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {page}: {error.strerror}; choose another file") from error
+    click.echo(f"wrote {page}", err=True)
 
 
 def print_report(built: Report, form: str | None) -> None:

@@ -108,9 +108,8 @@ def test_a_page_follows_a_real_sweep_to_its_end_and_then_rests(
                 break
             page.wait_for_timeout(200)
         assert {"running", "done"} <= states
-        page.wait_for_timeout(5000)
+        page.wait_for_selector("tbody tr:has-text('Baseline') td:has-text('1.00 ×')")
         assert page.locator(".job.done").count() == page.locator(".job").count() > 0
-        assert page.locator("tbody tr", has_text="Baseline").locator("td").nth(3).inner_text() == "1.00 ×"
         page.wait_for_selector(".js-plotly-plot")
         page.evaluate(
             "window.changes = 0; new MutationObserver((all) => { window.changes += all.length; })"
@@ -187,3 +186,15 @@ def test_dark_follows_the_system_and_the_switch(browser: Browser, finished: Work
         page.keyboard.press("/")
         assert page.evaluate("document.activeElement.id") == "q"
         assert watched.complaints == []
+
+
+def test_a_report_is_one_page_that_asks_for_nothing(browser: Browser, finished: Workplace) -> None:
+    assert finished.run("report", "--html", "page.html").status == 0
+    watched = Watched(browser, "file:", viewport={"width": 1400, "height": 3000})
+    watched.page.goto((finished.folder / "page.html").as_uri())
+    watched.page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 4")
+    assert watched.page.locator(".ablation tbody tr").count() == 4
+    assert watched.complaints == []
+    assert [path.name for path in finished.folder.glob("*.html")] == ["page.html"]
+    refused = finished.run("report", "--html", "no/such/folder/page.html")
+    assert (refused.status, refused.stderr.count("\n")) == (2, 1)

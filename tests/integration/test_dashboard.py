@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from dyna_eval_dashboards.app import create_app
+from dyna_eval_dashboards.export import to_html
 from dyna_eval_dashboards.pages import asset
 from dyna_eval_dashboards.safety import Access
 from dyna_eval_dashboards.trees import draw
@@ -296,6 +297,16 @@ def test_a_trees_drawing_puts_no_two_nodes_on_one_place() -> None:
     assert len({(node.x, node.y) for node in drawing.nodes}) == len(TREE.nodes) + 1
     assert len(drawing.edges) == len(TREE.nodes)
     assert (drawing.accepted, drawing.pruned) == (1, 1)
+
+
+def test_a_page_that_stands_alone_keeps_hostile_text_out_of_its_scripts(url: str) -> None:
+    page = to_html(build_report(WatchedStore.open(url).record(1), allow_mixed=True))
+    assert "alert(1)" in page
+    assert "<script>alert" not in page
+    assert "<img" not in page.split("<script>")[0]
+    assert page.count("</script>") == page.count("<script>") + page.count('<script type="application/json"')
+    found = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page)
+    assert [json.loads(figure)["data"] for figure in found]
 
 
 # ------------------------------------------------------------------------ colours
