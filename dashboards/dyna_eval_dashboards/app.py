@@ -24,10 +24,11 @@ from starlette.routing import Route
 
 from dyna_eval import latex, plots, tables
 from dyna_eval import report as reporting
-from dyna_eval.cells import slug
+from dyna_eval.cells import one_line, slug
 from dyna_eval.errors import DatabaseError, DynaEvalError, UnknownSweepError
 from dyna_eval.jobs import JobState
 from dyna_eval.report import Report
+from dyna_eval_dashboards import explore as exploring
 from dyna_eval_dashboards import figures, pages, trees, views
 from dyna_eval_dashboards.reports import Built, Reports
 from dyna_eval_dashboards.safety import Access, Guard
@@ -115,6 +116,20 @@ class Dashboard:
         detail = self.store.sample(job.line.id, _number(request, "prompt"))
         return _html("sample.html", job=job, detail=detail, view=views.sample_view(detail))
 
+    def explore(self, request: Request) -> Response:
+        built = self._built(request)
+        names = exploring.swept(built.report)
+        choice = exploring.Choice.of(request.query_params, names)
+        return _html(
+            "explore.html",
+            outline=self.store.outline(built.report.sweep_id),
+            choice=choice,
+            kinds=exploring.KINDS,
+            metrics=[(name, title) for name, (title, _) in exploring.METRICS.items()],
+            parameters=[(name, one_line(name)) for name in names],
+            figure=exploring.explore(built.report, built.peak_memory, choice),
+        )
+
     def tree(self, request: Request) -> Response:
         job = self.store.job(_number(request, "job"))
         detail = self.store.sample(job.line.id, _number(request, "prompt"))
@@ -192,6 +207,7 @@ def create_app(store: WatchedStore, access: Access) -> Starlette:
             Route("/sweeps/{sweep:int}", dashboard.sweep, name="sweep"),
             Route("/sweeps/{sweep:int}/pulse", dashboard.pulse, name="pulse"),
             Route("/sweeps/{sweep:int}/jobs", dashboard.jobs, name="jobs"),
+            Route("/sweeps/{sweep:int}/explore", dashboard.explore, name="explore"),
             Route("/sweeps/{sweep:int}/figures/{place:int}/{name}", dashboard.figure, name="figure"),
             Route(
                 "/sweeps/{sweep:int}/report.{ending}", _only(_DOWNLOADS, dashboard.download), name="report"

@@ -147,6 +147,13 @@ def test_figures_downloads_sorting_and_every_page_without_a_complaint(
         page.wait_for_selector("th[aria-sort=descending]")
         rates = [float(cell) for cell in page.locator(".ablation tbody td:nth-child(4)").all_inner_texts()]
         assert rates == sorted(rates, reverse=True)
+        page.get_by_role("link", name="Explore").click()
+        page.wait_for_selector(".js-plotly-plot")
+        for kind in ("front", "heat", "curves"):
+            page.select_option("#kind", kind)
+            page.wait_for_url(f"**kind={kind}**")
+            page.wait_for_selector(".js-plotly-plot")
+        page.goto(f"{address}/sweeps/1")
         page.locator(".job").first.click()
         page.wait_for_selector("h2 >> text=Attempts")
         page.get_by_role("link", name="0", exact=True).click()
@@ -160,7 +167,15 @@ def test_figures_downloads_sorting_and_every_page_without_a_complaint(
 def test_no_page_is_wider_than_the_window(browser: Browser, finished: Workplace, width: int) -> None:
     with served(finished) as address:
         watched = Watched(browser, address, viewport={"width": width, "height": 900})
-        for path in ("/", "/sweeps/1", "/sweeps/1/jobs", "/jobs/1", "/jobs/1/prompts/0", "/cluster"):
+        for path in (
+            "/",
+            "/sweeps/1",
+            "/sweeps/1/explore",
+            "/sweeps/1/jobs",
+            "/jobs/1",
+            "/jobs/1/prompts/0",
+            "/cluster",
+        ):
             watched.page.goto(address + path)
             watched.page.wait_for_timeout(300)
             assert watched.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path

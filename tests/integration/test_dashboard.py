@@ -8,12 +8,14 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dyna_eval_dashboards.app import create_app
+from dyna_eval_dashboards.explore import Choice, explore, swept
 from dyna_eval_dashboards.export import to_html
 from dyna_eval_dashboards.pages import asset
 from dyna_eval_dashboards.safety import Access
@@ -31,6 +33,7 @@ from dyna_eval import tables
 from dyna_eval.cells import Notes, throughput_cell
 from dyna_eval.errors import DatabaseError, InputError
 from dyna_eval.report import build_report
+from tests.unit.report_records import BASELINE, PRUNED, record
 
 TOKEN = "a-token-of-some-length"  # noqa: S105  # guards nothing
 EXAMPLES = {
@@ -307,6 +310,42 @@ def test_a_page_that_stands_alone_keeps_hostile_text_out_of_its_scripts(url: str
     assert page.count("</script>") == page.count("<script>") + page.count('<script type="application/json"')
     found = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page)
     assert [json.loads(figure)["data"] for figure in found]
+
+
+def test_exploring_takes_any_choice_and_names_no_other_parameter(client: TestClient) -> None:
+    for query in (
+        "",
+        "?kind=heat&x=depth&curve=branch",
+        "?kind=front",
+        "?x=nothing&y=nothing&row=<b>&kind=7",
+    ):
+        answer = client.get(f"/sweeps/1/explore{query}")
+        assert answer.status_code == 200, query
+        assert "<b>" not in answer.text
+
+
+def test_a_heat_map_has_a_square_for_each_pair_of_values_and_curves_the_best_of_each() -> None:
+    trees = [
+        (replace(PRUNED, label=f"{d}/{b}", params={**PRUNED.params, "depth": d, "branch": b}), 100.0 * d + b)
+        for d in (2, 10)
+        for b in (1, 2)
+    ]
+    report = build_report(record([(BASELINE, 90.0), *trees]))
+    assert swept(report)[:2] == ["branch", "depth"]
+    names = swept(report)
+    heat = explore(report, {}, Choice.of({"kind": "heat", "x": "depth", "curve": "branch"}, names))
+    assert heat
+    assert list(zip(heat["data"][0]["x"], heat["data"][0]["y"], strict=True)) == [
+        ("2", "1"),
+        ("10", "1"),
+        ("2", "2"),
+        ("10", "2"),
+    ]
+    curves = explore(report, {}, Choice.of({"x": "depth", "curve": "", "y": "throughput"}, names))
+    assert curves
+    assert list(curves["data"][0]["x"]) == ["2", "10"]
+    assert curves["data"][0]["y"][1] > 900
+    assert explore(report, {}, Choice.of({"kind": "front"}, names)) is None
 
 
 # ------------------------------------------------------------------------ colours

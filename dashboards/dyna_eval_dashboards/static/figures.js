@@ -14,6 +14,11 @@
   const coloured = (trace) => {
     const roles = trace.meta;
     if (roles === undefined || roles === null) return trace;
+    if (roles === "heat") {
+      const scale = [[0, colour("raised")], [1, colour("series-0")]];
+      return { ...trace, textfont: { color: colour("ink"), size: 12 },
+        marker: { ...trace.marker, colorscale: scale, line: { width: 1, color: colour("quiet") } } };
+    }
     const paint = Array.isArray(roles) ? roles.map(roleColour) : roleColour(roles);
     const first = Array.isArray(paint) ? paint[0] : paint;
     const made = { ...trace, marker: { ...(trace.marker || {}), color: paint } };
@@ -55,9 +60,7 @@
     if (!place.drawn) place.replaceChildren();
     place.drawn = true;
     const copy = structuredClone(figure);
-    const heat = colour("series-0"), paper = colour("raised");
-    const data = copy.data.map(coloured).map((trace) =>
-      trace.type === "heatmap" ? { ...trace, colorscale: [[0, paper], [1, heat]] } : trace);
+    const data = copy.data.map(coloured);
     Plotly.react(place, data, themed(copy.layout), options);
   };
 
