@@ -222,7 +222,7 @@ class _PairTable:
         )
 
     def rows(self) -> list[Row]:
-        rates = {label: self._comparable_rates(label) for label in self.jobs}
+        rates = {label: self.comparable_rates(label) for label in self.jobs}
         rows: list[Row] = []
         previous: Row | None = None
         for step, configuration in enumerate(self.record.configurations, start=1):
@@ -297,7 +297,7 @@ class _PairTable:
         )
         return replace(row, caveats=self._caveats(row))
 
-    def _comparable_rates(self, label: str) -> dict[int, float] | None:
+    def comparable_rates(self, label: str) -> dict[int, float] | None:
         """Return prompt throughputs freed of how fast each actor is; None if one has no known pace."""
         done = _done(self.jobs[label])
         if any((job.actor or "") not in self.paces for job in done):
@@ -332,6 +332,13 @@ class _PairTable:
         if len(_done(jobs)) < len(jobs):
             texts.append(f"figures are over the {len(_done(jobs))} of {len(jobs)} repeats that are done")
         return tuple(texts)
+
+
+def comparable_rates(record: SweepRecord, pair: str) -> dict[str, dict[int, float] | None]:
+    """Return by label and prompt what throughputs a pair's comparisons are made of: tokens per second, freed
+    of how fast each actor is. None for a row of which an actor has no known pace."""
+    table = _PairTable.of(record, pair, Bootstrap(confidence=record.confidence))
+    return {label: table.comparable_rates(label) for label in table.jobs}
 
 
 def _refuse_mixed(rows: Sequence[Row]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dyna_eval.commands.options import database_option, open_store, print_json, which_sweep
+from dyna_eval.commands.plotting import Figures, figure_options, write_figures
 
 if TYPE_CHECKING:
     from dyna_eval.report import Report
@@ -20,27 +20,22 @@ if TYPE_CHECKING:
 @click.option("--markdown", "form", flag_value="markdown", help="Print a Markdown table.")
 @click.option("--csv", "form", flag_value="csv", help="Print comma-separated values.")
 @click.option("--json", "form", flag_value="json", help="Print every figure as JSON.")
-@click.option(
-    "--plots", type=click.Path(path_type=Path, file_okay=False), help="Write the figure to this folder."
-)
+@figure_options
 @click.option("--allow-mixed", is_flag=True, help="Print rows that were not measured alike, marked as such.")
 @database_option
 def report(
-    *, sweep: str | None, form: str | None, plots: Path | None, allow_mixed: bool, database: str
+    *, sweep: str | None, form: str | None, figures: Figures | None, allow_mixed: bool, database: str
 ) -> None:
-    """Print the ablation table of a sweep."""
+    """Print the ablation table of a sweep, or write its figures with --plots."""
     from dyna_eval.report import build_report
 
     with open_store(database) as store:
         record = store.record(store.find_sweep(sweep))
-    built = build_report(record, allow_mixed=allow_mixed)
-    if plots is not None:
-        from dyna_eval.plots import ablation_bars
-
-        for path in ablation_bars(built, plots):
-            click.echo(f"wrote {path}", err=True)
-        if form is None:
-            return
+        built = build_report(record, allow_mixed=allow_mixed)
+        if figures is not None:
+            write_figures(figures, built, record, store)
+            if form is None:
+                return
     print_report(built, form)
 
 
