@@ -117,7 +117,7 @@ def _two(heat: str | None) -> tuple[str, str] | None:
 def write_figures(figures: Figures, built: Report, record: SweepRecord | None, store: Store) -> None:
     """Write the wished figures, and tell on stderr which files there are and what was left out.
 
-    `record` is of the one sweep behind the report; without it figures of single prompts and rounds are left out.
+    `record` is of the one sweep behind the report; without it, what prompts and rounds show is left out.
     Raises InputError before anything is written, unless the folder cannot be.
     """
     from dyna_eval import plots

@@ -62,14 +62,18 @@ def draw_cost(chart: CostChart, report: Report) -> Figure:
     colors = look.series_colors(len(methods), ordered=False)
     for index, (method, color) in enumerate(zip(methods, colors, strict=True)):
         own = [point for point in chart.points if point.entry.method is method]
-        _draw_points(axes, own, color, look.MARKERS[index % len(look.MARKERS)], method_name(method))
+        marker = look.MARKERS[index % len(look.MARKERS)]
+        _draw_points(axes, own, color, marker, method_name(method), many=numbered)
     if chart.line:
         axes.plot(*zip(*chart.line, strict=True), color=INK, linewidth=1.0, zorder=1.5, label="_line")
     axes.set_xlabel("Acceptance length (tokens/round)")
     axes.set_ylabel("Speedup (×)")
     axes.set_xlim(left=min(0.9, min(p.length.low for p in chart.points) - 0.1))
     top, cut = look.top_of([point.speedup for point in chart.points])
-    axes.set_ylim(0.0, max(top, *(1.06 * (point.predicted or 0.0) for point in chart.points)))
+    lowest = min(min(point.speedup.low, point.predicted or 1.0) for point in chart.points)
+    axes.set_ylim(
+        max(0.0, 0.9 * lowest - 0.1), max(top, *(1.06 * (point.predicted or 0.0) for point in chart.points))
+    )
     if len(methods) > 1:
         figure.legend(
             loc="outside upper center",
@@ -98,11 +102,14 @@ def _is_predicted(point: CostPoint) -> bool:
     return point.predicted is not None and point.length.value > 1.0
 
 
-def _draw_points(axes: Axes, points: Sequence[CostPoint], color: str, marker: str, name: str) -> None:
+def _draw_points(
+    axes: Axes, points: Sequence[CostPoint], color: str, marker: str, name: str, *, many: bool
+) -> None:
+    faint = {"capsize": 1.4, "alpha": 0.4 if many else 0.6, "linewidth": 0.5 if many else 0.8}
     for point in points:
         x, y = point.length.value, point.speedup.value
         for along, known in (("y", point.speedup), ("x", point.length)):
-            look.whisker(axes, x, y, known, along=along, color=color, capsize=1.4, alpha=0.55, zorder=2)
+            look.whisker(axes, x, y, known, along=along, color=color, zorder=2, **faint)
         if point.predicted is not None and _is_predicted(point):
             axes.plot(
                 [x, x], [y, point.predicted], color=color, linewidth=0.6, linestyle=(0, (1, 1)), zorder=2
@@ -152,7 +159,7 @@ def _label_points(figure: Figure, axes: Axes, points: Sequence[CostPoint], *, nu
         moved = _free_place(box, taken, axes.get_window_extent(), figure.dpi / 72)
         label.set_position(moved)
         dots = figure.dpi / 72
-        taken.append(box.translated(moved[0] * dots, moved[1] * dots))
+        taken.append(box.translated(moved[0] * dots, moved[1] * dots).padded(0.8 * dots))
         if max(map(abs, moved)) > 20:
             axes.annotate(
                 "",
@@ -164,6 +171,7 @@ def _label_points(figure: Figure, axes: Axes, points: Sequence[CostPoint], *, nu
 
 
 def _boxes_of_points(axes: Axes, points: Sequence[CostPoint], dpi: float) -> list[Bbox]:
+    """Return what labels should not cover: the points, and the line of the baseline."""
     from matplotlib.transforms import Bbox  # noqa: PLC0415
 
     reach = 3.0 * dpi / 72
@@ -172,7 +180,9 @@ def _boxes_of_points(axes: Axes, points: Sequence[CostPoint], dpi: float) -> lis
     lengths = [point.length.value for point in points]
     lengths += [point.length.value for point in points if _is_predicted(point)]
     centres = axes.transData.transform(list(zip(lengths, heights, strict=True)))
-    return [Bbox.from_bounds(x - reach, y - reach, 2 * reach, 2 * reach) for x, y in centres]
+    one, frame = axes.transData.transform((1.0, 1.0))[1], axes.get_window_extent()
+    line = Bbox.from_bounds(frame.x0, one - 1.0, frame.width, 2.0)
+    return [line, *(Bbox.from_bounds(x - reach, y - reach, 2 * reach, 2 * reach) for x, y in centres)]
 
 
 def _free_place(box: Bbox, taken: Sequence[Bbox], bounds: Bbox, dots: float) -> tuple[float, float]:
@@ -227,6 +237,7 @@ def _write_key(axes: Axes, points: Sequence[CostPoint], lines: int, width: float
 def draw_phases(bars: Sequence[PhaseBar], report: Report, *, as_shares: bool) -> Figure:
     """Return stacked bars of each phase's milliseconds per token, or of its share of decode time."""
     figure, axes = look.list_figure([bar.entry for bar in bars], pitch=0.27)
+    digits = 2 if max(bar.total.value for bar in bars) < 0.1 else 0
     for y, bar in enumerate(bars):
         scale = 100.0 / bar.total.value if as_shares else 1000.0
         left = 0.0
@@ -249,7 +260,7 @@ def draw_phases(bars: Sequence[PhaseBar], report: Report, *, as_shares: bool) ->
             )
         if not as_shares:
             look.whisker(axes, 1000.0 * bar.total.value, y, _scaled(bar), along="x")
-            look.beside(axes, y, f"{1000.0 * bar.total.value:.3g}")
+            look.beside(axes, y, f"{1000.0 * bar.total.value:.{digits}f}")
     axes.set_xlabel("Share of decode time (%)" if as_shares else "Decode time per token (ms)", fontsize=BODY)
     axes.set_xlim(0.0, 100.0 if as_shares else None)
     _phase_legend(figure, bars)

@@ -10,7 +10,7 @@ from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, BODY, GREY, INK, SMALL, TINY
 from dyna_eval.report import Report
 from dyna_eval.series.parameters import Parameter, Scale, bare_text
-from dyna_eval.series.swept import Cell, CurveChart, HeatMap, HeatPanel, Measure, Panel
+from dyna_eval.series.swept import Cell, Curve, CurveChart, HeatMap, HeatPanel, Measure, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,10 +30,11 @@ def draw_curves(chart: CurveChart, report: Report) -> Figure:
     columns = min(chart.columns, _ACROSS)
     lines = -(-len(chart.panels) // columns)
     single = len(chart.panels) == 1
-    figure = look.new_figure(
-        look.COLUMN if single else max(look.COLUMN, look.PAGE * min(1.0, (columns + 0.6) / _ACROSS)),
-        2.7 if single else 1.0 + 1.45 * lines,
-    )
+    width = look.PAGE * min(1.0, (columns + 0.6) / _ACROSS)
+    if single:
+        crowded = chart.x.scale is Scale.CATEGORY and len(chart.x.values) > 4
+        width = look.PAGE if crowded else look.COLUMN
+    figure = look.new_figure(width, 2.7 if single else 1.0 + 1.45 * lines)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     styles = _styles(chart)
     inches = (figure.get_figwidth() - 0.8) / columns - (0.6 if single else 0.1)
@@ -82,9 +83,13 @@ def _draw_panel(axes: Axes, chart: CurveChart, panel: Panel, styles: dict[str, d
     if panel.baseline is not None:
         axes.axhline(panel.baseline.value, color=GREY, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
     for index, curve in enumerate(panel.curves):
-        shift = (index - (len(panel.curves) - 1) / 2) * _DODGE
-        xs = [place(chart.x, point.x, shift) for point in curve.points]
         style = styles[curve.name]
+        if chart.x.scale is Scale.CATEGORY:
+            xs = _beside_each_other(chart.x, panel, curve)
+            style = style | {"linestyle": "none"}  # there is nothing between two names
+        else:
+            shift = (index - (len(panel.curves) - 1) / 2) * _DODGE
+            xs = [place(chart.x, point.x, shift) for point in curve.points]
         for x, point in zip(xs, curve.points, strict=True):
             look.whisker(axes, x, point.y.value, point.y, along="y", color=style["color"], zorder=2)
             if point.entry.doubt:
@@ -92,8 +97,20 @@ def _draw_panel(axes: Axes, chart: CurveChart, panel: Panel, styles: dict[str, d
         axes.plot(xs, [point.y.value for point in curve.points], zorder=3, **style)
 
 
+def _beside_each_other(parameter: Parameter, panel: Panel, curve: Curve) -> list[float]:
+    """Return where a curve's points stand, so that all of the panel's points at one name have room."""
+    points = [point for one in panel.curves for point in one.points]
+    places = []
+    for point in curve.points:
+        alike = [other.entry for other in points if other.x == point.x]
+        gap = min(0.12, 0.8 / len(alike))
+        centre = parameter.values.index(point.x)
+        places.append(centre + gap * (alike.index(point.entry) - (len(alike) - 1) / 2))
+    return places
+
+
 def _limit_y(axes: Axes, chart: CurveChart) -> bool:
-    """Let rates start at 0, and return whether an interval is cut off; acceptance lengths start at 1 anyway."""
+    """Start rates at 0 and lengths, never under 1, a little lower; return whether an interval is cut."""
     known = [p.y for panel in chart.panels for curve in panel.curves for p in curve.points]
     top, cut = look.top_of([*known, *(panel.baseline for panel in chart.panels if panel.baseline)])
     if chart.measure is Measure.ACCEPTANCE:
@@ -108,9 +125,9 @@ def _star(axes: Axes, x: float, y: float) -> None:
 
 
 def place(parameter: Parameter, value: Scalar, shift: float = 0.0) -> float:
-    """Return where a value stands on its axis, moved by a share of the axis."""
+    """Return where a value stands on its axis, a number moved by a share of the axis."""
     if parameter.scale is Scale.CATEGORY:
-        return float(parameter.values.index(value)) + shift * max(1, len(parameter.values) - 1)
+        return float(parameter.values.index(value))
     number, first, last = (float(v) for v in (value, parameter.values[0], parameter.values[-1]))  # type: ignore[arg-type]
     if parameter.scale is Scale.LOG:
         return float(number * (last / first) ** shift)
@@ -127,13 +144,14 @@ def _dress_x(axes: Axes, parameter: Parameter, inches: float) -> None:
         margin = (high / low) ** 0.06
         axes.set_xlim(low / margin, high * margin)
     else:
-        margin = 0.06 * (positions[-1] - positions[0]) or 0.5
+        is_names = parameter.scale is Scale.CATEGORY
+        margin = 0.5 if is_names else 0.06 * (positions[-1] - positions[0]) or 0.5
         axes.set_xlim(positions[0] - margin, positions[-1] + margin)
     to_axes = axes.transScale + axes.transLimits
     shares = [float(x) for x, _ in to_axes.transform([(position, 1.0) for position in positions])]
     texts = [bare_text(value) for value in parameter.values]
     if parameter.scale is Scale.CATEGORY:
-        room = look.characters(inches * (shares[-1] - shares[0]) / max(1, len(texts) - 1), SMALL)
+        room = look.characters(inches / len(texts), SMALL) - 1
         texts = [look.wrapped(text, room, 3) for text in texts]
     else:
         texts = look.fitting_ticks(shares, texts, inches)
@@ -222,7 +240,8 @@ def draw_heat(heat: HeatMap, report: Report) -> Figure:
     bar.outline.set_visible(False)
     figure.supylabel(heat.y.title, fontsize=SMALL)
     grid[-1, 0].set_xlabel(heat.x.title, fontsize=SMALL, loc="left" if columns > 1 else None)
-    note = "" if heat.measure is not Measure.SPEEDUP else "Hatched: slower than the baseline."
+    slower = any(_is_slower(cell) for panel in heat.panels for cell in panel.cells)
+    note = "Hatched: slower than the baseline." if slower and heat.measure is Measure.SPEEDUP else ""
     entries = [cell.entry for panel in heat.panels for cell in panel.cells]
     framed = "Framed: the highest."
     intervals = look.intervals_note(report) if cell_width > 0.5 else ""
@@ -236,6 +255,8 @@ def _draw_heat_panel(
     from matplotlib.patches import Rectangle  # noqa: PLC0415
 
     xs, ys = heat.x.values, heat.y.values
+    highest = max(cell.value.value for one in heat.panels for cell in one.cells)
+    digits = 2 if highest < 20 else 1 if highest < 200 else 0
     axes.add_patch(Rectangle((-0.5, -0.5), len(xs), len(ys), facecolor="#F4F4F4", zorder=0))
     for cell in panel.cells:
         at = xs.index(cell.x), ys.index(cell.y)
@@ -256,7 +277,7 @@ def _draw_heat_panel(
         if cell is best:
             frame: dict[str, Any] = {"facecolor": "none", "edgecolor": ALARM, "linewidth": 1.6, "zorder": 3}
             axes.add_patch(Rectangle((corner[0] + 0.03, corner[1] + 0.03), 0.94, 0.94, **frame))
-        _write_cell(axes, at, cell, color, bold=cell is best, with_interval=with_intervals)
+        _write_cell(axes, at, cell, color, digits, bold=cell is best, with_interval=with_intervals)
     axes.set_xlim(-0.5, len(xs) - 0.5)
     axes.set_ylim(-0.5, len(ys) - 0.5)
     axes.set_xticks(range(len(xs)), [bare_text(value) for value in xs], fontsize=SMALL)
@@ -268,13 +289,12 @@ def _draw_heat_panel(
 
 
 def _write_cell(
-    axes: Axes, at: tuple[int, int], cell: Cell, color: Any, *, bold: bool, with_interval: bool
+    axes: Axes, at: tuple[int, int], cell: Cell, color: Any, digits: int, *, bold: bool, with_interval: bool
 ) -> None:
     from matplotlib.colors import to_hex  # noqa: PLC0415
 
     ink = "white" if look.lightness(to_hex(color)) < 55 else INK
     value, known = cell.value.value, cell.value.interval
-    digits = 0 if abs(value) >= 100 else 2
     box: dict[str, Any] = {"facecolor": color, "edgecolor": "none", "pad": 0.6}
     style: dict[str, Any] = {"horizontalalignment": "center", "verticalalignment": "center"}
     style |= {"color": ink, "zorder": 4}

@@ -144,9 +144,10 @@ def _ablation(request: _Request, pair_slug: str) -> Iterator[Drawing]:
 def _curves(request: _Request, pair_slug: str) -> Iterator[Drawing]:
     wish, rows = request.wish, request.rows
     known = [row for row in rows if row.figures is not None]
-    axes = (
-        (wish.x,) if wish.x or wish.curves or wish.row or wish.column else spans_by_default(known) or (None,)
-    )
+    is_spanned = wish.x or wish.curves or wish.row or wish.column
+    axes = (wish.x,) if is_spanned else spans_by_default(known)
+    if not axes:
+        raise NothingToDrawError("no method has a parameter that takes several values")
     for x in axes:
         spanned = span(known, x=x, curves=wish.curves, row=wish.row, column=wish.column)
         chart = curve_chart(request.measured, known, spanned, wish.measure)

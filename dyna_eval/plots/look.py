@@ -79,6 +79,8 @@ def save(draw: Callable[[], Figure], stem: Path, *, title: str, origin: str) -> 
     with rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
         figure = draw()
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # found once, the layout is that of all files
         for path, form in zip(paths, FORMATS, strict=True):
             figure.savefig(path, dpi=200, metadata=metadata[form])
     return paths

@@ -167,6 +167,8 @@ def span(
         x = next(iter([*default, *(name for name in known if name not in given)]), None)
     if x is None:
         raise NothingToDrawError("no parameter takes several values")
+    if x == "method":  # which have few parameters in common
+        return Span(x=x, curves=tuple(curves), row=row, column=column)
     rows = taking_part(rows, x)
     free = [name for name in independent(rows) if name not in (*given, x) and not _follows(rows, name, [x])]
     free.sort(key=lambda name: _worth(rows, name), reverse=True)
@@ -185,10 +187,12 @@ def require_swept(name: str, known: Sequence[str]) -> None:
         return
     if not known:
         raise NothingToDrawError("no parameter takes several values")
-    every = {*_OF_ROWS, *(field for method in METHODS.values() for field in method.model_fields)}
-    what = f"{name!r} has one value in this sweep" if name in every else unknown("parameter", name, known)
-    what = what.split("; known:")[0].removesuffix("; leave it out").removesuffix("?")
-    raise InputError(f"{what}; swept are {', '.join(known)}")
+    every = [*_OF_ROWS, *(field for method in METHODS.values() for field in method.model_fields)]
+    if name in every:
+        raise InputError(f"{name!r} has one value in this sweep; swept are {', '.join(known)}")
+    near = unknown("parameter", name, [*known, *(field for field in every if field not in known)])
+    hint = f" ({near.split('; ')[1]})" if "did you mean" in near else ""
+    raise InputError(f"{near.split('; ')[0]}{hint}; swept are {', '.join(known)}")
 
 
 def separate(rows: Sequence[Row], names: Sequence[str]) -> tuple[str, ...]:

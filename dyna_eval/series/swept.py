@@ -41,7 +41,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """Points by ascending x. `name` tells the parameters that all of them share: `B = 2, τ = 0.05`."""
+    """Points by ascending x; only over methods may several share an x.
+
+    `name` tells the parameters that all of them share: `B = 2, τ = 0.05`.
+    """
 
     name: str
     points: tuple[Point, ...]
@@ -63,8 +66,9 @@ class CurveChart:
     x: Parameter
     span: Span
     panels: tuple[Panel, ...]
-    """Row by row; panels without a measured point are there with no curves."""
+    """Row by row, without those that no row of the sweep belongs to."""
     columns: int
+    """How many panels make a row; all of them where some are missing."""
     left_out: tuple[str, ...]
     """Labels of the rows whose method does not sweep x."""
 
@@ -128,12 +132,14 @@ def curve_chart(measured: Measured, rows: Sequence[Row], spanned: Span, measure:
     if not part:
         raise NothingToDrawError(f"no row that sweeps {spanned.x} has a {measure}")
     bases = {row.pair: row for row in known if row.is_baseline}
-    panels = []
+    panels: list[Panel] = []
     heads = [
         (down, across) for down in _values(part, spanned.row) for across in _values(part, spanned.column)
     ]
     for down, across in heads:
         own = [row for row in part if _has(row, spanned.row, down) and _has(row, spanned.column, across)]
+        if not own:
+            continue
         pairs = {row.pair for row in own}
         base = bases.get(next(iter(pairs))) if len(pairs) == 1 else None
         panels.append(
@@ -149,7 +155,7 @@ def curve_chart(measured: Measured, rows: Sequence[Row], spanned: Span, measure:
         x=Parameter.of(spanned.x, part),
         span=spanned,
         panels=tuple(panels),
-        columns=len(_values(part, spanned.column)),
+        columns=len(_values(part, spanned.column)) if len(panels) == len(heads) else len(panels),
         left_out=_labels_beside(known, part),
     )
 
@@ -205,8 +211,8 @@ def _axes_by_default(rows: Sequence[Row]) -> tuple[str, str]:
 
 
 def _curves(rows: Sequence[Row], spanned: Span, point: Callable[[Row], Point | None]) -> tuple[Curve, ...]:
-    names = separate(rows, spanned.names)
-    own = [*spanned.curves, *names[len(spanned.names) :]]
+    further = () if spanned.x == "method" else separate(rows, spanned.names)[len(spanned.names) :]
+    own = [*spanned.curves, *further]
     groups: dict[tuple[Scalar, ...], list[Point]] = {}
     ordered = sorted(rows, key=lambda row: [_order(value_of(row, name)) for name in (*own, spanned.x)])
     for row in ordered:
