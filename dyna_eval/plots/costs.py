@@ -292,7 +292,7 @@ def _phase_legend(figure: Figure, bars: Sequence[PhaseBar]) -> None:
         handles,
         names,
         loc="outside upper center",
-        ncols=3 if figure.get_figwidth() < 4 else 6,
+        ncols=3 if figure.get_figwidth() < 4 or len(names) > 5 else 5,
         fontsize=TINY + 0.5,
         frameon=False,
         handlelength=1.4,

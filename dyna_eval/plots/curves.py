@@ -57,7 +57,9 @@ def draw_curves(chart: CurveChart, report: Report) -> Figure:
         grid[-1, 0].set_xlabel(chart.x.title, loc="left")
         _legend(figure, chart.names, styles)
     entries = [p.entry for panel in chart.panels for curve in panel.curves for p in curve.points]
-    notes = [look.intervals_note(report), look.CUT_OFF if cut else "", "Dashed grey: the baseline."]
+    notes = [look.intervals_note(report), look.CUT_OFF if cut else ""]
+    if any(panel.baseline for panel in chart.panels):
+        notes.append("Dashed grey: the baseline.")
     look.write_note(figure, [*notes, *look.doubts(entries)])
     return figure
 
@@ -222,7 +224,8 @@ def draw_heat(heat: HeatMap, report: Report) -> Figure:
     columns = max(1, min(len(heat.panels), int((look.PAGE - 1.2) / (wide * cell_width + 0.25))))
     lines = -(-len(heat.panels) // columns)
     width = max(look.COLUMN, 1.2 + columns * (wide * cell_width + 0.25))
-    figure = look.new_figure(width, 0.85 + lines * (high * 0.34 + (0.3 if len(heat.panels) > 1 else 0.1)))
+    height = max(1.9, 0.85 + lines * (high * 0.34 + (0.3 if len(heat.panels) > 1 else 0.1)))
+    figure = look.new_figure(width, height)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     values = [cell.value.value for panel in heat.panels for cell in panel.cells]
     colors = ScalarMappable(
@@ -238,7 +241,8 @@ def draw_heat(heat: HeatMap, report: Report) -> Figure:
     bar.set_label(TITLES[heat.measure], fontsize=SMALL)
     bar.ax.tick_params(labelsize=TINY)
     bar.outline.set_visible(False)
-    figure.supylabel(heat.y.title, fontsize=SMALL)
+    title = look.wrapped(heat.y.title, look.characters(height - 0.7, SMALL))
+    figure.supylabel(title, fontsize=SMALL, multialignment="center")
     grid[-1, 0].set_xlabel(heat.x.title, fontsize=SMALL, loc="left" if columns > 1 else None)
     slower = any(_is_slower(cell) for panel in heat.panels for cell in panel.cells)
     note = "Hatched: slower than the baseline." if slower and heat.measure is Measure.SPEEDUP else ""

@@ -34,6 +34,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 
 FORMATS = ("pdf", "svg", "png")
+_LAYOUT_PASSES = 3  # room for labels changes the axes, which changes the room
 _CHARACTER_EMS = 0.56  # width of a character on average
 _CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "SimHei")
 
@@ -79,11 +80,17 @@ def save(draw: Callable[[], Figure], stem: Path, *, title: str, origin: str) -> 
     with rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
         figure = draw()
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # found once, the layout is that of all files
+        settle(figure)
         for path, form in zip(paths, FORMATS, strict=True):
             figure.savefig(path, dpi=200, metadata=metadata[form])
     return paths
+
+
+def settle(figure: Figure) -> None:
+    """Lay a figure out for good, so that all its files look the same."""
+    for _ in range(_LAYOUT_PASSES):
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
 
 def _font_families() -> list[str]:
@@ -146,7 +153,7 @@ def doubts(entries: Iterable[Entry]) -> list[str]:
     for entry in dict.fromkeys(entries):
         if entry.doubt:
             reasons.setdefault(entry.doubt, []).append(entry.label)
-    return [f"* {', '.join(labels)}: {reason}." for reason, labels in reasons.items()]
+    return [f"* {', '.join(dict.fromkeys(labels))}: {reason}." for reason, labels in reasons.items()]
 
 
 def intervals_note(report: Report) -> str:

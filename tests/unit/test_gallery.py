@@ -32,7 +32,16 @@ from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Configuration, Exactness, JobState, Method, SweepRecord
 from dyna_eval.plots import FIGURES, Plan, Wish, ablation_bars, plan, write
 from dyna_eval.plots.costs import PHASE_STYLES
-from dyna_eval.plots.look import DASHES, MARKERS, SERIES, fitting_ticks, lightness, series_colors, spread
+from dyna_eval.plots.look import (
+    DASHES,
+    MARKERS,
+    SERIES,
+    fitting_ticks,
+    lightness,
+    series_colors,
+    settle,
+    spread,
+)
 from dyna_eval.report import build_report
 from dyna_eval.series.costs import PHASES
 from dyna_eval.series.measured import Measured
@@ -214,6 +223,18 @@ def test_forty_configurations_can_all_be_told_apart() -> None:
         boxes = [label.get_window_extent() for label in labels]
         assert not any(one.overlaps(other) for one, other in pairwise(boxes)), stem
         assert all(box.x0 >= 0 for box in boxes), stem
+
+
+@pytest.mark.parametrize("label", ["A rather long label of a row, number", "Row"])
+def test_nothing_leaves_a_figure(label: str) -> None:
+    peer = Configuration(label="transformers", method=Method.HF_ASSISTED, params={"num_assistant_tokens": 20})
+    rows = [BASELINE, *(replace(tree, label=f"{label} {i}") for i, tree in enumerate(TREES[:10])), peer]
+    stored = with_costs(record([(row, 90.0 + 9 * i) for i, row in enumerate(rows)], repeats=1))
+    for stem, figure in figures(stored).items():
+        settle(figure)
+        drawn = figure.get_tightbbox()
+        assert drawn.x0 >= -0.01 and drawn.x1 <= figure.get_figwidth() + 0.01, stem
+        assert drawn.y0 >= -0.01 and drawn.y1 <= figure.get_figheight() + 0.01, stem
 
 
 def test_points_of_the_cost_chart_are_numbered_with_a_key_where_they_are_many() -> None:
