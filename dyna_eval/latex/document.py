@@ -27,9 +27,9 @@ def to_document(report: Report, style: Style, figures: Mapping[str, PurePosixPat
     charts = [_chart(report, pair, path) for pair, path in figures.items()]
     body = [
         rf"\section{{{escape_latex(report.name)}}}",
-        to_prose(report, one_table=style.side_by_side),
         to_latex(report, style),
         *charts,
+        to_prose(report, one_table=style.side_by_side),
     ]
     content = "\n".join(body)
     return "\n".join(
@@ -71,7 +71,7 @@ def _chart(report: Report, pair: str, path: PurePosixPath) -> str:
     return "\n".join(
         [
             rf"\IfFileExists{{{path}}}{{%",
-            r"\begin{figure}[!htbp]",
+            r"\begin{figure}[!tb]",
             r"  \centering",
             rf"  \includegraphics[width=0.6\linewidth]{{{path}}}",
             rf"  \caption{{Throughput of each step of {escape_latex(report.name)} (pair {escape_latex(pair)})"

@@ -24,6 +24,8 @@ class PaperCell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperRow:
+    """`offset` is where the first cell ends."""
+
     cells: tuple[PaperCell, ...]
     offset: int
 
@@ -167,8 +169,7 @@ def _rows(text: str, start: int, end: int) -> Iterator[PaperRow]:
 def _row(texts: list[str], offset: int) -> PaperRow:
     first = re.sub(r"^\s*(?:\*|\[[^\]]*\])", "", texts[0])  # what may follow the row before: `\\*`, `\\[2pt]`
     cells = [_cell(_RULES.sub(" ", text)) for text in (first, *texts[1:])]
-    leading = re.match(r"\s*", texts[0])
-    return PaperRow(cells=tuple(cells), offset=offset + (leading.end() if leading else 0))
+    return PaperRow(cells=tuple(cells), offset=offset + max(0, len(texts[0].rstrip()) - 1))
 
 
 def _cell(text: str) -> PaperCell:
