@@ -4,3 +4,8 @@
 its cells, which `table` prints and `check` compares with those that `paper` reads; `claims` decides what may
 be said of two rows, and `prose` says it.
 """
+
+from dyna_eval.latex.table import to_latex
+from dyna_eval.latex.text import escape_latex
+
+__all__ = ["escape_latex", "to_latex"]

@@ -28,6 +28,7 @@ from dyna_eval.latex.paper import (
     numbers,
     plain,
     read_table,
+    table_offsets,
     without_comments,
 )
 from dyna_eval.latex.prose import to_prose
@@ -116,6 +117,7 @@ class _Check:
             elif marked.part is not Part.MACROS:
                 self._check_marked(marked, marked.origin, stop)
         self._check_macros([mark.origin for mark in marks if mark.origin and mark.part is Part.MACROS])
+        self._note_unmarked([marked.end for marked in marks if marked.part is Part.TABLE])
         for offset, command in inputs(self.body):
             self.notes.append(
                 Remark(line=self._line(offset), what=f"{command} is not followed; check that file by itself")
@@ -126,6 +128,15 @@ class _Check:
             unchecked=tuple(self.unchecked),
             notes=tuple(self.notes),
         )
+
+    def _note_unmarked(self, marks: Sequence[int]) -> None:
+        """Say which tables are not ours, or have lost their mark."""
+        tables = table_offsets(self.body)
+        ours = {next((offset for offset in tables if offset > mark), -1) for mark in marks}
+        others = [str(self._line(offset)) for offset in tables if offset not in ours]
+        if others:
+            what = f"tables without a mark are not checked; they begin on lines {', '.join(others)}"
+            self.notes.append(Remark(line=int(others[0]), what=what))
 
     # --------------------------------------------------------------- marked parts
 

@@ -228,12 +228,18 @@ def _figures(report: Report, rows: Sequence[Row], style: Style) -> list[_Figure]
 
 
 def best_speedup(rows: Sequence[Row]) -> Row | None:
-    """Return the row of the highest speedup among those that `best_row` would choose from.
+    """Return the row of the highest speedup among those that may win; None where none may be called fastest.
 
     It is the fastest row, unless rows ran on actors of unequal speed.
     """
-    fit = [row for row in rows if row.versus_baseline and row.figures and row.is_exact and not row.mixed]
-    return max(fit, key=lambda row: row.versus_baseline.ratio if row.versus_baseline else 0.0, default=None)
+    ratios = [
+        (row.versus_baseline.ratio, row)
+        for row in rows
+        if row.versus_baseline and row.figures and row.is_exact and not row.mixed
+    ]
+    if best_row(rows) is None or not ratios:
+        return None
+    return max(ratios, key=lambda found: found[0])[1]
 
 
 def level(report: Report) -> str:

@@ -117,6 +117,11 @@ _RULES = re.compile(
 _MULTICOLUMN = re.compile(r"^\s*\\multicolumn\s*\{\s*(\d{1,3})\s*\}\s*(?=\{)")
 
 
+def table_offsets(text: str) -> list[int]:
+    """Return where tables begin in a text without comments."""
+    return [found.start() for found in _TABULAR.finditer(text)]
+
+
 def read_table(region: str) -> PaperTable | None:
     """Read the first table of a text without comments; None where there is none."""
     begin = _TABULAR.search(region)

@@ -56,10 +56,13 @@ def _opening(report: Report, rows: Sequence[Row], label: str) -> list[str]:
         return [text, "Nothing has been measured yet."]
     base = next((row for row in rows if row.is_baseline), None)
     against = f" is a ratio to step {base.step} on the same prompts" if base else " is unknown"
+    prompts = span([figures.prompts for figures in known], "prompt") or "prompts"
+    repeats = span([figures.repeats for figures in known], "repeat")
+    each = f" ({repeats})" if repeats else ""
     return [
         text,
-        f"Throughput is the mean over {span([f.prompts for f in known], 'prompt')} of tokens per second of"
-        f" decoding, prefill apart ({span([f.repeats for f in known], 'repeat')}); a speedup{against}.",
+        f"Throughput is the mean over {prompts} of tokens per second of decoding, prefill apart{each}; a"
+        f" speedup{against}.",
         f"A step is said to improve or to degrade throughput only where the {level(report)} bootstrap"
         r" interval of the paired ratio excludes $1$.",
     ]

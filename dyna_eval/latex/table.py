@@ -208,21 +208,27 @@ def _what_was_measured(report: Report, rows: Sequence[Row], style: Style) -> str
     known = [row.figures for row in rows if row.figures]
     if not known:
         return "Nothing has been measured yet."
-    prompts = span([figures.prompts for figures in known], "prompt")
-    repeats = span([figures.repeats for figures in known], "repeat")
-    tokens = span([figures.tokens for figures in known], "token")
+    prompts = span([figures.prompts for figures in known], "prompt") or "prompts"
+    counts = [
+        span([figures.repeats for figures in known], "repeat"),
+        span([figures.tokens for figures in known], "token"),
+    ]
+    each = f" ({', '.join(filter(None, counts))} per row)" if any(counts) else ""
     deviation = r", $\pm$ the standard deviation between repeats" if style.std else ""
     where = "" if Column.INTERVAL in style.columns else " below"
     intervals = f", with {level(report)} intervals{where}" if any(map(speedup_interval, rows)) else ""
     return (
-        f"Throughput is in tokens/s, the mean over {prompts} ({repeats}, {tokens} per row){deviation};"
+        f"Throughput is in tokens/s, the mean over {prompts}{each}{deviation};"
         f" speedup is against the baseline{intervals}."
     )
 
 
-def span(counts: Sequence[int], noun: str) -> str:
-    """Return `3 repeats`, or `2 to 3 repeats` where counts differ."""
-    low, high = min(counts), max(counts)
+def span(counts: Sequence[int | None], noun: str) -> str:
+    """Return `3 repeats`, or `2 to 3 repeats` where counts differ; nothing where one is unknown."""
+    known = [number for number in counts if number is not None]
+    if len(known) < len(counts):
+        return ""
+    low, high = min(known), max(known)
     return count(high, noun) if low == high else f"{low:,} to {high:,} {noun}s"
 
 

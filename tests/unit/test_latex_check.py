@@ -259,6 +259,14 @@ def test_other_files_are_not_followed_and_that_is_said() -> None:
     assert r"\input{tables/more} is not followed" in note.what
 
 
+def test_tables_without_a_mark_are_pointed_out() -> None:
+    bare = [line for line in paper().splitlines() if "dyna-eval table" not in line]
+    findings = check("\n".join(bare))
+    begin = next(i for i, line in enumerate(bare, start=1) if "begin{tabular}" in line)
+    assert Part.TABLE not in findings.parts
+    assert f"not checked; they begin on lines {begin}" in findings.notes[0].what
+
+
 @pytest.mark.parametrize(
     ("edit", "complaint"),
     [
