@@ -96,7 +96,8 @@ def letters(text: str) -> str:
     """Return text as ASCII letters, each word with a capital and each digit spelled: `K=6` is `KSix`."""
     plain = unicodedata.normalize("NFKD", text)
     spelled = "".join(f" {_DIGITS[c]} " if c in _DIGITS else c for c in plain if not unicodedata.combining(c))
-    return "".join(word[0].upper() + word[1:] for word in re.findall("[A-Za-z]+", spelled))
+    words = (re.sub("[^A-Za-z]", "", word) for word in re.findall(r"[^\W_]+", spelled))
+    return "".join(word[:1].upper() + word[1:] for word in words)
 
 
 def _row_names(report: Report) -> dict[tuple[str, str], str]:
