@@ -310,9 +310,9 @@ class _PairTable:
             caveats=(),
             fastest_before=fastest.step if fastest else None,
         )
-        if fastest is not None and previous is not None:
-            same = fastest.step == previous.step
-            versus = row.versus_previous if same else self._compare(label, fastest.label, rates)
+        if fastest is not None:
+            known = {previous.step: row.versus_previous} if previous else {}
+            versus = known.get(fastest.step) or self._compare(label, fastest.label, rates)
             row = replace(row, versus_fastest_before=versus)
         return replace(row, caveats=self._caveats(row))
 

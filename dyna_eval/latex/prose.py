@@ -261,7 +261,7 @@ def _round(row: Row) -> tuple[float, float] | None:
         return None
     length = row.figures.acceptance.mean_length
     pooled = row.figures.throughput.pooled
-    return (length, length / pooled) if length > 0.0 and pooled > 0.0 else None
+    return (length, length / pooled) if length and pooled else None
 
 
 # ----------------------------------------------------------------------- summary

@@ -217,6 +217,12 @@ def test_equal_rows_are_called_not_separable_in_both_places() -> None:
     assert re.search(r"Not separable from it: step [23]\.", told)
 
 
+def test_what_is_not_separable_from_the_baseline_is_said_once() -> None:
+    told = paragraphs(build_report(record(((BASELINE, 100.0), (LINEAR, 101.0)), noise=0.3)))[2]
+    assert told.count("not separable") == 1
+    assert "Its speed is not separable from that of step 1" in told
+
+
 def test_a_failed_step_is_named_with_its_state() -> None:
     told = to_prose(build_report(record(states={TREE.label: JobState.FAILED})))
     assert "has no result: it is failed." in told
