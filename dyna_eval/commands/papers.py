@@ -16,7 +16,7 @@ from dyna_eval.errors import InputError
 
 if TYPE_CHECKING:
     from dyna_eval.latex.check import Findings
-    from dyna_eval.latex.style import Style
+    from dyna_eval.latex.style import Origin, Style
     from dyna_eval.report import Report
 
 _STYLED = "--latex or --tex-document"
@@ -121,17 +121,17 @@ def check_papers(papers: Sequence[Path], database: str, *, as_json: bool) -> int
     Raises InputError for a paper that cannot be read or that holds nothing of this tool.
     """
     from dyna_eval.latex.check import check_paper
-    from dyna_eval.presets import Preset
     from dyna_eval.report import build_report
 
     texts = {path: _read(path) for path in papers}
     with open_store(database) as store:
         sweeps = {summary.digest: summary.id for summary in store.list_sweeps()}
 
-        def recompute(digest: str, preset: Preset | None) -> Report | None:
-            if digest not in sweeps:
+        def recompute(origin: Origin) -> Report | None:
+            if origin.digest not in sweeps:
                 return None
-            return build_report(store.record(sweeps[digest]), allow_mixed=True, preset=preset)
+            record = store.record(sweeps[origin.digest])
+            return build_report(record, allow_mixed=True, preset=origin.preset)
 
         found = {path: check_paper(text, recompute) for path, text in texts.items()}
     for path, findings in found.items():

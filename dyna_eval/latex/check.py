@@ -32,13 +32,12 @@ from dyna_eval.latex.paper import (
     without_comments,
 )
 from dyna_eval.latex.prose import to_prose
-from dyna_eval.latex.style import Marked, Origin, Part, end_mark, find_marks
+from dyna_eval.latex.style import PLAIN, Marked, Origin, Part, end_mark, find_marks
 from dyna_eval.latex.table import table, table_label
-from dyna_eval.presets import Preset
 from dyna_eval.report import Report
 
-Recompute = Callable[[str, Preset | None], Report | None]
-"""From a sweep's digest to its report; None where the database does not have it."""
+Recompute = Callable[[Origin], Report | None]
+"""From a part's origin to its report as it is now; None where the database does not have the sweep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +101,7 @@ class _Check:
         self.definitions = definitions(self.body)
         self.macros = {definition.name: definition.value for definition in self.definitions}
         self.recompute = recompute
-        self.reports: dict[tuple[str, Preset | None], Report | None] = {}
+        self.reports: dict[Origin, Report | None] = {}
         self.parts: list[Part] = []
         self.differences: list[Difference] = []
         self.unchecked: list[Remark] = []
@@ -154,10 +153,10 @@ class _Check:
             self._check_prose(marked, report, origin, stop)
 
     def _report(self, origin: Origin, offset: int) -> Report | None:
-        key = (origin.digest, origin.preset)
+        key = replace(origin, part=Part.TABLE, pairs=(), style=PLAIN, sweep="")
         try:
             if key not in self.reports:
-                self.reports[key] = self.recompute(*key)
+                self.reports[key] = self.recompute(key)
         except InputError as error:
             self._give_up(offset, f"the {origin.part} of sweep {origin.sweep!r} cannot be computed: {error}")
             return None

@@ -19,7 +19,7 @@ from dyna_eval.latex.document import to_document
 from dyna_eval.latex.macros import to_macros
 from dyna_eval.latex.paper import without_comments
 from dyna_eval.latex.prose import to_prose
-from dyna_eval.latex.style import PLAIN, Column, Part, Style
+from dyna_eval.latex.style import PLAIN, Column, Origin, Part, Style
 from dyna_eval.latex.table import to_latex
 from dyna_eval.presets import Preset
 from dyna_eval.report import Report, build_report
@@ -30,9 +30,9 @@ STORED = record()
 def check(paper: str, *stored: SweepRecord) -> Findings:
     known = {one.digest: one for one in stored or (STORED,)}
 
-    def recompute(digest: str, preset: Preset | None) -> Report | None:
-        found = known.get(digest)
-        return build_report(found, allow_mixed=True, preset=preset) if found else None
+    def recompute(origin: Origin) -> Report | None:
+        found = known.get(origin.digest)
+        return build_report(found, allow_mixed=True, preset=origin.preset) if found else None
 
     return check_paper(paper, recompute)
 
