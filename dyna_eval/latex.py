@@ -162,17 +162,24 @@ def _what_was_measured(report: Report, rows: Sequence[Row]) -> str:
     if not known:
         return "Nothing has been measured yet."
     prompts = _span([figures.prompts for figures in known], "prompt")
-    repeats = _span([figures.repeats for figures in known], "repeat")
-    tokens = _span([figures.tokens for figures in known], "token")
+    counts = [
+        _span([figures.repeats for figures in known], "repeat"),
+        _span([figures.tokens for figures in known], "token"),
+    ]
+    each = f" ({', '.join(filter(None, counts))} per row)" if any(counts) else ""
     intervals = f", with {_level(report)} intervals below" if any(map(speedup_interval, rows)) else ""
     return (
-        f"Throughput is in tokens/s, the mean over {prompts} ({repeats}, {tokens} per row);"
+        f"Throughput is in tokens/s, the mean over {prompts or 'prompts'}{each};"
         f" speedup is against the baseline{intervals}."
     )
 
 
-def _span(counts: Sequence[int], noun: str) -> str:
-    low, high = min(counts), max(counts)
+def _span(counts: Sequence[int | None], noun: str) -> str:
+    """Return counts as `8 prompts` or `7 to 8 prompts`; nothing where one is unknown."""
+    known = [number for number in counts if number is not None]
+    if len(known) < len(counts):
+        return ""
+    low, high = min(known), max(known)
     return count(high, noun) if low == high else f"{low:,} to {high:,} {noun}s"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dyna_eval.commands.importing import stored_report
 from dyna_eval.commands.options import database_option, open_store, print_json, which_sweep
 
 if TYPE_CHECKING:
@@ -23,17 +24,31 @@ if TYPE_CHECKING:
 @click.option(
     "--plots", type=click.Path(path_type=Path, file_okay=False), help="Write the figure to this folder."
 )
+@click.option("--from", "sources", multiple=True, metavar="SWEEP", help="Join the rows of these sweeps.")
+@click.option(
+    "--row",
+    "rows",
+    multiple=True,
+    metavar="ROW",
+    help="Show this row: its label, configuration (* is any text) or step, as SWEEP:ROW of one sweep alone.",
+)
 @click.option("--allow-mixed", is_flag=True, help="Print rows that were not measured alike, marked as such.")
 @database_option
 def report(
-    *, sweep: str | None, form: str | None, plots: Path | None, allow_mixed: bool, database: str
+    *,
+    sweep: str | None,
+    form: str | None,
+    plots: Path | None,
+    sources: tuple[str, ...],
+    rows: tuple[str, ...],
+    allow_mixed: bool,
+    database: str,
 ) -> None:
-    """Print the ablation table of a sweep."""
-    from dyna_eval.report import build_report
-
+    """Print the ablation table of a sweep, measured or imported, or of several joined with --from."""
+    if sweep is not None and sources:
+        raise click.UsageError("name one SWEEP, or several with --from")
     with open_store(database) as store:
-        record = store.record(store.find_sweep(sweep))
-    built = build_report(record, allow_mixed=allow_mixed)
+        built = stored_report(store, sources or (sweep,), rows=rows, allow_mixed=allow_mixed)
     if plots is not None:
         from dyna_eval.plots import ablation_bars
 
