@@ -271,6 +271,7 @@ def joined_report(
     several = len(members) > 1
     return replace(
         first,
+        chosen=() if several else first.chosen,
         name=" + ".join(dict.fromkeys(member.report.name for member in members)),
         digest=digest([[member.report.digest for member in members], [row.label for _, row in shown]]),
         state=", ".join(dict.fromkeys(str(member.report.state) for member in members)),
@@ -446,7 +447,10 @@ def _differences(
         return []
     member, base = members[one.part], members[reference.part]
     row, other = one.row, reference.row
-    texts = _models_difference(member.baseline(row.pair), base.baseline(row.pair))
+    texts = [
+        *_models_difference(member.baseline(row.pair), base.baseline(row.pair)),
+        *_split_difference(member.part, base.part),
+    ]
     if row.source is None and other.source is None:
         return texts  # prompts, settings and environment were compared by their digests
     file, base_file = member.file(row), base.file(other)
@@ -469,6 +473,14 @@ def _models_difference(own: Row | None, base: Row | None) -> list[str]:
         return []
     work = [(one.method, dict(one.params), one.prompt_set, one.generation) for one in (own, base)]
     return ["models, dtype, backend or warm-up"] if work[0] == work[1] else []
+
+
+def _split_difference(own: Part, base: Part) -> list[str]:
+    """Rows over the prompts that a tuning split leaves are not over those of another split."""
+    if not isinstance(own, SweepRecord) or not isinstance(base, SweepRecord):
+        return []
+    here, there = own.measure.tune_fraction, base.measure.tune_fraction
+    return [] if here == there else [f"tuning split ({here:g} instead of {there:g} of the prompts)"]
 
 
 def _prompts_difference(

@@ -135,8 +135,8 @@ def test_migrating_back_takes_imported_sweeps_along_and_leaves_the_others(
     store.add_import(table(tmp_path), "theirs")
     store.add_import(import_file(write_answers(tmp_path, "c.jsonl", faster())), "answers")
     store.close()
-    downgrade(database_url, "0002")
-    assert migrate.upgrade(database_url).version == "0002"
+    downgrade(database_url, "0003")
+    assert migrate.upgrade(database_url).version == "0003"
     with Store.open(database_url, create=False) as after:
         assert [sweep.id for sweep in after.list_sweeps()] == [own]
         assert after.resolved(own) == make_sweep()

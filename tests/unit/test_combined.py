@@ -420,6 +420,13 @@ def test_own_sweeps_of_other_weights_under_one_name_are_refused() -> None:
         joined_report([record(FOUR_STEPS[:2]), other])
 
 
+def test_own_sweeps_of_other_tuning_splits_are_refused() -> None:
+    other = second(record([FOUR_STEPS[0], FOUR_STEPS[3]]))
+    other = replace(other, measure=replace(other.measure, tune_fraction=0.25))
+    with pytest.raises(MixedRowsError, match=r"tuning split \(0.25 instead of 0 of the prompts\)"):
+        joined_report([record(FOUR_STEPS[:2]), other])
+
+
 def test_an_imported_row_beside_our_own_is_refused_and_marked(tmp_path: Path) -> None:
     stored = record(pairs=("big/small",))
     b = imported(tmp_path, 2, [baseline(100.0), linear(4, 150.0)], "b")
