@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
-from sqlalchemy import func, insert, select
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from dyna_eval.imported import ImportedFile, ImportedRow, ImportedSample, ImportedSweep
@@ -45,11 +45,16 @@ def insert_import(session: Session, file: ImportedFile, name: str) -> int | None
 
     A file that is one part of a table joins the latest sweep of that name, if that is made of such parts.
     """
-    sweep_id = _sweep_of_parts(session, name) if file.in_parts else None
+    joined = _sweep_of_parts(session, name) if file.in_parts else None
+    sweep_id = joined or _insert_sweep(session, file, name)
     if sweep_id is None:
-        sweep_id = _insert_sweep(session, file, name)
-    if sweep_id is None or not _insert_file(session, file, sweep_id):
         return None
+    if not _insert_file(session, file, sweep_id):  # another process was faster
+        if joined is None:
+            session.execute(delete(SweepRow).where(SweepRow.id == sweep_id))
+        return None
+    if joined is not None:
+        _update_digest(session, sweep_id)
     file_id = session.scalars(select(ImportedFileRow.id).where(ImportedFileRow.sha256 == file.digest)).one()
     for row in file.rows:
         _insert_row(session, row, file_id)
@@ -67,6 +72,17 @@ def _insert_sweep(session: Session, file: ImportedFile, name: str) -> int | None
     if not insert_missing(session, SweepRow, name=name, digest=own, spec={}, pairs=[], prompt_sets={}):
         return None
     return session.scalars(select(SweepRow.id).where(SweepRow.digest == own)).one()
+
+
+def _update_digest(session: Session, sweep_id: int) -> None:
+    """Give a sweep that got one more file the digest of all its files: `ImportedSweep.digest`."""
+    files = session.scalars(
+        select(ImportedFileRow.sha256)
+        .where(ImportedFileRow.sweep_id == sweep_id)
+        .order_by(ImportedFileRow.id)
+    )
+    changed = update(SweepRow).where(SweepRow.id == sweep_id)
+    session.execute(changed.values(digest=digest(["imported", *files])))
 
 
 def _insert_file(session: Session, file: ImportedFile, sweep_id: int) -> bool:

@@ -148,7 +148,8 @@ def stored_report(
 
     ids = list(dict.fromkeys(store.find_sweep(sweep) for sweep in sweeps))
     parts = [store.imported(sweep_id) or store.record(sweep_id) for sweep_id in ids]
-    first, others = parts[0], store.imports()
+    first = parts[0]
+    others = store.imports() if any(isinstance(part, ImportedSweep) for part in parts) else []
     if len(parts) > 1 or rows:
         return joined_report(parts, rows=rows, others=others, allow_mixed=allow_mixed)
     if isinstance(first, ImportedSweep):

@@ -86,6 +86,7 @@ def test_answer_files_of_one_name_become_one_sweep(store: Store, tmp_path: Path)
     assert store.add_import(base, "bench") == (1, True)
     assert store.add_import(eagle, "bench") == (1, True)
     assert read(store, 1).files == (base, eagle)
+    assert [sweep.digest for sweep in store.list_sweeps()] == [read(store, 1).digest]
     assert store.add_import(eagle, "elsewhere") == (1, False)
 
 
