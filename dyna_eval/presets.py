@@ -73,6 +73,8 @@ def _is_chain(configuration: Configuration) -> bool:
 
 def _meaning(configuration: Configuration) -> tuple[str, dict[str, object]]:
     """Return method and parameters without what changes nothing; as they stand if another tool wrote them."""
+    if configuration.method not in METHODS:
+        return configuration.method, dict(configuration.params)
     try:
         model = METHODS[configuration.method].model_validate(dict(configuration.params))
     except ValidationError:

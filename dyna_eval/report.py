@@ -6,10 +6,11 @@ gives the same to programs. Definitions of the figures are in `dyna_eval.statist
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 from dyna_eval.errors import MixedRowsError
+from dyna_eval.imported import Source
 from dyna_eval.integrity import (
     actor_caveats,
     actor_speeds,
@@ -60,6 +61,16 @@ class Row:
     fastest_before: int | None = None
     """The step of the fastest row above whose output and circumstances are right."""
     versus_fastest_before: Comparison | None = None
+    generation: str | None = None
+    """Digest of the generation settings."""
+    key: str | None = None
+    """Identity of its jobs; rows of equal keys did the same work."""
+    rates: Mapping[int, float] | None = field(default=None, repr=False)
+    """Tokens per second by prompt, freed of how fast each actor is."""
+    source: Source | None = None
+    """The file that an imported row comes from."""
+    foreign: Mapping[str, float] = field(default_factory=dict)
+    """Figures that the file defines otherwise than this project does."""
 
     @property
     def is_exact(self) -> bool:
@@ -79,6 +90,15 @@ class LeftOut:
     state: str
     reason: str
     job_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedSweep:
+    """A sweep that gave rows to a report of several."""
+
+    id: int
+    name: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +125,12 @@ class Report:
     left_out: tuple[LeftOut, ...]
     pair_caveats: tuple[tuple[str, str], ...]
     """(pair, text): what concerns all rows of a pair."""
+    joined: tuple[JoinedSweep, ...] = ()
+    """The sweeps whose rows are joined here; empty for the report of one sweep."""
+    made_of: tuple[str, ...] = ()
+    """Digests of the sweeps whose rows were joined or chosen; empty for the whole of one sweep."""
+    chosen_rows: tuple[str, ...] = ()
+    """What chose them, as `dyna_eval.selection` reads it."""
     chosen: tuple[Choice, ...] = ()
     """What was chosen on the tuning prompts, per pair; empty without a tuning split."""
     preset: Preset | None = None
@@ -125,11 +151,14 @@ class Report:
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:
-    """Return the row with the highest throughput among those whose output and circumstances are right."""
-    fit = [
-        (row.figures.throughput.mean, row) for row in rows if row.figures and row.is_exact and not row.mixed
-    ]
-    return max(fit, key=lambda pair: pair[0])[1] if fit else None
+    """Return the row with the highest throughput among those whose output and circumstances are right.
+
+    None where an imported row, whose output nobody compared with the target's, is faster than all of them.
+    """
+    rates = [(row.figures.throughput.mean, row) for row in rows if row.figures and not row.mixed]
+    fit = [(rate, row) for rate, row in rates if row.is_exact]
+    rate, best = max(fit, key=lambda pair: pair[0], default=(0.0, None))
+    return None if any(row.source and not row.is_exact and other > rate for other, row in rates) else best
 
 
 # --------------------------------------------------------------------- building
@@ -181,7 +210,7 @@ def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool, prese
         choice = Choice(
             pair=pair,
             label=best.label,
-            tuning_prompts=best.figures.prompts,
+            tuning_prompts=best.figures.prompts or 0,
             throughput=best.figures.throughput.mean,
         )
         chosen.append(choice)
@@ -309,6 +338,9 @@ class _PairTable:
             versus_previous=self._compare(label, previous.label, rates) if previous else None,
             caveats=(),
             fastest_before=fastest.step if fastest else None,
+            generation=_only({job.generation_digest for job in jobs}),
+            key=_only({job.key for job in jobs}),
+            rates=rates[label],
         )
         if fastest is not None:
             known = {previous.step: row.versus_previous} if previous else {}
@@ -435,6 +467,7 @@ def to_json(report: Report) -> dict[str, object]:
             "digest": report.digest,
             "created_at": report.created_at,
             "confidence": report.confidence,
+            "joined": [asdict(sweep) for sweep in report.joined],
         },
         "rows": [_row_json(row) for row in report.rows],
         "left_out": [
@@ -458,9 +491,13 @@ def _row_json(row: Row) -> dict[str, object]:
         **_figures_json(row.figures),
         **_comparison_json(row),
         "prompt_set": row.prompt_set,
+        "generation": row.generation,
         "env": row.environment,
+        "key": row.key,
         "mixed": list(row.mixed),
         "job_ids": list(row.job_ids),
+        "imported": row.source and asdict(row.source),
+        "foreign": dict(row.foreign),
     }
 
 
@@ -515,9 +552,10 @@ _FIGURES: dict[str, Callable[[Figures], object]] = {
     "walk_share": lambda f: f.shares.walk,
     "host_share": lambda f: f.shares.host,
     "predicted_speedup": lambda f: f.predicted_speedup,
-    "ttft_s": lambda f: asdict(f.latency.ttft),
+    "ttft_s": lambda f: f.latency.ttft and asdict(f.latency.ttft),
     "tpot_s": lambda f: f.latency.tpot and asdict(f.latency.tpot),
-    "prefill_s": lambda f: asdict(f.latency.prefill),
+    "prefill_s": lambda f: f.latency.prefill and asdict(f.latency.prefill),
+    "compared": lambda f: f.agreement.compared,
     "exact_match_rate": lambda f: f.agreement.exact_match_rate,
     "ties": lambda f: f.agreement.ties,
     "violations": lambda f: f.agreement.violations,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dyna_eval.commands.importing import report_of
 from dyna_eval.commands.options import open_store, print_json
 from dyna_eval.errors import InputError
 
@@ -121,17 +122,16 @@ def check_papers(papers: Sequence[Path], database: str, *, as_json: bool) -> int
     Raises InputError for a paper that cannot be read or that holds nothing of this tool.
     """
     from dyna_eval.latex.check import check_paper
-    from dyna_eval.report import build_report
 
     texts = {path: _read(path) for path in papers}
     with open_store(database) as store:
         sweeps = {summary.digest: summary.id for summary in store.list_sweeps()}
 
         def recompute(origin: Origin) -> Report | None:
-            if origin.digest not in sweeps:
+            if any(digest not in sweeps for digest in origin.made_of):
                 return None
-            record = store.record(sweeps[origin.digest])
-            return build_report(record, allow_mixed=True, preset=origin.preset)
+            ids = [sweeps[digest] for digest in origin.made_of]
+            return report_of(store, ids, rows=origin.rows, allow_mixed=True, preset=origin.preset)
 
         found = {path: check_paper(text, recompute) for path, text in texts.items()}
     for path, findings in found.items():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dyna_eval.commands.importing import stored_report
 from dyna_eval.commands.options import database_option, open_store, print_json, which_sweep
 from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_papers
 
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
     "--plots", type=click.Path(path_type=Path, file_okay=False), help="Write the figure to this folder."
 )
 @paper_options
+@click.option("--from", "sources", multiple=True, metavar="SWEEP", help="Join the rows of these sweeps.")
+@click.option(
+    "--row",
+    "rows",
+    multiple=True,
+    metavar="ROW",
+    help="Show this row: its label, configuration (* is any text) or step, as SWEEP:ROW of one sweep alone.",
+)
 @click.option("--allow-mixed", is_flag=True, help="Print rows that were not measured alike, marked as such.")
 @database_option
 def report(
@@ -41,21 +50,32 @@ def report(
     preset: str | None,
     plots: Path | None,
     paper: Paper,
+    sources: tuple[str, ...],
+    rows: tuple[str, ...],
     allow_mixed: bool,
     database: str,
 ) -> int:
-    """Print the ablation table of a sweep, or check what a paper says of it."""
+    """Print the ablation table of a sweep, measured or imported, or of several joined with --from.
+
+    With --check, see whether a paper still says what the database says.
+    """
     from dyna_eval.latex.grid import require
     from dyna_eval.presets import Preset
-    from dyna_eval.report import build_report
 
     if paper.papers:
-        if sweep is not None:
+        if sweep is not None or sources:
             raise click.UsageError("--check finds the sweeps by what is in the paper; name none")
         return check_papers(paper.papers, database, as_json=form == "json")
+    if sweep is not None and sources:
+        raise click.UsageError("name one SWEEP, or several with --from")
     with open_store(database) as store:
-        record = store.record(store.find_sweep(sweep))
-    built = build_report(record, allow_mixed=allow_mixed, preset=Preset(preset) if preset else None)
+        built = stored_report(
+            store,
+            sources or (sweep,),
+            rows=rows,
+            allow_mixed=allow_mixed,
+            preset=Preset(preset) if preset else None,
+        )
     require(built, paper.style)
     if plots is not None:
         from dyna_eval.plots import ablation_bars

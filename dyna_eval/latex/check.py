@@ -271,12 +271,9 @@ class _Check:
         ]
         for definition in digests:
             told = marked.get(definition.value.strip())
-            origin = Origin(
-                part=Part.MACROS,
-                sweep=told.sweep if told else definition.name,
-                digest=definition.value.strip(),
-                pairs=(),
-                preset=told.preset if told else None,
+            digest = definition.value.strip()
+            origin = told or Origin(
+                part=Part.MACROS, sweep=definition.name, digest=digest, pairs=(), made_of=(digest,)
             )
             report = self._report(origin, definition.offset)
             if report is not None:

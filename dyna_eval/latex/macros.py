@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dyna_eval.cells import UNKNOWN, one_line
+from dyna_eval.cells import UNKNOWN, one_line, sweep_numbers
 from dyna_eval.jobs import canonical_json
 from dyna_eval.latex.figures import (
     acceptance_length,
@@ -28,7 +28,7 @@ from dyna_eval.latex.figures import (
     throughput_std,
 )
 from dyna_eval.latex.prose import theoretical_nodes
-from dyna_eval.latex.style import Origin, Part, end_mark, mark
+from dyna_eval.latex.style import Part, end_mark, mark, origin_of
 from dyna_eval.report import Report, Row
 
 _WORDS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
@@ -48,17 +48,10 @@ class Macro:
 
 def to_macros(report: Report) -> str:
     r"""Return a \newcommand for the sweep's digest and for every cell of every row."""
-    origin = Origin(
-        part=Part.MACROS,
-        sweep=report.name,
-        digest=report.digest,
-        pairs=report.pairs,
-        preset=report.preset,
-    )
     lines = [
-        f"% sweep {one_line(report.name)} (id {report.sweep_id}, {report.state})",
+        f"% sweep {one_line(report.name)} ({sweep_numbers(report)}, {report.state})",
         f"% digest {report.digest}",
-        mark(origin),
+        mark(origin_of(report, Part.MACROS, report.pairs)),
     ]
     row: Row | None = None
     for macro in macros(report):

@@ -12,7 +12,7 @@ from dyna_eval.cells import Notes, count
 from dyna_eval.jobs import Method
 from dyna_eval.latex.claims import FREED_OF_PACE, Verdict, is_freed_of_pace, verdict_between
 from dyna_eval.latex.grid import configuration, level
-from dyna_eval.latex.style import Origin, Part, end_mark, mark
+from dyna_eval.latex.style import Part, end_mark, mark, origin_of
 from dyna_eval.latex.table import span, table_label
 from dyna_eval.latex.text import escape_latex, number, percent
 from dyna_eval.report import Report, Row, best_row
@@ -34,12 +34,9 @@ def to_prose(report: Report, *, one_table: bool = False) -> str:
 
 def _subsection(report: Report, pair: str, label: str) -> str:
     rows, notes = report.rows_of(pair), Notes.of(report, pair)
-    origin = Origin(
-        part=Part.PROSE, sweep=report.name, digest=report.digest, pairs=(pair,), preset=report.preset
-    )
     ending = [*_summary(rows), *(f"{_sentence(text)}" for text in notes.general)]
     lines = [
-        mark(origin),
+        mark(origin_of(report, Part.PROSE, (pair,))),
         rf"\subsection{{Ablation study ({escape_latex(pair)})}}",
         *_opening(report, rows, label),
         *(line for row in rows for line in _paragraph(report, rows, row)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -11,6 +12,7 @@ from dyna_eval.errors import InputError
 from dyna_eval.jobs import canonical_json
 from dyna_eval.mistakes import unknown
 from dyna_eval.presets import Preset
+from dyna_eval.report import Report
 
 
 class Column(StrEnum):
@@ -65,7 +67,24 @@ class Origin:
     digest: str
     pairs: tuple[str, ...]
     preset: Preset | None = None
+    made_of: tuple[str, ...] = ()
+    """Digests of the sweeps that are computed again: the one, or those that were joined."""
+    rows: tuple[str, ...] = ()
+    """What chose rows, where not all of them are shown."""
     style: Style = PLAIN
+
+
+def origin_of(report: Report, part: Part, pairs: Sequence[str], style: Style = PLAIN) -> Origin:
+    return Origin(
+        part=part,
+        sweep=report.name,
+        digest=report.digest,
+        pairs=tuple(pairs),
+        preset=report.preset,
+        made_of=report.made_of or (report.digest,),
+        rows=report.chosen_rows,
+        style=style,
+    )
 
 
 def mark(origin: Origin) -> str:
@@ -76,6 +95,8 @@ def mark(origin: Origin) -> str:
         "pairs": list(origin.pairs),
         "preset": origin.preset,
     }
+    if origin.made_of != (origin.digest,):
+        told |= {"made_of": list(origin.made_of), "rows": list(origin.rows)}
     if origin.part is Part.TABLE:
         style = origin.style
         told |= {"columns": list(style.columns), "std": style.std, "siunitx": style.siunitx}
@@ -121,6 +142,8 @@ def _read_origin(part: Part, told: str) -> Origin | None:
             digest=str(values["digest"]),
             pairs=tuple(map(str, values["pairs"])),
             preset=Preset(values["preset"]) if values["preset"] else None,
+            made_of=tuple(map(str, values.get("made_of", [values["digest"]]))),
+            rows=tuple(map(str, values.get("rows", ()))),
             style=Style(
                 columns=tuple(map(Column, values.get("columns", ()))),
                 std=values.get("std") is True,

@@ -16,10 +16,11 @@ from dyna_eval.cells import (
     ranges,
     slug,
     speedup_interval,
+    sweep_numbers,
 )
 from dyna_eval.latex.claims import FREED_OF_PACE, Verdict, is_freed_of_pace, verdict_between
 from dyna_eval.latex.grid import Cell, Grid, GridRow, Head, best_speedup, grid, level, notes_of
-from dyna_eval.latex.style import PLAIN, Column, Origin, Part, Style, end_mark, mark
+from dyna_eval.latex.style import PLAIN, Column, Part, Style, end_mark, mark, origin_of
 from dyna_eval.latex.text import escape_latex, number
 from dyna_eval.report import Report, Row, best_row
 from dyna_eval.statistics import Comparison
@@ -50,20 +51,12 @@ def table(report: Report, pairs: Sequence[str], style: Style) -> str:
     cells, notes = grid(report, pairs, style), notes_of(report, pairs)
     jobs = ranges(job for pair in pairs for row in report.rows_of(pair) for job in row.job_ids)
     names = ", ".join(map(one_line, pairs))
-    origin = Origin(
-        part=Part.TABLE,
-        sweep=report.name,
-        digest=report.digest,
-        pairs=tuple(pairs),
-        preset=report.preset,
-        style=style,
-    )
     physical = sum(head.width for head in cells.heads)
     size = next((size for most, size in _SIZES if physical <= most), _SMALLEST)
     lines = [
-        f"% sweep {one_line(report.name)} (id {report.sweep_id}, {report.state}), pair {names}",
+        f"% sweep {one_line(report.name)} ({sweep_numbers(report)}, {report.state}), pair {names}",
         f"% digest {report.digest}, jobs {jobs}",
-        mark(origin),
+        mark(origin_of(report, Part.TABLE, pairs, style)),
         r"\begin{table}[t]",
         r"  \centering",
         *([r"  \sisetup{detect-weight, mode=text}"] if style.siunitx else []),

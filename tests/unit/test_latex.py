@@ -111,7 +111,7 @@ def test_intervals_stand_below_the_table() -> None:
 
 def test_a_comment_before_the_table_says_where_its_figures_come_from() -> None:
     first, second, third, fourth = table(record()).splitlines()[:4]
-    assert first == "% sweep four-step (id 1, done), pair demo"
+    assert first == "% sweep four-step (sweep 1, done), pair demo"
     assert second == f"% digest {'d' * 64}, jobs 1-12"
     assert third.startswith('% dyna-eval table {"columns":[],"digest":"ddd')
     assert fourth == r"\begin{table}[t]"
