@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from dyna_eval.report import Row
@@ -29,6 +30,19 @@ def verdict(comparison: Comparison | None) -> Verdict:
     if comparison.separable and comparison.ratio < 1.0 and comparison.paired < 1.0:
         return Verdict.DEGRADES
     return Verdict.NOT_SEPARABLE
+
+
+def is_surpassed(best: Row, rows: Sequence[Row]) -> bool:
+    """Whether a row that may not win, such as a mixed one, has a higher throughput than the best that may."""
+    return any(
+        row.figures is not None
+        and best.figures is not None
+        and row.figures.throughput.mean > best.figures.throughput.mean
+        for row in rows
+    )
+
+
+THOSE_THAT_MAY_WIN = "the rows that were measured alike and are known to be the target's own output"
 
 
 def is_freed_of_pace(row: Row, base: Row, comparison: Comparison) -> bool:

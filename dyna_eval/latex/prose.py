@@ -10,7 +10,14 @@ from collections.abc import Sequence
 
 from dyna_eval.cells import Notes, count
 from dyna_eval.jobs import Method
-from dyna_eval.latex.claims import FREED_OF_PACE, Verdict, is_freed_of_pace, verdict_between
+from dyna_eval.latex.claims import (
+    FREED_OF_PACE,
+    THOSE_THAT_MAY_WIN,
+    Verdict,
+    is_freed_of_pace,
+    is_surpassed,
+    verdict_between,
+)
 from dyna_eval.latex.grid import configuration, level
 from dyna_eval.latex.style import Part, end_mark, mark, origin_of
 from dyna_eval.latex.table import span, table_label
@@ -270,8 +277,11 @@ def _summary(rows: Sequence[Row]) -> list[str]:
         return []
     speedup = best.versus_baseline
     factor = rf", ${number(speedup.ratio, 2)}\times$ the baseline" if speedup and not best.is_baseline else ""
+    subject = f"Step {best.step}"
+    if is_surpassed(best, rows):
+        subject = f"Among {THOSE_THAT_MAY_WIN}, step {best.step}"
     sentences = [
-        f"Step {best.step} has the highest throughput, {best.figures.throughput.mean:.1f} tokens/s{factor}."
+        f"{subject} has the highest throughput, {best.figures.throughput.mean:.1f} tokens/s{factor}."
     ]
     if alike := _not_separable_from(best, rows):
         noun = "steps" if len(alike) > 1 else "step"

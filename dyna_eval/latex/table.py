@@ -18,7 +18,14 @@ from dyna_eval.cells import (
     speedup_interval,
     sweep_numbers,
 )
-from dyna_eval.latex.claims import FREED_OF_PACE, Verdict, is_freed_of_pace, verdict_between
+from dyna_eval.latex.claims import (
+    FREED_OF_PACE,
+    THOSE_THAT_MAY_WIN,
+    Verdict,
+    is_freed_of_pace,
+    is_surpassed,
+    verdict_between,
+)
 from dyna_eval.latex.grid import Cell, Grid, GridRow, Head, best_speedup, grid, level, notes_of
 from dyna_eval.latex.style import PLAIN, Column, Part, Style, end_mark, mark, origin_of
 from dyna_eval.latex.text import escape_latex, number
@@ -255,10 +262,12 @@ def _slower(what: str, row: Row, other: Row, comparison: Comparison | None) -> l
 
 def _what_is_bold(tables: Sequence[Sequence[Row]]) -> str:
     """Say which cells are bold; the highest speedup is another row's where actors were not equally fast."""
-    best = [(best_row(rows), best_speedup(rows)) for rows in tables]
-    if not any(fastest for fastest, _ in best):
+    best = [(best_row(rows), best_speedup(rows), rows) for rows in tables]
+    if not any(fastest for fastest, _, _ in best):
         return ""
     each = " of each pair" if len(tables) > 1 else ""
-    if all(fastest is steepest for fastest, steepest in best):
+    if any(fastest and is_surpassed(fastest, rows) for fastest, _, rows in best):
+        each += f" among {THOSE_THAT_MAY_WIN}"
+    if all(fastest is steepest for fastest, steepest, _ in best):
         return f"The highest throughput{each} is bold."
     return f"The highest throughput and the highest speedup{each} are bold."

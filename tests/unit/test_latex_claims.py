@@ -16,7 +16,7 @@ from dyna_eval.latex.paper import is_bold, numbers, read_table
 from dyna_eval.latex.prose import theoretical_nodes, to_prose
 from dyna_eval.latex.style import Column, Style
 from dyna_eval.latex.table import caption, to_latex
-from dyna_eval.report import Report, Row, build_report
+from dyna_eval.report import Report, Row, best_row, build_report
 from dyna_eval.statistics import Comparison, Interval
 
 STEPS = (BASELINE, LINEAR, TREE, PRUNED)
@@ -71,6 +71,24 @@ def test_bold_cells_are_the_highest_of_the_rows_that_may_win(stored: SweepRecord
             values[0] for values, may_win in zip(printed, fit, strict=True) if may_win and values
         )
     assert not any(is_bold(row.cells[column].latex) for _, row in found.rows for column in (6, 7, 8))
+
+
+@settings(max_examples=80, deadline=None)
+@given(sweeps())
+def test_highest_means_of_all_rows_unless_the_sentence_says_of_which(stored: SweepRecord) -> None:
+    report = build_report(stored, allow_mixed=True)
+    highest = max(throughput(row) for row in report.rows if row.figures)
+    told = f"{caption(report, report.pairs, Style())} {to_prose(report)}"
+    claims = re.findall(
+        r"(?:(among|Among) the rows|The highest throughput (?:and|is)|Step (\d) has the highest)", told
+    )
+    assert claims
+    for _, step in claims:
+        if step:
+            assert throughput(report.rows[int(step) - 1]) == highest
+    best = best_row(report.rows)
+    assert best is not None
+    assert any(among for among, _ in claims) == (throughput(best) < highest)
 
 
 @settings(max_examples=60, deadline=None)
