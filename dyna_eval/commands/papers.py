@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -105,12 +106,26 @@ def write_papers(report: Report, paper: Paper, plots: Path | None) -> None:
         _write(paper.macros, to_macros(report))
 
 
+_WRITTEN = "% written by dyna-eval; what follows has the SHA-256 "
+
+
 def _write(path: Path, text: str) -> None:
+    """Write a file anew, unless somebody else wrote or changed it: a paper is not to be lost."""
+    header = f"{_WRITTEN}{hashlib.sha256(text.encode()).hexdigest()}\n"
     try:
-        path.write_text(text, encoding="utf-8")
+        if path.exists() and not _is_as_written(path.read_bytes()):
+            raise InputError(
+                f"{path}: exists, and is not as dyna-eval wrote it; move it away, or name another file"
+            )
+        path.write_text(header + text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
     click.echo(f"wrote {path}", err=True)
+
+
+def _is_as_written(content: bytes) -> bool:
+    header, _, rest = content.partition(b"\n")
+    return header.decode("ascii", "replace") == f"{_WRITTEN}{hashlib.sha256(rest).hexdigest()}"
 
 
 # ------------------------------------------------------------------------- check

@@ -34,7 +34,7 @@ def to_document(report: Report, style: Style, figures: Mapping[str, PurePosixPat
     content = "\n".join(body)
     return "\n".join(
         [
-            f"% sweep {one_line(report.name)}, written by dyna-eval; run pdflatex twice, for the references",
+            f"% sweep {one_line(report.name)}; run pdflatex twice, for the references",
             r"\documentclass{article}",
             r"\usepackage[T1]{fontenc}",
             r"\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}",

@@ -228,6 +228,10 @@ def test_a_paper_agrees_with_the_database_until_a_number_is_edited(swept: Swept)
     edited = swept.workplace.run("report", "--check", "paper.tex")
     assert edited.status == 1
     assert f"step 1 (Baseline), Throughput: 1.5 in the paper, {rate} now" in edited.stdout
+    refused = swept.workplace.run("report", "--tex-document", "paper.tex")
+    assert (refused.status, refused.stdout) == (2, "")
+    assert "paper.tex: exists, and is not as dyna-eval wrote it" in refused.stderr
+    assert "AR only & 1.5" in paper.read_text(encoding="utf-8")
     as_json = swept.workplace.run("report", "--check", "paper.tex", "--json")
     assert as_json.status == 1
     assert [found["in_paper"] for found in as_json.json()[0]["differences"]] == ["1.5"]
@@ -235,6 +239,7 @@ def test_a_paper_agrees_with_the_database_until_a_number_is_edited(swept: Swept)
 
 def test_macros_and_prose_are_written_for_a_paper(swept: Swept) -> None:
     swept.run("report", "--macros", "macros.tex")
+    swept.run("report", "--macros", "macros.tex")  # its own file it writes anew
     macros = (swept.workplace.folder / "macros.tex").read_text(encoding="utf-8")
     assert r"\newcommand{\smallAdaptivePruningThroughput}" in macros
     assert "0 differences" in swept.run("report", "--check", "macros.tex").stdout
