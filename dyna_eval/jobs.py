@@ -388,6 +388,17 @@ class Notice:
     seconds: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at on a machine. `advice` is empty where all is well."""
+
+    what: str
+    told: str
+    advice: str = ""
+    fatal: bool = False
+    """Nothing can be measured before this is mended."""
+
+
 # ------------------------------------------------------------- what a report reads
 
 
