@@ -104,4 +104,4 @@ def _unusual_characters(content: str) -> list[str]:
 
 
 def _shown(character: str) -> str:
-    return rf"\texttt{{[U+{ord(character):04X}]}}"
+    return rf"\texttt{{[U+{ord(character):04X}]}}\allowbreak "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -174,10 +175,15 @@ def _texts(
 
 
 def _text_head(title: str, texts: Sequence[str]) -> Head:
-    wrapped = max(map(len, texts), default=0) > _WIDEST
+    wrapped = max(map(_width, texts), default=0) > _WIDEST
     return Head(
         title=title, preamble=r"p{0.24\linewidth}" if wrapped else "l", is_text=True, is_wrapped=wrapped
     )
+
+
+def _width(text: str) -> int:
+    """Return the width of a text in Latin characters; a Chinese one is two of them wide."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def configuration(row: Row) -> str:
