@@ -74,6 +74,19 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("right", "wrong", "line", "says"), MISTAKES)
+def test_a_detached_run_needs_a_cluster_and_shows_no_password(workplace: Workplace) -> None:
+    workplace.write("sweep.yaml", SWEEP)
+    here = workplace.run("submit", "sweep.yaml", "--detach")
+    assert (here.status, here.stdout) == (2, "")
+    assert "a cluster that starts here ends here; name one with --address" in here.stderr
+
+    url = "postgresql://somebody:s3cret@127.0.0.1:1/results"
+    shown = workplace.run("submit", "sweep.yaml", "--detach", "--address", "127.0.0.1:1", "--db", url)
+    assert (shown.status, shown.stdout) == (2, "")
+    assert "~/.pgpass" in shown.stderr
+    assert "s3cret" not in shown.stderr
+
+
 def test_a_mistake_in_the_file_is_told_with_its_line(
     workplace: Workplace, right: str, wrong: str, line: int, says: str
 ) -> None:
