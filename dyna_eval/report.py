@@ -343,8 +343,10 @@ class _PairTable:
             rates=rates[label],
         )
         if fastest is not None:
-            known = {previous.step: row.versus_previous} if previous else {}
-            versus = known.get(fastest.step) or self._compare(label, fastest.label, rates)
+            known = {self.record.baseline: row.versus_baseline}
+            if previous is not None:
+                known[previous.label] = row.versus_previous
+            versus = known.get(fastest.label) or self._compare(label, fastest.label, rates)
             row = replace(row, versus_fastest_before=versus)
         return replace(row, caveats=self._caveats(row))
 
