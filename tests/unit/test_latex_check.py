@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from report_records import LINEAR, PRUNED, TREE, change_jobs, change_samples, record
 
 from dyna_eval.errors import InputError
-from dyna_eval.jobs import Exactness, SweepRecord
+from dyna_eval.jobs import Exactness, JobState, SweepRecord
 from dyna_eval.latex.check import Findings, check_paper
 from dyna_eval.latex.document import to_document
 from dyna_eval.latex.macros import to_macros
@@ -317,3 +317,15 @@ def test_a_paper_with_hostile_names_agrees_with_its_store(name: str, label: str,
 def test_figures_in_a_folder_that_latex_cannot_name_are_refused() -> None:
     with pytest.raises(InputError, match="cannot be named in a LaTeX document"):
         to_document(build_report(STORED), PLAIN, {"demo": PurePosixPath("my figures/100%.pdf")})
+
+
+@settings(max_examples=20, deadline=None)
+@given(STYLES)
+def test_an_unfinished_sweep_agrees_with_itself_and_not_with_its_finished_state(style: Style) -> None:
+    unfinished = change_jobs(STORED, TREE.label, state=JobState.QUEUED, samples=())
+    partly = change_jobs(unfinished, LINEAR.label, repeats=[1, 2], state=JobState.FAILED, samples=())
+    style = replace(style, side_by_side=False)
+    written = to_latex(build_report(partly), style)
+    assert check(written, partly).agrees
+    rows = {each.row for each in check(written, STORED).differences}
+    assert "step 3 (+ Tree structure)" in rows

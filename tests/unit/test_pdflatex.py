@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from report_records import BASELINE, LINEAR, PRUNED, TREE, record
+from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, record
 
-from dyna_eval.jobs import SweepRecord
+from dyna_eval.jobs import JobState, SweepRecord
 from dyna_eval.latex.document import figure_paths, to_document
 from dyna_eval.latex.macros import macros, to_macros
 from dyna_eval.latex.style import PLAIN, Column, Style
@@ -159,3 +159,16 @@ def test_letters_that_pdflatex_does_not_know_are_named_by_their_code_points(tmp_
     page = compile_latex(tmp_path, document(stored)[1])
     assert "[U+57FA][U+7EBF]" in page
     assert "é ő ß" in page
+
+
+def test_rows_without_a_result_or_a_second_repeat_compile_in_aligned_columns(tmp_path: Path) -> None:
+    if not has_package("siunitx"):
+        pytest.skip("siunitx is not installed (Debian: texlive-science)")
+    failed = change_jobs(
+        record(), TREE.label, state=JobState.FAILED, samples=(), error="out of \\memory & {time"
+    )
+    stored = change_jobs(failed, LINEAR.label, repeats=[1, 2], state=JobState.FAILED, samples=())
+    style = Style(columns=tuple(Column), std=True, siunitx=True)
+    page = compile_latex(tmp_path, document(stored, style)[1])
+    assert "over the 1 of 3 repeats that are done" in " ".join(page.split())
+    assert "\\memory & {time" in page
