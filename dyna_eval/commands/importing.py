@@ -65,7 +65,7 @@ def _import(
     path: Path, format_name: str | None, name: str | None, files: int, database: str
 ) -> dict[str, Any]:
     """Import one file, and return what became of it as plain JSON values."""
-    from dyna_eval.combined import findings
+    from dyna_eval.imported_report import findings
     from dyna_eval.importers import import_file
 
     outcome: dict[str, Any] = {"file": str(path), "sweep": None, "name": None, "format": None}
@@ -142,8 +142,9 @@ def stored_report(
     store: Store, sweeps: Sequence[str | None], *, rows: Sequence[str] = (), allow_mixed: bool = False
 ) -> Report:
     """Return the report of a sweep, measured or imported; of several, or of chosen rows, the joined one."""
-    from dyna_eval.combined import imported_report, joined_report
     from dyna_eval.imported import ImportedSweep
+    from dyna_eval.imported_report import imported_report
+    from dyna_eval.joined_report import joined_report
     from dyna_eval.report import build_report
 
     ids = list(dict.fromkeys(store.find_sweep(sweep) for sweep in sweeps))

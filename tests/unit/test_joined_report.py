@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_records import FOUR_STEPS, LINEAR, change_jobs, record
 
-from dyna_eval.combined import findings, imported_report, joined_report
 from dyna_eval.errors import InputError, MixedRowsError
 from dyna_eval.imported import ImportedFile, ImportedSweep
+from dyna_eval.imported_report import findings, imported_report
 from dyna_eval.importers import import_file
 from dyna_eval.jobs import SweepRecord
+from dyna_eval.joined_report import joined_report
 from dyna_eval.latex import to_latex
 from dyna_eval.plots import ablation_bars
 from dyna_eval.report import Report, Row, best_row, build_report, to_json
@@ -272,7 +273,8 @@ def test_rows_whose_file_did_not_run_on_what_it_says_are_not_joined(tmp_path: Pa
     with pytest.raises(MixedRowsError) as refused:
         joined_report([target, wiki], rows=["Linear K=6"], others=[wiki, built_in, target])
     message = str(refused.value)
-    assert "prompt set (by its counts 'built-in prompts' of built-in.json, not 'WikiText')" in message
+    said = "prompt set ('built-in prompts' by the counts of wiki.json and built-in.json, not 'WikiText')"
+    assert said in message
     assert "--allow-mixed prints it with a mark" in message
     assert "\n" not in message
 
@@ -534,7 +536,8 @@ def test_the_published_four_step_table_is_refused_and_then_marked() -> None:
     )
     parts, others = [pruning, wikitext], [pruning, wikitext, fallback]
     with pytest.raises(
-        MixedRowsError, match=r"by its counts 'Fallback Prompts .* of fallback_benchmark_500tokens"
+        MixedRowsError,
+        match=r"'Fallback Prompts .* by the counts of wikitext_benchmark.* and fallback_benchmark",
     ):
         joined_report(parts, rows=["Linear K=6"], others=others)
     report = joined_report(parts, rows=["Linear K=6"], others=others, allow_mixed=True)
@@ -542,7 +545,7 @@ def test_the_published_four_step_table_is_refused_and_then_marked() -> None:
     assert f"{throughput(row):.1f} {speedup(row):.2f}" == "174.2 1.35"
     text = printed(report)
     assert "Linear K=6 [b]" in text
-    assert "[b] differs from the rows it stands with in prompt set (by its counts 'Fallback Prompts" in text
+    assert "[b] differs from the rows it stands with in prompt set ('Fallback Prompts" in text
     assert "are 128.6 and 127.9 tokens/s, 0.5 % apart" in text
 
 
