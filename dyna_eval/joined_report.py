@@ -125,9 +125,7 @@ def _rows_together(records: Sequence[SweepRecord]) -> dict[tuple[int, str, str],
             configurations=tuple(
                 replace(row, label=f"{record.id}: {row.label}") for row in record.configurations
             ),
-            jobs=tuple(
-                replace(job, label=f"{record.id}: {job.label}") for job in record.jobs if job.pair in pairs
-            ),
+            jobs=tuple(replace(job, label=f"{record.id}: {job.label}") for job in record.jobs),
         )
 
     own = [renamed(record) for record in records]

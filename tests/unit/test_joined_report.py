@@ -422,6 +422,42 @@ def test_own_sweeps_of_other_weights_under_one_name_are_refused() -> None:
         joined_report([record(FOUR_STEPS[:2]), other])
 
 
+def test_what_ran_on_an_actor_of_unknown_pace_has_no_speedup_in_a_joined_table_either() -> None:
+    stored = change_jobs(record(FOUR_STEPS[:2]), LINEAR.label, actor="stranger")
+    report = joined_report([stored], rows=["*"])
+    assert report.rows == build_report(stored).rows
+    assert row_of(report, LINEAR.label).versus_baseline is None
+
+
+def test_only_pairs_that_all_sweeps_have_are_joined_and_the_others_listed() -> None:
+    first = record(FOUR_STEPS[:2], pairs=("one", "two"))
+    strange = (replace(job, actor="stranger") if job.pair == "one" else job for job in first.jobs)
+    first = replace(first, jobs=tuple(strange))
+    other = second(record([FOUR_STEPS[0], FOUR_STEPS[3]], pairs=("two", "three")))
+    report = joined_report([first, other])
+    assert report.pairs == ("two",)
+    assert {row.pair for row in report.rows} == {"two"}
+    assert {pair for pair, _ in report.pair_caveats} == {"two"}
+    assert "stranger" in str(build_report(first).pair_caveats)
+    assert "stranger" not in str(report.pair_caveats)
+    left_out = {(entry.label, entry.reason.partition(":")[0]) for entry in report.left_out}
+    assert left_out == {
+        ("Baseline", "four-step"),
+        (LINEAR.label, "four-step"),
+        ("Baseline", "again"),
+        (FOUR_STEPS[3][0].label, "again"),
+    }
+
+
+def test_words_about_another_baseline_do_not_follow_a_row(tmp_path: Path) -> None:
+    """Not separable from its own baseline; of the one in the joined table it has no interval at all."""
+    stored = record([FOUR_STEPS[0], (LINEAR, 128.1)], pairs=("big/small",), noise=0.2)
+    assert any("not separable" in text for text in row_of(build_report(stored), LINEAR.label).caveats)
+    theirs = imported(tmp_path, 2, [baseline(100.0)], "theirs")
+    joined = row_of(joined_report([theirs, stored], allow_mixed=True), LINEAR.label)
+    assert not any("not separable" in text for text in joined.caveats)
+
+
 def test_own_sweeps_of_other_tuning_splits_are_refused() -> None:
     other = second(record([FOUR_STEPS[0], FOUR_STEPS[3]]))
     other = replace(other, measure=replace(other.measure, tune_fraction=0.25))
