@@ -431,7 +431,10 @@ def test_what_ran_on_an_actor_of_unknown_pace_has_no_speedup_in_a_joined_table_e
 
 def test_only_pairs_that_all_sweeps_have_are_joined_and_the_others_listed() -> None:
     first = record(FOUR_STEPS[:2], pairs=("one", "two"))
-    strange = (replace(job, actor="stranger") if job.pair == "one" else job for job in first.jobs)
+    strange = (
+        replace(job, actor="stranger") if (job.pair, job.label) == ("one", LINEAR.label) else job
+        for job in first.jobs
+    )
     first = replace(first, jobs=tuple(strange))
     other = second(record([FOUR_STEPS[0], FOUR_STEPS[3]], pairs=("two", "three")))
     report = joined_report([first, other])
