@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dyna_eval.imported import Counts, ImportedFile, ImportedRow
+from dyna_eval.imported import Counts, ImportedFile, ImportedRow, ImportedSweep
 from dyna_eval.jobs import Method, Scalar, canonical_json
 
 DIGITS = 9
@@ -146,9 +146,10 @@ class Doubt:
 
     @property
     def short(self) -> str:
-        like = self.like
+        file, like = self.file, self.like
         return (
-            f"by its counts {like.claims.dataset!r} of {like.source.file}, not {self.file.claims.dataset!r}"
+            f"{like.claims.dataset!r} by the counts of {file.source.file} and {like.source.file},"
+            f" not {file.claims.dataset!r}"
         )
 
     @property
@@ -170,3 +171,7 @@ def doubted_prompts(file: ImportedFile, others: Iterable[ImportedFile]) -> Doubt
         if shared.equal and not shared.differing:
             return Doubt(file=file, like=other, rows=shared.compared)
     return None
+
+
+def all_files(sweeps: Iterable[ImportedSweep]) -> list[ImportedFile]:
+    return [file for sweep in sweeps for file in sweep.files]

@@ -66,7 +66,7 @@ def _import(
     path: Path, format_name: str | None, name: str | None, files: int, database: str
 ) -> dict[str, Any]:
     """Import one file, and return what became of it as plain JSON values."""
-    from dyna_eval.combined import findings
+    from dyna_eval.imported_report import findings
     from dyna_eval.importers import import_file
 
     outcome: dict[str, Any] = {"file": str(path), "sweep": None, "name": None, "format": None}
@@ -156,8 +156,9 @@ def report_of(
     store: Store, ids: Sequence[int], *, rows: Sequence[str], allow_mixed: bool, preset: Preset | None
 ) -> Report:
     """Return the report of the sweeps of these numbers, as `stored_report` does."""
-    from dyna_eval.combined import imported_report, joined_report
     from dyna_eval.imported import ImportedSweep
+    from dyna_eval.imported_report import imported_report
+    from dyna_eval.joined_report import joined_report
     from dyna_eval.report import build_report
 
     parts = [store.imported(sweep_id) or store.record(sweep_id) for sweep_id in ids]

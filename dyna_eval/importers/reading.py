@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from dyna_eval.errors import ImportFileError
 from dyna_eval.mistakes import shown
 
-MAX_BYTES = 100_000_000
+MAX_BYTES = 50_000_000
 MAX_LABEL = 200
 _LARGEST = 2**63 - 1
 

@@ -83,7 +83,7 @@ def read(content: Content) -> ImportedFile:
         rows=(row,),
         notes=(
             "throughputs of answer files are means over questions of tokens / wall seconds, prefill included",
-            "answer files record no machine and no settings: that they ran alike is the word of whoever"
+            "answer files record no models, machine or settings: that they ran alike is the word of whoever"
             " imported them under one name",
         ),
         in_parts=True,
@@ -95,11 +95,11 @@ def _read_answer(content: Content, line: int, value: object) -> _Read:
     choice = answer.choices[0]
     if not len(choice.turns) == len(choice.new_tokens) == len(choice.wall_time) or not choice.turns:
         content.refuse("turns, new_tokens and wall_time should have an entry for each turn", line)
-    if not all(0.0 < seconds < 1e9 for seconds in choice.wall_time):
-        content.refuse("wall_time should be seconds above 0", line)
     if not all(0 <= length < 2**31 for length in choice.accept_lengths):
         content.refuse("accept_lengths should be counts of tokens", line)
     good = [index for index, text in enumerate(choice.turns) if text.strip() != _FAILED]
+    if not all(0.0 < choice.wall_time[index] < 1e9 for index in good):
+        content.refuse("wall_time should be seconds above 0", line)
     failed, lengths = len(choice.turns) - len(good), choice.accept_lengths
     counted = bool(lengths) and not failed
     sample = ImportedSample(

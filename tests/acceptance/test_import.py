@@ -183,7 +183,7 @@ def test_what_was_published_is_imported_doubted_refused_and_marked(workplace: Wo
     join = ("report", "--from", names[0], "--from", names[1], "--row", "Linear K=6")
     refused = workplace.run(*join)
     assert refused.status == 2
-    assert "by its counts 'Fallback Prompts" in one_line(refused)
+    assert "prompt set ('Fallback Prompts" in one_line(refused)
     rows = {
         row["label"]: row
         for row in json.loads(workplace.run(*join, "--allow-mixed", "--json").stdout)["rows"]

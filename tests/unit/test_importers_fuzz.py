@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from report_records import record
 
-from dyna_eval.combined import findings, imported_report
 from dyna_eval.errors import ImportFileError
 from dyna_eval.imported import ImportedSweep
+from dyna_eval.imported_report import findings, imported_report
 from dyna_eval.importers import import_file
 from dyna_eval.report import build_report, to_json
 from dyna_eval.tables import to_csv

@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_records import FOUR_STEPS, LINEAR, change_jobs, record
 
-from dyna_eval.combined import findings, imported_report, joined_report
 from dyna_eval.errors import InputError, MixedRowsError
 from dyna_eval.imported import ImportedFile, ImportedSweep
+from dyna_eval.imported_report import findings, imported_report
 from dyna_eval.importers import import_file
 from dyna_eval.jobs import SweepRecord
+from dyna_eval.joined_report import joined_report
 from dyna_eval.latex import to_latex
 from dyna_eval.plots import ablation_bars
 from dyna_eval.report import Report, Row, best_row, build_report, to_json
@@ -272,7 +273,8 @@ def test_rows_whose_file_did_not_run_on_what_it_says_are_not_joined(tmp_path: Pa
     with pytest.raises(MixedRowsError) as refused:
         joined_report([target, wiki], rows=["Linear K=6"], others=[wiki, built_in, target])
     message = str(refused.value)
-    assert "prompt set (by its counts 'built-in prompts' of built-in.json, not 'WikiText')" in message
+    said = "prompt set ('built-in prompts' by the counts of wiki.json and built-in.json, not 'WikiText')"
+    assert said in message
     assert "--allow-mixed prints it with a mark" in message
     assert "\n" not in message
 
@@ -420,6 +422,45 @@ def test_own_sweeps_of_other_weights_under_one_name_are_refused() -> None:
         joined_report([record(FOUR_STEPS[:2]), other])
 
 
+def test_what_ran_on_an_actor_of_unknown_pace_has_no_speedup_in_a_joined_table_either() -> None:
+    stored = change_jobs(record(FOUR_STEPS[:2]), LINEAR.label, actor="stranger")
+    report = joined_report([stored], rows=["*"])
+    assert report.rows == build_report(stored).rows
+    assert row_of(report, LINEAR.label).versus_baseline is None
+
+
+def test_only_pairs_that_all_sweeps_have_are_joined_and_the_others_listed() -> None:
+    first = record(FOUR_STEPS[:2], pairs=("one", "two"))
+    strange = (
+        replace(job, actor="stranger") if (job.pair, job.label) == ("one", LINEAR.label) else job
+        for job in first.jobs
+    )
+    first = replace(first, jobs=tuple(strange))
+    other = second(record([FOUR_STEPS[0], FOUR_STEPS[3]], pairs=("two", "three")))
+    report = joined_report([first, other])
+    assert report.pairs == ("two",)
+    assert {row.pair for row in report.rows} == {"two"}
+    assert {pair for pair, _ in report.pair_caveats} == {"two"}
+    assert "stranger" in str(build_report(first).pair_caveats)
+    assert "stranger" not in str(report.pair_caveats)
+    left_out = {(entry.label, entry.reason.partition(":")[0]) for entry in report.left_out}
+    assert left_out == {
+        ("Baseline", "four-step"),
+        (LINEAR.label, "four-step"),
+        ("Baseline", "again"),
+        (FOUR_STEPS[3][0].label, "again"),
+    }
+
+
+def test_words_about_another_baseline_do_not_follow_a_row(tmp_path: Path) -> None:
+    """Not separable from its own baseline; of the one in the joined table it has no interval at all."""
+    stored = record([FOUR_STEPS[0], (LINEAR, 128.1)], pairs=("big/small",), noise=0.2)
+    assert any("not separable" in text for text in row_of(build_report(stored), LINEAR.label).caveats)
+    theirs = imported(tmp_path, 2, [baseline(100.0)], "theirs")
+    joined = row_of(joined_report([theirs, stored], allow_mixed=True), LINEAR.label)
+    assert not any("not separable" in text for text in joined.caveats)
+
+
 def test_own_sweeps_of_other_tuning_splits_are_refused() -> None:
     other = second(record([FOUR_STEPS[0], FOUR_STEPS[3]]))
     other = replace(other, measure=replace(other.measure, tune_fraction=0.25))
@@ -534,7 +575,8 @@ def test_the_published_four_step_table_is_refused_and_then_marked() -> None:
     )
     parts, others = [pruning, wikitext], [pruning, wikitext, fallback]
     with pytest.raises(
-        MixedRowsError, match=r"by its counts 'Fallback Prompts .* of fallback_benchmark_500tokens"
+        MixedRowsError,
+        match=r"'Fallback Prompts .* by the counts of wikitext_benchmark.* and fallback_benchmark",
     ):
         joined_report(parts, rows=["Linear K=6"], others=others)
     report = joined_report(parts, rows=["Linear K=6"], others=others, allow_mixed=True)
@@ -542,7 +584,7 @@ def test_the_published_four_step_table_is_refused_and_then_marked() -> None:
     assert f"{throughput(row):.1f} {speedup(row):.2f}" == "174.2 1.35"
     text = printed(report)
     assert "Linear K=6 [b]" in text
-    assert "[b] differs from the rows it stands with in prompt set (by its counts 'Fallback Prompts" in text
+    assert "[b] differs from the rows it stands with in prompt set ('Fallback Prompts" in text
     assert "are 128.6 and 127.9 tokens/s, 0.5 % apart" in text
 
 
