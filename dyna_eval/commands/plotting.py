@@ -13,8 +13,8 @@ import click
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
-    from dyna_eval.jobs import SweepRecord
     from dyna_eval.report import Report
+    from dyna_eval.series.measured import Measured
 
 FIGURE_NAMES = ("ablation", "curves", "heat", "cost-model", "phases", "depth", "tree-size", "prompts")
 MEASURES = ("throughput", "speedup", "acceptance")
@@ -114,14 +114,12 @@ def _two(heat: str | None) -> tuple[str, str] | None:
     return names[0], names[1]
 
 
-def write_figures(figures: Figures, built: Report, record: SweepRecord | None, store: Store) -> None:
+def write_figures(figures: Figures, built: Report, store: Store) -> None:
     """Write the wished figures, and tell on stderr which files there are and what was left out.
 
-    `record` is of the one sweep behind the report; without it, what prompts and rounds show is left out.
     Raises InputError before anything is written, unless the folder cannot be.
     """
     from dyna_eval import plots
-    from dyna_eval.series.measured import Measured
     from dyna_eval.series.swept import Measure
 
     wish = plots.Wish(
@@ -134,13 +132,31 @@ def write_figures(figures: Figures, built: Report, record: SweepRecord | None, s
         heat=figures.heat,
         phases_as_shares=figures.phase_unit == "share",
     )
-    measured = Measured(report=built) if record is None else Measured.of(built, record)
-    sizes = {}
-    if record is not None and wish.wants("tree-size"):
-        sizes = store.tree_sizes(record.id, measured.prompts if record.measure.tune_fraction else None)
+    measured = _measured(built, store)
+    sizes = _tree_sizes(measured, store) if wish.wants("tree-size") else {}
     prepared = plots.plan(measured, wish, sizes)
     for paths in plots.write(prepared.drawings, built, figures.directory):
         endings = [path.suffix for path in paths]
         click.echo(f"wrote {paths[0]}, {', '.join(endings[1:-1])} and {endings[-1]}", err=True)
     for reason in prepared.left_out:
         click.echo(reason, err=True)
+
+
+def _measured(built: Report, store: Store) -> Measured:
+    """Return a report with its record, if it is of one sweep that was measured here."""
+    from dyna_eval.series.measured import Measured
+
+    if built.joined or store.imported(built.sweep_id) is not None:
+        return Measured(report=built)
+    return Measured.of(built, store.record(built.sweep_id))
+
+
+def _tree_sizes(measured: Measured, store: Store) -> dict[int, dict[int, int]]:
+    """Count rounds by job and by nodes; of a sweep with a tuning split on the reported prompts alone."""
+    record, report = measured.record, measured.report
+    if record is not None:
+        return store.tree_sizes(record.id, measured.prompts if report.chosen else None)
+    sizes: dict[int, dict[int, int]] = {}
+    for sweep_id in [sweep.id for sweep in report.joined] or [report.sweep_id]:
+        sizes |= store.tree_sizes(sweep_id)
+    return sizes

@@ -81,21 +81,23 @@ def full_acceptance_speedup(calibration: Calibration, length: float) -> float:
 
 def phase_bars(measured: Measured, pair: str) -> tuple[PhaseBar, ...]:
     """Return where each row's decode time goes, per emitted token."""
-    bars = tuple(_bar(measured, row) for row in measured.finished(pair))
+    bars = tuple(bar for row in measured.finished(pair) if (bar := _bar(measured, row)) is not None)
     if not any(bar.phases for bar in bars):
         raise NothingToDrawError("no row's phases were timed")
     return bars
 
 
-def _bar(measured: Measured, row: Row) -> PhaseBar:
-    if row.figures is None:
-        raise ValueError(f"row {row.label!r} has no figures")
+def _bar(measured: Measured, row: Row) -> PhaseBar | None:
+    if row.figures is None or row.figures.throughput.pooled is None:
+        return None  # an imported row may tell its mean throughput alone
     per_token = 1.0 / row.figures.throughput.pooled
     shares = row.figures.shares
     known = {phase: getattr(shares, phase) for phase in PHASES}
     phases = tuple((phase, share * per_token) for phase, share in known.items() if share is not None)
     unknown = per_token - sum(seconds for _, seconds in phases) if known["host"] is None else 0.0
-    interval = measured.interval_of_ratio(row, lambda s: s.decode_seconds, lambda s: s.tokens)
+    interval = measured.interval_of_ratio(
+        row, lambda s: s.column("decode_seconds"), lambda s: s.column("tokens")
+    )
     return PhaseBar(
         entry=Entry.of(row),
         total=Estimate(value=per_token, interval=interval),

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dyna_eval.errors import NothingToDrawError
-from dyna_eval.jobs import SampleTotals
 from dyna_eval.report import Row
+from dyna_eval.samples import Floats, SampleTable
 from dyna_eval.series.measured import Entry, Estimate, Measured
 
 
@@ -86,8 +86,8 @@ def tree_sizes(
         if row.figures is None or row.figures.acceptance.mean_tree_nodes is None:
             continue
         counts: dict[int, int] = {}
-        for job in measured.jobs.get((row.pair, row.label), ()):
-            for nodes, rounds in by_job.get(job.id, {}).items():
+        for job_id in row.job_ids:
+            for nodes, rounds in by_job.get(job_id, {}).items():
                 counts[nodes] = counts.get(nodes, 0) + rounds
         if counts:
             found.append(
@@ -103,15 +103,9 @@ def tree_sizes(
     return tuple(found)
 
 
-def _reached(depth: int) -> Callable[[SampleTotals], float]:
-    """Return what counts a sample's rounds that accepted at least so many draft tokens."""
-
-    def rounds(sample: SampleTotals) -> float:
-        if depth == 0:
-            return sample.rounds
-        return sample.accepted_by_depth[depth - 1] if depth <= len(sample.accepted_by_depth) else 0
-
-    return rounds
+def _reached(depth: int) -> Callable[[SampleTable], Floats]:
+    """Return what counts each sample's rounds that accepted at least so many draft tokens."""
+    return lambda samples: samples.accepted_by_depth[depth - 1] if depth else samples.column("rounds")
 
 
 def _cap(row: Row) -> int | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from dyna_eval.cells import one_line
-from dyna_eval.jobs import JobState, Method, SampleTotals, StoredJob, SweepRecord
+from dyna_eval.jobs import JobState, Method, SweepRecord
 from dyna_eval.report import Report, Row
+from dyna_eval.samples import Floats, SampleTable
 from dyna_eval.statistics import Bootstrap, Interval
 from dyna_eval.tuning import split_record
 
@@ -62,41 +65,43 @@ class Measured:
     report: Report
     record: SweepRecord | None = field(default=None, repr=False)
     """Of the prompts that the report is over: without those that a row was chosen on."""
-    jobs: Mapping[tuple[str, str], tuple[StoredJob, ...]] = field(default_factory=dict, repr=False)
-    """The done jobs by pair and label."""
+    samples: Mapping[tuple[str, str], SampleTable] = field(default_factory=dict, repr=False)
+    """Those of the done jobs, by pair and label."""
 
     @classmethod
     def of(cls, report: Report, record: SweepRecord) -> Measured:
         if record.measure.tune_fraction:
             _, record = split_record(record)
-        jobs: dict[tuple[str, str], list[StoredJob]] = {}
+        tables: dict[tuple[str, str], list[SampleTable]] = {}
         for job in record.jobs:
             if job.state is JobState.DONE:
-                jobs.setdefault((job.pair, job.label), []).append(job)
-        return cls(report=report, record=record, jobs={key: tuple(own) for key, own in jobs.items()})
+                tables.setdefault((job.pair, job.label), []).append(SampleTable.of(job.samples))
+        samples = {key: SampleTable.join(own) for key, own in tables.items()}
+        return cls(report=report, record=record, samples=samples)
 
     @property
     def prompts(self) -> frozenset[int]:
         """The prompts that the figures are over, by index."""
-        return frozenset(s.prompt_index for jobs in self.jobs.values() for job in jobs for s in job.samples)
+        tables = self.samples.values()
+        return frozenset(int(index) for table in tables for index in table.column("prompt_index"))
 
     def finished(self, pair: str) -> tuple[Row, ...]:
         """Return the rows of a pair that have figures, in the order of the sweep file."""
         return tuple(row for row in self.report.rows_of(pair) if row.figures is not None)
 
     def interval_of_ratio(
-        self, row: Row, over: Callable[[SampleTotals], float], under: Callable[[SampleTotals], float]
+        self, row: Row, over: Callable[[SampleTable], Floats], under: Callable[[SampleTable], Floats]
     ) -> Interval | None:
         """Return the bootstrap interval over prompts of sum(over) / sum(under) of a row's samples.
 
-        None without a record, with one prompt, or where a prompt has nothing under the line.
+        Both return a number for every sample, shape (samples,). None without a record, with one prompt, or
+        where a prompt has nothing under the line.
         """
-        sums: dict[int, tuple[float, float]] = {}
-        for job in self.jobs.get((row.pair, row.label), ()):
-            for sample in job.samples:
-                above, below = sums.get(sample.prompt_index, (0.0, 0.0))
-                sums[sample.prompt_index] = above + over(sample), below + under(sample)
-        if not sums or min(below for _, below in sums.values()) <= 0.0:
+        samples = self.samples.get((row.pair, row.label))
+        if samples is None or not len(samples):
             return None
-        bootstrap = Bootstrap(confidence=self.report.confidence)
-        return bootstrap.ratio_of_means([above for above, _ in sums.values()], [b for _, b in sums.values()])
+        _, places = np.unique(samples.column("prompt_index"), return_inverse=True)
+        above, below = np.bincount(places, over(samples)), np.bincount(places, under(samples))
+        if below.min() <= 0.0:
+            return None
+        return Bootstrap(confidence=self.report.confidence).ratio_of_means(above.tolist(), below.tolist())

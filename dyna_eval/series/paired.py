@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dyna_eval.errors import NothingToDrawError
-from dyna_eval.report import comparable_rates
 from dyna_eval.series.measured import Entry, Estimate, Measured
 
 
@@ -20,14 +19,12 @@ class PairedSpeedups:
 def paired_speedups(measured: Measured, pair: str) -> tuple[PairedSpeedups, ...]:
     """Return the per-prompt speedups of every row but the baseline whose prompts can be paired with it."""
     rows = measured.finished(pair)
-    baseline = next((row.label for row in rows if row.is_baseline), None)
-    if baseline is None or measured.record is None:
+    base = next((row.rates for row in rows if row.is_baseline), None)
+    if base is None:
         raise NothingToDrawError("there is no measured baseline whose prompts could be paired")
-    rates = comparable_rates(measured.record, pair)
-    base = rates[baseline] or {}
     found = []
     for row in rows:
-        known, own = row.versus_baseline, rates[row.label] or {}
+        known, own = row.versus_baseline, row.rates or {}
         if row.is_baseline or known is None or known.paired is None:
             continue
         ratios = tuple((prompt, own[prompt] / base[prompt]) for prompt in own if base.get(prompt, 0.0) > 0.0)

@@ -121,7 +121,7 @@ def acceptance_length(measured: Measured, row: Row) -> Estimate | None:
         return None
     if row.figures and row.figures.acceptance.marginal_rates is None:
         return Estimate(value=length)  # 1 by definition
-    interval = measured.interval_of_ratio(row, lambda s: s.tokens, lambda s: s.rounds)
+    interval = measured.interval_of_ratio(row, lambda s: s.column("tokens"), lambda s: s.column("rounds"))
     return Estimate(value=length, interval=interval)
 
 
