@@ -37,10 +37,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     _draw_bars(axes, measured)
     _draw_baseline(axes, measured)
     _dress(axes, measured, characters)
-    note = _note(rows, short_remarks=characters < _CROWDED)
-    if note:
-        axes.set_xlabel("\n".join(textwrap.wrap(note, int(width / _CHARACTER_INCHES))), parse_math=False)
-        axes.xaxis.label.set(fontsize=_SMALL - 0.5, color=GREY)
+    look.write_note(figure, _notes(rows, short_remarks=characters < _CROWDED))
     _annotate(figure, axes, measured, characters)
     return figure
 
@@ -62,7 +59,8 @@ def _draw_list(rows: Sequence[Row], measured: Sequence[Row]) -> Figure:
         axes.axvline(base.throughput.mean, color=GREY, linestyle=(0, (4, 3)), linewidth=0.9)
     axes.set_xlim(left=0.0)
     axes.set_xlabel("Throughput (tokens/s)")
-    look.write_note(figure, ["Dashed: the baseline. At the right: speedup.", _note(rows, short_remarks=True)])
+    legend = "Dashed: the baseline. At the right: speedup."
+    look.write_note(figure, [legend, *_notes(rows, short_remarks=True)])
     return figure
 
 
@@ -111,7 +109,7 @@ def _draw_baseline(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _dress(axes: Axes, rows: Sequence[Row], characters: int) -> None:
     axes.set_ylabel("Throughput (tokens/s)")
-    labels = [one_line(row.label) + ("*" if _is_doubtful(row) else "") for row in rows]
+    labels = [look.starred(Entry.of(row)) for row in rows]
     crowded = characters < _CROWDED and max(map(len, labels)) > characters
     wrapped = ["\n".join(textwrap.wrap(label, 26 if crowded else characters)) for label in labels]
     axes.set_xticks(range(len(rows)), wrapped, parse_math=False)
@@ -182,22 +180,15 @@ def _top(row: Row) -> float:
     return max(rate.mean, rate.interval.high) if rate.interval else rate.mean
 
 
-def _note(rows: Sequence[Row], *, short_remarks: bool) -> str:
+def _notes(rows: Sequence[Row], *, short_remarks: bool) -> list[str]:
     """Say what short remarks mean, which bars are not to be trusted, and which rows are missing."""
     missing = [f"{one_line(row.label)} ({row.state})" for row in rows if row.figures is None]
-    doubtful = [
-        f"* {one_line(row.label)}: {one_line('; '.join(row.caveats))}." for row in rows if _is_doubtful(row)
+    is_short = short_remarks and any(map(is_slower, rows))
+    return [
+        "▼: times the speed of the step before it." if is_short else "",
+        *look.doubts(Entry.of(row) for row in rows),
+        f"Not shown, no result yet: {', '.join(missing)}." if missing else "",
     ]
-    hatched = (
-        ["▼: times the speed of the step before it."] if short_remarks and any(map(is_slower, rows)) else []
-    )
-    return " ".join(
-        [*hatched, *doubtful, *([f"Not shown, no result yet: {', '.join(missing)}."] if missing else [])]
-    )
-
-
-def _is_doubtful(row: Row) -> bool:
-    return row.figures is not None and (bool(row.mixed) or not row.is_exact)
 
 
 def is_slower(row: Row) -> bool:

@@ -34,6 +34,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 
 FORMATS = ("pdf", "svg", "png")
+_MOST_DOUBTS = 700  # characters of the reasons for doubt under a figure
+_LINE_INCHES = 0.1  # of the note; figures have room for two lines of it
 _LAYOUT_PASSES = 3  # room for labels changes the axes, which changes the room
 _CHARACTER_EMS = 0.56  # width of a character on average
 _CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "SimHei")
@@ -153,7 +155,11 @@ def doubts(entries: Iterable[Entry]) -> list[str]:
     for entry in dict.fromkeys(entries):
         if entry.doubt:
             reasons.setdefault(entry.doubt, []).append(entry.label)
-    return [f"* {', '.join(dict.fromkeys(labels))}: {reason}." for reason, labels in reasons.items()]
+    texts = [f"* {', '.join(dict.fromkeys(labels))}: {reason}." for reason, labels in reasons.items()]
+    if sum(map(len, texts)) <= _MOST_DOUBTS:
+        return texts
+    rows = sum(map(len, reasons.values()))
+    return [f"* Why {rows} rows are in doubt stands in the notes of the report's table."]
 
 
 def intervals_note(report: Report) -> str:
@@ -165,9 +171,10 @@ def write_note(figure: Figure, texts: Iterable[str]) -> None:
     note = " ".join(filter(None, texts))
     if note:
         width = characters(figure.get_figwidth() - 0.1, TINY)
-        lines = "\n".join(textwrap.wrap(note, width))
+        lines = textwrap.wrap(note, width)
+        figure.set_figheight(figure.get_figheight() + _LINE_INCHES * (len(lines) - 2))
         figure.supxlabel(
-            lines, x=0.01, horizontalalignment="left", fontsize=TINY, color=GREY, parse_math=False
+            "\n".join(lines), x=0.01, horizontalalignment="left", fontsize=TINY, color=GREY, parse_math=False
         )
 
 

@@ -118,7 +118,7 @@ def test_no_text_covers_a_bar_or_another_text_or_leaves_the_figure(stored: Sweep
 def test_rows_without_a_result_are_left_out_and_named() -> None:
     figure = drawn(record(states={PRUNED.label: JobState.RUNNING}))
     assert len(bars(figure)) == 3
-    note = figure.axes[0].get_xlabel().replace("\n", " ")
+    note = figure.get_supxlabel().replace("\n", " ")
     assert note == "Not shown, no result yet: + Adaptive pruning (running)."
 
 
@@ -126,7 +126,7 @@ def test_a_bar_whose_output_is_not_the_targets_is_starred_and_explained() -> Non
     figure = drawn(change_samples(record(), LINEAR.label, exactness=Exactness.VIOLATION))
     labels = [label.get_text().replace("\n", " ") for label in figure.axes[0].get_xticklabels()]
     assert labels == ["Baseline", "+ Draft model*", "+ Tree structure", "+ Adaptive pruning"]
-    assert "* + Draft model: output is not the target's" in figure.axes[0].get_xlabel().replace("\n", " ")
+    assert "* + Draft model: output is not the target's" in figure.get_supxlabel().replace("\n", " ")
 
 
 def test_more_rows_lie_under_each_other_with_their_speedups_beside_them() -> None:

@@ -36,6 +36,7 @@ from dyna_eval.plots.look import (
     DASHES,
     MARKERS,
     SERIES,
+    doubts,
     fitting_ticks,
     lightness,
     series_colors,
@@ -44,7 +45,7 @@ from dyna_eval.plots.look import (
 )
 from dyna_eval.report import build_report
 from dyna_eval.series.costs import PHASES
-from dyna_eval.series.measured import Measured
+from dyna_eval.series.measured import Entry, Measured
 from dyna_eval.series.swept import Measure
 
 TREES = [
@@ -266,6 +267,18 @@ def test_doubtful_rows_are_starred_and_explained_in_every_figure() -> None:
     stored = change_samples(with_costs(record()), PRUNED.label, exactness=Exactness.VIOLATION)
     for stem, figure in figures(stored).items():
         assert "* + Adaptive pruning: output is not the target's" in texts(figure), stem
+
+
+def test_reasons_for_doubt_are_told_once_and_left_to_the_table_where_they_are_many() -> None:
+    def doubted(step: int, reason: str) -> Entry:
+        return Entry(pair="demo", step=step, label=f"Row {step}", method=Method.TREE, doubt=reason)
+
+    assert doubts([doubted(1, "a"), doubted(2, "b"), doubted(3, "a")]) == [
+        "* Row 1, Row 3: a.",
+        "* Row 2: b.",
+    ]
+    many = [doubted(step, f"reason {step} " + "why " * 10) for step in range(20)]
+    assert doubts(many) == ["* Why 20 rows are in doubt stands in the notes of the report's table."]
 
 
 @pytest.mark.parametrize("label", ["$\\frac{1}{$ 100% _x_", "<b>&amp;</b> -->", "猫 \N{GRINNING FACE}"])
