@@ -84,7 +84,11 @@ def draw_cost(chart: CostChart, report: Report) -> Figure:
             columnspacing=1.0,
         )
     _label_points(figure, axes, chart.points, numbered=numbered)
-    notes = [*_explained(chart), look.intervals_note(report), look.CUT_OFF if cut else ""]
+    notes = [
+        *_explained(chart),
+        look.intervals_note(report, [p.speedup for p in chart.points]),
+        look.CUT_OFF if cut else "",
+    ]
     look.write_note(figure, [*notes, *look.doubts(point.entry for point in chart.points)])
     return figure
 
@@ -264,7 +268,11 @@ def draw_phases(bars: Sequence[PhaseBar], report: Report, *, as_shares: bool) ->
     axes.set_xlabel("Share of decode time (%)" if as_shares else "Decode time per token (ms)", fontsize=BODY)
     axes.set_xlim(0.0, 100.0 if as_shares else None)
     _phase_legend(figure, bars)
-    texts = [] if as_shares else ["At the right: the sum.", look.intervals_note(report)]
+    texts = (
+        []
+        if as_shares
+        else ["At the right: the sum.", look.intervals_note(report, [bar.total for bar in bars])]
+    )
     look.write_note(figure, [*texts, *look.doubts(bar.entry for bar in bars)])
     return figure
 

@@ -56,11 +56,12 @@ def draw_curves(chart: CurveChart, report: Report) -> Figure:
     else:
         grid[-1, 0].set_xlabel(chart.x.title, loc="left")
         _legend(figure, chart.names, styles)
-    entries = [p.entry for panel in chart.panels for curve in panel.curves for p in curve.points]
-    notes = [look.intervals_note(report), look.CUT_OFF if cut else ""]
+    points = [p for panel in chart.panels for curve in panel.curves for p in curve.points]
+    notes = [look.intervals_note(report, [point.y for point in points]), look.CUT_OFF if cut else ""]
     if any(panel.baseline for panel in chart.panels):
         notes.append("Dashed grey: the baseline.")
-    look.write_note(figure, [*notes, *look.doubts(entries)])
+    notes.append(look.left_out_note(chart.left_out, f"of methods that do not sweep {chart.x.name}"))
+    look.write_note(figure, [*notes, *look.doubts(point.entry for point in points)])
     return figure
 
 
@@ -246,10 +247,11 @@ def draw_heat(heat: HeatMap, report: Report) -> Figure:
     grid[-1, 0].set_xlabel(heat.x.title, fontsize=SMALL, loc="left" if columns > 1 else None)
     slower = any(_is_slower(cell) for panel in heat.panels for cell in panel.cells)
     note = "Hatched: slower than the baseline." if slower and heat.measure is Measure.SPEEDUP else ""
-    entries = [cell.entry for panel in heat.panels for cell in panel.cells]
+    cells = [cell for panel in heat.panels for cell in panel.cells]
     framed = "Framed: the highest."
-    intervals = look.intervals_note(report) if cell_width > 0.5 else ""
-    look.write_note(figure, [framed, note, intervals, *look.doubts(entries)])
+    intervals = look.intervals_note(report, [cell.value for cell in cells]) if cell_width > 0.5 else ""
+    others = look.left_out_note(heat.left_out, "that do not span it")
+    look.write_note(figure, [framed, note, intervals, others, *look.doubts(cell.entry for cell in cells)])
     return figure
 
 

@@ -49,7 +49,9 @@ def draw_depths(rows: Sequence[DepthRates], report: Report) -> Figure:
     grid[-1, 0].set_xlabel("Depth (tokens)", loc="left" if columns > 1 else None)
     figure.supylabel("Share of rounds", fontsize=BODY)
     _rates_legend(figure)
-    notes = [look.intervals_note(report), "None where a prompt never got so deep."]
+    rates = [rate for row in rows for rate in (*row.marginal, *row.conditional)]
+    intervals = look.intervals_note(report, rates)
+    notes = [intervals, "None where a prompt never got so deep." if intervals else ""]
     look.write_note(figure, [*notes, *look.doubts(row.entry for row in rows)])
     return figure
 

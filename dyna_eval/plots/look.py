@@ -162,8 +162,19 @@ def doubts(entries: Iterable[Entry]) -> list[str]:
     return [f"* Why {rows} rows are in doubt stands in the notes of the report's table."]
 
 
-def intervals_note(report: Report) -> str:
+def intervals_note(report: Report, known: Iterable[Estimate]) -> str:
+    """Say what the intervals of a figure are; nothing where it has none."""
+    if not any(one.interval for one in known):
+        return ""
     return f"Intervals: {confidence_level(report)}, bootstrap over prompts."
+
+
+def left_out_note(labels: Sequence[str], why: str) -> str:
+    """Say how many rows a figure leaves out, and which where they are few."""
+    if not labels:
+        return ""
+    names = f" ({', '.join(labels)})" if len(labels) <= 4 else ""
+    return f"Not drawn{names}: {len(labels)} {'row' if len(labels) == 1 else 'rows'} {why}."
 
 
 def write_note(figure: Figure, texts: Iterable[str]) -> None:

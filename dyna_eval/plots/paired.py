@@ -41,7 +41,14 @@ def draw_paired(rows: Sequence[PairedSpeedups], report: Report) -> Figure:
     _scale(axes, [ratio for row in rows for _, ratio in row.ratios])
     axes.set_xlabel("Speedup per prompt (×)", fontsize=BODY)
     texts = ["Dots: prompts. Diamond and number: geometric mean; open where its interval contains 1."]
-    look.write_note(figure, [*texts, look.intervals_note(report), *look.doubts(row.entry for row in rows)])
+    look.write_note(
+        figure,
+        [
+            *texts,
+            look.intervals_note(report, [row.geometric_mean for row in rows]),
+            *look.doubts(row.entry for row in rows),
+        ],
+    )
     return figure
 
 

@@ -196,23 +196,21 @@ def require_swept(name: str, known: Sequence[str]) -> None:
 
 
 def separate(rows: Sequence[Row], names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names and as many further ones as it takes for no two rows to agree in all of them."""
-    kept = list(names)
-    while (alike := _two_alike(rows, kept)) is not None:
-        more = [name for name in (*swept(rows), "method") if name not in kept]
-        differing = [name for name in more if value_of(alike[0], name) != value_of(alike[1], name)]
-        if not differing:
-            break
-        kept.append(differing[0])
+    """Return the names and as many further ones as it takes to tell all rows apart that can be told apart."""
+    kept, every = list(names), [*swept(rows), "method"]
+    while (name := _first_difference(rows, kept, every)) is not None:
+        kept.append(name)
     return tuple(kept)
 
 
-def _two_alike(rows: Sequence[Row], names: Sequence[str]) -> tuple[Row, Row] | None:
+def _first_difference(rows: Sequence[Row], names: Sequence[str], every: Sequence[str]) -> str | None:
+    """Return a name of which two rows have different values that agree in all of some names."""
     seen: dict[tuple[Scalar, ...], Row] = {}
     for row in rows:
         other = seen.setdefault(tuple(value_of(row, name) for name in names), row)
-        if other is not row:
-            return other, row
+        for name in every:
+            if value_of(other, name) != value_of(row, name):
+                return name
     return None
 
 

@@ -100,6 +100,7 @@ class HeatMap:
     y: Parameter
     panels: tuple[HeatPanel, ...]
     left_out: tuple[str, ...]
+    """Labels of the rows that do not sweep both, are alone in what else they have, or repeat another row."""
 
 
 def estimate(measured: Measured, row: Row, measure: Measure) -> Estimate | None:
@@ -177,21 +178,28 @@ def heat_map(
     if not part:
         raise NothingToDrawError(f"no method sweeps both {x} and {y}")
     names = separate(part, [x, y])[2:]
-    panels = []
+    panels: list[HeatPanel] = []
+    drawn: list[Row] = []
     for values in dict.fromkeys(tuple(value_of(row, name) for name in names) for row in part):
         own = [row for row in part if tuple(value_of(row, name) for name in names) == values]
+        placed = {(value_of(row, x), value_of(row, y)): row for row in reversed(own)}
+        if min(len({place[axis] for place in placed}) for axis in (0, 1)) < 2:
+            continue
+        drawn += placed.values()
         cells = tuple(
-            Cell(x=value_of(row, x), y=value_of(row, y), value=value, entry=Entry.of(row))
-            for row in own
+            Cell(x=at_x, y=at_y, value=value, entry=Entry.of(row))
+            for (at_x, at_y), row in reversed(placed.items())
             if (value := estimate(measured, row, measure)) is not None
         )
         panels.append(HeatPanel(name=_joined(names, values), cells=cells))
+    if not panels:
+        raise NothingToDrawError(f"no rows that agree in all else span {x} and {y}")
     return HeatMap(
         measure=measure,
-        x=Parameter.of(x, part),
-        y=Parameter.of(y, part),
+        x=Parameter.of(x, drawn),
+        y=Parameter.of(y, drawn),
         panels=tuple(panels),
-        left_out=_labels_beside(known, part),
+        left_out=_labels_beside(known, drawn),
     )
 
 

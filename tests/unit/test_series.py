@@ -143,6 +143,16 @@ def test_curves_that_would_hide_a_difference_are_split_by_it() -> None:
     assert charted(swept_record(*differing), x="depth").names == ("B = 2", "B = 3")
 
 
+def test_two_rows_that_are_alike_in_all_do_not_hide_other_differences() -> None:
+    alike = {"depth": 4, "branch": 2}
+    stored = swept_record(alike, alike, {"depth": 6, "branch": 2}, {"depth": 6, "branch": 3})
+    assert charted(stored, x="depth").names == ("B = 2", "B = 3")
+    own = measured(stored)
+    heat = heat_map(own, own.report.rows, ("depth", "branch"), Measure.SPEEDUP)
+    assert [(cell.x, cell.y) for panel in heat.panels for cell in panel.cells] == [(4, 2), (6, 2), (6, 3)]
+    assert heat.left_out == ("tree 1",)
+
+
 def test_linked_lists_stay_one_curve() -> None:
     linked = [{"depth": 5, "branch": 3}, {"depth": 7, "branch": 2}]
     chart = charted(swept_record(*linked), x="depth")
