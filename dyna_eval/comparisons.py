@@ -6,24 +6,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dyna_eval.errors import MixedRowsError
-from dyna_eval.report import Row
+from dyna_eval.report import Row, best_row
 from dyna_eval.statistics import Bootstrap, Comparison, compare
 
 
 def with_comparisons(rows: Sequence[Row], bootstrap: Bootstrap) -> list[Row]:
-    """Compare each row with the baseline among them, and with the nearest row above that has figures."""
+    """Compare each row with the baseline, and with the nearest and the fastest row above with figures."""
     base = next((row for row in rows if row.is_baseline), None)
     compared: list[Row] = []
-    previous: Row | None = None
+    previous = fastest = None
     for row in rows:
         compared.append(
             replace(
                 row,
                 versus_baseline=None if base is None else compare_rows(row, base, bootstrap),
                 versus_previous=None if previous is None else compare_rows(row, previous, bootstrap),
+                fastest_before=None if fastest is None else fastest.step,
+                versus_fastest_before=None if fastest is None else compare_rows(row, fastest, bootstrap),
             )
         )
         previous = row if row.figures is not None else previous
+        fastest = best_row([fastest, row] if fastest else [row])
     return compared
 
 

@@ -20,6 +20,7 @@ from dyna_eval.integrity import (
     row_caveats,
 )
 from dyna_eval.jobs import Configuration, JobState, Method, Params, StoredJob, SweepRecord
+from dyna_eval.presets import Preset, select
 from dyna_eval.statistics import (
     Bootstrap,
     Comparison,
@@ -57,6 +58,9 @@ class Row:
     versus_previous: Comparison | None
     """Against the nearest row above that has figures."""
     caveats: tuple[str, ...]
+    fastest_before: int | None = None
+    """The step of the fastest row above whose output and circumstances are right."""
+    versus_fastest_before: Comparison | None = None
     generation: str | None = None
     """Digest of the generation settings."""
     key: str | None = None
@@ -123,8 +127,13 @@ class Report:
     """(pair, text): what concerns all rows of a pair."""
     joined: tuple[JoinedSweep, ...] = ()
     """The sweeps whose rows are joined here; empty for the report of one sweep."""
+    made_of: tuple[str, ...] = ()
+    """Digests of the sweeps whose rows were joined or chosen; empty for the whole of one sweep."""
+    chosen_rows: tuple[str, ...] = ()
+    """What chose them, as `dyna_eval.selection` reads it."""
     chosen: tuple[Choice, ...] = ()
     """What was chosen on the tuning prompts, per pair; empty without a tuning split."""
+    preset: Preset | None = None
 
     def rows_of(self, pair: str) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.pair == pair)
@@ -155,14 +164,16 @@ def best_row(rows: Sequence[Row]) -> Row | None:
 # --------------------------------------------------------------------- building
 
 
-def build_report(record: SweepRecord, *, allow_mixed: bool = False) -> Report:
-    """Compute every row of a sweep.
+def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Preset | None = None) -> Report:
+    """Compute every row of a sweep, or of the rows of it that a preset shows.
 
-    Raises MixedRowsError if rows of one pair differ in prompts, generation settings or environment, unless
-    `allow_mixed`: such rows are then marked by a caveat that names the difference.
+    Raises InputError if the sweep lacks what the preset is about. Raises MixedRowsError if rows of one pair
+    differ in prompts, generation settings or environment, unless `allow_mixed`: such rows are then marked by
+    a caveat that names the difference.
     """
     if record.measure.tune_fraction:
-        return _tuned(*split_record(record), allow_mixed=allow_mixed)
+        return _tuned(*split_record(record), allow_mixed=allow_mixed, preset=preset)
+    whole, (record, unshown) = record, select(record, preset)
     bootstrap = Bootstrap(confidence=record.confidence)
     tables = [_PairTable.of(record, pair, bootstrap) for pair in record.pairs]
     rows = tuple(row for table in tables for row in table.rows())
@@ -177,15 +188,20 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False) -> Report:
         confidence=record.confidence,
         pairs=record.pairs,
         rows=rows,
-        left_out=(*_merged(record), *(entry for table in tables for entry in table.left_out())),
+        left_out=(
+            *_merged(record),
+            *_unshown(whole, unshown, preset),
+            *(entry for table in tables for entry in table.left_out()),
+        ),
         pair_caveats=tuple((table.pair, text) for table in tables for text in table.caveats()),
+        preset=preset,
     )
 
 
-def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool) -> Report:
+def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool, preset: Preset | None) -> Report:
     """Return the report over the other prompts, which says what would have been chosen on the tuning ones."""
-    there = build_report(tuning, allow_mixed=allow_mixed)
-    report = build_report(others, allow_mixed=allow_mixed)
+    there = build_report(tuning, allow_mixed=allow_mixed, preset=preset)
+    report = build_report(others, allow_mixed=allow_mixed, preset=preset)
     chosen, texts = [], []
     for pair in report.pairs:
         best = best_row(there.rows_of(pair))
@@ -249,11 +265,12 @@ class _PairTable:
     def rows(self) -> list[Row]:
         rates = {label: self._comparable_rates(label) for label in self.jobs}
         rows: list[Row] = []
-        previous: Row | None = None
+        previous = fastest = None
         for step, configuration in enumerate(self.record.configurations, start=1):
-            row = self._row(step, configuration, previous, rates)
+            row = self._row(step, configuration, previous, fastest, rates)
             rows.append(row)
             previous = row if row.figures is not None else previous
+            fastest = best_row([fastest, row] if fastest else [row])
         return rows
 
     def left_out(self) -> list[LeftOut]:
@@ -292,6 +309,7 @@ class _PairTable:
         step: int,
         configuration: Configuration,
         previous: Row | None,
+        fastest: Row | None,
         rates: dict[str, dict[int, float] | None],
     ) -> Row:
         label = configuration.label
@@ -319,10 +337,17 @@ class _PairTable:
             versus_baseline=self._compare(label, self.record.baseline, rates),
             versus_previous=self._compare(label, previous.label, rates) if previous else None,
             caveats=(),
+            fastest_before=fastest.step if fastest else None,
             generation=_only({job.generation_digest for job in jobs}),
             key=_only({job.key for job in jobs}),
             rates=rates[label],
         )
+        if fastest is not None:
+            known = {self.record.baseline: row.versus_baseline}
+            if previous is not None:
+                known[previous.label] = row.versus_previous
+            versus = known.get(fastest.label) or self._compare(label, fastest.label, rates)
+            row = replace(row, versus_fastest_before=versus)
         return replace(row, caveats=self._caveats(row))
 
     def _comparable_rates(self, label: str) -> dict[int, float] | None:
@@ -377,6 +402,22 @@ def _merged(record: SweepRecord) -> list[LeftOut]:
             label=merged.label, pair=None, state="merged", reason=f"same as '{merged.into}': {merged.reason}"
         )
         for merged in record.merged
+    ]
+
+
+def _unshown(record: SweepRecord, out: Sequence[Configuration], preset: Preset | None) -> list[LeftOut]:
+    return [
+        LeftOut(
+            label=configuration.label,
+            pair=pair,
+            state="not shown",
+            reason=f"an unpruned tree, which preset {preset} leaves out",
+            job_ids=tuple(
+                job.id for job in record.jobs if (job.pair, job.label) == (pair, configuration.label)
+            ),
+        )
+        for pair in record.pairs
+        for configuration in out
     ]
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dyna_eval.commands.options import database_option, json_option, open_store, print_json
-from dyna_eval.errors import ImportFileError
+from dyna_eval.errors import ImportFileError, InputError
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
+    from dyna_eval.presets import Preset
     from dyna_eval.report import Report
 
 
@@ -139,20 +140,34 @@ def _check_database(database: str) -> None:
 
 
 def stored_report(
-    store: Store, sweeps: Sequence[str | None], *, rows: Sequence[str] = (), allow_mixed: bool = False
+    store: Store,
+    sweeps: Sequence[str | None],
+    *,
+    rows: Sequence[str] = (),
+    allow_mixed: bool = False,
+    preset: Preset | None = None,
 ) -> Report:
     """Return the report of a sweep, measured or imported; of several, or of chosen rows, the joined one."""
+    ids = list(dict.fromkeys(store.find_sweep(sweep) for sweep in sweeps))
+    return report_of(store, ids, rows=rows, allow_mixed=allow_mixed, preset=preset)
+
+
+def report_of(
+    store: Store, ids: Sequence[int], *, rows: Sequence[str], allow_mixed: bool, preset: Preset | None
+) -> Report:
+    """Return the report of the sweeps of these numbers, as `stored_report` does."""
     from dyna_eval.imported import ImportedSweep
     from dyna_eval.imported_report import imported_report
     from dyna_eval.joined_report import joined_report
     from dyna_eval.report import build_report
 
-    ids = list(dict.fromkeys(store.find_sweep(sweep) for sweep in sweeps))
     parts = [store.imported(sweep_id) or store.record(sweep_id) for sweep_id in ids]
     first = parts[0]
     others = store.imports() if any(isinstance(part, ImportedSweep) for part in parts) else []
+    if preset is not None and (len(parts) > 1 or rows or isinstance(first, ImportedSweep)):
+        raise InputError(f"preset {preset} is for one sweep that was measured here; choose rows with --row")
     if len(parts) > 1 or rows:
         return joined_report(parts, rows=rows, others=others, allow_mixed=allow_mixed)
     if isinstance(first, ImportedSweep):
         return imported_report(first, others, allow_mixed=allow_mixed)
-    return build_report(first, allow_mixed=allow_mixed)
+    return build_report(first, allow_mixed=allow_mixed, preset=preset)

@@ -126,6 +126,30 @@ def test_joining_is_refused_unless_mixed_rows_are_asked_for(workplace: Workplace
     assert "are 100.0 and 102.0 tokens/s, 2.0 % apart" in mixed.stdout
 
 
+def test_a_paper_with_joined_rows_is_checked_against_the_sweeps_they_came_from(workplace: Workplace) -> None:
+    write(workplace.folder, "a.json", dynatree([baseline(100.0), tree(7, 0.0, 50.0)], dataset="A"))
+    write(workplace.folder, "b.json", dynatree([baseline(102.0), linear(6, 150.0)], dataset="B"))
+    workplace.run("import", "a.json", "b.json")
+    join = ("report", "--from", "a", "--from", "b", "--row", "Linear K=6", "--allow-mixed")
+    assert workplace.run(*join, "--tex-document", "paper.tex").status == 0
+    paper = workplace.folder / "paper.tex"
+    text = paper.read_text(encoding="utf-8")
+    assert "among the rows that were measured alike" in text  # the row of 150.0 tokens/s may not win
+    agreed = workplace.run("report", "--check", "paper.tex")
+    assert (agreed.status, agreed.stderr) == (0, "")
+    assert agreed.stdout == "paper.tex: checked 1 table, 1 subsection, 1 macro set: 0 differences\n"
+    paper.write_text(text.replace("& 150.0 &", "& 155.0 &"), encoding="utf-8")
+    edited = workplace.run("report", "--check", "paper.tex")
+    assert edited.status == 1
+    assert "(Linear K=6), Throughput: 155.0 in the paper, 150.0 now" in edited.stdout
+
+
+def test_presets_are_for_sweeps_that_were_measured_here(workplace: Workplace) -> None:
+    write(workplace.folder, "a.json", dynatree([baseline(100.0), tree(7, 0.0, 50.0)]))
+    workplace.run("import", "a.json")
+    assert "choose rows with --row" in one_line(workplace.run("report", "--preset", "three-step"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
