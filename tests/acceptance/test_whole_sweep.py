@@ -344,7 +344,7 @@ def test_validate_and_expand_look_at_the_file_alone(workplace: Workplace) -> Non
     row = "  - {label: Depths, method: tree, depth: [3, 4], branch: [1, 2], threshold: 0.05}\n"
     workplace.write("sweep.yaml", SWEEP + row)
     checked = workplace.run("validate", "sweep.yaml", "--json")
-    assert checked.json() == {"name": "small", "configurations": 7, "jobs": 14}
+    assert checked.json() == {"name": "small", "configurations": 7, "jobs": 14, "most_jobs": 14}
     expanded = workplace.run("expand", "sweep.yaml", "--json").json()
     labels = [row["label"] for row in expanded["configurations"]]
     assert labels[:4] == LABELS
