@@ -163,7 +163,7 @@ class Decoder:
         emitted = sequence.extend([choices[node] for node in path])
         accepted = min(len(path) - 1, emitted)
         if isinstance(sequence.drafting, GrowthPolicy):
-            sequence.drafting.learn(tree, accepted)
+            sequence.drafting.learn(tree, path[: accepted + 1])
         return Round(
             drafted=drafted.drafted,
             verified=len(tree) - 1,
