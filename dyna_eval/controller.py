@@ -17,6 +17,7 @@ from dyna_eval_db.store import Claim, Landing, Store
 from dyna_eval.cluster import Slot, find_slots
 from dyna_eval.errors import LeaseLostError, PairError, first_line
 from dyna_eval.holder import is_gone, own_name
+from dyna_eval.invariants import broken_invariants
 from dyna_eval.jobs import Happening, JobResult, JobState, Notice, PromptSet
 
 LEASE_SECONDS = 60.0
@@ -40,9 +41,12 @@ class Controller:
     watch: Watcher
     cpus_per_pair: int | None = None
     fail_fast: bool = False
+    refill: Callable[[], int] | None = None
+    """Asked for more jobs once all are done; returns how many it added to the store."""
     holder: str = field(default_factory=own_name)
     _slots: list[Slot] = field(default_factory=list)
     _prompts: dict[str, Any] = field(default_factory=dict)
+    _read_prompts: dict[str, PromptSet] = field(default_factory=dict)
     _calls: dict[Any, Slot] = field(default_factory=dict)
     _renewed: float = float("-inf")
     _failed: bool = False
@@ -91,6 +95,8 @@ class Controller:
     def _start_next(self, slot: Slot) -> None:
         """Claim a job for a free slot, of the pair that its actor holds if there is one."""
         slot.claim = claim = self._claim(slot)
+        if claim is None and not self._calls and self.refill is not None and self.refill():
+            slot.claim = claim = self._claim(slot)
         if claim is None:
             slot.stop()  # so that a cluster can shrink
             return
@@ -115,9 +121,13 @@ class Controller:
     def _prompt_set(self, digest: str) -> Any:
         """Return a reference to the prompts in Ray's object store; each set is put there once."""
         if digest not in self._prompts:
-            prompts: PromptSet = self.store.prompt_set(digest)
-            self._prompts[digest] = ray.put(prompts)
+            self._prompts[digest] = ray.put(self._prompts_of(digest))
         return self._prompts[digest]
+
+    def _prompts_of(self, digest: str) -> PromptSet:
+        if digest not in self._read_prompts:
+            self._read_prompts[digest] = self.store.prompt_set(digest)
+        return self._read_prompts[digest]
 
     def _finish(self, call: Any, slot: Slot) -> None:
         claim = slot.claim
@@ -134,6 +144,13 @@ class Controller:
         slot.claim = None
 
     def _land(self, slot: Slot, claim: Claim, result: JobResult) -> None:
+        broken = broken_invariants(claim.job, self._prompts_of(claim.job.prompt_set), result)
+        if broken:
+            message = f"its result contradicts itself: {broken[0]}"
+            message += f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+            self.store.fail(claim, error_class="InvariantError", message=message, final=True)
+            self._told_failure(slot, claim, message, final=True)
+            return
         if self.store.land(claim, result) is Landing.FENCED:
             self._tell(Happening.DISCARDED, slot, claim, detail="its job was cancelled or taken over")
         else:

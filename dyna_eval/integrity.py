@@ -16,6 +16,9 @@ from dyna_eval.statistics import Bootstrap, Comparison, Figures, Run, compare, p
 PACE_TOLERANCE = 0.05
 """Sentinels within 5 % of each other are called equal, however narrow their interval."""
 
+LOAD_TOLERANCE = 0.1
+"""Others that take up to 10 % of an actor's cores are not mentioned."""
+
 DEGENERATE_DISTINCT_2 = 0.3
 """Under this share of distinct bigrams a text repeats itself, which flatters acceptance."""
 
@@ -91,6 +94,20 @@ def backend_caveats(used: Iterable[str], environments: Environments) -> list[str
             if fallen := re.fullmatch(r"eager \((.+)\)", backend):
                 texts.append(f"{whose}ran on the slower eager backend: {fallen[1]}")
     return list(dict.fromkeys(texts))
+
+
+def load_caveats(jobs: Iterable[StoredJob]) -> list[str]:
+    """Return how busy others kept the cores of a row's jobs, where that was more than a little."""
+    texts = []
+    for fact, who in (
+        ("others_share", "other processes used"),
+        ("stolen_share", "other machines were given"),
+    ):
+        shares = [(job.conditions or {}).get(fact) for job in jobs]
+        worst = max((share for share in shares if isinstance(share, float)), default=0.0)
+        if worst > LOAD_TOLERANCE:
+            texts.append(f"{who} up to {_percent(worst)} of the cores while it was measured")
+    return texts
 
 
 def actor_speeds(sentinels: Iterable[StoredSentinel]) -> dict[str, float]:

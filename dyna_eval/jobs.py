@@ -118,12 +118,24 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasureSpec:
-    """How to measure: repeats per configuration, warm-up prompts, and how often an actor runs AR itself."""
+    """How to measure: repeats per configuration, warm-up prompts, and how often an actor runs AR itself.
+
+    With `max_repeats`, `repeats` is how many there are at first: more are added until every speedup is known
+    to within `precision` (`dyna_eval.repeats`), or there are so many. `tune_fraction` is the share of the
+    prompts on which the best row is chosen; figures are then over the others.
+    """
 
     repeats: int = 3
     warmup: int = 1
     confidence: float = 0.95
     sentinel_every: int = 8
+    max_repeats: int | None = None
+    precision: float | None = None
+    tune_fraction: float = 0.0
+
+    @property
+    def most_repeats(self) -> int:
+        return self.max_repeats or self.repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,6 +346,9 @@ class JobResult:
     wall_seconds: float
     peak_memory_bytes: int | None
     calibration: Calibration | None = None
+    conditions: Params = field(default_factory=dict)
+    """What the machine did meanwhile, and which code ran: facts of this one run, none of which tells
+    whether two runs are comparable."""
 
 
 # ---------------------------------------------------------- what a watcher is told
@@ -412,6 +427,8 @@ class StoredJob:
     generation_digest: str
     environment: str | None
     actor: str | None
+    conditions: Params | None = None
+    """None where no result is stored, or one of an earlier version."""
     samples: tuple[SampleTotals, ...] = field(default=(), repr=False)
 
 
@@ -443,6 +460,8 @@ class SweepRecord:
     environments: Mapping[str, Mapping[str, Scalar]] = field(repr=False)
     calibrations: Mapping[tuple[str, str], Calibration] = field(default_factory=dict, repr=False)
     """By the name of the pair and the digest of the environment."""
+    measure: MeasureSpec = MeasureSpec()
+    seed: int = 0
 
 
 # --------------------------------------------------------------------- identity

@@ -10,7 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from dyna_eval.errors import MixedRowsError
-from dyna_eval.integrity import actor_caveats, actor_speeds, backend_caveats, differences, row_caveats
+from dyna_eval.integrity import (
+    actor_caveats,
+    actor_speeds,
+    backend_caveats,
+    differences,
+    load_caveats,
+    row_caveats,
+)
 from dyna_eval.jobs import Configuration, JobState, Method, Params, StoredJob, SweepRecord
 from dyna_eval.statistics import (
     Bootstrap,
@@ -23,6 +30,7 @@ from dyna_eval.statistics import (
     figures,
     prompt_throughputs,
 )
+from dyna_eval.tuning import split_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +78,17 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The fastest row of a pair on the tuning prompts, which no figure of the report contains."""
+
+    pair: str
+    label: str
+    tuning_prompts: int
+    throughput: float
+    """On the tuning prompts, in tokens per second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     sweep_id: int
     name: str
@@ -82,6 +101,8 @@ class Report:
     left_out: tuple[LeftOut, ...]
     pair_caveats: tuple[tuple[str, str], ...]
     """(pair, text): what concerns all rows of a pair."""
+    chosen: tuple[Choice, ...] = ()
+    """What was chosen on the tuning prompts, per pair; empty without a tuning split."""
 
     def rows_of(self, pair: str) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.pair == pair)
@@ -115,6 +136,8 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False) -> Report:
     Raises MixedRowsError if rows of one pair differ in prompts, generation settings or environment, unless
     `allow_mixed`: such rows are then marked by a caveat that names the difference.
     """
+    if record.measure.tune_fraction:
+        return _tuned(*split_record(record), allow_mixed=allow_mixed)
     bootstrap = Bootstrap(confidence=record.confidence)
     tables = [_PairTable.of(record, pair, bootstrap) for pair in record.pairs]
     rows = tuple(row for table in tables for row in table.rows())
@@ -132,6 +155,37 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False) -> Report:
         left_out=(*_merged(record), *(entry for table in tables for entry in table.left_out())),
         pair_caveats=tuple((table.pair, text) for table in tables for text in table.caveats()),
     )
+
+
+def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool) -> Report:
+    """Return the report over the other prompts, which says what would have been chosen on the tuning ones."""
+    there = build_report(tuning, allow_mixed=allow_mixed)
+    report = build_report(others, allow_mixed=allow_mixed)
+    chosen, texts = [], []
+    for pair in report.pairs:
+        best = best_row(there.rows_of(pair))
+        if best is None or best.figures is None:
+            continue
+        choice = Choice(
+            pair=pair,
+            label=best.label,
+            tuning_prompts=best.figures.prompts,
+            throughput=best.figures.throughput.mean,
+        )
+        chosen.append(choice)
+        texts.append((pair, _choice_text(choice, best_row(report.rows_of(pair)))))
+    return replace(report, chosen=tuple(chosen), pair_caveats=(*report.pair_caveats, *texts))
+
+
+def _choice_text(choice: Choice, fastest: Row | None) -> str:
+    prompts = "1 tuning prompt" if choice.tuning_prompts == 1 else f"{choice.tuning_prompts} tuning prompts"
+    text = (
+        f"'{choice.label}' was chosen on {prompts}, the fastest there ({choice.throughput:.1f} tokens/s);"
+        " all figures are over the other prompts"
+    )
+    if fastest is not None and fastest.label != choice.label:
+        text += f", on which '{fastest.label}' is the fastest"
+    return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +328,7 @@ class _PairTable:
             mixed=row.mixed,
         )
         jobs = self.jobs[row.label]
+        texts += load_caveats(_done(jobs))
         if len(_done(jobs)) < len(jobs):
             texts.append(f"figures are over the {len(_done(jobs))} of {len(jobs)} repeats that are done")
         return tuple(texts)
@@ -351,6 +406,7 @@ def to_json(report: Report) -> dict[str, object]:
             asdict(entry) | {"state": str(entry.state), "job_ids": list(entry.job_ids)}
             for entry in report.left_out
         ],
+        "chosen": [asdict(choice) for choice in report.chosen],
         "warnings": list(report.warnings),
     }
 
@@ -412,6 +468,7 @@ _FIGURES: dict[str, Callable[[Figures], object]] = {
     "mean_acceptance_length": lambda f: f.acceptance.mean_length,
     "mean_acceptance_length_per_request": lambda f: f.acceptance.mean_length_per_request,
     "draft_acceptance_rate": lambda f: f.acceptance.draft_rate,
+    "path_acceptance": lambda f: f.acceptance.draft_rate,
     "node_acceptance": lambda f: f.acceptance.node_rate,
     "mean_tree_nodes": lambda f: f.acceptance.mean_tree_nodes,
     "node_cap_bound_rate": lambda f: f.acceptance.node_cap_bound_rate,

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic.json_schema import WithJsonSchema
 
 from dyna_eval.jobs import PACKAGED_PAIRS, EngineSpec, GenerationSpec, MeasureSpec, PromptSpec
@@ -29,10 +38,25 @@ def _not_a_number(name: str) -> str:
     return name
 
 
+def _or_auto(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    return AUTO_REPEATS if value == "auto" else check(value)
+
+
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+AUTO_REPEATS = 0
+"""Stands for `repeats: auto` once a file is read."""
+FIRST_REPEATS, MAX_REPEATS, PRECISION = 3, 10, 0.03
+"""What `repeats: auto` begins with, ends with at the latest, and aims at unless the file says otherwise."""
+
+Repeats = Annotated[
+    int,
+    Field(ge=1, le=1000),
+    WrapValidator(_or_auto),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1000}, {"const": "auto"}]}),
+]
 Text = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=1000),
@@ -98,7 +122,21 @@ class GenerationSection(Section):
 class MeasureSection(Section):
     """How often to measure, and how sure to be."""
 
-    repeats: int = Field(_MEASURE.repeats, ge=1, le=1000)
+    repeats: Repeats = Field(
+        _MEASURE.repeats,
+        description="Runs of every row; auto adds blocks until each speedup is known to within 'precision'.",
+    )
+    max_repeats: int | None = Field(
+        None, ge=FIRST_REPEATS, le=1000, description=f"At most, with auto; unless given, {MAX_REPEATS}."
+    )
+    precision: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="With auto: half-width of each speedup's interval over repeats, relative;"
+        f" unless given, {PRECISION}.",
+    )
     warmup: int = Field(
         _MEASURE.warmup,
         ge=0,
@@ -109,6 +147,19 @@ class MeasureSection(Section):
     sentinel_every: int = Field(
         _MEASURE.sentinel_every, ge=1, le=1_000_000, description="Jobs between an actor's own baseline runs."
     )
+    tune_fraction: NotNegative = Field(
+        _MEASURE.tune_fraction,
+        lt=1,
+        description="Share of the prompts on which the best row is chosen; figures are over the others.",
+    )
+
+    def spec(self) -> MeasureSpec:
+        given = self.model_dump()
+        if self.repeats == AUTO_REPEATS:
+            given["repeats"] = FIRST_REPEATS
+            given["max_repeats"] = self.max_repeats or MAX_REPEATS
+            given["precision"] = self.precision or PRECISION
+        return MeasureSpec(**given)
 
 
 class EngineSection(Section):

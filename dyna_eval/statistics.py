@@ -84,8 +84,9 @@ class Comparison:
 class Acceptance:
     """How much of the draft the target took, pooled over all rounds unless the name says otherwise.
 
-    `draft_rate` is accepted tokens / drafted levels; `marginal_rates[i]` the share of rounds that accepted
-    depth i + 1, `conditional_rates[i]` the share of those that had accepted depth i.
+    `draft_rate` is accepted tokens / drafted levels, the longest path that could have been accepted;
+    `marginal_rates[i]` is the share of rounds that accepted depth i + 1, `conditional_rates[i]` the share of
+    those that had accepted depth i.
     """
 
     mean_length: float | None
@@ -285,6 +286,19 @@ def actor_paces(actors: Iterable[str], speeds: Mapping[str, float]) -> dict[str,
     if not known and len(names) == 1:
         return {names[0]: 1.0}
     return {name: speeds[name] / speeds[known[0]] for name in known}
+
+
+def half_width_over_repeats(values: Sequence[float], confidence: float) -> float | None:
+    """Return the half-width of the mean's interval over repeats, as a share of the mean; None for one repeat.
+
+    Student's interval: what varies between repeats is the machine, not the prompts, and is near to normal.
+    """
+    from scipy.special import stdtrit  # noqa: PLC0415 (as in widened_tail)
+
+    if len(values) < 2:
+        return None
+    quantile = float(stdtrit(len(values) - 1, (1.0 + confidence) / 2.0))
+    return quantile * stdev(values) / math.sqrt(len(values)) / fmean(values)
 
 
 def _rates(timed: Iterable[tuple[SampleTotals, float]]) -> dict[int, float]:

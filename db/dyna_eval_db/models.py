@@ -15,7 +15,7 @@ from sqlalchemy.types import TypeEngine
 from dyna_eval.jobs import JobState
 from dyna_eval_db.columns import Id, Json, PlainText, Real, UtcTime, database_clock
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """The newest migration; four digits, so that older versions sort before newer ones."""
 
 Digest = String(64)
@@ -155,6 +155,8 @@ class ResultRow(Base):
     environment: Mapped[str] = mapped_column(Digest, ForeignKey("env.digest"))
     wall_seconds: Mapped[float]
     peak_memory_bytes: Mapped[int | None] = mapped_column(Id)
+    conditions: Mapped[dict[str, Any] | None]
+    """What the machine did meanwhile; NULL in rows of an earlier schema."""
     landed_at: Mapped[datetime] = mapped_column(default=database_clock())
 
 

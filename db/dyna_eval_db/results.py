@@ -19,6 +19,7 @@ from dyna_eval.jobs import (
     JobState,
     Method,
     Pair,
+    Params,
     Round,
     Sample,
     SampleTotals,
@@ -63,6 +64,7 @@ def insert_result(session: Session, job: JobRow, pair: Pair, attempt_id: int, re
             environment=result.environment.digest,
             wall_seconds=result.wall_seconds,
             peak_memory_bytes=result.peak_memory_bytes,
+            conditions=dict(result.conditions),
         )
     )
     session.flush()
@@ -133,7 +135,7 @@ def _insert_samples(
 def read_jobs(session: Session, *conditions: Any, with_samples: bool) -> tuple[StoredJob, ...]:
     """Read the jobs that meet some conditions, in the order in which they were to run."""
     statement = (
-        select(JobRow, ResultRow.environment, ResultRow.actor)
+        select(JobRow, ResultRow.environment, ResultRow.actor, ResultRow.conditions)
         .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
         .where(*conditions)
         .order_by(JobRow.position, JobRow.id)
@@ -147,13 +149,17 @@ def read_jobs(session: Session, *conditions: Any, with_samples: bool) -> tuple[S
             session.execute(measured.order_by(SampleRow.prompt_index)).mappings(), "job_id"
         )
     return tuple(
-        _stored_job(row, environment, actor, totals.get(row.id, ()))
-        for row, environment, actor in session.execute(statement)
+        _stored_job(row, environment, actor, conditions, totals.get(row.id, ()))
+        for row, environment, actor, conditions in session.execute(statement)
     )
 
 
 def _stored_job(
-    row: JobRow, environment: str | None, actor: str | None, samples: tuple[SampleTotals, ...]
+    row: JobRow,
+    environment: str | None,
+    actor: str | None,
+    conditions: Params | None,
+    samples: tuple[SampleTotals, ...],
 ) -> StoredJob:
     return StoredJob(
         id=row.id,
@@ -170,6 +176,7 @@ def _stored_job(
         generation_digest=row.generation_digest,
         environment=environment,
         actor=actor,
+        conditions=conditions,
         samples=samples,
     )
 

@@ -15,7 +15,7 @@ nothing and leaves an event. The life of a job:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session
 from dyna_eval.errors import LeaseLostError, UnknownSweepError
 from dyna_eval.jobs import (
     Calibration,
+    Job,
     JobResult,
     JobState,
     Pair,
@@ -129,6 +130,15 @@ class Store:
             sweep_id = session.scalars(known).one()
             _log(session, sweep_id, "submitted again")
             return sweep_id
+
+    def add_jobs(self, sweep_id: int, jobs: Sequence[Job]) -> int:
+        """Add jobs to a sweep and return the number of those that it did not have yet."""
+        with self._write() as session:
+            sweeps.require_sweep(session, sweep_id)
+            added = sweeps.insert_jobs(session, sweep_id, jobs)
+            if added:
+                _log(session, sweep_id, "jobs added", jobs=added)
+            return added
 
     def find_sweep(self, name_or_id: str | None) -> int:
         """Return the sweep of that number, or the latest of that name; None is the latest of all.

@@ -98,6 +98,17 @@ def _job_row(sweep_id: int, job: Job) -> JobRow:
     )
 
 
+def insert_jobs(session: Session, sweep_id: int, jobs: Iterable[Job]) -> int:
+    """Add jobs to a stored sweep and return the number of those that it did not have."""
+    rows = [_job_row(sweep_id, job) for job in jobs]
+    stored = select(JobRow.key, JobRow.repeat, JobRow.pair).where(JobRow.sweep_id == sweep_id)
+    known = {(key, repeat, pair) for key, repeat, pair in session.execute(stored)}
+    new = [row for row in rows if (row.key, row.repeat, row.pair) not in known]
+    session.add_all(new)
+    session.flush()
+    return len(new)
+
+
 def _json(value: object) -> Any:
     return to_jsonable_python(value, fallback=dict)  # a mapping of another kind than dict is a dict here
 
@@ -197,6 +208,8 @@ def read_record(session: Session, sweep_id: int) -> SweepRecord:
             for name, pair in _read_pairs(row).items()
             for environment, calibration in read_calibrations(session, pair).items()
         },
+        measure=spec.measure,
+        seed=spec.generation.seed,
     )
 
 

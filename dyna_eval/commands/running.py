@@ -201,6 +201,7 @@ def _execute(store: Store, sweep_id: int, execution: Execution, *, as_json: bool
     from dyna_eval.jobs import JobState
     from dyna_eval.report import build_report
 
+    _add_repeats(store, sweep_id)  # a run may have been killed just before it did
     counts = store.progress(sweep_id)
     if counts[JobState.QUEUED] or counts[JobState.RUNNING]:
         try:
@@ -241,11 +242,32 @@ def _work(
     total = sum(counts.values())
     waiting = counts[JobState.QUEUED] + counts[JobState.RUNNING]
     with connected(execution.address), ProgressDisplay(total=total, done=total - waiting) as display:
+
+        def refill() -> int:
+            added = _add_repeats(store, sweep_id)
+            display.extend(added)
+            return added
+
         controller = Controller(
             store=store,
             sweep_id=sweep_id,
             watch=display,
             cpus_per_pair=execution.cpus_per_pair,
             fail_fast=execution.fail_fast,
+            refill=refill,
         )
         return controller.run()
+
+
+def _add_repeats(store: Store, sweep_id: int) -> int:
+    """Add the repeats that `repeats: auto` asks for by now, and return how many jobs that are."""
+    from dyna_eval.jobs import JobState
+    from dyna_eval.repeats import jobs_to_add
+
+    counts = store.progress(sweep_id)
+    if counts[JobState.QUEUED] or counts[JobState.RUNNING] or not counts[JobState.DONE]:
+        return 0
+    resolved = store.resolved(sweep_id)
+    if resolved.spec.measure.max_repeats is None:
+        return 0
+    return store.add_jobs(sweep_id, jobs_to_add(store.record(sweep_id), resolved))

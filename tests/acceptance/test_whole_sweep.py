@@ -128,6 +128,27 @@ def rows_of(swept: Swept) -> dict[str, dict[str, Any]]:
     return {row["label"]: row for row in rows}
 
 
+def test_automatic_repeats_go_on_to_their_limit_and_the_choice_is_made_on_other_prompts(
+    workplace: Workplace,
+) -> None:
+    """No machine is quiet enough for one part in a million."""
+    measure = "{repeats: auto, max_repeats: 4, precision: 0.000001, tune_fraction: 0.5}"
+    rows = SWEEP.splitlines(keepends=True)[:-2]
+    workplace.write("sweep.yaml", "".join(rows).replace("{repeats: 2, warmup: 1}", measure))
+    submitted = workplace.run("submit", "sweep.yaml", "--json")
+
+    assert submitted.status == 0, submitted.stderr
+    report = submitted.json()
+    assert [(row["repeats"], row["prompts"]) for row in report["rows"]] == [(4, 1), (4, 1)]
+    assert [choice["tuning_prompts"] for choice in report["chosen"]] == [1]
+    assert "all figures are over the other prompts" in "".join(report["warnings"])
+    assert submitted.stderr.splitlines()[-1].startswith("[8/8]")
+    assert "jobs added jobs=2" in workplace.run("logs").stdout
+
+    again = workplace.run("submit", "sweep.yaml")
+    assert (again.status, "nothing left to run" in again.stderr) == (0, True)
+
+
 def test_the_json_report_has_every_promised_key(swept: Swept) -> None:
     report = swept.run("report", "--json").json()
     assert {"sweep", "rows", "left_out", "warnings"} <= report.keys()

@@ -110,6 +110,17 @@ def test_the_engines_dtype_is_that_of_pairs_which_name_none() -> None:
     assert parse(sweep(), overrides=["engine.backend=eager"]).engine.backend is Backend.EAGER
 
 
+def test_automatic_repeats_begin_small_and_have_a_limit_and_an_aim() -> None:
+    def measure(text: str) -> MeasureSpec:
+        return parse(sweep(head=f"measure: {{{text}}}\n")).measure
+
+    assert measure("repeats: auto") == MeasureSpec(repeats=3, max_repeats=10, precision=0.03)
+    assert measure("repeats: auto, max_repeats: 5, precision: 0.1, tune_fraction: 0.25") == MeasureSpec(
+        repeats=3, max_repeats=5, precision=0.1, tune_fraction=0.25
+    )
+    assert (measure("repeats: 2").most_repeats, measure("repeats: auto").most_repeats) == (2, 10)
+
+
 @pytest.mark.parametrize(
     ("parameters", "nodes"),
     [
@@ -407,6 +418,12 @@ def test_a_wrong_row_is_named_with_its_line(row: str, message: str) -> None:
         ("generation: {seed: 9223372036854775808}", "'seed' should be less than 9223372036854775808"),
         ("generation: []", "'generation' should be a mapping of keys to values, not a list"),
         ("measure: {repeats: 0}", "'repeats' should be at least 1, not 0"),
+        ("measure: {repeats: often}", "'repeats' should be a whole number, not 'often'"),
+        ("measure: {repeats: auto, max_repeats: 2}", "'max_repeats' should be at least 3, not 2"),
+        ("measure: {max_repeats: 5}", "'max_repeats' is for 'repeats: auto'; leave it out, or write that"),
+        ("measure: {repeats: 3, precision: 0.1}", "'precision' is for 'repeats: auto'"),
+        ("measure: {repeats: auto, precision: 0}", "'precision' should be more than 0, not 0"),
+        ("measure: {tune_fraction: 1}", "'tune_fraction' should be less than 1, not 1"),
         ("measure: {confidence: 1.0}", "'confidence' should be less than 1, not 1.0"),
         ("measure: {warmup: true}", "'warmup' should be a whole number, not true"),
         ("engine: {backand: eager}", "unknown key 'backand'; did you mean 'backend'?"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dyna_eval.jobs import Pair, PromptSet, ResolvedSweep, SweepSpec
 from dyna_eval.sweep import jobs_for, sweep_digest
 from dyna_eval_workers.pairs import available_device, inspect_pair
-from dyna_eval_workers.prompts import check_fit, load_prompts
+from dyna_eval_workers.prompts import check_fit, check_split, load_prompts
 
 
 def resolve_sweep(spec: SweepSpec, *, device: str | None = None) -> ResolvedSweep:
@@ -19,6 +19,7 @@ def resolve_sweep(spec: SweepSpec, *, device: str | None = None) -> ResolvedSwee
     for pair_spec in spec.pairs:
         inspected = inspect_pair(pair_spec, device=device or available_device(), backend=spec.engine.backend)
         prompt_set = load_prompts(spec.prompts, inspected.tokenizer)
+        check_split(prompt_set.prompts, tune_fraction=spec.measure.tune_fraction)
         check_fit(
             prompt_set.prompts,
             max_new_tokens=spec.generation.max_new_tokens,
