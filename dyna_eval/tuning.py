@@ -7,10 +7,11 @@ one that it was not chosen by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from dyna_eval.jobs import SampleTotals, SweepRecord, digest
+from dyna_eval.samples import SampleTable
 
 
 def tuning_prompts(prompts: Collection[int], fraction: float, seed: int) -> frozenset[int]:
@@ -21,18 +22,19 @@ def tuning_prompts(prompts: Collection[int], fraction: float, seed: int) -> froz
 
 def split_record(record: SweepRecord) -> tuple[SweepRecord, SweepRecord]:
     """Return a sweep as measured on its tuning prompts, and as measured on the others."""
-    prompts = {sample.prompt_index for job in record.jobs for sample in job.samples}
+    tables = [SampleTable.of(job.samples) for job in record.jobs]
+    prompts = {int(index) for table in tables for index in table.column("prompt_index")}
     tuning = tuning_prompts(prompts, record.measure.tune_fraction, record.seed)
-    return (
-        _on_prompts(record, lambda sample: sample.prompt_index in tuning),
-        _on_prompts(record, lambda sample: sample.prompt_index not in tuning),
-    )
+    return _on_prompts(record, tuning), _on_prompts(record, prompts - tuning)
 
 
-def _on_prompts(record: SweepRecord, keep: Callable[[SampleTotals], bool]) -> SweepRecord:
+def _on_prompts(record: SweepRecord, prompts: Collection[int]) -> SweepRecord:
+    def kept(samples: Sequence[SampleTotals]) -> SampleTable:
+        return SampleTable.of(samples).on_prompts(prompts)
+
     return replace(
         record,
-        jobs=tuple(replace(job, samples=tuple(filter(keep, job.samples))) for job in record.jobs),
-        sentinels=tuple(replace(own, samples=tuple(filter(keep, own.samples))) for own in record.sentinels),
+        jobs=tuple(replace(job, samples=kept(job.samples)) for job in record.jobs),
+        sentinels=tuple(replace(own, samples=kept(own.samples)) for own in record.sentinels),
         measure=replace(record.measure, tune_fraction=0.0),
     )

@@ -157,6 +157,9 @@ class ResultRow(Base):
     peak_memory_bytes: Mapped[int | None] = mapped_column(Id)
     conditions: Mapped[dict[str, Any] | None]
     """What the machine did meanwhile; NULL in rows of an earlier schema."""
+    totals: Mapped[bytes | None]
+    """The sums of all samples in one value, `dyna_eval.samples.SampleTable`, which reports read instead of
+    the rows of `sample`; NULL in rows of an earlier schema."""
     landed_at: Mapped[datetime] = mapped_column(default=database_clock())
 
 
@@ -186,13 +189,12 @@ class SentinelRow(Base):
     sequence: Mapped[int]
     pair: Mapped[str]
     environment: Mapped[str] = mapped_column(Digest, ForeignKey("env.digest"))
+    totals: Mapped[bytes | None]
+    """As of a result."""
 
 
 class SampleRow(Base):
-    """One prompt decoded once, for a result or for a sentinel, with its rounds summed.
-
-    Reports read the sums, so that they never touch the much longer `round` table.
-    """
+    """One prompt decoded once, for a result or for a sentinel, with its rounds summed."""
 
     __tablename__ = "sample"
     __table_args__ = (

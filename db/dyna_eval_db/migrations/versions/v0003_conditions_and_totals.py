@@ -1,4 +1,7 @@
-"""Conditions: what the machine did while a job was measured. Unknown, so NULL, for older results."""
+"""Conditions and totals: what the machine did while a job was measured, and its samples' sums in one value.
+
+Both are NULL for older results: conditions are unknown, and sums are read from the samples themselves.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,11 @@ JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 def upgrade() -> None:
     op.add_column("result", sa.Column("conditions", JSON, nullable=True))
+    for table in ("result", "sentinel"):
+        op.add_column(table, sa.Column("totals", sa.LargeBinary(), nullable=True))
 
 
 def downgrade() -> None:
+    for table in ("result", "sentinel"):
+        op.drop_column(table, "totals")
     op.drop_column("result", "conditions")
