@@ -230,6 +230,17 @@ class Job:
     position: int
     """Place in the sweep's seeded random order; a block holds all configurations of one repeat."""
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the job was made for these very decoding loops, and not for those of another version."""
+        return self.key == job_key(
+            pair=self.pair,
+            prompt_set=self.prompt_set,
+            generation=self.generation,
+            measure=self.measure,
+            configuration=self.configuration,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedSweep:

@@ -343,6 +343,12 @@ UNSUPPORTED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 16},
         "window of 16 tokens",
     ),
+    "gpt_neo without local layers": (
+        "gpt_neo",
+        {"num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]], "window_size": 16},
+        "no scaled-dot-product attention (sdpa) for gpt_neo",
+    ),
+    "gptj": ("gptj", {}, "no scaled-dot-product attention (sdpa) for gptj"),
     "gemma3": ("gemma3_text", {"num_hidden_layers": 6, "sliding_window": 16}, "window of 16 tokens"),
     "mamba": ("mamba", {}, "recurrent or hybrid"),
     "rwkv": ("rwkv", {}, "recurrent or hybrid"),
@@ -383,10 +389,6 @@ ACCEPTED: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe that does not use its window": ("qwen3_moe", TINY_WINDOW | {"use_sliding_window": False}),
     "smollm3 that does not use its window": ("smollm3", TINY_WINDOW | {"use_sliding_window": False}),
     "falcon without ALiBi": ("falcon", {"alibi": False}),
-    "gpt_neo without local layers": (
-        "gpt_neo",
-        {"num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]], "window_size": 16},
-    ),
 }
 
 
