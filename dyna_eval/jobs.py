@@ -45,11 +45,12 @@ class Method(StrEnum):
 
 
 class Backend(StrEnum):
-    """What runs a model's forward passes. `auto` is the fastest that the machine and the model allow."""
+    """What runs a model's forward passes. `auto` is the fastest that is known to work on the machine."""
 
     AUTO = "auto"
     EAGER = "eager"
     COMPILE = "compile"
+    CUDAGRAPH = "cudagraph"
 
 
 class JobState(StrEnum):

@@ -218,7 +218,10 @@ def test_kernels_that_compute_something_else_are_not_used(
 
 @pytest.mark.parametrize(
     ("backend", "device", "why"),
-    [(Backend.COMPILE, "cuda", "compile is for CPUs")],
+    [
+        (Backend.COMPILE, "cuda", "compile is for CPUs"),
+        (Backend.CUDAGRAPH, "cpu", "cudagraph needs a CUDA device"),
+    ],
 )
 def test_a_backend_of_another_device_is_refused(backend: Backend, device: str, why: str, saved: Path) -> None:
     spec = spec_of(saved / "target")
