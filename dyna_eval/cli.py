@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from dyna_eval import __version__
-from dyna_eval.commands import files, reports, running, stored, upkeep
+from dyna_eval.commands import doctor, files, reports, running, stored, upkeep
 from dyna_eval.errors import DynaEvalError, InputError
 
 
@@ -98,5 +98,6 @@ for _command in (
     reports.report,
     upkeep.pairs,
     upkeep.database,
+    doctor.doctor,
 ):
     cli.add_command(_command)

@@ -32,7 +32,7 @@ from dyna_eval.sections import (
     SweepFile,
     json_schema,
 )
-from dyna_eval.sources import DEMO, read_pairs, read_prompts
+from dyna_eval.sources import DEMO, read_pairs, read_prompt_sets, with_prompts
 from dyna_eval.sweep import merge_equal
 from dyna_eval.yaml_source import Document, Location, apply_override, one_line, read_file, read_yaml
 
@@ -85,19 +85,19 @@ def parse_sweep(
     mistakes = Mistakes(document)
     outline = mistakes.check(SweepFile, values, ())
     pairs = read_pairs(values.get("pair", DEMO), folder, mistakes)
-    prompts = read_prompts(values.get("prompts", {"dataset": DEMO}), folder, mistakes)
+    prompt_sets = read_prompt_sets(values.get("prompts", {"dataset": DEMO}), folder, mistakes)
     generation = mistakes.check(GenerationSection, values.get("generation", {}), ("generation",))
     measure = mistakes.check(MeasureSection, values.get("measure", {}), ("measure",))
     engine = mistakes.check(EngineSection, values.get("engine", {}), ("engine",))
     rows = read_rows(values.get("configs"), mistakes)
     configurations = expand_rows(rows, max_configurations, mistakes)
     mistakes.raise_first()
-    assert outline and prompts and generation and measure and engine  # noqa: S101 - or raised
+    assert outline and prompt_sets and generation and measure and engine  # noqa: S101 - or raised
 
     baseline = _baseline(outline.baseline, configurations, mistakes)
     _check_drafts(pairs, configurations, mistakes)
     _check_repeats(measure, mistakes)
-    runs = len(configurations) * len(pairs) * measure.spec().most_repeats
+    runs = len(configurations) * len(pairs) * len(prompt_sets) * measure.spec().most_repeats
     _check_jobs(runs, max_configurations, mistakes)
     mistakes.raise_first()
 
@@ -109,8 +109,8 @@ def parse_sweep(
     )
     return SweepSpec(
         name=outline.name,
-        pairs=tuple(_with_dtype(pair, engine.dtype) for pair in pairs.values()),
-        prompts=prompts,
+        pairs=with_prompts((_with_dtype(pair, engine.dtype) for pair in pairs.values()), prompt_sets),
+        prompts=next(iter(prompt_sets.values())),
         generation=GenerationSpec(**generation.model_dump()),
         measure=measure.spec(),
         engine=EngineSpec(backend=Backend(engine.backend), dtype=engine.dtype),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
 IDENTITY_VERSION = 2
@@ -72,18 +72,6 @@ class Exactness(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairSpec:
-    """A target/draft pair as the user named it. A model is a folder, a hub id, or None for no draft."""
-
-    name: str
-    target: str
-    draft: str | None
-    dtype: str = "auto"
-    target_revision: str | None = None
-    draft_revision: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSpec:
     """Where prompts come from: the arguments of `datasets.load_dataset`, and how rows become prompts."""
 
@@ -96,6 +84,20 @@ class PromptSpec:
     limit: int | None = None
     max_prompt_tokens: int | None = None
     category: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSpec:
+    """A target/draft pair as the user named it. A model is a folder, a hub id, or None for no draft."""
+
+    name: str
+    target: str
+    draft: str | None
+    dtype: str = "auto"
+    target_revision: str | None = None
+    draft_revision: str | None = None
+    prompts: PromptSpec | None = None
+    """Of this pair alone, where a sweep has several prompt sets: the pair then stands there once for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +164,9 @@ class SweepSpec:
 
     name: str
     pairs: tuple[PairSpec, ...]
+    """With several prompt sets, every pair once for each of them."""
     prompts: PromptSpec
+    """Of the pairs that name none of their own."""
     generation: GenerationSpec
     measure: MeasureSpec
     engine: EngineSpec = EngineSpec()
@@ -183,6 +187,11 @@ class Pair:
     target_digest: str
     draft_digest: str | None
     tokenizer_digest: str
+
+    def same_models(self, other: Pair) -> bool:
+        """Whether an actor that holds one of two pairs can run the other: they differ in prompts at most."""
+        alike = replace(other.spec, name=self.spec.name, prompts=self.spec.prompts)
+        return replace(other, spec=alike) == self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,6 +385,17 @@ class Notice:
     actor: str
     detail: str = ""
     seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at on a machine. `advice` is empty where all is well."""
+
+    what: str
+    told: str
+    advice: str = ""
+    fatal: bool = False
+    """Nothing can be measured before this is mended."""
 
 
 # ------------------------------------------------------------- what a report reads

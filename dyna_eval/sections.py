@@ -108,6 +108,7 @@ class PromptsSection(Section):
     limit: int | None = Field(None, ge=1, description="At most so many prompts.")
     max_prompt_tokens: int | None = Field(None, ge=1, description="Longer prompts are cut.")
     category: Text | None = None
+    label: Label | None = Field(None, description="Of one prompt set among several; else its data's name.")
 
 
 class GenerationSection(Section):
@@ -205,7 +206,8 @@ def json_schema() -> dict[str, Any]:
     properties = schema["properties"]
     pair = {"anyOf": [{"enum": list(PACKAGED_PAIRS)}, PairSection.model_json_schema()]}
     properties["pair"] |= {"anyOf": [*pair["anyOf"], {"type": "array", "items": pair, "minItems": 1}]}
-    properties["prompts"] = PromptsSection.model_json_schema()
+    prompts = PromptsSection.model_json_schema()
+    properties["prompts"] = {"anyOf": [prompts, {"type": "array", "items": prompts, "minItems": 1}]}
     properties["generation"] = GenerationSection.model_json_schema()
     properties["measure"] = MeasureSection.model_json_schema()
     properties["engine"] = EngineSection.model_json_schema()

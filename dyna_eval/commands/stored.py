@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from dyna_eval.commands.options import database_option, json_option, open_store,
 
 if TYPE_CHECKING:
     from dyna_eval.jobs import JobState
+
+_FOLLOW_SECONDS = 1.0
 
 
 @click.command()
@@ -99,14 +102,24 @@ def show(*, job: int, database: str, as_json: bool) -> None:
 
 @click.command()
 @which_sweep
+@click.option("--follow", is_flag=True, help="Go on until no job is queued or running.")
 @database_option
-def logs(*, sweep: str | None, database: str) -> None:
+def logs(*, sweep: str | None, follow: bool, database: str) -> None:
     """Print a sweep's event log."""
+    from dyna_eval.jobs import JobState
+
     with open_store(database) as store:
-        for event in store.events(store.find_sweep(sweep)):
-            job = f" job {event.job_id}" if event.job_id is not None else ""
-            detail = ", ".join(f"{name}={value}" for name, value in event.detail.items())
-            click.echo(f"{event.at}{job} {event.kind} {detail}".rstrip())
+        sweep_id, last = store.find_sweep(sweep), 0
+        while True:
+            counts = store.progress(sweep_id)  # before the events, so that none after the last job is missed
+            for event in store.events(sweep_id, after=last):
+                job = f" job {event.job_id}" if event.job_id is not None else ""
+                detail = ", ".join(f"{name}={value}" for name, value in event.detail.items())
+                click.echo(f"{event.at}{job} {event.kind} {detail}".rstrip())
+                last = event.id
+            if not follow or not (counts[JobState.QUEUED] or counts[JobState.RUNNING]):
+                return
+            time.sleep(_FOLLOW_SECONDS)
 
 
 def _counted(counts: Mapping[JobState, int]) -> str:

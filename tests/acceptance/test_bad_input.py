@@ -296,3 +296,16 @@ def test_prompts_that_cannot_be_used_are_refused_before_anything_is_stored(
 
 def test_pairs_check_refuses_what_cannot_be_loaded(models: Workplace) -> None:
     assert complaint(models, "pairs", "check", "cut").startswith("cut: cannot be loaded: ")
+
+
+def test_a_detached_run_needs_a_cluster_and_shows_no_password(workplace: Workplace) -> None:
+    workplace.write("sweep.yaml", SWEEP)
+    here = workplace.run("submit", "sweep.yaml", "--detach")
+    assert (here.status, here.stdout) == (2, "")
+    assert "a cluster that starts here ends here; name one with --address" in here.stderr
+
+    url = "postgresql://somebody:s3cret@127.0.0.1:1/results"
+    shown = workplace.run("submit", "sweep.yaml", "--detach", "--address", "127.0.0.1:1", "--db", url)
+    assert (shown.status, shown.stdout) == (2, "")
+    assert "~/.pgpass" in shown.stderr
+    assert "s3cret" not in shown.stderr

@@ -269,11 +269,40 @@ def test_a_wrong_pair_is_named(pair: str, message: str) -> None:
     assert mistake_in(sweep(pair=pair)).startswith(f"sweep.yaml:1: {message}")
 
 
+def test_every_pair_stands_once_for_each_of_several_prompt_sets() -> None:
+    prompts = "[{dataset: org/wikitext, name: wikitext-2}, {dataset: demo, limit: 4, label: code}]"
+    spec = parse(sweep(pair="[demo, demo-large]", prompts=prompts))
+
+    assert [pair.name for pair in spec.pairs] == [
+        "demo on wikitext-2",
+        "demo on code",
+        "demo-large on wikitext-2",
+        "demo-large on code",
+    ]
+    first, second = (pair.prompts for pair in spec.pairs[:2])
+    assert first == spec.prompts == PromptSpec(dataset="org/wikitext", name="wikitext-2")
+    assert second == PromptSpec(dataset="demo", limit=4)
+
+
+def test_a_single_prompt_set_changes_no_pair() -> None:
+    assert parse(sweep(prompts="[{dataset: demo, limit: 4}]")).pairs == parse(sweep()).pairs
+
+
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
         ("{}", "'dataset' is missing; add it"),
         ("demo", "'prompts' should be a mapping of keys to values, not 'demo'"),
+        ("[]", "'prompts' should list 1 to 100 prompt sets, not 0"),
+        ("[{dataset: demo}, 5]", "an item of 'prompts' should be a mapping of keys to values, not 5"),
+        (
+            "[{dataset: demo}, {dataset: demo, limit: 3}]",
+            "duplicate prompts 'demo'; give each its own 'label'",
+        ),
+        (
+            "[{dataset: demo}, {dataset: json}]",
+            "data set 'json' is read from files; name them with 'data_files'",
+        ),
         ("{dataset: parquet}", "data set 'parquet' is read from files; name them with 'data_files'"),
         ("{dataset: json, data_files: gone.json}", "there is no file 'gone.json'; correct 'data_files'"),
         ("{dataset: ./gone}", "there is no folder './gone'; relative ones start at the sweep file's"),
@@ -282,7 +311,7 @@ def test_a_wrong_pair_is_named(pair: str, message: str) -> None:
     ],
 )
 def test_wrong_prompts_are_named(prompts: str, message: str) -> None:
-    assert mistake_in(sweep(prompts=prompts)) == f"sweep.yaml:2: {message}"
+    assert mistake_in(sweep(prompts=prompts)).startswith(f"sweep.yaml:2: {message}")
 
 
 # ------------------------------------------------------------------------- mistakes

@@ -105,7 +105,7 @@ class DecodingSession:
         )
 
     def _use(self, pair: Pair) -> _PairAtWork:
-        if self._work is None or self._work.pair.pair != pair:
+        if self._work is None or not self._work.pair.pair.same_models(pair):
             self._work = None  # frees the memory before the next pair needs it
             self._references.clear()
             self._work = _PairAtWork.load(pair, self.device)
