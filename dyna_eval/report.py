@@ -56,6 +56,10 @@ class Row:
     versus_previous: Comparison | None
     """Against the nearest row above that has figures."""
     caveats: tuple[str, ...]
+    generation: str | None = None
+    """Digest of the generation settings."""
+    key: str | None = None
+    """Identity of its jobs; rows of equal keys did the same work."""
 
     @property
     def is_exact(self) -> bool:
@@ -294,6 +298,8 @@ class _PairTable:
             versus_baseline=self._compare(label, self.record.baseline, rates),
             versus_previous=self._compare(label, previous.label, rates) if previous else None,
             caveats=(),
+            generation=_only({job.generation_digest for job in jobs}),
+            key=_only({job.key for job in jobs}),
         )
         return replace(row, caveats=self._caveats(row))
 
