@@ -168,9 +168,7 @@ def test_answer_files_have_the_figures_of_the_report(swept: Swept) -> None:
         assert fmean(lengths) == pytest.approx(row["mean_acceptance_length"])
 
 
-def test_categories_and_answers_that_are_not_there_are_refused(
-    new_workplace: Callable[[], Workplace], swept: Swept
-) -> None:
+def test_categories_and_answers_that_are_not_there_are_refused(swept: Swept) -> None:
     assert "no sweep 'none'" in swept.complaint("report", "none", "--spec-bench", "empty")
     assert not (swept.workplace.folder / "empty").exists()
     with sqlite3.connect(swept.workplace.folder / "new.db") as connection:
