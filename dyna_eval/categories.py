@@ -55,7 +55,7 @@ def categorized_report(record: SweepRecord, *, allow_mixed: bool = False) -> Cat
     found = []
     for category, prompts in _prompts_by_category(reported).items():
         report = build_report(_on_prompts(reported, prompts), allow_mixed=allow_mixed)
-        counts = [row.figures.prompts for row in report.rows if row.figures]
+        counts = [row.figures.prompts or 0 for row in report.rows if row.figures]
         found.append(CategoryReport(category=category, report=report, prompts=max(counts, default=0)))
     return CategorizedReport(overall=overall, categories=tuple(found))
 

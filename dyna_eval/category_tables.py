@@ -26,7 +26,7 @@ from dyna_eval.cells import (
     speedup_interval,
     throughput_cell,
 )
-from dyna_eval.latex import escape_latex
+from dyna_eval.latex.text import escape_latex
 from dyna_eval.report import Report, Row, best_row, to_json
 from dyna_eval.tables import escape_csv, escape_markdown
 
@@ -52,7 +52,7 @@ def _groups(report: CategorizedReport, pair: str) -> list[_Group]:
 
 def _group(one: CategoryReport, pair: str, overall: tuple[Row, ...]) -> _Group:
     rows = tuple(one.row_for(row) for row in overall)
-    prompts = max((row.figures.prompts for row in rows if row.figures), default=0)
+    prompts = max((row.figures.prompts or 0 for row in rows if row.figures), default=0)
     title = f"{one_line(one.category)} ({count(prompts, 'prompt')})"
     return _Group(title=title, rows=rows, best=best_row(one.report.rows_of(pair)))
 

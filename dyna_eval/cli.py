@@ -15,7 +15,7 @@ from typing import NoReturn
 import click
 
 from dyna_eval import __version__
-from dyna_eval.commands import comparing, doctor, files, reports, running, stored, upkeep
+from dyna_eval.commands import comparing, doctor, files, importing, reports, running, stored, upkeep
 from dyna_eval.errors import DynaEvalError, InputError
 
 
@@ -98,6 +98,7 @@ for _command in (
     stored.logs,
     reports.report,
     comparing.compare,
+    importing.import_results,
     upkeep.pairs,
     upkeep.database,
     doctor.doctor,

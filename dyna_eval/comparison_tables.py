@@ -20,9 +20,9 @@ from dyna_eval.cells import (
     speedup_cell,
     throughput_cell,
 )
-from dyna_eval.comparison import Baselines, Match, Regression, Side, SweepComparison, Verdict
 from dyna_eval.report import Row
 from dyna_eval.statistics import Interval
+from dyna_eval.sweep_comparison import Baselines, Match, Regression, Side, SweepComparison, Verdict
 from dyna_eval.tables import escape_csv, escape_markdown
 
 # ------------------------------------------------------------------------------ cells
@@ -93,6 +93,8 @@ def match_notes(match: Match) -> tuple[str, ...]:
     if match.by_label:
         texts.append("matched by its label: the method or its parameters differ")
     texts += [f"B differs from A in {difference}" for difference in match.differences]
+    if match.unproven:
+        texts.append(f"not shown to be the same in A and B: {', '.join(match.unproven)}")
     for letter, row in (("A", match.a), ("B", match.b)):
         texts += [f"{letter}: {text}" for text in row.caveats]
         if row.figures is None:
@@ -110,7 +112,8 @@ def _marks(match: Match, notes: Notes) -> list[str]:
 
 
 def remarks(comparison: SweepComparison) -> list[str]:
-    """Return what concerns the comparison as a whole: baselines, and rows without a partner."""
+    """Return what concerns the comparison as a whole: baselines, rows without a partner, and what each
+    report says of all its rows."""
     several = len(comparison.baselines) > 1
     texts = [
         f"{_pair_text(both)}: {_baselines_text(both)}" if several else _baselines_text(both)
@@ -119,6 +122,8 @@ def remarks(comparison: SweepComparison) -> list[str]:
     for letter, rows in (("A", comparison.only_a), ("B", comparison.only_b)):
         if rows:
             texts.append(f"only in {letter}: {'; '.join(map(_row_text, rows))}")
+    for letter, side in _sides(comparison):
+        texts += [f"{letter}: {pair}: {text}" for pair, text in side.report.pair_caveats]
     return list(map(one_line, texts))
 
 
@@ -259,6 +264,7 @@ def comparison_json(comparison: SweepComparison, regressed: Sequence[Regression]
         "rows": [_match_json(match) for match in comparison.matches],
         "only_a": [_row_json(row) for row in comparison.only_a],
         "only_b": [_row_json(row) for row in comparison.only_b],
+        "remarks": remarks(comparison),
         "baselines": [asdict(both) | {"percent": both.percent} for both in comparison.baselines],
         "regressions": None
         if regressed is None
@@ -292,6 +298,7 @@ def _match_json(match: Match) -> dict[str, object]:
         "prompts": match.prompts or None,
         "verdict": str(match.verdict),
         "differences": list(match.differences),
+        "unproven": list(match.unproven),
     }
 
 

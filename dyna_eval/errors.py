@@ -7,6 +7,7 @@ DynaEvalError
 │   ├── PromptError         a data set without usable prompts
 │   ├── DatabaseError       a database that cannot be opened, or whose schema does not fit
 │   │   └── MissingDatabaseError   none is there
+│   ├── ImportFileError     a result file of another tool that cannot be imported
 │   ├── UnknownSweepError   no sweep, or no job, of that name or number
 │   └── MixedRowsError      rows that must not stand in one table
 ├── DecodingError           a job's own fault, such as output that is not the target's: the job fails
@@ -59,6 +60,10 @@ class DatabaseError(InputError):
 
 class MissingDatabaseError(DatabaseError):
     """There is no database at that place."""
+
+
+class ImportFileError(InputError):
+    """A result file that is not of a known format, or is damaged; nothing of it is imported."""
 
 
 class UnknownSweepError(InputError):

@@ -49,20 +49,28 @@ def row_caveats(
     mixed: Sequence[str],
 ) -> list[str]:
     """Return what must be said beside a row that has figures."""
-    texts = [f"differs from the rows it stands with in {difference}" for difference in mixed]
+    texts = mixed_caveats(mixed)
     texts += _output_caveats(method, figures)
     bound = figures.acceptance.node_cap_bound_rate
     if bound:
         cap = f" (max_nodes={params['max_nodes']})" if "max_nodes" in params else ""
         texts.append(f"the node cap{cap} stopped the tree's growth in {_percent(bound)} of its rounds")
-    if figures.prompts < 2:
+    if figures.prompts is not None and figures.prompts < 2:
         texts.append("one prompt only, so there is no interval")
-    if versus_baseline is not None and versus_baseline.separable is False:
-        texts.append(
-            "speed not separable from the baseline's"
-            f" (the {confidence * 100:g} % interval of the paired ratio contains 1)"
-        )
-    return texts
+    return [*texts, *separability_caveats(versus_baseline, confidence)]
+
+
+def mixed_caveats(mixed: Sequence[str]) -> list[str]:
+    return [f"differs from the rows it stands with in {difference}" for difference in mixed]
+
+
+def separability_caveats(versus_baseline: Comparison | None, confidence: float) -> list[str]:
+    if versus_baseline is None or versus_baseline.separable is not False:
+        return []
+    return [
+        "speed not separable from the baseline's"
+        f" (the {confidence * 100:g} % interval of the paired ratio contains 1)"
+    ]
 
 
 def actor_caveats(sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap) -> list[str]:

@@ -37,6 +37,7 @@ class Method(StrEnum):
     PROMPT_LOOKUP = "prompt_lookup"
     HF_GENERATE = "hf_generate"
     HF_ASSISTED = "hf_assisted"
+    OTHER = "other"  # of another tool, in imported rows alone
 
     @property
     def is_peer(self) -> bool:

@@ -55,9 +55,9 @@ class Throughput:
     mean: float
     interval: Interval | None
     std: float | None
-    """Between the means of single repeats; None with one repeat."""
-    pooled: float
-    end_to_end: float
+    """Between the means of single repeats; None with one repeat. Of an imported row, as its file has it."""
+    pooled: float | None
+    end_to_end: float | None
     """As `mean`, prefill included."""
     by_prompt: Mapping[int, float] = field(default_factory=dict, repr=False)
     """What `mean` is the mean of, by prompt index; empty where it is not known."""
@@ -122,10 +122,10 @@ class Percentiles:
 class Latency:
     """Seconds over samples: to the first token, per token after it, and in the prefill."""
 
-    ttft: Percentiles
+    ttft: Percentiles | None
     tpot: Percentiles | None
     """None where no sample has a second token."""
-    prefill: Percentiles
+    prefill: Percentiles | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,11 +144,11 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """All that is known about one row by itself."""
+    """All that is known about one row by itself; in an imported row that may be its throughput alone."""
 
-    prompts: int
-    repeats: int
-    tokens: int
+    prompts: int | None
+    repeats: int | None
+    tokens: int | None
     throughput: Throughput
     acceptance: Acceptance
     shares: Shares

@@ -26,6 +26,7 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
 from dyna_eval.errors import LeaseLostError, UnknownSweepError
+from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.jobs import (
     Calibration,
     Job,
@@ -39,7 +40,7 @@ from dyna_eval.jobs import (
     StoredJob,
     SweepRecord,
 )
-from dyna_eval_db import sweeps
+from dyna_eval_db import imports, sweeps
 from dyna_eval_db.columns import database_clock, execute_counted, insert_missing
 from dyna_eval_db.engine import (
     bare_engine,
@@ -191,6 +192,32 @@ class Store:
         """Return what a pair's forward passes cost, by the digest of the environment, the latest first."""
         with self._read() as session:
             return read_calibrations(session, pair)
+
+    # ---------------------------------------------------------------- imported files
+
+    def add_import(self, file: ImportedFile, name: str) -> tuple[int, bool]:
+        """Store an imported file, all of it or nothing; return its sweep, and whether the file is new.
+
+        A file whose bytes were imported before is found, under whatever name, and not stored again.
+        """
+        with self._write() as session:
+            known = imports.find_import(session, file.digest)
+            sweep_id = imports.insert_import(session, file, name) if known is None else None
+            if sweep_id is None:
+                return known or _found(imports.find_import(session, file.digest)), False
+            source = file.source
+            _log(session, sweep_id, "imported", file=source.file, format=source.format, sha256=source.sha256)
+            return sweep_id, True
+
+    def imported(self, sweep_id: int) -> ImportedSweep | None:
+        """Return an imported sweep; None for one that jobs measure."""
+        with self._read() as session:
+            return imports.read_import(session, sweeps.require_sweep(session, sweep_id))
+
+    def imports(self) -> list[ImportedSweep]:
+        """Return all imported sweeps, the oldest first, without their samples."""
+        with self._read() as session:
+            return imports.read_imports(session)
 
     # ------------------------------------------------------ the controller's lease
 
@@ -450,6 +477,11 @@ def _close(
     session.execute(
         attempt.values(ended_at=database_clock(), outcome=outcome, error_class=error_class, error=error)
     )
+
+
+def _found(sweep_id: int | None) -> int:
+    assert sweep_id is not None  # noqa: S101 - a file that cannot be inserted is there
+    return sweep_id
 
 
 def _require_job(session: Session, job_id: int) -> JobRow:

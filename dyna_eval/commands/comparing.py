@@ -15,7 +15,7 @@ from dyna_eval.commands.options import database_option, open_store, print_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dyna_eval.comparison import Regression, Side, SweepComparison
+    from dyna_eval.sweep_comparison import Regression, Side, SweepComparison
 
 _DATABASE_FILE = re.compile(r".*\.(db|sqlite3?)", re.IGNORECASE)
 
@@ -57,7 +57,7 @@ def compare(
     A and B are each the name or number of a sweep; DATABASE#SWEEP for one of another database, which is a
     file or a URL; or DATABASE alone for its latest sweep.
     """
-    from dyna_eval.comparison import compare_reports, regressions
+    from dyna_eval.sweep_comparison import compare_reports, regressions
 
     compared = compare_reports(read_side(a, database), read_side(b, database_b or database))
     regressed = None if allowed is None else regressions(compared, allowed)
@@ -76,17 +76,21 @@ def read_side(text: str, database: str) -> Side:
     """
     from dyna_eval_db.engine import parse_address, shown
 
-    from dyna_eval.comparison import Side
+    from dyna_eval.imported_report import imported_report
     from dyna_eval.report import build_report
+    from dyna_eval.sweep_comparison import Side
 
     url, sweep = split_side(text, database)
+    origin = shown(parse_address(url))
     with open_store(url) as store:
-        record = store.record(store.find_sweep(sweep))
-    return Side(
-        report=build_report(record, allow_mixed=True),
-        origin=shown(parse_address(url)),
-        environments=record.environments,
-    )
+        sweep_id = store.find_sweep(sweep)
+        imported = store.imported(sweep_id)
+        if imported is not None:
+            report = imported_report(imported, store.imports(), allow_mixed=True)
+            return Side(report=report, origin=origin)
+        record = store.record(sweep_id)
+    report = build_report(record, allow_mixed=True)
+    return Side(report=report, origin=origin, environments=record.environments)
 
 
 def split_side(text: str, database: str) -> tuple[str, str | None]:

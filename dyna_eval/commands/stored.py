@@ -12,6 +12,7 @@ import click
 from dyna_eval.commands.options import database_option, json_option, open_store, print_json, which_sweep
 
 if TYPE_CHECKING:
+    from dyna_eval.imported import ImportedSweep
     from dyna_eval.jobs import JobState
 
 _FOLLOW_SECONDS = 1.0
@@ -35,6 +36,10 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
     """Show how far a sweep is, and what failed."""
     with open_store(database) as store:
         sweep_id = store.find_sweep(sweep)
+        imported = store.imported(sweep_id)
+        if imported is not None:
+            _print_imported(imported, as_json=as_json)
+            return
         record = store.record(sweep_id)
         counts = store.progress(sweep_id)
     failed = [job for job in record.jobs if job.error]
@@ -50,6 +55,18 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
         click.echo(f"  job {job.id} {job.label} (repeat {job.repeat + 1}) {job.state}: {job.error}")
 
 
+def _print_imported(sweep: ImportedSweep, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {"id": sweep.id, "name": sweep.name, "state": "imported", "jobs": {}, "errors": []}
+            | {"files": [asdict(file.source) | {"rows": len(file.rows)} for file in sweep.files]}
+        )
+        return
+    click.echo(f"sweep {sweep.id} {sweep.name}: imported; {len(sweep.rows)} rows")
+    for file in sweep.files:
+        click.echo(f"  {len(file.rows)} from {file.source}")
+
+
 @click.command("ls")
 @database_option
 @json_option
@@ -62,12 +79,14 @@ def list_sweeps(*, database: str, as_json: bool) -> None:
             [
                 {"id": sweep.id, "name": sweep.name, "state": sweep.state, "created_at": sweep.created_at}
                 | {"jobs": {str(state): count for state, count in sweep.jobs.items()}}
+                | {"imported_rows": sweep.imported_rows}
                 for sweep in sweeps
             ]
         )
         return
     for sweep in sweeps:
-        click.echo(f"{sweep.id:>4}  {sweep.created_at}  {sweep.name}: {sweep.state}; {_counted(sweep.jobs)}")
+        held = f"{sweep.imported_rows} rows" if sweep.imported_rows else _counted(sweep.jobs)
+        click.echo(f"{sweep.id:>4}  {sweep.created_at}  {sweep.name}: {sweep.state}; {held}")
 
 
 @click.command()

@@ -168,6 +168,28 @@ def test_answer_files_have_the_figures_of_the_report(swept: Swept) -> None:
         assert fmean(lengths) == pytest.approx(row["mean_acceptance_length"])
 
 
+def test_answer_files_that_are_imported_again_compare_as_equal_by_their_means(swept: Swept) -> None:
+    """And two imports are compared question by question; an imported sweep has no categories of ours."""
+    assert swept.run("report", "--spec-bench", "again").status == 0
+    files = sorted((swept.workplace.folder / "again").iterdir())
+    there = "sqlite:///imported.db"
+    assert swept.run("import", *files, "--name", "theirs", "--db", there).status == 0
+    compared = swept.run("compare", "small", "imported.db#theirs", "--json").json()
+    assert [row["ratio"] for row in compared["rows"]] == pytest.approx([1.0] * 4)
+    assert {row["verdict"] for row in compared["rows"]} == {"no interval"}
+    assert any("prompt set" in difference for difference in compared["rows"][1]["differences"])
+    assert compared["rows"][1]["unproven"] == ["generation settings", "environment"]
+    themselves = swept.run("compare", "imported.db", "imported.db#theirs", "--json").json()
+    assert {(row["verdict"], row["prompts"]) for row in themselves["rows"]} == {("not separable", 3)}
+    for option in (["--by-category"], ["--spec-bench", "third"]):
+        assert "was imported" in swept.complaint("report", "theirs", "--db", there, *option)
+
+
+def test_breakdowns_of_joined_sweeps_are_refused(swept: Swept) -> None:
+    assert "take one whole sweep" in swept.complaint("report", "--by-category", "--from", "1", "--from", "1")
+    assert "take one whole sweep" in swept.complaint("report", "1", "--spec-bench", "x", "--prose")
+
+
 def test_categories_and_answers_that_are_not_there_are_refused(swept: Swept) -> None:
     assert "no sweep 'none'" in swept.complaint("report", "none", "--spec-bench", "empty")
     assert not (swept.workplace.folder / "empty").exists()

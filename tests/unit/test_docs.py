@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 NOT_FIGURES = {
     "pair", "step", "label", "method", "params", "state", "baseline", "prompts", "repeats", "tokens",
-    "prompt_set", "env", "mixed", "job_ids",
+    "prompt_set", "env", "mixed", "job_ids", "key", "generation", "imported", "foreign",
 }  # fmt: skip
 
 

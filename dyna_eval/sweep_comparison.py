@@ -53,6 +53,8 @@ class Match:
     """Prompts that the ratio is over; 0 where it is of the two means alone."""
     differences: tuple[str, ...]
     """What differs beside the speed, B instead of A."""
+    unproven: tuple[str, ...] = ()
+    """What cannot be shown to be the same, since it is not known, or several."""
 
     @property
     def verdict(self) -> Verdict:
@@ -208,12 +210,22 @@ def _same_row(one: Row, other: Row) -> bool:
 def _match(a: Row, b: Row, by_label: bool, bootstrap: Bootstrap, environments: Environments) -> Match:
     ratio, prompts = _ratio(a, b, bootstrap)
     differences = _differences(a, b, environments)
-    if a.figures and b.figures and prompts and prompts < max(a.figures.prompts, b.figures.prompts):
-        differences.append(
-            f"prompts that were measured ({b.figures.prompts} instead of {a.figures.prompts};"
-            f" the ratio is over the {prompts} that both have)"
-        )
-    return Match(a=a, b=b, by_label=by_label, ratio=ratio, prompts=prompts, differences=tuple(differences))
+    if prompts and a.figures and b.figures:
+        measured = [len(row.throughput.by_prompt) for row in (a.figures, b.figures)]
+        if prompts < max(measured):
+            differences.append(
+                f"prompts that were measured ({measured[1]} instead of {measured[0]};"
+                f" the ratio is over the {prompts} that both have)"
+            )
+    return Match(
+        a=a,
+        b=b,
+        by_label=by_label,
+        ratio=ratio,
+        prompts=prompts,
+        differences=tuple(differences),
+        unproven=_unproven(a, b),
+    )
 
 
 def _ratio(a: Row, b: Row, bootstrap: Bootstrap) -> tuple[Comparison | None, int]:
@@ -232,26 +244,33 @@ def _ratio(a: Row, b: Row, bootstrap: Bootstrap) -> tuple[Comparison | None, int
 
 
 def _differences(a: Row, b: Row, environments: Environments) -> list[str]:
-    """Name what differs between two rows that have results, or cannot be shown to be the same."""
+    """Name what differs between two rows that have results."""
     if a.figures is None or b.figures is None:
         return []
     texts = [
-        f"{what} ({_short(there)} instead of {_short(here)})"
-        for what, here, there in (
-            ("prompt set", a.prompt_set, b.prompt_set),
-            ("generation settings", a.generation, b.generation),
-        )
-        if here is None or here != there
+        f"{what} ({there[:12]} instead of {here[:12]})"
+        for what, here, there in _settings(a, b)
+        if here is not None and there is not None and here != there
     ]
-    if a.environment is None or a.environment != b.environment:
+    if a.environment is not None and b.environment is not None and a.environment != b.environment:
         texts.append(f"environment ({environment_difference(b.environment, a.environment, environments)})")
-    if not texts and _same_configuration(a, b) and a.key != b.key:
+    if not texts and not _unproven(a, b) and _same_configuration(a, b) and a.key != b.key:
         texts.append("models, dtype, backend or warm-up")
     return texts
 
 
-def _short(digest: str | None) -> str:
-    return "unknown" if digest is None else digest[:12]
+def _unproven(a: Row, b: Row) -> tuple[str, ...]:
+    if a.figures is None or b.figures is None:
+        return ()
+    facts = (*_settings(a, b), ("environment", a.environment, b.environment))
+    return tuple(what for what, here, there in facts if here is None or there is None)
+
+
+def _settings(a: Row, b: Row) -> tuple[tuple[str, str | None, str | None], ...]:
+    return (
+        ("prompt set", a.prompt_set, b.prompt_set),
+        ("generation settings", a.generation, b.generation),
+    )
 
 
 def _baselines(a: Report, b: Report, pair_a: str, pair_b: str) -> Baselines:
