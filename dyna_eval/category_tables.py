@@ -32,29 +32,41 @@ from dyna_eval.tables import escape_csv, escape_markdown
 
 OVERALL = "overall"
 
+_GROUPS_ABREAST = 3
+"""Column groups that a page is wide enough for; more of them stand below each other in LaTeX."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Group:
     """A column group of one pair's table: its rows are in the order of the table, `best` is bold."""
 
-    title: str
+    name: str
+    prompts: int
     rows: tuple[Row, ...]
     best: Row | None
+
+    @property
+    def title(self) -> str:
+        return self.name if self.name == OVERALL else f"{self.name} ({count(self.prompts, 'prompt')})"
 
 
 def _groups(report: CategorizedReport, pair: str) -> list[_Group]:
     """Return the categories that a pair's prompts have, and all of them together."""
     overall = report.overall.rows_of(pair)
-    groups = [_group(one, pair, overall) for one in report.categories]
+    groups = [_group_of(one, overall) for one in report.categories]
     measured = [group for group in groups if any(row.figures for row in group.rows)]
-    return [*measured, _Group(title=OVERALL, rows=overall, best=best_row(overall))]
+    return [*measured, _group(report.overall, OVERALL, overall)]
 
 
-def _group(one: CategoryReport, pair: str, overall: tuple[Row, ...]) -> _Group:
+def _group_of(one: CategoryReport, overall: tuple[Row, ...]) -> _Group:
     rows = tuple(one.row_for(row) for row in overall)
+    return _group(one.report, one_line(one.category), rows)
+
+
+def _group(report: Report, name: str, rows: tuple[Row, ...]) -> _Group:
     prompts = max((row.figures.prompts or 0 for row in rows if row.figures), default=0)
-    title = f"{one_line(one.category)} ({count(prompts, 'prompt')})"
-    return _Group(title=title, rows=rows, best=best_row(one.report.rows_of(pair)))
+    best = best_row(report.rows_of(rows[0].pair)) if rows else None
+    return _Group(name=name, prompts=prompts, rows=rows, best=best)
 
 
 # --------------------------------------------------------------------------- terminal
@@ -216,21 +228,30 @@ def categories_latex(report: CategorizedReport) -> str:
 def _latex_table(report: CategorizedReport, pair: str) -> str:
     overall, groups = report.overall, _groups(report, pair)
     rows, notes = overall.rows_of(pair), Notes.of(overall, pair)
-    heads = " &".join(rf" \multicolumn{{2}}{{c}}{{{escape_latex(group.title)}}}" for group in groups)
-    rules = " ".join(rf"\cmidrule(lr){{{3 + 2 * i}-{4 + 2 * i}}}" for i in range(len(groups)))
-    name = "-".join(
-        filter(None, (slug(overall.name) or f"sweep-{overall.sweep_id}", pair_slugs(overall)[pair]))
-    )
+    parts = (slug(overall.name) or f"sweep-{overall.sweep_id}", pair_slugs(overall)[pair], "categories")
+    prompts = ", ".join(f"{escape_latex(group.name)} {group.prompts}" for group in groups)
     caption = (
         f"Throughput in tokens/s and speedup by category of prompt, {escape_latex(overall.name)}"
-        f" (pair {escape_latex(pair)}). The highest throughput of each group is bold."
+        f" (pair {escape_latex(pair)}). Prompts: {prompts}. The highest throughput of each group is bold."
     )
+    blocks = [groups[start : start + _GROUPS_ABREAST] for start in range(0, len(groups), _GROUPS_ABREAST)]
     lines = [
         _origin(overall, rows, "% {}"),
         r"\begin{table}[t]",
-        r"  \centering",
+        r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
         rf"  \caption{{{caption}}}",
-        rf"  \label{{tab:{name}-categories}}",
+        rf"  \label{{tab:{'-'.join(filter(None, parts))}}}",
+    ]
+    for number, block in enumerate(blocks):
+        lines += [r"  \par\medskip"] if number else []
+        lines += _latex_block(rows, block, notes)
+    return "\n".join([*lines, *_latex_notes(notes), r"\end{table}"]) + "\n"
+
+
+def _latex_block(rows: tuple[Row, ...], groups: list[_Group], notes: Notes) -> list[str]:
+    heads = " &".join(rf" \multicolumn{{2}}{{c}}{{{escape_latex(group.name)}}}" for group in groups)
+    rules = " ".join(rf"\cmidrule(lr){{{3 + 2 * i}-{4 + 2 * i}}}" for i in range(len(groups)))
+    return [
         rf"  \begin{{tabular}}{{cl{'rr' * len(groups)}}}",
         r"    \toprule",
         rf"    & &{heads} \\",
@@ -240,10 +261,7 @@ def _latex_table(report: CategorizedReport, pair: str) -> str:
         *(f"    {_latex_row(row, place, groups, notes)}" for place, row in enumerate(rows)),
         r"    \bottomrule",
         r"  \end{tabular}",
-        *_latex_notes(notes),
-        r"\end{table}",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _latex_row(row: Row, place: int, groups: list[_Group], notes: Notes) -> str:

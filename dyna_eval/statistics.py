@@ -59,7 +59,7 @@ class Throughput:
     pooled: float | None
     end_to_end: float | None
     """As `mean`, prefill included."""
-    by_prompt: Mapping[int, float] = field(default_factory=dict, repr=False)
+    by_prompt: Mapping[int, float] = field(default_factory=dict, repr=False, compare=False)
     """What `mean` is the mean of, by prompt index; empty where it is not known."""
 
 

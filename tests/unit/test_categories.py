@@ -184,11 +184,18 @@ def test_json_has_the_report_and_the_same_rows_per_category() -> None:
 
 def test_latex_has_a_column_group_per_category() -> None:
     text = categories_latex(categorized_report(named()))
-    assert r"\multicolumn{2}{c}{code (4 prompts)} & \multicolumn{2}{c}{prose (4 prompts)}" in text
+    assert r"\multicolumn{2}{c}{code} & \multicolumn{2}{c}{prose}" in text
+    assert "Prompts: code 4, prose 4, overall 8." in text
     assert r"\cmidrule(lr){3-4} \cmidrule(lr){5-6} \cmidrule(lr){7-8}" in text
     rows = [line for line in text.splitlines() if re.match(r"    \d & ", line)]
     assert [row.count(" & ") for row in rows] == [7] * 4
     assert text.count(r"\textbf") == 2 * 3
+
+
+def test_latex_puts_more_groups_than_a_page_is_wide_below_each_other() -> None:
+    text = categories_latex(categorized_report(named(categories={index: f"c{index}" for index in range(8)})))
+    assert [block.count("multicolumn") for block in text.split(r"\begin{tabular}")[1:]] == [3, 3, 3]
+    assert text.count(r"\midrule") == text.count(r"\bottomrule") == 3
 
 
 def hostile() -> CategorizedReport:
