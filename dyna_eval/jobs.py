@@ -15,7 +15,7 @@ from enum import StrEnum
 IDENTITY_VERSION = 2
 """Version of the job identity; it changes when `job_key` hashes other facts."""
 
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 """Version of the decoding loops' semantics; results of another version are not reused."""
 
 PACKAGED_PAIRS = ("demo", "demo-large")
@@ -46,11 +46,12 @@ class Method(StrEnum):
 
 
 class Backend(StrEnum):
-    """What runs a model's forward passes. `auto` is the fastest that the machine and the model allow."""
+    """What runs a model's forward passes. `auto` is the fastest that is known to work on the machine."""
 
     AUTO = "auto"
     EAGER = "eager"
     COMPILE = "compile"
+    CUDAGRAPH = "cudagraph"
 
 
 class JobState(StrEnum):
@@ -230,6 +231,17 @@ class Job:
     repeat: int
     position: int
     """Place in the sweep's seeded random order; a block holds all configurations of one repeat."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the job was made for these very decoding loops, and not for those of another version."""
+        return self.key == job_key(
+            pair=self.pair,
+            prompt_set=self.prompt_set,
+            generation=self.generation,
+            measure=self.measure,
+            configuration=self.configuration,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

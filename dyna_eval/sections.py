@@ -166,7 +166,7 @@ class MeasureSection(Section):
 class EngineSection(Section):
     """What runs the forward passes."""
 
-    backend: Literal["auto", "eager", "compile"] = Field(
+    backend: Literal["auto", "eager", "compile", "cudagraph"] = Field(
         _ENGINE.backend.value, description="auto is the fastest that the machine and the model allow."
     )
     dtype: Dtype = Field("auto", description="For pairs that name none; auto follows checkpoint and machine.")

@@ -24,7 +24,7 @@ from dyna_eval.commands.options import (
     which_sweep,
 )
 from dyna_eval.commands.reports import print_report
-from dyna_eval.errors import DatabaseError, PairError, PromptError
+from dyna_eval.errors import DatabaseError, MixedRowsError, PairError, PromptError
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
@@ -86,8 +86,13 @@ def resume(*, sweep: str | None, execution: Execution, database: str, as_json: b
 @json_option
 def retry(*, sweep: str | None, execution: Execution, database: str, as_json: bool) -> int:
     """Run the failed jobs of a sweep again."""
+    from dyna_eval.jobs import JobState
+
     with open_store(database) as store:
         sweep_id = store.find_sweep(sweep)
+        counts = store.progress(sweep_id)
+        if counts[JobState.FAILED] + counts[JobState.QUEUED] + counts[JobState.RUNNING]:
+            _check_decoder(store, sweep_id)
         count = store.retry(sweep_id)
         click.echo(f"{count} failed jobs queued again", err=True)
         return _execute(store, database, sweep_id, execution, as_json=as_json)
@@ -208,6 +213,8 @@ def _execute(store: Store, database: str, sweep_id: int, execution: Execution, *
     _add_repeats(store, sweep_id)  # a run may have been killed just before it did
     counts = store.progress(sweep_id)
     waiting = counts[JobState.QUEUED] + counts[JobState.RUNNING]
+    if waiting:
+        _check_decoder(store, sweep_id)
     if waiting and execution.detach:
         return _detach(database, sweep_id, execution, as_json=as_json)
     if waiting:
@@ -241,6 +248,15 @@ def _detach(database: str, sweep_id: int, execution: Execution, *, as_json: bool
             f" watches it, `dyna-eval cancel {sweep_id}` stops it"
         )
     return 0
+
+
+def _check_decoder(store: Store, sweep_id: int) -> None:
+    """Refuse to go on with a sweep of other decoding loops: its rows would not be comparable."""
+    if not all(job.is_current for job in store.resolved(sweep_id).jobs):
+        raise MixedRowsError(
+            f"sweep {sweep_id} was begun by a version of dyna-eval whose decoding loops differ; submit its "
+            "file again, which makes a new sweep, or go on with the version that began it"
+        )
 
 
 def _hint_at_rest(sweep_id: int, *, failed: int, cancelled: int) -> None:
@@ -294,6 +310,6 @@ def _add_repeats(store: Store, sweep_id: int) -> int:
     if counts[JobState.QUEUED] or counts[JobState.RUNNING] or not counts[JobState.DONE]:
         return 0
     resolved = store.resolved(sweep_id)
-    if resolved.spec.measure.max_repeats is None:
+    if resolved.spec.measure.max_repeats is None or not all(job.is_current for job in resolved.jobs):
         return 0
     return store.add_jobs(sweep_id, jobs_to_add(store.record(sweep_id), resolved))

@@ -458,7 +458,7 @@ def test_a_wrong_row_is_named_with_its_line(row: str, message: str) -> None:
         ("engine: {backand: eager}", "unknown key 'backand'; did you mean 'backend'?"),
         (
             "engine: {backend: cuda}",
-            "'backend' should be 'auto', 'eager' or 'compile', not 'cuda'",
+            "'backend' should be 'auto', 'eager', 'compile' or 'cudagraph', not 'cuda'",
         ),
         (
             "engine: {dtype: int8}",
