@@ -9,7 +9,8 @@ DynaEvalError
 │   │   └── MissingDatabaseError   none is there
 │   ├── ImportFileError     a result file of another tool that cannot be imported
 │   ├── UnknownSweepError   no sweep, or no job, of that name or number
-│   └── MixedRowsError      rows that must not stand in one table
+│   ├── MixedRowsError      rows that must not stand in one table
+│   └── NothingToDrawError  a figure that a sweep holds no data for
 ├── DecodingError           a job's own fault, such as output that is not the target's: the job fails
 └── LeaseLostError          another controller works on this sweep
 """
@@ -72,6 +73,10 @@ class UnknownSweepError(InputError):
 
 class MixedRowsError(InputError):
     """Rows measured on other prompts, with other settings or in another environment than their neighbours."""
+
+
+class NothingToDrawError(InputError):
+    """A figure that a sweep, as far as it is measured, holds no data for."""
 
 
 class DecodingError(DynaEvalError):

@@ -27,7 +27,16 @@ from sqlalchemy import Engine, event
 from dyna_eval.cli import cli
 from dyna_eval.commands import running
 from dyna_eval.errors import DatabaseError, LeaseLostError, UnknownSweepError
-from dyna_eval.jobs import Backend, Calibration, Environment, JobState, ResolvedSweep, digest, sum_rounds
+from dyna_eval.jobs import (
+    Backend,
+    Calibration,
+    Environment,
+    JobState,
+    Method,
+    ResolvedSweep,
+    digest,
+    sum_rounds,
+)
 
 MINUTE = 60.0
 
@@ -952,3 +961,26 @@ def test_nothing_is_left_open_after_closing(file: Path) -> None:
         store.list_sweeps()
     links = Path("/proc/self/fd").iterdir()
     assert not any(str(file) in str(link.readlink()) for link in links if link.is_symlink())
+
+
+def test_rounds_are_counted_by_job_and_by_verified_nodes(store: Store, sweep_id: int) -> None:
+    trees = {}
+    while (claim := store.claim(sweep_id, pair="demo", actor="a", lease_seconds=MINUTE)) is not None:
+        result = make_result(claim.job, sentinels=[make_sentinel()])
+        sizes = [(6, 6, 2), (0,)]
+        samples = tuple(
+            replace(
+                make_sample(index),
+                rounds=tuple(replace(make_sample().rounds[0], verified=nodes) for nodes in sizes[index]),
+            )
+            for index in range(2)
+        )
+        store.land(claim, replace(result, samples=samples))
+        if claim.job.configuration.method is not Method.AR:
+            trees[claim.job_id] = {0: 1, 2: 1, 6: 2}
+    assert trees
+    assert store.tree_sizes(sweep_id) == trees
+    assert store.tree_sizes(sweep_id, [1]) == {job_id: {0: 1} for job_id in trees}
+    assert store.tree_sizes(sweep_id, []) == {}
+    with pytest.raises(UnknownSweepError):
+        store.tree_sizes(99)
