@@ -7,8 +7,10 @@ DynaEvalError
 │   ├── PromptError         a data set without usable prompts
 │   ├── DatabaseError       a database that cannot be opened, or whose schema does not fit
 │   │   └── MissingDatabaseError   none is there
+│   ├── ImportFileError     a result file of another tool that cannot be imported
 │   ├── UnknownSweepError   no sweep, or no job, of that name or number
-│   └── MixedRowsError      rows that must not stand in one table
+│   ├── MixedRowsError      rows that must not stand in one table
+│   └── NothingToDrawError  a figure that a sweep holds no data for
 ├── DecodingError           a job's own fault, such as output that is not the target's: the job fails
 └── LeaseLostError          another controller works on this sweep
 """
@@ -61,12 +63,20 @@ class MissingDatabaseError(DatabaseError):
     """There is no database at that place."""
 
 
+class ImportFileError(InputError):
+    """A result file that is not of a known format, or is damaged; nothing of it is imported."""
+
+
 class UnknownSweepError(InputError):
     """No sweep, or no job, of that name or number."""
 
 
 class MixedRowsError(InputError):
     """Rows measured on other prompts, with other settings or in another environment than their neighbours."""
+
+
+class NothingToDrawError(InputError):
+    """A figure that a sweep, as far as it is measured, holds no data for."""
 
 
 class DecodingError(DynaEvalError):

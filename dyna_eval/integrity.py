@@ -35,7 +35,7 @@ def differences(
         others = _others((getattr(job, attribute) for job in jobs), expected)
         texts += [f"{what} ({_short(other)} instead of {_short(expected)})" for other in others]
     for other in _others((job.environment for job in jobs), reference.environment):
-        texts.append(f"environment ({_environment_difference(other, reference.environment, environments)})")
+        texts.append(f"environment ({environment_difference(other, reference.environment, environments)})")
     return tuple(texts)
 
 
@@ -49,20 +49,28 @@ def row_caveats(
     mixed: Sequence[str],
 ) -> list[str]:
     """Return what must be said beside a row that has figures."""
-    texts = [f"differs from the rows it stands with in {difference}" for difference in mixed]
+    texts = mixed_caveats(mixed)
     texts += _output_caveats(method, figures)
     bound = figures.acceptance.node_cap_bound_rate
     if bound:
         cap = f" (max_nodes={params['max_nodes']})" if "max_nodes" in params else ""
         texts.append(f"the node cap{cap} stopped the tree's growth in {_percent(bound)} of its rounds")
-    if figures.prompts < 2:
+    if figures.prompts is not None and figures.prompts < 2:
         texts.append("one prompt only, so there is no interval")
-    if versus_baseline is not None and versus_baseline.separable is False:
-        texts.append(
-            "speed not separable from the baseline's"
-            f" (the {confidence * 100:g} % interval of the paired ratio contains 1)"
-        )
-    return texts
+    return [*texts, *separability_caveats(versus_baseline, confidence)]
+
+
+def mixed_caveats(mixed: Sequence[str]) -> list[str]:
+    return [f"differs from the rows it stands with in {difference}" for difference in mixed]
+
+
+def separability_caveats(versus_baseline: Comparison | None, confidence: float) -> list[str]:
+    if versus_baseline is None or versus_baseline.separable is not False:
+        return []
+    return [
+        "speed not separable from the baseline's"
+        f" (the {confidence * 100:g} % interval of the paired ratio contains 1)"
+    ]
 
 
 def actor_caveats(sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap) -> list[str]:
@@ -153,7 +161,8 @@ def _output_caveats(method: Method, figures: Figures) -> list[str]:
     return texts
 
 
-def _environment_difference(other: str | None, expected: str | None, environments: Environments) -> str:
+def environment_difference(other: str | None, expected: str | None, environments: Environments) -> str:
+    """Name the facts in which an environment differs from the expected one, or both digests."""
     here, there = environments.get(other or "", {}), environments.get(expected or "", {})
     changed = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
     if not here or not there or not changed:

@@ -15,7 +15,7 @@ from enum import StrEnum
 IDENTITY_VERSION = 2
 """Version of the job identity; it changes when `job_key` hashes other facts."""
 
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 """Version of the decoding loops' semantics; results of another version are not reused."""
 
 PACKAGED_PAIRS = ("demo", "demo-large")
@@ -37,6 +37,7 @@ class Method(StrEnum):
     PROMPT_LOOKUP = "prompt_lookup"
     HF_GENERATE = "hf_generate"
     HF_ASSISTED = "hf_assisted"
+    OTHER = "other"  # of another tool, in imported rows alone
 
     @property
     def is_peer(self) -> bool:
@@ -45,11 +46,12 @@ class Method(StrEnum):
 
 
 class Backend(StrEnum):
-    """What runs a model's forward passes. `auto` is the fastest that the machine and the model allow."""
+    """What runs a model's forward passes. `auto` is the fastest that is known to work on the machine."""
 
     AUTO = "auto"
     EAGER = "eager"
     COMPILE = "compile"
+    CUDAGRAPH = "cudagraph"
 
 
 class JobState(StrEnum):
@@ -231,6 +233,17 @@ class Job:
     repeat: int
     position: int
     """Place in the sweep's seeded random order; a block holds all configurations of one repeat."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the job was made for these very decoding loops, and not for those of another version."""
+        return self.key == job_key(
+            pair=self.pair,
+            prompt_set=self.prompt_set,
+            generation=self.generation,
+            measure=self.measure,
+            configuration=self.configuration,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -515,6 +528,8 @@ class SweepRecord:
     """By the name of the pair and the digest of the environment."""
     measure: MeasureSpec = MeasureSpec()
     seed: int = 0
+    categories: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
+    """Prompt index to category, by the digest of the prompt set. What has none is left out."""
 
 
 # --------------------------------------------------------------------- identity

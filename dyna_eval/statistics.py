@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import NormalDist, fmean, stdev
 
@@ -55,10 +55,12 @@ class Throughput:
     mean: float
     interval: Interval | None
     std: float | None
-    """Between the means of single repeats; None with one repeat."""
-    pooled: float
-    end_to_end: float
+    """Between the means of single repeats; None with one repeat. Of an imported row, as its file has it."""
+    pooled: float | None
+    end_to_end: float | None
     """As `mean`, prefill included."""
+    by_prompt: Mapping[int, float] = field(default_factory=dict, repr=False, compare=False)
+    """What `mean` is the mean of, by prompt index; empty where it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,10 +122,10 @@ class Percentiles:
 class Latency:
     """Seconds over samples: to the first token, per token after it, and in the prefill."""
 
-    ttft: Percentiles
+    ttft: Percentiles | None
     tpot: Percentiles | None
     """None where no sample has a second token."""
-    prefill: Percentiles
+    prefill: Percentiles | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,11 +144,11 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """All that is known about one row by itself."""
+    """All that is known about one row by itself; in an imported row that may be its throughput alone."""
 
-    prompts: int
-    repeats: int
-    tokens: int
+    prompts: int | None
+    repeats: int | None
+    tokens: int | None
     throughput: Throughput
     acceptance: Acceptance
     shares: Shares
@@ -259,9 +261,10 @@ def prompt_throughputs(runs: Iterable[Run]) -> dict[int, float]:
 def throughput(runs: Sequence[Run], bootstrap: Bootstrap) -> Throughput | None:
     """Return a row's throughput over the prompts; None if no decode time was measured."""
     samples = _all_samples(runs)
-    rates = list(prompt_throughputs(runs).values())
-    if not rates:
+    by_prompt = prompt_throughputs(runs)
+    if not by_prompt:
         return None
+    rates = list(by_prompt.values())
     decode = samples.column("decode_seconds")
     return Throughput(
         mean=fmean(rates),
@@ -269,6 +272,7 @@ def throughput(runs: Sequence[Run], bootstrap: Bootstrap) -> Throughput | None:
         std=_std_between_repeats(runs),
         pooled=samples.total("tokens") / float(decode.sum()),
         end_to_end=fmean(_rates(samples, samples.column("prefill_seconds") + decode).values()),
+        by_prompt=by_prompt,
     )
 
 

@@ -27,7 +27,10 @@ METRICS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     ),
     "nodes": ("Tree nodes", lambda row: row.figures.acceptance.mean_tree_nodes if row.figures else None),
     "exact": ("Exact share", lambda row: row.figures.agreement.exact_match_rate if row.figures else None),
-    "ttft": ("Time to first token (s)", lambda row: row.figures.latency.ttft.p50 if row.figures else None),
+    "ttft": (
+        "Time to first token (s)",
+        lambda row: row.figures.latency.ttft.p50 if row.figures and row.figures.latency.ttft else None,
+    ),
 }
 KINDS = {"curves": "Curves", "heat": "Heat map", "front": "Speed against memory"}
 _MOST_PANELS = 12

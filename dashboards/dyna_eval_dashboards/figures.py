@@ -14,7 +14,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dyna_eval.cells import configuration_text, interval_cell, one_line, speedup_interval
-from dyna_eval.plots import is_slower
+from dyna_eval.plots.ablation import is_slower
 from dyna_eval.report import Report, Row
 
 MOST_ROWS = 400

@@ -267,6 +267,48 @@ class DraftTreeRow(Base):
     tree: Mapped[dict[str, Any]]
 
 
+class ImportedFileRow(Base):
+    """A result file of another tool, as one of the files of an imported sweep; each file is stored once."""
+
+    __tablename__ = "imported_file"
+    __table_args__ = (Index(None, "sweep_id", "id"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    sweep_id: Mapped[int] = mapped_column(Id, ForeignKey("sweep.id"))
+    sha256: Mapped[str] = mapped_column(Digest, unique=True)
+    format: Mapped[str] = mapped_column(Word)
+    content: Mapped[dict[str, Any]]
+    """All that is known of the file beside its rows: `dyna_eval.imported.ImportedFile`."""
+
+
+class ImportedRowRow(Base):
+    """One row of an imported file: `dyna_eval.imported.ImportedRow` without its samples."""
+
+    __tablename__ = "imported_row"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    file_id: Mapped[int] = mapped_column(Id, ForeignKey("imported_file.id"), index=True)
+    label: Mapped[str]
+    content: Mapped[dict[str, Any]]
+
+
+class ImportedSampleRow(Base):
+    """One question of an imported row. The key is the only index, and SQLite keeps no row number."""
+
+    __tablename__ = "imported_sample"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    row_id: Mapped[int] = mapped_column(
+        Id, ForeignKey("imported_row.id"), primary_key=True, autoincrement=False
+    )
+    prompt: Mapped[int] = mapped_column(Id, primary_key=True, autoincrement=False)
+    category: Mapped[str | None]
+    tokens: Mapped[int] = mapped_column(Id)
+    seconds: Mapped[float]
+    rounds: Mapped[int | None] = mapped_column(Id)
+    emitted: Mapped[int | None] = mapped_column(Id)
+
+
 class EventRow(Base):
     """What happened, in order. Rows are only ever added."""
 

@@ -15,7 +15,7 @@ nothing and leaves an event. The life of a job:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
 from dyna_eval.errors import LeaseLostError, UnknownSweepError
+from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.jobs import (
     Calibration,
     Job,
@@ -39,7 +40,7 @@ from dyna_eval.jobs import (
     StoredJob,
     SweepRecord,
 )
-from dyna_eval_db import sweeps
+from dyna_eval_db import imports, sweeps
 from dyna_eval_db.columns import database_clock, execute_counted, insert_missing
 from dyna_eval_db.engine import (
     bare_engine,
@@ -52,7 +53,7 @@ from dyna_eval_db.engine import (
 )
 from dyna_eval_db.migrate import require_schema, require_usable
 from dyna_eval_db.models import AttemptRow, EventRow, JobRow, LeaseRow, ResultRow, SweepRow
-from dyna_eval_db.results import insert_result, read_calibrations, read_jobs, read_samples
+from dyna_eval_db.results import insert_result, read_calibrations, read_jobs, read_samples, read_tree_sizes
 from dyna_eval_db.values import Attempt, Claim, Event, Landing, Outcome, SweepState, SweepSummary
 
 __all__ = ["Attempt", "Claim", "Event", "Landing", "Outcome", "Store", "SweepState", "SweepSummary"]
@@ -191,6 +192,32 @@ class Store:
         """Return what a pair's forward passes cost, by the digest of the environment, the latest first."""
         with self._read() as session:
             return read_calibrations(session, pair)
+
+    # ---------------------------------------------------------------- imported files
+
+    def add_import(self, file: ImportedFile, name: str) -> tuple[int, bool]:
+        """Store an imported file, all of it or nothing; return its sweep, and whether the file is new.
+
+        A file whose bytes were imported before is found, under whatever name, and not stored again.
+        """
+        with self._write() as session:
+            known = imports.find_import(session, file.digest)
+            sweep_id = imports.insert_import(session, file, name) if known is None else None
+            if sweep_id is None:
+                return known or _found(imports.find_import(session, file.digest)), False
+            source = file.source
+            _log(session, sweep_id, "imported", file=source.file, format=source.format, sha256=source.sha256)
+            return sweep_id, True
+
+    def imported(self, sweep_id: int) -> ImportedSweep | None:
+        """Return an imported sweep; None for one that jobs measure."""
+        with self._read() as session:
+            return imports.read_import(session, sweeps.require_sweep(session, sweep_id))
+
+    def imports(self) -> list[ImportedSweep]:
+        """Return all imported sweeps, the oldest first, without their samples."""
+        with self._read() as session:
+            return imports.read_imports(session)
 
     # ------------------------------------------------------ the controller's lease
 
@@ -384,6 +411,15 @@ class Store:
             _require_job(session, job_id)
             return read_samples(session, job_id)
 
+    def tree_sizes(self, sweep_id: int, prompts: Collection[int] | None = None) -> dict[int, dict[int, int]]:
+        """Return how many rounds verified so many draft nodes, by job and by nodes; AR has no trees.
+
+        Over all prompts of the sweep's set unless some are named by index. The database does the counting.
+        """
+        with self._read() as session:
+            sweeps.require_sweep(session, sweep_id)
+            return read_tree_sizes(session, sweep_id, prompts)
+
     def attempts(self, job_id: int) -> tuple[Attempt, ...]:
         """Return every claim of a job, the first one first."""
         with self._read() as session:
@@ -450,6 +486,11 @@ def _close(
     session.execute(
         attempt.values(ended_at=database_clock(), outcome=outcome, error_class=error_class, error=error)
     )
+
+
+def _found(sweep_id: int | None) -> int:
+    assert sweep_id is not None  # noqa: S101 - a file that cannot be inserted is there
+    return sweep_id
 
 
 def _require_job(session: Session, job_id: int) -> JobRow:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from dyna_eval.errors import UnknownSweepError
@@ -29,6 +29,7 @@ from dyna_eval.jobs import (
     generation_digest,
 )
 from dyna_eval_db.columns import database_clock, insert_all_missing, insert_missing
+from dyna_eval_db.imports import count_imported, is_imported
 from dyna_eval_db.models import JobRow, LeaseRow, PromptRow, SweepRow
 from dyna_eval_db.results import read_calibrations, read_environments, read_jobs, read_sentinels
 from dyna_eval_db.values import SweepState, SweepSummary, sweep_state
@@ -37,13 +38,19 @@ _SPEC = TypeAdapter(SweepSpec)
 _PAIRS = TypeAdapter(tuple[Pair, ...])
 _GENERATION = TypeAdapter(GenerationSpec)
 _MEASURE = TypeAdapter(MeasureSpec)
+_CATEGORY = ("prompt_set", "index", "category")
 
 
 # --------------------------------------------------------------------- writing
 
 
 def insert_sweep(session: Session, resolved: ResolvedSweep) -> int | None:
-    """Store a sweep with its prompts and jobs and return its number; None where its digest is known."""
+    """Store a sweep with its prompts and jobs and return its number; None where its digest is known.
+
+    A known one, too, gets the categories of its prompts: its file may name them only now.
+    """
+    for prompts in {prompts.digest: prompts for prompts in resolved.prompt_sets.values()}.values():
+        _insert_prompts(session, prompts)
     new = insert_missing(
         session,
         SweepRow,
@@ -56,14 +63,14 @@ def insert_sweep(session: Session, resolved: ResolvedSweep) -> int | None:
     if not new:
         return None
     sweep_id = session.scalars(select(SweepRow.id).where(SweepRow.digest == resolved.digest)).one()
-    for prompts in {prompts.digest: prompts for prompts in resolved.prompt_sets.values()}.values():
-        _insert_prompts(session, prompts)
     session.add_all(_job_row(sweep_id, job) for job in resolved.jobs)
     session.flush()
     return sweep_id
 
 
 def _insert_prompts(session: Session, prompts: PromptSet) -> None:
+    """Store prompts unless they are there. Categories are no part of a prompt set's identity: naming them
+    later must not make its rows incomparable, so a set has those of the latest sweep that names any."""
     rows = [
         {
             "prompt_set": prompts.digest,
@@ -76,6 +83,8 @@ def _insert_prompts(session: Session, prompts: PromptSet) -> None:
         for prompt in prompts.prompts
     ]
     insert_all_missing(session, PromptRow, rows)
+    if categories := [{name: row[name] for name in _CATEGORY} for row in rows if row["category"] is not None]:
+        session.execute(update(PromptRow), categories)
 
 
 def _job_row(sweep_id: int, job: Job) -> JobRow:
@@ -150,6 +159,16 @@ def require_sweep(session: Session, sweep_id: int) -> SweepRow:
     return row
 
 
+def _require_own(session: Session, sweep_id: int) -> SweepRow:
+    row = require_sweep(session, sweep_id)
+    if is_imported(session, sweep_id):
+        raise UnknownSweepError(
+            f"sweep {sweep_id} ({row.name}) was imported and has no jobs;"
+            f" `dyna-eval report {sweep_id}` prints it"
+        )
+    return row
+
+
 def count_jobs(session: Session, sweep_id: int) -> dict[JobState, int]:
     """Count a sweep's jobs by state; every state is there."""
     counts = dict.fromkeys(JobState, 0)
@@ -160,6 +179,8 @@ def count_jobs(session: Session, sweep_id: int) -> dict[JobState, int]:
 
 
 def read_state(session: Session, sweep_id: int) -> SweepState:
+    if is_imported(session, sweep_id):
+        return SweepState.IMPORTED
     claims = session.scalar(select(func.max(JobRow.epoch)).where(JobRow.sweep_id == sweep_id))
     lease = select(LeaseRow.holder).where(
         LeaseRow.sweep_id == sweep_id, LeaseRow.expires_at > database_clock()
@@ -171,6 +192,7 @@ def read_state(session: Session, sweep_id: int) -> SweepState:
 
 def read_summaries(session: Session) -> list[SweepSummary]:
     """Read one line per sweep, the latest first."""
+    imported = count_imported(session)
     return [
         SweepSummary(
             id=row.id,
@@ -180,6 +202,7 @@ def read_summaries(session: Session) -> list[SweepSummary]:
             state=read_state(session, row.id),
             jobs=count_jobs(session, row.id),
             created_at=row.created_at.isoformat(timespec="seconds"),
+            imported_rows=imported.get(row.id, 0),
         )
         for row in session.scalars(select(SweepRow).order_by(SweepRow.id.desc()))
     ]
@@ -187,7 +210,7 @@ def read_summaries(session: Session) -> list[SweepSummary]:
 
 def read_record(session: Session, sweep_id: int) -> SweepRecord:
     """Read a sweep and everything measured in it, in a number of queries that grows with its pairs alone."""
-    row = require_sweep(session, sweep_id)
+    row = _require_own(session, sweep_id)
     spec = _SPEC.validate_python(row.spec)
     return SweepRecord(
         id=row.id,
@@ -210,12 +233,24 @@ def read_record(session: Session, sweep_id: int) -> SweepRecord:
         },
         measure=spec.measure,
         seed=spec.generation.seed,
+        categories=_read_categories(session, set(row.prompt_sets.values())),
     )
+
+
+def _read_categories(session: Session, prompt_sets: Iterable[str]) -> dict[str, Mapping[int, str]]:
+    """Read the categories of prompts by prompt set; a set without any is left out."""
+    named = select(PromptRow.prompt_set, PromptRow.index, PromptRow.category).where(
+        PromptRow.prompt_set.in_(list(prompt_sets)), PromptRow.category.is_not(None)
+    )
+    found: dict[str, dict[int, str]] = {}
+    for prompt_set, index, category in session.execute(named.order_by(PromptRow.prompt_set, PromptRow.index)):
+        found.setdefault(prompt_set, {})[index] = str(category)
+    return dict(found)
 
 
 def read_resolved(session: Session, sweep_id: int) -> ResolvedSweep:
     """Read a sweep as it was submitted, so that it can go on without its file."""
-    row = require_sweep(session, sweep_id)
+    row = _require_own(session, sweep_id)
     pairs = _read_pairs(row)
     jobs = session.scalars(select(JobRow).where(JobRow.sweep_id == sweep_id).order_by(JobRow.id))
     return ResolvedSweep(

@@ -18,6 +18,7 @@ class SweepState(StrEnum):
     INTERRUPTED = "interrupted"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    IMPORTED = "imported"  # from files of other tools: it has no jobs
 
 
 class Outcome(StrEnum):
@@ -62,6 +63,8 @@ class SweepSummary:
     state: SweepState
     jobs: Mapping[JobState, int]
     created_at: str
+    imported_rows: int = 0
+    """Of an imported sweep, which has no jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,21 +8,45 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dyna_eval.commands.exchange import measured_sweep, print_by_category, write_answers
+from dyna_eval.commands.importing import stored_report
 from dyna_eval.commands.options import database_option, open_store, print_json, which_sweep
+from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_papers
+from dyna_eval.commands.plotting import Figures, figure_options, write_figures
 from dyna_eval.errors import InputError
 
 if TYPE_CHECKING:
+    from dyna_eval.latex.style import Style
     from dyna_eval.report import Report
 
 
 @click.command()
 @which_sweep
 @click.option("--latex", "form", flag_value="latex", help="Print a booktabs table.")
+@click.option("--prose", "form", flag_value="prose", help="Print a LaTeX subsection that walks through it.")
 @click.option("--markdown", "form", flag_value="markdown", help="Print a Markdown table.")
 @click.option("--csv", "form", flag_value="csv", help="Print comma-separated values.")
 @click.option("--json", "form", flag_value="json", help="Print every figure as JSON.")
 @click.option(
-    "--plots", type=click.Path(path_type=Path, file_okay=False), help="Write the figure to this folder."
+    "--preset",
+    type=click.Choice(["four-step", "three-step"]),
+    help="Which rows: all four steps, or three without the unpruned tree. Unless given, the sweep's own.",
+)
+@figure_options
+@paper_options
+@click.option("--from", "sources", multiple=True, metavar="SWEEP", help="Join the rows of these sweeps.")
+@click.option(
+    "--row",
+    "rows",
+    multiple=True,
+    metavar="ROW",
+    help="Show this row: its label, configuration (* is any text) or step, as SWEEP:ROW of one sweep alone.",
+)
+@click.option("--by-category", is_flag=True, help="Break the table down by the category of its prompts.")
+@click.option(
+    "--spec-bench",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write the rows to this folder, as answer files that Spec-Bench's speed.py reads.",
 )
 @click.option(
     "--html",
@@ -36,26 +60,61 @@ def report(
     *,
     sweep: str | None,
     form: str | None,
-    plots: Path | None,
+    preset: str | None,
+    figures: Figures | None,
+    paper: Paper,
+    sources: tuple[str, ...],
+    rows: tuple[str, ...],
+    by_category: bool,
+    spec_bench: Path | None,
     page: Path | None,
     allow_mixed: bool,
     database: str,
-) -> None:
-    """Print the ablation table of a sweep."""
-    from dyna_eval.report import build_report
+) -> int:
+    """Print the ablation table of a sweep, measured or imported, or of several joined with --from.
 
+    With --check, see whether a paper still says what the database says.
+    """
+    from dyna_eval.latex.grid import require
+    from dyna_eval.presets import Preset
+
+    if paper.papers:
+        if sweep is not None or sources:
+            raise click.UsageError("--check finds the sweeps by what is in the paper; name none")
+        return check_papers(paper.papers, database, as_json=form == "json")
+    if sweep is not None and sources:
+        raise click.UsageError("name one SWEEP, or several with --from")
+    if by_category or spec_bench is not None:
+        if sources or rows or preset or figures or paper.writes_files or form == "prose":
+            raise click.UsageError(
+                "--by-category and --spec-bench take one whole sweep, and no --from, --row, --preset,"
+                " --prose, --plots or files of a paper beside them"
+            )
+        with open_store(database) as store:
+            record = measured_sweep(store, sweep)
+            if spec_bench is not None:
+                write_answers(store, record, spec_bench, allow_mixed=allow_mixed)
+        if by_category:
+            print_by_category(record, form, allow_mixed=allow_mixed)
+        if by_category or form is None:
+            return 0
     with open_store(database) as store:
-        record = store.record(store.find_sweep(sweep))
-    built = build_report(record, allow_mixed=allow_mixed)
+        built = stored_report(
+            store,
+            sources or (sweep,),
+            rows=rows,
+            allow_mixed=allow_mixed,
+            preset=Preset(preset) if preset else None,
+        )
+        require(built, paper.style)
+        if figures is not None:
+            write_figures(figures, built, store)
+    write_papers(built, paper, figures.directory if figures else None)
     if page is not None:
         _write_page(built, page)
-    if plots is not None:
-        from dyna_eval.plots import ablation_bars
-
-        for path in ablation_bars(built, plots):
-            click.echo(f"wrote {path}", err=True)
-    if form is not None or (plots is None and page is None):
-        print_report(built, form)
+    if form is not None or (figures is None and page is None and not paper.writes_files):
+        print_report(built, form, paper.style)
+    return 0
 
 
 def _write_page(built: Report, page: Path) -> None:
@@ -68,14 +127,20 @@ def _write_page(built: Report, page: Path) -> None:
     click.echo(f"wrote {page}", err=True)
 
 
-def print_report(built: Report, form: str | None) -> None:
-    """Print a report on stdout as `json`, `latex`, `markdown` or `csv`; None is the terminal's table."""
-    from dyna_eval import latex, report, tables
+def print_report(built: Report, form: str | None, style: Style | None = None) -> None:
+    """Print a report on stdout in one of its forms; None is the terminal's table."""
+    from dyna_eval import report, tables
+    from dyna_eval.latex.prose import to_prose
+    from dyna_eval.latex.style import PLAIN
+    from dyna_eval.latex.table import to_latex
 
+    style = style or PLAIN
     if form == "json":
         print_json(report.to_json(built))
     elif form == "latex":
-        click.echo(latex.to_latex(built), nl=False)
+        click.echo(to_latex(built, style), nl=False)
+    elif form == "prose":
+        click.echo(to_prose(built, one_table=style.side_by_side), nl=False)
     elif form == "markdown":
         click.echo(tables.to_markdown(built), nl=False)
     elif form == "csv":

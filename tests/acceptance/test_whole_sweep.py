@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -203,15 +204,94 @@ def test_latex_markdown_and_csv_have_the_four_rows(swept: Swept) -> None:
         assert label.removeprefix("+ ") in markdown
 
 
-def test_plots_are_a_pdf_and_a_png(swept: Swept) -> None:
+def test_figures_are_written_as_pdf_svg_and_png_and_what_is_left_out_is_said(swept: Swept) -> None:
     done = swept.run("report", "--plots", "figures/new")
     assert done.stdout == ""
-    files = {path.suffix: path.read_bytes() for path in (swept.workplace.folder / "figures/new").iterdir()}
-    assert files.keys() == {".pdf", ".png"}
-    assert files[".pdf"].startswith(b"%PDF-")
-    assert files[".png"].startswith(b"\x89PNG\r\n")
-    for name in files:
-        assert f"ablation{name}" in done.stderr
+    files = {path.name: path.read_bytes() for path in (swept.workplace.folder / "figures/new").iterdir()}
+    stems = {"ablation", "curves-speedup-threshold", "cost-model", "phases", "depth", "tree-size", "prompts"}
+    assert files.keys() == {f"{stem}.{form}" for stem in stems for form in ("pdf", "svg", "png")}
+    for name, content in files.items():
+        assert content.startswith({"pdf": b"%PDF-", "svg": b"<?xml", "png": b"\x89PNG\r\n"}[name[-3:]])
+    assert "wrote figures/new/ablation.pdf, .svg and .png" in done.stderr
+    assert "left out heat: no method has two parameters" in done.stderr
+
+
+def test_a_figure_can_be_chosen_and_spanned_by_parameters(swept: Swept) -> None:
+    done = swept.run(
+        "report", "--plots", "chosen", "--var-x", "threshold", "--measure", "throughput", "--csv"
+    )
+    assert done.stdout.startswith("pair,step,")
+    names = {path.name for path in (swept.workplace.folder / "chosen").iterdir()}
+    assert names == {f"curves-throughput-threshold.{form}" for form in ("pdf", "svg", "png")}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--var-x", "treshold"], "(did you mean 'threshold'?); swept are threshold, method"),
+        (["--heat", "threshold"], "--heat takes two parameters"),
+        (["--plot", "heat"], "cannot draw heat: no method has two parameters"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_refused_before_any_is(
+    swept: Swept, options: list[str], said: str
+) -> None:
+    done = swept.workplace.run("report", "--plots", "refused", *options)
+    assert (done.status, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert not (swept.workplace.folder / "refused").exists()
+
+
+def test_a_paper_agrees_with_the_database_until_a_number_is_edited(swept: Swept) -> None:
+    swept.run(
+        "report", "--tex-document", "paper.tex", "--columns", "interval,exact", "--preset", "three-step"
+    )
+    assert "0 differences" in swept.run("report", "--check", "paper.tex").stdout
+    paper = swept.workplace.folder / "paper.tex"
+    text = paper.read_text(encoding="utf-8")
+    assert "+ Tree structure" in text  # said to be left out
+    cell = re.search(r"& AR only & (\\textbf\{)?(?P<rate>\d+\.\d)", text)  # bold where a draft gains nothing
+    assert cell is not None
+    rate = cell["rate"]
+    paper.write_text(text.replace(cell[0], cell[0].replace(rate, "1.5")), encoding="utf-8")
+    edited = swept.workplace.run("report", "--check", "paper.tex")
+    assert edited.status == 1
+    assert f"step 1 (Baseline), Throughput: 1.5 in the paper, {rate} now" in edited.stdout
+    refused = swept.workplace.run("report", "--tex-document", "paper.tex")
+    assert (refused.status, refused.stdout) == (2, "")
+    assert "paper.tex: exists, and is not as dyna-eval wrote it" in refused.stderr
+    assert cell[0].replace(rate, "1.5") in paper.read_text(encoding="utf-8")
+    as_json = swept.workplace.run("report", "--check", "paper.tex", "--json")
+    assert as_json.status == 1
+    assert [found["in_paper"] for found in as_json.json()[0]["differences"]] == ["1.5"]
+
+
+def test_macros_and_prose_are_written_for_a_paper(swept: Swept) -> None:
+    swept.run("report", "--macros", "macros.tex")
+    swept.run("report", "--macros", "macros.tex")  # its own file it writes anew
+    macros = (swept.workplace.folder / "macros.tex").read_text(encoding="utf-8")
+    assert r"\newcommand{\smallAdaptivePruningThroughput}" in macros
+    assert "0 differences" in swept.run("report", "--check", "macros.tex").stdout
+    assert r"\paragraph{Step 4: + Adaptive pruning.}" in swept.run("report", "--prose").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--latex", "--columns", "acceptence"], "did you mean 'acceptance'?"),
+        (["--columns", "nodes"], "add --latex or --tex-document"),
+        (["--latex", "--side-by-side"], "has one pair"),
+        (["--check", "sweep.yaml"], "sweep.yaml: no table, prose or macros that dyna-eval wrote"),
+        (["--check", "missing.tex"], "missing.tex: cannot be read"),
+        (["small", "--check", "sweep.yaml"], "name none"),
+        (["--macros", "missing/macros.tex"], "missing/macros.tex: cannot be written"),
+    ],
+)
+def test_what_a_paper_cannot_have_is_refused_in_one_line(swept: Swept, options: list[str], says: str) -> None:
+    done = swept.workplace.run("report", *options)
+    assert (done.status, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert says in line
 
 
 # ------------------------------------------------------------ looking at a sweep
@@ -293,7 +373,7 @@ def test_validate_and_expand_look_at_the_file_alone(workplace: Workplace) -> Non
     row = "  - {label: Depths, method: tree, depth: [3, 4], branch: [1, 2], threshold: 0.05}\n"
     workplace.write("sweep.yaml", SWEEP + row)
     checked = workplace.run("validate", "sweep.yaml", "--json")
-    assert checked.json() == {"name": "small", "configurations": 7, "jobs": 14}
+    assert checked.json() == {"name": "small", "configurations": 7, "jobs": 14, "most_jobs": 14}
     expanded = workplace.run("expand", "sweep.yaml", "--json").json()
     labels = [row["label"] for row in expanded["configurations"]]
     assert labels[:4] == LABELS
