@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from dyna_eval_db.values import SweepState
 from dyna_eval_db.watching import WatchedStore
 
+from dyna_eval.imported_report import imported_report
 from dyna_eval.report import Report, build_report
 
 _KEPT = 8
@@ -81,10 +82,16 @@ class Reports:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _report(self, sweep_id: int) -> Report:
+        imported = self.store.imported(sweep_id)
+        if imported is not None:
+            return imported_report(imported, self.store.imports(), allow_mixed=True)
+        return build_report(self.store.record(sweep_id), allow_mixed=True)
+
     def _build(self, sweep_id: int, pulse: str) -> Built:
         try:
             begun = time.monotonic()
-            report = build_report(self.store.record(sweep_id), allow_mixed=True)
+            report = self._report(sweep_id)
             memory = self.store.peak_memory(sweep_id)
             ended = time.monotonic()
             built = Built(pulse=pulse, report=report, peak_memory=memory, at=ended, seconds=ended - begun)

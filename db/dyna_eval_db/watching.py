@@ -15,8 +15,9 @@ from sqlalchemy import ColumnElement, Engine, Select, String, cast, func, or_, s
 from sqlalchemy.orm import Session
 
 from dyna_eval.errors import UnknownSweepError
+from dyna_eval.imported import ImportedSweep
 from dyna_eval.jobs import JobState, Method, Params, Sample, Scalar, SweepRecord
-from dyna_eval_db import sweeps
+from dyna_eval_db import imports, sweeps
 from dyna_eval_db.columns import database_clock
 from dyna_eval_db.engine import bare_engine, check_file, parse_address, reported, shown, watching_engine
 from dyna_eval_db.migrate import require_schema
@@ -240,6 +241,16 @@ class WatchedStore:
         with self._read() as session:
             return sweeps.read_record(session, sweep_id)
 
+    def imported(self, sweep_id: int) -> ImportedSweep | None:
+        """Return an imported sweep; None for one that jobs measure."""
+        with self._read() as session:
+            return imports.read_import(session, sweeps.require_sweep(session, sweep_id))
+
+    def imports(self) -> list[ImportedSweep]:
+        """Return all imported sweeps without their samples."""
+        with self._read() as session:
+            return imports.read_imports(session)
+
     def peak_memory(self, sweep_id: int) -> dict[tuple[str, str], int]:
         """Return the highest peak memory of the done jobs, in bytes, by pair and label."""
         highest = (
@@ -388,7 +399,9 @@ def _outline(session: Session, sweep_id: int, name: str, pairs: list[Any], creat
         id=sweep_id,
         name=name,
         pairs=tuple(pair["spec"]["name"] for pair in pairs),
-        state=sweep_state(counts, begun=begun, leased=lease is not None),
+        state=sweep_state(counts, begun=begun, leased=lease is not None)
+        if any(counts.values())
+        else sweeps.read_state(session, sweep_id),
         jobs=counts,
         created_at=created_at.isoformat(timespec="seconds"),
         seconds_left=seconds_left,
