@@ -6,7 +6,8 @@ DynaEvalError
 │   ├── PairError           models that cannot be loaded, verified or paired
 │   ├── PromptError         a data set without usable prompts
 │   ├── DatabaseError       a database that cannot be opened, or whose schema does not fit
-│   │   └── MissingDatabaseError   none is there
+│   │   ├── MissingDatabaseError   none is there
+│   │   └── DatabaseAwayError      it does not answer, or has no room: waiting may help
 │   ├── UnknownSweepError   no sweep, or no job, of that name or number
 │   └── MixedRowsError      rows that must not stand in one table
 ├── DecodingError           a job's own fault, such as output that is not the target's: the job fails
@@ -59,6 +60,10 @@ class DatabaseError(InputError):
 
 class MissingDatabaseError(DatabaseError):
     """There is no database at that place."""
+
+
+class DatabaseAwayError(DatabaseError):
+    """A database that does not answer, is locked or is full. The same call may succeed later."""
 
 
 class UnknownSweepError(InputError):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import RowMapping, insert, select
+from sqlalchemy import RowMapping, select
 from sqlalchemy.orm import Session
 
 from dyna_eval.jobs import (
@@ -29,7 +29,7 @@ from dyna_eval.jobs import (
     calibration_key,
     sum_rounds,
 )
-from dyna_eval_db.columns import database_clock, insert_missing, insert_or_update
+from dyna_eval_db.columns import database_clock, insert_many, insert_missing, insert_or_update
 from dyna_eval_db.models import (
     CalibrationRow,
     EnvironmentRow,
@@ -123,8 +123,7 @@ def _insert_samples(
         for row, sample in zip(rows, samples, strict=True)
         for number, round_ in enumerate(sample.rounds)
     ]
-    if rounds:
-        session.execute(insert(RoundRow), rounds)
+    insert_many(session, RoundRow, rounds)
 
 
 # --------------------------------------------------------------------- reading

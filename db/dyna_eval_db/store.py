@@ -46,6 +46,7 @@ from dyna_eval_db.engine import (
     parse_address,
     reading,
     reported,
+    retried,
     store_engine,
     writing,
 )
@@ -118,6 +119,7 @@ class Store:
 
     # ------------------------------------------------------------------ sweeps
 
+    @retried
     def add_sweep(self, resolved: ResolvedSweep) -> int:
         """Store a sweep with its prompts and jobs; one with the same digest is found, not stored again."""
         with self._write() as session:
@@ -184,6 +186,7 @@ class Store:
 
     # ------------------------------------------------------ the controller's lease
 
+    @retried
     def acquire_lease(self, sweep_id: int, holder: str, seconds: float) -> bool:
         """Become a sweep's controller unless another one's lease is alive, by the database's clock."""
         times = {"acquired_at": database_clock(), "expires_at": database_clock(seconds)}
@@ -203,6 +206,7 @@ class Store:
         with self._read() as session:
             return session.scalar(select(LeaseRow.holder).where(LeaseRow.sweep_id == sweep_id))
 
+    @retried
     def renew_lease(self, sweep_id: int, holder: str, seconds: float) -> None:
         """Stay a sweep's controller; raises LeaseLostError where another one took over."""
         own = update(LeaseRow).where(LeaseRow.sweep_id == sweep_id, LeaseRow.holder == holder)
@@ -210,6 +214,7 @@ class Store:
             if not execute_counted(session, own.values(expires_at=database_clock(seconds))):
                 raise _lease_lost(sweep_id)
 
+    @retried
     def release_lease(self, sweep_id: int, holder: str) -> None:
         """Stop being a sweep's controller; without effect for one that is not."""
         own = delete_rows(LeaseRow).where(LeaseRow.sweep_id == sweep_id, LeaseRow.holder == holder)
@@ -217,6 +222,7 @@ class Store:
             if execute_counted(session, own):
                 _log(session, sweep_id, "lease released", holder=holder)
 
+    @retried
     def recover(self, sweep_id: int, holder: str) -> int:
         """Take back what an earlier controller left running, and return the number of jobs.
 
@@ -234,6 +240,7 @@ class Store:
 
     # -------------------------------------------------------- claims and results
 
+    @retried
     def claim(self, sweep_id: int, *, pair: str, actor: str, lease_seconds: float) -> Claim | None:
         """Take the next queued job of a pair for an actor; None where there is none."""
         queued = (
@@ -262,18 +269,21 @@ class Store:
                 job=sweeps.read_job(session, job),
             )
 
+    @retried
     def renew_claim(self, claim: Claim, seconds: float) -> bool:
         """Keep a claim alive; False where it is no longer valid and its work would be fenced."""
         values = {"lease_expires_at": database_clock(seconds)}
         with self._write() as session:
             return execute_counted(session, update(JobRow).where(*_holds(claim)).values(values)) > 0
 
+    @retried
     def expire_claims(self, sweep_id: int) -> int:
         """Take back the jobs whose claim was not renewed in time, and return their number."""
         expired = JobRow.lease_expires_at <= database_clock()
         with self._write() as session:
             return _take_back(session, Outcome.EXPIRED, JobRow.sweep_id == sweep_id, expired)
 
+    @retried
     def put_back(self, claim: Claim, reason: str) -> bool:
         """Give a job up without blame, so that it is queued again; False where the claim was not valid."""
         with self._write() as session:
@@ -283,6 +293,7 @@ class Store:
             _log_claim(session, claim, Outcome.PUT_BACK, reason=reason)
             return True
 
+    @retried
     def land(self, claim: Claim, result: JobResult) -> Landing:
         """Store a job's result if its claim is still valid, all of it or nothing.
 
@@ -306,6 +317,7 @@ class Store:
             _log_claim(session, claim, Outcome.LANDED, wall_seconds=result.wall_seconds)
             return Landing.LANDED
 
+    @retried
     def fail(self, claim: Claim, *, error_class: str, message: str, final: bool) -> JobState | None:
         """Count a try against a job that failed: it is failed if that is final, else queued again.
 
@@ -322,6 +334,7 @@ class Store:
             _log_claim(session, claim, Outcome.FAILED, error_class=error_class, error=message, final=final)
             return state
 
+    @retried
     def fail_pair(self, sweep_id: int, pair: str, message: str) -> int:
         """Fail all queued jobs of a pair that does not load, and return their number."""
         queued = update(JobRow).where(
@@ -334,6 +347,7 @@ class Store:
             _log(session, sweep_id, "pair failed", pair=pair, error=message, jobs=count)
             return count
 
+    @retried
     def cancel(self, sweep_id: int) -> int:
         """Cancel what is queued or running, and return the number of jobs; their late results are fenced."""
         open_jobs = select(JobRow.id, JobRow.epoch, JobRow.state).where(
@@ -350,6 +364,7 @@ class Store:
             _log(session, sweep_id, "cancelled", jobs=len(jobs))
             return len(jobs)
 
+    @retried
     def retry(self, sweep_id: int) -> int:
         """Queue the failed jobs again with all their tries, and return their number."""
         failed = update(JobRow).where(JobRow.sweep_id == sweep_id, JobRow.state == JobState.FAILED)
@@ -389,6 +404,7 @@ class Store:
         with self._read() as session:
             return [_event(row) for row in session.scalars(later.order_by(EventRow.id))]
 
+    @retried
     def log_event(
         self, sweep_id: int, kind: str, detail: dict[str, Scalar], job_id: int | None = None
     ) -> None:
