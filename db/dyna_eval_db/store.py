@@ -39,6 +39,7 @@ from dyna_eval.jobs import (
     SweepRecord,
 )
 from dyna_eval_db import sweeps
+from dyna_eval_db.audit import audit
 from dyna_eval_db.columns import database_clock, execute_counted, insert_missing
 from dyna_eval_db.engine import (
     bare_engine,
@@ -53,9 +54,19 @@ from dyna_eval_db.engine import (
 from dyna_eval_db.migrate import require_schema, require_usable
 from dyna_eval_db.models import AttemptRow, EventRow, JobRow, LeaseRow, ResultRow, SweepRow
 from dyna_eval_db.results import insert_result, read_calibrations, read_jobs, read_samples
-from dyna_eval_db.values import Attempt, Claim, Event, Landing, Outcome, SweepState, SweepSummary
+from dyna_eval_db.values import Attempt, Claim, Event, Finding, Landing, Outcome, SweepState, SweepSummary
 
-__all__ = ["Attempt", "Claim", "Event", "Landing", "Outcome", "Store", "SweepState", "SweepSummary"]
+__all__ = [
+    "Attempt",
+    "Claim",
+    "Event",
+    "Finding",
+    "Landing",
+    "Outcome",
+    "Store",
+    "SweepState",
+    "SweepSummary",
+]
 
 _MAX_ERROR_CHARACTERS = 4000
 
@@ -183,6 +194,13 @@ class Store:
         """Return what a pair's forward passes cost, by the digest of the environment, the latest first."""
         with self._read() as session:
             return read_calibrations(session, pair)
+
+    def audit(self, sweep_id: int | None = None) -> list[Finding]:
+        """Return every row of a sweep, or of all, that breaks a promise of the store; none if it is sound."""
+        with self._read() as session:
+            if sweep_id is not None:
+                sweeps.require_sweep(session, sweep_id)
+            return audit(session, sweep_id)
 
     # ------------------------------------------------------ the controller's lease
 
