@@ -11,6 +11,7 @@ DynaEvalError
 │   ├── UnknownSweepError   no sweep, or no job, of that name or number
 │   └── MixedRowsError      rows that must not stand in one table
 ├── DecodingError           a job's own fault, such as output that is not the target's: the job fails
+├── StuckWorkerError        a worker that does not answer, or takes too long: its job is tried again
 └── LeaseLostError          another controller works on this sweep
 """
 
@@ -76,6 +77,10 @@ class MixedRowsError(InputError):
 
 class DecodingError(DynaEvalError):
     """A decoding run that broke one of its invariants; the job fails with this reason."""
+
+
+class StuckWorkerError(DynaEvalError):
+    """A worker that neither answers nor dies; its job is taken from it."""
 
 
 class LeaseLostError(DynaEvalError):

@@ -124,6 +124,8 @@ class MeasureSpec:
     warmup: int = 1
     confidence: float = 0.95
     sentinel_every: int = 8
+    job_timeout_s: float | None = None
+    """None: generous, by what the pair's passes were found to cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,6 +363,13 @@ class Notice:
     actor: str
     detail: str = ""
     seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standstill:
+    """The sweep waits for its database, for a reason; None where it goes on again."""
+
+    reason: str | None
 
 
 # ------------------------------------------------------------- what a report reads

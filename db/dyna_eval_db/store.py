@@ -15,7 +15,7 @@ nothing and leaves an event. The life of a job:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -241,26 +241,27 @@ class Store:
                 _log(session, sweep_id, "lease released", holder=holder)
 
     @retried
-    def recover(self, sweep_id: int, holder: str) -> int:
-        """Take back what an earlier controller left running, and return the number of jobs.
+    def recover(self, sweep_id: int, holder: str, *, keep: Collection[Claim] = ()) -> int:
+        """Take back what runs beside the claims to keep, and return the number of jobs.
 
-        Raises LeaseLostError unless `holder` holds the lease: only then is nobody at work on them.
+        That is what an earlier controller left, or a claim of this one whose answer was lost. Raises
+        LeaseLostError unless `holder` holds the lease: only then is nobody at work on them.
         """
-        own = select(LeaseRow).where(
-            LeaseRow.sweep_id == sweep_id,
-            LeaseRow.holder == holder,
-            LeaseRow.expires_at > database_clock(),
-        )
+        kept = JobRow.id.in_([claim.job_id for claim in keep])
         with self._write() as session:
-            if session.scalar(own) is None:
-                raise _lease_lost(sweep_id)
-            return _take_back(session, Outcome.LOST, JobRow.sweep_id == sweep_id)
+            _require_lease(session, sweep_id, holder)
+            return _take_back(session, Outcome.LOST, JobRow.sweep_id == sweep_id, ~kept)
 
     # -------------------------------------------------------- claims and results
 
     @retried
-    def claim(self, sweep_id: int, *, pair: str, actor: str, lease_seconds: float) -> Claim | None:
-        """Take the next queued job of a pair for an actor; None where there is none."""
+    def claim(
+        self, sweep_id: int, *, pair: str, actor: str, lease_seconds: float, holder: str | None = None
+    ) -> Claim | None:
+        """Take the next queued job of a pair for an actor; None where there is none.
+
+        Raises LeaseLostError where a `holder` is given whose lease on the sweep was taken over.
+        """
         queued = (
             select(JobRow)
             .where(JobRow.sweep_id == sweep_id, JobRow.state == JobState.QUEUED, JobRow.pair == pair)
@@ -269,6 +270,8 @@ class Store:
             .with_for_update(skip_locked=True)
         )
         with self._write() as session:
+            if holder is not None:
+                _require_lease(session, sweep_id, holder, alive=False)
             job = session.scalar(queued)
             if job is None:
                 return None
@@ -481,6 +484,15 @@ def _require_job(session: Session, job_id: int) -> JobRow:
     if row is None:
         raise UnknownSweepError(f"no job {job_id} in this database")
     return row
+
+
+def _require_lease(session: Session, sweep_id: int, holder: str, *, alive: bool = True) -> None:
+    """Raise LeaseLostError unless a holder has the lease; nobody can take it before the transaction ends."""
+    own = select(LeaseRow).where(LeaseRow.sweep_id == sweep_id, LeaseRow.holder == holder)
+    if alive:
+        own = own.where(LeaseRow.expires_at > database_clock())
+    if session.scalar(own.with_for_update(read=True)) is None:
+        raise _lease_lost(sweep_id)
 
 
 def _lease_lost(sweep_id: int) -> LeaseLostError:

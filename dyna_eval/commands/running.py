@@ -236,14 +236,20 @@ def _work(
     from dyna_eval.cluster import connected
     from dyna_eval.controller import Controller
     from dyna_eval.jobs import JobState
+    from dyna_eval.lease import leased
     from dyna_eval.progress import ProgressDisplay
 
     total = sum(counts.values())
     waiting = counts[JobState.QUEUED] + counts[JobState.RUNNING]
-    with connected(execution.address), ProgressDisplay(total=total, done=total - waiting) as display:
+    with (
+        leased(store, sweep_id) as holder,
+        connected(execution.address),
+        ProgressDisplay(total=total, done=total - waiting) as display,
+    ):
         controller = Controller(
             store=store,
             sweep_id=sweep_id,
+            holder=holder,
             watch=display,
             cpus_per_pair=execution.cpus_per_pair,
             fail_fast=execution.fail_fast,
