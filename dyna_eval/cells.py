@@ -29,6 +29,7 @@ _NAMES = {
     Method.AR: "AR only",
     Method.HF_GENERATE: "transformers generate",
     Method.HF_ASSISTED: "transformers assisted",
+    Method.OTHER: "other method",
 }
 
 
@@ -81,16 +82,22 @@ def _is_usual(name: str, value: Scalar, params: Params) -> bool:
 
 
 def _told_of_dynatree(params: Params) -> Params:
-    """Write the numbers of branches as one, `1/2/3`; leave out what is unused, and what is as usual."""
+    """Write the numbers of branches as one, `1/2/3`; leave out what is unused, and what is as usual.
+
+    An imported row may name a part of the parameters; the others are not made up.
+    """
     given: dict[str, Any] = dict(params)
     tree, fields = DynaTree.model_construct(**given), DynaTree.model_fields
-    branches = [name for name in ("branch_min", "branch_mid", "branch_max") if name not in tree.idle]
-    told: dict[str, Scalar] = {
-        "depth": tree.depth,
-        "max_depth": tree.max_depth,
-        "branch": "/".join(str(getattr(tree, name)) for name in branches),
-        "max_nodes": tree.max_nodes,
-    }
+    branches = [
+        name
+        for name in ("branch_min", "branch_mid", "branch_max")
+        if name in params and name not in tree.idle
+    ]
+    told: dict[str, Scalar] = {name: params[name] for name in ("depth", "max_depth") if name in params}
+    if branches:
+        told["branch"] = "/".join(str(params[name]) for name in branches)
+    if "max_nodes" in params:
+        told["max_nodes"] = params["max_nodes"]
     for name, value in params.items():
         if name not in (*told, *branches) and (name not in fields or value != fields[name].default):
             told[name] = value
@@ -150,7 +157,9 @@ def _left_out(report: Report, pair: str) -> list[str]:
     if not entries:
         return []
     jobs = sum(len(entry.job_ids) for entry in entries)
-    each = "; ".join(f"'{entry.label}' ({entry.state}: {entry.reason})" for entry in entries)
+    alike = groupby(entries, key=lambda entry: f"{entry.state}: {entry.reason}")
+    labelled = [(", ".join(f"'{entry.label}'" for entry in group), why) for why, group in alike]
+    each = "; ".join(f"{labels} ({why})" for labels, why in labelled)
     return [f"Left out: {count(len(entries), 'configuration')}, {count(jobs, 'job')}: {each}"]
 
 
@@ -189,6 +198,13 @@ def exact_cell(row: Row) -> str:
 
 def confidence_level(report: Report) -> str:
     return f"{report.confidence * 100:g} %"
+
+
+def sweep_numbers(report: Report) -> str:
+    """Return which sweep a report is of, or which it joins: `sweep 1`, `sweeps 1, 4`."""
+    if not report.joined:
+        return f"sweep {report.sweep_id}"
+    return f"sweeps {', '.join(str(sweep.id) for sweep in report.joined)}"
 
 
 def ranges(numbers: Iterable[int]) -> str:

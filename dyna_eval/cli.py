@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from dyna_eval import __version__
-from dyna_eval.commands import files, reports, running, stored, upkeep
+from dyna_eval.commands import doctor, files, importing, reports, running, stored, upkeep
 from dyna_eval.errors import DynaEvalError, InputError
 
 
@@ -96,7 +96,9 @@ for _command in (
     stored.show,
     stored.logs,
     reports.report,
+    importing.import_results,
     upkeep.pairs,
     upkeep.database,
+    doctor.doctor,
 ):
     cli.add_command(_command)

@@ -101,8 +101,11 @@ def find_slots(cpus_per_pair: int | None, *, keep: Sequence[Slot] = ()) -> list[
 
 
 @contextmanager
-def connected(address: str) -> Iterator[None]:
-    """Connect to a Ray cluster for the time of a block: `local` starts one, `auto` or host:port joins one."""
+def connected(address: str) -> Iterator[str]:
+    """Connect to a Ray cluster for the time of a block: `local` starts one, `auto` or host:port joins one.
+
+    Gives HOST:PORT of the cluster's dashboard, which also takes jobs; empty where it has none.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     folder = _temporary_folder() if address == "local" else None
@@ -111,9 +114,9 @@ def connected(address: str) -> Iterator[None]:
     on_terminate = signal.getsignal(signal.SIGTERM)
     database = os.environ.pop("DYNA_EVAL_DB", None)  # workers hold no credentials
     try:
-        _join(address, options)
+        dashboard = _join(address, options)
         signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would end the process here and now
-        yield
+        yield dashboard
     finally:
         if database is not None:
             os.environ["DYNA_EVAL_DB"] = database
@@ -122,12 +125,12 @@ def connected(address: str) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)  # logs of Ray's own processes, and their sockets
 
 
-def _join(address: str, options: dict[str, Any]) -> None:
+def _join(address: str, options: dict[str, Any]) -> str:
     named = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
     if named not in ("local", "auto"):
         _check_reachable(named)
     try:
-        ray.init(address=address, **options)
+        return str(ray.init(address=address, **options).dashboard_url or "")
     except SystemExit:  # Ray's answer to SIGTERM while it starts
         raise KeyboardInterrupt from None
     except (ConnectionError, ValueError, RuntimeError) as error:

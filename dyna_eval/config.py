@@ -17,7 +17,6 @@ from dyna_eval.jobs import (
     Configuration,
     EngineSpec,
     GenerationSpec,
-    MeasureSpec,
     Method,
     PairSpec,
     SweepSpec,
@@ -25,8 +24,15 @@ from dyna_eval.jobs import (
 from dyna_eval.methods import METHODS
 from dyna_eval.mistakes import Mistakes, shown, unknown
 from dyna_eval.rows import expand_rows, read_rows, too_many
-from dyna_eval.sections import EngineSection, GenerationSection, MeasureSection, SweepFile, json_schema
-from dyna_eval.sources import DEMO, read_pairs, read_prompts
+from dyna_eval.sections import (
+    AUTO_REPEATS,
+    EngineSection,
+    GenerationSection,
+    MeasureSection,
+    SweepFile,
+    json_schema,
+)
+from dyna_eval.sources import DEMO, read_pairs, read_prompt_sets, with_prompts
 from dyna_eval.sweep import merge_equal
 from dyna_eval.yaml_source import Document, Location, apply_override, one_line, read_file, read_yaml
 
@@ -79,18 +85,20 @@ def parse_sweep(
     mistakes = Mistakes(document)
     outline = mistakes.check(SweepFile, values, ())
     pairs = read_pairs(values.get("pair", DEMO), folder, mistakes)
-    prompts = read_prompts(values.get("prompts", {"dataset": DEMO}), folder, mistakes)
+    prompt_sets = read_prompt_sets(values.get("prompts", {"dataset": DEMO}), folder, mistakes)
     generation = mistakes.check(GenerationSection, values.get("generation", {}), ("generation",))
     measure = mistakes.check(MeasureSection, values.get("measure", {}), ("measure",))
     engine = mistakes.check(EngineSection, values.get("engine", {}), ("engine",))
     rows = read_rows(values.get("configs"), mistakes)
     configurations = expand_rows(rows, max_configurations, mistakes)
     mistakes.raise_first()
-    assert outline and prompts and generation and measure and engine  # noqa: S101 - or raised
+    assert outline and prompt_sets and generation and measure and engine  # noqa: S101 - or raised
 
     baseline = _baseline(outline.baseline, configurations, mistakes)
     _check_drafts(pairs, configurations, mistakes)
-    _check_jobs(len(configurations) * len(pairs) * measure.repeats, max_configurations, mistakes)
+    _check_repeats(measure, mistakes)
+    runs = len(configurations) * len(pairs) * len(prompt_sets) * measure.spec().most_repeats
+    _check_jobs(runs, max_configurations, mistakes)
     mistakes.raise_first()
 
     written = {row.label for row in rows}
@@ -101,10 +109,10 @@ def parse_sweep(
     )
     return SweepSpec(
         name=outline.name,
-        pairs=tuple(_with_dtype(pair, engine.dtype) for pair in pairs.values()),
-        prompts=prompts,
+        pairs=with_prompts((_with_dtype(pair, engine.dtype) for pair in pairs.values()), prompt_sets),
+        prompts=next(iter(prompt_sets.values())),
         generation=GenerationSpec(**generation.model_dump()),
-        measure=MeasureSpec(**measure.model_dump()),
+        measure=measure.spec(),
         engine=EngineSpec(backend=Backend(engine.backend), dtype=engine.dtype),
         baseline=baseline,
         configurations=kept,
@@ -160,6 +168,16 @@ def _check_drafts(
         if drafting is not None and pair.draft is None:
             what = f"pair {shown(pair.name)} has no draft, which row {shown(drafting)} needs; add 'draft'"
             mistakes.add(location, what)
+
+
+def _check_repeats(measure: MeasureSection, mistakes: Mistakes) -> None:
+    """Refuse what only `repeats: auto` heeds beside a number of repeats."""
+    if measure.repeats == AUTO_REPEATS:
+        return
+    for name in ("max_repeats", "precision"):
+        if getattr(measure, name) is not None:
+            what = f"'{name}' is for 'repeats: auto'; leave it out, or write that"
+            mistakes.add(("measure", name), what)
 
 
 def _check_jobs(count: int, max_configurations: int, mistakes: Mistakes) -> None:

@@ -1,7 +1,7 @@
 """The controller: claims jobs from the store, hands them to Ray actors, and lands what comes back.
 
 The store is the truth and Ray is disposable compute. Each actor has one call in flight. What a failure means
-is judged by `policy`, whether a worker still answers is watched by `supervision`, and outcomes wait in
+is judged by `verdicts`, whether a worker still answers is watched by `supervision`, and outcomes wait in
 `outbox` while the database is away. The store's epochs make sure that a late result lands nowhere.
 """
 
@@ -19,11 +19,12 @@ from dyna_eval_db.store import Claim, Landing, Store
 
 from dyna_eval.cluster import Slot, find_slots
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, StuckWorkerError
-from dyna_eval.jobs import Happening, JobResult, JobState, Notice, Standstill
+from dyna_eval.invariants import broken_invariants
+from dyna_eval.jobs import Happening, JobResult, JobState, Notice, PromptSet, Standstill
 from dyna_eval.lease import LEASE_SECONDS
 from dyna_eval.outbox import Outbox
-from dyna_eval.policy import Verdict, judge_error, judge_loss
 from dyna_eval.supervision import Call, limit_seconds
+from dyna_eval.verdicts import Verdict, judge_contradiction, judge_error, judge_loss
 
 RENEW_SECONDS = 10.0
 POLL_SECONDS = 1.0
@@ -42,8 +43,10 @@ class Controller:
     watch: Watcher
     cpus_per_pair: int | None = None
     fail_fast: bool = False
+    refill: Callable[[], int] | None = None
+    """Asked for more jobs once all are done; returns how many it added to the store."""
     _slots: list[Slot] = field(default_factory=list)
-    _prompts: dict[str, tuple[Any, int]] = field(default_factory=dict)
+    _prompts: dict[str, tuple[Any, PromptSet]] = field(default_factory=dict)
     _calls: dict[Any, Call] = field(default_factory=dict)
     _outbox: Outbox = field(default_factory=Outbox)
     _away: bool = False
@@ -107,20 +110,22 @@ class Controller:
     def _start_next(self, slot: Slot) -> None:
         """Claim a job for a free slot, of the pair that its actor holds if there is one."""
         claim = self._claim(slot)
+        if claim is None and not self._calls and self.refill is not None and self.refill():
+            claim = self._claim(slot)
         if claim is None:
             slot.stop()  # so that a cluster can shrink
             return
         slot.claim, job = claim, claim.job
-        prompts, count = self._prompt_set(job.prompt_set)
+        reference, prompts = self._prompt_set(job.prompt_set)
         calibrations = list(self.store.calibrations(job.pair).values())
         slot.start()
         slot.pair = job.pair.spec.name
         call = Call(
             slot=slot,
             claim=claim,
-            answer=slot.actor.run.remote(job, prompts),
+            answer=slot.actor.run.remote(job, reference),
             started=time.monotonic(),
-            limit_seconds=limit_seconds(job, prompts=count, calibrations=calibrations),
+            limit_seconds=limit_seconds(job, prompts=len(prompts.prompts), calibrations=calibrations),
         )
         self._calls[call.answer] = call
         self._tell(Happening.STARTED, slot.actor_name, claim)
@@ -141,11 +146,11 @@ class Controller:
                 return claim
         return None
 
-    def _prompt_set(self, digest: str) -> tuple[Any, int]:
-        """Return a reference to the prompts, each set put into Ray once, and their number."""
+    def _prompt_set(self, digest: str) -> tuple[Any, PromptSet]:
+        """Return a reference to the prompts, each set put into Ray once, and the prompts."""
         if digest not in self._prompts:
             prompts = self.store.prompt_set(digest)
-            self._prompts[digest] = ray.put(prompts), len(prompts.prompts)
+            self._prompts[digest] = ray.put(prompts), prompts
         return self._prompts[digest]
 
     # ---------------------------------------------------------------- what comes back
@@ -169,7 +174,11 @@ class Controller:
         except ray.exceptions.RayError as error:  # its process, its node, or its answer is gone
             self._lost_worker(slot, claim, error)
         else:
-            self._outbox.put(partial(self._land, slot.actor_name, claim, result))
+            broken = broken_invariants(claim.job, self._prompt_set(claim.job.prompt_set)[1], result)
+            if broken:
+                self._failed_by(slot, claim, judge_contradiction(broken))
+            else:
+                self._outbox.put(partial(self._land, slot.actor_name, claim, result))
 
     def _land(self, actor: str, claim: Claim, result: JobResult) -> None:
         if self.store.land(claim, result) is Landing.FENCED:

@@ -8,6 +8,7 @@ DynaEvalError
 │   ├── DatabaseError       a database that cannot be opened, or whose schema does not fit
 │   │   ├── MissingDatabaseError   none is there
 │   │   └── DatabaseAwayError      it does not answer, or has no room: waiting may help
+│   ├── ImportFileError     a result file of another tool that cannot be imported
 │   ├── UnknownSweepError   no sweep, or no job, of that name or number
 │   └── MixedRowsError      rows that must not stand in one table
 ├── DecodingError           a job's own fault, such as output that is not the target's: the job fails
@@ -65,6 +66,10 @@ class MissingDatabaseError(DatabaseError):
 
 class DatabaseAwayError(DatabaseError):
     """A database that does not answer, is locked or is full. The same call may succeed later."""
+
+
+class ImportFileError(InputError):
+    """A result file that is not of a known format, or is damaged; nothing of it is imported."""
 
 
 class UnknownSweepError(InputError):

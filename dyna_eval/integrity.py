@@ -16,6 +16,9 @@ from dyna_eval.statistics import Bootstrap, Comparison, Figures, Run, compare, p
 PACE_TOLERANCE = 0.05
 """Sentinels within 5 % of each other are called equal, however narrow their interval."""
 
+LOAD_TOLERANCE = 0.1
+"""Others that take up to 10 % of an actor's cores are not mentioned."""
+
 DEGENERATE_DISTINCT_2 = 0.3
 """Under this share of distinct bigrams a text repeats itself, which flatters acceptance."""
 
@@ -46,20 +49,28 @@ def row_caveats(
     mixed: Sequence[str],
 ) -> list[str]:
     """Return what must be said beside a row that has figures."""
-    texts = [f"differs from the rows it stands with in {difference}" for difference in mixed]
+    texts = mixed_caveats(mixed)
     texts += _output_caveats(method, figures)
     bound = figures.acceptance.node_cap_bound_rate
     if bound:
         cap = f" (max_nodes={params['max_nodes']})" if "max_nodes" in params else ""
         texts.append(f"the node cap{cap} stopped the tree's growth in {_percent(bound)} of its rounds")
-    if figures.prompts < 2:
+    if figures.prompts is not None and figures.prompts < 2:
         texts.append("one prompt only, so there is no interval")
-    if versus_baseline is not None and versus_baseline.separable is False:
-        texts.append(
-            "speed not separable from the baseline's"
-            f" (the {confidence * 100:g} % interval of the paired ratio contains 1)"
-        )
-    return texts
+    return [*texts, *separability_caveats(versus_baseline, confidence)]
+
+
+def mixed_caveats(mixed: Sequence[str]) -> list[str]:
+    return [f"differs from the rows it stands with in {difference}" for difference in mixed]
+
+
+def separability_caveats(versus_baseline: Comparison | None, confidence: float) -> list[str]:
+    if versus_baseline is None or versus_baseline.separable is not False:
+        return []
+    return [
+        "speed not separable from the baseline's"
+        f" (the {confidence * 100:g} % interval of the paired ratio contains 1)"
+    ]
 
 
 def actor_caveats(sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap) -> list[str]:
@@ -91,6 +102,20 @@ def backend_caveats(used: Iterable[str], environments: Environments) -> list[str
             if fallen := re.fullmatch(r"eager \((.+)\)", backend):
                 texts.append(f"{whose}ran on the slower eager backend: {fallen[1]}")
     return list(dict.fromkeys(texts))
+
+
+def load_caveats(jobs: Iterable[StoredJob]) -> list[str]:
+    """Return how busy others kept the cores of a row's jobs, where that was more than a little."""
+    texts = []
+    for fact, who in (
+        ("others_share", "other processes used"),
+        ("stolen_share", "other machines were given"),
+    ):
+        shares = [(job.conditions or {}).get(fact) for job in jobs]
+        worst = max((share for share in shares if isinstance(share, float)), default=0.0)
+        if worst > LOAD_TOLERANCE:
+            texts.append(f"{who} up to {_percent(worst)} of the cores while it was measured")
+    return texts
 
 
 def actor_speeds(sentinels: Iterable[StoredSentinel]) -> dict[str, float]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
 IDENTITY_VERSION = 2
 """Version of the job identity; it changes when `job_key` hashes other facts."""
 
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 """Version of the decoding loops' semantics; results of another version are not reused."""
 
 PACKAGED_PAIRS = ("demo", "demo-large")
@@ -37,6 +37,7 @@ class Method(StrEnum):
     PROMPT_LOOKUP = "prompt_lookup"
     HF_GENERATE = "hf_generate"
     HF_ASSISTED = "hf_assisted"
+    OTHER = "other"  # of another tool, in imported rows alone
 
     @property
     def is_peer(self) -> bool:
@@ -45,11 +46,12 @@ class Method(StrEnum):
 
 
 class Backend(StrEnum):
-    """What runs a model's forward passes. `auto` is the fastest that the machine and the model allow."""
+    """What runs a model's forward passes. `auto` is the fastest that is known to work on the machine."""
 
     AUTO = "auto"
     EAGER = "eager"
     COMPILE = "compile"
+    CUDAGRAPH = "cudagraph"
 
 
 class JobState(StrEnum):
@@ -72,18 +74,6 @@ class Exactness(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairSpec:
-    """A target/draft pair as the user named it. A model is a folder, a hub id, or None for no draft."""
-
-    name: str
-    target: str
-    draft: str | None
-    dtype: str = "auto"
-    target_revision: str | None = None
-    draft_revision: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSpec:
     """Where prompts come from: the arguments of `datasets.load_dataset`, and how rows become prompts."""
 
@@ -96,6 +86,20 @@ class PromptSpec:
     limit: int | None = None
     max_prompt_tokens: int | None = None
     category: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSpec:
+    """A target/draft pair as the user named it. A model is a folder, a hub id, or None for no draft."""
+
+    name: str
+    target: str
+    draft: str | None
+    dtype: str = "auto"
+    target_revision: str | None = None
+    draft_revision: str | None = None
+    prompts: PromptSpec | None = None
+    """Of this pair alone, where a sweep has several prompt sets: the pair then stands there once for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,14 +122,26 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasureSpec:
-    """How to measure: repeats per configuration, warm-up prompts, and how often an actor runs AR itself."""
+    """How to measure: repeats per configuration, warm-up prompts, and how often an actor runs AR itself.
+
+    With `max_repeats`, `repeats` is how many there are at first: more are added until every speedup is known
+    to within `precision` (`dyna_eval.repeats`), or there are so many. `tune_fraction` is the share of the
+    prompts on which the best row is chosen; figures are then over the others.
+    """
 
     repeats: int = 3
     warmup: int = 1
     confidence: float = 0.95
     sentinel_every: int = 8
+    max_repeats: int | None = None
+    precision: float | None = None
+    tune_fraction: float = 0.0
     job_timeout_s: float | None = None
     """None: generous, by what the pair's passes were found to cost."""
+
+    @property
+    def most_repeats(self) -> int:
+        return self.max_repeats or self.repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +168,9 @@ class SweepSpec:
 
     name: str
     pairs: tuple[PairSpec, ...]
+    """With several prompt sets, every pair once for each of them."""
     prompts: PromptSpec
+    """Of the pairs that name none of their own."""
     generation: GenerationSpec
     measure: MeasureSpec
     engine: EngineSpec = EngineSpec()
@@ -173,6 +191,11 @@ class Pair:
     target_digest: str
     draft_digest: str | None
     tokenizer_digest: str
+
+    def same_models(self, other: Pair) -> bool:
+        """Whether an actor that holds one of two pairs can run the other: they differ in prompts at most."""
+        alike = replace(other.spec, name=self.spec.name, prompts=self.spec.prompts)
+        return replace(other, spec=alike) == self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +233,17 @@ class Job:
     repeat: int
     position: int
     """Place in the sweep's seeded random order; a block holds all configurations of one repeat."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the job was made for these very decoding loops, and not for those of another version."""
+        return self.key == job_key(
+            pair=self.pair,
+            prompt_set=self.prompt_set,
+            generation=self.generation,
+            measure=self.measure,
+            configuration=self.configuration,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,6 +370,9 @@ class JobResult:
     wall_seconds: float
     peak_memory_bytes: int | None
     calibration: Calibration | None = None
+    conditions: Params = field(default_factory=dict)
+    """What the machine did meanwhile, and which code ran: facts of this one run, none of which tells
+    whether two runs are comparable."""
 
 
 # ---------------------------------------------------------- what a watcher is told
@@ -370,6 +407,17 @@ class Standstill:
     """The sweep waits for its database, for a reason; None where it goes on again."""
 
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at on a machine. `advice` is empty where all is well."""
+
+    what: str
+    told: str
+    advice: str = ""
+    fatal: bool = False
+    """Nothing can be measured before this is mended."""
 
 
 # ------------------------------------------------------------- what a report reads
@@ -421,7 +469,9 @@ class StoredJob:
     generation_digest: str
     environment: str | None
     actor: str | None
-    samples: tuple[SampleTotals, ...] = field(default=(), repr=False)
+    conditions: Params | None = None
+    """None where no result is stored, or one of an earlier version."""
+    samples: Sequence[SampleTotals] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -429,7 +479,7 @@ class StoredSentinel:
     actor: str
     sequence: int
     pair: str
-    samples: tuple[SampleTotals, ...] = field(repr=False)
+    samples: Sequence[SampleTotals] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -452,6 +502,8 @@ class SweepRecord:
     environments: Mapping[str, Mapping[str, Scalar]] = field(repr=False)
     calibrations: Mapping[tuple[str, str], Calibration] = field(default_factory=dict, repr=False)
     """By the name of the pair and the digest of the environment."""
+    measure: MeasureSpec = MeasureSpec()
+    seed: int = 0
 
 
 # --------------------------------------------------------------------- identity

@@ -59,6 +59,11 @@ class ProgressDisplay:
             case Happening.DISCARDED:
                 self._line(f"{what} was discarded: {notice.detail}")
 
+    def extend(self, jobs: int) -> None:
+        """Tell that a sweep got more jobs."""
+        self._total += jobs
+        self._bar.update(self._task, total=self._total)
+
     def _advance(self) -> None:
         self._done += 1
         self._bar.update(self._task, completed=self._done)

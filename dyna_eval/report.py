@@ -6,12 +6,21 @@ gives the same to programs. Definitions of the figures are in `dyna_eval.statist
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 from dyna_eval.errors import MixedRowsError
-from dyna_eval.integrity import actor_caveats, actor_speeds, backend_caveats, differences, row_caveats
+from dyna_eval.imported import Source
+from dyna_eval.integrity import (
+    actor_caveats,
+    actor_speeds,
+    backend_caveats,
+    differences,
+    load_caveats,
+    row_caveats,
+)
 from dyna_eval.jobs import Configuration, JobState, Method, Params, StoredJob, SweepRecord
+from dyna_eval.presets import Preset, select
 from dyna_eval.statistics import (
     Bootstrap,
     Comparison,
@@ -23,6 +32,7 @@ from dyna_eval.statistics import (
     figures,
     prompt_throughputs,
 )
+from dyna_eval.tuning import split_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +58,19 @@ class Row:
     versus_previous: Comparison | None
     """Against the nearest row above that has figures."""
     caveats: tuple[str, ...]
+    fastest_before: int | None = None
+    """The step of the fastest row above whose output and circumstances are right."""
+    versus_fastest_before: Comparison | None = None
+    generation: str | None = None
+    """Digest of the generation settings."""
+    key: str | None = None
+    """Identity of its jobs; rows of equal keys did the same work."""
+    rates: Mapping[int, float] | None = field(default=None, repr=False)
+    """Tokens per second by prompt, freed of how fast each actor is."""
+    source: Source | None = None
+    """The file that an imported row comes from."""
+    foreign: Mapping[str, float] = field(default_factory=dict)
+    """Figures that the file defines otherwise than this project does."""
 
     @property
     def is_exact(self) -> bool:
@@ -70,6 +93,26 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedSweep:
+    """A sweep that gave rows to a report of several."""
+
+    id: int
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The fastest row of a pair on the tuning prompts, which no figure of the report contains."""
+
+    pair: str
+    label: str
+    tuning_prompts: int
+    throughput: float
+    """On the tuning prompts, in tokens per second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     sweep_id: int
     name: str
@@ -82,6 +125,15 @@ class Report:
     left_out: tuple[LeftOut, ...]
     pair_caveats: tuple[tuple[str, str], ...]
     """(pair, text): what concerns all rows of a pair."""
+    joined: tuple[JoinedSweep, ...] = ()
+    """The sweeps whose rows are joined here; empty for the report of one sweep."""
+    made_of: tuple[str, ...] = ()
+    """Digests of the sweeps whose rows were joined or chosen; empty for the whole of one sweep."""
+    chosen_rows: tuple[str, ...] = ()
+    """What chose them, as `dyna_eval.selection` reads it."""
+    chosen: tuple[Choice, ...] = ()
+    """What was chosen on the tuning prompts, per pair; empty without a tuning split."""
+    preset: Preset | None = None
 
     def rows_of(self, pair: str) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.pair == pair)
@@ -99,22 +151,29 @@ class Report:
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:
-    """Return the row with the highest throughput among those whose output and circumstances are right."""
-    fit = [
-        (row.figures.throughput.mean, row) for row in rows if row.figures and row.is_exact and not row.mixed
-    ]
-    return max(fit, key=lambda pair: pair[0])[1] if fit else None
+    """Return the row with the highest throughput among those whose output and circumstances are right.
+
+    None where an imported row, whose output nobody compared with the target's, is faster than all of them.
+    """
+    rates = [(row.figures.throughput.mean, row) for row in rows if row.figures and not row.mixed]
+    fit = [(rate, row) for rate, row in rates if row.is_exact]
+    rate, best = max(fit, key=lambda pair: pair[0], default=(0.0, None))
+    return None if any(row.source and not row.is_exact and other > rate for other, row in rates) else best
 
 
 # --------------------------------------------------------------------- building
 
 
-def build_report(record: SweepRecord, *, allow_mixed: bool = False) -> Report:
-    """Compute every row of a sweep.
+def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Preset | None = None) -> Report:
+    """Compute every row of a sweep, or of the rows of it that a preset shows.
 
-    Raises MixedRowsError if rows of one pair differ in prompts, generation settings or environment, unless
-    `allow_mixed`: such rows are then marked by a caveat that names the difference.
+    Raises InputError if the sweep lacks what the preset is about. Raises MixedRowsError if rows of one pair
+    differ in prompts, generation settings or environment, unless `allow_mixed`: such rows are then marked by
+    a caveat that names the difference.
     """
+    if record.measure.tune_fraction:
+        return _tuned(*split_record(record), allow_mixed=allow_mixed, preset=preset)
+    whole, (record, unshown) = record, select(record, preset)
     bootstrap = Bootstrap(confidence=record.confidence)
     tables = [_PairTable.of(record, pair, bootstrap) for pair in record.pairs]
     rows = tuple(row for table in tables for row in table.rows())
@@ -129,9 +188,45 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False) -> Report:
         confidence=record.confidence,
         pairs=record.pairs,
         rows=rows,
-        left_out=(*_merged(record), *(entry for table in tables for entry in table.left_out())),
+        left_out=(
+            *_merged(record),
+            *_unshown(whole, unshown, preset),
+            *(entry for table in tables for entry in table.left_out()),
+        ),
         pair_caveats=tuple((table.pair, text) for table in tables for text in table.caveats()),
+        preset=preset,
     )
+
+
+def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool, preset: Preset | None) -> Report:
+    """Return the report over the other prompts, which says what would have been chosen on the tuning ones."""
+    there = build_report(tuning, allow_mixed=allow_mixed, preset=preset)
+    report = build_report(others, allow_mixed=allow_mixed, preset=preset)
+    chosen, texts = [], []
+    for pair in report.pairs:
+        best = best_row(there.rows_of(pair))
+        if best is None or best.figures is None:
+            continue
+        choice = Choice(
+            pair=pair,
+            label=best.label,
+            tuning_prompts=best.figures.prompts or 0,
+            throughput=best.figures.throughput.mean,
+        )
+        chosen.append(choice)
+        texts.append((pair, _choice_text(choice, best_row(report.rows_of(pair)))))
+    return replace(report, chosen=tuple(chosen), pair_caveats=(*report.pair_caveats, *texts))
+
+
+def _choice_text(choice: Choice, fastest: Row | None) -> str:
+    prompts = "1 tuning prompt" if choice.tuning_prompts == 1 else f"{choice.tuning_prompts} tuning prompts"
+    text = (
+        f"'{choice.label}' was chosen on {prompts}, the fastest there ({choice.throughput:.1f} tokens/s);"
+        " all figures are over the other prompts"
+    )
+    if fastest is not None and fastest.label != choice.label:
+        text += f", on which '{fastest.label}' is the fastest"
+    return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,11 +265,12 @@ class _PairTable:
     def rows(self) -> list[Row]:
         rates = {label: self._comparable_rates(label) for label in self.jobs}
         rows: list[Row] = []
-        previous: Row | None = None
+        previous = fastest = None
         for step, configuration in enumerate(self.record.configurations, start=1):
-            row = self._row(step, configuration, previous, rates)
+            row = self._row(step, configuration, previous, fastest, rates)
             rows.append(row)
             previous = row if row.figures is not None else previous
+            fastest = best_row([fastest, row] if fastest else [row])
         return rows
 
     def left_out(self) -> list[LeftOut]:
@@ -213,6 +309,7 @@ class _PairTable:
         step: int,
         configuration: Configuration,
         previous: Row | None,
+        fastest: Row | None,
         rates: dict[str, dict[int, float] | None],
     ) -> Row:
         label = configuration.label
@@ -240,7 +337,17 @@ class _PairTable:
             versus_baseline=self._compare(label, self.record.baseline, rates),
             versus_previous=self._compare(label, previous.label, rates) if previous else None,
             caveats=(),
+            fastest_before=fastest.step if fastest else None,
+            generation=_only({job.generation_digest for job in jobs}),
+            key=_only({job.key for job in jobs}),
+            rates=rates[label],
         )
+        if fastest is not None:
+            known = {self.record.baseline: row.versus_baseline}
+            if previous is not None:
+                known[previous.label] = row.versus_previous
+            versus = known.get(fastest.label) or self._compare(label, fastest.label, rates)
+            row = replace(row, versus_fastest_before=versus)
         return replace(row, caveats=self._caveats(row))
 
     def _comparable_rates(self, label: str) -> dict[int, float] | None:
@@ -274,6 +381,7 @@ class _PairTable:
             mixed=row.mixed,
         )
         jobs = self.jobs[row.label]
+        texts += load_caveats(_done(jobs))
         if len(_done(jobs)) < len(jobs):
             texts.append(f"figures are over the {len(_done(jobs))} of {len(jobs)} repeats that are done")
         return tuple(texts)
@@ -294,6 +402,22 @@ def _merged(record: SweepRecord) -> list[LeftOut]:
             label=merged.label, pair=None, state="merged", reason=f"same as '{merged.into}': {merged.reason}"
         )
         for merged in record.merged
+    ]
+
+
+def _unshown(record: SweepRecord, out: Sequence[Configuration], preset: Preset | None) -> list[LeftOut]:
+    return [
+        LeftOut(
+            label=configuration.label,
+            pair=pair,
+            state="not shown",
+            reason=f"an unpruned tree, which preset {preset} leaves out",
+            job_ids=tuple(
+                job.id for job in record.jobs if (job.pair, job.label) == (pair, configuration.label)
+            ),
+        )
+        for pair in record.pairs
+        for configuration in out
     ]
 
 
@@ -345,12 +469,14 @@ def to_json(report: Report) -> dict[str, object]:
             "digest": report.digest,
             "created_at": report.created_at,
             "confidence": report.confidence,
+            "joined": [asdict(sweep) for sweep in report.joined],
         },
         "rows": [_row_json(row) for row in report.rows],
         "left_out": [
             asdict(entry) | {"state": str(entry.state), "job_ids": list(entry.job_ids)}
             for entry in report.left_out
         ],
+        "chosen": [asdict(choice) for choice in report.chosen],
         "warnings": list(report.warnings),
     }
 
@@ -367,9 +493,13 @@ def _row_json(row: Row) -> dict[str, object]:
         **_figures_json(row.figures),
         **_comparison_json(row),
         "prompt_set": row.prompt_set,
+        "generation": row.generation,
         "env": row.environment,
+        "key": row.key,
         "mixed": list(row.mixed),
         "job_ids": list(row.job_ids),
+        "imported": row.source and asdict(row.source),
+        "foreign": dict(row.foreign),
     }
 
 
@@ -412,6 +542,7 @@ _FIGURES: dict[str, Callable[[Figures], object]] = {
     "mean_acceptance_length": lambda f: f.acceptance.mean_length,
     "mean_acceptance_length_per_request": lambda f: f.acceptance.mean_length_per_request,
     "draft_acceptance_rate": lambda f: f.acceptance.draft_rate,
+    "path_acceptance": lambda f: f.acceptance.draft_rate,
     "node_acceptance": lambda f: f.acceptance.node_rate,
     "mean_tree_nodes": lambda f: f.acceptance.mean_tree_nodes,
     "node_cap_bound_rate": lambda f: f.acceptance.node_cap_bound_rate,
@@ -423,9 +554,10 @@ _FIGURES: dict[str, Callable[[Figures], object]] = {
     "walk_share": lambda f: f.shares.walk,
     "host_share": lambda f: f.shares.host,
     "predicted_speedup": lambda f: f.predicted_speedup,
-    "ttft_s": lambda f: asdict(f.latency.ttft),
+    "ttft_s": lambda f: f.latency.ttft and asdict(f.latency.ttft),
     "tpot_s": lambda f: f.latency.tpot and asdict(f.latency.tpot),
-    "prefill_s": lambda f: asdict(f.latency.prefill),
+    "prefill_s": lambda f: f.latency.prefill and asdict(f.latency.prefill),
+    "compared": lambda f: f.agreement.compared,
     "exact_match_rate": lambda f: f.agreement.exact_match_rate,
     "ties": lambda f: f.agreement.ties,
     "violations": lambda f: f.agreement.violations,

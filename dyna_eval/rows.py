@@ -64,8 +64,8 @@ def _read_row(entry: Mapping[str, object], location: Location, mistakes: Mistake
 def _read_method(value: object, location: Location, mistakes: Mistakes) -> type[MethodParameters] | None:
     if not isinstance(value, str):
         return None  # missing, or not text: the check of the row's own keys says so
-    if value not in list(Method):
-        mistakes.add(location, unknown("method", value, [method.value for method in Method]))
+    if value not in METHODS:
+        mistakes.add(location, unknown("method", value, [method.value for method in METHODS]))
         return None
     return METHODS[Method(value)]
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic.json_schema import WithJsonSchema
 
 from dyna_eval.jobs import PACKAGED_PAIRS, EngineSpec, GenerationSpec, MeasureSpec, PromptSpec
@@ -29,10 +38,25 @@ def _not_a_number(name: str) -> str:
     return name
 
 
+def _or_auto(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    return AUTO_REPEATS if value == "auto" else check(value)
+
+
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+AUTO_REPEATS = 0
+"""Stands for `repeats: auto` once a file is read."""
+FIRST_REPEATS, MAX_REPEATS, PRECISION = 3, 10, 0.03
+"""What `repeats: auto` begins with, ends with at the latest, and aims at unless the file says otherwise."""
+
+Repeats = Annotated[
+    int,
+    Field(ge=1, le=1000),
+    WrapValidator(_or_auto),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1000}, {"const": "auto"}]}),
+]
 Text = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=1000),
@@ -84,6 +108,7 @@ class PromptsSection(Section):
     limit: int | None = Field(None, ge=1, description="At most so many prompts.")
     max_prompt_tokens: int | None = Field(None, ge=1, description="Longer prompts are cut.")
     category: Text | None = None
+    label: Label | None = Field(None, description="Of one prompt set among several; else its data's name.")
 
 
 class GenerationSection(Section):
@@ -98,7 +123,21 @@ class GenerationSection(Section):
 class MeasureSection(Section):
     """How often to measure, and how sure to be."""
 
-    repeats: int = Field(_MEASURE.repeats, ge=1, le=1000)
+    repeats: Repeats = Field(
+        _MEASURE.repeats,
+        description="Runs of every row; auto adds blocks until each speedup is known to within 'precision'.",
+    )
+    max_repeats: int | None = Field(
+        None, ge=FIRST_REPEATS, le=1000, description=f"At most, with auto; unless given, {MAX_REPEATS}."
+    )
+    precision: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="With auto: half-width of each speedup's interval over repeats, relative;"
+        f" unless given, {PRECISION}.",
+    )
     warmup: int = Field(
         _MEASURE.warmup,
         ge=0,
@@ -115,12 +154,25 @@ class MeasureSection(Section):
     sentinel_every: int = Field(
         _MEASURE.sentinel_every, ge=1, le=1_000_000, description="Jobs between an actor's own baseline runs."
     )
+    tune_fraction: NotNegative = Field(
+        _MEASURE.tune_fraction,
+        lt=1,
+        description="Share of the prompts on which the best row is chosen; figures are over the others.",
+    )
+
+    def spec(self) -> MeasureSpec:
+        given = self.model_dump()
+        if self.repeats == AUTO_REPEATS:
+            given["repeats"] = FIRST_REPEATS
+            given["max_repeats"] = self.max_repeats or MAX_REPEATS
+            given["precision"] = self.precision or PRECISION
+        return MeasureSpec(**given)
 
 
 class EngineSection(Section):
     """What runs the forward passes."""
 
-    backend: Literal["auto", "eager", "compile"] = Field(
+    backend: Literal["auto", "eager", "compile", "cudagraph"] = Field(
         _ENGINE.backend.value, description="auto is the fastest that the machine and the model allow."
     )
     dtype: Dtype = Field("auto", description="For pairs that name none; auto follows checkpoint and machine.")
@@ -160,7 +212,8 @@ def json_schema() -> dict[str, Any]:
     properties = schema["properties"]
     pair = {"anyOf": [{"enum": list(PACKAGED_PAIRS)}, PairSection.model_json_schema()]}
     properties["pair"] |= {"anyOf": [*pair["anyOf"], {"type": "array", "items": pair, "minItems": 1}]}
-    properties["prompts"] = PromptsSection.model_json_schema()
+    prompts = PromptsSection.model_json_schema()
+    properties["prompts"] = {"anyOf": [prompts, {"type": "array", "items": prompts, "minItems": 1}]}
     properties["generation"] = GenerationSection.model_json_schema()
     properties["measure"] = MeasureSection.model_json_schema()
     properties["engine"] = EngineSection.model_json_schema()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from dyna_eval.jobs import PACKAGED_PAIRS, PairSpec, PromptSpec
@@ -103,24 +105,59 @@ def _last_name(written: str, found: str) -> str:
     return name if name not in ("", "..") else Path(found).name
 
 
-def read_prompts(value: object, folder: Path, mistakes: Mistakes) -> PromptSpec | None:
-    section = mistakes.check(PromptsSection, value, ("prompts",))
-    if section is None:
-        return None
+def read_prompt_sets(value: object, folder: Path, mistakes: Mistakes) -> dict[str, PromptSpec]:
+    """Return the prompt sets by their labels, up to the first mistake: one mapping, or a list of them."""
+    if isinstance(value, list) and not 0 < len(value) <= _MAX_PAIRS:
+        mistakes.add(("prompts",), f"'prompts' should list 1 to {_MAX_PAIRS} prompt sets, not {len(value)}")
+        return {}
+    listed: dict[Location, object] = {("prompts",): value}
+    if isinstance(value, list):
+        listed = {("prompts", i): item for i, item in enumerate(value)}
+    prompt_sets: dict[str, PromptSpec] = {}
+    for location, item in listed.items():
+        section = mistakes.check(PromptsSection, item, location)
+        if section is None:
+            break
+        label = section.label or _data_name(section)
+        if label in prompt_sets:
+            mistakes.add(location, f"duplicate prompts {shown(label)}; give each its own 'label'")
+        prompt_sets[label] = _prompt_set(section, folder, location, mistakes)
+    return prompt_sets
+
+
+def _data_name(section: PromptsSection) -> str:
+    """Return what people call the data: the configuration of a data set, or the last part of a name."""
+    if section.dataset in _FILE_BUILDERS and section.data_files:
+        return Path(section.data_files[0]).stem
+    return section.name or Path(section.dataset).name
+
+
+def _prompt_set(section: PromptsSection, folder: Path, location: Location, mistakes: Mistakes) -> PromptSpec:
     dataset, data_files, split = section.dataset, section.data_files, "test"
     if dataset in _FILE_BUILDERS:
         split = "train"  # the only one that files without further naming have
-        data_files = [_data_file(text, folder, mistakes) for text in data_files]
+        data_files = [_data_file(text, folder, location, mistakes) for text in data_files]
         if not data_files:
             what = f"data set {dataset!r} is read from files; name them with 'data_files'"
-            mistakes.add(("prompts", "dataset"), what)
+            mistakes.add((*location, "dataset"), what)
     else:
-        dataset = _located(dataset, folder, ("prompts", "dataset"), mistakes)
+        dataset = _located(dataset, folder, (*location, "dataset"), mistakes)
     found = {"dataset": dataset, "data_files": tuple(data_files), "split": section.split or split}
-    return PromptSpec(**section.model_dump() | found)
+    return PromptSpec(**section.model_dump(exclude={"label"}) | found)
 
 
-def _data_file(text: str, folder: Path, mistakes: Mistakes) -> str:
+def with_prompts(pairs: Iterable[PairSpec], prompt_sets: Mapping[str, PromptSpec]) -> tuple[PairSpec, ...]:
+    """Return every pair once for each of several prompt sets, named after both; with one set, the pairs."""
+    if len(prompt_sets) == 1:
+        return tuple(pairs)
+    return tuple(
+        replace(pair, name=f"{pair.name} on {label}", prompts=prompts)
+        for pair in pairs
+        for label, prompts in prompt_sets.items()
+    )
+
+
+def _data_file(text: str, folder: Path, location: Location, mistakes: Mistakes) -> str:
     """Return the absolute path of a data file beside the sweep file, or else in the current folder.
 
     A pattern with * or ? counts as found where the folder before it is; an address (`https://...`) stays.
@@ -133,7 +170,7 @@ def _data_file(text: str, folder: Path, mistakes: Mistakes) -> str:
         fixed = _beside(str(Path(*parts[:pattern])), base)
         if fixed is not None:
             return str(fixed.joinpath(*parts[pattern:]))
-    mistakes.add(("prompts", "data_files"), f"there is no file {shown(text)}; correct 'data_files'")
+    mistakes.add((*location, "data_files"), f"there is no file {shown(text)}; correct 'data_files'")
     return text
 
 

@@ -12,11 +12,9 @@ plain percentile or BCa interval of 95 % holds the truth in about 88 % of cases,
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import zip_longest
 from statistics import NormalDist, fmean, stdev
 
 import numpy as np
@@ -24,13 +22,12 @@ from numpy.typing import NDArray
 
 from dyna_eval.jobs import Calibration, Exactness, Method, SampleTotals
 from dyna_eval.methods import METHODS
+from dyna_eval.samples import Floats, SampleTable
 
 RESAMPLES = 10_000
 _CHUNK_CELLS = 4_000_000  # resampling counts handled at once: bounds memory, not results
 
 _TARGET_ALONE = (Method.AR, Method.HF_GENERATE)
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +44,7 @@ class Run:
     """One job's samples. `pace` is how fast its actor is, as a multiple of another actor of the table."""
 
     repeat: int
-    samples: tuple[SampleTotals, ...]
+    samples: Sequence[SampleTotals]
     pace: float = 1.0
 
 
@@ -58,9 +55,9 @@ class Throughput:
     mean: float
     interval: Interval | None
     std: float | None
-    """Between the means of single repeats; None with one repeat."""
-    pooled: float
-    end_to_end: float
+    """Between the means of single repeats; None with one repeat. Of an imported row, as its file has it."""
+    pooled: float | None
+    end_to_end: float | None
     """As `mean`, prefill included."""
 
 
@@ -84,8 +81,9 @@ class Comparison:
 class Acceptance:
     """How much of the draft the target took, pooled over all rounds unless the name says otherwise.
 
-    `draft_rate` is accepted tokens / drafted levels; `marginal_rates[i]` the share of rounds that accepted
-    depth i + 1, `conditional_rates[i]` the share of those that had accepted depth i.
+    `draft_rate` is accepted tokens / drafted levels, the longest path that could have been accepted;
+    `marginal_rates[i]` is the share of rounds that accepted depth i + 1, `conditional_rates[i]` the share of
+    those that had accepted depth i.
     """
 
     mean_length: float | None
@@ -122,10 +120,10 @@ class Percentiles:
 class Latency:
     """Seconds over samples: to the first token, per token after it, and in the prefill."""
 
-    ttft: Percentiles
+    ttft: Percentiles | None
     tpot: Percentiles | None
     """None where no sample has a second token."""
-    prefill: Percentiles
+    prefill: Percentiles | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,11 +142,11 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """All that is known about one row by itself."""
+    """All that is known about one row by itself; in an imported row that may be its throughput alone."""
 
-    prompts: int
-    repeats: int
-    tokens: int
+    prompts: int | None
+    repeats: int | None
+    tokens: int | None
     throughput: Throughput
     acceptance: Acceptance
     shares: Shares
@@ -173,27 +171,23 @@ class Bootstrap:
         """Return the interval of the mean; None for fewer than two prompts."""
         if len(values) < 2:
             return None
-        return self._interval(self._means([values])[:, 0], len(values))
+        return self._interval(self._resampled(values).means, len(values))
 
     def ratio_of_means(self, values: Sequence[float], base: Sequence[float]) -> Interval | None:
         """Return the interval of mean(values) / mean(base), which are paired by position."""
         if len(values) < 2:
             return None
-        means = self._means([values, base])
-        return self._interval(means[:, 0] / means[:, 1], len(values))
+        return self._interval(self._resampled(values).means / self._resampled(base).means, len(values))
 
-    def geometric_mean(self, ratios: Sequence[float]) -> Interval | None:
-        if len(ratios) < 2:
+    def geometric_mean_of_ratios(self, values: Sequence[float], base: Sequence[float]) -> Interval | None:
+        """Return the interval of the geometric mean of values / base, all positive and paired by position."""
+        if len(values) < 2:
             return None
-        return self._interval(np.exp(self._means([np.log(ratios)])[:, 0]), len(ratios))
+        logs = self._resampled(values).log_means - self._resampled(base).log_means
+        return self._interval(np.exp(logs), len(values))
 
-    def _means(self, columns: Sequence[Sequence[float] | Floats]) -> Floats:
-        """Return the resampled means, shape (resamples, columns)."""
-        values = np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
-        counts = _resampling_counts(len(values), self.resamples, self.seed)
-        chunk = max(1, _CHUNK_CELLS // len(values))
-        parts = [counts[i : i + chunk].astype(np.float64) @ values for i in range(0, len(counts), chunk)]
-        return np.concatenate(parts) / len(values)
+    def _resampled(self, values: Sequence[float]) -> _Resampled:
+        return _resample(tuple(values), self.resamples, self.seed)
 
     def _interval(self, estimates: Floats, prompts: int) -> Interval:
         tail = widened_tail(self.confidence, prompts)
@@ -207,6 +201,28 @@ def widened_tail(confidence: float, prompts: int) -> float:
 
     student = float(stdtrit(prompts - 1, (1.0 + confidence) / 2.0))
     return NormalDist().cdf(-student * math.sqrt(prompts / (prompts - 1)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Resampled:
+    """A row over resampled prompts, shape (resamples,) each: the mean, and the mean of the logarithms."""
+
+    means: Floats
+    log_means: Floats
+    """NaN and infinite where a value is not positive."""
+
+
+@lru_cache(maxsize=256)
+def _resample(values: tuple[float, ...], resamples: int, seed: int) -> _Resampled:
+    """Resample one row; rows of a table meet the same baseline again and again, so results are kept."""
+    row = np.asarray(values, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        columns = np.column_stack([row, np.log(row)])
+        counts = _resampling_counts(len(row), resamples, seed)
+        chunk = max(1, _CHUNK_CELLS // len(row))
+        parts = [counts[i : i + chunk].astype(np.float64) @ columns for i in range(0, len(counts), chunk)]
+    means = np.concatenate(parts) / len(row)
+    return _Resampled(means=means[:, 0], log_means=means[:, 1])
 
 
 @lru_cache(maxsize=4)
@@ -232,21 +248,27 @@ def prompt_throughputs(runs: Iterable[Run]) -> dict[int, float]:
     Seconds count times the run's pace, which makes runs of unequal actors comparable. A prompt without any
     decode time has no throughput and is left out.
     """
-    return _rates((s, s.decode_seconds * run.pace) for run in runs for s in run.samples)
+    tables = [(SampleTable.of(run.samples), run.pace) for run in runs]
+    if not tables:
+        return {}
+    samples = SampleTable.join([table for table, _ in tables])
+    paces = np.concatenate([np.full(len(table), pace) for table, pace in tables])
+    return _rates(samples, samples.column("decode_seconds") * paces)
 
 
 def throughput(runs: Sequence[Run], bootstrap: Bootstrap) -> Throughput | None:
     """Return a row's throughput over the prompts; None if no decode time was measured."""
-    samples = [sample for run in runs for sample in run.samples]
+    samples = _all_samples(runs)
     rates = list(prompt_throughputs(runs).values())
     if not rates:
         return None
+    decode = samples.column("decode_seconds")
     return Throughput(
         mean=fmean(rates),
         interval=bootstrap.mean(rates),
         std=_std_between_repeats(runs),
-        pooled=sum(s.tokens for s in samples) / sum(s.decode_seconds for s in samples),
-        end_to_end=fmean(_rates((s, s.prefill_seconds + s.decode_seconds) for s in samples).values()),
+        pooled=samples.total("tokens") / float(decode.sum()),
+        end_to_end=fmean(_rates(samples, samples.column("prefill_seconds") + decode).values()),
     )
 
 
@@ -270,7 +292,7 @@ def compare(
         ratio=fmean(left) / fmean(right),
         interval=bootstrap.ratio_of_means(left, right),
         paired=math.exp(fmean(map(math.log, ratios))) if positive else None,
-        paired_interval=bootstrap.geometric_mean(ratios) if positive else None,
+        paired_interval=bootstrap.geometric_mean_of_ratios(left, right) if positive else None,
     )
 
 
@@ -287,13 +309,31 @@ def actor_paces(actors: Iterable[str], speeds: Mapping[str, float]) -> dict[str,
     return {name: speeds[name] / speeds[known[0]] for name in known}
 
 
-def _rates(timed: Iterable[tuple[SampleTotals, float]]) -> dict[int, float]:
-    tokens: Counter[int] = Counter()
-    seconds: dict[int, float] = {}
-    for sample, spent in timed:
-        tokens[sample.prompt_index] += sample.tokens
-        seconds[sample.prompt_index] = seconds.get(sample.prompt_index, 0.0) + spent
-    return {index: tokens[index] / total for index, total in sorted(seconds.items()) if total > 0.0}
+def half_width_over_repeats(values: Sequence[float], confidence: float) -> float | None:
+    """Return the half-width of the mean's interval over repeats, as a share of the mean; None for one repeat.
+
+    Student's interval: what varies between repeats is the machine, not the prompts, and is near to normal.
+    """
+    from scipy.special import stdtrit  # noqa: PLC0415 (as in widened_tail)
+
+    if len(values) < 2:
+        return None
+    quantile = float(stdtrit(len(values) - 1, (1.0 + confidence) / 2.0))
+    return quantile * stdev(values) / math.sqrt(len(values)) / fmean(values)
+
+
+def _all_samples(runs: Iterable[Run]) -> SampleTable:
+    return SampleTable.join([SampleTable.of(run.samples) for run in runs])
+
+
+def _rates(samples: SampleTable, seconds: Floats) -> dict[int, float]:
+    """Return the sum of tokens over the sum of seconds, shape (samples,), by prompt index."""
+    indices, places = np.unique(samples.column("prompt_index"), return_inverse=True)
+    tokens = np.bincount(places, samples.column("tokens"), minlength=len(indices))
+    spent = np.bincount(places, seconds, minlength=len(indices))
+    timed = spent > 0.0
+    rates = tokens[timed] / spent[timed]
+    return dict(zip(indices[timed].astype(int).tolist(), rates.tolist(), strict=True))
 
 
 def _std_between_repeats(runs: Sequence[Run]) -> float | None:
@@ -316,18 +356,18 @@ def figures(
     rates = throughput(runs, bootstrap)
     if rates is None:
         return None
-    samples = [sample for run in runs for sample in run.samples]
-    distinct = [s.distinct_2 for s in samples if s.distinct_2 is not None]
+    samples = _all_samples(runs)
+    distinct = samples.column("distinct_2")
     return Figures(
-        prompts=len({s.prompt_index for s in samples}),
+        prompts=len(np.unique(samples.column("prompt_index"))),
         repeats=len({run.repeat for run in runs}),
-        tokens=sum(s.tokens for s in samples),
+        tokens=samples.total("tokens"),
         throughput=rates,
         acceptance=acceptance(method, samples),
         shares=shares(method, samples),
         latency=latency(samples),
         agreement=agreement(samples),
-        distinct_2=fmean(distinct) if distinct else None,
+        distinct_2=None if np.isnan(distinct).all() else float(np.nanmean(distinct)),
         predicted_speedup=predicted_speedup(method, samples, calibration),
     )
 
@@ -338,7 +378,8 @@ def acceptance(method: Method, samples: Sequence[SampleTotals]) -> Acceptance:
     The target alone, in our loop or in transformers', has no draft: its length is 1, the rest unknown. What a
     peer does not tell of its rounds is unknown too.
     """
-    tokens, rounds = sum(s.tokens for s in samples), sum(s.rounds for s in samples)
+    table = SampleTable.of(samples)
+    tokens, rounds = table.total("tokens"), table.total("rounds")
     alone = method in _TARGET_ALONE
     if alone or not rounds:
         length = 1.0 if alone else None
@@ -352,15 +393,15 @@ def acceptance(method: Method, samples: Sequence[SampleTotals]) -> Acceptance:
             marginal_rates=None,
             conditional_rates=None,
         )
-    accepted, verified = sum(s.accepted_tokens for s in samples), sum(s.verified_nodes for s in samples)
-    reached = [sum(depth) for depth in zip_longest(*(s.accepted_by_depth for s in samples), fillvalue=0)]
+    accepted, verified = table.total("accepted_tokens"), table.total("verified_nodes")
+    reached = [int(count) for count in table.accepted_by_depth.sum(axis=1) if count]
     return Acceptance(
         mean_length=tokens / rounds,
-        mean_length_per_request=fmean(_tokens_per_round(samples)),
-        draft_rate=_share(accepted, sum(s.drafted_levels for s in samples)),
+        mean_length_per_request=fmean(_rates(table, table.column("rounds")).values()),
+        draft_rate=_share(accepted, table.total("drafted_levels")),
         node_rate=_share(accepted, verified),
         mean_tree_nodes=None if method.is_peer and not verified else verified / rounds,
-        node_cap_bound_rate=None if method.is_peer else sum(s.capped_rounds for s in samples) / rounds,
+        node_cap_bound_rate=None if method.is_peer else table.total("capped_rounds") / rounds,
         marginal_rates=tuple(count / rounds for count in reached),
         conditional_rates=tuple(
             count / before for count, before in zip(reached, [rounds, *reached], strict=False) if before
@@ -376,14 +417,16 @@ def shares(method: Method, samples: Sequence[SampleTotals]) -> Shares:
     """
     if method.is_peer:
         return Shares(draft=None, grow=None, verify=None, walk=None, host=None)
-    total = sum(s.decode_seconds for s in samples)
+    table = SampleTable.of(samples)
+    total, seen = float(table.column("decode_seconds").sum()), bool(table.column("rounds").all())
 
-    def share(phase: Callable[[SampleTotals], float | None]) -> float | None:
-        return _phase_share([phase(s) if s.rounds else None for s in samples], total)
+    def share(phase: str) -> float | None:
+        seconds = float(table.column(phase).sum())  # NaN where one sample lacks it
+        return seconds / total if seen and total > 0.0 and not math.isnan(seconds) else None
 
-    draft = share(lambda s: s.draft_seconds) if METHODS[method].needs_draft else None
-    grow = share(lambda s: s.grow_seconds) if method is not Method.AR else None
-    verify, walk = share(lambda s: s.verify_seconds), share(lambda s: s.walk_seconds)
+    draft = share("draft_seconds") if METHODS[method].needs_draft else None
+    grow = share("grow_seconds") if method is not Method.AR else None
+    verify, walk = share("verify_seconds"), share("walk_seconds")
     models_known = verify is not None and (draft is not None or not METHODS[method].needs_draft)
     known = sum(value for value in (draft, grow, verify, walk) if value is not None)
     return Shares(
@@ -405,60 +448,44 @@ def predicted_speedup(
     """
     if method is Method.AR:
         return 1.0
-    rounds, steps = sum(s.rounds for s in samples), sum(s.draft_steps for s in samples)
+    table = SampleTable.of(samples)
+    rounds, steps = table.total("rounds"), table.total("draft_steps")
     if method.is_peer or calibration is None or not rounds:
         return None
-    drafted = METHODS[method].needs_draft and any(s.drafted_nodes for s in samples)
+    drafted = METHODS[method].needs_draft and table.total("drafted_nodes") > 0
     if (drafted and not steps) or (steps and not calibration.draft_seconds):
         return None
-    rows, nodes = sum(s.draft_rows for s in samples), sum(s.verified_nodes for s in samples)
+    rows, nodes = table.total("draft_rows"), table.total("verified_nodes")
     draft = steps / rounds * calibration.draft(rows / steps) if steps else 0.0
-    length = sum(s.tokens for s in samples) / rounds
+    length = table.total("tokens") / rounds
     return length * calibration.verify(1) / (draft + calibration.verify(nodes / rounds + 1))
 
 
 def latency(samples: Sequence[SampleTotals]) -> Latency:
     """Return percentiles over samples; a later token's time is all time after the first token, averaged."""
-    later = [
-        (s.prefill_seconds + s.decode_seconds - s.ttft_seconds) / (s.tokens - 1)
-        for s in samples
-        if s.tokens > 1
-    ]
+    table = SampleTable.of(samples)
+    tokens, ttft = table.column("tokens"), table.column("ttft_seconds")
+    prefill, several = table.column("prefill_seconds"), tokens > 1
+    later = (prefill + table.column("decode_seconds") - ttft)[several] / (tokens[several] - 1)
     return Latency(
-        ttft=_percentiles([s.ttft_seconds for s in samples]),
-        tpot=_percentiles(later) if later else None,
-        prefill=_percentiles([s.prefill_seconds for s in samples]),
+        ttft=_percentiles(ttft),
+        tpot=_percentiles(later) if len(later) else None,
+        prefill=_percentiles(prefill),
     )
 
 
 def agreement(samples: Sequence[SampleTotals]) -> Agreement:
-    counts = Counter(s.exactness for s in samples if s.exactness is not None)
-    return Agreement(
-        compared=counts.total(),
-        exact=counts[Exactness.EXACT],
-        ties=counts[Exactness.TIE],
-        violations=counts[Exactness.VIOLATION],
+    table = SampleTable.of(samples)
+    exact, ties, violations = (
+        table.number_of(how) for how in (Exactness.EXACT, Exactness.TIE, Exactness.VIOLATION)
     )
-
-
-def _tokens_per_round(samples: Sequence[SampleTotals]) -> list[float]:
-    tokens: Counter[int] = Counter()
-    rounds: Counter[int] = Counter()
-    for sample in samples:
-        tokens[sample.prompt_index] += sample.tokens
-        rounds[sample.prompt_index] += sample.rounds
-    return [tokens[index] / count for index, count in rounds.items() if count]
-
-
-def _phase_share(seconds: Sequence[float | None], total: float) -> float | None:
-    known = [value for value in seconds if value is not None]
-    return sum(known) / total if len(known) == len(seconds) and total > 0.0 else None
+    return Agreement(compared=exact + ties + violations, exact=exact, ties=ties, violations=violations)
 
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _percentiles(values: Sequence[float]) -> Percentiles:
+def _percentiles(values: Floats) -> Percentiles:
     p50, p95 = np.quantile(values, [0.5, 0.95])
     return Percentiles(p50=float(p50), p95=float(p95))

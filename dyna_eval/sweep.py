@@ -16,6 +16,7 @@ from dyna_eval.jobs import (
     Calibration,
     Configuration,
     Job,
+    MeasureSpec,
     MergedConfiguration,
     Pair,
     ResolvedSweep,
@@ -144,19 +145,30 @@ def jobs_for(spec: SweepSpec, pairs: Sequence[Pair], prompt_sets: Mapping[str, s
                     f"pairs {owners[key]!r} and {pair.spec.name!r} are the same models; leave one of them out"
                 )
         for repeat in range(spec.measure.repeats):
-            for configuration in _block(spec, repeat):
-                job = Job(
-                    key=keys[configuration.label],
-                    pair=pair,
-                    prompt_set=prompt_sets[pair.spec.name],
-                    generation=spec.generation,
-                    measure=spec.measure,
-                    configuration=configuration,
-                    repeat=repeat,
-                    position=len(jobs),
-                )
-                jobs.append(job)
+            jobs += block_of_jobs(
+                spec, pair, prompt_sets[pair.spec.name], repeat=repeat, first_position=len(jobs)
+            )
     return tuple(jobs)
+
+
+def block_of_jobs(
+    spec: SweepSpec, pair: Pair, prompt_set: str, *, repeat: int, first_position: int
+) -> list[Job]:
+    """Return one repeat of all configurations on a pair, in the random order that the repeat has."""
+    keys = _keys(spec, pair, prompt_set)
+    return [
+        Job(
+            key=keys[configuration.label],
+            pair=pair,
+            prompt_set=prompt_set,
+            generation=spec.generation,
+            measure=spec.measure,
+            configuration=configuration,
+            repeat=repeat,
+            position=position,
+        )
+        for position, configuration in enumerate(_block(spec, repeat), start=first_position)
+    ]
 
 
 def sweep_digest(spec: SweepSpec, jobs: Sequence[Job]) -> str:
@@ -172,8 +184,19 @@ def sweep_digest(spec: SweepSpec, jobs: Sequence[Job]) -> str:
             "repeats": spec.measure.repeats,
             "confidence": spec.measure.confidence,
             "sentinel_every": spec.measure.sentinel_every,
+            **_beyond_first_version(spec.measure),
         }
     )
+
+
+def _beyond_first_version(measure: MeasureSpec) -> dict[str, object]:
+    """Return settings that came later, where they are used: sweeps without them keep their identity."""
+    used = {
+        "max_repeats": measure.max_repeats,
+        "precision": measure.precision,
+        "tune_fraction": measure.tune_fraction,
+    }
+    return {name: value for name, value in used.items() if value}
 
 
 def estimate_seconds(resolved: ResolvedSweep, calibrations: Mapping[str, Calibration]) -> float | None:

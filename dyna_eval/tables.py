@@ -25,6 +25,7 @@ from dyna_eval.cells import (
     ranges,
     speedup_cell,
     speedup_interval,
+    sweep_numbers,
     throughput_cell,
 )
 from dyna_eval.report import Report, Row, best_row
@@ -42,7 +43,7 @@ def print_table(report: Report, file: TextIO) -> None:
 
     width = None if file.isatty() else 10_000
     console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
-    console.print(Text(one_line(f"{report.name}: sweep {report.sweep_id}, {report.state}"), style="bold"))
+    console.print(Text(one_line(f"{report.name}: {sweep_numbers(report)}, {report.state}"), style="bold"))
     for pair in report.pairs:
         console.print(Text(f"\npair {one_line(pair)}"))
         _print_pair(report, pair, console)
@@ -106,7 +107,7 @@ def _markdown_table(report: Report, pair: str) -> str:
     headers = ["Step", "Components", "Configuration", "Throughput (tokens/s)", "Speedup"]
     headers += [f"{confidence_level(report)} interval", "Tokens per round", "Exact match"]
     lines = [
-        f"<!-- sweep {report.sweep_id}, {report.state}, digest {report.digest}, jobs"
+        f"<!-- {sweep_numbers(report)}, {report.state}, digest {report.digest}, jobs"
         f" {ranges(job for row in rows for job in row.job_ids)} -->",
         f"**{escape_markdown(report.name)}**, pair {escape_markdown(pair)}",
         "",

@@ -22,7 +22,7 @@ from dyna_eval_db.models import (
     SampleRow,
     SentinelRow,
 )
-from dyna_eval_db.values import Finding, Outcome
+from dyna_eval_db.values import Discrepancy, Outcome
 
 _ROUND_SUMS = {
     "drafted_nodes": RoundRow.drafted,
@@ -42,10 +42,10 @@ class _Promise:
     rows: Select[*tuple[Any, ...]]
 
 
-def audit(session: Session, sweep_id: int | None) -> list[Finding]:
+def audit(session: Session, sweep_id: int | None) -> list[Discrepancy]:
     """Return what is wrong with one sweep, or with all of them; nothing is changed."""
     findings = [
-        Finding(sweep_id=sweep, job_id=job, what=promise.broken.format(detail=detail))
+        Discrepancy(sweep_id=sweep, job_id=job, what=promise.broken.format(detail=detail))
         for promise in _promises()
         for sweep, job, detail in session.execute(_of(promise.rows, sweep_id))
     ]
@@ -166,7 +166,7 @@ def _samples() -> list[_Promise]:
     ]
 
 
-def _file_findings(session: Session) -> list[Finding]:
+def _file_findings(session: Session) -> list[Discrepancy]:
     """What the database itself finds: on SQLite damaged pages, and rows that point nowhere."""
     if session.get_bind().dialect.name != "sqlite":
         return []
@@ -175,4 +175,4 @@ def _file_findings(session: Session) -> list[Finding]:
         f"row {row[1]} of {row[0]} points to a missing row of {row[2]}"
         for row in session.execute(text("PRAGMA foreign_key_check"))
     ]
-    return [Finding(sweep_id=None, job_id=None, what=what) for what in (*damage, *orphans)]
+    return [Discrepancy(sweep_id=None, job_id=None, what=what) for what in (*damage, *orphans)]

@@ -15,7 +15,7 @@ from sqlalchemy.types import TypeEngine
 from dyna_eval.jobs import JobState
 from dyna_eval_db.columns import Id, Json, PlainText, Real, UtcTime, database_clock
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0004"
 """The newest migration; four digits, so that older versions sort before newer ones."""
 
 Digest = String(64)
@@ -155,6 +155,11 @@ class ResultRow(Base):
     environment: Mapped[str] = mapped_column(Digest, ForeignKey("env.digest"))
     wall_seconds: Mapped[float]
     peak_memory_bytes: Mapped[int | None] = mapped_column(Id)
+    conditions: Mapped[dict[str, Any] | None]
+    """What the machine did meanwhile; NULL in rows of an earlier schema."""
+    totals: Mapped[bytes | None]
+    """The sums of all samples in one value, `dyna_eval.samples.SampleTable`, which reports read instead of
+    the rows of `sample`; NULL in rows of an earlier schema."""
     landed_at: Mapped[datetime] = mapped_column(default=database_clock())
 
 
@@ -184,13 +189,12 @@ class SentinelRow(Base):
     sequence: Mapped[int]
     pair: Mapped[str]
     environment: Mapped[str] = mapped_column(Digest, ForeignKey("env.digest"))
+    totals: Mapped[bytes | None]
+    """As of a result."""
 
 
 class SampleRow(Base):
-    """One prompt decoded once, for a result or for a sentinel, with its rounds summed.
-
-    Reports read the sums, so that they never touch the much longer `round` table.
-    """
+    """One prompt decoded once, for a result or for a sentinel, with its rounds summed."""
 
     __tablename__ = "sample"
     __table_args__ = (
@@ -250,6 +254,48 @@ class RoundRow(Base):
     grow_seconds: Mapped[float | None]
     verify_seconds: Mapped[float | None]
     walk_seconds: Mapped[float | None]
+
+
+class ImportedFileRow(Base):
+    """A result file of another tool, as one of the files of an imported sweep; each file is stored once."""
+
+    __tablename__ = "imported_file"
+    __table_args__ = (Index(None, "sweep_id", "id"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    sweep_id: Mapped[int] = mapped_column(Id, ForeignKey("sweep.id"))
+    sha256: Mapped[str] = mapped_column(Digest, unique=True)
+    format: Mapped[str] = mapped_column(Word)
+    content: Mapped[dict[str, Any]]
+    """All that is known of the file beside its rows: `dyna_eval.imported.ImportedFile`."""
+
+
+class ImportedRowRow(Base):
+    """One row of an imported file: `dyna_eval.imported.ImportedRow` without its samples."""
+
+    __tablename__ = "imported_row"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    file_id: Mapped[int] = mapped_column(Id, ForeignKey("imported_file.id"), index=True)
+    label: Mapped[str]
+    content: Mapped[dict[str, Any]]
+
+
+class ImportedSampleRow(Base):
+    """One question of an imported row. The key is the only index, and SQLite keeps no row number."""
+
+    __tablename__ = "imported_sample"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    row_id: Mapped[int] = mapped_column(
+        Id, ForeignKey("imported_row.id"), primary_key=True, autoincrement=False
+    )
+    prompt: Mapped[int] = mapped_column(Id, primary_key=True, autoincrement=False)
+    category: Mapped[str | None]
+    tokens: Mapped[int] = mapped_column(Id)
+    seconds: Mapped[float]
+    rounds: Mapped[int | None] = mapped_column(Id)
+    emitted: Mapped[int | None] = mapped_column(Id)
 
 
 class EventRow(Base):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import RowMapping, select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from dyna_eval.jobs import (
@@ -19,6 +19,7 @@ from dyna_eval.jobs import (
     JobState,
     Method,
     Pair,
+    Params,
     Round,
     Sample,
     SampleTotals,
@@ -29,6 +30,7 @@ from dyna_eval.jobs import (
     calibration_key,
     sum_rounds,
 )
+from dyna_eval.samples import SampleTable
 from dyna_eval_db.columns import database_clock, insert_many, insert_missing, insert_or_update
 from dyna_eval_db.models import (
     CalibrationRow,
@@ -63,6 +65,8 @@ def insert_result(session: Session, job: JobRow, pair: Pair, attempt_id: int, re
             environment=result.environment.digest,
             wall_seconds=result.wall_seconds,
             peak_memory_bytes=result.peak_memory_bytes,
+            conditions=dict(result.conditions),
+            totals=_totals(result.samples),
         )
     )
     session.flush()
@@ -95,9 +99,14 @@ def insert_sentinel(session: Session, job: JobRow, sentinel: Sentinel, environme
         "actor": sentinel.actor,
         "sequence": sentinel.sequence,
     }
-    if insert_missing(session, SentinelRow, **key, environment=environment.digest):
+    values = {"environment": environment.digest, "totals": _totals(sentinel.samples)}
+    if insert_missing(session, SentinelRow, **key, **values):
         sentinel_id = session.scalars(select(SentinelRow.id).filter_by(**key)).one()
         _insert_samples(session, sentinel.samples, job_id=None, sentinel_id=sentinel_id)
+
+
+def _totals(samples: Iterable[Sample]) -> bytes:
+    return SampleTable.of(map(sum_rounds, samples)).to_bytes()
 
 
 def _insert_samples(
@@ -132,27 +141,36 @@ def _insert_samples(
 def read_jobs(session: Session, *conditions: Any, with_samples: bool) -> tuple[StoredJob, ...]:
     """Read the jobs that meet some conditions, in the order in which they were to run."""
     statement = (
-        select(JobRow, ResultRow.environment, ResultRow.actor)
+        select(JobRow, ResultRow.environment, ResultRow.actor, ResultRow.conditions)
         .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
         .where(*conditions)
         .order_by(JobRow.position, JobRow.id)
     )
-    totals: Mapping[int, tuple[SampleTotals, ...]] = {}
-    if with_samples:
-        measured = (
-            select(SampleRow.job_id, *_TOTALS).join(JobRow, JobRow.id == SampleRow.job_id).where(*conditions)
-        )
-        totals = _totals_by_owner(
-            session.execute(measured.order_by(SampleRow.prompt_index)).mappings(), "job_id"
-        )
+    samples = _samples_by_job(session, *conditions) if with_samples else {}
     return tuple(
-        _stored_job(row, environment, actor, totals.get(row.id, ()))
-        for row, environment, actor in session.execute(statement)
+        _stored_job(row, environment, actor, conditions, samples.get(row.id, ()))
+        for row, environment, actor, conditions in session.execute(statement)
     )
 
 
+def _samples_by_job(session: Session, *conditions: Any) -> dict[int, Sequence[SampleTotals]]:
+    """Read the sums of the samples of jobs, by job; from the samples themselves for older results."""
+    stored = select(ResultRow.job_id, ResultRow.totals).join(JobRow, JobRow.id == ResultRow.job_id)
+    older = select(SampleRow.job_id, *_TOTALS).join(ResultRow, ResultRow.job_id == SampleRow.job_id)
+    older = older.join(JobRow, JobRow.id == ResultRow.job_id).where(ResultRow.totals.is_(None))
+    rows = session.execute(stored.where(*conditions, ResultRow.totals.is_not(None)))
+    return {
+        **_totals_by_owner(session, older.where(*conditions), "job_id"),
+        **{job_id: SampleTable.from_bytes(totals) for job_id, totals in rows if totals is not None},
+    }
+
+
 def _stored_job(
-    row: JobRow, environment: str | None, actor: str | None, samples: tuple[SampleTotals, ...]
+    row: JobRow,
+    environment: str | None,
+    actor: str | None,
+    conditions: Params | None,
+    samples: Sequence[SampleTotals],
 ) -> StoredJob:
     return StoredJob(
         id=row.id,
@@ -169,6 +187,7 @@ def _stored_job(
         generation_digest=row.generation_digest,
         environment=environment,
         actor=actor,
+        conditions=conditions,
         samples=samples,
     )
 
@@ -176,17 +195,15 @@ def _stored_job(
 def read_sentinels(session: Session, sweep_id: int) -> tuple[StoredSentinel, ...]:
     """Read the sentinels of a sweep, by actor and in the order in which each ran them."""
     of_sweep = SentinelRow.sweep_id == sweep_id
-    measured = (
-        select(SampleRow.sentinel_id, *_TOTALS)
-        .join(SentinelRow, SentinelRow.id == SampleRow.sentinel_id)
-        .where(of_sweep)
-        .order_by(SampleRow.prompt_index)
-    )
-    totals = _totals_by_owner(session.execute(measured).mappings(), "sentinel_id")
+    older = select(SampleRow.sentinel_id, *_TOTALS).join(SentinelRow, SentinelRow.id == SampleRow.sentinel_id)
+    samples = _totals_by_owner(session, older.where(of_sweep, SentinelRow.totals.is_(None)), "sentinel_id")
     order = (SentinelRow.actor, SentinelRow.pair, SentinelRow.sequence)
     return tuple(
         StoredSentinel(
-            actor=row.actor, sequence=row.sequence, pair=row.pair, samples=tuple(totals.get(row.id, ()))
+            actor=row.actor,
+            sequence=row.sequence,
+            pair=row.pair,
+            samples=SampleTable.from_bytes(row.totals) if row.totals else samples.get(row.id, ()),
         )
         for row in session.scalars(select(SentinelRow).where(of_sweep).order_by(*order))
     )
@@ -252,9 +269,11 @@ def _sample(row: SampleRow, rounds: tuple[Round, ...]) -> Sample:
     )
 
 
-def _totals_by_owner(rows: Iterable[RowMapping], owner: str) -> dict[int, tuple[SampleTotals, ...]]:
+def _totals_by_owner(
+    session: Session, statement: Select[Any], owner: str
+) -> dict[int, tuple[SampleTotals, ...]]:
     found: defaultdict[int, list[SampleTotals]] = defaultdict(list)
-    for row in rows:
+    for row in session.execute(statement.order_by(SampleRow.prompt_index)).mappings():
         values = {key: row[key] for key in row if key != owner}
         values["exactness"] = _exactness(values["exactness"])
         values["accepted_by_depth"] = tuple(values["accepted_by_depth"])

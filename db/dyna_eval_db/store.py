@@ -15,7 +15,7 @@ nothing and leaves an event. The life of a job:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -26,8 +26,10 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
 from dyna_eval.errors import LeaseLostError, UnknownSweepError
+from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.jobs import (
     Calibration,
+    Job,
     JobResult,
     JobState,
     Pair,
@@ -38,7 +40,7 @@ from dyna_eval.jobs import (
     StoredJob,
     SweepRecord,
 )
-from dyna_eval_db import sweeps
+from dyna_eval_db import imports, sweeps
 from dyna_eval_db.audit import audit
 from dyna_eval_db.columns import database_clock, execute_counted, insert_missing
 from dyna_eval_db.engine import (
@@ -54,13 +56,13 @@ from dyna_eval_db.engine import (
 from dyna_eval_db.migrate import require_schema, require_usable
 from dyna_eval_db.models import AttemptRow, EventRow, JobRow, LeaseRow, ResultRow, SweepRow
 from dyna_eval_db.results import insert_result, read_calibrations, read_jobs, read_samples
-from dyna_eval_db.values import Attempt, Claim, Event, Finding, Landing, Outcome, SweepState, SweepSummary
+from dyna_eval_db.values import Attempt, Claim, Discrepancy, Event, Landing, Outcome, SweepState, SweepSummary
 
 __all__ = [
     "Attempt",
     "Claim",
+    "Discrepancy",
     "Event",
-    "Finding",
     "Landing",
     "Outcome",
     "Store",
@@ -143,6 +145,16 @@ class Store:
             _log(session, sweep_id, "submitted again")
             return sweep_id
 
+    @retried
+    def add_jobs(self, sweep_id: int, jobs: Sequence[Job]) -> int:
+        """Add jobs to a sweep and return the number of those that it did not have yet."""
+        with self._write() as session:
+            sweeps.require_sweep(session, sweep_id)
+            added = sweeps.insert_jobs(session, sweep_id, jobs)
+            if added:
+                _log(session, sweep_id, "jobs added", jobs=added)
+            return added
+
     def find_sweep(self, name_or_id: str | None) -> int:
         """Return the sweep of that number, or the latest of that name; None is the latest of all.
 
@@ -195,12 +207,39 @@ class Store:
         with self._read() as session:
             return read_calibrations(session, pair)
 
-    def audit(self, sweep_id: int | None = None) -> list[Finding]:
+    def audit(self, sweep_id: int | None = None) -> list[Discrepancy]:
         """Return every row of a sweep, or of all, that breaks a promise of the store; none if it is sound."""
         with self._read() as session:
             if sweep_id is not None:
                 sweeps.require_sweep(session, sweep_id)
             return audit(session, sweep_id)
+
+    # ---------------------------------------------------------------- imported files
+
+    @retried
+    def add_import(self, file: ImportedFile, name: str) -> tuple[int, bool]:
+        """Store an imported file, all of it or nothing; return its sweep, and whether the file is new.
+
+        A file whose bytes were imported before is found, under whatever name, and not stored again.
+        """
+        with self._write() as session:
+            known = imports.find_import(session, file.digest)
+            sweep_id = imports.insert_import(session, file, name) if known is None else None
+            if sweep_id is None:
+                return known or _found(imports.find_import(session, file.digest)), False
+            source = file.source
+            _log(session, sweep_id, "imported", file=source.file, format=source.format, sha256=source.sha256)
+            return sweep_id, True
+
+    def imported(self, sweep_id: int) -> ImportedSweep | None:
+        """Return an imported sweep; None for one that jobs measure."""
+        with self._read() as session:
+            return imports.read_import(session, sweeps.require_sweep(session, sweep_id))
+
+    def imports(self) -> list[ImportedSweep]:
+        """Return all imported sweeps, the oldest first, without their samples."""
+        with self._read() as session:
+            return imports.read_imports(session)
 
     # ------------------------------------------------------ the controller's lease
 
@@ -477,6 +516,11 @@ def _close(
     session.execute(
         attempt.values(ended_at=database_clock(), outcome=outcome, error_class=error_class, error=error)
     )
+
+
+def _found(sweep_id: int | None) -> int:
+    assert sweep_id is not None  # noqa: S101 - a file that cannot be inserted is there
+    return sweep_id
 
 
 def _require_job(session: Session, job_id: int) -> JobRow:

@@ -30,6 +30,7 @@ from dyna_eval.jobs import (
     generation_digest,
 )
 from dyna_eval_db.columns import database_clock, insert_all_missing, insert_missing
+from dyna_eval_db.imports import count_imported, is_imported
 from dyna_eval_db.models import JobRow, LeaseRow, PromptRow, SweepRow
 from dyna_eval_db.results import read_calibrations, read_environments, read_jobs, read_sentinels
 from dyna_eval_db.values import SweepState, SweepSummary, sweep_state
@@ -99,6 +100,17 @@ def _job_row(sweep_id: int, job: Job) -> JobRow:
     )
 
 
+def insert_jobs(session: Session, sweep_id: int, jobs: Iterable[Job]) -> int:
+    """Add jobs to a stored sweep and return the number of those that it did not have."""
+    rows = [_job_row(sweep_id, job) for job in jobs]
+    stored = select(JobRow.key, JobRow.repeat, JobRow.pair).where(JobRow.sweep_id == sweep_id)
+    known = {(key, repeat, pair) for key, repeat, pair in session.execute(stored)}
+    new = [row for row in rows if (row.key, row.repeat, row.pair) not in known]
+    session.add_all(new)
+    session.flush()
+    return len(new)
+
+
 def _json(value: object) -> Any:
     return to_jsonable_python(value, fallback=dict)  # a mapping of another kind than dict is a dict here
 
@@ -140,6 +152,16 @@ def require_sweep(session: Session, sweep_id: int) -> SweepRow:
     return row
 
 
+def _require_own(session: Session, sweep_id: int) -> SweepRow:
+    row = require_sweep(session, sweep_id)
+    if is_imported(session, sweep_id):
+        raise UnknownSweepError(
+            f"sweep {sweep_id} ({row.name}) was imported and has no jobs;"
+            f" `dyna-eval report {sweep_id}` prints it"
+        )
+    return row
+
+
 def count_jobs(session: Session, sweep_id: int) -> dict[JobState, int]:
     """Count a sweep's jobs by state; every state is there."""
     counts = dict.fromkeys(JobState, 0)
@@ -150,6 +172,8 @@ def count_jobs(session: Session, sweep_id: int) -> dict[JobState, int]:
 
 
 def read_state(session: Session, sweep_id: int) -> SweepState:
+    if is_imported(session, sweep_id):
+        return SweepState.IMPORTED
     claims = session.scalar(select(func.max(JobRow.epoch)).where(JobRow.sweep_id == sweep_id))
     lease = select(LeaseRow.holder).where(
         LeaseRow.sweep_id == sweep_id, LeaseRow.expires_at > database_clock()
@@ -161,6 +185,7 @@ def read_state(session: Session, sweep_id: int) -> SweepState:
 
 def read_summaries(session: Session) -> list[SweepSummary]:
     """Read one line per sweep, the latest first."""
+    imported = count_imported(session)
     return [
         SweepSummary(
             id=row.id,
@@ -170,6 +195,7 @@ def read_summaries(session: Session) -> list[SweepSummary]:
             state=read_state(session, row.id),
             jobs=count_jobs(session, row.id),
             created_at=row.created_at.isoformat(timespec="seconds"),
+            imported_rows=imported.get(row.id, 0),
         )
         for row in session.scalars(select(SweepRow).order_by(SweepRow.id.desc()))
     ]
@@ -177,7 +203,7 @@ def read_summaries(session: Session) -> list[SweepSummary]:
 
 def read_record(session: Session, sweep_id: int) -> SweepRecord:
     """Read a sweep and everything measured in it, in a number of queries that grows with its pairs alone."""
-    row = require_sweep(session, sweep_id)
+    row = _require_own(session, sweep_id)
     spec = _SPEC.validate_python(row.spec)
     return SweepRecord(
         id=row.id,
@@ -198,12 +224,14 @@ def read_record(session: Session, sweep_id: int) -> SweepRecord:
             for name, pair in _read_pairs(row).items()
             for environment, calibration in read_calibrations(session, pair).items()
         },
+        measure=spec.measure,
+        seed=spec.generation.seed,
     )
 
 
 def read_resolved(session: Session, sweep_id: int) -> ResolvedSweep:
     """Read a sweep as it was submitted, so that it can go on without its file."""
-    row = require_sweep(session, sweep_id)
+    row = _require_own(session, sweep_id)
     pairs = _read_pairs(row)
     jobs = session.scalars(select(JobRow).where(JobRow.sweep_id == sweep_id).order_by(JobRow.id))
     return ResolvedSweep(

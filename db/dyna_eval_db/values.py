@@ -18,6 +18,7 @@ class SweepState(StrEnum):
     INTERRUPTED = "interrupted"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    IMPORTED = "imported"  # from files of other tools: it has no jobs
 
 
 class Outcome(StrEnum):
@@ -62,6 +63,8 @@ class SweepSummary:
     state: SweepState
     jobs: Mapping[JobState, int]
     created_at: str
+    imported_rows: int = 0
+    """Of an imported sweep, which has no jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +93,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Discrepancy:
     """Something in a database that should not be. The sweep and the job are None where it has none."""
 
     sweep_id: int | None

@@ -31,11 +31,15 @@ def validate(
     if file is None:
         raise click.UsageError("name a sweep file, or ask for --schema")
     spec = load_sweep(file, overrides, max_configurations=max_configurations)
-    jobs = len(spec.configurations) * len(spec.pairs) * spec.measure.repeats
+    rows = len(spec.configurations) * len(spec.pairs)
+    jobs, most = rows * spec.measure.repeats, rows * spec.measure.most_repeats
     if as_json:
-        print_json({"name": spec.name, "configurations": len(spec.configurations), "jobs": jobs})
+        print_json(
+            {"name": spec.name, "configurations": len(spec.configurations), "jobs": jobs, "most_jobs": most}
+        )
     else:
-        click.echo(f"{file}: {spec.name}: {len(spec.configurations)} configurations, {jobs} jobs")
+        more = f", up to {most} where repeats are added" if most > jobs else ""
+        click.echo(f"{file}: {spec.name}: {len(spec.configurations)} configurations, {jobs} jobs{more}")
 
 
 @click.command()
@@ -60,6 +64,7 @@ def plan(spec: SweepSpec) -> dict[str, Any]:
         "name": spec.name,
         "pairs": [pair.name for pair in spec.pairs],
         "repeats": spec.measure.repeats,
+        "max_repeats": spec.measure.most_repeats,
         "configurations": [
             {"label": row.label, "method": str(row.method), "params": dict(row.params)}
             for row in spec.configurations

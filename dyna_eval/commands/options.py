@@ -64,14 +64,23 @@ class Execution:
     address: str
     cpus_per_pair: int | None
     fail_fast: bool
+    detach: bool
 
 
 def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of every command that runs jobs; the command gets them as one `execution`."""
 
     @functools.wraps(command)
-    def with_execution(*, address: str, cpus_per_pair: int | None, fail_fast: bool, **others: Any) -> Any:
-        execution = Execution(address=address, cpus_per_pair=cpus_per_pair, fail_fast=fail_fast)
+    def with_execution(
+        *, address: str, cpus_per_pair: int | None, fail_fast: bool, detach: bool, **others: Any
+    ) -> Any:
+        if detach and address == "local":
+            raise click.BadParameter(
+                "a cluster that starts here ends here; name one with --address", param_hint="--detach"
+            )
+        execution = Execution(
+            address=address, cpus_per_pair=cpus_per_pair, fail_fast=fail_fast, detach=detach
+        )
         return command(execution=execution, **others)
 
     options = [
@@ -85,6 +94,7 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--cpus-per-pair", type=click.IntRange(min=1), help="Cores for each pair on a node without GPUs."
         ),
         click.option("--fail-fast", is_flag=True, help="Start no further job once one has failed."),
+        click.option("--detach", is_flag=True, help="Hand the sweep to the cluster's head, and return."),
     ]
     decorated: Callable[..., Any] = with_execution
     for option in reversed(options):

@@ -8,50 +8,100 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dyna_eval.commands.importing import stored_report
 from dyna_eval.commands.options import database_option, open_store, print_json, which_sweep
+from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_papers
 
 if TYPE_CHECKING:
+    from dyna_eval.latex.style import Style
     from dyna_eval.report import Report
 
 
 @click.command()
 @which_sweep
 @click.option("--latex", "form", flag_value="latex", help="Print a booktabs table.")
+@click.option("--prose", "form", flag_value="prose", help="Print a LaTeX subsection that walks through it.")
 @click.option("--markdown", "form", flag_value="markdown", help="Print a Markdown table.")
 @click.option("--csv", "form", flag_value="csv", help="Print comma-separated values.")
 @click.option("--json", "form", flag_value="json", help="Print every figure as JSON.")
 @click.option(
+    "--preset",
+    type=click.Choice(["four-step", "three-step"]),
+    help="Which rows: all four steps, or three without the unpruned tree. Unless given, the sweep's own.",
+)
+@click.option(
     "--plots", type=click.Path(path_type=Path, file_okay=False), help="Write the figure to this folder."
+)
+@paper_options
+@click.option("--from", "sources", multiple=True, metavar="SWEEP", help="Join the rows of these sweeps.")
+@click.option(
+    "--row",
+    "rows",
+    multiple=True,
+    metavar="ROW",
+    help="Show this row: its label, configuration (* is any text) or step, as SWEEP:ROW of one sweep alone.",
 )
 @click.option("--allow-mixed", is_flag=True, help="Print rows that were not measured alike, marked as such.")
 @database_option
 def report(
-    *, sweep: str | None, form: str | None, plots: Path | None, allow_mixed: bool, database: str
-) -> None:
-    """Print the ablation table of a sweep."""
-    from dyna_eval.report import build_report
+    *,
+    sweep: str | None,
+    form: str | None,
+    preset: str | None,
+    plots: Path | None,
+    paper: Paper,
+    sources: tuple[str, ...],
+    rows: tuple[str, ...],
+    allow_mixed: bool,
+    database: str,
+) -> int:
+    """Print the ablation table of a sweep, measured or imported, or of several joined with --from.
 
+    With --check, see whether a paper still says what the database says.
+    """
+    from dyna_eval.latex.grid import require
+    from dyna_eval.presets import Preset
+
+    if paper.papers:
+        if sweep is not None or sources:
+            raise click.UsageError("--check finds the sweeps by what is in the paper; name none")
+        return check_papers(paper.papers, database, as_json=form == "json")
+    if sweep is not None and sources:
+        raise click.UsageError("name one SWEEP, or several with --from")
     with open_store(database) as store:
-        record = store.record(store.find_sweep(sweep))
-    built = build_report(record, allow_mixed=allow_mixed)
+        built = stored_report(
+            store,
+            sources or (sweep,),
+            rows=rows,
+            allow_mixed=allow_mixed,
+            preset=Preset(preset) if preset else None,
+        )
+    require(built, paper.style)
     if plots is not None:
         from dyna_eval.plots import ablation_bars
 
         for path in ablation_bars(built, plots):
             click.echo(f"wrote {path}", err=True)
-        if form is None:
-            return
-    print_report(built, form)
+    write_papers(built, paper, plots)
+    if form is not None or (plots is None and not paper.writes_files):
+        print_report(built, form, paper.style)
+    return 0
 
 
-def print_report(built: Report, form: str | None) -> None:
-    """Print a report on stdout as `json`, `latex`, `markdown` or `csv`; None is the terminal's table."""
-    from dyna_eval import latex, report, tables
+def print_report(built: Report, form: str | None, style: Style | None = None) -> None:
+    """Print a report on stdout in one of its forms; None is the terminal's table."""
+    from dyna_eval import report, tables
+    from dyna_eval.latex.prose import to_prose
+    from dyna_eval.latex.style import PLAIN
+    from dyna_eval.latex.table import to_latex
 
+    style = style or PLAIN
     if form == "json":
         print_json(report.to_json(built))
     elif form == "latex":
-        click.echo(latex.to_latex(built), nl=False)
+        click.echo(to_latex(built, style), nl=False)
+    elif form == "prose":
+        click.echo(to_prose(built, one_table=style.side_by_side), nl=False)
     elif form == "markdown":
         click.echo(tables.to_markdown(built), nl=False)
     elif form == "csv":

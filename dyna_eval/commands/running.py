@@ -24,7 +24,7 @@ from dyna_eval.commands.options import (
     which_sweep,
 )
 from dyna_eval.commands.reports import print_report
-from dyna_eval.errors import DatabaseError, PairError, PromptError
+from dyna_eval.errors import DatabaseError, MixedRowsError, PairError, PromptError
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
@@ -57,7 +57,7 @@ def submit(
 
     spec = load_sweep(file, overrides, name=name, max_configurations=max_configurations)
     _check_cores(execution)
-    _check_database(database)
+    _check_database(database, detach=execution.detach)
     with stdout_kept_clean(), _blamed_on(file, spec, overrides):
         resolved = _resolve(spec, "local" if dry_run else execution.address)
     if dry_run:
@@ -65,7 +65,7 @@ def submit(
         return 0
     with open_store(database, create=True) as store:
         sweep_id = store.add_sweep(resolved)
-        return _execute(store, sweep_id, execution, as_json=as_json)
+        return _execute(store, database, sweep_id, execution, as_json=as_json)
 
 
 @click.command()
@@ -76,7 +76,7 @@ def submit(
 def resume(*, sweep: str | None, execution: Execution, database: str, as_json: bool) -> int:
     """Go on with a sweep that was interrupted."""
     with open_store(database) as store:
-        return _execute(store, store.find_sweep(sweep), execution, as_json=as_json)
+        return _execute(store, database, store.find_sweep(sweep), execution, as_json=as_json)
 
 
 @click.command()
@@ -86,11 +86,16 @@ def resume(*, sweep: str | None, execution: Execution, database: str, as_json: b
 @json_option
 def retry(*, sweep: str | None, execution: Execution, database: str, as_json: bool) -> int:
     """Run the failed jobs of a sweep again."""
+    from dyna_eval.jobs import JobState
+
     with open_store(database) as store:
         sweep_id = store.find_sweep(sweep)
+        counts = store.progress(sweep_id)
+        if counts[JobState.FAILED] + counts[JobState.QUEUED] + counts[JobState.RUNNING]:
+            _check_decoder(store, sweep_id)
         count = store.retry(sweep_id)
         click.echo(f"{count} failed jobs queued again", err=True)
-        return _execute(store, sweep_id, execution, as_json=as_json)
+        return _execute(store, database, sweep_id, execution, as_json=as_json)
 
 
 @contextlib.contextmanager
@@ -123,10 +128,14 @@ def _check_cores(execution: Execution) -> None:
         raise click.BadParameter(f"this machine has {cores} cores", param_hint="--cpus-per-pair")
 
 
-def _check_database(database: str) -> None:
+def _check_database(database: str, *, detach: bool) -> None:
     """Refuse a database that cannot be used before any model is looked at; create nothing."""
     from dyna_eval_db.store import Store
 
+    if detach:
+        from dyna_eval.detached import check_database_of_detached
+
+        check_database_of_detached(database)
     Store.check(database)
 
 
@@ -196,13 +205,19 @@ def _about(seconds: float) -> str:
 # -------------------------------------------------------------------------- running
 
 
-def _execute(store: Store, sweep_id: int, execution: Execution, *, as_json: bool) -> int:
+def _execute(store: Store, database: str, sweep_id: int, execution: Execution, *, as_json: bool) -> int:
     """Run what a sweep still lacks, print its table, and return the exit status."""
     from dyna_eval.jobs import JobState
     from dyna_eval.report import build_report
 
+    _add_repeats(store, sweep_id)  # a run may have been killed just before it did
     counts = store.progress(sweep_id)
-    if counts[JobState.QUEUED] or counts[JobState.RUNNING]:
+    waiting = counts[JobState.QUEUED] + counts[JobState.RUNNING]
+    if waiting:
+        _check_decoder(store, sweep_id)
+    if waiting and execution.detach:
+        return _detach(database, sweep_id, execution, as_json=as_json)
+    if waiting:
         try:
             with stdout_kept_clean():
                 counts = _work(store, sweep_id, execution, counts)
@@ -214,6 +229,34 @@ def _execute(store: Store, sweep_id: int, execution: Execution, *, as_json: bool
     _hint_at_rest(sweep_id, failed=counts[JobState.FAILED], cancelled=counts[JobState.CANCELLED])
     print_report(build_report(store.record(sweep_id), allow_mixed=True), "json" if as_json else None)
     return 0 if counts[JobState.DONE] == sum(counts.values()) else 1
+
+
+def _detach(database: str, sweep_id: int, execution: Execution, *, as_json: bool) -> int:
+    """Hand a stored sweep to the cluster's head."""
+    from dyna_eval.cluster import connected
+    from dyna_eval.detached import start_detached
+
+    options = [] if execution.cpus_per_pair is None else ["--cpus-per-pair", str(execution.cpus_per_pair)]
+    options += ["--fail-fast"] if execution.fail_fast else []
+    with stdout_kept_clean(), connected(execution.address) as dashboard:
+        run = start_detached(sweep_id, database, dashboard=dashboard, options=options)
+    if as_json:
+        print_json({"sweep": sweep_id, "ray_job": run.job})
+    else:
+        click.echo(
+            f"sweep {sweep_id} runs on the cluster as Ray job {run.job}; `dyna-eval logs {sweep_id} --follow`"
+            f" watches it, `dyna-eval cancel {sweep_id}` stops it"
+        )
+    return 0
+
+
+def _check_decoder(store: Store, sweep_id: int) -> None:
+    """Refuse to go on with a sweep of other decoding loops: its rows would not be comparable."""
+    if not all(job.is_current for job in store.resolved(sweep_id).jobs):
+        raise MixedRowsError(
+            f"sweep {sweep_id} was begun by a version of dyna-eval whose decoding loops differ; submit its "
+            "file again, which makes a new sweep, or go on with the version that began it"
+        )
 
 
 def _hint_at_rest(sweep_id: int, *, failed: int, cancelled: int) -> None:
@@ -246,6 +289,12 @@ def _work(
         connected(execution.address),
         ProgressDisplay(total=total, done=total - waiting) as display,
     ):
+
+        def refill() -> int:
+            added = _add_repeats(store, sweep_id)
+            display.extend(added)
+            return added
+
         controller = Controller(
             store=store,
             sweep_id=sweep_id,
@@ -253,5 +302,20 @@ def _work(
             watch=display,
             cpus_per_pair=execution.cpus_per_pair,
             fail_fast=execution.fail_fast,
+            refill=refill,
         )
         return controller.run()
+
+
+def _add_repeats(store: Store, sweep_id: int) -> int:
+    """Add the repeats that `repeats: auto` asks for by now, and return how many jobs that are."""
+    from dyna_eval.jobs import JobState
+    from dyna_eval.repeats import jobs_to_add
+
+    counts = store.progress(sweep_id)
+    if counts[JobState.QUEUED] or counts[JobState.RUNNING] or not counts[JobState.DONE]:
+        return 0
+    resolved = store.resolved(sweep_id)
+    if resolved.spec.measure.max_repeats is None or not all(job.is_current for job in resolved.jobs):
+        return 0
+    return store.add_jobs(sweep_id, jobs_to_add(store.record(sweep_id), resolved))

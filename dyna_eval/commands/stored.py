@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -11,7 +12,10 @@ import click
 from dyna_eval.commands.options import database_option, json_option, open_store, print_json, which_sweep
 
 if TYPE_CHECKING:
+    from dyna_eval.imported import ImportedSweep
     from dyna_eval.jobs import JobState
+
+_FOLLOW_SECONDS = 1.0
 
 
 @click.command()
@@ -32,6 +36,10 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
     """Show how far a sweep is, and what failed."""
     with open_store(database) as store:
         sweep_id = store.find_sweep(sweep)
+        imported = store.imported(sweep_id)
+        if imported is not None:
+            _print_imported(imported, as_json=as_json)
+            return
         record = store.record(sweep_id)
         counts = store.progress(sweep_id)
     failed = [job for job in record.jobs if job.error]
@@ -47,6 +55,18 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
         click.echo(f"  job {job.id} {job.label} (repeat {job.repeat + 1}) {job.state}: {job.error}")
 
 
+def _print_imported(sweep: ImportedSweep, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {"id": sweep.id, "name": sweep.name, "state": "imported", "jobs": {}, "errors": []}
+            | {"files": [asdict(file.source) | {"rows": len(file.rows)} for file in sweep.files]}
+        )
+        return
+    click.echo(f"sweep {sweep.id} {sweep.name}: imported; {len(sweep.rows)} rows")
+    for file in sweep.files:
+        click.echo(f"  {len(file.rows)} from {file.source}")
+
+
 @click.command("ls")
 @database_option
 @json_option
@@ -59,12 +79,14 @@ def list_sweeps(*, database: str, as_json: bool) -> None:
             [
                 {"id": sweep.id, "name": sweep.name, "state": sweep.state, "created_at": sweep.created_at}
                 | {"jobs": {str(state): count for state, count in sweep.jobs.items()}}
+                | {"imported_rows": sweep.imported_rows}
                 for sweep in sweeps
             ]
         )
         return
     for sweep in sweeps:
-        click.echo(f"{sweep.id:>4}  {sweep.created_at}  {sweep.name}: {sweep.state}; {_counted(sweep.jobs)}")
+        held = f"{sweep.imported_rows} rows" if sweep.imported_rows else _counted(sweep.jobs)
+        click.echo(f"{sweep.id:>4}  {sweep.created_at}  {sweep.name}: {sweep.state}; {held}")
 
 
 @click.command()
@@ -99,14 +121,24 @@ def show(*, job: int, database: str, as_json: bool) -> None:
 
 @click.command()
 @which_sweep
+@click.option("--follow", is_flag=True, help="Go on until no job is queued or running.")
 @database_option
-def logs(*, sweep: str | None, database: str) -> None:
+def logs(*, sweep: str | None, follow: bool, database: str) -> None:
     """Print a sweep's event log."""
+    from dyna_eval.jobs import JobState
+
     with open_store(database) as store:
-        for event in store.events(store.find_sweep(sweep)):
-            job = f" job {event.job_id}" if event.job_id is not None else ""
-            detail = ", ".join(f"{name}={value}" for name, value in event.detail.items())
-            click.echo(f"{event.at}{job} {event.kind} {detail}".rstrip())
+        sweep_id, last = store.find_sweep(sweep), 0
+        while True:
+            counts = store.progress(sweep_id)  # before the events, so that none after the last job is missed
+            for event in store.events(sweep_id, after=last):
+                job = f" job {event.job_id}" if event.job_id is not None else ""
+                detail = ", ".join(f"{name}={value}" for name, value in event.detail.items())
+                click.echo(f"{event.at}{job} {event.kind} {detail}".rstrip())
+                last = event.id
+            if not follow or not (counts[JobState.QUEUED] or counts[JobState.RUNNING]):
+                return
+            time.sleep(_FOLLOW_SECONDS)
 
 
 def _counted(counts: Mapping[JobState, int]) -> str:

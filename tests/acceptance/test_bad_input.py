@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 from dyna_eval_db.store import Store
+from dyna_eval_workers.resolution import resolve_sweep
 from workplace import SWEEP, Finished, Workplace
 
+from dyna_eval import jobs
+from dyna_eval.config import load_sweep
 from tests.models import byte_tokenizer, save_model, tiny_gpt_neox
 
 
@@ -226,6 +229,22 @@ def test_a_sweep_or_job_that_is_not_there_is_named(workplace: Workplace) -> None
     assert "JOB" in complaint(workplace, "show", "9" * 30)
 
 
+@pytest.mark.parametrize("command", ["resume", "retry"])
+def test_a_sweep_that_other_decoding_loops_began_is_not_finished_by_these(
+    workplace: Workplace, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = load_sweep(workplace.write("sweep.yaml", SWEEP))
+    with Store.open(f"sqlite:///{workplace.database}", create=True) as store:
+        current = store.add_sweep(resolve_sweep(spec))
+        assert all(job.is_current for job in store.resolved(current).jobs)
+        monkeypatch.setattr(jobs, "DECODER_VERSION", jobs.DECODER_VERSION - 1)
+        older = store.add_sweep(resolve_sweep(spec))
+    assert older != current
+    said = complaint(workplace, command, str(older))
+    assert f"sweep {older} was begun by a version of dyna-eval whose decoding loops differ" in said
+    assert "submit its file again" in said
+
+
 def test_plots_do_not_overwrite_a_file(workplace: Workplace) -> None:
     Store.open(f"sqlite:///{workplace.database}", create=True).close()
     workplace.write("taken", "mine")
@@ -305,3 +324,16 @@ def test_prompts_that_cannot_be_used_are_refused_before_anything_is_stored(
 
 def test_pairs_check_refuses_what_cannot_be_loaded(models: Workplace) -> None:
     assert complaint(models, "pairs", "check", "cut").startswith("cut: cannot be loaded: ")
+
+
+def test_a_detached_run_needs_a_cluster_and_shows_no_password(workplace: Workplace) -> None:
+    workplace.write("sweep.yaml", SWEEP)
+    here = workplace.run("submit", "sweep.yaml", "--detach")
+    assert (here.status, here.stdout) == (2, "")
+    assert "a cluster that starts here ends here; name one with --address" in here.stderr
+
+    url = "postgresql://somebody:s3cret@127.0.0.1:1/results"
+    shown = workplace.run("submit", "sweep.yaml", "--detach", "--address", "127.0.0.1:1", "--db", url)
+    assert (shown.status, shown.stdout) == (2, "")
+    assert "~/.pgpass" in shown.stderr
+    assert "s3cret" not in shown.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -128,6 +129,27 @@ def rows_of(swept: Swept) -> dict[str, dict[str, Any]]:
     return {row["label"]: row for row in rows}
 
 
+def test_automatic_repeats_go_on_to_their_limit_and_the_choice_is_made_on_other_prompts(
+    workplace: Workplace,
+) -> None:
+    """No machine is quiet enough for one part in a million."""
+    measure = "{repeats: auto, max_repeats: 4, precision: 0.000001, tune_fraction: 0.5}"
+    rows = SWEEP.splitlines(keepends=True)[:-2]
+    workplace.write("sweep.yaml", "".join(rows).replace("{repeats: 2, warmup: 1}", measure))
+    submitted = workplace.run("submit", "sweep.yaml", "--json")
+
+    assert submitted.status == 0, submitted.stderr
+    report = submitted.json()
+    assert [(row["repeats"], row["prompts"]) for row in report["rows"]] == [(4, 1), (4, 1)]
+    assert [choice["tuning_prompts"] for choice in report["chosen"]] == [1]
+    assert "all figures are over the other prompts" in "".join(report["warnings"])
+    assert submitted.stderr.splitlines()[-1].startswith("[8/8]")
+    assert "jobs added jobs=2" in workplace.run("logs").stdout
+
+    again = workplace.run("submit", "sweep.yaml")
+    assert (again.status, "nothing left to run" in again.stderr) == (0, True)
+
+
 def test_the_json_report_has_every_promised_key(swept: Swept) -> None:
     report = swept.run("report", "--json").json()
     assert {"sweep", "rows", "left_out", "warnings"} <= report.keys()
@@ -191,6 +213,58 @@ def test_plots_are_a_pdf_and_a_png(swept: Swept) -> None:
     assert files[".png"].startswith(b"\x89PNG\r\n")
     for name in files:
         assert f"ablation{name}" in done.stderr
+
+
+def test_a_paper_agrees_with_the_database_until_a_number_is_edited(swept: Swept) -> None:
+    swept.run(
+        "report", "--tex-document", "paper.tex", "--columns", "interval,exact", "--preset", "three-step"
+    )
+    assert "0 differences" in swept.run("report", "--check", "paper.tex").stdout
+    paper = swept.workplace.folder / "paper.tex"
+    text = paper.read_text(encoding="utf-8")
+    assert "+ Tree structure" in text  # said to be left out
+    cell = re.search(r"& AR only & (\\textbf\{)?(?P<rate>\d+\.\d)", text)  # bold where a draft gains nothing
+    assert cell is not None
+    rate = cell["rate"]
+    paper.write_text(text.replace(cell[0], cell[0].replace(rate, "1.5")), encoding="utf-8")
+    edited = swept.workplace.run("report", "--check", "paper.tex")
+    assert edited.status == 1
+    assert f"step 1 (Baseline), Throughput: 1.5 in the paper, {rate} now" in edited.stdout
+    refused = swept.workplace.run("report", "--tex-document", "paper.tex")
+    assert (refused.status, refused.stdout) == (2, "")
+    assert "paper.tex: exists, and is not as dyna-eval wrote it" in refused.stderr
+    assert cell[0].replace(rate, "1.5") in paper.read_text(encoding="utf-8")
+    as_json = swept.workplace.run("report", "--check", "paper.tex", "--json")
+    assert as_json.status == 1
+    assert [found["in_paper"] for found in as_json.json()[0]["differences"]] == ["1.5"]
+
+
+def test_macros_and_prose_are_written_for_a_paper(swept: Swept) -> None:
+    swept.run("report", "--macros", "macros.tex")
+    swept.run("report", "--macros", "macros.tex")  # its own file it writes anew
+    macros = (swept.workplace.folder / "macros.tex").read_text(encoding="utf-8")
+    assert r"\newcommand{\smallAdaptivePruningThroughput}" in macros
+    assert "0 differences" in swept.run("report", "--check", "macros.tex").stdout
+    assert r"\paragraph{Step 4: + Adaptive pruning.}" in swept.run("report", "--prose").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--latex", "--columns", "acceptence"], "did you mean 'acceptance'?"),
+        (["--columns", "nodes"], "add --latex or --tex-document"),
+        (["--latex", "--side-by-side"], "has one pair"),
+        (["--check", "sweep.yaml"], "sweep.yaml: no table, prose or macros that dyna-eval wrote"),
+        (["--check", "missing.tex"], "missing.tex: cannot be read"),
+        (["small", "--check", "sweep.yaml"], "name none"),
+        (["--macros", "missing/macros.tex"], "missing/macros.tex: cannot be written"),
+    ],
+)
+def test_what_a_paper_cannot_have_is_refused_in_one_line(swept: Swept, options: list[str], says: str) -> None:
+    done = swept.workplace.run("report", *options)
+    assert (done.status, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert says in line
 
 
 # ------------------------------------------------------------ looking at a sweep
@@ -272,7 +346,7 @@ def test_validate_and_expand_look_at_the_file_alone(workplace: Workplace) -> Non
     row = "  - {label: Depths, method: tree, depth: [3, 4], branch: [1, 2], threshold: 0.05}\n"
     workplace.write("sweep.yaml", SWEEP + row)
     checked = workplace.run("validate", "sweep.yaml", "--json")
-    assert checked.json() == {"name": "small", "configurations": 7, "jobs": 14}
+    assert checked.json() == {"name": "small", "configurations": 7, "jobs": 14, "most_jobs": 14}
     expanded = workplace.run("expand", "sweep.yaml", "--json").json()
     labels = [row["label"] for row in expanded["configurations"]]
     assert labels[:4] == LABELS

@@ -80,7 +80,7 @@ class Workplace:
         process = subprocess.Popen(
             [COMMAND, *arguments],
             cwd=self.folder,
-            env=self._environment() | variables,
+            env=self.environment() | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -103,7 +103,8 @@ class Workplace:
                     found.append(" ".join(process.cmdline()))
         return found
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Return the variables that a command is given: none of ours but those of this place."""
         own = ("DYNA_EVAL_", "RAY_")
         return {
             name: value for name, value in os.environ.items() if not name.startswith(own)

@@ -218,7 +218,10 @@ def test_kernels_that_compute_something_else_are_not_used(
 
 @pytest.mark.parametrize(
     ("backend", "device", "why"),
-    [(Backend.COMPILE, "cuda", "compile is for CPUs")],
+    [
+        (Backend.COMPILE, "cuda", "compile is for CPUs"),
+        (Backend.CUDAGRAPH, "cpu", "cudagraph needs a CUDA device"),
+    ],
 )
 def test_a_backend_of_another_device_is_refused(backend: Backend, device: str, why: str, saved: Path) -> None:
     spec = spec_of(saved / "target")
@@ -343,6 +346,12 @@ UNSUPPORTED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 16},
         "window of 16 tokens",
     ),
+    "gpt_neo without local layers": (
+        "gpt_neo",
+        {"num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]], "window_size": 16},
+        "no scaled-dot-product attention (sdpa) for gpt_neo",
+    ),
+    "gptj": ("gptj", {}, "no scaled-dot-product attention (sdpa) for gptj"),
     "gemma3": ("gemma3_text", {"num_hidden_layers": 6, "sliding_window": 16}, "window of 16 tokens"),
     "mamba": ("mamba", {}, "recurrent or hybrid"),
     "rwkv": ("rwkv", {}, "recurrent or hybrid"),
@@ -383,10 +392,6 @@ ACCEPTED: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe that does not use its window": ("qwen3_moe", TINY_WINDOW | {"use_sliding_window": False}),
     "smollm3 that does not use its window": ("smollm3", TINY_WINDOW | {"use_sliding_window": False}),
     "falcon without ALiBi": ("falcon", {"alibi": False}),
-    "gpt_neo without local layers": (
-        "gpt_neo",
-        {"num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]], "window_size": 16},
-    ),
 }
 
 

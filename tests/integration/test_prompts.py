@@ -18,7 +18,7 @@ from dyna_eval_workers.resolution import resolve_sweep
 from dyna_eval_workers.session import DecodingSession
 from transformers import AutoTokenizer
 
-from dyna_eval.config import load_sweep
+from dyna_eval.config import load_sweep, parse_sweep
 from dyna_eval.errors import PromptError
 from dyna_eval.jobs import Exactness, Method, Prompt, PromptSet, PromptSpec, prompt_digest
 from tests.models import byte_tokenizer, save_model, tiny_gpt_neox
@@ -298,3 +298,16 @@ def test_the_published_sweep_runs_on_local_models_and_files(tmp_path: Path) -> N
     )
     result = DecodingSession(actor="a", node="n", device=torch.device("cpu")).run(job, prompts)
     assert [sample.exactness for sample in result.samples] == [Exactness.EXACT] * 10
+
+
+def test_several_prompt_sets_are_resolved_each_on_its_own() -> None:
+    prompts = "[{dataset: demo, limit: 2, label: few}, {dataset: demo, limit: 3, label: more}]"
+    rows = "  - {label: Baseline, method: ar}\n"
+    spec = parse_sweep(f"pair: demo\nprompts: {prompts}\nconfigs:\n{rows}", file="sweep.yaml")
+    resolved = resolve_sweep(spec, device="cpu")
+
+    sizes = {name: len(prompt_set.prompts) for name, prompt_set in resolved.prompt_sets.items()}
+    assert sizes == {"demo on few": 2, "demo on more": 3}
+    assert [pair.spec.name for pair in resolved.pairs] == list(sizes)
+    assert resolved.pairs[0].same_models(resolved.pairs[1])
+    assert len({job.key for job in resolved.jobs}) == 2

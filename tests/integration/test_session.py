@@ -17,7 +17,16 @@ from dyna_eval_workers.pairs import LoadedPair, load_pair
 from dyna_eval_workers.session import DecodingSession
 
 from dyna_eval.errors import DecodingError, PairError
-from dyna_eval.jobs import Backend, Configuration, Exactness, GenerationSpec, JobResult, Method, Pair
+from dyna_eval.jobs import (
+    Backend,
+    Configuration,
+    Exactness,
+    GenerationSpec,
+    JobResult,
+    Method,
+    Pair,
+    PromptSpec,
+)
 from tests.integration.jobs import (
     AR,
     GREEDY,
@@ -72,6 +81,19 @@ def compiled(folder: Path) -> Pair:
     except NoKernelsError as reason:
         pytest.skip(str(reason))
     return inspected(folder / "target", folder / "draft", Backend.COMPILE)
+
+
+def test_a_pair_with_other_prompts_is_not_loaded_again(session: DecodingSession, pair: Pair) -> None:
+    """Its calibration, of which no two are alike, is the first one's; its reference is its own."""
+    others = prompt_set((3, 4, 5), (6, 7))
+    elsewhere = replace(pair, spec=replace(pair.spec, name="elsewhere", prompts=PromptSpec(dataset="x")))
+    first = session.run(job_for(pair, LINEAR), PROMPTS)
+    second = session.run(job_for(elsewhere, LINEAR, prompts=others), others)
+    third = session.run(job_for(pair, TREE), PROMPTS)
+
+    assert first.calibration == second.calibration == third.calibration
+    assert [len(result.sentinels) for result in (first, second, third)] == [1, 1, 0]
+    assert [sample.exactness for sample in second.samples] == [Exactness.EXACT] * 2
 
 
 @dataclass

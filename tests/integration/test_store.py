@@ -246,6 +246,28 @@ def test_jobs_are_claimed_in_their_order_once_each_and_pair_by_pair(store: Store
     assert store.claim(sweep_id, pair="other", actor="actor-1", lease_seconds=MINUTE) is not None
 
 
+def test_jobs_that_are_added_come_last_and_only_once(store: Store) -> None:
+    resolved = make_sweep(repeats=1)
+    sweep_id = store.add_sweep(resolved)
+    more = [replace(job, repeat=1, position=job.position + 100) for job in resolved.jobs]
+
+    assert store.add_jobs(sweep_id, [*resolved.jobs, *more]) == len(more)
+    assert store.add_jobs(sweep_id, more) == 0
+    assert kinds(store, sweep_id).count("jobs added") == 1
+    claims = [take(store, sweep_id) for _ in range(4)]
+    assert [claim.job.repeat for claim in claims] == [0, 0, 1, 1]
+    assert store.claim(sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE) is None
+
+
+def test_the_conditions_of_a_result_are_kept(store: Store, sweep_id: int) -> None:
+    claim = take(store, sweep_id)
+    store.land(claim, replace(make_result(claim.job), conditions={"others_share": 0.25, "commit": "abc+"}))
+
+    assert store.job(claim.job_id).conditions == {"others_share": 0.25, "commit": "abc+"}
+    waiting = take(store, sweep_id)
+    assert store.job(waiting.job_id).conditions is None
+
+
 def test_a_claim_is_a_running_job_with_an_open_attempt(store: Store, sweep_id: int) -> None:
     claim = take(store, sweep_id, actor="actor-9")
     assert (claim.epoch, claim.tries, state(store, claim)) == (1, 0, JobState.RUNNING)

@@ -110,6 +110,17 @@ def test_the_engines_dtype_is_that_of_pairs_which_name_none() -> None:
     assert parse(sweep(), overrides=["engine.backend=eager"]).engine.backend is Backend.EAGER
 
 
+def test_automatic_repeats_begin_small_and_have_a_limit_and_an_aim() -> None:
+    def measure(text: str) -> MeasureSpec:
+        return parse(sweep(head=f"measure: {{{text}}}\n")).measure
+
+    assert measure("repeats: auto") == MeasureSpec(repeats=3, max_repeats=10, precision=0.03)
+    assert measure("repeats: auto, max_repeats: 5, precision: 0.1, tune_fraction: 0.25") == MeasureSpec(
+        repeats=3, max_repeats=5, precision=0.1, tune_fraction=0.25
+    )
+    assert (measure("repeats: 2").most_repeats, measure("repeats: auto").most_repeats) == (2, 10)
+
+
 @pytest.mark.parametrize(
     ("parameters", "nodes"),
     [
@@ -258,11 +269,40 @@ def test_a_wrong_pair_is_named(pair: str, message: str) -> None:
     assert mistake_in(sweep(pair=pair)).startswith(f"sweep.yaml:1: {message}")
 
 
+def test_every_pair_stands_once_for_each_of_several_prompt_sets() -> None:
+    prompts = "[{dataset: org/wikitext, name: wikitext-2}, {dataset: demo, limit: 4, label: code}]"
+    spec = parse(sweep(pair="[demo, demo-large]", prompts=prompts))
+
+    assert [pair.name for pair in spec.pairs] == [
+        "demo on wikitext-2",
+        "demo on code",
+        "demo-large on wikitext-2",
+        "demo-large on code",
+    ]
+    first, second = (pair.prompts for pair in spec.pairs[:2])
+    assert first == spec.prompts == PromptSpec(dataset="org/wikitext", name="wikitext-2")
+    assert second == PromptSpec(dataset="demo", limit=4)
+
+
+def test_a_single_prompt_set_changes_no_pair() -> None:
+    assert parse(sweep(prompts="[{dataset: demo, limit: 4}]")).pairs == parse(sweep()).pairs
+
+
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
         ("{}", "'dataset' is missing; add it"),
         ("demo", "'prompts' should be a mapping of keys to values, not 'demo'"),
+        ("[]", "'prompts' should list 1 to 100 prompt sets, not 0"),
+        ("[{dataset: demo}, 5]", "an item of 'prompts' should be a mapping of keys to values, not 5"),
+        (
+            "[{dataset: demo}, {dataset: demo, limit: 3}]",
+            "duplicate prompts 'demo'; give each its own 'label'",
+        ),
+        (
+            "[{dataset: demo}, {dataset: json}]",
+            "data set 'json' is read from files; name them with 'data_files'",
+        ),
         ("{dataset: parquet}", "data set 'parquet' is read from files; name them with 'data_files'"),
         ("{dataset: json, data_files: gone.json}", "there is no file 'gone.json'; correct 'data_files'"),
         ("{dataset: ./gone}", "there is no folder './gone'; relative ones start at the sweep file's"),
@@ -271,7 +311,7 @@ def test_a_wrong_pair_is_named(pair: str, message: str) -> None:
     ],
 )
 def test_wrong_prompts_are_named(prompts: str, message: str) -> None:
-    assert mistake_in(sweep(prompts=prompts)) == f"sweep.yaml:2: {message}"
+    assert mistake_in(sweep(prompts=prompts)).startswith(f"sweep.yaml:2: {message}")
 
 
 # ------------------------------------------------------------------------- mistakes
@@ -407,12 +447,18 @@ def test_a_wrong_row_is_named_with_its_line(row: str, message: str) -> None:
         ("generation: {seed: 9223372036854775808}", "'seed' should be less than 9223372036854775808"),
         ("generation: []", "'generation' should be a mapping of keys to values, not a list"),
         ("measure: {repeats: 0}", "'repeats' should be at least 1, not 0"),
+        ("measure: {repeats: often}", "'repeats' should be a whole number, not 'often'"),
+        ("measure: {repeats: auto, max_repeats: 2}", "'max_repeats' should be at least 3, not 2"),
+        ("measure: {max_repeats: 5}", "'max_repeats' is for 'repeats: auto'; leave it out, or write that"),
+        ("measure: {repeats: 3, precision: 0.1}", "'precision' is for 'repeats: auto'"),
+        ("measure: {repeats: auto, precision: 0}", "'precision' should be more than 0, not 0"),
+        ("measure: {tune_fraction: 1}", "'tune_fraction' should be less than 1, not 1"),
         ("measure: {confidence: 1.0}", "'confidence' should be less than 1, not 1.0"),
         ("measure: {warmup: true}", "'warmup' should be a whole number, not true"),
         ("engine: {backand: eager}", "unknown key 'backand'; did you mean 'backend'?"),
         (
             "engine: {backend: cuda}",
-            "'backend' should be 'auto', 'eager' or 'compile', not 'cuda'",
+            "'backend' should be 'auto', 'eager', 'compile' or 'cudagraph', not 'cuda'",
         ),
         (
             "engine: {dtype: int8}",
@@ -660,7 +706,7 @@ def test_any_text_is_a_sweep_or_a_mistake_of_one_line(text: str) -> None:
 
 
 def test_every_method_has_its_parameters() -> None:
-    assert set(METHODS) == set(Method)
+    assert set(METHODS) == set(Method) - {Method.OTHER}  # of imported rows alone
 
 
 def test_the_schema_names_every_section_method_and_parameter() -> None:

@@ -54,3 +54,30 @@ def test_the_published_setting_is_kept() -> None:
     )
     assert (spec.prompts.limit, spec.prompts.max_prompt_tokens) == (10, 200)
     assert spec.generation.max_new_tokens == 500
+
+
+def test_the_fixed_tree_sweep_is_the_published_grid_and_chooses_on_other_prompts() -> None:
+    spec = load_sweep(EXAMPLES / "fixed-tree.yaml")
+    trees = [row.params for row in spec.configurations if row.method is Method.TREE]
+
+    assert len({(row["depth"], row["branch"], row["threshold"]) for row in trees}) == len(trees) == 6 * 3 * 5
+    assert spec.measure.tune_fraction == 0.5
+
+
+def test_sensitivity_links_its_lists_instead_of_multiplying_them() -> None:
+    spec = load_sweep(EXAMPLES / "sensitivity.yaml")
+    rows = len(spec.configurations) + len(spec.merged)
+
+    assert rows == 2 + 12 + 5 + 6
+    assert [merged.into for merged in spec.merged] == ["Default"]
+
+
+def test_the_main_table_sets_transformers_own_loops_beside_ours_on_two_data_sets() -> None:
+    spec = load_sweep(EXAMPLES / "main-table.yaml")
+
+    assert len(spec.pairs) == 2
+    assert {pair.prompts.dataset for pair in spec.pairs if pair.prompts} == {
+        "Salesforce/wikitext",
+        "emozilla/pg19-test",
+    }
+    assert {Method.HF_GENERATE, Method.HF_ASSISTED} <= {row.method for row in spec.configurations}

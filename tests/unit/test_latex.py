@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, change_samples, record
 
+from dyna_eval.cells import one_line
+from dyna_eval.errors import InputError
 from dyna_eval.jobs import Configuration, Exactness, JobState, SweepRecord
-from dyna_eval.latex import escape_latex, to_latex
+from dyna_eval.latex.grid import require
+from dyna_eval.latex.style import Column, Style, read_columns
+from dyna_eval.latex.table import to_latex
+from dyna_eval.latex.text import escape_latex, read_text
 from dyna_eval.methods import BestFirst, DynaTree, HfAssisted, HfGenerate, MethodParameters
 from dyna_eval.report import build_report
 
@@ -22,7 +31,8 @@ def body(latex: str) -> list[list[str]]:
     """Cells of the rows between the rules; an ampersand after a backslash is text."""
     rows = re.search(r"\\midrule\n(.*)\n    \\bottomrule", latex, re.DOTALL)
     assert rows is not None
-    return [re.split(r"(?<!\\) & ", line.strip().removesuffix(r" \\")) for line in rows[1].splitlines()]
+    lines = rows[1].replace(r"\raggedright ", "").splitlines()
+    return [re.split(r"(?<!\\) & ", line.strip().removesuffix(r" \\")) for line in lines]
 
 
 def caption(latex: str) -> str:
@@ -100,10 +110,11 @@ def test_intervals_stand_below_the_table() -> None:
 
 
 def test_a_comment_before_the_table_says_where_its_figures_come_from() -> None:
-    first, second, third = table(record()).splitlines()[:3]
-    assert first == "% sweep four-step (id 1, done), pair demo"
+    first, second, third, fourth = table(record()).splitlines()[:4]
+    assert first == "% sweep four-step (sweep 1, done), pair demo"
     assert second == f"% digest {'d' * 64}, jobs 1-12"
-    assert third == r"\begin{table}[t]"
+    assert third.startswith('% dyna-eval table {"columns":[],"digest":"ddd')
+    assert fourth == r"\begin{table}[t]"
 
 
 @pytest.mark.parametrize(
@@ -179,3 +190,110 @@ def test_no_name_or_label_or_error_can_break_the_table() -> None:
     assert ours.count("{") == ours.count("}")
     assert ours.count("$") % 2 == 0
     assert [len(cells) for cells in body(latex)] == [5, 5, 5]
+
+
+# ----------------------------------------------------------------------- styles
+
+
+def styled(stored: SweepRecord, **style: Any) -> str:
+    report = build_report(stored, allow_mixed=True)
+    require(report, Style(**style))
+    return to_latex(report, Style(**style))
+
+
+def test_optional_columns_stand_in_the_order_in_which_they_are_asked_for() -> None:
+    latex = styled(record(), columns=read_columns("nodes, interval,exact,acceptance"))
+    assert r"\begin{tabular}{cllcccccc}" in latex
+    assert (
+        r"    &  &  &  &  & Nodes & 95\,\% &  & Tokens \\"
+        "\n"
+        r"    Step & Components & Configuration & Throughput & Speedup"
+        r" & per round & interval & Exact & per round \\"
+    ) in latex
+    baseline, linear = body(latex)[:2]
+    assert baseline[5:] == ["--", "--", r"100\,\%", "1.00"]
+    assert linear[5] == "4.0"
+    assert re.fullmatch(r"\[1\.\d\d, 1\.\d\d\]", linear[6])
+    assert linear[7:] == [r"100\,\%", "3.00"]
+
+
+def test_intervals_in_a_column_are_not_repeated_below_the_table() -> None:
+    assert "bootstrap intervals" not in styled(record(), columns=(Column.INTERVAL,))
+
+
+def test_only_figures_that_are_the_best_are_bold() -> None:
+    cells = body(styled(record(), columns=tuple(Column)))[3]
+    assert [r"\textbf{" in cell for cell in cells] == [True] * 6 + [False] * 3
+
+
+def test_deviations_between_repeats_follow_the_means() -> None:
+    rows = body(styled(record(), std=True))
+    assert all(re.search(r"\d+\.\d \$\\pm\$ \d+\.\d", row[3]) for row in rows)
+    assert r"$\pm$ the standard deviation between repeats" in styled(record(), std=True)
+
+
+def test_siunitx_columns_are_as_wide_as_their_numbers() -> None:
+    latex = styled(record(), std=True, siunitx=True)
+    assert r"{cllS[table-format=3.1]@{${}\pm{}$}S[table-format=1.1]S[table-format=1.2]}" in latex
+    assert r"\multicolumn{2}{c}{Throughput} & {Speedup ($\times$)} \\" in latex
+    assert re.search(
+        r"4 .* & \\bfseries \d+\.\d & \\bfseries \d\.\d & \\bfseries 1\.\d\d \\\\",
+        latex.replace(r"\textbf{4}", "4"),
+    )
+
+
+def test_pairs_stand_side_by_side_each_with_a_best_cell() -> None:
+    latex = styled(record(pairs=("small", "large")), side_by_side=True)
+    assert latex.count(r"\begin{table}") == 1
+    assert r"&  &  & \multicolumn{2}{c}{small} & \multicolumn{2}{c}{large} \\" in latex
+    assert r"\cmidrule(lr){4-5} \cmidrule(lr){6-7}" in latex
+    bold = [[r"\textbf{" in cell for cell in cells] for cells in body(latex)]
+    assert bold == [[False] * 7] * 3 + [[False] * 3 + [True] * 4]
+
+
+def test_footnotes_of_pairs_side_by_side_name_their_pair() -> None:
+    stored = record(pairs=("small", "large"))
+    jobs = tuple(
+        replace(job, environment="e2") if (job.pair, job.label) == ("large", LINEAR.label) else job
+        for job in stored.jobs
+    )
+    latex = styled(replace(stored, jobs=jobs), side_by_side=True)
+    assert body(latex)[1][1] == r"+ Draft model$^{\mathrm{a}}$"
+    assert r"$^{\mathrm{a}}$\,large: differs from the rows" in latex
+
+
+@pytest.mark.parametrize(
+    ("stored", "style", "complaint"),
+    [
+        (record(), {"side_by_side": True}, "has one pair, so nothing can stand side by side"),
+        (record(repeats=1), {"std": True}, "no deviation between them; leave out --std"),
+        (
+            record(pairs=("a", "b"), states={TREE.label: JobState.FAILED}),
+            {"side_by_side": True},
+            "no result for '+ Tree structure' on 'a' and 1 more: run what is missing",
+        ),
+        (record(((BASELINE, 1.0),)), {"columns": (Column.NODES,)}, "no row has a figure for column 'nodes'"),
+        (record(prompts=1), {"columns": (Column.INTERVAL,)}, "no row has a figure for column 'interval'"),
+    ],
+)
+def test_what_a_sweep_cannot_show_is_refused_in_one_line(
+    stored: SweepRecord, style: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        styled(stored, **style)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [("nodes,intervall", "did you mean 'interval'?"), ("nodes,nodes", "names a column twice")],
+)
+def test_columns_are_read_or_refused(names: str, complaint: str) -> None:
+    with pytest.raises(InputError, match=re.escape(complaint)):
+        read_columns(names)
+
+
+@given(st.text())
+def test_escaped_text_can_be_read_back(text: str) -> None:
+    assert read_text(escape_latex(text)) == unicodedata.normalize("NFC", one_line(text))

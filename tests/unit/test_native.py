@@ -228,6 +228,61 @@ def test_room_made_later_changes_no_bit(runner: Runner) -> None:
     assert torch.equal(token_by_token(runner, PROMPT), before)
 
 
+# ------------------------------------------------------------------ other processors
+
+PROCESSORS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "without AVX-512": ("sse2", ("-march=native", "-mno-avx512f")),
+    "without products of bfloat16": ("sse2", ("-march=native", "-mno-avx512bf16")),
+    "with AVX2 at most": ("avx2", ("-march=x86-64-v3",)),
+    "with SSE at most": ("sse4_2", ("-march=x86-64-v2",)),
+}
+"""What this machine must have to run as another one, and the compiler's options for it."""
+
+
+@pytest.fixture(params=PROCESSORS)
+def other_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    needed, options = PROCESSORS[request.param]
+    if needed not in native._processor().split():
+        pytest.skip(f"the processor has no {needed}, or is no x86 processor")
+    native_runner(tiny_model("llama", seed=1))  # or skips
+    general = [flag for flag in native._FLAGS if flag != "-march=native"]
+    monkeypatch.setattr(native, "_FLAGS", (*general, *options))
+    kernels.cache_clear()
+    yield
+    kernels.cache_clear()
+
+
+@pytest.mark.usefixtures("other_processor")
+def test_other_processors_compute_the_model_too_with_the_same_bits_in_a_tree() -> None:
+    tokens, parents = [260, 11, 12, 13, 14, 15, 16, 17, 18], [COMMITTED, 0, 0, 1, 2, 2, 5, 6, 6]
+    odd = [
+        ODD[name]
+        for name in ("gpt2, heads of 11, odd width", "llama, gated, heads of 10", "gpt_neox, heads of 80")
+    ]
+    for kind, sizes in [*((kind, {}) for kind in SUPPORTED), *odd]:
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            for widened in (False, True):  # a checkpoint stored so, as it is and run in float32
+                model = lively(kind, dtype, **sizes)
+                model = model.float() if widened else model
+                runner = NativeRunner(model, threads=2)
+                runner.reserve(32)
+                runner.prefill(PROMPT)
+                runner.extend(tokens, parents)
+                assert_same_bits(runner, PROMPT, tokens, parents)
+            alone = token_by_token(runner, [*PROMPT, tokens[0]])
+            with torch.inference_mode():
+                expected = model(input_ids=torch.tensor([[*PROMPT, tokens[0]]])).logits[0, -1]
+            torch.testing.assert_close(alone, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cache_that_does_not_fit_into_memory_is_an_error_and_leaves_the_runner_usable() -> None:
+    runner = native_runner(lively("gpt2"))
+    before = token_by_token(runner, PROMPT)
+    with pytest.raises(MemoryError, match="no memory for a cache"):
+        runner.reserve(1 << 50)
+    assert torch.equal(token_by_token(runner, PROMPT), before)
+
+
 # --------------------------------------------------------------- the model's own logits
 
 LONG_ROTARY: dict[str, dict[str, Any]] = {

@@ -51,6 +51,11 @@ def check_architecture(config: Any, name: str) -> None:
     if foreign or _is_recurrent(config):
         what = ", ".join(sorted(foreign)) or kind
         raise PairError(f"{name}: recurrent or hybrid layers ({what}) cannot be verified as a tree")
+    if not getattr(_model_class(config), "_supports_sdpa", False):
+        raise PairError(
+            f"{name}: transformers has no scaled-dot-product attention (sdpa) for {kind}, with which trees "
+            "are verified; choose another model"
+        )
 
 
 def _window(text: Any) -> int | None:
@@ -64,8 +69,11 @@ def _window(text: Any) -> int | None:
 
 
 def _is_recurrent(config: Any) -> bool:
-    model_class = AutoModelForCausalLM._model_mapping.get(type(config), None)
-    return bool(getattr(model_class, "_is_stateful", False))
+    return bool(getattr(_model_class(config), "_is_stateful", False))
+
+
+def _model_class(config: Any) -> Any:
+    return AutoModelForCausalLM._model_mapping.get(type(config), None)
 
 
 @torch.inference_mode()

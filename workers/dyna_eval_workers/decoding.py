@@ -21,6 +21,7 @@ import torch
 
 from dyna_eval.errors import DecodingError
 from dyna_eval.jobs import GenerationSpec, Round
+from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.policies import Candidates, Drafting, GrowthPolicy, PromptLookup, Selection
 from dyna_eval_workers.runner import COMMITTED, Runner
 from dyna_eval_workers.sampling import Chooser
@@ -28,6 +29,7 @@ from dyna_eval_workers.tree import NOT_FED, ROOT, Tree
 
 _clock = time.perf_counter
 _USUAL_TREE = 320  # nodes for which room is made before any method is known
+_USUAL_PASSES, _USUAL_STEPS = range(1, 65), range(1, 17)  # tokens of a target's and of a draft's pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +101,15 @@ class Decoder:
         self._proposable = min(vocabulary, target.vocabulary, draft.vocabulary if draft else vocabulary)
 
     def prepare(self, tokens: int) -> None:
-        """Make room for sequences of so many tokens, so that no measured one has to."""
+        """Make room for sequences of so many tokens, and capture graphs, so that no measured one has to."""
         for runner in (self.target, self.draft):
             if runner is not None:
                 runner.reserve(tokens + _USUAL_TREE)
+        longest = tokens + _USUAL_PASSES[-1]
+        if isinstance(self.target, GraphRunner):
+            self.target.warm_up(_USUAL_PASSES, shortest=1, longest=longest)
+        if isinstance(self.draft, GraphRunner):
+            self.draft.warm_up(_USUAL_STEPS, shortest=1, longest=longest, proposable=self._proposable)
 
     def decode(
         self, prompt: Sequence[int], generation: GenerationSpec, drafting: Drafting | None, *, seed: str
@@ -163,7 +170,7 @@ class Decoder:
         emitted = sequence.extend([choices[node] for node in path])
         accepted = min(len(path) - 1, emitted)
         if isinstance(sequence.drafting, GrowthPolicy):
-            sequence.drafting.learn(tree, accepted)
+            sequence.drafting.learn(tree, path[: accepted + 1])
         return Round(
             drafted=drafted.drafted,
             verified=len(tree) - 1,

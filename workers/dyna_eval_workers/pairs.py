@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from dyna_eval.errors import PairError, first_line
 from dyna_eval.jobs import Backend, Configuration, Method, Pair, PairSpec, digest
 from dyna_eval_workers.architecture import check_architecture, self_test
+from dyna_eval_workers.cudagraph import CaptureError, GraphRunner
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.enlarged import enlarge
 from dyna_eval_workers.memory import ran_out
@@ -232,6 +233,11 @@ def _tokenizer_digest(tokenizer: Any) -> str:
 def _check_backend(backend: Backend, device: str) -> None:
     if backend is Backend.COMPILE and device != "cpu":
         raise PairError("engine.backend: compile is for CPUs; leave it at auto, or choose eager")
+    if backend is Backend.CUDAGRAPH and device != "cuda":
+        raise PairError(
+            "engine.backend: cudagraph needs a CUDA device, and there is none; "
+            "leave it at auto, or choose eager"
+        )
 
 
 def _resolve_dtype(dtype: str, config: Any, device: str) -> str:
@@ -257,18 +263,30 @@ def _load_runner(model: str, role: _Role, revision: str | None, pair: Pair, devi
     with _loading(model, failure="cannot run a tree"):
         plain = TorchRunner(loaded)
         self_test(plain, loaded, model)
-        if device.type != "cpu" or pair.backend is Backend.EAGER:
+        faster = _faster_runner(pair.backend, device)
+        if faster is None:
             return plain
         try:
-            compiled = NativeRunner(loaded)
-            self_test(compiled, loaded, model)
-        except (NoKernelsError, UnsupportedModelError) as reason:
+            runner = faster(loaded)
+            self_test(runner, loaded, model)
+        except (NoKernelsError, UnsupportedModelError, CaptureError) as reason:
             plain.backend = f"eager ({first_line(reason)})"
         except PairError:  # its text names the model, which is no fact of the environment
-            plain.backend = "eager (the kernels fail the self-test)"
+            what = "the kernels fail" if faster is NativeRunner else "CUDA graphs fail"
+            plain.backend = f"eager ({what} the self-test)"
         else:
-            return compiled
+            return runner
         return plain
+
+
+def _faster_runner(backend: Backend, device: torch.device) -> type[NativeRunner | GraphRunner] | None:
+    """Return what shall run the passes instead of transformers; None where nothing shall.
+
+    `auto` leaves CUDA graphs out until they were seen to work on a GPU.
+    """
+    if backend is Backend.CUDAGRAPH:
+        return GraphRunner
+    return NativeRunner if device.type == "cpu" and backend is not Backend.EAGER else None
 
 
 def _load_model(model: str, role: _Role, revision: str | None, dtype: str, device: torch.device) -> Any:

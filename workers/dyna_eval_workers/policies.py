@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from itertools import accumulate
+from typing import Any, ClassVar, NamedTuple
 
 from dyna_eval.jobs import Calibration, Configuration, Method, Params
 from dyna_eval_workers.tree import ROOT, Tree
@@ -76,8 +78,8 @@ class GrowthPolicy(ABC):
         """Return the nodes to verify, ascending and with their parents."""
         return range(len(tree))
 
-    def learn(self, tree: Tree, accepted: int) -> None:  # noqa: B027  # most learn nothing
-        """Hear how many draft tokens of a verified tree were accepted."""
+    def learn(self, tree: Tree, path: Sequence[int]) -> None:  # noqa: B027  # most learn nothing
+        """Hear which path of a verified tree was accepted, from the root."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,10 +203,10 @@ class DynaTree(GrowthPolicy):
         deeper = level < self.depth_target
         return Selection(kept, [deeper or joint[index] >= bound for index in kept], capped)
 
-    def learn(self, tree: Tree, accepted: int) -> None:
+    def learn(self, tree: Tree, path: Sequence[int]) -> None:
         if not self.history_phase or tree.levels == 0:
             return
-        self._history.append(accepted / tree.levels)
+        self._history.append((len(path) - 1) / tree.levels)
         behind = sum(self._history) / len(self._history) < self.history_target
         self._shift += self.history_step if behind else -self.history_step
         self._shift = min(max(self._shift, -self.confidence_low), 1.0 - self.confidence_high)
@@ -218,35 +220,84 @@ class DynaTree(GrowthPolicy):
         return self.branch_mid if confidence >= self.confidence_low + self._shift else self.branch_max
 
 
+@dataclass(kw_only=True, slots=True)
+class Reliability:
+    """How much likelier the target is to take a proposal than the draft says, learnt from what it took.
+
+    A factor w on the odds turns the draft's probability q into the chance a = wq / (1 - q + wq). At first
+    w = 1. What is learnt is log w: every outcome is one Newton step of its logistic regression, with a
+    standard normal prior. A greedy target takes a draft's best token far more often than q, since it takes
+    its own best one every time; a careless draft promises too much.
+    """
+
+    log_odds: float = 0.0
+    precision: float = 1.0
+    _MOST: ClassVar[float] = 0.999
+    """A draft that is wholly sure could never be proved wrong."""
+
+    def chance(self, probability: float) -> float:
+        probability = min(probability, self._MOST)
+        factor = math.exp(self.log_odds)
+        return factor * probability / (1.0 - probability + factor * probability)
+
+    def learn(self, probability: float, *, accepted: bool) -> None:
+        chance = self.chance(probability)
+        self.precision += chance * (1.0 - chance)
+        self.log_odds += (accepted - chance) / self.precision
+
+
 @dataclass(kw_only=True)
 class CostAware(GrowthPolicy):
     """Draft and verify what is worth its time, by the calibrated cost of both models' steps.
 
-    A node's joint probability p is its chance of acceptance, so a tree S emits 1 + sum(p over S) tokens.
-    Tokens per second over all rounds are highest where each round makes tokens - rate * seconds as large as
-    it can, with the rate that this leads to (Dinkelbach 1967); the rate is the mean of this prompt so far.
-    The draft's probabilities are corrected by how far accepted tokens fell short of them.
+    A node whose path has the chance c emits c tokens on average, so a tree S emits 1 + sum(c over S). Tokens
+    per second over all rounds are highest where each round makes
+
+        tokens - rate * seconds,    seconds = sum over levels of t_draft(width) + t_verify(|S| + 1)
+
+    as large as it can, with the rate that this leads to (Dinkelbach 1967); the rate is the mean of this
+    prompt so far. Two decisions follow:
+
+    - Verify the likeliest nodes, as many as make it largest. A child is never likelier than its parent, so
+      these are a tree.
+    - Take another draft step on the likeliest leaves, as many as make its worth largest, where that is over
+      0. Below a leaf of chance c it brings sum(max(0, c * a - rate * t_node)) over the chances a of a node's
+      proposals, of which the latest levels are a sample. Later steps bring less than it, as chances only
+      fall along a path: where it does not pay, they seldom do.
+
+    Chances are the draft's probabilities, corrected by how often such proposals were taken in this prompt:
+    best proposals and others apart.
     """
 
     depth: int
     width: int
     max_nodes: int
     calibration: Calibration
+
+    _draft: list[float] = field(init=False, compare=False)
+    """Seconds of a draft step, by its width."""
+    _verify: list[float] = field(init=False, compare=False)
+    """Seconds of a target step, by its nodes; the pending token is one of them."""
     _tokens: float = 0.0
     _seconds: float = 0.0
-    _expected: float = 0.0
-    _accepted: float = 0.0
-    _confidences: deque[float] = field(default_factory=deque, init=False)
-    """The draft's latest probabilities of its best token: what the next level may bring."""
     _drafting_seconds: float = 0.0
+    _best: Reliability = field(default_factory=Reliability)
+    _others: Reliability = field(default_factory=Reliability)
+    _levels: deque[list[float]] = field(default_factory=deque)
+    """The chances of all proposals of one node, for each of the latest levels."""
+    _grown: list[_Grown] = field(default_factory=list)
+    """What is known of every node of the growing tree, the root included."""
+    _verified: Sequence[int] = ()
 
     reranks: ClassVar[bool] = True
-    _PRIOR: ClassVar[float] = 4.0
-    """Tokens' worth of trust in the draft's own probabilities, at the start of a prompt."""
     _CHILDREN: ClassVar[int] = 4
+    _LEVELS: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
-        if self.calibration.draft(1) >= self.calibration.verify(1):
+        self._draft = [0.0, *(self.calibration.draft(count) for count in range(1, self.width + 1))]
+        most = self.max_nodes + 1 + self._CHILDREN
+        self._verify = [self.calibration.verify(count) for count in range(most + 1)]
+        if self._draft[1] >= self._verify[1]:
             self.depth = 0  # not even drafts that are always right would pay
 
     @property
@@ -254,64 +305,94 @@ class CostAware(GrowthPolicy):
         return max(self.max_nodes, self.depth * self.width)
 
     def begin(self) -> None:
-        self._expected = self._accepted = self._PRIOR
-        self._tokens, self._seconds = 1.0, self.calibration.verify(1)  # AR's rate, until rounds say more
-        self._confidences = deque((0.1, 0.3, 0.5, 0.7, 0.9), maxlen=8)
-        self._drafting_seconds = 0.0
+        self._tokens, self._seconds = 1.0, self._verify[1]  # AR's rate, until rounds say more
+        self._best, self._others = Reliability(), Reliability()
+        self._levels = deque(([0.1], [0.3], [0.5], [0.7], [0.9]), maxlen=self._LEVELS)
+        self._plant()
 
     def branch(self, level: int) -> int:
         return min(self.width, self._CHILDREN)
 
     def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
-        step = self.calibration.draft(len(set(candidates.parent)))  # the one that was just taken
-        self._drafting_seconds = step if level == 1 else self._drafting_seconds + step
-        self._confidences.append(candidates.confidence[0])
-        own = [self._trust * math.exp(value) for value in candidates.log_probability]
-        verified = self._worth(sorted([*self._chances(tree), *own], reverse=True))
-        now, then = (self.calibration.verify(verified + 1 + more) for more in (0, self._CHILDREN))
-        node_cost = self._rate * (then - now) / self._CHILDREN
-        order = sorted(range(len(own)), key=own.__getitem__, reverse=True)[: self.width]
-        grown, gain, most = 0, 0.0, 0.0
-        for count, index in enumerate(order, start=1):
-            hopes = [own[index] * confidence - node_cost for confidence in self._confidences]
-            gain += sum(hope for hope in hopes if hope > 0) / len(hopes)
-            worth = gain - self._rate * self.calibration.draft(count)
+        self._drafting_seconds += self._draft[len(set(candidates.parent))]  # of the step that was just taken
+        own = self._add(candidates, tree)
+        likeliest = sorted(range(len(own)), key=own.__getitem__, reverse=True)[: self.width]
+        node_cost = self._node_cost()
+        chances = sorted(chance for level in self._levels for chance in level)
+        sums = [0.0, *accumulate(chances)]
+        count, gain, grown, most = 0, 0.0, 0, 0.0
+        for count, index in enumerate(likeliest, start=1):
+            first = bisect_right(chances, node_cost / own[index]) if own[index] else len(chances)
+            worthy = own[index] * (sums[-1] - sums[first]) - node_cost * (len(chances) - first)
+            gain += worthy / len(self._levels)
+            worth = gain - self._rate * self._draft[count]
             if worth > most:
                 grown, most = count, worth
-        chosen = set(order[:grown])
+        chosen = set(likeliest[:grown])
         kept = range(len(candidates))
         return Selection(kept, [index in chosen for index in kept])
 
     def finish(self, tree: Tree) -> Sequence[int]:
-        nodes = self._worth(sorted(self._chances(tree), reverse=True))
-        return [ROOT, *best(range(1, len(tree)), tree.log_probability, nodes)]
+        chances = [node.chance for node in self._grown]
+        self._verified = [ROOT, *best(range(1, len(tree)), chances, self._worth(chances))]
+        return self._verified
 
-    def learn(self, tree: Tree, accepted: int) -> None:
-        self._expected += sum(map(math.exp, tree.log_probability[1:]))
-        self._accepted += accepted
-        self._tokens += accepted + 1
-        self._seconds += self._drafting_seconds + self.calibration.verify(len(tree))
+    def learn(self, tree: Tree, path: Sequence[int]) -> None:
+        for node in range(1, len(tree)):
+            if tree.parent[node] in path:
+                grown = self._grown[self._verified[node]]
+                grown.reliability.learn(grown.probability, accepted=node in path)
+        self._tokens += len(path)
+        self._seconds += self._drafting_seconds + self._verify[len(tree)]
+        self._plant()
+
+    def _plant(self) -> None:
+        self._grown = [_Grown(1.0, 1.0, self._best)]
+        self._drafting_seconds = 0.0
+
+    def _add(self, candidates: Candidates, tree: Tree) -> list[float]:
+        """Note what all candidates promise, and return their chances."""
+        grown = []
+        for parent, joint, rank in zip(
+            candidates.parent, candidates.log_probability, candidates.rank, strict=True
+        ):
+            probability = math.exp(joint - tree.log_probability[parent])
+            reliability = self._best if rank == 0 else self._others
+            chance = self._grown[parent].chance * reliability.chance(probability)
+            grown.append(_Grown(chance, probability, reliability))
+        first = candidates.parent[0]
+        siblings = candidates.parent.count(first)
+        self._levels.append([node.reliability.chance(node.probability) for node in grown[:siblings]])
+        self._grown += grown
+        return [node.chance for node in grown]
 
     @property
     def _rate(self) -> float:
         return self._tokens / self._seconds
 
-    @property
-    def _trust(self) -> float:
-        return min(1.0, self._accepted / self._expected)
-
-    def _chances(self, tree: Tree) -> list[float]:
-        return [self._trust * math.exp(value) for value in tree.log_probability[1:]]
+    def _node_cost(self) -> float:
+        """Return the tokens that one more node must emit on average to be worth its time."""
+        nodes = self._worth([node.chance for node in self._grown]) + 1
+        return self._rate * (self._verify[nodes + self._CHILDREN] - self._verify[nodes]) / self._CHILDREN
 
     def _worth(self, chances: Sequence[float]) -> int:
-        """Return how many of the likeliest nodes are worth verifying."""
-        tokens, nodes, most = 0.0, 0, -self._rate * self.calibration.verify(1)
-        for count, chance in enumerate(chances[: self.max_nodes], start=1):
+        """Return how many of the likeliest nodes, of which the first is the root, are worth verifying."""
+        rate, verify = self._rate, self._verify
+        tokens, nodes, most = 0.0, 0, -rate * verify[1]
+        for count, chance in enumerate(sorted(chances[1:], reverse=True)[: self.max_nodes], start=1):
             tokens += chance
-            worth = tokens - self._rate * self.calibration.verify(count + 1)
+            worth = tokens - rate * verify[count + 1]
             if worth > most:
                 nodes, most = count, worth
         return nodes
+
+
+class _Grown(NamedTuple):
+    """What `CostAware` knows of a node: the chance of its path, and its own probability under its parent."""
+
+    chance: float
+    probability: float
+    reliability: Reliability
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,14 @@ def check_fit(prompts: Sequence[Prompt], *, max_new_tokens: int, positions: int 
     )
 
 
+def check_split(prompts: Sequence[Prompt], *, tune_fraction: float) -> None:
+    """Raise PromptError where there are too few prompts to choose on some and to report the others."""
+    if tune_fraction and len(prompts) < 2:
+        raise PromptError(
+            "one prompt cannot be split; raise prompts.limit, or leave out measure.tune_fraction"
+        )
+
+
 def _load_rows(spec: PromptSpec) -> Any:
     if spec.dataset == DEMO:
         arguments: dict[str, Any] = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dyna_eval.jobs import Pair, PromptSet, ResolvedSweep, SweepSpec
+from dataclasses import replace
+
+from dyna_eval.jobs import Pair, PairSpec, PromptSet, ResolvedSweep, SweepSpec
 from dyna_eval.sweep import jobs_for, sweep_digest
-from dyna_eval_workers.pairs import available_device, inspect_pair
-from dyna_eval_workers.prompts import check_fit, load_prompts
+from dyna_eval_workers.pairs import InspectedPair, available_device, inspect_pair
+from dyna_eval_workers.prompts import check_fit, check_split, load_prompts
 
 
 def resolve_sweep(spec: SweepSpec, *, device: str | None = None) -> ResolvedSweep:
@@ -16,15 +18,21 @@ def resolve_sweep(spec: SweepSpec, *, device: str | None = None) -> ResolvedSwee
     """
     pairs: list[Pair] = []
     prompt_sets: dict[str, PromptSet] = {}
+    known: dict[PairSpec, InspectedPair] = {}
     for pair_spec in spec.pairs:
-        inspected = inspect_pair(pair_spec, device=device or available_device(), backend=spec.engine.backend)
-        prompt_set = load_prompts(spec.prompts, inspected.tokenizer)
+        models = replace(pair_spec, name="", prompts=None)
+        if models not in known:
+            where = device or available_device()
+            known[models] = inspect_pair(pair_spec, device=where, backend=spec.engine.backend)
+        inspected = known[models]
+        prompt_set = load_prompts(pair_spec.prompts or spec.prompts, inspected.tokenizer)
+        check_split(prompt_set.prompts, tune_fraction=spec.measure.tune_fraction)
         check_fit(
             prompt_set.prompts,
             max_new_tokens=spec.generation.max_new_tokens,
             positions=inspected.positions,
         )
-        pairs.append(inspected.pair)
+        pairs.append(replace(inspected.pair, spec=pair_spec))
         prompt_sets[pair_spec.name] = prompt_set
     jobs = jobs_for(spec, pairs, {name: prompts.digest for name, prompts in prompt_sets.items()})
     return ResolvedSweep(

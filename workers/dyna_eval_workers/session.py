@@ -27,6 +27,7 @@ from dyna_eval.jobs import (
     Sentinel,
 )
 from dyna_eval_workers.calibration import calibrate
+from dyna_eval_workers.conditions import Watch
 from dyna_eval_workers.decoding import Decoded
 from dyna_eval_workers.environment import capture_environment, peak_memory_bytes, reset_peak_memory
 from dyna_eval_workers.exactness import PEER_TIE_ULP, Comparison, compare
@@ -79,10 +80,12 @@ class DecodingSession:
         self._measure_sentinel(work, job, prompts, reference)
         _warm_up(loop, job, prompts)
         reset_peak_memory(self.device)
+        watch = Watch(self.device)
         started = time.perf_counter()
         decoded = _decode_all(loop, job, prompts)
         wall_seconds = time.perf_counter() - started
         peak_memory = peak_memory_bytes(self.device)
+        conditions = watch.conditions()
         reference.jobs_since += 1
         samples = _samples(work, job, prompts, decoded, configuration=job.configuration, reference=reference)
         _refuse_violations(samples)
@@ -98,10 +101,11 @@ class DecodingSession:
             wall_seconds=wall_seconds,
             peak_memory_bytes=peak_memory,
             calibration=work.calibration,
+            conditions=conditions,
         )
 
     def _use(self, pair: Pair) -> _PairAtWork:
-        if self._work is None or self._work.pair.pair != pair:
+        if self._work is None or not self._work.pair.pair.same_models(pair):
             self._work = None  # frees the memory before the next pair needs it
             self._references.clear()
             self._work = _PairAtWork.load(pair, self.device)

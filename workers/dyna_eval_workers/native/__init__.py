@@ -1,7 +1,8 @@
 """The kernels for CPUs: their C++ source, built on the machine that uses them, and its functions.
 
 The source is compiled once per machine, compiler and version of the source, in a few seconds, and kept in the
-user's cache folder. It needs a C++20 compiler with OpenMP and GCC's vector extensions: tried with GCC 12.
+user's cache folder. It needs a C++20 compiler with OpenMP and GCC's vector extensions: tried with GCC 12,
+on x86 from SSE4 to AVX-512; for ARM it was compiled, not run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from dyna_eval.errors import first_line
 
 SOURCE = Path(__file__).with_name("transformer.cpp")
-_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp")
+_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-Wno-psabi")
 _FLAGS_OF_LIBRARIES = ("-std=c++20", "-shared", "-fPIC")
 _COMPILERS = ("c++", "g++", "clang++")
 
@@ -27,8 +28,8 @@ Pointer = ctypes.c_void_p
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "dyna_open": (Pointer, [Pointer, Pointer]),
     "dyna_close": (None, [Pointer]),
-    "dyna_reserve": (None, [Pointer, ctypes.c_int64, Pointer, Pointer]),
-    "dyna_extend": (None, [Pointer, Pointer, Pointer, ctypes.c_int64, ctypes.c_int64]),
+    "dyna_reserve": (ctypes.c_int32, [Pointer, ctypes.c_int64, Pointer, Pointer]),
+    "dyna_extend": (ctypes.c_int32, [Pointer, Pointer, Pointer, ctypes.c_int64, ctypes.c_int64]),
     "dyna_keep": (None, [Pointer, Pointer, ctypes.c_int64]),
     "dyna_logits": (Pointer, [Pointer]),
     "dyna_choose": (None, [Pointer, ctypes.c_float, Pointer, ctypes.c_int64, Pointer]),

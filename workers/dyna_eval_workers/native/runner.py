@@ -56,7 +56,8 @@ class NativeRunner:
             self._tables = self._weights.rotary_tables(capacity)
             self._capacity = capacity
         cosine, sine = (table.data_ptr() for table in self._tables) if self._tables else (None, None)
-        self._kernels.dyna_reserve(self._state, capacity, cosine, sine)
+        if not self._kernels.dyna_reserve(self._state, capacity, cosine, sine):
+            raise MemoryError(f"no memory for a cache of {capacity} tokens")
         self._length = 0
         self._places.clear()
 
@@ -117,7 +118,8 @@ class NativeRunner:
         self._room(count)
         self._tokens[:count] = tokens
         self._parents[:count] = parents
-        self._kernels.dyna_extend(self._state, self._tokens_at, self._parents_at, count, logits_from)
+        if not self._kernels.dyna_extend(self._state, self._tokens_at, self._parents_at, count, logits_from):
+            raise MemoryError(f"no memory for a pass of {count} tokens")
         self._rows = count - logits_from
 
     def _noise(self, chooser: Chooser) -> NDArray[np.float32] | None:

@@ -5,13 +5,23 @@
 // and not on the rows that hold a token's ancestors. So the logits of a tree node are, bit for bit, those that plain
 // decoding computes at the same place, in every dtype.
 //
+// Every thread takes the same part of equally long lists of tasks, and writes columns of a row that no other does. So
+// threads wait for each other only before they read what others wrote.
+//
 // Shapes: M tokens of this pass, H hidden, D head size, K inputs and N outputs of a matrix.
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <new>
+#include <stdexcept>
+#include <thread>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <omp.h>
@@ -21,24 +31,36 @@
 
 namespace {
 
+// Vectors fill a register: longer ones are taken apart by the compiler, through memory, at a tenth of the speed.
+#if defined(__AVX512F__)
 constexpr int64_t LANES = 16;  // floats in a vector
-constexpr int64_t PANEL = 32;  // outputs of a matrix that are computed together
-constexpr int64_t BLOCK = 12;  // tokens that share one reading of a panel: their sums fill the registers
-constexpr int64_t QUERIES = 4; // queries that share one reading of a head's cache
-constexpr int64_t CHUNK = 64;  // dimensions of a head whose weighted sums are kept in registers
+constexpr int64_t BLOCK = 8;   // tokens that share one reading of a panel: their sums stay in registers
+constexpr int64_t FEW = 2;     // up to so many take two panels at once: sums enough to hide their latency
+#elif defined(__AVX__)
+constexpr int64_t LANES = 8, BLOCK = 2, FEW = 1;
+#else
+constexpr int64_t LANES = 4, BLOCK = 2, FEW = 1;
+#endif
+constexpr int64_t PANEL = 32;               // outputs of a matrix that are computed together
+constexpr int64_t VECTORS = PANEL / LANES;  // of a panel
+constexpr int64_t QUERIES = 4;              // queries that share one reading of a head's cache
+constexpr int64_t SCAN = 256;               // scores whose maximum is kept while the best are picked one by one
+constexpr int64_t WORTH_THREADS = 1 << 15;  // scores to scan for which several threads pay
+constexpr int SPINS = 10000;                // some tens of microseconds
+constexpr float LOWEST = -std::numeric_limits<float>::infinity();
 
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef int64_t Longs __attribute__((vector_size(128)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-typedef _Float16 Float16s __attribute__((vector_size(32)));
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef Floats Sums[VECTORS];  // of the outputs of a panel
 
 enum Kind : int32_t { FLOAT32, BFLOAT16, FLOAT16 };
 enum Activation : int32_t { GELU, GELU_TANH, RELU, SILU };
 enum Residual : int32_t { SEQUENTIAL, PARALLEL, PARALLEL_SHARED_NORM };
 
-int64_t rounded_up(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
+int64_t parts(int64_t size, int64_t unit) { return (size + unit - 1) / unit; }
+int64_t rounded_up(int64_t size, int64_t unit) { return parts(size, unit) * unit; }
 
 template <class V, class T> V load(const T* from) {
   V value;
@@ -46,48 +68,69 @@ template <class V, class T> V load(const T* from) {
   return value;
 }
 template <class V, class T> void store(T* to, const V& value) { std::memcpy(to, &value, sizeof value); }
-
-Floats widened(const uint16_t* from) {  // bfloat16 is the upper half of a float32
-  return (Floats)(__builtin_convertvector(load<Halves>(from), Words) << 16);
-}
 Floats loaded(const float* from) { return load<Floats>(from); }
-Floats loaded(const uint16_t* from) { return widened(from); }
 
-uint16_t bfloat16(float value) {  // rounds to nearest, ties to even
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+// bfloat16 is the upper half of a float32, rounded to nearest, ties to even.
+uint16_t bfloat16(float value) {
+  const auto bits = load<uint32_t>(&value);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 float widened(uint16_t value) {
   const uint32_t bits = static_cast<uint32_t>(value) << 16;
-  float wide;
-  std::memcpy(&wide, &bits, sizeof wide);
-  return wide;
+  return load<float>(&bits);
 }
-void assign(float& to, float value) { to = value; }
-void assign(uint16_t& to, float value) { to = bfloat16(value); }
+
+// float16 has 5 bits of exponent for float32's 8: shifted into their place they are 2^112 too small. Exact for all
+// finite numbers.
+Floats from_float16(const uint16_t* from) {
+  const Words bits = __builtin_convertvector(load<Halves>(from), Words);
+  const Floats size = (Floats)((bits & 0x7fff) << 13) * 0x1p112f;
+  return (Floats)((Words)size | (bits & 0x8000) << 16);
+}
+float one_from_float16(uint16_t value) {
+  uint16_t lanes[LANES] = {value};
+  return from_float16(lanes)[0];
+}
 
 Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
 Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
+template <class Reduce> float reduced(Floats v, Reduce reduce) {  // by halves
+  float lanes[LANES];
+  store(lanes, v);
+  for (int64_t width = LANES / 2; width > 0; width /= 2)
+    for (int64_t l = 0; l < width; ++l) lanes[l] = reduce(lanes[l], lanes[l + width]);
+  return lanes[0];
+}
+float total(Floats v) {
+  return reduced(v, [](float a, float b) { return a + b; });
+}
+float highest(Floats v) {
+  return reduced(v, [](float a, float b) { return std::max(a, b); });
+}
+
 Floats exponential(Floats x) {  // relative error under 2e-7; Cephes' expf
   x = smaller(larger(x, Floats{} - 87.0f), Floats{} + 88.0f);
-  const Ints n = __builtin_convertvector(x * 1.44269504f + (x < 0 ? Floats{} - 0.5f : Floats{} + 0.5f), Ints);
-  const Floats whole = __builtin_convertvector(n, Floats);
+  const Floats shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: leaves a whole number in the lowest bits
+  const Floats whole = shifted - 12582912.0f;
   const Floats r = x - whole * 0.693359375f - whole * -2.12194440e-4f;
   Floats p = Floats{} + 1.9875691500e-4f;
   for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
     p = p * r + c;
   p = p * r * r + r + 1.0f;
-  return p * (Floats)((n + 127) << 23);
+  return (Floats)((Ints)p + ((Ints)shifted << 23));
 }
 
-Floats error_function(Floats x) {  // absolute error under 2e-7; Abramowitz and Stegun 7.1.26
-  const Floats a = larger(x, -x), t = 1.0f / (1.0f + 0.3275911f * a);
-  Floats p = Floats{} + 1.061405429f;
-  for (float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) p = p * t + c;
-  const Floats y = 1.0f - p * t * exponential(-a * a);
-  return x < 0 ? -y : y;
+Floats error_function(Floats x) {  // absolute error under 4e-7; a rational function, Eigen's
+  x = smaller(larger(x, Floats{} - 4.0f), Floats{} + 4.0f);
+  const Floats s = x * x;
+  Floats p = Floats{} - 2.72614225801306e-10f, q = Floats{} - 1.45660718464996e-05f;
+  for (float c : {2.77068142495902e-08f, -2.10102402082508e-06f, -5.69250639462346e-05f, -7.34990630326855e-04f,
+                  -2.95459980854025e-03f, -1.60960333262415e-02f})
+    p = p * s + c;
+  for (float c : {-2.13374055278905e-04f, -1.68282697438203e-03f, -7.37332916720468e-03f, -1.42647390514189e-02f})
+    q = q * s + c;
+  return x * p / q;
 }
 
 Floats activated(Floats x, int32_t activation) {
@@ -137,157 +180,230 @@ struct Model {
 
 namespace {
 
-// Rows of activations, padded to whole vectors; `halves` are the same values in bfloat16 where the model rounds.
+template <class T> struct Aligned {  // so that vectors of 64 bytes do not straddle cache lines
+  using value_type = T;
+  Aligned() = default;
+  template <class U> Aligned(const Aligned<U>&) {}
+  T* allocate(size_t count) { return static_cast<T*>(operator new(count * sizeof(T), std::align_val_t(64))); }
+  void deallocate(T* from, size_t) { operator delete(from, std::align_val_t(64)); }
+  bool operator==(const Aligned&) const = default;
+};
+template <class T> using Array = std::vector<T, Aligned<T>>;
+
+// Rows of activations, padded to whole panels; `halves` are the same values in bfloat16 where the model rounds.
 struct Rows {
-  std::vector<float> floats;
-  std::vector<uint16_t> halves;
+  Array<float> floats;
+  Array<uint16_t> halves;
   int64_t stride = 0;
   bool rounds = false;
 
   void shape(int64_t rows, int64_t columns, bool rounds_too) {
     stride = rounded_up(columns, PANEL);
     rounds = rounds_too;
-    if (static_cast<int64_t>(floats.size()) < rows * stride) floats.resize(rows * stride);
-    if (rounds && static_cast<int64_t>(halves.size()) < rows * stride) halves.resize(rows * stride);
+    floats.resize(std::max<size_t>(floats.size(), rows * stride));
+    if (rounds) halves.resize(std::max<size_t>(halves.size(), rows * stride));
   }
   float* row(int64_t m) { return floats.data() + m * stride; }
-  void finish(int64_t m, int64_t from, int64_t to) {  // once columns [from, to) of a row have their values
-    if (!rounds) return;
-    for (int64_t k = from; k < to; ++k) {
-      halves[m * stride + k] = bfloat16(floats[m * stride + k]);
-      floats[m * stride + k] = widened(halves[m * stride + k]);
+  const float* row(int64_t m) const { return floats.data() + m * stride; }
+  template <class T> const T* row_of(int64_t m) const {
+    if constexpr (sizeof(T) == 2) return halves.data() + m * stride;
+    else return row(m);
+  }
+  void put(int64_t m, int64_t column, Floats v) {
+    if (rounds) {
+      const Words bits = (Words)v + 0x7fff + ((Words)v >> 16 & 1);
+      store(halves.data() + m * stride + column, __builtin_convertvector(bits >> 16, Halves));
+      v = (Floats)(bits & 0xffff0000u);
+    }
+    store(row(m) + column, v);
+  }
+  void put(int64_t m, int64_t column, const Sums& panel) {
+    for (int64_t v = 0; v < VECTORS; ++v) put(m, column + v * LANES, panel[v]);
+  }
+  void put(int64_t m, int64_t column, Floats v, int64_t count) {  // only so many of its lanes
+    if (count >= LANES) return put(m, column, v);
+    for (int64_t l = 0; l < count; ++l) {
+      const int64_t at = m * stride + column + l;
+      floats[at] = v[l];
+      if (rounds) halves[at] = bfloat16(v[l]), floats[at] = widened(halves[at]);
     }
   }
 };
 
-// How a panel's weights are read: `STEP` inputs at a time, each as two vectors of 16 outputs.
+// How the weights of a panel are read and multiplied: `STEP` inputs at a time.
 struct Float32Weights {
   static constexpr int64_t STEP = 1, BYTES = 4;
-  static void read(const char* panel, int64_t k, Floats* w) {
-    w[0] = loaded(reinterpret_cast<const float*>(panel) + k * PANEL);
-    w[1] = loaded(reinterpret_cast<const float*>(panel) + k * PANEL + LANES);
+  typedef std::array<Floats, VECTORS> Vectors;
+  static const float* inputs(const Rows& x) { return x.floats.data(); }
+  static Vectors read(const char* panel, int64_t k) {
+    const auto* from = reinterpret_cast<const float*>(panel) + k * PANEL;
+    Vectors weights;
+    for (int64_t v = 0; v < VECTORS; ++v) weights[v] = loaded(from + v * LANES);
+    return weights;
+  }
+  static void add(Sums& sums, const float* x, const Vectors& w) {
+    for (int64_t v = 0; v < VECTORS; ++v) sums[v] += *x * w[v];
   }
 };
-struct Float16Weights {
-  static constexpr int64_t STEP = 1, BYTES = 2;
-  static void read(const char* panel, int64_t k, Floats* w) {
+struct Float16Weights : Float32Weights {
+  static constexpr int64_t BYTES = 2;
+  static Vectors read(const char* panel, int64_t k) {
     const auto* from = reinterpret_cast<const uint16_t*>(panel) + k * PANEL;
-    w[0] = __builtin_convertvector(load<Float16s>(from), Floats);
-    w[1] = __builtin_convertvector(load<Float16s>(from + LANES), Floats);
+    Vectors weights;
+    for (int64_t v = 0; v < VECTORS; ++v) weights[v] = from_float16(from + v * LANES);
+    return weights;
   }
 };
-struct BFloat16Weights {
+struct BFloat16Weights {  // two inputs of an output share a word
   static constexpr int64_t STEP = 2, BYTES = 2;
-  static void read(const char* panel, int64_t k, Floats* w) {
+  typedef std::array<Words, VECTORS> Vectors;
+  static const float* inputs(const Rows& x) { return x.floats.data(); }
+  static Vectors read(const char* panel, int64_t k) {
     const auto* from = reinterpret_cast<const uint32_t*>(panel) + k / 2 * PANEL;
-    const Words low = load<Words>(from), high = load<Words>(from + LANES);
-    w[0] = (Floats)(low << 16), w[1] = (Floats)(high << 16);
-    w[2] = (Floats)(low & 0xffff0000u), w[3] = (Floats)(high & 0xffff0000u);
+    Vectors weights;
+    for (int64_t v = 0; v < VECTORS; ++v) weights[v] = load<Words>(from + v * LANES);
+    return weights;
+  }
+  static void add(Sums& sums, const float* x, const Vectors& w) {
+    for (int64_t v = 0; v < VECTORS; ++v) sums[v] += x[0] * (Floats)(w[v] << 16);
+    for (int64_t v = 0; v < VECTORS; ++v) sums[v] += x[1] * (Floats)(w[v] & 0xffff0000u);
+  }
+};
+struct BFloat16Values : Float32Weights {  // two outputs of an input, half a panel apart, share a word
+  static constexpr int64_t BYTES = 2;
+  static Vectors read(const char* panel, int64_t k) {
+    const auto* from = reinterpret_cast<const uint32_t*>(panel) + k * PANEL / 2;
+    Vectors weights;
+    for (int64_t v = 0; v < VECTORS / 2; ++v) {
+      const auto both = load<Words>(from + v * LANES);
+      weights[v] = (Floats)(both << 16), weights[v + VECTORS / 2] = (Floats)(both & 0xffff0000u);
+    }
+    return weights;
+  }
+};
+#ifdef __AVX512BF16__
+struct RoundedWeights : BFloat16Weights {  // for inputs that are rounded too
+  static const uint16_t* inputs(const Rows& x) { return x.halves.data(); }
+  static void add(Sums& sums, const uint16_t* x, const Vectors& w) {
+    const auto pair = (__m512bh)_mm512_set1_epi32(load<int32_t>(x));
+    for (int64_t v = 0; v < VECTORS; ++v)
+      sums[v] = (Floats)_mm512_dpbf16_ps((__m512)sums[v], (__m512bh)w[v], pair);
+  }
+};
+#else
+using RoundedWeights = BFloat16Weights;
+#endif
+
+// Panels of weights, one every `bytes`, with K `inputs`.
+struct Panels {
+  const char* data;
+  int64_t bytes, inputs;
+};
+
+// Sums of M rows and P panels, every one over the inputs in ascending order.
+template <class Weights, int M, int P, class Input>
+void multiply_block(const Input* x, int64_t stride, const char* panel, const Panels& w, Sums* sums) {
+  Sums totals[P * M];
+#pragma GCC unroll 8
+  for (int i = 0; i < P * M; ++i)
+#pragma GCC unroll 8
+    for (int64_t v = 0; v < VECTORS; ++v) totals[i][v] = Floats{};
+  for (int64_t k = 0; k < w.inputs; k += Weights::STEP) {
+    typename Weights::Vectors weights[P];
+    for (int p = 0; p < P; ++p) weights[p] = Weights::read(panel + p * w.bytes, k);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+      for (int p = 0; p < P; ++p) Weights::add(totals[p * M + m], x + m * stride + k, weights[p]);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < P * M; ++i)
+#pragma GCC unroll 8
+    for (int64_t v = 0; v < VECTORS; ++v) sums[i][v] = totals[i][v];
+}
+
+template <class Weights, class Input, int P, int... M>
+auto block_of(int64_t rows, std::integer_sequence<int, M...>) {
+  using Block = decltype(&multiply_block<Weights, 1, P, Input>);
+  static constexpr Block blocks[] = {multiply_block<Weights, M + 1, P, Input>...};
+  return blocks[rows - 1];
+}
+
+// Multiplies rows by the panels [from, to) and hands the sums to `take(m, panel, sums)`.
+template <class Weights, class Input, class Take>
+void multiply(const Input* x, int64_t stride, int64_t rows, const Panels& w, int64_t from, int64_t to, Take take) {
+  const int64_t blocks = parts(rows, BLOCK), most = rows <= FEW ? 2 : 1;
+  for (int64_t p = from, count; p < to; p += count) {
+    count = std::min(most, to - p);
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t first = rows * b / blocks, size = rows * (b + 1) / blocks - first;
+      const auto block = count == 2 ? block_of<Weights, Input, 2>(size, std::make_integer_sequence<int, FEW>())
+                                    : block_of<Weights, Input, 1>(size, std::make_integer_sequence<int, BLOCK>());
+      Sums sums[std::max(BLOCK, 2 * FEW)];
+      block(x + first * stride, stride, w.data + p * w.bytes, w, sums);
+      for (int64_t c = 0; c < count; ++c)
+        for (int64_t m = 0; m < size; ++m) take(first + m, p + c, sums[c * size + m]);
+    }
+  }
+}
+
+struct Share {
+  int64_t from, to;
+};
+Share share_of(int64_t tasks) {  // this thread's
+  const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+  return {tasks * thread / threads, tasks * (thread + 1) / threads};
+}
+
+// This thread's share of the outputs of a matrix; `take(m, first column, outputs)` gets a panel of them.
+template <class Take> void linear(const Rows& x, int64_t rows, const Matrix& w, Take take) {
+  const auto [from, to] = share_of(parts(w.outputs, PANEL));
+  const auto run = [&]<class Weights>(Weights) {
+    const int64_t inputs = rounded_up(w.inputs, Weights::STEP);
+    const Panels panels{w.data, inputs * PANEL * Weights::BYTES, inputs};
+    multiply<Weights>(Weights::inputs(x), x.stride, rows, panels, from, to, [&](int64_t m, int64_t p, Sums& sums) {
+      if (w.bias)
+        for (int64_t v = 0; v < VECTORS; ++v) sums[v] += loaded(w.bias + p * PANEL + v * LANES);
+      take(m, p * PANEL, sums);
+    });
+  };
+  switch (w.kind) {
+    case FLOAT32: return run(Float32Weights{});
+    case FLOAT16: return run(Float16Weights{});
+    default: return x.rounds ? run(RoundedWeights{}) : run(BFloat16Weights{});
+  }
+}
+
+// What the normalisation of a row of `size` subtracts and multiplies with. RMSNorm leaves the mean alone.
+struct Moments {
+  float mean = 0, scale = 1;
+
+  Moments(const float* x, int64_t size, float epsilon, bool root_mean_square) {
+    Floats sums{};
+    if (!root_mean_square) {
+      for (int64_t k = 0; k < size; k += LANES) sums += loaded(x + k);
+      mean = total(sums) / size;
+    }
+    sums = Floats{};
+    Ints lane;
+    for (int32_t l = 0; l < LANES; ++l) lane[l] = l;
+    for (int64_t k = 0; k < size; k += LANES) {
+      const Floats d = lane < static_cast<int32_t>(size - k) ? loaded(x + k) - mean : Floats{};
+      sums += d * d;
+    }
+    scale = 1.0f / std::sqrt(total(sums) / size + epsilon);
   }
 };
 
-template <class Weights, int M>
-void multiply(Rows& x, int64_t m0, const char* panel, int64_t inputs, Floats (*sums)[2]) {
-  const float* from = x.row(m0);
-  Floats total[M][2] = {};
-  for (int64_t k = 0; k < inputs; k += Weights::STEP) {
-    Floats w[2 * Weights::STEP];
-    Weights::read(panel, k, w);
-    for (int64_t s = 0; s < Weights::STEP; ++s)
-#pragma GCC unroll 12
-      for (int m = 0; m < M; ++m) {
-        const float value = from[m * x.stride + k + s];
-        total[m][0] += value * w[2 * s], total[m][1] += value * w[2 * s + 1];
-      }
+// Normalises a row that is padded with zeros, as weight and bias are; these may be null.
+void normalise(const float* x, int64_t size, Moments moments, const float* weight, const float* bias, Rows& y,
+               int64_t m) {
+  for (int64_t k = 0; k < size; k += LANES) {
+    Floats v = (loaded(x + k) - moments.mean) * moments.scale;
+    if (weight) v *= loaded(weight + k);
+    if (bias) v += loaded(bias + k);
+    y.put(m, k, v);
   }
-  std::memcpy(sums, total, sizeof total);
-}
-
-#ifdef __AVX512BF16__
-template <int M>
-void multiply_pairs(Rows& x, int64_t m0, const char* panel, int64_t inputs, Floats (*sums)[2]) {
-  const uint16_t* from = x.halves.data() + m0 * x.stride;
-  const auto* pairs = reinterpret_cast<const uint32_t*>(panel);
-  __m512 total[M][2] = {};
-  for (int64_t k = 0; k < inputs; k += 2, pairs += PANEL) {
-    const auto low = (__m512bh)load<Words>(pairs), high = (__m512bh)load<Words>(pairs + LANES);
-#pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) {
-      const auto value = (__m512bh)_mm512_set1_epi32(load<int32_t>(from + m * x.stride + k));
-      total[m][0] = _mm512_dpbf16_ps(total[m][0], low, value);
-      total[m][1] = _mm512_dpbf16_ps(total[m][1], high, value);
-    }
-  }
-  std::memcpy(sums, total, sizeof total);
-}
-#endif
-
-template <int M>
-void multiply_any(Rows& x, int64_t m0, const Matrix& w, const char* panel, int64_t inputs, Floats (*sums)[2]) {
-  switch (w.kind) {
-    case FLOAT32: return multiply<Float32Weights, M>(x, m0, panel, inputs, sums);
-    case FLOAT16: return multiply<Float16Weights, M>(x, m0, panel, inputs, sums);
-    default:
-#ifdef __AVX512BF16__
-      if (x.rounds) return multiply_pairs<M>(x, m0, panel, inputs, sums);
-#endif
-      return multiply<BFloat16Weights, M>(x, m0, panel, inputs, sums);
-  }
-}
-
-// `count` is at most M.
-template <int M>
-void multiply_block(int64_t count, Rows& x, int64_t m0, const Matrix& w, const char* panel, int64_t inputs,
-                    Floats (*sums)[2]) {
-  if (count == M) return multiply_any<M>(x, m0, w, panel, inputs, sums);
-  if constexpr (M > 1) multiply_block<M - 1>(count, x, m0, w, panel, inputs, sums);
-}
-
-// Multiplies M rows by a matrix and hands each panel's sums to `take(m, first column, low, high)`. All threads call it.
-template <class Take> void linear(Rows& x, int64_t rows, const Matrix& w, Take take) {
-  const int64_t panels = rounded_up(w.outputs, PANEL) / PANEL;
-  const int64_t inputs = w.kind == BFLOAT16 ? rounded_up(w.inputs, 2) : w.inputs;
-  const int64_t bytes = inputs * PANEL * (w.kind == FLOAT32 ? 4 : 2);
-  const int64_t blocks = (rows + BLOCK - 1) / BLOCK, block = (rows + blocks - 1) / blocks;  // of about equal size
-#pragma omp for schedule(static)
-  for (int64_t p = 0; p < panels; ++p) {
-    const char* panel = w.data + p * bytes;
-    Floats low{}, high{};
-    if (w.bias) low = loaded(w.bias + p * PANEL), high = loaded(w.bias + p * PANEL + LANES);
-    for (int64_t m0 = 0; m0 < rows; m0 += block) {
-      Floats sums[BLOCK][2];
-      const int64_t count = std::min(block, rows - m0);
-      multiply_block<BLOCK>(count, x, m0, w, panel, inputs, sums);
-      for (int64_t m = 0; m < count; ++m) take(m0 + m, p * PANEL, sums[m][0] + low, sums[m][1] + high);
-    }
-  }
-}
-
-float total(Floats v) {
-  float sum = 0;
-  for (int64_t l = 0; l < LANES; ++l) sum += v[l];
-  return sum;
-}
-
-// y = x normalised; of LayerNorm, or of RMSNorm, which leaves the mean alone.
-void normalise(const float* x, float* y, int64_t size, const float* weight, const float* bias, float epsilon, bool rms) {
-  const int64_t whole = size / LANES * LANES;
-  Floats sums{};
-  float mean = 0, rest = 0;
-  if (!rms) {
-    for (int64_t k = 0; k < whole; k += LANES) sums += loaded(x + k);
-    for (int64_t k = whole; k < size; ++k) rest += x[k];
-    mean = (total(sums) + rest) / size;
-  }
-  sums = Floats{}, rest = 0;
-  for (int64_t k = 0; k < whole; k += LANES) {
-    const Floats d = loaded(x + k) - mean;
-    sums += d * d;
-  }
-  for (int64_t k = whole; k < size; ++k) rest += (x[k] - mean) * (x[k] - mean);
-  const float scale = 1.0f / std::sqrt((total(sums) + rest) / size + epsilon);
-  for (int64_t k = 0; k < size; ++k)
-    y[k] = (x[k] - mean) * scale * (weight ? weight[k] : 1.0f) + (bias ? bias[k] : 0.0f);
 }
 
 // The cache of one sequence. `length` rows are committed; `parents` and `places` belong to the rows behind them:
@@ -295,8 +411,36 @@ void normalise(const float* x, float* y, int64_t size, const float* weight, cons
 struct Cache {
   int64_t length = 0, capacity = 0;
   std::vector<int32_t> parents, places;
-  // Per layer and head: keys in tiles of 16 rows, (tiles, D, 16), and values, (capacity, D rounded up).
-  std::vector<char> keys, values;
+  Array<char> keys, values;  // of every layer and head, see HeadCache
+};
+
+// Where the threads of a pass wait for each other. They arrive within microseconds, dozens of times in a pass, so they
+// spin: OpenMP's own barrier takes five times as long. They yield once others seem to need the processor; sleeping
+// would cost more wherever the other thread is merely late. Nobody waits between passes.
+struct Barrier {
+  std::atomic<int> arrived = 0;
+  std::atomic<unsigned> passed = 0;  // may wrap around
+
+  void wait() {
+    const unsigned before = passed.load(std::memory_order_relaxed);
+    if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == omp_get_num_threads()) {
+      arrived.store(0, std::memory_order_relaxed);
+      return passed.store(before + 1, std::memory_order_release);
+    }
+    for (int tries = 0; passed.load(std::memory_order_acquire) == before; ++tries)
+      if (tries >= SPINS) std::this_thread::yield();
+  }
+};
+
+// What a thread works with.
+struct Scratch {
+  Rows normed, mlp_normed, heads, scores;
+};
+
+// The rows behind the committed ones that a token sees: its own and its ancestors', ascending.
+struct Seen {
+  const int32_t* rows;
+  int64_t count;
 };
 
 }  // namespace
@@ -305,264 +449,298 @@ extern "C" struct State {
   Model model;
   std::vector<Layer> layers;
   Cache cache;
-  Rows x, normed, mlp_normed, qkv, attended, inner;
-  std::vector<float> logits;  // (rows, stride) of the latest pass
+  Rows x, qkv, attended, inner;
+  Barrier barrier;
+  std::vector<Scratch> scratch;    // of every thread
+  std::vector<int32_t> seen_rows;  // of all tokens of the pass, one token behind the other
+  std::vector<Seen> seen;          // of every token of the pass
+  Array<float> logits;             // (rows, stride) of the latest pass
   int64_t logits_stride = 0, logits_rows = 0;
 };
 
 namespace {
 
+// Keys are panels whose outputs are rows of the cache, and whose inputs are the dimensions: scores are a product with
+// them. Values are panels whose outputs are dimensions and whose inputs are rows.
 template <class T> struct HeadCache {
+  static constexpr bool ROUNDS = sizeof(T) == 2;
+  using Keys = std::conditional_t<ROUNDS, RoundedWeights, Float32Weights>;
+  using Values = std::conditional_t<ROUNDS, BFloat16Values, Float32Weights>;
   T *keys, *values;
-  int64_t head, value_stride;
+  int64_t head, depth, capacity;
 
-  HeadCache(State& s, int64_t layer, int64_t h) {
-    const Model& model = s.model;
-    head = model.head, value_stride = rounded_up(model.head, LANES);
-    const int64_t index = layer * model.key_heads + h;
-    keys = reinterpret_cast<T*>(s.cache.keys.data()) + index * s.cache.capacity * head;
-    values = reinterpret_cast<T*>(s.cache.values.data()) + index * s.cache.capacity * value_stride;
+  HeadCache(State& s, int64_t layer, int64_t h)
+      : head(s.model.head), depth(rounded_up(head, Keys::STEP)), capacity(s.cache.capacity) {
+    const int64_t index = layer * s.model.key_heads + h;
+    keys = reinterpret_cast<T*>(s.cache.keys.data()) + index * capacity * depth;
+    values = reinterpret_cast<T*>(s.cache.values.data()) + index * capacity * rounded_up(head, PANEL);
   }
-  T* key_tile(int64_t row) const { return keys + row / LANES * head * LANES; }
-  T& key(int64_t row, int64_t d) const { return key_tile(row)[d * LANES + row % LANES]; }
-  T* value(int64_t row) const { return values + row * value_stride; }
+  static int64_t bytes(const Model& model, int64_t capacity) {  // that suffice for keys, and for values
+    return model.layers * model.key_heads * capacity * rounded_up(model.head, PANEL) * sizeof(T);
+  }
+  T* key(int64_t row) const { return keys + row / PANEL * depth * PANEL + row % PANEL * Keys::STEP; }
+  T* value(int64_t row, int64_t p) const { return values + (p * capacity + row) * PANEL; }
+
+  void write(int64_t row, const T* from_key, const T* from_value) const {  // both padded with zeros
+    for (int64_t d = 0; d < depth; d += Keys::STEP) std::copy_n(from_key + d, Keys::STEP, key(row) + d * PANEL);
+    for (int64_t p = 0; p < parts(head, PANEL); ++p, from_value += PANEL)
+      if constexpr (ROUNDS) {
+        for (int64_t j = 0; j < PANEL / 2; ++j)  // as BFloat16Values reads them
+          value(row, p)[2 * j] = from_value[j], value(row, p)[2 * j + 1] = from_value[j + PANEL / 2];
+      } else {
+        std::copy_n(from_value, PANEL, value(row, p));
+      }
+  }
+  void move(int64_t from, int64_t to) const {
+    for (int64_t d = 0; d < depth; d += Keys::STEP)
+      std::copy_n(key(from) + d * PANEL, Keys::STEP, key(to) + d * PANEL);
+    for (int64_t p = 0; p < parts(head, PANEL); ++p) std::copy_n(value(from, p), PANEL, value(to, p));
+  }
+  Panels key_panels() const {
+    return {reinterpret_cast<const char*>(keys), static_cast<int64_t>(depth * PANEL * sizeof(T)), depth};
+  }
+  Panels value_panels(int64_t rows) const {
+    return {reinterpret_cast<const char*>(values), static_cast<int64_t>(capacity * PANEL * sizeof(T)), rows};
+  }
 };
 
-void rotate(float* head, const float* cosine, const float* sine, int64_t rotary) {
-  const int64_t half = rotary / 2;
-  for (int64_t j = 0; j < half; ++j) {
-    const float a = head[j], b = head[j + half];
-    head[j] = a * cosine[j] - b * sine[j];
-    head[j + half] = b * cosine[j + half] + a * sine[j + half];
-  }
-}
-
-// Normalises and rotates one token's queries and keys, and writes its cache row.
-template <class T> void write_row(State& s, int64_t layer, int64_t m, int64_t row, int32_t place) {
-  const Model& model = s.model;
-  const Layer& weights = s.layers[layer];
-  const int64_t D = model.head;
-  float* qkv = s.qkv.row(m);
-  for (int64_t h = 0; h < model.heads + model.key_heads; ++h) {
-    float* head = qkv + h * D;
-    const float* norm = h < model.heads ? weights.query_norm : weights.key_norm;
-    if (norm) normalise(head, head, D, norm, nullptr, model.epsilon, true);
-    if (model.cosine)
-      rotate(head, model.cosine + place * model.rotary, model.sine + place * model.rotary, model.rotary);
-  }
-  for (int64_t h = 0; h < model.key_heads; ++h) {
-    const HeadCache<T> cache(s, layer, h);
-    const float *key = qkv + (model.heads + h) * D, *value = key + model.key_heads * D;
-    for (int64_t d = 0; d < D; ++d) {
-      assign(cache.key(row, d), key[d]);
-      assign(cache.value(row)[d], value[d]);
+// Copies a head's query, key or value to a row that is padded with zeros; with a place, rotated, and normalised where
+// there are weights for that.
+void copy_head(const Model& model, const float* from, const float* norm, const int32_t* place, Rows& to, int64_t m) {
+  const int64_t D = model.head, half = model.rotary / 2;
+  float* head = to.row(m);
+  std::copy_n(from, D, head);
+  std::fill(head + D, head + to.stride, 0.0f);
+  if (norm) normalise(head, D, Moments(head, D, model.epsilon, true), norm, nullptr, to, m);
+  if (model.cosine && place) {
+    const float *cosine = model.cosine + *place * model.rotary, *sine = model.sine + *place * model.rotary;
+    for (int64_t j = 0; j < half; ++j) {
+      const float a = head[j], b = head[j + half];
+      head[j] = a * cosine[j] - b * sine[j];
+      head[j + half] = b * cosine[j + half] + a * sine[j + half];
     }
   }
+  for (int64_t d = 0; d < D; d += LANES) to.put(m, d, loaded(head + d));
 }
 
-// Scores of Q queries against the 16 rows of one tile.
-template <int Q, class T>
-void score_tile(const T* tile, const float* const* queries, int64_t D, float scale, float* const* scores) {
-  Floats sums[Q] = {};
-  for (int64_t d = 0; d < D; ++d) {
-    const Floats keys = loaded(tile + d * LANES);
-#pragma GCC unroll 4
-    for (int q = 0; q < Q; ++q) sums[q] += queries[q][d] * keys;
+// Writes this thread's share of the keys and values of the pass.
+template <class T> void write_cache(State& s, int64_t layer, int64_t rows, int64_t first, Scratch& scratch) {
+  const Model& model = s.model;
+  const int64_t D = model.head;
+  const auto [from, to] = share_of(rows * model.key_heads);
+  for (int64_t task = from; task < to; ++task) {
+    const int64_t m = task / model.key_heads, h = task % model.key_heads, row = s.cache.length + first + m;
+    const HeadCache<T> cache(s, layer, h);
+    const float *key = s.qkv.row(m) + (model.heads + h) * D, *value = key + model.key_heads * D;
+    copy_head(model, key, s.layers[layer].key_norm, &s.cache.places[first + m], scratch.heads, 0);
+    copy_head(model, value, nullptr, nullptr, scratch.heads, 1);
+    cache.write(row, scratch.heads.row_of<T>(0), scratch.heads.row_of<T>(1));
   }
-  for (int q = 0; q < Q; ++q) store(scores[q], sums[q] * scale);
 }
 
-// Softmax in place over `count` scores; the caller left room for a whole vector behind them.
-float softmax(float* scores, int64_t count) {
-  float top = -std::numeric_limits<float>::infinity();
-  for (int64_t r = 0; r < count; ++r) top = std::max(top, scores[r]);
-  for (int64_t r = count; r < rounded_up(count, LANES); ++r) scores[r] = -std::numeric_limits<float>::infinity();
-  Longs sums{};  // whole numbers, whose sum does not depend on its order
-  for (int64_t r = 0; r < count; r += LANES) {
-    const Floats p = exponential(loaded(scores + r) - top);
+// Softmax in place over `count` scores, but for the division by their sum, which it returns. There is room for a whole
+// vector behind them. A score stands at its token's position, so the order of the sum does not depend on cache rows.
+float softmax(float* scores, int64_t count, float scale) {
+  const int64_t size = rounded_up(count, LANES);
+  std::fill(scores + count, scores + size, LOWEST);
+  Floats tops = Floats{} + LOWEST, sums{};
+  for (int64_t r = 0; r < size; r += LANES) tops = larger(tops, loaded(scores + r));
+  const float top = highest(tops);
+  for (int64_t r = 0; r < size; r += LANES) {
+    const Floats p = exponential((loaded(scores + r) - top) * scale);
     store(scores + r, p);
-    sums += __builtin_convertvector(__builtin_convertvector(p * 1073741824.0f, Ints), Longs);
+    sums += p;
   }
-  int64_t sum = 0;
-  for (int64_t l = 0; l < LANES; ++l) sum += sums[l];
-  return static_cast<float>(sum) / 1073741824.0f;
+  return total(sums);
 }
 
-// Attention of Q (token, head) pairs that read the same keys. `ancestors[q]` are the rows behind the committed ones
-// that a query sees, ascending; `scratch` holds Q rows of scores.
-template <int Q, class T>
-void attend(const HeadCache<T>& cache, int64_t length, int64_t end, float scale, const float* const* queries,
-            const std::vector<int32_t>* const* ancestors, float* const* scratch, float* const* outputs) {
-  const int64_t D = cache.head;
-  for (int64_t row = 0; row < end; row += LANES) {
-    float* scores[Q];
-    for (int q = 0; q < Q; ++q) scores[q] = scratch[q] + row;
-    score_tile<Q>(cache.key_tile(row), queries, D, scale, scores);
-  }
-  float sums[Q];
-  for (int q = 0; q < Q; ++q) {
-    const auto& rows = *ancestors[q];
-    const int64_t seen = static_cast<int64_t>(rows.size());
-    for (int64_t j = 0; j < seen; ++j) scratch[q][length + j] = scratch[q][length + rows[j]];
-    sums[q] = softmax(scratch[q], length + seen);
-  }
-  for (int64_t from = 0; from < D; from += CHUNK) {
-    Floats mixed[Q][CHUNK / LANES] = {};
-    const int64_t vectors = std::min(CHUNK, rounded_up(D - from, LANES)) / LANES;
-    const auto add = [&](int q, const T* value, float p) {
-      for (int64_t v = 0; v < vectors; ++v) mixed[q][v] += p * loaded(value + v * LANES);
-    };
-    for (int64_t row = 0; row < length; ++row)
-      for (int q = 0; q < Q; ++q) add(q, cache.value(row) + from, scratch[q][row]);
-    for (int q = 0; q < Q; ++q)
-      for (size_t j = 0; j < ancestors[q]->size(); ++j)
-        add(q, cache.value(length + (*ancestors[q])[j]) + from, scratch[q][length + j]);
-    for (int q = 0; q < Q; ++q)
-      for (int64_t d = from; d < std::min(D, from + CHUNK); ++d)
-        outputs[q][d] = mixed[q][(d - from) / LANES][(d - from) % LANES] / sums[q];
-  }
-}
-
-template <class T> void attention(State& s, int64_t layer, int64_t rows, const std::vector<std::vector<int32_t>>& seen) {
+// This thread's share of the attention of all tokens: tasks are a few queries each that read the same keys.
+template <class T> void attention(State& s, int64_t layer, int64_t rows, int64_t first, Scratch& scratch) {
+  using Values = typename HeadCache<T>::Values;
   const Model& model = s.model;
   const int64_t D = model.head, group = model.heads / model.key_heads, length = s.cache.length;
-  const int64_t end = length + static_cast<int64_t>(s.cache.parents.size());
-  const int64_t blocks = rounded_up(rows * group, QUERIES) / QUERIES;
-  std::vector<float> scratch(QUERIES * (rounded_up(end, LANES) + LANES));
-  float* const scores[QUERIES] = {scratch.data(), scratch.data() + scratch.size() / 4,
-                                  scratch.data() + scratch.size() / 2, scratch.data() + scratch.size() / 4 * 3};
-#pragma omp for schedule(static)
-  for (int64_t task = 0; task < model.key_heads * blocks; ++task) {
-    const int64_t key_head = task / blocks, first = task % blocks * QUERIES;
-    const int64_t count = std::min(QUERIES, rows * group - first);
-    const float* queries[QUERIES];
-    float* outputs[QUERIES];
-    const std::vector<int32_t>* ancestors[QUERIES];
-    for (int64_t q = 0; q < count; ++q) {
-      const int64_t m = (first + q) / group, h = key_head * group + (first + q) % group;
-      queries[q] = s.qkv.row(m) + h * D, outputs[q] = s.attended.row(m) + h * D, ancestors[q] = &seen[m];
-    }
+  const int64_t end = length + static_cast<int64_t>(s.cache.parents.size()), blocks = parts(rows * group, QUERIES);
+  Rows &queries = scratch.heads, &scores = scratch.scores;
+  const auto [from, to] = share_of(model.key_heads * blocks);
+  for (int64_t task = from; task < to; ++task) {
+    const int64_t key_head = task / blocks, begin = task % blocks * QUERIES;
+    const int64_t count = std::min(QUERIES, rows * group - begin);
     const HeadCache<T> cache(s, layer, key_head);
-    switch (count) {
-      case 1: attend<1>(cache, length, end, model.scale, queries, ancestors, scores, outputs); break;
-      case 2: attend<2>(cache, length, end, model.scale, queries, ancestors, scores, outputs); break;
-      case 3: attend<3>(cache, length, end, model.scale, queries, ancestors, scores, outputs); break;
-      default: attend<4>(cache, length, end, model.scale, queries, ancestors, scores, outputs);
-    }
+    const auto token = [&](int64_t q) { return (begin + q) / group; };
+    const auto column = [&](int64_t q) { return (key_head * group + (begin + q) % group) * D; };
+    for (int64_t q = 0; q < count; ++q)
+      copy_head(model, s.qkv.row(token(q)) + column(q), s.layers[layer].query_norm, &s.cache.places[first + token(q)],
+                queries, q);
+    using Keys = typename HeadCache<T>::Keys;
+    multiply<Keys>(Keys::inputs(queries), queries.stride, count, cache.key_panels(), 0, parts(end, PANEL),
+                   [&](int64_t q, int64_t p, const Sums& sums) { scores.put(q, p * PANEL, sums); });
+    float shares[QUERIES];
     for (int64_t q = 0; q < count; ++q) {
-      const int64_t m = (first + q) / group, h = key_head * group + (first + q) % group;
-      s.attended.finish(m, h * D, (h + 1) * D);
+      const Seen seen = s.seen[token(q)];
+      float* behind = scores.row(q) + length;
+      for (int64_t j = 0; j < seen.count; ++j) behind[j] = behind[seen.rows[j]];
+      shares[q] = 1.0f / softmax(scores.row(q), length + seen.count, model.scale);
     }
+    const Panels values = cache.value_panels(length);
+    multiply<Values>(scores.row(0), scores.stride, count, values, 0, parts(D, PANEL),
+                     [&](int64_t q, int64_t p, Sums& sums) {
+                       const Seen seen = s.seen[token(q)];
+                       for (int64_t j = 0; j < seen.count; ++j)
+                         Values::add(sums, scores.row(q) + length + j,
+                                     Values::read(values.data + p * values.bytes, length + seen.rows[j]));
+                       for (int64_t v = 0; v < VECTORS; ++v) {
+                         const int64_t d = p * PANEL + v * LANES;
+                         s.attended.put(token(q), column(q) + d, sums[v] * shares[q], D - d);
+                       }
+                     });
   }
 }
 
-float embedded(const Model& model, int64_t token, int64_t k) {
-  const auto number = [](const char* data, int64_t index, int32_t kind) {
-    switch (kind) {
-      case FLOAT32: return load<float>(reinterpret_cast<const float*>(data) + index);
-      case FLOAT16: return static_cast<float>(load<_Float16>(reinterpret_cast<const uint16_t*>(data) + index));
-      default: return widened(reinterpret_cast<const uint16_t*>(data)[index]);
+// Looks this thread's share of the columns of all tokens up.
+void embed(State& s, const int32_t* tokens, int64_t rows, int64_t first) {
+  const Model& model = s.model;
+  const Matrix& tied = model.head_matrix;
+  const int32_t kind = model.embedding ? model.embedding_kind : tied.kind;
+  const int64_t H = model.hidden, bytes = kind == FLOAT32 ? 4 : 2;
+  const int64_t step = !model.embedding && kind == BFLOAT16 ? 2 : 1;  // inputs that stand side by side in a panel
+  const int64_t apart = model.embedding ? 1 : PANEL * step;
+  const auto [from, to] = share_of(s.x.stride / PANEL);
+  for (int64_t m = 0; m < rows; ++m) {
+    const int64_t token = tokens[m], start = model.embedding ? token * H
+        : token / PANEL * PANEL * rounded_up(H, step) + token % PANEL * step;
+    const char* data = (model.embedding ? model.embedding : tied.data) + start * bytes;
+    const float* positions = model.positions ? model.positions + s.cache.places[first + m] * H : nullptr;
+    float* x = s.x.row(m);
+    for (int64_t k = from * PANEL; k < std::min(H, to * PANEL); ++k) {
+      const char* at = data + (k / step * apart + k % step) * bytes;
+      const float value = kind == FLOAT32   ? load<float>(at)
+                          : kind == FLOAT16 ? one_from_float16(load<uint16_t>(at))
+                                            : widened(load<uint16_t>(at));
+      x[k] = value + (positions ? positions[k] : 0.0f);
     }
-  };
-  if (model.embedding) return number(model.embedding, token * model.hidden + k, model.embedding_kind);
-  const Matrix& w = model.head_matrix;
-  const int64_t panel = token / PANEL, lane = token % PANEL;
-  if (w.kind == BFLOAT16) {
-    const int64_t pairs = rounded_up(w.inputs, 2) / 2;
-    return number(w.data, ((panel * pairs + k / 2) * PANEL + lane) * 2 + k % 2, w.kind);
+    for (int64_t k = std::max(H, from * PANEL); k < to * PANEL; ++k) x[k] = 0;
   }
-  return number(w.data, (panel * w.inputs + k) * PANEL + lane, w.kind);
 }
 
-template <class T>
-void run_layer(State& s, int64_t index, int64_t rows, int64_t first, const std::vector<std::vector<int32_t>>& seen) {
+template <class T> void run_layer(State& s, int64_t index, int64_t rows, int64_t first, Scratch& scratch) {
   const Model& model = s.model;
   const Layer& layer = s.layers[index];
-  const int64_t H = model.hidden;
-  const auto norm = [&](Rows& to, int64_t m, const float* weight, const float* bias) {
-    normalise(s.x.row(m), to.row(m), H, weight, bias, model.epsilon, model.root_mean_square);
-    to.finish(m, 0, H);
-  };
-  const auto keep = [](Rows& to) {
-    return [&to](int64_t m, int64_t column, Floats low, Floats high) {
-      store(to.row(m) + column, low), store(to.row(m) + column + LANES, high);
-    };
-  };
-  const auto add_to_x = [&](int64_t m, int64_t column, Floats low, Floats high) {
+  const auto add_to_x = [&](int64_t m, int64_t column, const Sums& sums) {
     float* x = s.x.row(m) + column;
-    store(x, loaded(x) + low), store(x + LANES, loaded(x + LANES) + high);
+    for (int64_t v = 0; v < VECTORS; ++v) store(x + v * LANES, loaded(x + v * LANES) + sums[v]);
   };
-#pragma omp for schedule(static)
-  for (int64_t m = 0; m < rows; ++m) {
-    norm(s.normed, m, layer.norm_weight, layer.norm_bias);
-    if (model.residual == PARALLEL) norm(s.mlp_normed, m, layer.mlp_norm_weight, layer.mlp_norm_bias);
-  }
-  linear(s.normed, rows, layer.qkv, keep(s.qkv));
-#pragma omp for schedule(static)
-  for (int64_t m = 0; m < rows; ++m)
-    write_row<T>(s, index, m, s.cache.length + first + m, s.cache.places[first + m]);
-  attention<T>(s, index, rows, seen);
+  const auto feed_forward = [&](const Rows& input) {
+    const int64_t outputs = model.gated ? VECTORS / 2 : VECTORS;
+    linear(input, rows, layer.up, [&](int64_t m, int64_t column, const Sums& sums) {
+      if (model.gated) column /= 2;
+      for (int64_t v = 0; v < outputs; ++v) {
+        const Floats value = activated(sums[v], model.activation);
+        s.inner.put(m, column + v * LANES, model.gated ? value * sums[v + outputs] : value);
+      }
+    });
+  };
+  const bool parallel = model.residual != SEQUENTIAL;
+  // Every thread normalises for itself: that costs less than to wait for the others.
+  const auto norms = [&](bool attention, bool mlp) {
+    for (int64_t m = 0; m < rows; ++m) {
+      const float* x = s.x.row(m);
+      const Moments moments(x, model.hidden, model.epsilon, model.root_mean_square);
+      if (attention) normalise(x, model.hidden, moments, layer.norm_weight, layer.norm_bias, scratch.normed, m);
+      if (mlp) normalise(x, model.hidden, moments, layer.mlp_norm_weight, layer.mlp_norm_bias, scratch.mlp_normed, m);
+    }
+  };
+  norms(true, model.residual == PARALLEL);
+  linear(scratch.normed, rows, layer.qkv,
+         [&](int64_t m, int64_t column, const Sums& sums) { s.qkv.put(m, column, sums); });
+  if (parallel) feed_forward(model.residual == PARALLEL ? scratch.mlp_normed : scratch.normed);
+  s.barrier.wait();
+  write_cache<T>(s, index, rows, first, scratch);
+  s.barrier.wait();
+  attention<T>(s, index, rows, first, scratch);
+  s.barrier.wait();
   linear(s.attended, rows, layer.out, add_to_x);
-  if (model.residual == SEQUENTIAL) {
-#pragma omp for schedule(static)
-    for (int64_t m = 0; m < rows; ++m) norm(s.mlp_normed, m, layer.mlp_norm_weight, layer.mlp_norm_bias);
+  if (!parallel) {
+    s.barrier.wait();
+    norms(false, true);
+    feed_forward(scratch.mlp_normed);
+    s.barrier.wait();
   }
-  Rows& mlp_input = model.residual == PARALLEL_SHARED_NORM ? s.normed : s.mlp_normed;
-  linear(mlp_input, rows, layer.up, [&](int64_t m, int64_t column, Floats low, Floats high) {
-    const int64_t to = model.gated ? column / 2 : column;
-    store(s.inner.row(m) + to, model.gated ? activated(low, model.activation) * high : activated(low, model.activation));
-    if (!model.gated) store(s.inner.row(m) + to + LANES, activated(high, model.activation));
-    s.inner.finish(m, to, to + (model.gated ? LANES : PANEL));
-  });
   linear(s.inner, rows, layer.down, add_to_x);
+  s.barrier.wait();
 }
 
 template <class T> void run(State& s, const int32_t* tokens, int64_t rows, int64_t first, int64_t logits_from) {
   const Model& model = s.model;
-  const int64_t H = model.hidden;
-  std::vector<std::vector<int32_t>> seen(rows);  // a token's own row and its ancestors', ascending
-  for (int64_t m = 0; m < rows; ++m) {
-    for (int32_t row = static_cast<int32_t>(first + m); row >= 0; row = s.cache.parents[row]) seen[m].push_back(row);
-    std::reverse(seen[m].begin(), seen[m].end());
+  for (Scratch& scratch : s.scratch) {  // here, where a lack of memory can be told
+    scratch.normed.shape(rows, model.hidden, model.rounds), scratch.mlp_normed.shape(rows, model.hidden, model.rounds);
+    scratch.heads.shape(QUERIES, model.head, model.rounds);
+    scratch.scores.shape(QUERIES, s.cache.capacity + LANES, false);
   }
 #pragma omp parallel num_threads(model.threads)
   {
-#pragma omp for schedule(static)
-    for (int64_t m = 0; m < rows; ++m) {
-      const int32_t place = s.cache.places[first + m];
-      for (int64_t k = 0; k < H; ++k)
-        s.x.row(m)[k] = embedded(model, tokens[m], k) + (model.positions ? model.positions[place * H + k] : 0.0f);
-      std::fill(s.x.row(m) + H, s.x.row(m) + s.x.stride, 0.0f);
+    Scratch& scratch = s.scratch[omp_get_thread_num()];
+    embed(s, tokens, rows, first);
+    s.barrier.wait();
+    for (int64_t layer = 0; layer < model.layers; ++layer) run_layer<T>(s, layer, rows, first, scratch);
+    for (int64_t m = logits_from; m < rows; ++m) {
+      const float* x = s.x.row(m);
+      const Moments moments(x, model.hidden, model.epsilon, model.root_mean_square);
+      normalise(x, model.hidden, moments, model.norm_weight, model.norm_bias, scratch.normed, m - logits_from);
     }
-    for (int64_t layer = 0; layer < model.layers; ++layer) run_layer<T>(s, layer, rows, first, seen);
-    const int64_t wanted = rows - logits_from;
-    if (wanted > 0) {
-#pragma omp for schedule(static)
-      for (int64_t m = 0; m < wanted; ++m) {
-        normalise(s.x.row(logits_from + m), s.normed.row(m), H, model.norm_weight, model.norm_bias, model.epsilon,
-                  model.root_mean_square);
-        s.normed.finish(m, 0, H);
-      }
-      linear(s.normed, wanted, model.head_matrix, [&](int64_t m, int64_t column, Floats low, Floats high) {
-        store(s.logits.data() + m * s.logits_stride + column, low);
-        store(s.logits.data() + m * s.logits_stride + column + LANES, high);
-      });
-    }
+    linear(scratch.normed, rows - logits_from, model.head_matrix,
+           [&](int64_t m, int64_t column, const Sums& sums) {
+             store(s.logits.data() + m * s.logits_stride + column, sums);
+           });
   }
 }
 
 template <class T> void move_row(State& s, int64_t from, int64_t to) {
   for (int64_t layer = 0; layer < s.model.layers; ++layer)
-    for (int64_t h = 0; h < s.model.key_heads; ++h) {
-      const HeadCache<T> cache(s, layer, h);
-      for (int64_t d = 0; d < cache.head; ++d) cache.key(to, d) = cache.key(from, d);
-      std::copy_n(cache.value(from), cache.value_stride, cache.value(to));
-    }
+    for (int64_t h = 0; h < s.model.key_heads; ++h) HeadCache<T>(s, layer, h).move(from, to);
 }
 
-float perturbed(const State& s, int64_t m, int64_t token, float temperature, const float* noise, int64_t width) {
-  const float logit = s.logits[m * s.logits_stride + token];
-  return noise ? logit / temperature + noise[m * width + token] : logit;
+// Scores are logits / temperature + noise, or logits where there is no noise; they are written to `to`.
+void scores_of(const State& s, int64_t m, int64_t size, float temperature, const float* noise, int64_t width,
+               float* to) {
+  const float* logits = s.logits.data() + m * s.logits_stride;
+  if (!noise) std::copy_n(logits, size, to);
+  else
+    for (int64_t t = 0; t < size; ++t) to[t] = logits[t] / temperature + noise[m * width + t];
+}
+
+float highest(const float* scores, int64_t size) {
+  Floats tops[4];
+  for (Floats& top : tops) top = Floats{} + LOWEST;
+  int64_t t = 0;
+  for (; t + 4 * LANES <= size; t += 4 * LANES)
+    for (int64_t v = 0; v < 4; ++v) tops[v] = larger(tops[v], loaded(scores + t + v * LANES));
+  float top = highest(larger(larger(tops[0], tops[1]), larger(tops[2], tops[3])));
+  return t < size ? std::max(top, *std::max_element(scores + t, scores + size)) : top;
+}
+
+int64_t first_of(const float* scores, int64_t size, float wanted) {  // 0 where there is none: among NaNs
+  int64_t t = 0;
+  const auto in_vector = [&] {
+    const Ints equal = loaded(scores + t) == wanted;
+    int32_t any = 0;
+    for (int64_t l = 0; l < LANES; ++l) any |= equal[l];
+    return any != 0;
+  };
+  while (t + LANES <= size && !in_vector()) t += LANES;
+  while (t < size && scores[t] != wanted) ++t;
+  return t < size ? t : 0;
+}
+
+// Whether there was memory for some work: an exception must not leave this library.
+template <class Work> int32_t fits(Work work) noexcept {
+  try {
+    work();
+    return 1;
+  } catch (const std::bad_alloc&) {
+    return 0;
+  } catch (const std::length_error&) {
+    return 0;
+  }
 }
 
 }  // namespace
@@ -570,41 +748,55 @@ float perturbed(const State& s, int64_t m, int64_t token, float temperature, con
 extern "C" {
 
 State* dyna_open(const Model* model, const Layer* layers) {
-  auto* s = new State{*model, {layers, layers + model->layers}, {}, {}, {}, {}, {}, {}, {}, {}};
+  auto* s = new State{};
+  s->model = *model, s->layers.assign(layers, layers + model->layers), s->scratch.resize(model->threads);
   return s;
 }
 void dyna_close(State* s) { delete s; }
 
-// Empties the cache and makes room for `capacity` rows; the rotary tables cover as many positions, or are null.
-void dyna_reserve(State* s, int64_t capacity, const float* cosine, const float* sine) {
+// Empties the cache and makes room for `capacity` rows; the rotary tables cover as many positions, or are null. Returns
+// 0 where memory does not suffice.
+int32_t dyna_reserve(State* s, int64_t capacity, const float* cosine, const float* sine) {
   Cache& cache = s->cache;
   s->model.cosine = cosine, s->model.sine = sine;
   cache.length = 0, cache.parents.clear(), cache.places.clear();
-  if (cache.capacity >= capacity) return;
-  cache.capacity = rounded_up(capacity, LANES);
-  const int64_t heads = s->model.layers * s->model.key_heads, bytes = s->model.rounds ? 2 : 4;
-  cache.keys.assign(heads * cache.capacity * s->model.head * bytes, 0);
-  cache.values.assign(heads * cache.capacity * rounded_up(s->model.head, LANES) * bytes, 0);
+  if (cache.capacity >= capacity) return 1;
+  const int64_t rows = rounded_up(capacity, PANEL);
+  const int64_t bytes = (s->model.rounds ? HeadCache<uint16_t>::bytes : HeadCache<float>::bytes)(s->model, rows);
+  cache.capacity = 0;
+  const int32_t done = fits([&] { cache.keys.assign(bytes, 0), cache.values.assign(bytes, 0); });
+  if (done) cache.capacity = rows;
+  return done;
 }
 
 // Writes rows behind those written so far. `parents` count the rows behind the committed ones; -1 is the last of
-// those. Logits are kept for the tokens from `logits_from` on.
-void dyna_extend(State* s, const int32_t* tokens, const int32_t* parents, int64_t rows, int64_t logits_from) {
-  const Model& model = s->model;
-  Cache& cache = s->cache;
-  const int64_t first = static_cast<int64_t>(cache.parents.size());
-  for (int64_t m = 0; m < rows; ++m) {
-    cache.parents.push_back(parents[m]);
-    cache.places.push_back(parents[m] < 0 ? static_cast<int32_t>(cache.length) : cache.places[parents[m]] + 1);
-  }
-  const bool rounds = model.rounds;
-  s->x.shape(rows, model.hidden, false), s->qkv.shape(rows, (model.heads + 2 * model.key_heads) * model.head, false);
-  s->normed.shape(rows, model.hidden, rounds), s->mlp_normed.shape(rows, model.hidden, rounds);
-  s->attended.shape(rows, model.heads * model.head, rounds), s->inner.shape(rows, model.inner, rounds);
-  s->logits_stride = rounded_up(model.vocabulary, PANEL), s->logits_rows = rows - logits_from;
-  s->logits.resize(std::max<size_t>(s->logits.size(), s->logits_rows * s->logits_stride));
-  if (rounds) run<uint16_t>(*s, tokens, rows, first, logits_from);
-  else run<float>(*s, tokens, rows, first, logits_from);
+// those. Logits are kept for the tokens from `logits_from` on. Returns 0 where memory does not suffice.
+int32_t dyna_extend(State* s, const int32_t* tokens, const int32_t* parents, int64_t rows, int64_t logits_from) {
+  return fits([&] {
+    const Model& model = s->model;
+    Cache& cache = s->cache;
+    const auto first = static_cast<int32_t>(cache.parents.size()), length = static_cast<int32_t>(cache.length);
+    size_t seen = 0;
+    for (int64_t m = 0; m < rows; ++m) {
+      cache.parents.push_back(parents[m]);
+      cache.places.push_back(parents[m] < 0 ? length : cache.places[parents[m]] + 1);
+      seen += cache.places.back() - length + 1;
+    }
+    s->seen_rows.resize(seen), s->seen.resize(rows);
+    int32_t* free = s->seen_rows.data();
+    for (int32_t m = 0; m < rows; ++m) {
+      const int32_t count = cache.places[first + m] - length + 1;
+      s->seen[m] = {free, count};
+      free += count;
+      for (int32_t row = first + m, *at = free; row >= 0; row = cache.parents[row]) *--at = row;
+    }
+    s->x.shape(rows, model.hidden, false), s->qkv.shape(rows, (model.heads + 2 * model.key_heads) * model.head, false);
+    s->attended.shape(rows, model.heads * model.head, model.rounds), s->inner.shape(rows, model.inner, model.rounds);
+    s->logits_stride = rounded_up(model.vocabulary, PANEL), s->logits_rows = rows - logits_from;
+    s->logits.resize(std::max<size_t>(s->logits.size(), s->logits_rows * s->logits_stride));
+    if (model.rounds) run<uint16_t>(*s, tokens, rows, first, logits_from);
+    else run<float>(*s, tokens, rows, first, logits_from);
+  });
 }
 
 // Commits the rows at ascending places behind the committed ones, in that order, and forgets the others.
@@ -621,43 +813,45 @@ void dyna_keep(State* s, const int32_t* rows, int64_t count) {
 const float* dyna_logits(State* s) { return s->logits.data(); }
 
 // The token with the highest score at every row with logits; of equal ones the first. `noise` is (rows, width) or
-// null. Scores are logits / temperature + noise.
+// null.
 void dyna_choose(State* s, float temperature, const float* noise, int64_t width, int32_t* tokens) {
-#pragma omp parallel for schedule(static) num_threads(s->model.threads) if (s->logits_rows > 1)
+  const int64_t size = s->model.vocabulary;
+#pragma omp parallel for schedule(static) num_threads(s->model.threads) if (s->logits_rows * size > WORTH_THREADS)
   for (int64_t m = 0; m < s->logits_rows; ++m) {
-    int64_t best = 0;
-    float top = perturbed(*s, m, 0, temperature, noise, width);
-    for (int64_t t = 1; t < s->model.vocabulary; ++t) {
-      const float score = perturbed(*s, m, t, temperature, noise, width);
-      if (score > top) top = score, best = t;
+    const float* scores = s->logits.data() + m * s->logits_stride;
+    Array<float> noisy;
+    if (noise) {
+      noisy.resize(size);
+      scores_of(*s, m, size, temperature, noise, width, noisy.data());
+      scores = noisy.data();
     }
-    tokens[m] = static_cast<int32_t>(best);
+    tokens[m] = static_cast<int32_t>(first_of(scores, size, highest(scores, size)));
   }
 }
 
-// The `branch` best of the first `proposable` tokens at every row, best first, and their log-probabilities; (rows, branch).
+// The `branch` best of the first `proposable` tokens at every row, best first, and their log-probabilities; both
+// (rows, branch).
 void dyna_rank(State* s, int64_t branch, int64_t proposable, float temperature, const float* noise, int64_t width,
                int32_t* tokens, float* log_probabilities) {
 #pragma omp parallel for schedule(static) num_threads(s->model.threads) if (s->logits_rows > 1)
   for (int64_t m = 0; m < s->logits_rows; ++m) {
-    const int64_t size = rounded_up(proposable, LANES);
-    std::vector<float> scores(size, -std::numeric_limits<float>::infinity()), tops(size / LANES);
-    for (int64_t t = 0; t < proposable; ++t) scores[t] = perturbed(*s, m, t, temperature, noise, width);
-    const auto top_of = [&](int64_t v) {
-      return *std::max_element(scores.begin() + v * LANES, scores.begin() + (v + 1) * LANES);
-    };
-    for (int64_t v = 0; v < size / LANES; ++v) tops[v] = top_of(v);
-    const float best = *std::max_element(tops.begin(), tops.end());
+    const int64_t size = rounded_up(proposable, SCAN);
+    Array<float> scores(size, LOWEST), tops(size / SCAN);
+    scores_of(*s, m, proposable, temperature, noise, width, scores.data());
+    const auto count = static_cast<int64_t>(tops.size());
+    for (int64_t v = 0; v < count; ++v) tops[v] = highest(scores.data() + v * SCAN, SCAN);
+    const float best = highest(tops.data(), count);
     Floats sums{};
     for (int64_t t = 0; t < size; t += LANES) sums += exponential(loaded(scores.data() + t) - best);
     const float normaliser = best + std::log(total(sums));
     for (int64_t b = 0; b < branch; ++b) {
-      const int64_t v = std::max_element(tops.begin(), tops.end()) - tops.begin();
-      const int64_t t = std::max_element(scores.begin() + v * LANES, scores.begin() + (v + 1) * LANES) - scores.begin();
-      tokens[m * branch + b] = static_cast<int32_t>(t);
-      log_probabilities[m * branch + b] = scores[t] - normaliser;
-      scores[t] = -std::numeric_limits<float>::infinity();
-      tops[v] = top_of(v);
+      const int64_t v = first_of(tops.data(), count, highest(tops.data(), count));
+      float* scan = scores.data() + v * SCAN;
+      const int64_t t = first_of(scan, SCAN, tops[v]);
+      tokens[m * branch + b] = static_cast<int32_t>(v * SCAN + t);
+      log_probabilities[m * branch + b] = scan[t] - normaliser;
+      scan[t] = LOWEST;
+      tops[v] = highest(scan, SCAN);
     }
   }
 }

@@ -185,19 +185,18 @@ class Weights:
         outputs, inputs = weight.shape
         return _Matrix(
             data=self._keep(_panels(weight)),
-            bias=self._vector(bias, whole_panels=True),
+            bias=self._vector(bias),
             outputs=outputs,
             inputs=inputs,
             kind=_KINDS[weight.dtype],
         )
 
-    def _vector(self, values: Tensor | None, *, whole_panels: bool = False) -> int | None:
+    def _vector(self, values: Tensor | None) -> int | None:
+        """Keep a vector in float32, padded with zeros to whole panels."""
         if values is None:
             return None
         vector = values.detach().float()
-        if whole_panels:
-            vector = torch.nn.functional.pad(vector, (0, -len(vector) % PANEL))
-        return self._keep(vector.contiguous().clone())
+        return self._keep(torch.nn.functional.pad(vector, (0, -len(vector) % PANEL)).contiguous().clone())
 
     def _keep(self, tensor: Tensor | None) -> int | None:
         if tensor is None:

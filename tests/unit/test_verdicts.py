@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dyna_eval.errors import DecodingError, PairError, StuckWorkerError
-from dyna_eval.policy import judge_error, judge_loss
+from dyna_eval.verdicts import judge_error, judge_loss
 
 
 @pytest.mark.parametrize("tries", [0, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyna_eval.errors import PairError, first_line
@@ -44,6 +45,13 @@ def judge_error(cause: BaseException, *, tries: int) -> Verdict:
     if isinstance(cause, MemoryError) or name == "OutOfMemoryError":  # torch's, which is not imported here
         return Verdict(error_class=name, message=message, final=tries + 1 >= MEMORY_TRIES, actor_ends=True)
     return Verdict(error_class=name, message=message, final=True, actor_ends=False)
+
+
+def judge_contradiction(broken: Sequence[str]) -> Verdict:
+    """Judge a result that contradicts itself: it is not stored, and the same job would bring it again."""
+    more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+    message = f"its result contradicts itself: {broken[0]}{more}"
+    return Verdict(error_class="InvariantError", message=message, final=True, actor_ends=False)
 
 
 def judge_loss(error: BaseException, *, tries: int, node_lives: bool) -> Verdict:

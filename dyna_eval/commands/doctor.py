@@ -1,0 +1,86 @@
+"""The command that looks at a machine: what is there, what is not, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from dyna_eval.commands.options import database_option, json_option, print_json
+from dyna_eval.commands.running import stdout_kept_clean
+from dyna_eval.errors import DatabaseError, InputError
+from dyna_eval.jobs import Finding
+
+_LEAST_GIB = 2.0
+"""Free space that a sweep, Ray's logs and its object store fit into."""
+
+
+@click.command()
+@click.option("--address", default="local", show_default=True, help="Ray cluster to look at, as for submit.")
+@database_option
+@json_option
+def doctor(*, address: str, database: str, as_json: bool) -> int:
+    """Look at this machine: models, GPU, compiler, Ray, database, disk."""
+    from dyna_eval_workers.diagnosis import diagnose
+
+    findings = []
+    for source in (diagnose(), _ray(address), _database(database), _disk()):
+        with stdout_kept_clean():
+            found = list(source)
+        findings += found
+        if not as_json:
+            for finding in found:
+                click.echo(_line(finding))
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    return 1 if any(finding.fatal for finding in findings) else 0
+
+
+def _line(finding: Finding) -> str:
+    mark = "FAIL" if finding.fatal else "warn" if finding.advice else "ok"
+    advice = f"; {finding.advice}" if finding.advice else ""
+    return f"{mark:<5} {finding.what}: {finding.told}{advice}"
+
+
+def _ray(address: str) -> Iterator[Finding]:
+    from dyna_eval.cluster import connected, find_slots
+
+    try:
+        with connected(address):
+            slots = find_slots(None)
+            nodes = len({slot.node_id for slot in slots})
+    except InputError as error:
+        yield Finding(what="Ray", told=str(error), advice="no job can run", fatal=True)
+        return
+    kind = "GPUs" if slots[0].gpus else "nodes without GPUs"
+    told = f"Ray {version('ray')} at {address}: {nodes} nodes, room for {len(slots)} actors on {kind}"
+    yield Finding(what="Ray", told=told.replace(": 1 nodes", ": 1 node").replace(" 1 actors", " 1 actor"))
+
+
+def _database(url: str) -> Iterator[Finding]:
+    from dyna_eval_db.engine import parse_address, shown
+    from dyna_eval_db.store import Store
+
+    try:
+        Store.check(url)
+        yield Finding(what="database", told=f"{shown(parse_address(url))} can be used")
+    except DatabaseError as error:
+        yield Finding(what="database", told=str(error), advice="no result can be kept", fatal=True)
+
+
+def _disk() -> Iterator[Finding]:
+    """Look at the current folder, where results go, at temporary files, and at shared memory."""
+    temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - Ray's own choice
+    for folder in dict.fromkeys((".", temporary, "/dev/shm")):  # noqa: S108 - where Ray keeps its objects
+        if sys.platform == "linux" and Path(folder).is_dir():
+            free = shutil.disk_usage(folder).free / 2**30
+            little = free < _LEAST_GIB
+            advice = f"make at least {_LEAST_GIB:.0f} GiB free" if little else ""
+            name = str(Path(folder).resolve())
+            yield Finding(what="disk", told=f"{free:.1f} GiB free in {name}", advice=advice)

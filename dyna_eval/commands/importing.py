@@ -1,0 +1,173 @@
+"""The command that brings results of other tools into the store, and what reads sweeps of either kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dyna_eval.commands.options import database_option, json_option, open_store, print_json
+from dyna_eval.errors import ImportFileError, InputError
+
+if TYPE_CHECKING:
+    from dyna_eval_db.store import Store
+
+    from dyna_eval.presets import Preset
+    from dyna_eval.report import Report
+
+
+@click.command("import")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option("--format", "format_name", metavar="NAME", help="Read the files as this format, and no other.")
+@click.option("--formats", is_flag=True, help="List the known formats.")
+@click.option("--name", help="Name of the sweep; answer files of one name become the rows of one table.")
+@database_option
+@json_option
+def import_results(
+    *,
+    files: tuple[Path, ...],
+    format_name: str | None,
+    formats: bool,
+    name: str | None,
+    database: str,
+    as_json: bool,
+) -> int:
+    """Bring result files of other tools into the store, marked as imported.
+
+    A file's format is known by what it holds. One that cannot be read is named and left out whole; the others
+    are imported.
+    """
+    from dyna_eval.importers import FORMATS
+
+    if formats:
+        known = {name: module.SUMMARY for name, module in FORMATS.items()}
+        print_json(known) if as_json else click.echo(
+            "\n".join(f"{name}: {what}" for name, what in known.items())
+        )
+        return 0
+    if not files:
+        raise click.UsageError("name a result file, or ask for --formats")
+    if format_name is not None and format_name not in FORMATS:
+        raise click.UsageError(f"unknown format {format_name!r}; known: {', '.join(FORMATS)}")
+    sweep_name = None if name is None else _checked(name)
+    _check_database(database)
+    outcomes = []
+    for file in files:
+        outcomes.append(_import(file, format_name, sweep_name, len(files), database))
+        _say(outcomes[-1], as_json=as_json)
+    if as_json:
+        print_json(outcomes)
+    return 2 if any(outcome["error"] for outcome in outcomes) else 0
+
+
+def _import(
+    path: Path, format_name: str | None, name: str | None, files: int, database: str
+) -> dict[str, Any]:
+    """Import one file, and return what became of it as plain JSON values."""
+    from dyna_eval.imported_report import findings
+    from dyna_eval.importers import import_file
+
+    outcome: dict[str, Any] = {"file": str(path), "sweep": None, "name": None, "format": None}
+    outcome |= {"rows": 0, "new": False}
+    try:
+        file = import_file(path, format_name)
+        if name is not None and files > 1 and not file.in_parts:
+            raise ImportFileError(
+                f"{file.source.file}: holds a whole sweep, which cannot share the name"
+                f" {name!r} with other files; import it by itself"
+            )
+    except ImportFileError as error:
+        return outcome | {"error": str(error), "findings": []}
+    with open_store(database, create=True) as store:
+        sweep_id, new = store.add_import(file, name or _name_of(path))
+        sweep = store.imported(sweep_id)
+        assert sweep is not None  # noqa: S101 - it was just stored
+        found = findings(sweep, store.imports())
+    outcome |= {"sweep": sweep_id, "name": sweep.name, "format": file.source.format}
+    return outcome | {"rows": len(file.rows), "new": new, "error": None, "findings": found}
+
+
+def _say(outcome: dict[str, Any], *, as_json: bool) -> None:
+    """Print what became of a file: what was imported on stdout, what could not be on stderr."""
+    if outcome["error"]:
+        click.echo(_one_line(f"dyna-eval: {outcome['error']}"), err=True)
+    elif not as_json:
+        where = f"sweep {outcome['sweep']} {outcome['name']!r}"
+        rows = "1 row" if outcome["rows"] == 1 else f"{outcome['rows']} rows"
+        became = (
+            f"{rows} ({outcome['format']}) imported into" if outcome["new"] else "was imported before, see"
+        )
+        click.echo(_one_line(f"{outcome['file']}: {became} {where}"))
+        for text in outcome["findings"]:
+            click.echo(_one_line(f"  {text}"))
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _checked(name: str) -> str:
+    """Return a name that may be a sweep's; raises a usage error where it may not."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from dyna_eval.sections import SweepName
+
+    try:
+        return TypeAdapter(SweepName).validate_python(name)
+    except ValidationError as error:
+        what = error.errors(include_url=False)[0]
+        reason = what.get("ctx", {}).get("error") or f"{what['msg'][0].lower()}{what['msg'][1:]}"
+        raise click.UsageError(f"--name {name!r} {reason}") from error
+
+
+def _name_of(path: Path) -> str:
+    """Return the name that a file gives its sweep: without its ending, unless that leaves only a number."""
+    from dyna_eval.importers.reading import plain
+
+    stem = plain(path.stem, 80)
+    return f"imported {stem}" if not stem or stem.isdecimal() else stem
+
+
+def _check_database(database: str) -> None:
+    from dyna_eval_db.store import Store
+
+    Store.check(database)
+
+
+# ------------------------------------------------------------------ sweeps of either kind
+
+
+def stored_report(
+    store: Store,
+    sweeps: Sequence[str | None],
+    *,
+    rows: Sequence[str] = (),
+    allow_mixed: bool = False,
+    preset: Preset | None = None,
+) -> Report:
+    """Return the report of a sweep, measured or imported; of several, or of chosen rows, the joined one."""
+    ids = list(dict.fromkeys(store.find_sweep(sweep) for sweep in sweeps))
+    return report_of(store, ids, rows=rows, allow_mixed=allow_mixed, preset=preset)
+
+
+def report_of(
+    store: Store, ids: Sequence[int], *, rows: Sequence[str], allow_mixed: bool, preset: Preset | None
+) -> Report:
+    """Return the report of the sweeps of these numbers, as `stored_report` does."""
+    from dyna_eval.imported import ImportedSweep
+    from dyna_eval.imported_report import imported_report
+    from dyna_eval.joined_report import joined_report
+    from dyna_eval.report import build_report
+
+    parts = [store.imported(sweep_id) or store.record(sweep_id) for sweep_id in ids]
+    first = parts[0]
+    others = store.imports() if any(isinstance(part, ImportedSweep) for part in parts) else []
+    if preset is not None and (len(parts) > 1 or rows or isinstance(first, ImportedSweep)):
+        raise InputError(f"preset {preset} is for one sweep that was measured here; choose rows with --row")
+    if len(parts) > 1 or rows:
+        return joined_report(parts, rows=rows, others=others, allow_mixed=allow_mixed)
+    if isinstance(first, ImportedSweep):
+        return imported_report(first, others, allow_mixed=allow_mixed)
+    return build_report(first, allow_mixed=allow_mixed, preset=preset)

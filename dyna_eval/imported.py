@@ -1,0 +1,233 @@
+"""What result files of other tools hold, as the importers read it and the store keeps it.
+
+A row has either samples, from which figures are computed as for a measured row, or the figures that its file
+gives. What a file does not say is None; what it defines otherwise than this project does is `foreign`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from dyna_eval.jobs import Method, Params, digest
+from dyna_eval.statistics import (
+    Acceptance,
+    Agreement,
+    Bootstrap,
+    Comparison,
+    Figures,
+    Latency,
+    Shares,
+    Throughput,
+)
+
+NOT_RECORDED = "pair not recorded"
+"""Stands for the pair where a file does not name its models."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The file that a row comes from. `sha256` is that of its bytes, in hex."""
+
+    file: str
+    format: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.file} ({self.format}, SHA-256 {self.sha256[:12]})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """What a file says it measured. Only its word: a loader may have fallen back to other prompts."""
+
+    target: str | None = None
+    draft: str | None = None
+    dataset: str | None = None
+    prompts: int | None = None
+    max_prompt_length: int | None = None
+    max_new_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What decoding alone decides, whatever the machine: equal work gives equal counts, to every digit."""
+
+    rounds: float | None = None
+    tokens: float | None = None
+    path_length: float | None = None
+    """Mean length of the accepted path, as its file counts it."""
+    tokens_per_round: float | None = None
+    acceptance_rate: float | None = None
+    """As its file counts it, thus divided by a depth: comparable within one configuration only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedSample:
+    """One question answered once. `seconds` includes the prefill; `rounds` and `emitted` may be unknown."""
+
+    prompt: int
+    """Equal numbers in rows of equal `prompt_set` are the same question."""
+    category: str | None
+    tokens: int
+    seconds: float
+    rounds: int | None
+    emitted: int | None
+    """Tokens that those rounds emitted, by the file's own count of accepted lengths."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedRow:
+    pair: str
+    label: str
+    method: Method
+    params: Params
+    """What the file says, under this project's names where it has any; no default is filled in."""
+    is_baseline: bool
+    figures: Figures | None = None
+    """As the file gives them; None where they follow from the samples."""
+    counts: Counts = Counts()
+    foreign: Mapping[str, float] = field(default_factory=dict)
+    """Figures under the file's own names, which are not comparable with ours."""
+    prompt_set: str | None = None
+    generation: str | None = None
+    environment: str | None = None
+    key: str | None = None
+    """Digests, where the file has them."""
+    versus_baseline: Comparison | None = None
+    versus_previous: Comparison | None = None
+    """As the file gives them, with their intervals."""
+    mixed: tuple[str, ...] = ()
+    """What its file says keeps it from standing beside the others."""
+    notes: tuple[str, ...] = ()
+    samples: tuple[ImportedSample, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOutRow:
+    """A configuration that a file names without figures, or says it leaves out."""
+
+    label: str
+    pair: str | None
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedFile:
+    source: Source
+    claims: Claims
+    rows: tuple[ImportedRow, ...]
+    left_out: tuple[LeftOutRow, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What concerns the whole file."""
+    confidence: float | None = None
+    """Of the intervals that the file gives."""
+    in_parts: bool = False
+    """Whether its rows are meant to stand beside those of further files, as one method each."""
+
+    @property
+    def digest(self) -> str:
+        return self.source.sha256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedSweep:
+    """One or several files under one name."""
+
+    id: int
+    name: str
+    created_at: str
+    files: tuple[ImportedFile, ...]
+
+    @property
+    def digest(self) -> str:
+        return digest(["imported", *(file.digest for file in self.files)])
+
+    @property
+    def rows(self) -> tuple[ImportedRow, ...]:
+        return tuple(row for file in self.files for row in file.rows)
+
+
+# ---------------------------------------------------------------------- figures
+
+
+def given_figures(
+    throughput: float,
+    *,
+    std: float | None = None,
+    prompts: int | None = None,
+    mean_length: float | None = None,
+) -> Figures:
+    """Return the figures of a row of which hardly more than a mean throughput is known."""
+    return Figures(
+        prompts=prompts,
+        repeats=None,
+        tokens=None,
+        throughput=Throughput(mean=throughput, interval=None, std=std, pooled=None, end_to_end=None),
+        acceptance=_acceptance(mean_length, None),
+        shares=_NO_SHARES,
+        latency=_NO_LATENCY,
+        agreement=_NOT_COMPARED,
+        distinct_2=None,
+        predicted_speedup=None,
+    )
+
+
+def sample_rates(samples: Sequence[ImportedSample]) -> dict[int, float]:
+    """Return tokens per second by question: all its tokens over all its seconds, prefill included."""
+    tokens: dict[int, int] = {}
+    seconds: dict[int, float] = {}
+    for sample in samples:
+        tokens[sample.prompt] = tokens.get(sample.prompt, 0) + sample.tokens
+        seconds[sample.prompt] = seconds.get(sample.prompt, 0.0) + sample.seconds
+    return {prompt: tokens[prompt] / spent for prompt, spent in sorted(seconds.items())}
+
+
+def sample_figures(method: Method, samples: Sequence[ImportedSample], bootstrap: Bootstrap) -> Figures:
+    """Return the figures of a row of samples, of which there is at least one."""
+    rates = list(sample_rates(samples).values())
+    tokens, seconds = sum(s.tokens for s in samples), sum(s.seconds for s in samples)
+    counted = [(s.emitted, s.rounds) for s in samples if s.rounds and s.emitted is not None]
+    lengths = [emitted / rounds for emitted, rounds in counted]
+    pooled = sum(e for e, _ in counted) / sum(r for _, r in counted) if counted else None
+    alone = method is Method.AR
+    return Figures(
+        prompts=len(rates),
+        repeats=1,
+        tokens=tokens,
+        throughput=Throughput(
+            mean=fmean(rates),
+            interval=bootstrap.mean(rates),
+            std=None,
+            pooled=tokens / seconds,
+            end_to_end=fmean(rates),
+        ),
+        acceptance=_acceptance(
+            1.0 if alone else pooled, 1.0 if alone else fmean(lengths) if lengths else None
+        ),
+        shares=_NO_SHARES,
+        latency=_NO_LATENCY,
+        agreement=_NOT_COMPARED,
+        distinct_2=None,
+        predicted_speedup=None,
+    )
+
+
+def _acceptance(mean_length: float | None, per_request: float | None) -> Acceptance:
+    return Acceptance(
+        mean_length=mean_length,
+        mean_length_per_request=per_request,
+        draft_rate=None,
+        node_rate=None,
+        mean_tree_nodes=None,
+        node_cap_bound_rate=None,
+        marginal_rates=None,
+        conditional_rates=None,
+    )
+
+
+_NO_SHARES = Shares(draft=None, grow=None, verify=None, walk=None, host=None)
+_NO_LATENCY = Latency(ttft=None, tpot=None, prefill=None)
+_NOT_COMPARED = Agreement(compared=0, exact=0, ties=0, violations=0)

@@ -1,0 +1,246 @@
+"""What `dyna-eval report --json` wrote, here or elsewhere: figures with their intervals and digests."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dyna_eval.imported import Claims, Counts, ImportedFile, ImportedRow, LeftOutRow, Source
+from dyna_eval.importers.reading import Content, Count, FileSection, Rate, Setting, Text, distinct
+from dyna_eval.jobs import Method
+from dyna_eval.statistics import (
+    Acceptance,
+    Agreement,
+    Comparison,
+    Figures,
+    Interval,
+    Latency,
+    Percentiles,
+    Shares,
+    Throughput,
+)
+
+NAME = "dyna-eval"
+SUMMARY = "this tool's own `report --json`"
+
+_Number = Annotated[float, Field(ge=-1e18, le=1e18, allow_inf_nan=False)]
+_Positive = Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_Two = Annotated[list[_Positive], Field(min_length=2, max_length=2)]
+
+
+class _Sweep(FileSection):
+    name: Text
+    state: Text
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Percentiles(FileSection):
+    p50: _Positive
+    p95: _Positive
+
+
+class _Row(FileSection):
+    pair: Text
+    label: Text
+    method: Text
+    params: dict[Text, Setting]
+    state: Text
+    baseline: bool
+    prompt_set: Text | None = None
+    generation: Text | None = None
+    env: Text | None = None
+    key: Text | None = None
+    mixed: list[Text] = Field(default_factory=list)
+    prompts: Count | None = None
+    repeats: Count | None = None
+    tokens: Count | None = None
+    throughput_tokens_per_s: Rate | None
+    throughput_interval: _Two | None = None
+    throughput_std: _Positive | None = None
+    throughput_pooled: _Positive | None = None
+    end_to_end_tokens_per_s: _Positive | None = None
+    mean_acceptance_length: _Positive | None = None
+    mean_acceptance_length_per_request: _Positive | None = None
+    draft_acceptance_rate: _Share | None = None
+    node_acceptance: _Share | None = None
+    mean_tree_nodes: _Positive | None = None
+    node_cap_bound_rate: _Share | None = None
+    marginal_accept_rates: list[_Share] | None = None
+    conditional_accept_rates: list[_Share] | None = None
+    draft_share: _Number | None = None
+    grow_share: _Number | None = None
+    verify_share: _Number | None = None
+    walk_share: _Number | None = None
+    host_share: _Number | None = None
+    predicted_speedup: _Positive | None = None
+    ttft_s: _Percentiles | None = None
+    tpot_s: _Percentiles | None = None
+    prefill_s: _Percentiles | None = None
+    compared: Count | None = None
+    exact_match_rate: _Share | None = None
+    ties: Count | None = None
+    violations: Count | None = None
+    distinct_2: _Share | None = None
+    speedup: Rate | None = None
+    speedup_interval: _Two | None = None
+    speedup_paired: Rate | None = None
+    speedup_paired_interval: _Two | None = None
+    gain_over_previous: _Number | None = None
+
+
+class _LeftOut(FileSection):
+    label: Text
+    pair: Text | None = None
+    state: Text
+    reason: Annotated[str, Field(max_length=10_000)]
+
+
+class _Document(FileSection):
+    sweep: _Sweep
+    left_out: list[_LeftOut] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+
+
+def recognises(content: Content) -> bool:
+    document = content.document
+    sweep = document.get("sweep")
+    return isinstance(sweep, dict) and "confidence" in sweep and "rows" in document
+
+
+def read(content: Content) -> ImportedFile:
+    """Raises ImportFileError where a row is not as this tool writes it."""
+    document = content.check(_Document, content.document)
+    listed = content.document["rows"]
+    if not isinstance(listed, list) or not listed:
+        content.refuse("rows holds no rows")
+    rows = [content.check(_Row, row, f"rows[{index}]") for index, row in enumerate(listed)]
+    measured = [row for row in rows if row.throughput_tokens_per_s is not None]
+    if not measured:
+        content.refuse(f"holds no finished row (its sweep is {document.sweep.state})")
+    keys = distinct([f"{row.pair}\n{row.label}" for row in measured])
+    notes_of = [_own_warnings(row, document.warnings) for row in measured]
+    general = [text for text in document.warnings if not any(text in own for own in notes_of)]
+    return ImportedFile(
+        source=Source(file=content.file, format=NAME, sha256=content.sha256),
+        claims=Claims(),
+        rows=tuple(
+            _imported(row, key.split("\n")[1], document.warnings)
+            for row, key in zip(measured, keys, strict=True)
+        ),
+        left_out=tuple(
+            LeftOutRow(label=entry.label, pair=entry.pair, state=entry.state, reason=entry.reason)
+            for entry in document.left_out
+        ),
+        notes=tuple(general),
+        confidence=document.sweep.confidence,
+    )
+
+
+def _imported(row: _Row, label: str, warnings: list[str]) -> ImportedRow:
+    method = Method(row.method) if row.method in list(Method) else Method.OTHER
+    return ImportedRow(
+        pair=row.pair,
+        label=label,
+        method=method,
+        params=row.params,
+        is_baseline=row.baseline,
+        figures=_figures(row),
+        counts=Counts(tokens=row.tokens, tokens_per_round=row.mean_acceptance_length)
+        if method is not Method.AR
+        else Counts(tokens=row.tokens),
+        prompt_set=row.prompt_set,
+        generation=row.generation,
+        environment=row.env,
+        key=row.key,
+        versus_baseline=_versus_baseline(row),
+        versus_previous=None
+        if row.gain_over_previous is None or row.gain_over_previous <= -1.0
+        else Comparison(ratio=row.gain_over_previous + 1.0),
+        mixed=tuple(row.mixed),
+        notes=tuple(text.partition(f"{row.label}: ")[2] for text in _own_warnings(row, warnings)),
+    )
+
+
+def _own_warnings(row: _Row, warnings: list[str]) -> list[str]:
+    """Return the warnings that name a row, as `LABEL: text` or, among several pairs, `PAIR: LABEL: text`."""
+    openings = (f"{row.label}: ", f"{row.pair}: {row.label}: ")
+    return [text for text in warnings if text.startswith(openings)]
+
+
+def _figures(row: _Row) -> Figures:
+    assert row.throughput_tokens_per_s is not None  # noqa: S101 - rows without are left out
+    return Figures(
+        prompts=row.prompts,
+        repeats=row.repeats,
+        tokens=row.tokens,
+        throughput=Throughput(
+            mean=row.throughput_tokens_per_s,
+            interval=_interval(row.throughput_interval),
+            std=row.throughput_std,
+            pooled=row.throughput_pooled,
+            end_to_end=row.end_to_end_tokens_per_s,
+        ),
+        acceptance=Acceptance(
+            mean_length=row.mean_acceptance_length,
+            mean_length_per_request=row.mean_acceptance_length_per_request,
+            draft_rate=row.draft_acceptance_rate,
+            node_rate=row.node_acceptance,
+            mean_tree_nodes=row.mean_tree_nodes,
+            node_cap_bound_rate=row.node_cap_bound_rate,
+            marginal_rates=_rates(row.marginal_accept_rates),
+            conditional_rates=_rates(row.conditional_accept_rates),
+        ),
+        shares=Shares(
+            draft=row.draft_share,
+            grow=row.grow_share,
+            verify=row.verify_share,
+            walk=row.walk_share,
+            host=row.host_share,
+        ),
+        latency=Latency(
+            ttft=_percentiles(row.ttft_s),
+            tpot=_percentiles(row.tpot_s),
+            prefill=_percentiles(row.prefill_s),
+        ),
+        agreement=_agreement(row),
+        distinct_2=row.distinct_2,
+        predicted_speedup=row.predicted_speedup,
+    )
+
+
+def _agreement(row: _Row) -> Agreement:
+    """Return the counts; without that of compared samples, which older files lack, nothing was compared."""
+    compared, rate = row.compared or 0, row.exact_match_rate
+    if not compared or rate is None:
+        return Agreement(compared=0, exact=0, ties=0, violations=0)
+    return Agreement(
+        compared=compared,
+        exact=round(rate * compared),
+        ties=row.ties or 0,
+        violations=row.violations or 0,
+    )
+
+
+def _versus_baseline(row: _Row) -> Comparison | None:
+    if row.speedup is None:
+        return None
+    return Comparison(
+        ratio=row.speedup,
+        interval=_interval(row.speedup_interval),
+        paired=row.speedup_paired,
+        paired_interval=_interval(row.speedup_paired_interval),
+    )
+
+
+def _interval(bounds: list[float] | None) -> Interval | None:
+    return None if bounds is None else Interval(low=min(bounds), high=max(bounds))
+
+
+def _percentiles(given: _Percentiles | None) -> Percentiles | None:
+    return None if given is None else Percentiles(p50=given.p50, p95=given.p95)
+
+
+def _rates(rates: list[float] | None) -> tuple[float, ...] | None:
+    return None if rates is None else tuple(rates)

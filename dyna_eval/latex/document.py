@@ -1,0 +1,107 @@
+"""A whole document that `pdflatex` compiles as it is: macros, prose, tables, and the figures beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+from dyna_eval.cells import one_line, pair_slugs
+from dyna_eval.errors import InputError
+from dyna_eval.latex.macros import to_macros
+from dyna_eval.latex.prose import to_prose
+from dyna_eval.latex.style import Style
+from dyna_eval.latex.table import table_label, to_latex
+from dyna_eval.latex.text import escape_latex
+from dyna_eval.report import Report
+
+_SAFE_PATH = re.compile(r"[A-Za-z0-9._/+=-]+")
+
+
+def to_document(report: Report, style: Style, figures: Mapping[str, PurePosixPath]) -> str:
+    """Return the document. `figures` names each pair's chart, as seen from the document's own folder.
+
+    A chart that is not there when the document is compiled is left out. Raises InputError for a path that
+    LaTeX cannot read.
+    """
+    charts = [_chart(report, pair, path) for pair, path in figures.items()]
+    body = [
+        rf"\section{{{escape_latex(report.name)}}}",
+        to_latex(report, style),
+        *charts,
+        to_prose(report, one_table=style.side_by_side),
+    ]
+    content = "\n".join(body)
+    return "\n".join(
+        [
+            f"% sweep {one_line(report.name)}; run pdflatex twice, for the references",
+            r"\documentclass{article}",
+            r"\usepackage[T1]{fontenc}",
+            r"\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}",
+            r"\usepackage[margin=2cm]{geometry}",
+            r"\usepackage{booktabs}",
+            *([r"\usepackage{siunitx}"] if style.siunitx else []),
+            r"\usepackage{graphicx}",
+            *_unusual_characters(content),
+            "",
+            to_macros(report),
+            r"\begin{document}",
+            content,
+            r"\end{document}",
+            "",
+        ]
+    )
+
+
+def figure_paths(report: Report, folder: PurePosixPath) -> dict[str, PurePosixPath]:
+    """Return where `report --plots` puts the bar chart of each pair, below its folder."""
+    return {
+        pair: folder / ("-".join(filter(None, ("ablation", own))) + ".pdf")
+        for pair, own in pair_slugs(report).items()
+    }
+
+
+def _chart(report: Report, pair: str, path: PurePosixPath) -> str:
+    if not _SAFE_PATH.fullmatch(str(path)):
+        raise InputError(
+            f"figures in {str(path.parent)!r} cannot be named in a LaTeX document; write them to a folder"
+            " whose name has letters, digits, and the signs . _ + = - alone"
+        )
+    name = table_label(report, (pair,)).removeprefix("tab:")
+    return "\n".join(
+        [
+            rf"\IfFileExists{{{path}}}{{%",
+            r"\begin{figure}[!tb]",
+            r"  \centering",
+            rf"  \includegraphics[width=0.6\linewidth]{{{path}}}",
+            rf"  \caption{{Throughput of each step of {escape_latex(report.name)} (pair {escape_latex(pair)})"
+            r" with its interval; the speedup is written on its bar.}",
+            rf"  \label{{fig:{name}}}",
+            r"\end{figure}}{}",
+            "",
+        ]
+    )
+
+
+def _unusual_characters(content: str) -> list[str]:
+    """Declare the characters that pdflatex does not know by itself: it prints their code points.
+
+    Other engines, and documents with a package for the script, print the characters themselves.
+    """
+    found = sorted({character for character in content if ord(character) > 127})
+    if not found:
+        return []
+    return [
+        r"\ifdefined\DeclareUnicodeCharacter",
+        r"\newcommand{\ifunknown}[3]{\ifcsname u8:\detokenize{#1}\endcsname\else",
+        r"  \DeclareUnicodeCharacter{#2}{#3}\fi}",
+        *(
+            rf"\ifunknown{{{character}}}{{{ord(character):04X}}}{{{_shown(character)}}}"
+            for character in found
+        ),
+        r"\fi",
+    ]
+
+
+def _shown(character: str) -> str:
+    return rf"\texttt{{[U+{ord(character):04X}]}}\allowbreak "

@@ -1,0 +1,62 @@
+"""A row's figures as digits, rounded once for tables and macros alike; None where a figure is not known."""
+
+from __future__ import annotations
+
+from dyna_eval.cells import interval_cell, speedup_interval
+from dyna_eval.report import Row
+from dyna_eval.statistics import Comparison
+
+
+def throughput(row: Row) -> str | None:
+    """Return the mean tokens per second."""
+    return f"{row.figures.throughput.mean:.1f}" if row.figures else None
+
+
+def throughput_std(row: Row) -> str | None:
+    return _rounded(row.figures.throughput.std, 1) if row.figures else None
+
+
+def speedup(row: Row) -> str | None:
+    return f"{row.versus_baseline.ratio:.2f}" if row.versus_baseline else None
+
+
+def interval(row: Row) -> str | None:
+    known = speedup_interval(row)
+    return interval_cell(known) if known else None
+
+
+def interval_low(row: Row) -> str | None:
+    known = speedup_interval(row)
+    return f"{known.low:.2f}" if known else None
+
+
+def interval_high(row: Row) -> str | None:
+    known = speedup_interval(row)
+    return f"{known.high:.2f}" if known else None
+
+
+def gain(comparison: Comparison | None) -> str | None:
+    """Return by how many percent a row is faster than another one."""
+    return None if comparison is None else f"{(comparison.ratio - 1.0) * 100.0:.1f}"
+
+
+def acceptance_length(row: Row) -> str | None:
+    """Return the tokens that a round emits."""
+    return _rounded(row.figures.acceptance.mean_length, 2) if row.figures else None
+
+
+def nodes(row: Row) -> str | None:
+    """Return the draft nodes that a round verifies."""
+    return _rounded(row.figures.acceptance.mean_tree_nodes, 1) if row.figures else None
+
+
+def exact_percent(row: Row) -> str | None:
+    """Return the share of samples that are the target's own; only all of them are 100."""
+    rate = row.figures.agreement.exact_match_rate if row.figures else None
+    if rate is None:
+        return None
+    return "100" if rate == 1.0 else f"{min(rate * 100, 99.9):.1f}"
+
+
+def _rounded(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,319 @@
+"""A table before it is typeset: its columns, and the cells of its rows with what is bold among them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dyna_eval.cells import (
+    UNKNOWN,
+    Notes,
+    Setting,
+    configuration_text,
+    method_name,
+    one_line,
+    settings,
+)
+from dyna_eval.errors import InputError
+from dyna_eval.latex.figures import (
+    acceptance_length,
+    exact_percent,
+    interval,
+    nodes,
+    speedup,
+    throughput,
+    throughput_std,
+)
+from dyna_eval.latex.style import Column, Style
+from dyna_eval.latex.text import escape_latex
+from dyna_eval.report import Report, Row, best_row
+
+_MATHS = {"τ": r"\tau", "≤": r"\leq "}
+_THIN = r"\,"
+_WIDEST = 40  # characters of a text cell that stays on one line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """A column: its title, of one line or two, and its letter in the preamble.
+
+    One that is `width` 2 has its ± between two numbers.
+    """
+
+    title: str
+    preamble: str
+    width: int = 1
+    is_text: bool = False
+    is_wrapped: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """LaTeX without its bold face; `parts` are as many as the column is wide, or one that spans them."""
+
+    parts: tuple[str, ...]
+    bold: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridRow:
+    step: int
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """A table over one pair, or over several that stand side by side."""
+
+    pairs: tuple[str, ...]
+    heads: tuple[Head, ...]
+    rows: tuple[GridRow, ...]
+
+    @property
+    def figures_per_pair(self) -> int:
+        return sum(not head.is_text for head in self.heads) // len(self.pairs)
+
+    def pair_of(self, column: int) -> str | None:
+        """Return the pair that a column belongs to, None for text and where there is only one pair."""
+        texts = sum(head.is_text for head in self.heads)
+        if column < texts or len(self.pairs) == 1:
+            return None
+        return self.pairs[(column - texts) // self.figures_per_pair]
+
+
+def grid(report: Report, pairs: Sequence[str], style: Style) -> Grid:
+    """Compute a table over pairs whose rows are the same configurations."""
+    rows = {pair: report.rows_of(pair) for pair in pairs}
+    first = rows[pairs[0]]
+    texts, written = _texts(report, pairs, first)
+    heads, figures = [], []
+    for pair in pairs:
+        own = _figures(report, rows[pair], style)
+        heads += [figure.head for figure in own]
+        figures += [figure.cells for figure in own]
+    return Grid(
+        pairs=tuple(pairs),
+        heads=(*texts, *heads),
+        rows=tuple(
+            GridRow(step=row.step, cells=(*written[index], *(cells[index] for cells in figures)))
+            for index, row in enumerate(first)
+        ),
+    )
+
+
+def require(report: Report, style: Style) -> None:
+    """Raise InputError, in one line, where the report lacks what a style is to show."""
+    measured = [row for row in report.rows if row.figures]
+    if style.side_by_side and len(report.pairs) < 2:
+        raise InputError(f"sweep {report.name!r} has one pair, so nothing can stand side by side")
+    if style.side_by_side and measured and len(measured) < len(report.rows):
+        lacking = [f"{row.label!r} on {row.pair!r}" for row in report.rows if not row.figures]
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise InputError(
+            f"no result for {lacking[0]}{more}: run what is missing, or print a table per pair"
+            " (without --side-by-side)"
+        )
+    if style.std and measured and not any(row.figures and row.figures.throughput.std for row in measured):
+        raise InputError(
+            "no configuration has two repeats that differ, so there is no deviation between them;"
+            " leave out --std"
+        )
+    for column in style.columns:
+        if measured and all(_OPTIONAL[column](row) is None for row in measured):
+            raise InputError(f"no row has a figure for column {column.value!r}; leave it out of --columns")
+
+
+# -------------------------------------------------------------------------- text
+
+
+def notes_of(report: Report, pairs: Sequence[str]) -> Notes:
+    """Return the footnotes of a table; over several pairs each names its own."""
+    if len(pairs) == 1:
+        return Notes.of(report, pairs[0])
+    each = {pair: Notes.of(report, pair) for pair in pairs}
+    return Notes(
+        tuple(f"{one_line(pair)}: {text}" for pair, notes in each.items() for text in notes.texts),
+        tuple(
+            dict.fromkeys(
+                text if text.startswith("Left out") else f"{one_line(pair)}: {text}"
+                for pair, notes in each.items()
+                for text in notes.general
+            )
+        ),
+    )
+
+
+def _marks(report: Report, pairs: Sequence[str], notes: Notes, step: int) -> list[str]:
+    letters = {text: letter for letter, text in notes.lettered()}
+    prefixed = len(pairs) > 1
+    return [
+        letters[f"{one_line(pair)}: {one_line(text)}" if prefixed else one_line(text)]
+        for pair in pairs
+        for row in report.rows_of(pair)
+        if row.step == step
+        for text in row.caveats
+    ]
+
+
+def _texts(
+    report: Report, pairs: Sequence[str], rows: Sequence[Row]
+) -> tuple[list[Head], list[tuple[Cell, ...]]]:
+    notes = notes_of(report, pairs)
+    best = best_row(rows) if len(pairs) == 1 else None
+    cells = []
+    for row in rows:
+        marks = ",".join(_marks(report, pairs, notes, row.step))
+        label = escape_latex(row.label) + (f"$^{{\\mathrm{{{marks}}}}}$" if marks else "")
+        texts = (str(row.step), label, configuration(row))
+        cells.append(tuple(Cell(parts=(text,), bold=row is best) for text in texts))
+    return [
+        Head(title="Step", preamble="c", is_text=True),
+        _text_head("Components", [one_line(row.label) for row in rows]),
+        _text_head("Configuration", [configuration_text(row.method, row.params) for row in rows]),
+    ], cells
+
+
+def _text_head(title: str, texts: Sequence[str]) -> Head:
+    wrapped = max(map(_width, texts), default=0) > _WIDEST
+    return Head(
+        title=title, preamble=r"p{0.24\linewidth}" if wrapped else "l", is_text=True, is_wrapped=wrapped
+    )
+
+
+def _width(text: str) -> int:
+    """Return the width of a text in Latin characters; a Chinese one is two of them wide."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def configuration(row: Row) -> str:
+    """Return a row's method and parameters as LaTeX."""
+    name = escape_latex(method_name(row.method))
+    return ", ".join([name, *map(_setting, settings(row.method, row.params))])
+
+
+def _setting(setting: Setting) -> str:
+    text = f"{setting.symbol}{setting.relation}{setting.value}"
+    if len(setting.symbol) != 1:
+        return escape_latex(text)
+    symbol, relation = (_MATHS.get(part, part) for part in (setting.symbol, setting.relation))
+    return f"${symbol}{relation}{setting.value}$"
+
+
+# ----------------------------------------------------------------------- figures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Figure:
+    head: Head
+    cells: tuple[Cell, ...]
+
+
+def _figures(report: Report, rows: Sequence[Row], style: Style) -> list[_Figure]:
+    """Compute a pair's columns. Bold is the best of a column, its interval with it; no other figure is."""
+    fastest, steepest = best_row(rows), best_speedup(rows)
+    columns = [
+        _throughput(rows, style, fastest),
+        _column("Speedup", rows, speedup, style, unit=r"$\times$", bold=steepest),
+    ]
+    titles = {
+        Column.INTERVAL: f"{level(report)}\ninterval",
+        Column.ACCEPTANCE: "Tokens\nper round",
+        Column.NODES: "Nodes\nper round",
+        Column.EXACT: "Exact",
+    }
+    for column in style.columns:
+        if column is Column.INTERVAL:
+            texts = [interval(row) or UNKNOWN for row in rows]
+            bold = [row is steepest and text != UNKNOWN for row, text in zip(rows, texts, strict=True)]
+            columns.append(_plain(titles[column], texts, bold))
+        else:
+            unit = r"\,\%" if column is Column.EXACT else ""
+            columns.append(_column(titles[column], rows, _OPTIONAL[column], style, unit=unit))
+    return columns
+
+
+def best_speedup(rows: Sequence[Row]) -> Row | None:
+    """Return the row of the highest speedup among those that may win; None where none may be called fastest.
+
+    It is the fastest row, unless rows ran on actors of unequal speed.
+    """
+    ratios = [
+        (row.versus_baseline.ratio, row)
+        for row in rows
+        if row.versus_baseline and row.figures and row.is_exact and not row.mixed
+    ]
+    if best_row(rows) is None or not ratios:
+        return None
+    return max(ratios, key=lambda found: found[0])[1]
+
+
+def level(report: Report) -> str:
+    return rf"{report.confidence * 100:g}\,\%"
+
+
+def _throughput(rows: Sequence[Row], style: Style, best: Row | None) -> _Figure:
+    if not style.std:
+        return _column("Throughput", rows, throughput, style, bold=best)
+    means, deviations = [throughput(row) for row in rows], [throughput_std(row) for row in rows]
+    pairs = list(zip(means, deviations, strict=True))
+    bold = [row is best for row in rows]
+    if not style.siunitx:
+        texts = [
+            UNKNOWN if mean is None else mean if std is None else rf"{mean} $\pm$ {std}"
+            for mean, std in pairs
+        ]
+        return _plain("Throughput", texts, bold)
+    parts = [(UNKNOWN,) if mean is None else (mean,) if std is None else (mean, std) for mean, std in pairs]
+    preamble = rf"{_aligned(means)}@{{${{}}\pm{{}}$}}{_aligned(deviations)}"
+    head = Head(title="Throughput", preamble=preamble, width=2)
+    cells = tuple(Cell(parts=part, bold=one) for part, one in zip(parts, bold, strict=True))
+    return _Figure(head=head, cells=cells)
+
+
+def _column(
+    title: str,
+    rows: Sequence[Row],
+    read: Callable[[Row], str | None],
+    style: Style,
+    *,
+    unit: str = "",
+    bold: Row | None = None,
+) -> _Figure:
+    """Write numbers with their unit, or aligned under a title that has the unit."""
+    values = [read(row) for row in rows]
+    marked = [row is bold for row in rows]
+    if not style.siunitx:
+        return _plain(title, [UNKNOWN if value is None else _with(value, unit) for value in values], marked)
+    between = "\n" if style.columns else " "
+    titled = f"{title}{between}({unit.removeprefix(_THIN)})" if unit else title
+    head = Head(title=titled, preamble=_aligned(values))
+    texts = [f"{{{UNKNOWN}}}" if value is None else value for value in values]
+    return _Figure(
+        head=head,
+        cells=tuple(Cell(parts=(text,), bold=one) for text, one in zip(texts, marked, strict=True)),
+    )
+
+
+def _with(value: str, unit: str) -> str:
+    return f"${value}{unit.strip('$')}$" if "$" in unit else f"{value}{unit}"
+
+
+def _plain(title: str, texts: Sequence[str], bold: Sequence[bool]) -> _Figure:
+    cells = tuple(Cell(parts=(text,), bold=one) for text, one in zip(texts, bold, strict=True))
+    return _Figure(head=Head(title=title, preamble="c"), cells=cells)
+
+
+def _aligned(values: Sequence[str | None]) -> str:
+    """Return siunitx's column for numbers with equally many decimals."""
+    split = [value.split(".") for value in values if value is not None] or [["1"]]
+    before, after = max(len(parts[0]) for parts in split), max(len("".join(parts[1:])) for parts in split)
+    return f"S[table-format={before}.{after}]"
+
+
+_OPTIONAL: dict[Column, Callable[[Row], str | None]] = {
+    Column.INTERVAL: interval,
+    Column.ACCEPTANCE: acceptance_length,
+    Column.NODES: nodes,
+    Column.EXACT: exact_percent,
+}

@@ -1,0 +1,309 @@
+"""A subsection that walks through the steps of an ablation. Numbers and words alike follow from the rows.
+
+A step `improves` or `degrades` throughput only where `claims` allows it; elsewhere it is `not separable`, and
+where no interval is known nothing is claimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dyna_eval.cells import Notes, count
+from dyna_eval.jobs import Method
+from dyna_eval.latex.claims import (
+    FREED_OF_PACE,
+    THOSE_THAT_MAY_WIN,
+    Verdict,
+    is_freed_of_pace,
+    is_surpassed,
+    verdict_between,
+)
+from dyna_eval.latex.grid import configuration, level
+from dyna_eval.latex.style import Part, end_mark, mark, origin_of
+from dyna_eval.latex.table import span, table_label
+from dyna_eval.latex.text import escape_latex, number, percent
+from dyna_eval.report import Report, Row, best_row
+from dyna_eval.statistics import Comparison
+
+_SAID_IN_SENTENCES = ("speed not separable", "the node cap")
+"""Caveats that the sentences about speed and about the tree say already."""
+
+_COUNTABLE = 10**9  # nodes; of a tree with more only the order of magnitude is told
+
+
+def to_prose(report: Report, *, one_table: bool = False) -> str:
+    """Return a subsection per pair; they refer to the pairs' own tables, or to one table over all."""
+    return "\n".join(
+        _subsection(report, pair, table_label(report, report.pairs if one_table else (pair,)))
+        for pair in report.pairs
+    )
+
+
+def _subsection(report: Report, pair: str, label: str) -> str:
+    rows, notes = report.rows_of(pair), Notes.of(report, pair)
+    ending = [*_summary(rows), *(f"{_sentence(text)}" for text in notes.general)]
+    lines = [
+        mark(origin_of(report, Part.PROSE, (pair,))),
+        rf"\subsection{{Ablation study ({escape_latex(pair)})}}",
+        *_opening(report, rows, label),
+        *(line for row in rows for line in _paragraph(report, rows, row)),
+        *(["", r"\paragraph{Taken together.}", *ending] if ending else []),
+        end_mark(Part.PROSE),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _opening(report: Report, rows: Sequence[Row], label: str) -> list[str]:
+    known = [row.figures for row in rows if row.figures]
+    text = rf"Table~\ref{{{label}}} compares {count(len(rows), 'configuration')} step by step."
+    if not known:
+        return [text, "Nothing has been measured yet."]
+    base = next((row for row in rows if row.is_baseline), None)
+    against = f" is a ratio to step {base.step} on the same prompts" if base else " is unknown"
+    prompts = span([figures.prompts for figures in known], "prompt") or "prompts"
+    repeats = span([figures.repeats for figures in known], "repeat")
+    each = f" ({repeats})" if repeats else ""
+    return [
+        text,
+        f"Throughput is the mean over {prompts} of tokens per second of decoding, prefill apart{each}; a"
+        f" speedup{against}.",
+        f"A step is said to improve or to degrade throughput only where the {level(report)} bootstrap"
+        r" interval of the paired ratio excludes $1$.",
+    ]
+
+
+def _paragraph(report: Report, rows: Sequence[Row], row: Row) -> list[str]:
+    title = rf"\paragraph{{Step {row.step}: {escape_latex(row.label)}.}}"
+    if row.figures is None:
+        return ["", title, f"This step ({configuration(row)}) has no result: it is {row.state}."]
+    reached = f"With {configuration(row)}, decoding reaches {row.figures.throughput.mean:.1f} tokens/s"
+    speedup = row.versus_baseline
+    if row.is_baseline:
+        sentences = [f"{reached}; this is the baseline."]
+    elif speedup is None:
+        sentences = [f"{reached}."]
+    else:
+        sentences = [rf"{reached}, ${number(speedup.ratio, 2)}\times$ the baseline."]
+    sentences += _comparisons(report, rows, row)
+    sentences += _tree(row)
+    sentences += _rounds(rows, row)
+    sentences += [_sentence(text) for text in row.caveats if not text.startswith(_SAID_IN_SENTENCES)]
+    return ["", title, *sentences]
+
+
+# ------------------------------------------------------------------- comparisons
+
+
+def _comparisons(report: Report, rows: Sequence[Row], row: Row) -> list[str]:
+    """Compare a row with the step before it, the baseline, and the fastest step so far, each once."""
+    by_step = {other.step: other for other in rows}
+    base = next((other for other in rows if other.is_baseline), None)
+    against = [
+        (previous_of(rows, row), row.versus_previous),
+        (base, row.versus_baseline),
+        (by_step.get(row.fastest_before or 0), row.versus_fastest_before),
+    ]
+    found: dict[Verdict, list[str]] = {}
+    said = {row.step}
+    for other, comparison in against:
+        if other is not None and comparison is not None and other.step not in said:
+            said.add(other.step)
+            said_of = verdict_between(row, other, comparison)
+            clause = _clause(report, other, comparison, said_of)
+            if is_freed_of_pace(row, other, comparison):
+                clause += f", {FREED_OF_PACE}"
+            found.setdefault(said_of, []).append(clause)
+    return [_CLAIMS[said_of].format(_listed(clauses)) for said_of, clauses in found.items()]
+
+
+_CLAIMS = {
+    Verdict.IMPROVES: "This improves throughput {}.",
+    Verdict.DEGRADES: "This degrades throughput {}.",
+    Verdict.NOT_SEPARABLE: "Its speed is not separable {}.",
+    Verdict.UNKNOWN: "Its throughput is {}; nothing is claimed about the difference.",
+}
+
+
+def _clause(report: Report, other: Row, comparison: Comparison, said_of: Verdict) -> str:
+    change, factor = percent(comparison.ratio - 1.0), number(comparison.ratio, 2)
+    match said_of:
+        case Verdict.IMPROVES:
+            return f"over step {other.step} by {change} ({_evidence(report, comparison)})"
+        case Verdict.DEGRADES:
+            return f"against step {other.step} by {change} ({_evidence(report, comparison)})"
+        case Verdict.NOT_SEPARABLE:
+            return rf"from that of step {other.step} (${factor}\times$; {_evidence(report, comparison)})"
+        case Verdict.UNKNOWN:
+            return rf"${factor}\times$ that of step {other.step}"
+
+
+def _listed(clauses: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(clauses[:-1]), clauses[-1]]))
+
+
+def previous_of(rows: Sequence[Row], row: Row) -> Row | None:
+    """Return the row that `versus_previous` is against: the nearest one above that has figures."""
+    return next((other for other in reversed(rows) if other.step < row.step and other.figures), None)
+
+
+def _evidence(report: Report, comparison: Comparison) -> str:
+    if comparison.paired is None or comparison.paired_interval is None:
+        return "no interval"
+    low, high = (
+        number(bound, 2) for bound in (comparison.paired_interval.low, comparison.paired_interval.high)
+    )
+    return rf"paired ratio {number(comparison.paired, 2)}, {level(report)} interval [{low}, {high}]"
+
+
+# ------------------------------------------------------------------------- trees
+
+
+def theoretical_nodes(row: Row) -> int | None:
+    """Return the draft nodes of a tree that grows whole; None for other methods.
+
+    With B children of every node and D levels that is (B^(D+1) - 1) / (B - 1) - 1; with R children of the
+    root R (B^D - 1) / (B - 1).
+    """
+    shape = _shape(row)
+    if shape is None:
+        return None
+    depth, branch, root = shape
+    return root * depth if branch == 1 else root * (branch**depth - 1) // (branch - 1)
+
+
+def _shape(row: Row) -> tuple[int, int, int] | None:
+    """Return a tree's depth, its branch and the branch of its root."""
+    depth, branch = row.params.get("depth"), row.params.get("branch")
+    root = row.params.get("root_branch") or branch
+    if row.method is not Method.TREE:
+        return None
+    if isinstance(depth, int) and isinstance(branch, int) and isinstance(root, int):
+        return depth, branch, root
+    return None
+
+
+def _tree(row: Row) -> list[str]:
+    if row.figures is None:
+        return []
+    nodes, bound = row.figures.acceptance.mean_tree_nodes, row.figures.acceptance.node_cap_bound_rate
+    theory, sentences = theoretical_nodes(row), []
+    if theory is not None:
+        sentences.append(
+            f"Grown whole, its tree has {_formula(row)} draft nodes besides the root{_left(nodes, theory)}."
+        )
+    elif nodes is not None:
+        sentences.append(f"A round verifies {nodes:.1f} draft nodes on average.")
+    if bound:
+        cap = row.params.get("max_nodes")
+        named = f"of {cap} nodes " if isinstance(cap, int) else ""
+        sentences.append(f"The cap {named}stopped its growth in {percent(bound)} of the rounds.")
+    return sentences
+
+
+def _left(nodes: float | None, theory: int) -> str:
+    if nodes is None:
+        return ""
+    known = theory <= _COUNTABLE and nodes / theory <= 0.999
+    share = f", {percent(nodes / theory)} of them" if known else ""
+    return f"; a round verifies {nodes:.1f} on average{share}"
+
+
+def _formula(row: Row) -> str:
+    shape, nodes = _shape(row), theoretical_nodes(row)
+    if shape is None or nodes is None:
+        return ""
+    depth, branch, root = shape
+    if branch == 1:
+        left = rf"{root}\cdot {depth}"
+    elif root == branch:
+        left = f"({branch}^{{{depth + 1}}}-1)/({branch}-1)-1"
+    else:
+        left = rf"{root}\,({branch}^{{{depth}}}-1)/({branch}-1)"
+    return f"${left}{_whole(nodes)}$"
+
+
+def _whole(nodes: int) -> str:
+    digits = str(nodes)
+    if nodes <= _COUNTABLE:
+        return f"={digits}"
+    return rf"\approx {digits[0]}.{digits[1]}\cdot 10^{{{len(digits) - 1}}}"
+
+
+# ------------------------------------------------------------------------ rounds
+
+
+def _rounds(rows: Sequence[Row], row: Row) -> list[str]:
+    """Split a speed ratio into what it is made of: tokens per round, and seconds per round."""
+    previous = previous_of(rows, row)
+    here, there = _round(row), _round(previous) if previous else None
+    if here is None or row.method is Method.AR:
+        return []
+    length, seconds = here
+    emitted = f"emits {length:.2f} tokens in {seconds * 1000:.1f}\\,ms"
+    if there is None or previous is None:
+        return [f"A round {emitted}."]
+    slower = verdict_between(row, previous, row.versus_previous) is Verdict.DEGRADES
+    more, longer = length / there[0], seconds / there[1]
+    opening = "The cause is in its rounds: one" if slower and longer > more else "A round"
+    sentences = [
+        f"{opening} {emitted}, where one of step {previous.step} emits {there[0]:.2f} in"
+        f" {there[1] * 1000:.1f}\\,ms: ${number(more, 2)}\\times$ the tokens in ${number(longer, 2)}\\times$"
+        " the time."
+    ]
+    shares = row.figures.shares if row.figures else None
+    if slower and shares and shares.verify is not None and shares.draft is not None:
+        sentences.append(
+            f"Verification has {percent(shares.verify)} of its decoding time, drafting"
+            f" {percent(shares.draft)}."
+        )
+    return sentences
+
+
+def _round(row: Row) -> tuple[float, float] | None:
+    """Return a round's mean tokens and seconds; their quotient is the pooled throughput."""
+    if row.figures is None or row.figures.acceptance.mean_length is None:
+        return None
+    length = row.figures.acceptance.mean_length
+    pooled = row.figures.throughput.pooled
+    return (length, length / pooled) if length and pooled else None
+
+
+# ----------------------------------------------------------------------- summary
+
+
+def _summary(rows: Sequence[Row]) -> list[str]:
+    best = best_row(rows)
+    if best is None or best.figures is None:
+        return []
+    speedup = best.versus_baseline
+    factor = rf", ${number(speedup.ratio, 2)}\times$ the baseline" if speedup and not best.is_baseline else ""
+    subject = f"Step {best.step}"
+    if is_surpassed(best, rows):
+        subject = f"Among {THOSE_THAT_MAY_WIN}, step {best.step}"
+    sentences = [
+        f"{subject} has the highest throughput, {best.figures.throughput.mean:.1f} tokens/s{factor}."
+    ]
+    if alike := _not_separable_from(best, rows):
+        noun = "steps" if len(alike) > 1 else "step"
+        sentences.append(f"Not separable from it: {noun} {', '.join(map(str, alike))}.")
+    return sentences
+
+
+def _not_separable_from(best: Row, rows: Sequence[Row]) -> list[int]:
+    """Return the steps known to be not separable from the best: all later ones, and the fastest before it."""
+    by_step = {row.step: row for row in rows}
+    before = by_step.get(best.fastest_before or 0)
+    alike = []
+    if before and verdict_between(best, before, best.versus_fastest_before) is Verdict.NOT_SEPARABLE:
+        alike.append(before.step)
+    alike += [
+        row.step
+        for row in rows
+        if row.fastest_before == best.step
+        and verdict_between(row, best, row.versus_fastest_before) is Verdict.NOT_SEPARABLE
+    ]
+    return alike
+
+
+def _sentence(text: str) -> str:
+    return f"{escape_latex(text[:1].upper() + text[1:])}."

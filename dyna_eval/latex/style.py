@@ -1,0 +1,155 @@
+"""How a table looks. It carries its style in a comment, so that a paper can be checked against the store."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dyna_eval.errors import InputError
+from dyna_eval.jobs import canonical_json
+from dyna_eval.mistakes import unknown
+from dyna_eval.presets import Preset
+from dyna_eval.report import Report
+
+
+class Column(StrEnum):
+    """A column that a table has where it is asked for."""
+
+    INTERVAL = "interval"
+    ACCEPTANCE = "acceptance"
+    NODES = "nodes"
+    EXACT = "exact"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    columns: tuple[Column, ...] = ()
+    std: bool = False
+    """Throughput as mean and standard deviation between repeats."""
+    siunitx: bool = False
+    """Figures aligned at the decimal point, by the package siunitx; otherwise centred, by none."""
+    side_by_side: bool = False
+    """One table with a group of columns per pair, rather than a table per pair."""
+
+
+PLAIN = Style()
+"""Five columns that need booktabs alone."""
+
+
+def read_columns(text: str) -> tuple[Column, ...]:
+    """Read `interval,acceptance`; the order is that of the table's columns. Raises InputError."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in list(Column):
+            raise InputError(f"--columns: {unknown('column', name, list(Column))}")
+    if len(set(names)) < len(names):
+        raise InputError("--columns names a column twice; name each once")
+    return tuple(Column(name) for name in names)
+
+
+class Part(StrEnum):
+    """What of a paper this tool wrote."""
+
+    TABLE = "table"
+    PROSE = "prose"
+    MACROS = "macros"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a part of a paper comes from: all that is needed to compute it again."""
+
+    part: Part
+    sweep: str
+    digest: str
+    pairs: tuple[str, ...]
+    preset: Preset | None = None
+    made_of: tuple[str, ...] = ()
+    """Digests of the sweeps that are computed again: the one, or those that were joined."""
+    rows: tuple[str, ...] = ()
+    """What chose rows, where not all of them are shown."""
+    style: Style = PLAIN
+
+
+def origin_of(report: Report, part: Part, pairs: Sequence[str], style: Style = PLAIN) -> Origin:
+    return Origin(
+        part=part,
+        sweep=report.name,
+        digest=report.digest,
+        pairs=tuple(pairs),
+        preset=report.preset,
+        made_of=report.made_of or (report.digest,),
+        rows=report.chosen_rows,
+        style=style,
+    )
+
+
+def mark(origin: Origin) -> str:
+    """Return the comment line that stands above a part; ASCII, whatever names are in it."""
+    told: dict[str, object] = {
+        "sweep": origin.sweep,
+        "digest": origin.digest,
+        "pairs": list(origin.pairs),
+        "preset": origin.preset,
+    }
+    if origin.made_of != (origin.digest,):
+        told |= {"made_of": list(origin.made_of), "rows": list(origin.rows)}
+    if origin.part is Part.TABLE:
+        style = origin.style
+        told |= {"columns": list(style.columns), "std": style.std, "siunitx": style.siunitx}
+        told |= {"side_by_side": style.side_by_side}
+    return f"% dyna-eval {origin.part} {canonical_json(told)}"
+
+
+def end_mark(part: Part) -> str:
+    return f"% dyna-eval end of {part}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """A mark found in a paper; `origin` is None where it cannot be read. Offsets are in characters."""
+
+    part: Part
+    start: int
+    end: int
+    origin: Origin | None
+
+
+_MARK = re.compile(r"^[ \t]*%+[ \t]*dyna-eval (table|prose|macros)\b(.*(?:\n[ \t]*%.*){0,9})", re.MULTILINE)
+_BROKEN_LINE = re.compile(r"\s*\n[ \t]*%+[ \t]*")
+
+
+def find_marks(text: str) -> list[Marked]:
+    """Find the marks in a paper, also those that an editor broke over several comment lines."""
+    marks = []
+    for found in _MARK.finditer(text):
+        part = Part(found[1])
+        origin = _read_origin(part, _BROKEN_LINE.sub(" ", found[2]).strip())
+        end = text.find("\n", found.start())
+        marks.append(Marked(part=part, start=found.start(), end=len(text) if end < 0 else end, origin=origin))
+    return marks
+
+
+def _read_origin(part: Part, told: str) -> Origin | None:
+    try:
+        values, _ = json.JSONDecoder().raw_decode(told)
+        return Origin(
+            part=part,
+            sweep=str(values["sweep"]),
+            digest=str(values["digest"]),
+            pairs=tuple(map(str, values["pairs"])),
+            preset=Preset(values["preset"]) if values["preset"] else None,
+            made_of=tuple(map(str, values.get("made_of", [values["digest"]]))),
+            rows=tuple(map(str, values.get("rows", ()))),
+            style=Style(
+                columns=tuple(map(Column, values.get("columns", ()))),
+                std=values.get("std") is True,
+                siunitx=values.get("siunitx") is True,
+                side_by_side=values.get("side_by_side") is True,
+            ),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None

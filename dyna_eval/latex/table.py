@@ -1,0 +1,273 @@
+"""A report as booktabs tables, with captions computed from its figures.
+
+Needs `booktabs`, and `siunitx` where the style asks for it. Everything that a user wrote is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dyna_eval.cells import (
+    Notes,
+    count,
+    interval_cell,
+    one_line,
+    pair_slugs,
+    ranges,
+    slug,
+    speedup_interval,
+    sweep_numbers,
+)
+from dyna_eval.latex.claims import (
+    FREED_OF_PACE,
+    THOSE_THAT_MAY_WIN,
+    Verdict,
+    is_freed_of_pace,
+    is_surpassed,
+    verdict_between,
+)
+from dyna_eval.latex.grid import Cell, Grid, GridRow, Head, best_speedup, grid, level, notes_of
+from dyna_eval.latex.style import PLAIN, Column, Part, Style, end_mark, mark, origin_of
+from dyna_eval.latex.text import escape_latex, number
+from dyna_eval.report import Report, Row, best_row
+from dyna_eval.statistics import Comparison
+
+_SIZES = (
+    (6, ""),
+    (8, r"\small\setlength{\tabcolsep}{4pt}"),
+    (9, r"\footnotesize\setlength{\tabcolsep}{3pt}"),
+)
+_SMALLEST = r"\scriptsize\setlength{\tabcolsep}{3pt}"
+"""Type and gaps by the number of columns: so many at most."""
+
+_GROUP_CHARACTERS = 12  # of a pair's name per column below it; a longer name is set in lines
+
+
+def to_latex(report: Report, style: Style = PLAIN) -> str:
+    """Return one table per pair, or one over all, under comments that say where the figures come from."""
+    return "\n".join(table(report, pairs, style) for pairs in tables_of(report, style))
+
+
+def tables_of(report: Report, style: Style) -> list[tuple[str, ...]]:
+    """Return the pairs of each table that a style makes of a report."""
+    return [report.pairs] if style.side_by_side else [(pair,) for pair in report.pairs]
+
+
+def table(report: Report, pairs: Sequence[str], style: Style) -> str:
+    """Return one table over one pair, or over several side by side."""
+    cells, notes = grid(report, pairs, style), notes_of(report, pairs)
+    jobs = ranges(job for pair in pairs for row in report.rows_of(pair) for job in row.job_ids)
+    names = ", ".join(map(one_line, pairs))
+    physical = sum(head.width for head in cells.heads)
+    size = next((size for most, size in _SIZES if physical <= most), _SMALLEST)
+    lines = [
+        f"% sweep {one_line(report.name)} ({sweep_numbers(report)}, {report.state}), pair {names}",
+        f"% digest {report.digest}, jobs {jobs}",
+        mark(origin_of(report, Part.TABLE, pairs, style)),
+        r"\begin{table}[t]",
+        r"  \centering",
+        *([r"  \sisetup{detect-weight, mode=text}"] if style.siunitx else []),
+        rf"  \caption{{{caption(report, pairs, style)}}}",
+        rf"  \label{{{table_label(report, pairs)}}}",
+        r"  \smallskip",
+        *([f"  {size}"] if size else []),
+        rf"  \begin{{tabular}}{{{''.join(head.preamble for head in cells.heads)}}}",
+        r"    \toprule",
+        *(f"    {line}" for line in _heads(cells)),
+        r"    \midrule",
+        *(f"    {_row(row, cells.heads)}" for row in cells.rows),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        *_notes(report, pairs, notes, style),
+        r"\end{table}",
+        end_mark(Part.TABLE),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table_label(report: Report, pairs: Sequence[str]) -> str:
+    """Return the name by which a paper refers to a table."""
+    own = pair_slugs(report)[pairs[0]] if len(pairs) == 1 else ""
+    return "tab:" + "-".join(filter(None, (slug(report.name) or f"sweep-{report.sweep_id}", own)))
+
+
+# ------------------------------------------------------------------------- cells
+
+
+def _heads(cells: Grid) -> list[str]:
+    titles = [" & ".join(_title(head, line) for head in cells.heads).strip() + r" \\" for line in (0, 1)]
+    if not any("\n" in head.title for head in cells.heads):
+        del titles[0]
+    if len(cells.pairs) == 1:
+        return titles
+    texts = [head for head in cells.heads if head.is_text]
+    groups = [cells.heads[len(texts) + i * cells.figures_per_pair :] for i in range(len(cells.pairs))]
+    widths = [sum(head.width for head in group[: cells.figures_per_pair]) for group in groups]
+    names = [
+        rf"\multicolumn{{{width}}}{{c}}{{{_group(pair, width)}}}"
+        for pair, width in zip(cells.pairs, widths, strict=True)
+    ]
+    rules, column = [], len(texts) + 1
+    for width in widths:
+        rules.append(rf"\cmidrule(lr){{{column}-{column + width - 1}}}")
+        column += width
+    return [" & ".join([""] * len(texts) + names).strip() + r" \\", " ".join(rules), *titles]
+
+
+def _group(pair: str, width: int) -> str:
+    name = escape_latex(pair)
+    if len(pair) <= _GROUP_CHARACTERS * width:
+        return name
+    return rf"\parbox[b]{{{0.1 * width:.1f}\linewidth}}{{\centering {name}}}"
+
+
+def _title(head: Head, line: int) -> str:
+    """Return one of two lines of a title; a title of one line stands in the second."""
+    first, _, second = head.title.rpartition("\n")
+    text = (first, second)[line]
+    if head.width > 1:
+        return rf"\multicolumn{{{head.width}}}{{c}}{{{text}}}"
+    return f"{{{text}}}" if head.preamble.startswith("S") else text
+
+
+def _row(row: GridRow, heads: Sequence[Head]) -> str:
+    return " & ".join(typeset(cell, head) for cell, head in zip(row.cells, heads, strict=True)) + r" \\"
+
+
+def typeset(cell: Cell, head: Head) -> str:
+    """Return a cell as it stands in a table."""
+    aligned = "S[" in head.preamble
+    parts = [_embolden(part, aligned=aligned) if cell.bold else part for part in cell.parts]
+    if head.is_wrapped:
+        return rf"\raggedright {parts[0]}"
+    if len(parts) < head.width:
+        return rf"\multicolumn{{{head.width}}}{{c}}{{{parts[0]}}}"
+    return " & ".join(parts)
+
+
+def _embolden(text: str, *, aligned: bool) -> str:
+    if aligned:
+        return rf"\bfseries {text}"
+    return rf"\textbf{{\boldmath {text}}}" if "$" in text else rf"\textbf{{{text}}}"
+
+
+# ------------------------------------------------------------------------- notes
+
+
+def _notes(report: Report, pairs: Sequence[str], notes: Notes, style: Style) -> list[str]:
+    texts = [rf"$^{{\mathrm{{{mark}}}}}$\,{escape_latex(text)}." for mark, text in notes.lettered()]
+    if Column.INTERVAL not in style.columns:
+        texts += [text for pair in pairs if (text := _intervals(report, pair, several=len(pairs) > 1))]
+    texts += [f"{escape_latex(text)}." for text in notes.general]
+    if not texts:
+        return []
+    opening, closing = r"  \begin{minipage}{0.95\linewidth}\footnotesize", r"  \end{minipage}"
+    return [r"  \par\smallskip", opening, *(rf"    {text}\par" for text in texts), closing]
+
+
+def _intervals(report: Report, pair: str, *, several: bool) -> str:
+    known = [
+        f"step {row.step} {interval_cell(speedup_interval(row))}"
+        for row in report.rows_of(pair)
+        if speedup_interval(row)
+    ]
+    if not known:
+        return ""
+    whose = f" ({escape_latex(pair)})" if several else ""
+    return f"{level(report)} bootstrap intervals of the speedup over prompts{whose}: {', '.join(known)}."
+
+
+# ----------------------------------------------------------------------- caption
+
+
+def caption(report: Report, pairs: Sequence[str], style: Style) -> str:
+    """Say what the steps add, over which data, and, from the figures, which steps degrade."""
+    rows = {pair: report.rows_of(pair) for pair in pairs}
+    everything = [row for pair in pairs for row in rows[pair]]
+    named = escape_latex(", ".join(pairs))
+    noun = "pairs" if len(pairs) > 1 else "pair"
+    sentences = [
+        f"{_what_is_added(rows[pairs[0]])} ({noun} {named}).",
+        _what_was_measured(report, everything, style),
+        *(sentence for pair in pairs for sentence in _what_degrades(rows[pair], several=len(pairs) > 1)),
+        _what_is_bold(list(rows.values())),
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _what_is_added(rows: Sequence[Row]) -> str:
+    added = [escape_latex(row.label.lstrip("+ ")) for row in rows if row.label.startswith("+")]
+    if not added or len(added) > 6:
+        return "Ablation of speculative decoding, step by step"
+    start = next((escape_latex(row.label) for row in rows if row.is_baseline), "the baseline")
+    steps = f"{', '.join(added[:-1])} and {added[-1]} are" if len(added) > 1 else f"{added[0]} is"
+    return f"Ablation of speculative decoding: step by step, {steps} added to {start}"
+
+
+def _what_was_measured(report: Report, rows: Sequence[Row], style: Style) -> str:
+    known = [row.figures for row in rows if row.figures]
+    if not known:
+        return "Nothing has been measured yet."
+    prompts = span([figures.prompts for figures in known], "prompt") or "prompts"
+    counts = [
+        span([figures.repeats for figures in known], "repeat"),
+        span([figures.tokens for figures in known], "token"),
+    ]
+    each = f" ({', '.join(filter(None, counts))} per row)" if any(counts) else ""
+    deviation = r", $\pm$ the standard deviation between repeats" if style.std else ""
+    where = "" if Column.INTERVAL in style.columns else " below"
+    intervals = f", with {level(report)} intervals{where}" if any(map(speedup_interval, rows)) else ""
+    return (
+        f"Throughput is in tokens/s, the mean over {prompts}{each}{deviation};"
+        f" speedup is against the baseline{intervals}."
+    )
+
+
+def span(counts: Sequence[int | None], noun: str) -> str:
+    """Return `3 repeats`, or `2 to 3 repeats` where counts differ; nothing where one is unknown."""
+    known = [number for number in counts if number is not None]
+    if len(known) < len(counts):
+        return ""
+    low, high = min(known), max(known)
+    return count(high, noun) if low == high else f"{low:,} to {high:,} {noun}s"
+
+
+def _what_degrades(rows: Sequence[Row], *, several: bool) -> list[str]:
+    """Name the steps that are measurably slower than the one before, or than the baseline."""
+    base = next((row for row in rows if row.is_baseline), None)
+    where = f" on {escape_latex(rows[0].pair)}" if several else ""
+    sentences, verdicts, previous = [], [], None
+    for row in rows:
+        facts = []
+        if previous is not None:
+            verdicts.append(verdict_between(row, previous, row.versus_previous))
+            facts += _slower("is slower than the step before it", row, previous, row.versus_previous)
+        if base is not None:
+            facts += _slower("falls below the baseline", row, base, row.versus_baseline)
+        if facts:
+            sentences.append(f"Step {row.step} ({escape_latex(row.label)}) {' and '.join(facts)}{where}.")
+        previous = row if row.figures else previous
+    known = len(verdicts) == len(rows) - 1 and Verdict.UNKNOWN not in verdicts
+    if not sentences and len(verdicts) > 1 and known:
+        return [f"No step is measurably slower than the step before it{where}."]
+    return sentences
+
+
+def _slower(what: str, row: Row, other: Row, comparison: Comparison | None) -> list[str]:
+    if comparison is None or verdict_between(row, other, comparison) is not Verdict.DEGRADES:
+        return []
+    freed = f", {FREED_OF_PACE}" if is_freed_of_pace(row, other, comparison) else ""
+    return [rf"{what} (${number(comparison.ratio, 2)}\times${freed})"]
+
+
+def _what_is_bold(tables: Sequence[Sequence[Row]]) -> str:
+    """Say which cells are bold; the highest speedup is another row's where actors were not equally fast."""
+    best = [(best_row(rows), best_speedup(rows), rows) for rows in tables]
+    if not any(fastest for fastest, _, _ in best):
+        return ""
+    each = " of each pair" if len(tables) > 1 else ""
+    if any(fastest and is_surpassed(fastest, rows) for fastest, _, rows in best):
+        each += f" among {THOSE_THAT_MAY_WIN}"
+    if all(fastest is steepest for fastest, steepest, _ in best):
+        return f"The highest throughput{each} is bold."
+    return f"The highest throughput and the highest speedup{each} are bold."

@@ -1,0 +1,68 @@
+"""Text on its way into LaTeX and out of it. What a user wrote is printed as it stands and does nothing."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from dyna_eval.cells import one_line
+
+_ESCAPES = {
+    **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    '"': "''",
+    "−": "$-$",
+    "×": r"$\times$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "→": r"$\rightarrow$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "γ": r"$\gamma$",
+    "δ": r"$\delta$",
+    "ε": r"$\varepsilon$",
+    "θ": r"$\theta$",
+    "λ": r"$\lambda$",
+    "μ": r"$\mu$",
+    "π": r"$\pi$",
+    "σ": r"$\sigma$",
+    "τ": r"$\tau$",
+}
+_MEANINGS = {latex: character for character, latex in _ESCAPES.items()}
+_ESCAPED = re.compile("|".join(re.escape(latex) for latex in sorted(_MEANINGS, key=len, reverse=True)))
+
+
+def escape_latex(text: str) -> str:
+    """Return text that LaTeX prints as it stands, on one line; neighbours do not join into other signs."""
+    composed = unicodedata.normalize("NFC", one_line(text))
+    apart = re.sub(r"([-',])(?=\1)|'(?=\")", "\\g<0>\0", composed)  # `--`, `''` and `,,` are ligatures
+    return "".join(_ESCAPES.get(character, character) for character in apart).replace("\0", "{}")
+
+
+def read_text(latex: str) -> str:
+    """Return the text that `escape_latex` made this LaTeX of."""
+    parts = re.split(r"(?<=[-',])\{\}(?=[-',])", latex)
+    return "".join(_ESCAPED.sub(lambda match: _MEANINGS[match[0]], part) for part in parts)
+
+
+def number(value: float, digits: int) -> str:
+    """Return a factor with so many decimals, or with the few more that keep it from looking like 1."""
+    text = f"{value:.{digits}f}"
+    while float(text) == 1.0 and value != 1.0 and digits < 6:
+        digits += 1
+        text = f"{value:.{digits}f}"
+    return text
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage with one decimal, or the few more that keep it from looking like 0."""
+    value, digits = abs(share) * 100.0, 1
+    while value and digits < 5 and not float(f"{value:.{digits}f}"):
+        digits += 1
+    return rf"{value:.{digits}f}\,\%"

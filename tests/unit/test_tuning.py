@@ -1,0 +1,115 @@
+"""The tuning split: what is chosen on some prompts is reported on the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_records import LINEAR, PRUNED, record
+
+from dyna_eval.jobs import MeasureSpec, SweepRecord
+from dyna_eval.report import build_report, to_json
+from dyna_eval.tuning import tuning_prompts
+
+PROMPTS = 8
+
+
+def split(fraction: float = 0.5, *, prompts: int = PROMPTS, seed: int = 0) -> SweepRecord:
+    return replace(record(prompts=prompts), measure=MeasureSpec(tune_fraction=fraction), seed=seed)
+
+
+def with_linear_faster_on(stored: SweepRecord, prompts: frozenset[int]) -> SweepRecord:
+    """Let the linear row win on some prompts by far."""
+    return replace(
+        stored,
+        jobs=tuple(
+            replace(
+                job,
+                samples=tuple(
+                    replace(one, decode_seconds=one.decode_seconds / 3)
+                    if one.prompt_index in prompts
+                    else one
+                    for one in job.samples
+                ),
+            )
+            if job.label == LINEAR.label
+            else job
+            for job in stored.jobs
+        ),
+    )
+
+
+@given(st.integers(2, 300), st.floats(0.001, 0.999), st.integers(0, 2**63 - 1))
+def test_a_split_is_a_share_of_the_prompts_and_leaves_some_on_both_sides(
+    prompts: int, fraction: float, seed: int
+) -> None:
+    chosen = tuning_prompts(range(prompts), fraction, seed)
+
+    assert 1 <= len(chosen) < prompts
+    assert abs(len(chosen) - fraction * prompts) <= 1
+    assert chosen == tuning_prompts(list(reversed(range(prompts))), fraction, seed)
+
+
+def test_another_seed_splits_otherwise() -> None:
+    assert len({tuning_prompts(range(20), 0.5, seed) for seed in range(5)}) > 1
+
+
+def test_figures_are_over_the_other_prompts_alone() -> None:
+    whole, halves = record(prompts=PROMPTS), split()
+    tuning = tuning_prompts(range(PROMPTS), 0.5, 0)
+    others = replace(
+        whole,
+        jobs=tuple(
+            replace(job, samples=tuple(one for one in job.samples if one.prompt_index not in tuning))
+            for job in whole.jobs
+        ),
+        sentinels=tuple(
+            replace(own, samples=tuple(one for one in own.samples if one.prompt_index not in tuning))
+            for own in whole.sentinels
+        ),
+    )
+
+    report = build_report(halves)
+    assert report.rows == build_report(others).rows
+    assert all(row.figures and row.figures.prompts == PROMPTS - len(tuning) for row in report.rows)
+
+
+def test_the_choice_is_made_on_the_tuning_prompts_and_told() -> None:
+    tuning = tuning_prompts(range(PROMPTS), 0.5, 0)
+    report = build_report(with_linear_faster_on(split(), tuning))
+
+    [choice] = report.chosen
+    assert (choice.label, choice.tuning_prompts) == (LINEAR.label, len(tuning))
+    [text] = report.warnings
+    assert text.startswith(f"'{LINEAR.label}' was chosen on 4 tuning prompts, the fastest there")
+    assert text.endswith(f"on which '{PRUNED.label}' is the fastest")
+    assert to_json(report)["chosen"] == [
+        {
+            "pair": "demo",
+            "label": LINEAR.label,
+            "tuning_prompts": len(tuning),
+            "throughput": choice.throughput,
+        }
+    ]
+
+
+def test_a_choice_that_holds_on_the_other_prompts_needs_no_second_name() -> None:
+    report = build_report(split())
+
+    assert [choice.label for choice in report.chosen] == [PRUNED.label]
+    assert report.warnings[0].endswith("all figures are over the other prompts")
+
+
+def test_without_a_split_nothing_is_chosen() -> None:
+    report = build_report(record())
+
+    assert (report.chosen, report.warnings) == ((), ())
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.9])
+def test_before_anything_is_measured_there_is_no_choice(fraction: float) -> None:
+    empty = replace(split(fraction), jobs=(), sentinels=())
+
+    assert build_report(empty).chosen == ()

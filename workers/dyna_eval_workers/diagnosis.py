@@ -1,0 +1,83 @@
+"""What a machine has for decoding, and what to do about what it lacks."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import torch
+import transformers
+
+from dyna_eval.errors import PairError
+from dyna_eval.jobs import PACKAGED_PAIRS, Finding, PairSpec
+from dyna_eval_workers.conditions import Watch
+from dyna_eval_workers.native import NoKernelsError, kernels
+from dyna_eval_workers.pairs import available_device, multiplies_bfloat16
+from dyna_eval_workers.selfcheck import check
+
+_LOOK_SECONDS = 1.0
+_BUSY_SHARE = 0.1
+
+
+def diagnose() -> Iterator[Finding]:
+    """Yield one finding after the other; the last one takes some seconds."""
+    device = available_device()
+    yield Finding(
+        what="libraries",
+        told=f"torch {torch.__version__}, transformers {transformers.__version__}",
+    )
+    yield _gpu() if device == "cuda" else _processor()
+    if device == "cpu":
+        yield _kernels()
+    yield _others(device)
+    yield _packaged_pair()
+
+
+def _gpu() -> Finding:
+    properties = torch.cuda.get_device_properties(0)
+    memory = properties.total_memory / 2**30
+    told = f"{torch.cuda.device_count()} x {properties.name}, {memory:.0f} GiB each, for one actor each"
+    return Finding(what="GPU", told=told)
+
+
+def _processor() -> Finding:
+    multiplies = "multiplies bfloat16 natively" if multiplies_bfloat16() else "has no native bfloat16"
+    return Finding(
+        what="processor",
+        told=f"{len(os.sched_getaffinity(0))} cores, {multiplies}; no GPU, so one actor has all cores",
+    )
+
+
+def _kernels() -> Finding:
+    try:
+        kernels()
+    except NoKernelsError as reason:
+        return Finding(
+            what="kernels",
+            told=str(reason),
+            advice="models run in transformers' code, several times slower; install g++ 12 or later",
+        )
+    return Finding(what="kernels", told="built for this processor")
+
+
+def _others(device: str) -> Finding:
+    watch = Watch(torch.device(device))
+    time.sleep(_LOOK_SECONDS)
+    share = watch.conditions().get("others_share")
+    if isinstance(share, float) and share > _BUSY_SHARE:
+        return Finding(
+            what="load",
+            told=f"other processes use {share * 100:.0f} % of the cores",
+            advice="timings will be disturbed; end what else is running, or measure later",
+        )
+    return Finding(what="load", told="the machine is quiet")
+
+
+def _packaged_pair() -> Finding:
+    name = PACKAGED_PAIRS[0]
+    try:
+        check(PairSpec(name=name, target=name, draft=name))
+    except PairError as error:
+        return Finding(what="exactness", told=str(error), advice="do not measure here", fatal=True)
+    return Finding(what="exactness", told="the packaged pair decodes as its target alone does")
