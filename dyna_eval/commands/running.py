@@ -276,19 +276,24 @@ def _hint_at_rest(sweep_id: int, *, failed: int, cancelled: int) -> None:
 def _work(
     store: Store, sweep_id: int, execution: Execution, counts: dict[JobState, int]
 ) -> dict[JobState, int]:
+    """Run a sweep unless another controller does, which is known before anything slow is begun."""
+    from dyna_eval.lease import leased
+
+    with leased(store, sweep_id) as holder:
+        return _work_as(holder, store, sweep_id, execution, counts)
+
+
+def _work_as(
+    holder: str, store: Store, sweep_id: int, execution: Execution, counts: dict[JobState, int]
+) -> dict[JobState, int]:
     from dyna_eval.cluster import connected
     from dyna_eval.controller import Controller
     from dyna_eval.jobs import JobState
-    from dyna_eval.lease import leased
     from dyna_eval.progress import ProgressDisplay
 
     total = sum(counts.values())
     waiting = counts[JobState.QUEUED] + counts[JobState.RUNNING]
-    with (
-        leased(store, sweep_id) as holder,
-        connected(execution.address),
-        ProgressDisplay(total=total, done=total - waiting) as display,
-    ):
+    with connected(execution.address), ProgressDisplay(total=total, done=total - waiting) as display:
 
         def refill() -> int:
             added = _add_repeats(store, sweep_id)

@@ -234,13 +234,12 @@ def test_of_two_controllers_one_works_and_a_stopped_one_writes_nothing_stale(
     run.prepare(size.jobs)
     first = run.start()
     run.wait_for(2, first)
+    first.send_signal(signal.SIGSTOP)
     started = time.monotonic()
     status, stderr = run.finish(run.start("resume"))
     record["refused_seconds"] = round(time.monotonic() - started, 1)
     assert status == 1
     assert "another controller" in stderr
-
-    first.send_signal(signal.SIGSTOP)
     if size is FULL:
         time.sleep(61)
     else:
