@@ -9,6 +9,7 @@ import contextlib
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -227,6 +228,19 @@ def test_a_stopped_worker_is_noticed_and_its_job_runs_elsewhere(run: Run, record
 # ------------------------------------------------------------------ controllers
 
 
+def stop_between_transactions(process: subprocess.Popen[str], database: Path) -> None:
+    """SIGSTOP a process at a moment when it holds no lock of a SQLite database."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        try:
+            with contextlib.closing(sqlite3.connect(database, timeout=0.2)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+        except sqlite3.OperationalError:
+            process.send_signal(signal.SIGCONT)
+            time.sleep(random.uniform(0.01, 0.1))
+
+
 def test_of_two_controllers_one_works_and_a_stopped_one_writes_nothing_stale(
     run: Run, size: Size, record: dict[str, object]
 ) -> None:
@@ -234,7 +248,7 @@ def test_of_two_controllers_one_works_and_a_stopped_one_writes_nothing_stale(
     run.prepare(size.jobs)
     first = run.start()
     run.wait_for(2, first)
-    first.send_signal(signal.SIGSTOP)
+    stop_between_transactions(first, run.workplace.database)
     started = time.monotonic()
     status, stderr = run.finish(run.start("resume"))
     record["refused_seconds"] = round(time.monotonic() - started, 1)

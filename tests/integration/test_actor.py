@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 
 from dyna_eval.cluster import find_slots
 from dyna_eval.errors import DecodingError, PairError
-from dyna_eval.jobs import Backend, GenerationSpec, Job, MeasureSpec, Method, Pair
-from dyna_eval.supervision import HEARTBEAT_SECONDS, SILENT_SECONDS, Call
+from dyna_eval.jobs import Backend, Calibration, GenerationSpec, Job, MeasureSpec, Method, Pair
+from dyna_eval.supervision import HEARTBEAT_SECONDS, SILENT_SECONDS, Call, limit_seconds
 from dyna_eval.verdicts import judge_error, judge_loss
 from tests.integration.jobs import configuration, inspected, job_for, prompt_set
 from tests.models import save_model, tiny_gpt_neox
@@ -237,3 +237,13 @@ def test_truncated_weights_and_a_missing_tokenizer_are_the_pair_s_fault(
         assert str(cause).startswith(f"{broken.spec.target}: ")
         assert "cannot be loaded" in str(cause) or "the tokenizer is missing" in str(cause)
         assert judge_error(cause, tries=1).pair_fails
+
+
+def test_a_job_may_take_what_its_sweep_says_or_many_times_what_its_passes_cost(pair: Pair) -> None:
+    job = job_for(pair, TREE, prompts=PROMPTS, generation=GenerationSpec(max_new_tokens=100))
+    limited = replace(job, measure=replace(job.measure, job_timeout_s=7.5))
+    quick, slow = (Calibration(draft_seconds=(), verify_seconds=((1, seconds),)) for seconds in (0.001, 1.0))
+    assert limit_seconds(limited, prompts=2, calibrations=[slow]) == 7.5
+    assert limit_seconds(job, prompts=2, calibrations=[]) is None
+    assert limit_seconds(job, prompts=2, calibrations=[quick]) == 1800.0
+    assert limit_seconds(job, prompts=2, calibrations=[quick, slow]) == 50 * 2 * 2 * 100 * 1.0
