@@ -152,11 +152,17 @@ def test_workers_that_are_killed_cost_no_result(run: Run, size: Size, record: di
     assert status == 0, stderr
     assert "Traceback" not in stderr
     run.check(size.jobs)
+    wall_seconds = time.monotonic() - started
+    if size is FULL:
+        started = time.monotonic()
+        status, stderr = run.finish(run.start("submit", "sweep.yaml", "--name", "clean"))
+        assert status == 0, stderr
+        record["clean_seconds"] = round(time.monotonic() - started, 1)
     record |= {
         "passed": True,
         "jobs": size.jobs,
         "killed": killed,
-        "wall_seconds": round(time.monotonic() - started, 1),
+        "wall_seconds": round(wall_seconds, 1),
     }
 
 

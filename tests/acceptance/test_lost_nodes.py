@@ -71,7 +71,10 @@ def nodes(workplace: Workplace) -> Iterator[Nodes]:
         try:
             wait_until(lambda: answers(port))
             joined = f"--address=127.0.0.1:{port}"
-            workers = [start(f"127.0.0.{number}", joined, "--num-cpus=1") for number in (2, 3)]
+            workers = []
+            for number in (2, 3):
+                workers.append(start(f"127.0.0.{number}", joined, "--num-cpus=1"))
+                wait_until(lambda: has_raylet(workers[-1]))  # two that start at once disturb each other
             yield Nodes(address=f"127.0.0.1:{port}", workers=workers)
         finally:
             for process in psutil.process_iter():
@@ -88,6 +91,11 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def has_raylet(node: subprocess.Popen[bytes]) -> bool:
+    assert node.poll() is None, "the node did not start"
+    return "raylet" in {one.name() for one in psutil.Process(node.pid).children(recursive=True)}
 
 
 def answers(port: int) -> bool:
