@@ -1,6 +1,7 @@
 """The `dyna-eval` command. Results go to stdout, progress and mistakes to stderr.
 
-Exit status: 0 done; 1 some job failed; 2 bad input or usage, told in one line; 130 interrupted.
+Exit status: 0 done; 1 some job failed, or `compare` found a regression; 2 bad input or usage, told in one
+line; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NoReturn
 import click
 
 from dyna_eval import __version__
-from dyna_eval.commands import doctor, files, importing, reports, running, stored, upkeep
+from dyna_eval.commands import comparing, doctor, files, importing, reports, running, stored, upkeep
 from dyna_eval.errors import DynaEvalError, InputError
 
 
@@ -96,6 +97,7 @@ for _command in (
     stored.show,
     stored.logs,
     reports.report,
+    comparing.compare,
     importing.import_results,
     upkeep.pairs,
     upkeep.database,

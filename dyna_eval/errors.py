@@ -10,7 +10,8 @@ DynaEvalError
 │   │   └── DatabaseAwayError      it does not answer, or has no room: waiting may help
 │   ├── ImportFileError     a result file of another tool that cannot be imported
 │   ├── UnknownSweepError   no sweep, or no job, of that name or number
-│   └── MixedRowsError      rows that must not stand in one table
+│   ├── MixedRowsError      rows that must not stand in one table
+│   └── NothingToDrawError  a figure that a sweep holds no data for
 ├── DecodingError           a job's own fault, such as output that is not the target's: the job fails
 ├── StuckWorkerError        a worker that does not answer, or takes too long: its job is tried again
 └── LeaseLostError          another controller works on this sweep
@@ -78,6 +79,10 @@ class UnknownSweepError(InputError):
 
 class MixedRowsError(InputError):
     """Rows measured on other prompts, with other settings or in another environment than their neighbours."""
+
+
+class NothingToDrawError(InputError):
+    """A figure that a sweep, as far as it is measured, holds no data for."""
 
 
 class DecodingError(DynaEvalError):

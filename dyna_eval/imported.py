@@ -187,7 +187,8 @@ def sample_rates(samples: Sequence[ImportedSample]) -> dict[int, float]:
 
 def sample_figures(method: Method, samples: Sequence[ImportedSample], bootstrap: Bootstrap) -> Figures:
     """Return the figures of a row of samples, of which there is at least one."""
-    rates = list(sample_rates(samples).values())
+    by_prompt = sample_rates(samples)
+    rates = list(by_prompt.values())
     tokens, seconds = sum(s.tokens for s in samples), sum(s.seconds for s in samples)
     counted = [(s.emitted, s.rounds) for s in samples if s.rounds and s.emitted is not None]
     lengths = [emitted / rounds for emitted, rounds in counted]
@@ -203,6 +204,7 @@ def sample_figures(method: Method, samples: Sequence[ImportedSample], bootstrap:
             std=None,
             pooled=tokens / seconds,
             end_to_end=fmean(rates),
+            by_prompt=by_prompt,
         ),
         acceptance=_acceptance(
             1.0 if alone else pooled, 1.0 if alone else fmean(lengths) if lengths else None

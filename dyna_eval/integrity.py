@@ -35,7 +35,7 @@ def differences(
         others = _others((getattr(job, attribute) for job in jobs), expected)
         texts += [f"{what} ({_short(other)} instead of {_short(expected)})" for other in others]
     for other in _others((job.environment for job in jobs), reference.environment):
-        texts.append(f"environment ({_environment_difference(other, reference.environment, environments)})")
+        texts.append(f"environment ({environment_difference(other, reference.environment, environments)})")
     return tuple(texts)
 
 
@@ -161,7 +161,8 @@ def _output_caveats(method: Method, figures: Figures) -> list[str]:
     return texts
 
 
-def _environment_difference(other: str | None, expected: str | None, environments: Environments) -> str:
+def environment_difference(other: str | None, expected: str | None, environments: Environments) -> str:
+    """Name the facts in which an environment differs from the expected one, or both digests."""
     here, there = environments.get(other or "", {}), environments.get(expected or "", {})
     changed = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
     if not here or not there or not changed:

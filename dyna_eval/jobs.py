@@ -504,6 +504,8 @@ class SweepRecord:
     """By the name of the pair and the digest of the environment."""
     measure: MeasureSpec = MeasureSpec()
     seed: int = 0
+    categories: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
+    """Prompt index to category, by the digest of the prompt set. What has none is left out."""
 
 
 # --------------------------------------------------------------------- identity

@@ -102,12 +102,12 @@ class PromptsSection(Section):
     dataset: Text = Field(description="'demo', a hub id, a folder, or csv, json, parquet or text.")
     name: Text | None = None
     split: Text | None = Field(None, description="Unless given, 'train' for local files, otherwise 'test'.")
-    column: Text = _PROMPTS.column
+    column: Text = Field(_PROMPTS.column, description="Of texts, or of lists of turns: the first one counts.")
     data_files: TextOrTexts = Field(default_factory=list, max_length=1000)
     min_chars: int = Field(_PROMPTS.min_chars, ge=0)
     limit: int | None = Field(None, ge=1, description="At most so many prompts.")
     max_prompt_tokens: int | None = Field(None, ge=1, description="Longer prompts are cut.")
-    category: Text | None = None
+    category: Text | None = Field(None, description="A column that `report --by-category` groups by.")
     label: Label | None = Field(None, description="Of one prompt set among several; else its data's name.")
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import NormalDist, fmean, stdev
 
@@ -59,6 +59,8 @@ class Throughput:
     pooled: float | None
     end_to_end: float | None
     """As `mean`, prefill included."""
+    by_prompt: Mapping[int, float] = field(default_factory=dict, repr=False, compare=False)
+    """What `mean` is the mean of, by prompt index; empty where it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,9 +261,10 @@ def prompt_throughputs(runs: Iterable[Run]) -> dict[int, float]:
 def throughput(runs: Sequence[Run], bootstrap: Bootstrap) -> Throughput | None:
     """Return a row's throughput over the prompts; None if no decode time was measured."""
     samples = _all_samples(runs)
-    rates = list(prompt_throughputs(runs).values())
-    if not rates:
+    by_prompt = prompt_throughputs(runs)
+    if not by_prompt:
         return None
+    rates = list(by_prompt.values())
     decode = samples.column("decode_seconds")
     return Throughput(
         mean=fmean(rates),
@@ -269,6 +272,7 @@ def throughput(runs: Sequence[Run], bootstrap: Bootstrap) -> Throughput | None:
         std=_std_between_repeats(runs),
         pooled=samples.total("tokens") / float(decode.sum()),
         end_to_end=fmean(_rates(samples, samples.column("prefill_seconds") + decode).values()),
+        by_prompt=by_prompt,
     )
 
 

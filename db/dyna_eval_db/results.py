@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from dyna_eval.jobs import (
@@ -249,6 +249,27 @@ def read_samples(session: Session, job_id: int) -> tuple[Sample, ...]:
     }
     samples = session.scalars(select(SampleRow).where(of_job).order_by(SampleRow.prompt_index))
     return tuple(_sample(row, rounds.get(row.id, ())) for row in samples)
+
+
+def read_tree_sizes(
+    session: Session, sweep_id: int, prompts: Collection[int] | None
+) -> dict[int, dict[int, int]]:
+    """Count a sweep's rounds by job and by verified draft nodes, those of some prompts or of all."""
+    conditions = [JobRow.sweep_id == sweep_id, JobRow.method != Method.AR]
+    if prompts is not None:
+        conditions.append(SampleRow.prompt_index.in_(prompts))
+    counted = (
+        select(JobRow.id, RoundRow.verified, func.count())
+        .join(SampleRow, SampleRow.job_id == JobRow.id)
+        .join(RoundRow, RoundRow.sample_id == SampleRow.id)
+        .where(*conditions)
+        .group_by(JobRow.id, RoundRow.verified)
+        .order_by(JobRow.id, RoundRow.verified)
+    )
+    sizes: dict[int, dict[int, int]] = {}
+    for job_id, nodes, rounds in session.execute(counted):
+        sizes.setdefault(job_id, {})[nodes] = rounds
+    return sizes
 
 
 def _sample(row: SampleRow, rounds: tuple[Round, ...]) -> Sample:

@@ -55,7 +55,7 @@ from dyna_eval_db.engine import (
 )
 from dyna_eval_db.migrate import require_schema, require_usable
 from dyna_eval_db.models import AttemptRow, EventRow, JobRow, LeaseRow, ResultRow, SweepRow
-from dyna_eval_db.results import insert_result, read_calibrations, read_jobs, read_samples
+from dyna_eval_db.results import insert_result, read_calibrations, read_jobs, read_samples, read_tree_sizes
 from dyna_eval_db.values import Attempt, Claim, Discrepancy, Event, Landing, Outcome, SweepState, SweepSummary
 
 __all__ = [
@@ -448,6 +448,15 @@ class Store:
         with self._read() as session:
             _require_job(session, job_id)
             return read_samples(session, job_id)
+
+    def tree_sizes(self, sweep_id: int, prompts: Collection[int] | None = None) -> dict[int, dict[int, int]]:
+        """Return how many rounds verified so many draft nodes, by job and by nodes; AR has no trees.
+
+        Over all prompts of the sweep's set unless some are named by index. The database does the counting.
+        """
+        with self._read() as session:
+            sweeps.require_sweep(session, sweep_id)
+            return read_tree_sizes(session, sweep_id, prompts)
 
     def attempts(self, job_id: int) -> tuple[Attempt, ...]:
         """Return every claim of a job, the first one first."""

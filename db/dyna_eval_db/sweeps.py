@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from dyna_eval.errors import UnknownSweepError
@@ -39,13 +39,19 @@ _SPEC = TypeAdapter(SweepSpec)
 _PAIRS = TypeAdapter(tuple[Pair, ...])
 _GENERATION = TypeAdapter(GenerationSpec)
 _MEASURE = TypeAdapter(MeasureSpec)
+_CATEGORY = ("prompt_set", "index", "category")
 
 
 # --------------------------------------------------------------------- writing
 
 
 def insert_sweep(session: Session, resolved: ResolvedSweep) -> int | None:
-    """Store a sweep with its prompts and jobs and return its number; None where its digest is known."""
+    """Store a sweep with its prompts and jobs and return its number; None where its digest is known.
+
+    A known one, too, gets the categories of its prompts: its file may name them only now.
+    """
+    for prompts in {prompts.digest: prompts for prompts in resolved.prompt_sets.values()}.values():
+        _insert_prompts(session, prompts)
     new = insert_missing(
         session,
         SweepRow,
@@ -58,14 +64,14 @@ def insert_sweep(session: Session, resolved: ResolvedSweep) -> int | None:
     if not new:
         return None
     sweep_id = session.scalars(select(SweepRow.id).where(SweepRow.digest == resolved.digest)).one()
-    for prompts in {prompts.digest: prompts for prompts in resolved.prompt_sets.values()}.values():
-        _insert_prompts(session, prompts)
     session.add_all(_job_row(sweep_id, job) for job in resolved.jobs)
     session.flush()
     return sweep_id
 
 
 def _insert_prompts(session: Session, prompts: PromptSet) -> None:
+    """Store prompts unless they are there. Categories are no part of a prompt set's identity: naming them
+    later must not make its rows incomparable, so a set has those of the latest sweep that names any."""
     rows = [
         {
             "prompt_set": prompts.digest,
@@ -78,6 +84,8 @@ def _insert_prompts(session: Session, prompts: PromptSet) -> None:
         for prompt in prompts.prompts
     ]
     insert_all_missing(session, PromptRow, rows)
+    if categories := [{name: row[name] for name in _CATEGORY} for row in rows if row["category"] is not None]:
+        session.execute(update(PromptRow), categories)
 
 
 def _job_row(sweep_id: int, job: Job) -> JobRow:
@@ -226,7 +234,19 @@ def read_record(session: Session, sweep_id: int) -> SweepRecord:
         },
         measure=spec.measure,
         seed=spec.generation.seed,
+        categories=_read_categories(session, set(row.prompt_sets.values())),
     )
+
+
+def _read_categories(session: Session, prompt_sets: Iterable[str]) -> dict[str, Mapping[int, str]]:
+    """Read the categories of prompts by prompt set; a set without any is left out."""
+    named = select(PromptRow.prompt_set, PromptRow.index, PromptRow.category).where(
+        PromptRow.prompt_set.in_(list(prompt_sets)), PromptRow.category.is_not(None)
+    )
+    found: dict[str, dict[int, str]] = {}
+    for prompt_set, index, category in session.execute(named.order_by(PromptRow.prompt_set, PromptRow.index)):
+        found.setdefault(prompt_set, {})[index] = str(category)
+    return dict(found)
 
 
 def read_resolved(session: Session, sweep_id: int) -> ResolvedSweep:

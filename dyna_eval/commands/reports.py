@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dyna_eval.commands.exchange import measured_sweep, print_by_category, write_answers
 from dyna_eval.commands.importing import stored_report
 from dyna_eval.commands.options import database_option, open_store, print_json, which_sweep
 from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_papers
+from dyna_eval.commands.plotting import Figures, figure_options, write_figures
 
 if TYPE_CHECKING:
     from dyna_eval.latex.style import Style
@@ -29,9 +31,7 @@ if TYPE_CHECKING:
     type=click.Choice(["four-step", "three-step"]),
     help="Which rows: all four steps, or three without the unpruned tree. Unless given, the sweep's own.",
 )
-@click.option(
-    "--plots", type=click.Path(path_type=Path, file_okay=False), help="Write the figure to this folder."
-)
+@figure_options
 @paper_options
 @click.option("--from", "sources", multiple=True, metavar="SWEEP", help="Join the rows of these sweeps.")
 @click.option(
@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     metavar="ROW",
     help="Show this row: its label, configuration (* is any text) or step, as SWEEP:ROW of one sweep alone.",
 )
+@click.option("--by-category", is_flag=True, help="Break the table down by the category of its prompts.")
+@click.option(
+    "--spec-bench",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write the rows to this folder, as answer files that Spec-Bench's speed.py reads.",
+)
 @click.option("--allow-mixed", is_flag=True, help="Print rows that were not measured alike, marked as such.")
 @database_option
 def report(
@@ -48,10 +54,12 @@ def report(
     sweep: str | None,
     form: str | None,
     preset: str | None,
-    plots: Path | None,
+    figures: Figures | None,
     paper: Paper,
     sources: tuple[str, ...],
     rows: tuple[str, ...],
+    by_category: bool,
+    spec_bench: Path | None,
     allow_mixed: bool,
     database: str,
 ) -> int:
@@ -68,6 +76,20 @@ def report(
         return check_papers(paper.papers, database, as_json=form == "json")
     if sweep is not None and sources:
         raise click.UsageError("name one SWEEP, or several with --from")
+    if by_category or spec_bench is not None:
+        if sources or rows or preset or figures or paper.writes_files or form == "prose":
+            raise click.UsageError(
+                "--by-category and --spec-bench take one whole sweep, and no --from, --row, --preset,"
+                " --prose, --plots or files of a paper beside them"
+            )
+        with open_store(database) as store:
+            record = measured_sweep(store, sweep)
+            if spec_bench is not None:
+                write_answers(store, record, spec_bench, allow_mixed=allow_mixed)
+        if by_category:
+            print_by_category(record, form, allow_mixed=allow_mixed)
+        if by_category or form is None:
+            return 0
     with open_store(database) as store:
         built = stored_report(
             store,
@@ -76,14 +98,11 @@ def report(
             allow_mixed=allow_mixed,
             preset=Preset(preset) if preset else None,
         )
-    require(built, paper.style)
-    if plots is not None:
-        from dyna_eval.plots import ablation_bars
-
-        for path in ablation_bars(built, plots):
-            click.echo(f"wrote {path}", err=True)
-    write_papers(built, paper, plots)
-    if form is not None or (plots is None and not paper.writes_files):
+        require(built, paper.style)
+        if figures is not None:
+            write_figures(figures, built, store)
+    write_papers(built, paper, figures.directory if figures else None)
+    if form is not None or (figures is None and not paper.writes_files):
         print_report(built, form, paper.style)
     return 0
 

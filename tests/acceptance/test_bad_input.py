@@ -251,6 +251,16 @@ def test_plots_do_not_overwrite_a_file(workplace: Workplace) -> None:
     assert "'taken' is a file" in complaint(workplace, "report", "--plots", "taken")
 
 
+def test_options_of_figures_need_a_folder_for_them(workplace: Workplace) -> None:
+    for options in (
+        ["--plot", "heat"],
+        ["--var-x", "depth"],
+        ["--heat", "depth,branch"],
+        ["--measure", "speedup"],
+    ):
+        assert "--plots DIR" in quick_complaint(workplace, "report", *options)
+
+
 # -------------------------------------------------------------- models and prompts
 
 

@@ -204,15 +204,42 @@ def test_latex_markdown_and_csv_have_the_four_rows(swept: Swept) -> None:
         assert label.removeprefix("+ ") in markdown
 
 
-def test_plots_are_a_pdf_and_a_png(swept: Swept) -> None:
+def test_figures_are_written_as_pdf_svg_and_png_and_what_is_left_out_is_said(swept: Swept) -> None:
     done = swept.run("report", "--plots", "figures/new")
     assert done.stdout == ""
-    files = {path.suffix: path.read_bytes() for path in (swept.workplace.folder / "figures/new").iterdir()}
-    assert files.keys() == {".pdf", ".png"}
-    assert files[".pdf"].startswith(b"%PDF-")
-    assert files[".png"].startswith(b"\x89PNG\r\n")
-    for name in files:
-        assert f"ablation{name}" in done.stderr
+    files = {path.name: path.read_bytes() for path in (swept.workplace.folder / "figures/new").iterdir()}
+    stems = {"ablation", "curves-speedup-threshold", "cost-model", "phases", "depth", "tree-size", "prompts"}
+    assert files.keys() == {f"{stem}.{form}" for stem in stems for form in ("pdf", "svg", "png")}
+    for name, content in files.items():
+        assert content.startswith({"pdf": b"%PDF-", "svg": b"<?xml", "png": b"\x89PNG\r\n"}[name[-3:]])
+    assert "wrote figures/new/ablation.pdf, .svg and .png" in done.stderr
+    assert "left out heat: no method has two parameters" in done.stderr
+
+
+def test_a_figure_can_be_chosen_and_spanned_by_parameters(swept: Swept) -> None:
+    done = swept.run(
+        "report", "--plots", "chosen", "--var-x", "threshold", "--measure", "throughput", "--csv"
+    )
+    assert done.stdout.startswith("pair,step,")
+    names = {path.name for path in (swept.workplace.folder / "chosen").iterdir()}
+    assert names == {f"curves-throughput-threshold.{form}" for form in ("pdf", "svg", "png")}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--var-x", "treshold"], "(did you mean 'threshold'?); swept are threshold, method"),
+        (["--heat", "threshold"], "--heat takes two parameters"),
+        (["--plot", "heat"], "cannot draw heat: no method has two parameters"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_refused_before_any_is(
+    swept: Swept, options: list[str], said: str
+) -> None:
+    done = swept.workplace.run("report", "--plots", "refused", *options)
+    assert (done.status, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert not (swept.workplace.folder / "refused").exists()
 
 
 def test_a_paper_agrees_with_the_database_until_a_number_is_edited(swept: Swept) -> None:

@@ -156,6 +156,70 @@ def test_a_category_column_is_kept(rows: Path, tokenizer: Any) -> None:
     assert load_prompts(spec_of(rows), tokenizer).prompts[0].category is None
 
 
+SPEC_BENCH = [
+    {"question_id": 81, "category": "writing", "turns": ["Write a blog post.", "Rewrite it."]},
+    {
+        "question_id": 101,
+        "category": "reasoning",
+        "turns": ["Who won?", "And now?"],
+        "reference": ["You.", ""],
+    },
+    {"question_id": 241, "category": "translation", "turns": ["Übersetze: Guten Tag."]},
+]
+
+
+def write_rows(folder: Path, *rows: dict[str, Any]) -> Path:
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_question_file_with_turns_gives_the_first_turn_of_each_with_its_category(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    """The form of Spec-Bench's question file, some of whose rows have references."""
+    spec = spec_of(write_rows(tmp_path, *SPEC_BENCH), column="turns", category="category")
+    prompts = load_prompts(spec, tokenizer).prompts
+    assert [prompt.text for prompt in prompts] == [row["turns"][0] for row in SPEC_BENCH]
+    assert [prompt.category for prompt in prompts] == ["writing", "reasoning", "translation"]
+
+
+@pytest.mark.parametrize(
+    ("key", "bad", "says"),
+    [
+        ("turns", [], "column 'turns' holds an empty list"),
+        ("turns", [None], "column 'turns' holds a list that begins with None"),
+        ("category", None, None),
+    ],
+)
+def test_a_row_without_a_first_turn_is_refused_by_its_number(
+    key: str, bad: object, says: str | None, tmp_path: Path, tokenizer: Any
+) -> None:
+    path = write_rows(tmp_path, SPEC_BENCH[0], {**SPEC_BENCH[1], key: bad}, SPEC_BENCH[2])
+    spec = spec_of(path, column="turns", category="category")
+    if says is None:
+        assert load_prompts(spec, tokenizer).prompts[1].category is None
+    else:
+        assert refusal(lambda: load_prompts(spec, tokenizer)).startswith(f"row 2 of {path}: {says}")
+
+
+def test_lists_of_numbers_are_no_turns_and_lists_are_no_categories(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_rows(tmp_path, {"text": "words", "turns": [1, 2]})
+    reason = refusal(lambda: load_prompts(spec_of(path, column="turns"), tokenizer))
+    assert reason.startswith(f"row 1 of {path}: column 'turns' holds a list that begins with 1;")
+    reason = refusal(lambda: load_prompts(spec_of(path, category="turns"), tokenizer))
+    assert reason.startswith(f"row 1 of {path}: column 'turns' holds [1, 2], which is no category")
+
+
+def test_categories_may_be_numbers_and_blank_ones_are_none(tmp_path: Path, tokenizer: Any) -> None:
+    rows = write_rows(tmp_path, {"text": "one", "level": 1}, {"text": "two", "level": 2})
+    found = load_prompts(spec_of(rows, category="level"), tokenizer).prompts
+    assert [prompt.category for prompt in found] == ["1", "2"]
+    blank = write_rows(tmp_path, {"text": "one", "level": " "}, {"text": "two", "level": "a "})
+    found = load_prompts(spec_of(blank, category="level"), tokenizer).prompts
+    assert [prompt.category for prompt in found] == [None, "a"]
+
+
 def test_rows_without_text_are_left_out(tmp_path: Path, tokenizer: Any) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": null}\n{"text": "words"}\n')

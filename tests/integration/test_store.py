@@ -29,7 +29,16 @@ from sqlalchemy.exc import DataError
 from dyna_eval.cli import cli
 from dyna_eval.commands import running
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, LeaseLostError, UnknownSweepError
-from dyna_eval.jobs import Backend, Calibration, Environment, JobState, digest, sum_rounds
+from dyna_eval.jobs import (
+    Backend,
+    Calibration,
+    Environment,
+    JobState,
+    Method,
+    ResolvedSweep,
+    digest,
+    sum_rounds,
+)
 
 MINUTE = 60.0
 
@@ -71,6 +80,30 @@ def test_the_same_sweep_again_is_found_and_adds_no_job(store: Store) -> None:
     assert store.add_sweep(make_sweep()) == first
     assert sum(store.progress(first).values()) == 4
     assert kinds(store, first) == ["submitted", "submitted again"]
+
+
+def test_a_record_has_the_categories_of_its_prompts(store: Store) -> None:
+    resolved = make_sweep()
+    digest_ = resolved.prompt_sets["demo"].digest
+    assert store.record(store.add_sweep(resolved)).categories == {digest_: {1: "prose"}}
+
+
+def test_categories_that_a_file_names_only_later_are_added_to_the_stored_prompts(store: Store) -> None:
+    """Submitting the file again runs nothing, and a file that names none takes none away."""
+    resolved = make_sweep()
+    prompts = resolved.prompt_sets["demo"]
+
+    def named(*categories: str | None) -> ResolvedSweep:
+        pairs = zip(prompts.prompts, categories, strict=True)
+        renamed = replace(prompts, prompts=tuple(replace(p, category=category) for p, category in pairs))
+        return replace(resolved, prompt_sets={"demo": renamed})
+
+    sweep_id = store.add_sweep(named(None, None))
+    assert store.record(sweep_id).categories == {}
+    assert store.add_sweep(named("code", "prose")) == sweep_id
+    assert store.record(sweep_id).categories == {prompts.digest: {0: "code", 1: "prose"}}
+    assert store.add_sweep(named(None, None)) == sweep_id
+    assert store.record(sweep_id).categories == {prompts.digest: {0: "code", 1: "prose"}}
 
 
 def test_sweeps_that_use_the_same_prompts_share_them(store: Store) -> None:
@@ -1015,3 +1048,26 @@ def test_nothing_is_left_open_after_closing(file: Path) -> None:
         store.list_sweeps()
     links = Path("/proc/self/fd").iterdir()
     assert not any(str(file) in str(link.readlink()) for link in links if link.is_symlink())
+
+
+def test_rounds_are_counted_by_job_and_by_verified_nodes(store: Store, sweep_id: int) -> None:
+    trees = {}
+    while (claim := store.claim(sweep_id, pair="demo", actor="a", lease_seconds=MINUTE)) is not None:
+        result = make_result(claim.job, sentinels=[make_sentinel()])
+        sizes = [(6, 6, 2), (0,)]
+        samples = tuple(
+            replace(
+                make_sample(index),
+                rounds=tuple(replace(make_sample().rounds[0], verified=nodes) for nodes in sizes[index]),
+            )
+            for index in range(2)
+        )
+        store.land(claim, replace(result, samples=samples))
+        if claim.job.configuration.method is not Method.AR:
+            trees[claim.job_id] = {0: 1, 2: 1, 6: 2}
+    assert trees
+    assert store.tree_sizes(sweep_id) == trees
+    assert store.tree_sizes(sweep_id, [1]) == {job_id: {0: 1} for job_id in trees}
+    assert store.tree_sizes(sweep_id, []) == {}
+    with pytest.raises(UnknownSweepError):
+        store.tree_sizes(99)

@@ -17,15 +17,16 @@ def load_prompts(spec: PromptSpec, tokenizer: Any) -> PromptSet:
     """Load, filter, tokenize and cut the prompts of a sweep.
 
     A row is used if its text is not blank and has at least `min_chars` characters and one token; the first
-    `limit` such rows become prompts, cut to their first `max_prompt_tokens` tokens. Raises PromptError.
+    `limit` such rows become prompts, cut to their first `max_prompt_tokens` tokens. Of a column of lists, the
+    turns of a conversation, the first turn is the text. Raises PromptError.
     """
     rows = _load_rows(spec)
     _check_columns(spec, rows.column_names)
     prompts: list[Prompt] = []
-    for row in rows:
+    for number, row in enumerate(rows, start=1):
         if spec.limit is not None and len(prompts) == spec.limit:
             break
-        prompt = _prompt_from(row, spec, tokenizer, index=len(prompts))
+        prompt = _prompt_from(row, number, spec, tokenizer, index=len(prompts))
         if prompt is not None:
             prompts.append(prompt)
     if not prompts:
@@ -93,9 +94,11 @@ def _check_columns(spec: PromptSpec, columns: Sequence[str]) -> None:
             raise PromptError(f"data set {spec.dataset!r} has no column {name!r}; its columns are {known}")
 
 
-def _prompt_from(row: dict[str, Any], spec: PromptSpec, tokenizer: Any, *, index: int) -> Prompt | None:
-    text = row[spec.column]
-    if not isinstance(text, str) or not text.strip() or len(text) < spec.min_chars:
+def _prompt_from(
+    row: dict[str, Any], number: int, spec: PromptSpec, tokenizer: Any, *, index: int
+) -> Prompt | None:
+    text = _text_of(row, number, spec)
+    if text is None or not text.strip() or len(text) < spec.min_chars:
         return None
     ids = tokenizer(text, verbose=False)["input_ids"][: spec.max_prompt_tokens]
     if not ids:
@@ -103,14 +106,47 @@ def _prompt_from(row: dict[str, Any], spec: PromptSpec, tokenizer: Any, *, index
     token_ids = tuple(int(token) for token in ids)
     if len(token_ids) == spec.max_prompt_tokens:
         text = tokenizer.decode(token_ids)
-    category = row[spec.category] if spec.category is not None else None
     return Prompt(
         index=index,
         text=text,
         token_ids=token_ids,
         digest=prompt_digest(text, token_ids),
-        category=None if category is None else str(category),
+        category=_category_of(row, number, spec),
     )
+
+
+def _text_of(row: dict[str, Any], number: int, spec: PromptSpec) -> str | None:
+    """Return a row's text, or the first turn of a list of turns; None where the row holds no text."""
+    value = row[spec.column]
+    if isinstance(value, list):
+        if not value or not isinstance(value[0], str):
+            what = f"a list that begins with {_shown(value[0])}" if value else "an empty list"
+            raise PromptError(
+                f"row {number} of {_source(spec)}: column {spec.column!r} holds {what};"
+                " a list should hold the turns of a conversation, of which the first is the prompt"
+            )
+        value = value[0]
+    return value if isinstance(value, str) else None
+
+
+def _category_of(row: dict[str, Any], number: int, spec: PromptSpec) -> str | None:
+    """Return a row's category; None where none is asked for, or the row has none."""
+    value = row[spec.category] if spec.category is not None else None
+    if isinstance(value, list | dict):
+        raise PromptError(
+            f"row {number} of {_source(spec)}: column {spec.category!r} holds {_shown(value)}, which is no"
+            " category; name a column of texts or numbers with prompts.category"
+        )
+    return None if value is None else str(value).strip() or None
+
+
+def _source(spec: PromptSpec) -> str:
+    return ", ".join(spec.data_files) or f"data set {spec.dataset!r}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @contextlib.contextmanager

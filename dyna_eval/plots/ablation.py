@@ -1,99 +1,74 @@
-"""The ablation bar chart: throughput of each step with its interval, and the speedup written on its bar.
-
-matplotlib is loaded only when a figure is drawn, and its global state is left as it was.
-"""
+"""The ablation bars: throughput of each step with its interval, and the speedup written on its bar."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dyna_eval.cells import one_line, pair_slugs
-from dyna_eval.errors import InputError
+from dyna_eval.cells import one_line
 from dyna_eval.jobs import Method
-from dyna_eval.report import Report, Row
+from dyna_eval.plots import look
+from dyna_eval.plots.look import ALARM, CALM, GREY, INK
+from dyna_eval.report import Row
+from dyna_eval.series.measured import Entry, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-CALM, ALARM = "#4477AA", "#CC3311"
-"""Blue, and a red that colour-blind readers tell from it; slower bars are hatched as well, for grey print."""
-
-_INK, _GREY = "#222222", "#777777"
 _CHARACTER_INCHES = 0.072  # width of a character at the small size, on average
 _BESIDE_INCHES = 1.2  # what the axis and the word beside the baseline take of the width
 _CROWDED = 12  # characters under a bar; with fewer, labels are turned and remarks shortened
+_MANY = 12  # bars; more lie one under another
 _SMALL = 7.5
-_CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "SimHei")
-
-
-def ablation_bars(report: Report, directory: Path) -> list[Path]:
-    """Draw one bar chart per pair as PDF and PNG, and return the files written.
-
-    Raises InputError if no row has figures, or if the directory cannot be written.
-    """
-    pairs = [pair for pair in report.pairs if any(row.figures for row in report.rows_of(pair))]
-    if not pairs:
-        raise InputError(f"sweep {report.name!r} has no finished row, so there is nothing to draw yet")
-    slugs = pair_slugs(report)
-    stems = {pair: f"ablation-{slugs[pair]}" if slugs[pair] else "ablation" for pair in pairs}
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        return [path for pair in pairs for path in _save(report.rows_of(pair), directory / stems[pair])]
-    except OSError as error:
-        raise InputError(f"{directory}: cannot write figures there: {error.strerror}") from error
-
-
-def _save(rows: Sequence[Row], stem: Path) -> list[Path]:
-    from matplotlib import rc_context  # noqa: PLC0415 (half a second that other commands need not pay)
-
-    settings = {
-        "font.family": _font_families(),
-        "font.size": 9.0,
-        "hatch.linewidth": 0.7,
-        "pdf.fonttype": 42,  # embed TrueType, which publishers ask for
-        "text.usetex": False,
-    }
-    with rc_context(settings):
-        figure = draw(rows)
-        pdf, png = stem.with_name(f"{stem.name}.pdf"), stem.with_name(f"{stem.name}.png")
-        figure.savefig(pdf, metadata={"CreationDate": None})  # equal figures, equal files
-        figure.savefig(png, dpi=200)
-    return [pdf, png]
-
-
-def _font_families() -> list[str]:
-    """Return matplotlib's own font, and after it an installed one that has Chinese characters, if any."""
-    from matplotlib.font_manager import fontManager  # noqa: PLC0415
-
-    installed = {font.name for font in fontManager.ttflist}
-    return ["DejaVu Sans", *[name for name in _CJK_FONTS if name in installed][:1]]
 
 
 def draw(rows: Sequence[Row]) -> Figure:
     """Return the chart of one pair's rows, of which at least one has figures."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     measured = [row for row in rows if row.figures]
+    if len(measured) > _MANY:
+        return _draw_list(rows, measured)
     width = max(3.4, min(1.4 * len(measured), 9.0), _BESIDE_INCHES + 0.65 * len(measured))
-    figure = Figure(figsize=(width, 3.3), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = look.new_figure(width, 3.3)
     axes = figure.add_subplot()
     characters = int((width - _BESIDE_INCHES) / len(measured) / _CHARACTER_INCHES)
     _draw_bars(axes, measured)
     _draw_baseline(axes, measured)
     _dress(axes, measured, characters)
-    note = _note(rows, short_remarks=characters < _CROWDED)
-    if note:
-        axes.set_xlabel("\n".join(textwrap.wrap(note, int(width / _CHARACTER_INCHES))), parse_math=False)
-        axes.xaxis.label.set(fontsize=_SMALL - 0.5, color=_GREY)
+    look.write_note(figure, _notes(rows, short_remarks=characters < _CROWDED))
     _annotate(figure, axes, measured, characters)
     return figure
+
+
+def _draw_list(rows: Sequence[Row], measured: Sequence[Row]) -> Figure:
+    """Return the chart of many rows, bars one under another; speedups and remarks stand at the right."""
+    figure, axes = look.list_figure([Entry.of(row) for row in measured], pitch=0.24)
+    for y, row in enumerate(measured):
+        if row.figures is None:
+            continue
+        rate = Estimate(value=row.figures.throughput.mean, interval=row.figures.throughput.interval)
+        slower = is_slower(row)
+        color, hatch = (ALARM, "////") if slower else (CALM, None)
+        axes.barh(y, rate.value, height=0.66, color=color, edgecolor="white", hatch=hatch, linewidth=0)
+        look.whisker(axes, rate.value, y, rate, along="x")
+        _write_beside(axes, y, row, slower=slower)
+    base = next((row.figures for row in measured if row.is_baseline and row.figures), None)
+    if base is not None:
+        axes.axvline(base.throughput.mean, color=GREY, linestyle=(0, (4, 3)), linewidth=0.9)
+    axes.set_xlim(left=0.0)
+    axes.set_xlabel("Throughput (tokens/s)")
+    legend = "Dashed: the baseline. At the right: speedup."
+    look.write_note(figure, [legend, *_notes(rows, short_remarks=True)])
+    return figure
+
+
+def _write_beside(axes: Axes, y: float, row: Row, *, slower: bool) -> None:
+    texts = [f"{row.versus_baseline.ratio:.2f}×"] if row.versus_baseline else []
+    if slower and row.versus_previous:
+        texts.append(f"▼{row.versus_previous.ratio:.2f}×")
+    look.beside(axes, y, "  ".join(texts), color=ALARM if slower else INK)
 
 
 def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
@@ -113,20 +88,20 @@ def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
         )
         if rate.interval:
             reach = [[max(0.0, rate.mean - rate.interval.low)], [max(0.0, rate.interval.high - rate.mean)]]
-            axes.errorbar(x, rate.mean, yerr=reach, color=_INK, capsize=3, linewidth=0.9, zorder=3)
+            axes.errorbar(x, rate.mean, yerr=reach, color=INK, capsize=3, linewidth=0.9, zorder=3)
 
 
 def _draw_baseline(axes: Axes, rows: Sequence[Row]) -> None:
     base = next((row.figures for row in rows if row.is_baseline), None)
     if base is None:
         return
-    axes.axhline(base.throughput.mean, color=_GREY, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+    axes.axhline(base.throughput.mean, color=GREY, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
     axes.text(
         1.01,
         base.throughput.mean,
         "baseline",
         transform=axes.get_yaxis_transform(),
-        color=_GREY,
+        color=GREY,
         fontsize=_SMALL,
         verticalalignment="center",
     )
@@ -134,7 +109,7 @@ def _draw_baseline(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _dress(axes: Axes, rows: Sequence[Row], characters: int) -> None:
     axes.set_ylabel("Throughput (tokens/s)")
-    labels = [one_line(row.label) + ("*" if _is_doubtful(row) else "") for row in rows]
+    labels = [look.starred(Entry.of(row)) for row in rows]
     crowded = characters < _CROWDED and max(map(len, labels)) > characters
     wrapped = ["\n".join(textwrap.wrap(label, 26 if crowded else characters)) for label in labels]
     axes.set_xticks(range(len(rows)), wrapped, parse_math=False)
@@ -147,7 +122,7 @@ def _dress(axes: Axes, rows: Sequence[Row], characters: int) -> None:
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_GREY)
+    axes.spines[["left", "bottom"]].set_color(GREY)
 
 
 def _annotate(figure: Figure, axes: Axes, rows: Sequence[Row], characters: int) -> None:
@@ -182,7 +157,7 @@ def _write(axes: Axes, at: tuple[float, float], text: str, lift: float, **style:
         verticalalignment="bottom",
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
         zorder=4,
-        **{"color": _INK} | style,
+        **{"color": INK} | style,
     )
 
 
@@ -205,22 +180,15 @@ def _top(row: Row) -> float:
     return max(rate.mean, rate.interval.high) if rate.interval else rate.mean
 
 
-def _note(rows: Sequence[Row], *, short_remarks: bool) -> str:
+def _notes(rows: Sequence[Row], *, short_remarks: bool) -> list[str]:
     """Say what short remarks mean, which bars are not to be trusted, and which rows are missing."""
     missing = [f"{one_line(row.label)} ({row.state})" for row in rows if row.figures is None]
-    doubtful = [
-        f"* {one_line(row.label)}: {one_line('; '.join(row.caveats))}." for row in rows if _is_doubtful(row)
+    is_short = short_remarks and any(map(is_slower, rows))
+    return [
+        "▼: times the speed of the step before it." if is_short else "",
+        *look.doubts(Entry.of(row) for row in rows),
+        f"Not shown, no result yet: {', '.join(missing)}." if missing else "",
     ]
-    hatched = (
-        ["▼: times the speed of the step before it."] if short_remarks and any(map(is_slower, rows)) else []
-    )
-    return " ".join(
-        [*hatched, *doubtful, *([f"Not shown, no result yet: {', '.join(missing)}."] if missing else [])]
-    )
-
-
-def _is_doubtful(row: Row) -> bool:
-    return row.figures is not None and (bool(row.mixed) or not row.is_exact)
 
 
 def is_slower(row: Row) -> bool:

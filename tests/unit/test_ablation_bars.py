@@ -1,20 +1,15 @@
-"""The ablation bar chart: what is drawn, that nothing overlaps, and what the files contain."""
+"""The ablation bar chart: what is drawn, and that nothing overlaps."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
-import matplotlib
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from report_records import (
     BASELINE,
-    FOUR_STEPS,
     LINEAR,
     PRUNED,
     TREE,
@@ -22,9 +17,9 @@ from report_records import (
     record,
 )
 
-from dyna_eval.errors import InputError
 from dyna_eval.jobs import Configuration, Exactness, JobState, SweepRecord
-from dyna_eval.plots import ALARM, CALM, ablation_bars, draw
+from dyna_eval.plots.ablation import draw, is_slower
+from dyna_eval.plots.look import ALARM, CALM
 from dyna_eval.report import build_report
 
 
@@ -55,6 +50,11 @@ def twelve_rows(label: str) -> SweepRecord:
         Configuration(label=f"{label} {i}", method=TREE.method, params=TREE.params) for i in range(11)
     ]
     return record(tuple(zip(rows, map(float, speeds), strict=True)), repeats=1)
+
+
+def many_rows(count: int) -> SweepRecord:
+    rows = [BASELINE] + [replace(TREE, label=f"Tree, number {i}") for i in range(1, count)]
+    return record([(row, 100.0 + 40.0 * (i % 3)) for i, row in enumerate(rows)], repeats=1)
 
 
 def test_each_step_has_a_bar_as_high_as_its_throughput() -> None:
@@ -118,7 +118,7 @@ def test_no_text_covers_a_bar_or_another_text_or_leaves_the_figure(stored: Sweep
 def test_rows_without_a_result_are_left_out_and_named() -> None:
     figure = drawn(record(states={PRUNED.label: JobState.RUNNING}))
     assert len(bars(figure)) == 3
-    note = figure.axes[0].get_xlabel().replace("\n", " ")
+    note = figure.get_supxlabel().replace("\n", " ")
     assert note == "Not shown, no result yet: + Adaptive pruning (running)."
 
 
@@ -126,66 +126,19 @@ def test_a_bar_whose_output_is_not_the_targets_is_starred_and_explained() -> Non
     figure = drawn(change_samples(record(), LINEAR.label, exactness=Exactness.VIOLATION))
     labels = [label.get_text().replace("\n", " ") for label in figure.axes[0].get_xticklabels()]
     assert labels == ["Baseline", "+ Draft model*", "+ Tree structure", "+ Adaptive pruning"]
-    assert "* + Draft model: output is not the target's" in figure.axes[0].get_xlabel().replace("\n", " ")
+    assert "* + Draft model: output is not the target's" in figure.get_supxlabel().replace("\n", " ")
 
 
-def test_a_label_is_text_and_not_mathematics(tmp_path: Path) -> None:
-    odd = replace(LINEAR, label="$\\frac{1}{$ 100% _x_")
-    assert ablation_bars(build_report(record(((BASELINE, 128.0), (odd, 150.0)))), tmp_path)
-
-
-# ----------------------------------------------------------------------- files
-
-
-def test_a_pdf_with_embedded_truetype_fonts_and_a_png_are_written(tmp_path: Path) -> None:
-    pdf, png = ablation_bars(build_report(record()), tmp_path / "new" / "folder")
-    assert (pdf.name, png.name) == ("ablation.pdf", "ablation.png")
-    assert pdf.read_bytes().startswith(b"%PDF")
-    assert b"/FontFile2" in pdf.read_bytes()
-    assert b"/Type3" not in pdf.read_bytes()
-    assert png.read_bytes().startswith(b"\x89PNG")
-
-
-def test_each_pair_has_files_of_its_own(tmp_path: Path) -> None:
-    files = ablation_bars(build_report(record(pairs=("small", "a/b"))), tmp_path)
-    assert [file.name for file in files] == [
-        "ablation-small.pdf", "ablation-small.png", "ablation-a-b.pdf", "ablation-a-b.png",
-    ]  # fmt: skip
-
-
-def test_the_same_report_gives_the_same_files(tmp_path: Path) -> None:
-    first, second = (ablation_bars(build_report(record()), tmp_path / name) for name in ("one", "two"))
-    assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
-
-
-def test_matplotlibs_global_state_is_left_alone(tmp_path: Path) -> None:
-    before = dict(matplotlib.rcParams)
-    ablation_bars(build_report(record()), tmp_path)
-    assert dict(matplotlib.rcParams) == before
-
-
-def test_pyplot_which_keeps_global_figures_is_not_loaded() -> None:
-    code = """
-import sys
-from report_records import record
-from dyna_eval.plots import draw
-from dyna_eval.report import build_report
-draw(build_report(record()).rows)
-print("matplotlib.pyplot" in sys.modules)
-"""
-    command = [sys.executable, "-c", code]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
-    assert ran.stdout == "False\n"
-
-
-def test_nothing_to_draw_is_the_users_error(tmp_path: Path) -> None:
-    states = dict.fromkeys((c.label for c, _ in FOUR_STEPS), JobState.QUEUED)
-    with pytest.raises(InputError, match="'four-step' has no finished row"):
-        ablation_bars(build_report(record(states=states)), tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write figures there"):
-        ablation_bars(build_report(record()), tmp_path / "file")
+def test_more_rows_lie_under_each_other_with_their_speedups_beside_them() -> None:
+    stored = many_rows(25)
+    figure = drawn(stored)
+    report = build_report(stored)
+    assert [bar.get_width() for bar in bars(figure)] == [
+        row.figures.throughput.mean for row in report.rows if row.figures
+    ]
+    assert [text.split()[0] for text in texts(figure)] == [
+        f"{row.versus_baseline.ratio:.2f}×" for row in report.rows if row.versus_baseline
+    ]
+    slower = [bool(bar.get_hatch()) for bar in bars(figure)]
+    assert slower == [is_slower(row) for row in report.rows]
+    assert slower == ["▼" in text for text in texts(figure)]

@@ -1,0 +1,99 @@
+"""A sweep's report broken down by the category of its prompts, with the overall report beside.
+
+The report of a category is that of the same sweep as if it had been measured on the category's prompts alone:
+every figure keeps its definition, and speedups are against the baseline on the same prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from dyna_eval.errors import InputError
+from dyna_eval.jobs import SampleTotals, SweepRecord
+from dyna_eval.report import Report, Row, build_report
+from dyna_eval.samples import SampleTable
+from dyna_eval.tuning import split_record
+
+UNCATEGORIZED = "(no category)"
+"""Stands for the prompts without a category, where others have one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CategoryReport:
+    """One category's report; `prompts` is the most of any of its rows."""
+
+    category: str
+    report: Report
+    prompts: int
+
+    def row_for(self, overall: Row) -> Row:
+        """Return the category's row of a row of the overall report."""
+        return next(row for row in self.report.rows_of(overall.pair) if row.label == overall.label)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CategorizedReport:
+    overall: Report
+    categories: tuple[CategoryReport, ...]
+    """In the order in which the categories come among the prompts, prompts without one at the end."""
+
+
+def categorized_report(record: SweepRecord, *, allow_mixed: bool = False) -> CategorizedReport:
+    """Break a sweep's report down by category.
+
+    With a tuning split the categories hold the reported prompts, as all figures do. Raises InputError where
+    no prompt has a category, MixedRowsError as `build_report` does.
+    """
+    overall = build_report(record, allow_mixed=allow_mixed)
+    if not any(record.categories.values()):
+        raise InputError(
+            f"sweep {record.id} ({record.name!r}) has no categories; name the column that holds them with"
+            " prompts.category in its file, and submit that again: finished jobs do not run again"
+        )
+    reported = split_record(record)[1] if record.measure.tune_fraction else record
+    found = []
+    for category, prompts in _prompts_by_category(reported).items():
+        report = build_report(_on_prompts(reported, prompts), allow_mixed=allow_mixed)
+        counts = [row.figures.prompts or 0 for row in report.rows if row.figures]
+        found.append(CategoryReport(category=category, report=report, prompts=max(counts, default=0)))
+    return CategorizedReport(overall=overall, categories=tuple(found))
+
+
+def _prompts_by_category(record: SweepRecord) -> dict[str, dict[str, set[int]]]:
+    """Return the measured prompts of each category by prompt set, in the order of the prompts."""
+    by_category: dict[str, dict[str, set[int]]] = {}
+    without: dict[str, set[int]] = {}
+    for prompt_set, measured in _measured(record).items():
+        known = record.categories.get(prompt_set, {})
+        for index in sorted(measured):
+            of_set = by_category.setdefault(known[index], {}) if index in known else without
+            of_set.setdefault(prompt_set, set()).add(index)
+    return {**by_category, **({UNCATEGORIZED: without} if without else {})}
+
+
+def _measured(record: SweepRecord) -> dict[str, set[int]]:
+    """Return the indices of the prompts that jobs have measured, by prompt set."""
+    found: dict[str, set[int]] = {}
+    for job in record.jobs:
+        indices = SampleTable.of(job.samples).column("prompt_index").astype(int).tolist()
+        found.setdefault(job.prompt_set, set()).update(indices)
+    return found
+
+
+def _on_prompts(record: SweepRecord, prompts: dict[str, set[int]]) -> SweepRecord:
+    """Return a sweep as measured on some prompts of each set alone; sentinels have their pair's set."""
+    sets = {job.pair: job.prompt_set for job in record.jobs}
+
+    def kept(samples: Sequence[SampleTotals], prompt_set: str) -> SampleTable:
+        own: Collection[int] = prompts.get(prompt_set, ())
+        return SampleTable.of(samples).on_prompts(own)
+
+    return replace(
+        record,
+        jobs=tuple(replace(job, samples=kept(job.samples, job.prompt_set)) for job in record.jobs),
+        sentinels=tuple(
+            replace(own, samples=kept(own.samples, sets.get(own.pair, ""))) for own in record.sentinels
+        ),
+        measure=replace(record.measure, tune_fraction=0.0),
+    )

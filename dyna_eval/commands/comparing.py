@@ -1,0 +1,135 @@
+"""The comparison of two stored sweeps."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dyna_eval.commands.options import database_option, open_store, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dyna_eval.sweep_comparison import Regression, Side, SweepComparison
+
+_DATABASE_FILE = re.compile(r".*\.(db|sqlite3?)", re.IGNORECASE)
+
+
+def read_percentage(
+    ctx: click.Context | None, param: click.Parameter | None, text: str | None
+) -> float | None:
+    """Return the share that is written as `3%` or `2.5 %`: 0.03 or 0.025; from 0 % to less than 100 %."""
+    if text is None:
+        return None
+    number = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+) ?%", text.strip())
+    share = float(number[1]) / 100.0 if number else math.nan
+    if not 0.0 <= share < 1.0:
+        what = f"{text!r} is not a percentage from 0% to less than 100%; write it as 3%"
+        raise click.BadParameter(what, ctx, param)
+    return share
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--markdown", "form", flag_value="markdown", help="Print a Markdown table.")
+@click.option("--csv", "form", flag_value="csv", help="Print comma-separated values.")
+@click.option("--json", "form", flag_value="json", help="Print everything as JSON.")
+@click.option(
+    "--fail-on-regression",
+    "allowed",
+    callback=read_percentage,
+    metavar="PERCENT",
+    help="Exit with 1 where a row of B is more than PERCENT (such as 3%) slower, its interval included.",
+)
+@database_option
+@click.option("--db-b", "database_b", metavar="URL", help="The database of B, where it is another one.")
+def compare(
+    *, a: str, b: str, form: str | None, allowed: float | None, database: str, database_b: str | None
+) -> int:
+    """Compare two sweeps row by row: B against A.
+
+    A and B are each the name or number of a sweep; DATABASE#SWEEP for one of another database, which is a
+    file or a URL; or DATABASE alone for its latest sweep.
+    """
+    from dyna_eval.sweep_comparison import compare_reports, regressions
+
+    compared = compare_reports(read_side(a, database), read_side(b, database_b or database))
+    regressed = None if allowed is None else regressions(compared, allowed)
+    _print(compared, regressed, form)
+    if not regressed:
+        return 0
+    click.echo(_regression_text(regressed, allowed or 0.0), err=True)
+    return 1
+
+
+def read_side(text: str, database: str) -> Side:
+    """Read the sweep that a word of the command line names, with its report.
+
+    Raises DatabaseError or UnknownSweepError. Rows that do not belong into one table are let in: each is
+    compared with its partner alone, and what it is doubted for is said beside it.
+    """
+    from dyna_eval_db.engine import parse_address, shown
+
+    from dyna_eval.imported_report import imported_report
+    from dyna_eval.report import build_report
+    from dyna_eval.sweep_comparison import Side
+
+    url, sweep = split_side(text, database)
+    origin = shown(parse_address(url))
+    with open_store(url) as store:
+        sweep_id = store.find_sweep(sweep)
+        imported = store.imported(sweep_id)
+        if imported is not None:
+            report = imported_report(imported, store.imports(), allow_mixed=True)
+            return Side(report=report, origin=origin)
+        record = store.record(sweep_id)
+    report = build_report(record, allow_mixed=True)
+    return Side(report=report, origin=origin, environments=record.environments)
+
+
+def split_side(text: str, database: str) -> tuple[str, str | None]:
+    """Return the address and the sweep that `SWEEP`, `DATABASE#SWEEP` or `DATABASE` mean; None is the latest.
+
+    What stands before the first `#`, or the whole text, is a database if it has `://`, or names a file that
+    exists or ends as database files do. Any other text is a sweep of the given database, `#` and all.
+    """
+    before, _, after = text.partition("#")
+    if "://" in before:
+        return before, after or None
+    if _DATABASE_FILE.fullmatch(before) or _is_file(before):
+        return f"sqlite:///{Path(before).absolute()}", after or None
+    return database, text
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
+
+
+def _print(compared: SweepComparison, regressed: Sequence[Regression] | None, form: str | None) -> None:
+    from dyna_eval import comparison_tables as tables
+
+    if form == "json":
+        print_json(tables.comparison_json(compared, regressed))
+    elif form == "markdown":
+        click.echo(tables.comparison_markdown(compared), nl=False)
+    elif form == "csv":
+        click.echo(tables.comparison_csv(compared), nl=False)
+    else:
+        tables.print_comparison(compared, sys.stdout)
+
+
+def _regression_text(regressed: Sequence[Regression], allowed: float) -> str:
+    from dyna_eval.cells import one_line
+
+    rows = "; ".join(one_line(f"'{one.match.b.label}' ({one.reason})") for one in regressed)
+    number = "1 row of B is" if len(regressed) == 1 else f"{len(regressed)} rows of B are"
+    return f"dyna-eval: {number} more than {allowed * 100:g} % slower than A, or without a result: {rows}"

@@ -1,0 +1,162 @@
+"""The options of `report` that say which figures to draw, and drawing them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from dyna_eval_db.store import Store
+
+    from dyna_eval.report import Report
+    from dyna_eval.series.measured import Measured
+
+FIGURE_NAMES = ("ablation", "curves", "heat", "cost-model", "phases", "depth", "tree-size", "prompts")
+MEASURES = ("throughput", "speedup", "acceptance")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Where figures go, and which, as the command line says it."""
+
+    directory: Path
+    names: tuple[str, ...]
+    var_x: str | None
+    curve_by: tuple[str, ...]
+    row_by: str | None
+    col_by: str | None
+    measure: str
+    heat: tuple[str, str] | None
+    phase_unit: str
+
+
+def figure_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of figures; the command gets them as one `figures`, None where none are wanted."""
+
+    @functools.wraps(command)
+    def with_figures(
+        *,
+        plots: Path | None,
+        plot: tuple[str, ...],
+        var_x: str | None,
+        curve_by: tuple[str, ...],
+        row_by: str | None,
+        col_by: str | None,
+        measure: str | None,
+        heat: str | None,
+        phase_unit: str | None,
+        **others: Any,
+    ) -> Any:
+        spanned = bool(var_x or curve_by or row_by or col_by)
+        asked = [("curves", spanned), ("heat", heat is not None)]
+        names = tuple(dict.fromkeys([*plot, *(name for name, given in asked if given)]))
+        if plots is None and (names or measure or phase_unit):
+            raise click.UsageError("options of figures need the folder to write them to: --plots DIR")
+        figures = plots and Figures(
+            directory=plots,
+            names=names,
+            var_x=var_x,
+            curve_by=curve_by,
+            row_by=row_by,
+            col_by=col_by,
+            measure=measure or "speedup",
+            heat=_two(heat),
+            phase_unit=phase_unit or "ms",
+        )
+        return command(figures=figures, **others)
+
+    options = [
+        click.option(
+            "--plots",
+            metavar="DIR",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Write the figures that the sweep holds data for to this folder, as PDF, SVG and PNG.",
+        ),
+        click.option(
+            "--plot",
+            multiple=True,
+            type=click.Choice(FIGURE_NAMES),
+            help="Write only this figure, and others named.",
+        ),
+        click.option("--var-x", metavar="NAME", help="Curves against this swept parameter."),
+        click.option(
+            "--curve-by", metavar="NAME", multiple=True, help="A curve per value of this parameter."
+        ),
+        click.option("--row-by", metavar="NAME", help="A row of panels per value of this parameter."),
+        click.option("--col-by", metavar="NAME", help="A column of panels per value of this parameter."),
+        click.option("--heat", metavar="X,Y", help="A heat map over these two parameters."),
+        click.option(
+            "--measure",
+            type=click.Choice(MEASURES),
+            help="What curves and heat map show.  [default: speedup]",
+        ),
+        click.option(
+            "--phase-unit", type=click.Choice(["ms", "share"]), help="Phase times per token.  [default: ms]"
+        ),
+    ]
+    decorated: Callable[..., Any] = with_figures
+    for option in reversed(options):
+        decorated = option(decorated)
+    return decorated
+
+
+def _two(heat: str | None) -> tuple[str, str] | None:
+    if heat is None:
+        return None
+    names = [name.strip() for name in heat.split(",")]
+    if len(names) != 2 or not all(names):
+        raise click.UsageError(f"--heat takes two parameters with a comma between, such as X,Y, not {heat!r}")
+    return names[0], names[1]
+
+
+def write_figures(figures: Figures, built: Report, store: Store) -> None:
+    """Write the wished figures, and tell on stderr which files there are and what was left out.
+
+    Raises InputError before anything is written, unless the folder cannot be.
+    """
+    from dyna_eval import plots
+    from dyna_eval.series.swept import Measure
+
+    wish = plots.Wish(
+        names=figures.names,
+        x=figures.var_x,
+        curves=figures.curve_by,
+        row=figures.row_by,
+        column=figures.col_by,
+        measure=Measure(figures.measure),
+        heat=figures.heat,
+        phases_as_shares=figures.phase_unit == "share",
+    )
+    measured = _measured(built, store)
+    sizes = _tree_sizes(measured, store) if wish.wants("tree-size") else {}
+    prepared = plots.plan(measured, wish, sizes)
+    for paths in plots.write(prepared.drawings, built, figures.directory):
+        endings = [path.suffix for path in paths]
+        click.echo(f"wrote {paths[0]}, {', '.join(endings[1:-1])} and {endings[-1]}", err=True)
+    for reason in prepared.left_out:
+        click.echo(reason, err=True)
+
+
+def _measured(built: Report, store: Store) -> Measured:
+    """Return a report with its record, if it is of one sweep that was measured here."""
+    from dyna_eval.series.measured import Measured
+
+    if built.joined or store.imported(built.sweep_id) is not None:
+        return Measured(report=built)
+    return Measured.of(built, store.record(built.sweep_id))
+
+
+def _tree_sizes(measured: Measured, store: Store) -> dict[int, dict[int, int]]:
+    """Count rounds by job and by nodes; of a sweep with a tuning split on the reported prompts alone."""
+    record, report = measured.record, measured.report
+    if record is not None:
+        return store.tree_sizes(record.id, measured.prompts if report.chosen else None)
+    sizes: dict[int, dict[int, int]] = {}
+    for sweep_id in [sweep.id for sweep in report.joined] or [report.sweep_id]:
+        sizes |= store.tree_sizes(sweep_id)
+    return sizes

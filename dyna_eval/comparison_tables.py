@@ -1,0 +1,323 @@
+"""A comparison of two sweeps in the terminal, in Markdown, in CSV and in JSON.
+
+Each pair has a table of its own. Labels and names are the user's text and are escaped for every format; what
+differs beside the speed, and what makes a row doubtful, stands in footnotes, which no format leaves out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TextIO
+
+from dyna_eval.cells import (
+    UNKNOWN,
+    Notes,
+    configuration_text,
+    one_line,
+    speedup_cell,
+    throughput_cell,
+)
+from dyna_eval.report import Row
+from dyna_eval.statistics import Interval
+from dyna_eval.sweep_comparison import Baselines, Match, Regression, Side, SweepComparison, Verdict
+from dyna_eval.tables import escape_csv, escape_markdown
+
+# ------------------------------------------------------------------------------ cells
+
+
+def _pairs(comparison: SweepComparison) -> list[tuple[str, list[Match]]]:
+    return [
+        (_pair_text(both), [match for match in comparison.matches if match.a.pair == both.pair_a])
+        for both in comparison.baselines
+    ]
+
+
+def _pair_text(both: Baselines) -> str:
+    same = both.pair_a == both.pair_b
+    return one_line(both.pair_a if same else f"{both.pair_a} (A), {both.pair_b} (B)")
+
+
+def _label(match: Match) -> str:
+    same = match.a.label == match.b.label
+    return one_line(match.a.label if same else f"{match.a.label} (A), {match.b.label} (B)")
+
+
+def _configuration(match: Match) -> str:
+    here, there = (configuration_text(row.method, row.params) for row in (match.a, match.b))
+    return here if here == there else f"{here} (A), {there} (B)"
+
+
+def _ratio_cell(match: Match) -> str:
+    return f"{match.ratio.ratio:.3f}" if match.ratio else UNKNOWN
+
+
+def _ratio_interval(match: Match) -> Interval | None:
+    return match.ratio.interval if match.ratio else None
+
+
+def _interval_cell(interval: Interval | None) -> str:
+    return f"[{interval.low:.3f}, {interval.high:.3f}]" if interval else UNKNOWN
+
+
+def _cells(match: Match) -> tuple[str, ...]:
+    """Return the figures of one row, under `_headers`."""
+    return (
+        throughput_cell(match.a),
+        throughput_cell(match.b),
+        _ratio_cell(match),
+        _interval_cell(_ratio_interval(match)),
+        str(match.verdict),
+        speedup_cell(match.a),
+        speedup_cell(match.b),
+    )
+
+
+def _headers(comparison: SweepComparison) -> tuple[str, ...]:
+    level = f"{comparison.confidence * 100:g} %"
+    return ("A tokens/s", "B tokens/s", "B / A", f"{level} interval", "B is", "A speedup", "B speedup")
+
+
+def side_text(letter: str, side: Side) -> str:
+    """Return which sweep a letter stands for."""
+    report = side.report
+    text = f"{letter}: {report.name}: sweep {report.sweep_id}, {report.state}"
+    return one_line(f"{text}, {side.origin}" if side.origin else text)
+
+
+def match_notes(match: Match) -> tuple[str, ...]:
+    """Return what must be said beside a row of the comparison."""
+    texts = []
+    if match.by_label:
+        texts.append("matched by its label: the method or its parameters differ")
+    texts += [f"B differs from A in {difference}" for difference in match.differences]
+    if match.unproven:
+        texts.append(f"not shown to be the same in A and B: {', '.join(match.unproven)}")
+    for letter, row in (("A", match.a), ("B", match.b)):
+        texts += [f"{letter}: {text}" for text in row.caveats]
+        if row.figures is None:
+            texts.append(f"{letter} has no result ({row.state})")
+    return tuple(map(one_line, texts))
+
+
+def _notes(matches: Sequence[Match]) -> Notes:
+    return Notes(tuple(dict.fromkeys(text for match in matches for text in match_notes(match))), ())
+
+
+def _marks(match: Match, notes: Notes) -> list[str]:
+    letters = {text: letter for letter, text in notes.lettered()}
+    return [letters[text] for text in match_notes(match)]
+
+
+def remarks(comparison: SweepComparison) -> list[str]:
+    """Return what concerns the comparison as a whole: baselines, rows without a partner, and what each
+    report says of all its rows."""
+    several = len(comparison.baselines) > 1
+    texts = [
+        f"{_pair_text(both)}: {_baselines_text(both)}" if several else _baselines_text(both)
+        for both in comparison.baselines
+    ]
+    for letter, rows in (("A", comparison.only_a), ("B", comparison.only_b)):
+        if rows:
+            texts.append(f"only in {letter}: {'; '.join(map(_row_text, rows))}")
+    for letter, side in _sides(comparison):
+        texts += [f"{letter}: {pair}: {text}" for pair, text in side.report.pair_caveats]
+    return list(map(one_line, texts))
+
+
+def _row_text(row: Row) -> str:
+    return f"'{row.label}' ({configuration_text(row.method, row.params)}, pair {row.pair})"
+
+
+def _baselines_text(both: Baselines) -> str:
+    if both.a is None or both.b is None or both.percent is None:
+        return "the baselines cannot be compared: one of them has no result"
+    return (
+        f"the baselines are {both.a:.1f} (A) and {both.b:.1f} (B) tokens/s, B's {both.percent:+.1f} %;"
+        " that baselines agree does not show that the work was the same"
+    )
+
+
+# --------------------------------------------------------------------------- terminal
+
+
+def print_comparison(comparison: SweepComparison, file: TextIO) -> None:
+    """Print one table per pair with its footnotes; colour only where `file` is a terminal."""
+    from rich import box  # noqa: PLC0415 (other formats need not load it)
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    width = None if file.isatty() else 10_000
+    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    for letter, side in (("A", comparison.a), ("B", comparison.b)):
+        console.print(Text(side_text(letter, side), style="bold"))
+    for pair, matches in _pairs(comparison):
+        notes = _notes(matches)
+        console.print(Text(f"\npair {pair}"))
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        table.add_column("Components", overflow="fold")
+        table.add_column("Configuration", overflow="fold", min_width=len("Configuration"))
+        for header in _headers(comparison):
+            table.add_column(header, justify="right", no_wrap=header != "B is")
+        for match in matches:
+            label = Text(_label(match))
+            label.append("".join(f" [{mark}]" for mark in _marks(match, notes)), style="yellow")
+            style = {Verdict.FASTER: "green", Verdict.SLOWER: "red"}.get(match.verdict)
+            table.add_row(label, Text(_configuration(match)), *map(Text, _cells(match)), style=style)
+        console.print(table)
+        for mark, text in notes.lettered():
+            console.print(Text(f"[{mark}] {text}", style="yellow"))
+    for text in remarks(comparison):
+        console.print(Text(text, style="yellow"))
+
+
+# --------------------------------------------------------------------------- Markdown
+
+
+def comparison_markdown(comparison: SweepComparison) -> str:
+    """Return one table per pair with its footnotes."""
+    sides = [f"**{escape_markdown(side_text(*one))}**  " for one in _sides(comparison)]
+    tables = [_markdown_table(comparison, pair, matches) for pair, matches in _pairs(comparison)]
+    general = [f"{escape_markdown(text)}  " for text in remarks(comparison)]
+    return "\n".join([*sides, "", *tables, *general]).rstrip() + "\n"
+
+
+def _sides(comparison: SweepComparison) -> list[tuple[str, Side]]:
+    return [("A", comparison.a), ("B", comparison.b)]
+
+
+def _markdown_table(comparison: SweepComparison, pair: str, matches: Sequence[Match]) -> str:
+    notes, headers = _notes(matches), ["Components", "Configuration", *_headers(comparison)]
+    lines = [
+        f"Pair {escape_markdown(pair)}",
+        "",
+        f"| {' | '.join(headers)} |",
+        f"| --- | --- |{' ---: |' * (len(headers) - 2)}",
+    ]
+    for match in matches:
+        marks = ",".join(_marks(match, notes))
+        label = escape_markdown(_label(match)) + (f" <sup>{marks}</sup>" if marks else "")
+        cells = [label, *map(escape_markdown, (_configuration(match), *_cells(match)))]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *(f"<sup>{mark}</sup> {escape_markdown(text)}  " for mark, text in notes.lettered())]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+# -------------------------------------------------------------------------------- CSV
+
+_CSV_COLUMNS: dict[str, Callable[[Match], object]] = {
+    "pair_a": lambda match: escape_csv(match.a.pair),
+    "pair_b": lambda match: escape_csv(match.b.pair),
+    "components_a": lambda match: escape_csv(match.a.label),
+    "components_b": lambda match: escape_csv(match.b.label),
+    "configuration_a": lambda match: escape_csv(configuration_text(match.a.method, match.a.params)),
+    "configuration_b": lambda match: escape_csv(configuration_text(match.b.method, match.b.params)),
+    "throughput_a": lambda match: match.a.figures and match.a.figures.throughput.mean,
+    "throughput_b": lambda match: match.b.figures and match.b.figures.throughput.mean,
+    "speedup_a": lambda match: match.a.versus_baseline and match.a.versus_baseline.ratio,
+    "speedup_b": lambda match: match.b.versus_baseline and match.b.versus_baseline.ratio,
+    "ratio": lambda match: match.ratio and match.ratio.ratio,
+    "ratio_low": lambda match: (known := _ratio_interval(match)) and known.low,
+    "ratio_high": lambda match: (known := _ratio_interval(match)) and known.high,
+    "prompts": lambda match: match.prompts or None,
+    "verdict": lambda match: str(match.verdict),
+    "notes": lambda match: escape_csv("; ".join(match_notes(match))),
+}
+
+
+def comparison_csv(comparison: SweepComparison) -> str:
+    """Return a line per row that both have, and then per row that only one has; figures unrounded."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    writer.writerows([read(match) for read in _CSV_COLUMNS.values()] for match in comparison.matches)
+    for letter, rows in (("a", comparison.only_a), ("b", comparison.only_b)):
+        writer.writerows(_lonely(letter, row) for row in rows)
+    return text.getvalue()
+
+
+def _lonely(letter: str, row: Row) -> list[object]:
+    known: dict[str, object] = {
+        f"pair_{letter}": escape_csv(row.pair),
+        f"components_{letter}": escape_csv(row.label),
+        f"configuration_{letter}": escape_csv(configuration_text(row.method, row.params)),
+        f"throughput_{letter}": row.figures and row.figures.throughput.mean,
+        f"speedup_{letter}": row.versus_baseline and row.versus_baseline.ratio,
+        "verdict": f"only in {letter.upper()}",
+        "notes": escape_csv("; ".join(row.caveats)),
+    }
+    return [known.get(column) for column in _CSV_COLUMNS]
+
+
+# ------------------------------------------------------------------------------- JSON
+
+
+def comparison_json(comparison: SweepComparison, regressed: Sequence[Regression] | None) -> dict[str, object]:
+    """Return the comparison as plain JSON values; `regressed` is None where nobody asked."""
+    return {
+        "a": _side_json(comparison.a),
+        "b": _side_json(comparison.b),
+        "confidence": comparison.confidence,
+        "rows": [_match_json(match) for match in comparison.matches],
+        "only_a": [_row_json(row) for row in comparison.only_a],
+        "only_b": [_row_json(row) for row in comparison.only_b],
+        "remarks": remarks(comparison),
+        "baselines": [asdict(both) | {"percent": both.percent} for both in comparison.baselines],
+        "regressions": None
+        if regressed is None
+        else [
+            {"pair": one.match.b.pair, "label": one.match.b.label, "reason": one.reason} for one in regressed
+        ],
+    }
+
+
+def _side_json(side: Side) -> dict[str, object]:
+    report = side.report
+    return {
+        "id": report.sweep_id,
+        "name": report.name,
+        "state": report.state,
+        "digest": report.digest,
+        "database": side.origin or None,
+    }
+
+
+def _match_json(match: Match) -> dict[str, object]:
+    ratio = match.ratio
+    return {
+        "a": _row_json(match.a),
+        "b": _row_json(match.b),
+        "matched_by": "label" if match.by_label else "configuration",
+        "ratio": ratio and ratio.ratio,
+        "ratio_interval": ratio and _interval_json(ratio.interval),
+        "ratio_paired": ratio and ratio.paired,
+        "ratio_paired_interval": ratio and _interval_json(ratio.paired_interval),
+        "prompts": match.prompts or None,
+        "verdict": str(match.verdict),
+        "differences": list(match.differences),
+        "unproven": list(match.unproven),
+    }
+
+
+def _row_json(row: Row) -> dict[str, object]:
+    return {
+        "pair": row.pair,
+        "label": row.label,
+        "method": row.method.value,
+        "params": dict(row.params),
+        "state": str(row.state),
+        "throughput_tokens_per_s": row.figures and row.figures.throughput.mean,
+        "speedup": row.versus_baseline and row.versus_baseline.ratio,
+        "prompt_set": row.prompt_set,
+        "generation": row.generation,
+        "env": row.environment,
+        "job_ids": list(row.job_ids),
+        "caveats": list(row.caveats),
+    }
+
+
+def _interval_json(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]

@@ -1,0 +1,309 @@
+"""Where time goes, and what the cost model makes of acceptance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from math import cos, pi, sin
+from typing import TYPE_CHECKING
+
+from dyna_eval.cells import method_name
+from dyna_eval.plots import look
+from dyna_eval.plots.look import BODY, GREY, INK, TINY
+from dyna_eval.report import Report
+from dyna_eval.series.costs import PHASES, CostChart, CostPoint, PhaseBar
+from dyna_eval.series.measured import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+
+PHASE_STYLES = {
+    "draft": ("#E3C77B", ""),
+    "grow": ("#7A4B8C", "...."),
+    "verify": ("#7DB3D9", "////"),
+    "walk": ("#1F5F4A", ""),
+    "host": ("#C9C9C9", "\\\\\\\\"),
+}
+"""Colour and hatch of each phase; light and dark take turns where phases touch."""
+_PHASE_WORDS = {
+    "draft": "draft passes",
+    "grow": "growing the tree",
+    "verify": "verification",
+    "walk": "acceptance and caches",
+    "host": "host, the rest",
+}
+_NAMED = 8  # points that carry their label; more carry their step's number, with a key below
+_KEY_COLUMNS = 2
+_RADII = (6.0, 10.0, 15.0, 22.0, 30.0, 40.0)  # points, in which a label looks for free room
+
+
+# ---------------------------------------------------------------------- cost model
+
+
+def draw_cost(chart: CostChart, report: Report) -> Figure:
+    """Return the scatter of speedup over acceptance length, with the cost model's line and predictions."""
+    numbered = len(chart.points) > _NAMED
+    lines = -(-len(chart.points) // _KEY_COLUMNS) if numbered else 0
+    key_height = 0.125 * lines
+    width = look.COLUMN if len(chart.points) <= _NAMED else 5.2
+    figure = look.new_figure(width, (3.1 if not numbered else 3.9) + key_height)
+    if numbered:
+        axes, key = figure.subplots(
+            2, 1, gridspec_kw={"height_ratios": [figure.get_figheight() - key_height, key_height + 0.01]}
+        )
+        _write_key(key, chart.points, lines, width)
+    else:
+        axes = figure.add_subplot()
+    look.dress(axes, grid="both")
+    axes.axhline(1.0, color=GREY, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+    methods = list(dict.fromkeys(point.entry.method for point in chart.points))
+    colors = look.series_colors(len(methods), ordered=False)
+    for index, (method, color) in enumerate(zip(methods, colors, strict=True)):
+        own = [point for point in chart.points if point.entry.method is method]
+        marker = look.MARKERS[index % len(look.MARKERS)]
+        _draw_points(axes, own, color, marker, method_name(method), many=numbered)
+    if chart.line:
+        axes.plot(*zip(*chart.line, strict=True), color=INK, linewidth=1.0, zorder=1.5, label="_line")
+    axes.set_xlabel("Acceptance length (tokens/round)")
+    axes.set_ylabel("Speedup (×)")
+    axes.set_xlim(left=min(0.9, min(p.length.low for p in chart.points) - 0.1))
+    top, cut = look.top_of([point.speedup for point in chart.points])
+    lowest = min(min(point.speedup.low, point.predicted or 1.0) for point in chart.points)
+    axes.set_ylim(
+        max(0.0, 0.9 * lowest - 0.1), max(top, *(1.06 * (point.predicted or 0.0) for point in chart.points))
+    )
+    if len(methods) > 1:
+        figure.legend(
+            loc="outside upper center",
+            ncols=max(1, min(len(methods), int(width / 1.15))),
+            fontsize=TINY + 0.5,
+            frameon=False,
+            handletextpad=0.3,
+            columnspacing=1.0,
+        )
+    _label_points(figure, axes, chart.points, numbered=numbered)
+    notes = [
+        *_explained(chart),
+        look.intervals_note(report, [p.speedup for p in chart.points]),
+        look.CUT_OFF if cut else "",
+    ]
+    look.write_note(figure, [*notes, *look.doubts(point.entry for point in chart.points)])
+    return figure
+
+
+def _explained(chart: CostChart) -> list[str]:
+    texts = []
+    if chart.line:
+        texts.append("Line: the cost model if every draft token of a chain were accepted.")
+    if any(_is_predicted(point) for point in chart.points):
+        texts.append("Open: predicted from measured acceptance and calibrated costs.")
+    return texts
+
+
+def _is_predicted(point: CostPoint) -> bool:
+    return point.predicted is not None and point.length.value > 1.0
+
+
+def _draw_points(
+    axes: Axes, points: Sequence[CostPoint], color: str, marker: str, name: str, *, many: bool
+) -> None:
+    faint = {"capsize": 1.4, "alpha": 0.4 if many else 0.6, "linewidth": 0.5 if many else 0.8}
+    for point in points:
+        x, y = point.length.value, point.speedup.value
+        for along, known in (("y", point.speedup), ("x", point.length)):
+            look.whisker(axes, x, y, known, along=along, color=color, zorder=2, **faint)
+        if point.predicted is not None and _is_predicted(point):
+            axes.plot(
+                [x, x], [y, point.predicted], color=color, linewidth=0.6, linestyle=(0, (1, 1)), zorder=2
+            )
+            axes.plot(
+                x, point.predicted, marker, color=color, markerfacecolor="white", markersize=3.6, zorder=3
+            )
+    axes.plot(
+        [point.length.value for point in points],
+        [point.speedup.value for point in points],
+        marker,
+        color=color,
+        markersize=4.6,
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+        zorder=5,
+        label=name,
+    )
+
+
+def _label_points(figure: Figure, axes: Axes, points: Sequence[CostPoint], *, numbered: bool) -> None:
+    """Write a label at each point where there is room, further away on a thin line where there is none."""
+    from matplotlib.patheffects import withStroke  # noqa: PLC0415
+
+    figure.draw_without_rendering()
+    axes.set_xlim(axes.get_xlim())
+    axes.set_ylim(axes.get_ylim())
+    taken = _boxes_of_points(axes, points, figure.dpi)
+    for point in points:
+        star = "*" if point.entry.doubt else ""
+        text = f"{point.entry.step}{star}" if numbered else look.wrapped(look.starred(point.entry), 18)
+        at = (point.length.value, point.speedup.value)
+        label = axes.annotate(
+            text,
+            at,
+            xytext=(0, 0),
+            textcoords="offset points",
+            horizontalalignment="center",
+            verticalalignment="center",
+            fontsize=TINY if numbered else TINY + 0.5,
+            color=INK,
+            zorder=6,
+            path_effects=[withStroke(linewidth=1.6, foreground="white")],
+            parse_math=False,
+        )
+        box = label.get_window_extent()
+        moved = _free_place(box, taken, axes.get_window_extent(), figure.dpi / 72)
+        label.set_position(moved)
+        dots = figure.dpi / 72
+        taken.append(box.translated(moved[0] * dots, moved[1] * dots).padded(0.8 * dots))
+        if max(map(abs, moved)) > 20:
+            axes.annotate(
+                "",
+                at,
+                xytext=moved,
+                textcoords="offset points",
+                arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": GREY, "shrinkA": 5, "shrinkB": 2},
+            )
+
+
+def _boxes_of_points(axes: Axes, points: Sequence[CostPoint], dpi: float) -> list[Bbox]:
+    """Return what labels should not cover: the points, and the line of the baseline."""
+    from matplotlib.transforms import Bbox  # noqa: PLC0415
+
+    reach = 3.0 * dpi / 72
+    heights = [point.speedup.value for point in points]
+    heights += [point.predicted for point in points if point.predicted is not None and _is_predicted(point)]
+    lengths = [point.length.value for point in points]
+    lengths += [point.length.value for point in points if _is_predicted(point)]
+    centres = axes.transData.transform(list(zip(lengths, heights, strict=True)))
+    one, frame = axes.transData.transform((1.0, 1.0))[1], axes.get_window_extent()
+    line = Bbox.from_bounds(frame.x0, one - 1.0, frame.width, 2.0)
+    return [line, *(Bbox.from_bounds(x - reach, y - reach, 2 * reach, 2 * reach) for x, y in centres)]
+
+
+def _free_place(box: Bbox, taken: Sequence[Bbox], bounds: Bbox, dots: float) -> tuple[float, float]:
+    """Return the first offset, in points, at which a label covers nothing; else that which covers least."""
+    best, least = (0.0, _RADII[0]), float("inf")
+    for radius, eighth in product(_RADII, (2, 0, 6, 4, 1, 7, 3, 5)):
+        angle = eighth * pi / 4
+        x = cos(angle) * (radius + box.width / dots / 2)
+        y = sin(angle) * (radius + box.height / dots / 4)
+        moved = box.translated(x * dots, y * dots)
+        inside = (
+            bounds.x0 < moved.x0 and moved.x1 < bounds.x1 and bounds.y0 < moved.y0 and moved.y1 < bounds.y1
+        )
+        covered = sum(moved.overlaps(other) for other in taken) + (0 if inside else 5)
+        if covered < least:
+            best, least = (x, y), covered
+        if not covered:
+            break
+    return best
+
+
+def _write_key(axes: Axes, points: Sequence[CostPoint], lines: int, width: float) -> None:
+    axes.set_axis_off()
+    room = look.characters(width / _KEY_COLUMNS - 0.25, TINY)
+    for index, point in enumerate(points):
+        column, line = divmod(index, lines)
+        text = look.wrapped(look.starred(point.entry), room, 1)
+        where = (column / _KEY_COLUMNS - 0.03, 1.0 - (line + 0.5) / lines)
+        axes.text(
+            where[0] - 0.015,
+            where[1],
+            str(point.entry.step),
+            transform=axes.transAxes,
+            fontsize=TINY,
+            color=GREY,
+            horizontalalignment="right",
+            verticalalignment="center",
+        )
+        axes.text(
+            *where,
+            text,
+            transform=axes.transAxes,
+            fontsize=TINY,
+            verticalalignment="center",
+            parse_math=False,
+        )
+
+
+# -------------------------------------------------------------------------- phases
+
+
+def draw_phases(bars: Sequence[PhaseBar], report: Report, *, as_shares: bool) -> Figure:
+    """Return stacked bars of each phase's milliseconds per token, or of its share of decode time."""
+    figure, axes = look.list_figure([bar.entry for bar in bars], pitch=0.27)
+    digits = 2 if max(bar.total.value for bar in bars) < 0.1 else 0
+    for y, bar in enumerate(bars):
+        scale = 100.0 / bar.total.value if as_shares else 1000.0
+        left = 0.0
+        for phase, seconds in bar.phases:
+            color, hatch = PHASE_STYLES[phase]
+            axes.barh(
+                y,
+                seconds * scale,
+                left=left,
+                height=0.7,
+                color=color,
+                hatch=hatch,
+                edgecolor="white",
+                linewidth=0.3,
+            )
+            left += seconds * scale
+        if bar.unknown > 0.0:
+            axes.barh(
+                y, bar.unknown * scale, left=left, height=0.7, color="white", edgecolor=GREY, linewidth=0.5
+            )
+        if not as_shares:
+            look.whisker(axes, 1000.0 * bar.total.value, y, _scaled(bar), along="x")
+            look.beside(axes, y, f"{1000.0 * bar.total.value:.{digits}f}")
+    axes.set_xlabel("Share of decode time (%)" if as_shares else "Decode time per token (ms)", fontsize=BODY)
+    axes.set_xlim(0.0, 100.0 if as_shares else None)
+    _phase_legend(figure, bars)
+    texts = (
+        []
+        if as_shares
+        else ["At the right: the sum.", look.intervals_note(report, [bar.total for bar in bars])]
+    )
+    look.write_note(figure, [*texts, *look.doubts(bar.entry for bar in bars)])
+    return figure
+
+
+def _scaled(bar: PhaseBar) -> Estimate:
+    known = bar.total.interval
+    interval = type(known)(low=1000.0 * known.low, high=1000.0 * known.high) if known else None
+    return Estimate(value=1000.0 * bar.total.value, interval=interval)
+
+
+def _phase_legend(figure: Figure, bars: Sequence[PhaseBar]) -> None:
+    from matplotlib.patches import Patch  # noqa: PLC0415
+
+    seen = {phase for bar in bars for phase, _ in bar.phases}
+    handles = [
+        Patch(facecolor=PHASE_STYLES[phase][0], hatch=PHASE_STYLES[phase][1], edgecolor="white")
+        for phase in PHASES
+        if phase in seen
+    ]
+    names = [_PHASE_WORDS[phase] for phase in PHASES if phase in seen]
+    if any(bar.unknown > 0.0 for bar in bars):
+        handles.append(Patch(facecolor="white", edgecolor=GREY))
+        names.append("not told apart")
+    figure.legend(
+        handles,
+        names,
+        loc="outside upper center",
+        ncols=3 if figure.get_figwidth() < 4 or len(names) > 5 else 5,
+        fontsize=TINY + 0.5,
+        frameon=False,
+        handlelength=1.4,
+        handletextpad=0.4,
+        columnspacing=1.0,
+    )

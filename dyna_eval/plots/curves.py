@@ -1,0 +1,325 @@
+"""A measure against swept parameters: curves in panels, and heat maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dyna_eval.jobs import Scalar
+from dyna_eval.plots import look
+from dyna_eval.plots.look import ALARM, BODY, GREY, INK, SMALL, TINY
+from dyna_eval.report import Report
+from dyna_eval.series.parameters import Parameter, Scale, bare_text
+from dyna_eval.series.swept import Cell, Curve, CurveChart, HeatMap, HeatPanel, Measure, Panel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLES = {
+    Measure.THROUGHPUT: "Throughput (tokens/s)",
+    Measure.SPEEDUP: "Speedup (×)",
+    Measure.ACCEPTANCE: "Acceptance length (tokens/round)",
+}
+_ACROSS = 4  # panels beside each other
+_DODGE = 0.012  # of the axis, between curves that share an x
+
+
+def draw_curves(chart: CurveChart, report: Report) -> Figure:
+    """Return the chart: one panel in a column's width, several over the page with common axes."""
+    columns = min(chart.columns, _ACROSS)
+    lines = -(-len(chart.panels) // columns)
+    single = len(chart.panels) == 1
+    width = look.PAGE * min(1.0, (columns + 0.6) / _ACROSS)
+    if single:
+        crowded = chart.x.scale is Scale.CATEGORY and len(chart.x.values) > 4
+        width = look.PAGE if crowded else look.COLUMN
+    figure = look.new_figure(width, 2.7 if single else 1.0 + 1.45 * lines)
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    styles = _styles(chart)
+    inches = (figure.get_figwidth() - 0.8) / columns - (0.6 if single else 0.1)
+    for index, axes in enumerate(grid.flat):
+        if index >= len(chart.panels):
+            axes.set_visible(False)
+            continue
+        look.dress(axes)
+        _draw_panel(axes, chart, chart.panels[index], styles)
+        _head_panel(axes, chart.panels[index], single=single)
+    _dress_x(grid[-1, 0], chart.x, inches)
+    for column in range(len(chart.panels) - (lines - 1) * columns, columns):
+        grid[lines - 2, column].tick_params(labelbottom=True)
+    cut = _limit_y(grid[0, 0], chart)
+    figure.supylabel(TITLES[chart.measure], fontsize=BODY)
+    if single:
+        grid[0, 0].set_xlabel(chart.x.title)
+        _label_ends(figure, grid[0, 0], chart.panels[0], styles)
+    else:
+        grid[-1, 0].set_xlabel(chart.x.title, loc="left")
+        _legend(figure, chart.names, styles)
+    points = [p for panel in chart.panels for curve in panel.curves for p in curve.points]
+    notes = [look.intervals_note(report, [point.y for point in points]), look.CUT_OFF if cut else ""]
+    if any(panel.baseline for panel in chart.panels):
+        notes.append("Dashed grey: the baseline.")
+    notes.append(look.left_out_note(chart.left_out, f"of methods that do not sweep {chart.x.name}"))
+    look.write_note(figure, [*notes, *look.doubts(point.entry for point in points)])
+    return figure
+
+
+def _styles(chart: CurveChart) -> dict[str, dict[str, Any]]:
+    """Return each curve's colour, marker and dashes; a ramp where one numeric parameter tells them apart."""
+    ordered = len(chart.span.curves) == 1 and all("," not in name and "=" in name for name in chart.names)
+    colors = look.series_colors(len(chart.names), ordered=ordered)
+    return {
+        name: {
+            "color": color,
+            "marker": look.MARKERS[i % len(look.MARKERS)],
+            "linestyle": look.DASHES[i % len(look.DASHES)],
+            "markersize": 4.0,
+            "markeredgecolor": "white",
+            "markeredgewidth": 0.4,
+        }
+        for i, (name, color) in enumerate(zip(chart.names, colors, strict=True))
+    }
+
+
+def _draw_panel(axes: Axes, chart: CurveChart, panel: Panel, styles: dict[str, dict[str, Any]]) -> None:
+    if panel.baseline is not None:
+        axes.axhline(panel.baseline.value, color=GREY, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+    for index, curve in enumerate(panel.curves):
+        style = styles[curve.name]
+        if chart.x.scale is Scale.CATEGORY:
+            xs = _beside_each_other(chart.x, panel, curve)
+            style = style | {"linestyle": "none"}  # there is nothing between two names
+        else:
+            shift = (index - (len(panel.curves) - 1) / 2) * _DODGE
+            xs = [place(chart.x, point.x, shift) for point in curve.points]
+        for x, point in zip(xs, curve.points, strict=True):
+            look.whisker(axes, x, point.y.value, point.y, along="y", color=style["color"], zorder=2)
+            if point.entry.doubt:
+                _star(axes, x, point.y.value)
+        axes.plot(xs, [point.y.value for point in curve.points], zorder=3, **style)
+
+
+def _beside_each_other(parameter: Parameter, panel: Panel, curve: Curve) -> list[float]:
+    """Return where a curve's points stand, so that all of the panel's points at one name have room."""
+    points = [point for one in panel.curves for point in one.points]
+    places = []
+    for point in curve.points:
+        alike = [other.entry for other in points if other.x == point.x]
+        gap = min(0.12, 0.8 / len(alike))
+        centre = parameter.values.index(point.x)
+        places.append(centre + gap * (alike.index(point.entry) - (len(alike) - 1) / 2))
+    return places
+
+
+def _limit_y(axes: Axes, chart: CurveChart) -> bool:
+    """Start rates at 0 and lengths, never under 1, a little lower; return whether an interval is cut."""
+    known = [p.y for panel in chart.panels for curve in panel.curves for p in curve.points]
+    top, cut = look.top_of([*known, *(panel.baseline for panel in chart.panels if panel.baseline)])
+    if chart.measure is Measure.ACCEPTANCE:
+        axes.set_ylim(min(0.9, min(one.low for one in known) - 0.05), top)
+    else:
+        axes.set_ylim(0.0, top)
+    return cut
+
+
+def _star(axes: Axes, x: float, y: float) -> None:
+    axes.annotate("*", (x, y), xytext=(4, 1), textcoords="offset points", fontsize=BODY, color=ALARM)
+
+
+def place(parameter: Parameter, value: Scalar, shift: float = 0.0) -> float:
+    """Return where a value stands on its axis, a number moved by a share of the axis."""
+    if parameter.scale is Scale.CATEGORY:
+        return float(parameter.values.index(value))
+    number, first, last = (float(v) for v in (value, parameter.values[0], parameter.values[-1]))  # type: ignore[arg-type]
+    if parameter.scale is Scale.LOG:
+        return float(number * (last / first) ** shift)
+    return number + shift * (last - first)
+
+
+def _dress_x(axes: Axes, parameter: Parameter, inches: float) -> None:
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator  # noqa: PLC0415
+
+    positions = [place(parameter, value) for value in parameter.values]
+    if parameter.scale is Scale.LOG:
+        axes.set_xscale("log", base=2)
+        low, high = positions[0], positions[-1]
+        margin = (high / low) ** 0.06
+        axes.set_xlim(low / margin, high * margin)
+    else:
+        is_names = parameter.scale is Scale.CATEGORY
+        margin = 0.5 if is_names else 0.06 * (positions[-1] - positions[0]) or 0.5
+        axes.set_xlim(positions[0] - margin, positions[-1] + margin)
+    to_axes = axes.transScale + axes.transLimits
+    shares = [float(x) for x, _ in to_axes.transform([(position, 1.0) for position in positions])]
+    texts = [bare_text(value) for value in parameter.values]
+    if parameter.scale is Scale.CATEGORY:
+        room = look.characters(inches / len(texts), SMALL) - 1
+        texts = [look.wrapped(text, room, 3) for text in texts]
+    else:
+        texts = look.fitting_ticks(shares, texts, inches)
+    axes.xaxis.set_major_locator(FixedLocator(positions))
+    axes.xaxis.set_major_formatter(FixedFormatter(texts))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _head_panel(axes: Axes, panel: Panel, *, single: bool) -> None:
+    head = ", ".join(filter(None, [panel.row, panel.column]))
+    if head and not single:
+        axes.set_title(look.wrapped(head, 26), fontsize=SMALL, pad=3, parse_math=False)
+    elif head:
+        axes.set_title(head, fontsize=SMALL, parse_math=False)
+
+
+def _label_ends(figure: Figure, axes: Axes, panel: Panel, styles: dict[str, dict[str, Any]]) -> None:
+    """Write each curve's name at its right end, in its colour, none over another."""
+    named = [curve for curve in panel.curves if curve.name]
+    figure.draw_without_rendering()
+    low, high = axes.get_ylim()
+    gap = (high - low) * (SMALL * 1.25 / 72 * figure.dpi) / axes.get_window_extent().height
+    axes.set_ylim(low, high)
+    ends = look.spread([curve.points[-1].y.value for curve in named], gap, low, high)
+    for curve, y in zip(named, ends, strict=True):
+        axes.annotate(
+            look.wrapped(curve.name, 24, 1),
+            (1.03, y),
+            xycoords=axes.get_yaxis_transform(),
+            verticalalignment="center",
+            fontsize=SMALL,
+            color=look.readable(styles[curve.name]["color"]),
+            parse_math=False,
+        )
+
+
+def _legend(figure: Figure, names: Sequence[str], styles: dict[str, dict[str, Any]]) -> None:
+    from matplotlib.lines import Line2D  # noqa: PLC0415
+
+    named = [name for name in names if name]
+    if not named:
+        return
+    widest = max(len(name) for name in named) * SMALL * 0.56 / 72 + 0.5
+    legend = figure.legend(
+        [Line2D([], [], **styles[name]) for name in named],
+        [look.wrapped(name, 60, 1) for name in named],
+        loc="outside upper center",
+        ncols=max(1, min(len(named), int(figure.get_figwidth() / widest))),
+        fontsize=SMALL,
+        frameon=False,
+        handlelength=2.6,
+        columnspacing=1.4,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+# ------------------------------------------------------------------------ heat map
+
+
+def draw_heat(heat: HeatMap, report: Report) -> Figure:
+    """Return the heat map: a panel per combination of further parameters, one colour scale for all."""
+    from matplotlib.cm import ScalarMappable  # noqa: PLC0415
+    from matplotlib.colors import Normalize  # noqa: PLC0415
+
+    wide, high = len(heat.x.values), len(heat.y.values)
+    cell_width = 0.58 if wide * min(len(heat.panels), 2) <= 10 else 0.4
+    columns = max(1, min(len(heat.panels), int((look.PAGE - 1.2) / (wide * cell_width + 0.25))))
+    lines = -(-len(heat.panels) // columns)
+    width = max(look.COLUMN, 1.2 + columns * (wide * cell_width + 0.25))
+    height = max(1.9, 0.85 + lines * (high * 0.34 + (0.3 if len(heat.panels) > 1 else 0.1)))
+    figure = look.new_figure(width, height)
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    values = [cell.value.value for panel in heat.panels for cell in panel.cells]
+    colors = ScalarMappable(
+        Normalize(min(values), max(values) if max(values) > min(values) else None), "cividis"
+    )
+    best = max((cell for panel in heat.panels for cell in panel.cells), key=lambda cell: cell.value.value)
+    for index, axes in enumerate(grid.flat):
+        if index >= len(heat.panels):
+            axes.set_visible(False)
+            continue
+        _draw_heat_panel(axes, heat, heat.panels[index], colors, best, with_intervals=cell_width > 0.5)
+    bar = figure.colorbar(colors, ax=grid, shrink=0.9, aspect=16 * lines, pad=0.02)
+    bar.set_label(TITLES[heat.measure], fontsize=SMALL)
+    bar.ax.tick_params(labelsize=TINY)
+    bar.outline.set_visible(False)
+    title = look.wrapped(heat.y.title, look.characters(height - 0.7, SMALL))
+    figure.supylabel(title, fontsize=SMALL, multialignment="center")
+    grid[-1, 0].set_xlabel(heat.x.title, fontsize=SMALL, loc="left" if columns > 1 else None)
+    slower = any(_is_slower(cell) for panel in heat.panels for cell in panel.cells)
+    note = "Hatched: slower than the baseline." if slower and heat.measure is Measure.SPEEDUP else ""
+    cells = [cell for panel in heat.panels for cell in panel.cells]
+    framed = "Framed: the highest."
+    intervals = look.intervals_note(report, [cell.value for cell in cells]) if cell_width > 0.5 else ""
+    others = look.left_out_note(heat.left_out, "that do not span it")
+    look.write_note(figure, [framed, note, intervals, others, *look.doubts(cell.entry for cell in cells)])
+    return figure
+
+
+def _draw_heat_panel(
+    axes: Axes, heat: HeatMap, panel: HeatPanel, colors: Any, best: Cell, *, with_intervals: bool
+) -> None:
+    from matplotlib.patches import Rectangle  # noqa: PLC0415
+
+    xs, ys = heat.x.values, heat.y.values
+    highest = max(cell.value.value for one in heat.panels for cell in one.cells)
+    digits = 2 if highest < 20 else 1 if highest < 200 else 0
+    axes.add_patch(Rectangle((-0.5, -0.5), len(xs), len(ys), facecolor="#F4F4F4", zorder=0))
+    for cell in panel.cells:
+        at = xs.index(cell.x), ys.index(cell.y)
+        color = colors.to_rgba(cell.value.value)
+        slower = heat.measure is Measure.SPEEDUP and _is_slower(cell)
+        corner = (at[0] - 0.5, at[1] - 0.5)
+        axes.add_patch(
+            Rectangle(
+                corner,
+                1,
+                1,
+                facecolor=color,
+                edgecolor="white",
+                linewidth=0.8,
+                hatch="////" if slower else None,
+            )
+        )
+        if cell is best:
+            frame: dict[str, Any] = {"facecolor": "none", "edgecolor": ALARM, "linewidth": 1.6, "zorder": 3}
+            axes.add_patch(Rectangle((corner[0] + 0.03, corner[1] + 0.03), 0.94, 0.94, **frame))
+        _write_cell(axes, at, cell, color, digits, bold=cell is best, with_interval=with_intervals)
+    axes.set_xlim(-0.5, len(xs) - 0.5)
+    axes.set_ylim(-0.5, len(ys) - 0.5)
+    axes.set_xticks(range(len(xs)), [bare_text(value) for value in xs], fontsize=SMALL)
+    axes.set_yticks(range(len(ys)), [bare_text(value) for value in ys], fontsize=SMALL)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if panel.name:
+        axes.set_title(look.wrapped(panel.name, 34), fontsize=SMALL, pad=3, parse_math=False)
+
+
+def _write_cell(
+    axes: Axes, at: tuple[int, int], cell: Cell, color: Any, digits: int, *, bold: bool, with_interval: bool
+) -> None:
+    from matplotlib.colors import to_hex  # noqa: PLC0415
+
+    ink = "white" if look.lightness(to_hex(color)) < 55 else INK
+    value, known = cell.value.value, cell.value.interval
+    box: dict[str, Any] = {"facecolor": color, "edgecolor": "none", "pad": 0.6}
+    style: dict[str, Any] = {"horizontalalignment": "center", "verticalalignment": "center"}
+    style |= {"color": ink, "zorder": 4}
+    low = with_interval and known is not None
+    text = f"{value:.{digits}f}" + ("*" if cell.entry.doubt else "")
+    axes.text(
+        at[0],
+        at[1] + (0.14 if low else 0.0),
+        text,
+        fontsize=SMALL,
+        fontweight="bold" if bold else "normal",
+        bbox=box,
+        **style,
+    )
+    if low and known is not None:
+        span = f"{known.low:.{digits}f} – {known.high:.{digits}f}"
+        axes.text(at[0], at[1] - 0.25, span, fontsize=TINY - 1.0, bbox=box, **style)
+
+
+def _is_slower(cell: Cell) -> bool:
+    known = cell.value.interval
+    return known.high < 1.0 if known else cell.value.value < 1.0

@@ -1,0 +1,294 @@
+"""The one look of all figures: sizes, colours with a second channel for grey print, labels, notes, files.
+
+Sizes are those of a paper: one column is 3.4 inches wide, the page 7, text 6 to 8 points at that size.
+matplotlib is loaded when a figure is drawn, by its objects alone; its global state is left as it was.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dyna_eval.cells import confidence_level
+from dyna_eval.report import Report
+from dyna_eval.series.measured import Entry, Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMN, PAGE = 3.4, 7.0  # inches
+BODY, SMALL, TINY = 8.0, 7.0, 6.0  # points
+
+INK, GREY, FAINT = "#222222", "#777777", "#E6E6E6"
+CALM, ALARM = "#4477AA", "#CC3311"
+"""Blue, and a red that colour-blind readers tell from it; what is red is hatched as well, for grey print."""
+
+SERIES = ("#20407F", "#E08A3C", "#6B1F4E", "#45A9A0", "#3A3A3A", "#C78BB5", "#5C6B1E", "#7FB2E5")
+"""For what has no order: dark and light take turns, so that neighbours differ in grey as well."""
+_RAMP = ("#9CC3E6", "#10264A")  # for what has an order: light to dark
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+
+FORMATS = ("pdf", "svg", "png")
+_MOST_DOUBTS = 700  # characters of the reasons for doubt under a figure
+_LINE_INCHES = 0.1  # of the note; figures have room for two lines of it
+_LAYOUT_PASSES = 3  # room for labels changes the axes, which changes the room
+_CHARACTER_EMS = 0.56  # width of a character on average
+_CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "SimHei")
+
+
+# --------------------------------------------------------------- figures and files
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, in inches, that lays itself out."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(draw: Callable[[], Figure], stem: Path, *, title: str, origin: str) -> list[Path]:
+    """Draw a figure and write it as PDF, SVG and PNG; equal figures give equal files.
+
+    `title` and `origin` (sweep and digest) go into the files' metadata. Raises OSError.
+    """
+    from matplotlib import rc_context  # noqa: PLC0415 (half a second that other commands need not pay)
+
+    settings = {
+        "font.family": _font_families(),
+        "font.size": BODY,
+        "axes.linewidth": 0.7,
+        "axes.unicode_minus": False,
+        "hatch.linewidth": 0.6,
+        "lines.linewidth": 1.2,
+        "pdf.fonttype": 42,  # embed TrueType, which publishers ask for
+        "svg.fonttype": "path",  # looks the same where the font is not installed
+        "svg.hashsalt": f"{title} {origin}",
+        "text.usetex": False,
+    }
+    metadata: Mapping[str, Mapping[str, str | None]] = {
+        "pdf": {"Title": title, "Subject": origin, "Creator": "dyna-eval", "CreationDate": None},
+        "svg": {"Title": title, "Description": origin, "Creator": "dyna-eval", "Date": None},
+        "png": {"Title": title, "Description": origin, "Software": "dyna-eval"},
+    }
+    paths = [stem.with_name(f"{stem.name}.{form}") for form in FORMATS]
+    with rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
+        figure = draw()
+        settle(figure)
+        for path, form in zip(paths, FORMATS, strict=True):
+            figure.savefig(path, dpi=200, metadata=metadata[form])
+    return paths
+
+
+def settle(figure: Figure) -> None:
+    """Lay a figure out for good, so that all its files look the same."""
+    for _ in range(_LAYOUT_PASSES):
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+def _font_families() -> list[str]:
+    """Return matplotlib's own font, and after it an installed one that has Chinese characters, if any."""
+    from matplotlib.font_manager import fontManager  # noqa: PLC0415
+
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *[name for name in _CJK_FONTS if name in installed][:1]]
+
+
+# ------------------------------------------------------------------------ colours
+
+
+def series_colors(count: int, *, ordered: bool) -> list[str]:
+    """Return a colour for each of several series: a ramp where they have an order, else in turns."""
+    if not ordered or count == 1:
+        return [SERIES[i % len(SERIES)] for i in range(count)]
+    light, dark = (_channels(color) for color in _RAMP)
+    steps = [i / (count - 1) for i in range(count)]
+    return [
+        "#" + "".join(f"{round(a + (b - a) * t):02X}" for a, b in zip(light, dark, strict=True))
+        for t in steps
+    ]
+
+
+def _channels(color: str) -> list[int]:
+    return [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def lightness(color: str) -> float:
+    """Return CIE L* of a colour `#RRGGBB`, 0 (black) to 100 (white): what grey print leaves of it."""
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (channel / 255 for channel in _channels(color))
+    ]
+    y = sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return float(116 * y ** (1 / 3) - 16) if y > 0.008856 else 903.3 * y
+
+
+# ------------------------------------------------------------------ text and notes
+
+
+def characters(inches: float, points: float) -> int:
+    """Return how many characters of a size fit into a width."""
+    return max(4, int(inches * 72 / (points * _CHARACTER_EMS)))
+
+
+def wrapped(text: str, width: int, lines: int = 2) -> str:
+    """Return text in at most so many lines of a width; what does not fit ends in an ellipsis."""
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
+
+
+def starred(entry: Entry) -> str:
+    return entry.label + ("*" if entry.doubt else "")
+
+
+def doubts(entries: Iterable[Entry]) -> list[str]:
+    """Say which of the drawn rows are not to be trusted, and why; rows of one reason together."""
+    reasons: dict[str, list[str]] = {}
+    for entry in dict.fromkeys(entries):
+        if entry.doubt:
+            reasons.setdefault(entry.doubt, []).append(entry.label)
+    texts = [f"* {', '.join(dict.fromkeys(labels))}: {reason}." for reason, labels in reasons.items()]
+    if sum(map(len, texts)) <= _MOST_DOUBTS:
+        return texts
+    rows = sum(map(len, reasons.values()))
+    return [f"* Why {rows} rows are in doubt stands in the notes of the report's table."]
+
+
+def intervals_note(report: Report, known: Iterable[Estimate]) -> str:
+    """Say what the intervals of a figure are; nothing where it has none."""
+    if not any(one.interval for one in known):
+        return ""
+    return f"Intervals: {confidence_level(report)}, bootstrap over prompts."
+
+
+def left_out_note(labels: Sequence[str], why: str) -> str:
+    """Say how many rows a figure leaves out, and which where they are few."""
+    if not labels:
+        return ""
+    names = f" ({', '.join(labels)})" if len(labels) <= 4 else ""
+    return f"Not drawn{names}: {len(labels)} {'row' if len(labels) == 1 else 'rows'} {why}."
+
+
+def write_note(figure: Figure, texts: Iterable[str]) -> None:
+    """Write small grey text under a figure."""
+    note = " ".join(filter(None, texts))
+    if note:
+        width = characters(figure.get_figwidth() - 0.1, TINY)
+        lines = textwrap.wrap(note, width)
+        figure.set_figheight(figure.get_figheight() + _LINE_INCHES * (len(lines) - 2))
+        figure.supxlabel(
+            "\n".join(lines), x=0.01, horizontalalignment="left", fontsize=TINY, color=GREY, parse_math=False
+        )
+
+
+# --------------------------------------------------------------------------- axes
+
+
+def dress(axes: Axes, *, grid: Literal["x", "y", "both"] = "y") -> None:
+    """Give axes the common look."""
+    axes.grid(axis=grid, color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(labelsize=SMALL, color=GREY, length=2.5, width=0.6)
+
+
+def list_figure(entries: Sequence[Entry], *, pitch: float = 0.3) -> tuple[Figure, Axes]:
+    """Return a figure with a line for each row from top to bottom, its label at the left.
+
+    The line of row i is at y = i, and `pitch` is its height in inches where rows are few.
+    """
+    width = COLUMN if len(entries) <= 8 else 5.2
+    pitch = pitch if len(entries) <= 16 else pitch * 0.75
+    figure = new_figure(width, 0.95 + pitch * len(entries))
+    axes = figure.add_subplot()
+    dress(axes, grid="x")
+    room = characters(0.36 * width, TINY if len(entries) > 8 else SMALL)
+    labels = [wrapped(starred(entry), room) for entry in entries]
+    axes.set_yticks(range(len(entries)), labels, parse_math=False)
+    axes.tick_params(axis="y", length=0, labelsize=TINY if len(entries) > 8 else SMALL)
+    axes.set_ylim(len(entries) - 0.45, -0.55)
+    return figure, axes
+
+
+def whisker(axes: Axes, x: float, y: float, known: Estimate, *, along: str, **style: Any) -> None:
+    """Draw an interval `along` x or y, around a point; nothing where it is not known."""
+    if known.interval is None:
+        return
+    options: dict[str, Any] = {"color": INK, "capsize": 2.0, "linewidth": 0.8, "capthick": 0.8, "zorder": 4}
+    options[f"{along}err"] = [[known.value - known.low], [known.high - known.value]]
+    axes.errorbar(x, y, fmt="none", **(options | style))
+
+
+def top_of(known: Iterable[Estimate]) -> tuple[float, bool]:
+    """Return where an axis from 0 should end for all intervals to be seen, and whether some are cut off.
+
+    An interval that reaches far beyond all values would leave nothing of the rest to see.
+    """
+    known = list(known)
+    highest, limit = max(one.high for one in known), 2.5 * max(one.value for one in known)
+    return 1.06 * min(highest, limit), highest > limit
+
+
+CUT_OFF = "Some intervals reach beyond the axis."
+
+
+def beside(axes: Axes, y: float, text: str, **style: Any) -> None:
+    """Write a number at the right edge of a list's line."""
+    axes.text(
+        1.01,
+        y,
+        text,
+        transform=axes.get_yaxis_transform(),
+        verticalalignment="center",
+        fontsize=TINY,
+        **({"color": INK} | style),
+    )
+
+
+def fitting_ticks(positions: Sequence[float], texts: Sequence[str], inches: float) -> list[str]:
+    """Return the texts of ticks, empty where one would touch that before it; positions are within 0 to 1."""
+    kept, end = [], -1.0
+    for position, text in zip(positions, texts, strict=True):
+        half = 0.5 * (len(text) * SMALL * _CHARACTER_EMS / 72 + 0.06)
+        fits = position * inches - half >= end
+        kept.append(text if fits else "")
+        end = position * inches + half if fits else end
+    return kept
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Return places near the wanted ones, in the same order, at least `gap` apart and within the bounds.
+
+    Where so many do not fit they share the bounds evenly.
+    """
+    if not wanted:
+        return []
+    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    places = [0.0] * len(wanted)
+    floor = low
+    for i in order:
+        places[i] = floor = max(wanted[i], floor)
+        floor += gap
+    ceiling = high
+    for i in reversed(order):
+        places[i] = ceiling = min(places[i], ceiling)
+        ceiling -= gap
+    return places
+
+
+def readable(color: str) -> str:
+    """Return a colour dark enough for small text on white: as it is, or darkened."""
+    if lightness(color) <= 52:
+        return color
+    share = 52 / lightness(color)
+    return "#" + "".join(f"{round(channel * share):02X}" for channel in _channels(color))

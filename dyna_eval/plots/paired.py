@@ -1,0 +1,85 @@
+"""Each prompt's own speedup over the baseline, as dots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dyna_eval.plots import look
+from dyna_eval.plots.look import BODY, CALM, GREY, INK, SMALL
+from dyna_eval.report import Report
+from dyna_eval.series.paired import PairedSpeedups
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_GOLDEN = 0.618034  # its multiples spread dots evenly
+_WIDE = 8.0  # ratio of the highest to the lowest from which the axis is logarithmic
+_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+_DECADES = (0.001, 0.01, 0.1, 1, 10, 100, 1000)
+
+
+def draw_paired(rows: Sequence[PairedSpeedups], report: Report) -> Figure:
+    """Return a line of dots for each row, one per prompt, with the geometric mean and its interval."""
+    figure, axes = look.list_figure([row.entry for row in rows])
+    axes.axvline(1.0, color=GREY, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+    for y, row in enumerate(rows):
+        ratios = [ratio for _, ratio in row.ratios]
+        heights = [y + 0.56 * ((place * _GOLDEN) % 1.0 - 0.5) for place in range(1, len(ratios) + 1)]
+        axes.plot(
+            ratios,
+            heights,
+            "o",
+            color=CALM,
+            markersize=3.0 if len(ratios) <= 50 else 1.8,
+            markeredgecolor="white",
+            markeredgewidth=0.3,
+            zorder=2,
+        )
+        _draw_mean(axes, y, row)
+    _scale(axes, [ratio for row in rows for _, ratio in row.ratios])
+    axes.set_xlabel("Speedup per prompt (×)", fontsize=BODY)
+    texts = ["Dots: prompts. Diamond and number: geometric mean; open where its interval contains 1."]
+    look.write_note(
+        figure,
+        [
+            *texts,
+            look.intervals_note(report, [row.geometric_mean for row in rows]),
+            *look.doubts(row.entry for row in rows),
+        ],
+    )
+    return figure
+
+
+def _draw_mean(axes: Axes, y: int, row: PairedSpeedups) -> None:
+    mean = row.geometric_mean
+    look.whisker(axes, mean.value, y, mean, along="x", linewidth=1.3, capthick=1.3, capsize=3.0)
+    separable = mean.interval is not None and mean.interval.excludes(1.0)
+    axes.plot(
+        mean.value,
+        y,
+        "D",
+        markersize=4.6,
+        color=INK,
+        markerfacecolor=INK if separable else "white",
+        markeredgewidth=0.9,
+        zorder=5,
+    )
+    look.beside(axes, y, f"{mean.value:.2f}×")
+
+
+def _scale(axes: Axes, ratios: Sequence[float]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: PLC0415
+
+    low, high = min(*ratios, 1.0), max(*ratios, 1.0)
+    if high / low < _WIDE:
+        axes.set_xlim(max(0.0, low - 0.06 * (high - low)), high + 0.06 * (high - low))
+        return
+    axes.set_xscale("log")
+    axes.set_xlim(low / 1.15, high * 1.15)
+    ticks = _TICKS if high / low < 200 else _DECADES
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low / 1.15 <= tick <= high * 1.15]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.tick_params(axis="x", labelsize=SMALL)

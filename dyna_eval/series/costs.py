@@ -1,0 +1,125 @@
+"""Where time goes, and what the calibrated cost of both models' passes says about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dyna_eval.cells import speedup_interval
+from dyna_eval.errors import NothingToDrawError
+from dyna_eval.jobs import Calibration
+from dyna_eval.report import Row
+from dyna_eval.series.measured import Entry, Estimate, Measured
+from dyna_eval.series.swept import acceptance_length
+
+PHASES = ("draft", "grow", "verify", "walk", "host")
+"""The phases of a round, in their order; `host` is the rest."""
+
+_LENGTHS_PER_TOKEN = 4
+_LONGEST = 64  # acceptance lengths that the model's line is drawn over, at most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostPoint:
+    """`predicted` is the speedup that the row's own acceptance and tree sizes promise at calibrated costs."""
+
+    entry: Entry
+    length: Estimate
+    speedup: Estimate
+    predicted: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostChart:
+    points: tuple[CostPoint, ...]
+    line: tuple[tuple[float, float], ...]
+    """(acceptance length, speedup) if every drafted token of a chain were accepted; empty where unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseBar:
+    """Seconds per emitted token. Phases of which nothing is known, or that a method lacks, are not there;
+    `unknown` is what no phase accounts for."""
+
+    entry: Entry
+    total: Estimate
+    phases: tuple[tuple[str, float], ...]
+    unknown: float
+
+    def shares(self) -> tuple[tuple[str, float], ...]:
+        return tuple((phase, seconds / self.total.value) for phase, seconds in self.phases)
+
+
+def cost_chart(measured: Measured, pair: str) -> CostChart:
+    """Return measured speedup against acceptance length, with the cost model's line and predictions."""
+    points = []
+    for row in measured.finished(pair):
+        length, known = acceptance_length(measured, row), row.versus_baseline
+        if length is None or known is None or row.figures is None:
+            continue
+        points.append(
+            CostPoint(
+                entry=Entry.of(row),
+                length=length,
+                speedup=Estimate(value=known.ratio, interval=speedup_interval(row)),
+                predicted=row.figures.predicted_speedup,
+            )
+        )
+    if len(points) < 2:
+        raise NothingToDrawError("fewer than two rows have both a speedup and an acceptance length")
+    longest = max(point.length.value for point in points)
+    return CostChart(points=tuple(points), line=_line(_calibration(measured, pair), longest))
+
+
+def full_acceptance_speedup(calibration: Calibration, length: float) -> float:
+    """Return the speedup at an acceptance length L if a chain of L - 1 draft tokens were always accepted.
+
+    L * verify(1) / ((L - 1) * draft(1) + verify(L)): what a rejected token costs comes on top.
+    """
+    draft = (length - 1) * calibration.draft(1) if calibration.draft_seconds else 0.0
+    return length * calibration.verify(1) / (draft + calibration.verify(length))
+
+
+def phase_bars(measured: Measured, pair: str) -> tuple[PhaseBar, ...]:
+    """Return where each row's decode time goes, per emitted token."""
+    bars = tuple(bar for row in measured.finished(pair) if (bar := _bar(measured, row)) is not None)
+    if not any(bar.phases for bar in bars):
+        raise NothingToDrawError("no row's phases were timed")
+    return bars
+
+
+def _bar(measured: Measured, row: Row) -> PhaseBar | None:
+    if row.figures is None or row.figures.throughput.pooled is None:
+        return None  # an imported row may tell its mean throughput alone
+    per_token = 1.0 / row.figures.throughput.pooled
+    shares = row.figures.shares
+    known = {phase: getattr(shares, phase) for phase in PHASES}
+    phases = tuple((phase, share * per_token) for phase, share in known.items() if share is not None)
+    unknown = per_token - sum(seconds for _, seconds in phases) if known["host"] is None else 0.0
+    interval = measured.interval_of_ratio(
+        row, lambda s: s.column("decode_seconds"), lambda s: s.column("tokens")
+    )
+    return PhaseBar(
+        entry=Entry.of(row),
+        total=Estimate(value=per_token, interval=interval),
+        phases=phases,
+        unknown=max(0.0, unknown),
+    )
+
+
+def _calibration(measured: Measured, pair: str) -> Calibration | None:
+    """Return the calibration of where a pair's rows ran; None where they ran in several environments."""
+    if measured.record is None:
+        return None
+    environments = {row.environment or "" for row in measured.finished(pair)}
+    if len(environments) != 1:
+        return None
+    return measured.record.calibrations.get((pair, environments.pop()))
+
+
+def _line(calibration: Calibration | None, longest: float) -> tuple[tuple[float, float], ...]:
+    if calibration is None:
+        return ()
+    end = min(longest * 1.1 + 0.5, _LONGEST)
+    steps = max(2, round((end - 1.0) * _LENGTHS_PER_TOKEN))
+    lengths = [1.0 + (end - 1.0) * step / steps for step in range(steps + 1)]
+    return tuple((length, full_acceptance_speedup(calibration, length)) for length in lengths)

@@ -1,0 +1,107 @@
+"""A report with the samples behind it, and the values that all series are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dyna_eval.cells import one_line
+from dyna_eval.jobs import JobState, Method, SweepRecord
+from dyna_eval.report import Report, Row
+from dyna_eval.samples import Floats, SampleTable
+from dyna_eval.statistics import Bootstrap, Interval
+from dyna_eval.tuning import split_record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A measured number; `interval` is None where it is not known."""
+
+    value: float
+    interval: Interval | None = None
+
+    @property
+    def low(self) -> float:
+        return min(self.value, self.interval.low) if self.interval else self.value
+
+    @property
+    def high(self) -> float:
+        return max(self.value, self.interval.high) if self.interval else self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A row as a figure names it."""
+
+    pair: str
+    step: int
+    label: str
+    method: Method
+    doubt: str | None
+    """Why its numbers are not to be trusted, or not to be compared with the others'."""
+
+    @classmethod
+    def of(cls, row: Row) -> Entry:
+        doubtful = row.figures is not None and (bool(row.mixed) or not row.is_exact)
+        doubt = one_line("; ".join(row.caveats)) or "not known to be the target's own output"
+        return cls(
+            pair=row.pair,
+            step=row.step,
+            label=one_line(row.label),
+            method=row.method,
+            doubt=doubt if doubtful else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A report and, where one sweep is behind it, that sweep's record.
+
+    Without the record there are no intervals but the report's own, and no figure of single prompts.
+    """
+
+    report: Report
+    record: SweepRecord | None = field(default=None, repr=False)
+    """Of the prompts that the report is over: without those that a row was chosen on."""
+    samples: Mapping[tuple[str, str], SampleTable] = field(default_factory=dict, repr=False)
+    """Those of the done jobs, by pair and label."""
+
+    @classmethod
+    def of(cls, report: Report, record: SweepRecord) -> Measured:
+        if record.measure.tune_fraction:
+            _, record = split_record(record)
+        tables: dict[tuple[str, str], list[SampleTable]] = {}
+        for job in record.jobs:
+            if job.state is JobState.DONE:
+                tables.setdefault((job.pair, job.label), []).append(SampleTable.of(job.samples))
+        samples = {key: SampleTable.join(own) for key, own in tables.items()}
+        return cls(report=report, record=record, samples=samples)
+
+    @property
+    def prompts(self) -> frozenset[int]:
+        """The prompts that the figures are over, by index."""
+        tables = self.samples.values()
+        return frozenset(int(index) for table in tables for index in table.column("prompt_index"))
+
+    def finished(self, pair: str) -> tuple[Row, ...]:
+        """Return the rows of a pair that have figures, in the order of the sweep file."""
+        return tuple(row for row in self.report.rows_of(pair) if row.figures is not None)
+
+    def interval_of_ratio(
+        self, row: Row, over: Callable[[SampleTable], Floats], under: Callable[[SampleTable], Floats]
+    ) -> Interval | None:
+        """Return the bootstrap interval over prompts of sum(over) / sum(under) of a row's samples.
+
+        Both return a number for every sample, shape (samples,). None without a record, with one prompt, or
+        where a prompt has nothing under the line.
+        """
+        samples = self.samples.get((row.pair, row.label))
+        if samples is None or not len(samples):
+            return None
+        _, places = np.unique(samples.column("prompt_index"), return_inverse=True)
+        above, below = np.bincount(places, over(samples)), np.bincount(places, under(samples))
+        if below.min() <= 0.0:
+            return None
+        return Bootstrap(confidence=self.report.confidence).ratio_of_means(above.tolist(), below.tolist())

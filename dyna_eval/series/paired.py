@@ -1,0 +1,35 @@
+"""Each prompt's own speedup over the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dyna_eval.errors import NothingToDrawError
+from dyna_eval.series.measured import Entry, Estimate, Measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedSpeedups:
+    entry: Entry
+    ratios: tuple[tuple[int, float], ...]
+    """(prompt, speedup), by the prompt's place in its set."""
+    geometric_mean: Estimate
+
+
+def paired_speedups(measured: Measured, pair: str) -> tuple[PairedSpeedups, ...]:
+    """Return the per-prompt speedups of every row but the baseline whose prompts can be paired with it."""
+    rows = measured.finished(pair)
+    base = next((row.rates for row in rows if row.is_baseline), None)
+    if base is None:
+        raise NothingToDrawError("there is no measured baseline whose prompts could be paired")
+    found = []
+    for row in rows:
+        known, own = row.versus_baseline, row.rates or {}
+        if row.is_baseline or known is None or known.paired is None:
+            continue
+        ratios = tuple((prompt, own[prompt] / base[prompt]) for prompt in own if base.get(prompt, 0.0) > 0.0)
+        mean = Estimate(value=known.paired, interval=known.paired_interval)
+        found.append(PairedSpeedups(entry=Entry.of(row), ratios=ratios, geometric_mean=mean))
+    if not found:
+        raise NothingToDrawError("no row's prompts can be paired with the baseline's")
+    return tuple(found)

@@ -1,0 +1,285 @@
+"""Two sweeps row by row: which rows belong together, how many times faster B is, and what else differs.
+
+`compare_reports` is pure and reads two `Report`s, wherever these come from. Rows belong together by method
+and parameters, those that are left by their label. The ratio is throughput of B / throughput of A; where both
+ran on the same prompts it is taken over the prompts that both have, paired by their index, with a bootstrap
+interval over prompts. It is never corrected for the machine: other environments are told beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from dyna_eval.errors import InputError
+from dyna_eval.integrity import Environments, environment_difference
+from dyna_eval.jobs import canonical_json
+from dyna_eval.report import Report, Row
+from dyna_eval.statistics import Bootstrap, Comparison, Interval, compare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One of two sweeps, and the facts of the environments that it ran in, as far as they are known."""
+
+    report: Report
+    origin: str = ""
+    """Where the sweep is kept, for people to read."""
+    environments: Environments = field(default_factory=dict, repr=False)
+
+
+class Verdict(StrEnum):
+    """What may be said of B against A."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    NOT_SEPARABLE = "not separable"
+    NO_INTERVAL = "no interval"
+    NO_RESULT = "no result"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A row of A and the row of B that belongs to it."""
+
+    a: Row
+    b: Row
+    by_label: bool
+    """Whether only the label is the same, not the method with its parameters."""
+    ratio: Comparison | None
+    """B / A; None where one has no result."""
+    prompts: int
+    """Prompts that the ratio is over; 0 where it is of the two means alone."""
+    differences: tuple[str, ...]
+    """What differs beside the speed, B instead of A."""
+    unproven: tuple[str, ...] = ()
+    """What cannot be shown to be the same, since it is not known, or several."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """`faster` and `slower` need every interval of the ratio to exclude 1, on the same side."""
+        if self.ratio is None:
+            return Verdict.NO_RESULT
+        intervals = _intervals(self.ratio)
+        if not intervals:
+            return Verdict.NO_INTERVAL
+        if all(interval.low > 1.0 for interval in intervals):
+            return Verdict.FASTER
+        if all(interval.high < 1.0 for interval in intervals):
+            return Verdict.SLOWER
+        return Verdict.NOT_SEPARABLE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baselines:
+    """The baselines' throughputs on one pair, in tokens per second; None without a result."""
+
+    pair_a: str
+    pair_b: str
+    a: float | None
+    b: float | None
+
+    @property
+    def percent(self) -> float | None:
+        """How much more B's has than A's, in percent of A's."""
+        return (self.b / self.a - 1.0) * 100.0 if self.a and self.b else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepComparison:
+    a: Side
+    b: Side
+    confidence: float
+    matches: tuple[Match, ...]
+    """In the order of A's rows."""
+    only_a: tuple[Row, ...]
+    only_b: tuple[Row, ...]
+    baselines: tuple[Baselines, ...]
+    """One for each pair that both have."""
+
+
+def compare_reports(a: Side, b: Side) -> SweepComparison:
+    """Compare two sweeps; raises InputError where they have no row in common.
+
+    Intervals have the higher one of the two sweeps' confidences.
+    """
+    confidence = max(a.report.confidence, b.report.confidence)
+    bootstrap = Bootstrap(confidence=confidence)
+    pairs = _common_pairs(a.report, b.report)
+    found = [
+        (one, other, by_label)
+        for pair_a, pair_b in pairs
+        for one, other, by_label in _partners(a.report.rows_of(pair_a), b.report.rows_of(pair_b))
+    ]
+    if not found:
+        raise InputError(
+            f"{_named(a)} and {_named(b)} have no row in common: neither a method with the same parameters"
+            " nor a label, on a pair that both have"
+        )
+    environments = {**a.environments, **b.environments}
+    taken_a, taken_b = [one for one, _, _ in found], [other for _, other, _ in found]
+    return SweepComparison(
+        a=a,
+        b=b,
+        confidence=confidence,
+        matches=tuple(_match(*entry, bootstrap, environments) for entry in found),
+        only_a=tuple(row for row in a.report.rows if not any(row is one for one in taken_a)),
+        only_b=tuple(row for row in b.report.rows if not any(row is one for one in taken_b)),
+        baselines=tuple(_baselines(a.report, b.report, *pair) for pair in pairs),
+    )
+
+
+# ------------------------------------------------------------------------ regressions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regression:
+    match: Match
+    reason: str
+
+
+def regressions(comparison: SweepComparison, allowed: float) -> tuple[Regression, ...]:
+    """Return the rows of B that are more than a share `allowed` (0.03 is 3 %) slower than A, and why.
+
+    A row regressed where its ratio and every interval of it end below 1 - allowed; without an interval, where
+    the ratio alone is below. A row that has a result in A and none in B regressed as well.
+    """
+    found = []
+    for match in comparison.matches:
+        if match.a.figures is not None and match.b.figures is None:
+            found.append(Regression(match=match, reason=f"no result ({match.b.state})"))
+        elif match.ratio is not None and _regressed(match.ratio, 1.0 - allowed):
+            found.append(Regression(match=match, reason=_slower_text(match.ratio)))
+    return tuple(found)
+
+
+def _regressed(ratio: Comparison, bound: float) -> bool:
+    return ratio.ratio < bound and all(interval.high < bound for interval in _intervals(ratio))
+
+
+def _slower_text(ratio: Comparison) -> str:
+    text = f"{(1.0 - ratio.ratio) * 100.0:.1f} % slower"
+    if ratio.interval is None:
+        return f"{text}, no interval"
+    return f"{text}, ratio {ratio.ratio:.3f} [{ratio.interval.low:.3f}, {ratio.interval.high:.3f}]"
+
+
+def _intervals(ratio: Comparison) -> list[Interval]:
+    return [interval for interval in (ratio.interval, ratio.paired_interval) if interval is not None]
+
+
+# -------------------------------------------------------------------------- matching
+
+
+def _common_pairs(a: Report, b: Report) -> list[tuple[str, str]]:
+    """Return the pairs of both by name; two sweeps of one pair each are compared whatever its name."""
+    if len(a.pairs) == len(b.pairs) == 1:
+        return [(a.pairs[0], b.pairs[0])]
+    return [(pair, pair) for pair in a.pairs if pair in b.pairs]
+
+
+def _partners(a: Sequence[Row], b: Sequence[Row]) -> list[tuple[Row, Row, bool]]:
+    """Return rows that belong together, with whether only their label says so, in the order of A.
+
+    Of several with the same method and parameters, those of the same label come first.
+    """
+    partners: dict[int, tuple[Row, bool]] = {}
+    free = list(b)
+    for alike, by_label in ((_same_row, False), (_same_configuration, False), (_same_label, True)):
+        for place, row in enumerate(a):
+            if place not in partners and (other := next((one for one in free if alike(row, one)), None)):
+                partners[place] = (other, by_label)
+                free = [one for one in free if one is not other]
+    return [(row, *partners[place]) for place, row in enumerate(a) if place in partners]
+
+
+def _same_configuration(one: Row, other: Row) -> bool:
+    same_params = canonical_json(dict(one.params)) == canonical_json(dict(other.params))
+    return one.method is other.method and same_params
+
+
+def _same_label(one: Row, other: Row) -> bool:
+    return one.label == other.label
+
+
+def _same_row(one: Row, other: Row) -> bool:
+    return _same_label(one, other) and _same_configuration(one, other)
+
+
+def _match(a: Row, b: Row, by_label: bool, bootstrap: Bootstrap, environments: Environments) -> Match:
+    ratio, prompts = _ratio(a, b, bootstrap)
+    differences = _differences(a, b, environments)
+    if prompts and a.figures and b.figures:
+        measured = [len(row.throughput.by_prompt) for row in (a.figures, b.figures)]
+        if prompts < max(measured):
+            differences.append(
+                f"prompts that were measured ({measured[1]} instead of {measured[0]};"
+                f" the ratio is over the {prompts} that both have)"
+            )
+    return Match(
+        a=a,
+        b=b,
+        by_label=by_label,
+        ratio=ratio,
+        prompts=prompts,
+        differences=tuple(differences),
+        unproven=_unproven(a, b),
+    )
+
+
+def _ratio(a: Row, b: Row, bootstrap: Bootstrap) -> tuple[Comparison | None, int]:
+    """Return B / A and the number of prompts that it is over, 0 where only the means could be compared."""
+    if a.figures is None or b.figures is None or not a.figures.throughput.mean > 0.0:
+        return None, 0
+    ours, base = b.figures.throughput.by_prompt, a.figures.throughput.by_prompt
+    if ours and base and a.prompt_set is not None and a.prompt_set == b.prompt_set:
+        found = compare(ours, base, bootstrap)
+        if found is not None:
+            return found, sum(base.get(index, 0.0) > 0.0 for index in ours)
+    return Comparison(ratio=b.figures.throughput.mean / a.figures.throughput.mean), 0
+
+
+# ------------------------------------------------------------------------ differences
+
+
+def _differences(a: Row, b: Row, environments: Environments) -> list[str]:
+    """Name what differs between two rows that have results."""
+    if a.figures is None or b.figures is None:
+        return []
+    texts = [
+        f"{what} ({there[:12]} instead of {here[:12]})"
+        for what, here, there in _settings(a, b)
+        if here is not None and there is not None and here != there
+    ]
+    if a.environment is not None and b.environment is not None and a.environment != b.environment:
+        texts.append(f"environment ({environment_difference(b.environment, a.environment, environments)})")
+    if not texts and not _unproven(a, b) and _same_configuration(a, b) and a.key != b.key:
+        texts.append("models, dtype, backend or warm-up")
+    return texts
+
+
+def _unproven(a: Row, b: Row) -> tuple[str, ...]:
+    if a.figures is None or b.figures is None:
+        return ()
+    facts = (*_settings(a, b), ("environment", a.environment, b.environment))
+    return tuple(what for what, here, there in facts if here is None or there is None)
+
+
+def _settings(a: Row, b: Row) -> tuple[tuple[str, str | None, str | None], ...]:
+    return (
+        ("prompt set", a.prompt_set, b.prompt_set),
+        ("generation settings", a.generation, b.generation),
+    )
+
+
+def _baselines(a: Report, b: Report, pair_a: str, pair_b: str) -> Baselines:
+    def rate(report: Report, pair: str) -> float | None:
+        base = next((row for row in report.rows_of(pair) if row.is_baseline), None)
+        return base.figures.throughput.mean if base and base.figures else None
+
+    return Baselines(pair_a=pair_a, pair_b=pair_b, a=rate(a, pair_a), b=rate(b, pair_b))
+
+
+def _named(side: Side) -> str:
+    return f"sweep {side.report.sweep_id} ({side.report.name!r})"

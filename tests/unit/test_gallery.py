@@ -1,0 +1,393 @@
+"""All figures: which are drawn, that they can be read, and what their files contain."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise, product
+from pathlib import Path
+
+import matplotlib
+import pytest
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+from report_records import (
+    BASELINE,
+    CALIBRATION,
+    FOUR_STEPS,
+    LINEAR,
+    PRUNED,
+    TREE,
+    change_samples,
+    record,
+)
+
+from dyna_eval.commands.plotting import FIGURE_NAMES, MEASURES
+from dyna_eval.errors import InputError, NothingToDrawError
+from dyna_eval.jobs import Configuration, Exactness, JobState, Method, SweepRecord
+from dyna_eval.plots import FIGURES, Plan, Wish, ablation_bars, plan, write
+from dyna_eval.plots.costs import PHASE_STYLES
+from dyna_eval.plots.look import (
+    DASHES,
+    MARKERS,
+    SERIES,
+    doubts,
+    fitting_ticks,
+    lightness,
+    series_colors,
+    settle,
+    spread,
+)
+from dyna_eval.report import build_report
+from dyna_eval.series.costs import PHASES
+from dyna_eval.series.measured import Entry, Measured
+from dyna_eval.series.swept import Measure
+
+TREES = [
+    Configuration(
+        label=f"Tree (depth={depth}, branch={branch}, threshold={threshold})",
+        method=Method.TREE,
+        params={"depth": depth, "branch": branch, "threshold": threshold, "max_nodes": 96},
+    )
+    for depth, branch, threshold in product((2, 4, 6), (2, 3), (0.0, 0.02, 0.05, 0.1, 0.2))
+]
+CHAINS = [replace(LINEAR, label=f"Chain (k={k})", params={"k": k}) for k in (2, 4, 6, 8)]
+FORTY = [
+    BASELINE,
+    *CHAINS,
+    *TREES,
+    *(Configuration(label=f"Other {i}", method=Method.COST_AWARE, params={"width": i}) for i in range(5)),
+]
+
+
+def forty_rows() -> SweepRecord:
+    return with_costs(record([(row, 100.0 + 7 * (i % 9)) for i, row in enumerate(FORTY)], repeats=1))
+
+
+def some_trees() -> SweepRecord:
+    """Enough for a figure of each kind."""
+    return with_costs(record([(BASELINE, 50.0), *((row, 90.0) for row in TREES[:10])], repeats=1))
+
+
+def with_costs(stored: SweepRecord) -> SweepRecord:
+    return replace(stored, calibrations={(pair, "e1"): CALIBRATION for pair in stored.pairs})
+
+
+def rounds_of(stored: SweepRecord) -> dict[int, dict[int, int]]:
+    """Rounds by job and by nodes, as a store would count them."""
+    return {
+        job.id: {nodes: 1 + (job.id + nodes) % 5 for nodes in range(0, 2 + job.id % 90, 3)}
+        for job in stored.jobs
+        if job.method is not Method.AR and job.samples
+    }
+
+
+def planned(stored: SweepRecord, wish: Wish | None = None) -> Plan:
+    own = Measured.of(build_report(stored), stored)
+    return plan(own, wish or Wish(), rounds_of(stored))
+
+
+@cache
+def forty_figures() -> dict[str, Figure]:
+    """All figures of forty rows, to be looked at and not changed."""
+    return figures(forty_rows())
+
+
+def figures(stored: SweepRecord, wish: Wish | None = None) -> dict[str, Figure]:
+    return {drawing.stem: drawing.draw() for drawing in planned(stored, wish).drawings}
+
+
+def files(stored: SweepRecord, folder: Path, wish: Wish | None = None) -> list[Path]:
+    prepared = planned(stored, wish)
+    return [path for paths in write(prepared.drawings, build_report(stored), folder) for path in paths]
+
+
+def intervals(figure: Figure) -> int:
+    """How many error bars a figure has."""
+    return sum(
+        isinstance(container, ErrorbarContainer) for axes in figure.axes for container in axes.containers
+    )
+
+
+def texts(figure: Figure) -> str:
+    found = [text.get_text() for text in figure.findobj(Text)]
+    return " | ".join(found).replace("\n", " ")
+
+
+# ------------------------------------------------------------------ which figures
+
+
+def test_all_figures_that_the_data_supports_are_drawn_and_the_others_told() -> None:
+    found = planned(with_costs(record()))
+    assert [drawing.stem for drawing in found.drawings] == [
+        "ablation", "curves-speedup-threshold", "cost-model", "phases", "depth", "tree-size", "prompts",
+    ]  # fmt: skip
+    assert found.left_out == ("left out heat: no method has two parameters that take several values",)
+    assert planned(forty_rows()).left_out == ()
+
+
+def test_only_what_is_named_is_drawn_and_it_must_be_drawable() -> None:
+    assert [d.stem for d in planned(record(), Wish(names=("depth",))).drawings] == ["depth"]
+    with pytest.raises(NothingToDrawError, match="cannot draw heat: no method has two"):
+        planned(record(), Wish(names=("heat", "depth")))
+
+
+def test_the_command_offers_the_figures_and_measures_that_there_are() -> None:
+    assert tuple(FIGURES) == FIGURE_NAMES
+    assert tuple(measure.value for measure in Measure) == MEASURES
+
+
+def test_each_pair_has_files_of_its_own_with_stable_names() -> None:
+    stored = with_costs(record(pairs=("small", "a/b")))
+    stems = [drawing.stem for drawing in planned(stored).drawings]
+    assert stems[:4] == [
+        "ablation-small", "ablation-a-b", "curves-speedup-threshold-small", "curves-speedup-threshold-a-b",
+    ]  # fmt: skip
+    assert len(set(stems)) == len(stems) == 14
+
+
+def test_pairs_can_span_a_figure_too() -> None:
+    stored = record(pairs=("small", "large"))
+    wish = Wish(names=("curves",), x="threshold", curves=("pair",), measure=Measure.THROUGHPUT)
+    (found,) = planned(stored, wish).drawings
+    assert found.stem == "curves-throughput-threshold-by-pair"
+    assert {"small", "large"} <= {text.get_text() for text in found.draw().findobj(Text)}
+
+
+def test_nothing_to_draw_is_the_users_error(tmp_path: Path) -> None:
+    states = dict.fromkeys((c.label for c, _ in FOUR_STEPS), JobState.QUEUED)
+    with pytest.raises(InputError, match="'four-step' has no finished row"):
+        ablation_bars(build_report(record(states=states)), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pair_without_results_is_left_out_with_the_reason() -> None:
+    stored = record(pairs=("small", "large"))
+    jobs = tuple(
+        replace(job, state=JobState.QUEUED, samples=(), environment=None, actor=None)
+        if job.pair == "large"
+        else job
+        for job in stored.jobs
+    )
+    found = planned(replace(stored, jobs=jobs))
+    assert "left out ablation of pair large: there is no finished row" in found.left_out
+    assert all(drawing.stem.endswith("-small") for drawing in found.drawings)
+
+
+# ------------------------------------------------------------------- what is drawn
+
+
+def test_intervals_are_drawn_in_every_figure_of_estimates() -> None:
+    drawn = figures(with_costs(record()))
+    assert {stem: intervals(figure) for stem, figure in drawn.items()} == {
+        "ablation": 4,
+        "curves-speedup-threshold": 2,
+        "cost-model": 3 + 3,  # of the speedups and of the lengths of all but the baseline
+        "phases": 4,
+        "depth": 3 * (2 + 2),
+        "tree-size": 0,
+        "prompts": 3,
+    }
+
+
+def test_axes_have_units() -> None:
+    drawn = {stem: texts(figure) for stem, figure in forty_figures().items()}
+    for stem, expected in {
+        "ablation": ["Throughput (tokens/s)"],
+        "curves-speedup-k": ["Draft length K (tokens)", "Speedup (×)"],
+        "curves-speedup-threshold-by-depth-branch": ["Pruning threshold τ (probability)", "Speedup (×)"],
+        "heat-speedup-threshold-depth": ["Pruning threshold τ (probability)", "Tree depth D (levels)"],
+        "cost-model": ["Acceptance length (tokens/round)", "Speedup (×)"],
+        "phases": ["Decode time per token (ms)"],
+        "depth": ["Depth (tokens)", "Share of rounds"],
+        "tree-size": ["Draft nodes verified per round"],
+        "prompts": ["Speedup per prompt (×)"],
+    }.items():
+        for text in expected:
+            assert text in drawn[stem], stem
+
+
+def test_forty_configurations_can_all_be_told_apart() -> None:
+    """Every label is there in full, inside the figure, and none touches another one."""
+    for stem, figure in forty_figures().items():
+        if stem.startswith(("curves", "heat", "cost-model", "depth")):
+            continue
+        figure.draw_without_rendering()
+        labels = figure.axes[0].get_yticklabels()
+        drawn = {label.get_text().replace("\n", " ") for label in labels}
+        assert {row.label for row in FORTY} - {BASELINE.label} <= drawn, stem
+        boxes = [label.get_window_extent() for label in labels]
+        assert not any(one.overlaps(other) for one, other in pairwise(boxes)), stem
+        assert all(box.x0 >= 0 for box in boxes), stem
+
+
+@pytest.mark.parametrize("label", ["A rather long label of a row, number", "Row"])
+def test_nothing_leaves_a_figure(label: str) -> None:
+    peer = Configuration(label="transformers", method=Method.HF_ASSISTED, params={"num_assistant_tokens": 20})
+    rows = [BASELINE, *(replace(tree, label=f"{label} {i}") for i, tree in enumerate(TREES[:10])), peer]
+    stored = with_costs(record([(row, 90.0 + 9 * i) for i, row in enumerate(rows)], repeats=1))
+    for stem, figure in figures(stored).items():
+        settle(figure)
+        drawn = figure.get_tightbbox()
+        assert drawn.x0 >= -0.01 and drawn.x1 <= figure.get_figwidth() + 0.01, stem
+        assert drawn.y0 >= -0.01 and drawn.y1 <= figure.get_figheight() + 0.01, stem
+
+
+def test_points_of_the_cost_chart_are_numbered_with_a_key_where_they_are_many() -> None:
+    figure = forty_figures()["cost-model"]
+    found = [text.get_text() for text in figure.findobj(Text)]
+    for step, row in enumerate(FORTY, start=1):
+        assert found.count(str(step)) >= 2
+        assert row.label in found
+
+
+def test_panels_are_titled_by_rows_that_can_be_told_apart() -> None:
+    figure = forty_figures()["depth"]
+    titles = [axes.get_title().replace("\n", " ") for axes in figure.axes if axes.get_visible()]
+    assert titles == [row.label for row in FORTY[1:]]
+
+
+def test_curves_carry_their_names_at_their_ends() -> None:
+    wish = Wish(names=("curves",), x="threshold", curves=("depth", "branch"))
+    (figure,) = figures(forty_rows(), wish).values()
+    figure.draw_without_rendering()
+    labels = [text for text in figure.axes[0].texts if text.get_text().startswith("D = ")]
+    assert len(labels) == 6
+    boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.y0)
+    assert not any(one.overlaps(other) for one, other in pairwise(boxes))
+    assert all(box.x1 <= figure.bbox.x1 for box in boxes)
+
+
+def test_doubtful_rows_are_starred_and_explained_in_every_figure() -> None:
+    stored = change_samples(with_costs(record()), PRUNED.label, exactness=Exactness.VIOLATION)
+    for stem, figure in figures(stored).items():
+        assert "* + Adaptive pruning: output is not the target's" in texts(figure), stem
+
+
+def test_reasons_for_doubt_are_told_once_and_left_to_the_table_where_they_are_many() -> None:
+    def doubted(step: int, reason: str) -> Entry:
+        return Entry(pair="demo", step=step, label=f"Row {step}", method=Method.TREE, doubt=reason)
+
+    assert doubts([doubted(1, "a"), doubted(2, "b"), doubted(3, "a")]) == [
+        "* Row 1, Row 3: a.",
+        "* Row 2: b.",
+    ]
+    many = [doubted(step, f"reason {step} " + "why " * 10) for step in range(20)]
+    assert doubts(many) == ["* Why 20 rows are in doubt stands in the notes of the report's table."]
+
+
+@pytest.mark.parametrize("label", ["$\\frac{1}{$ 100% _x_", "<b>&amp;</b> -->", "猫 \N{GRINNING FACE}"])
+def test_a_label_is_text_in_every_figure_and_format(label: str, tmp_path: Path) -> None:
+    rows = [
+        (BASELINE, 128.0),
+        (replace(LINEAR, label=label), 150.0),
+        (replace(TREE, label=label + "2"), 90.0),
+    ]
+    written = files(with_costs(record(rows, name=label)), tmp_path)
+    assert len(written) == 3 * 6
+    for path in written:
+        if path.suffix == ".svg":
+            ET.parse(path)  # noqa: S314 (our own file)
+
+
+# --------------------------------------------------------------------------- look
+
+
+def test_neighbouring_colours_differ_in_grey() -> None:
+    assert min(abs(lightness(a) - lightness(b)) for a, b in pairwise(SERIES)) >= 20
+    for count in range(2, 7):
+        ramp = [lightness(color) for color in series_colors(count, ordered=True)]
+        assert min(a - b for a, b in pairwise(ramp)) >= 10
+    phases = [PHASE_STYLES[phase] for phase in PHASES]
+    assert min(abs(lightness(a) - lightness(b)) for (a, _), (b, _) in pairwise(phases)) >= 15
+    assert all(one != other for (_, one), (_, other) in pairwise(phases))
+
+
+def test_series_have_a_second_channel_beside_colour() -> None:
+    channels = [(MARKERS[i % len(MARKERS)], str(DASHES[i % len(DASHES)])) for i in range(28)]
+    assert len(set(channels)) == 28
+
+
+def test_lightness_is_that_of_cielab() -> None:
+    assert [round(lightness(c), 1) for c in ("#000000", "#FFFFFF", "#777777", "#FF0000")] == [
+        0.0, 100.0, 50.0, 53.2,
+    ]  # fmt: skip
+
+
+def test_labels_are_moved_apart_but_not_out_of_order() -> None:
+    assert spread([1.0, 1.1, 5.0], 1.0, 0.0, 10.0) == pytest.approx([1.0, 2.0, 5.0])
+    assert spread([9.9, 9.8], 1.0, 0.0, 10.0) == pytest.approx([10.0, 9.0])
+    assert spread([5.0] * 3, 100.0, 0.0, 10.0) == pytest.approx([0.0, 5.0, 10.0])
+
+
+def test_ticks_that_would_touch_are_left_empty() -> None:
+    assert fitting_ticks([0.0, 0.1, 0.5, 1.0], ["0", "0.02", "0.1", "0.2"], 1.5) == ["0", "", "0.1", "0.2"]
+
+
+# -------------------------------------------------------------------------- files
+
+
+def test_every_figure_is_a_pdf_an_svg_and_a_png_that_name_sweep_and_digest(tmp_path: Path) -> None:
+    written = files(some_trees(), tmp_path / "new" / "folder")
+    assert len(written) == 3 * 8
+    origin = f"sweep 1 'four-step', digest {'d' * 64}"
+    for path in written:
+        content = path.read_bytes()
+        if path.suffix == ".pdf":
+            assert content.startswith(b"%PDF") and content.rstrip().endswith(b"%%EOF")
+            assert b"/FontFile2" in content and b"/Type3" not in content
+            assert origin.encode() in content and b"/CreationDate" not in content
+        elif path.suffix == ".svg":
+            assert origin in "".join(ET.parse(path).getroot().itertext())  # noqa: S314 (our own file)
+        else:
+            with Image.open(path) as image:
+                assert image.info["Description"] == origin  # type: ignore[attr-defined]
+                assert image.width >= 3.4 * 200
+
+
+def test_the_text_of_a_figure_is_in_its_svg(tmp_path: Path) -> None:
+    written = files(with_costs(record()), tmp_path, Wish(names=("prompts",)))
+    svg = next(path for path in written if path.suffix == ".svg").read_text()
+    for text in ("Speedup per prompt (×)", "+ Draft model", "+ Tree structure"):
+        assert f"<!-- {text} -->" in svg
+
+
+def test_the_same_data_gives_the_same_files(tmp_path: Path) -> None:
+    stored = with_costs(record())
+    first, second = (files(stored, tmp_path / name) for name in ("one", "two"))
+    assert [path.name for path in first] == [path.name for path in second]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_matplotlibs_global_state_is_left_alone(tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    files(some_trees(), tmp_path, Wish(names=("ablation", "heat")))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_pyplot_which_keeps_global_figures_is_not_loaded() -> None:
+    code = """
+import sys
+from test_gallery import figures, some_trees
+assert len(figures(some_trees())) == 8
+print("matplotlib.pyplot" in sys.modules)
+"""
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    assert ran.stdout == "False\n"
+
+
+def test_a_folder_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write figures there"):
+        ablation_bars(build_report(record()), tmp_path / "file")
+
+
+def test_the_bars_alone_need_no_record(tmp_path: Path) -> None:
+    written = ablation_bars(build_report(record()), tmp_path)
+    assert [path.name for path in written] == ["ablation.pdf", "ablation.svg", "ablation.png"]

@@ -1,0 +1,361 @@
+"""What figures show, before anything is drawn: series by hand-computed numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from report_records import (
+    BASELINE,
+    CALIBRATION,
+    FOUR_STEPS,
+    LINEAR,
+    PRUNED,
+    TREE,
+    change_samples,
+    record,
+    sample,
+)
+
+from dyna_eval.errors import InputError, NothingToDrawError
+from dyna_eval.jobs import Configuration, Exactness, MeasureSpec, Method, Params, SweepRecord
+from dyna_eval.report import Row, build_report
+from dyna_eval.series.costs import cost_chart, full_acceptance_speedup, phase_bars
+from dyna_eval.series.drafts import depth_rates, tree_sizes
+from dyna_eval.series.measured import Measured
+from dyna_eval.series.paired import paired_speedups
+from dyna_eval.series.parameters import Parameter, Scale, independent, span, spans_by_default, swept
+from dyna_eval.series.swept import CurveChart, Measure, acceptance_length, curve_chart, heat_map
+
+
+def measured(stored: SweepRecord) -> Measured:
+    return Measured.of(build_report(stored), stored)
+
+
+def trees(*params: Params, method: Method = Method.TREE) -> list[tuple[Configuration, float]]:
+    """Rows whose speed is 100, 101, 102, ... tokens per second."""
+    return [
+        (Configuration(label=f"{method} {i}", method=method, params=given), 100.0 + i)
+        for i, given in enumerate(params)
+    ]
+
+
+def grid() -> list[Params]:
+    """Every tree of two depths, two branches and three thresholds; the cap follows from the others."""
+    return [
+        {
+            "depth": depth,
+            "branch": branch,
+            "threshold": threshold,
+            "root_branch": branch,
+            "max_nodes": depth * 10,
+        }
+        for depth, branch, threshold in product((4, 6), (2, 3), (0.0, 0.05, 0.1))
+    ]
+
+
+def swept_record(*params: Params) -> SweepRecord:
+    return record([(BASELINE, 50.0), *trees(*params)], prompts=3, repeats=1)
+
+
+def rows_of(stored: SweepRecord) -> tuple[Row, ...]:
+    return build_report(stored).rows
+
+
+def charted(stored: SweepRecord, x: str | None = None, curves: Sequence[str] = ()) -> CurveChart:
+    own = measured(stored)
+    return curve_chart(own, own.report.rows, span(own.report.rows, x=x, curves=curves), Measure.THROUGHPUT)
+
+
+# ------------------------------------------------------------------- parameters
+
+
+def test_swept_is_what_varies_within_a_method() -> None:
+    other = Configuration(label="Wide", method=Method.BEST_FIRST, params={"depth": 9, "width": 8})
+    rows = rows_of(record([(BASELINE, 50.0), *trees({"depth": 4}, {"depth": 6}), (other, 70.0)]))
+    assert swept(rows) == ("depth", "method")
+    assert swept(rows_of(record(pairs=("small", "large")))) == ("threshold", "method", "pair")
+
+
+def test_a_parameter_that_follows_from_others_is_not_independent() -> None:
+    rows = rows_of(swept_record(*grid()))
+    assert swept(rows) == ("depth", "branch", "threshold", "root_branch", "max_nodes", "method")
+    assert independent(rows[1:]) == ("depth", "branch", "threshold")
+
+
+def test_the_parameter_of_most_values_is_the_axis_and_the_others_fill_curves_and_panels() -> None:
+    chosen = span(rows_of(swept_record(*grid())))
+    assert (chosen.x, chosen.curves, chosen.column, chosen.row) == ("threshold", ("depth",), "branch", None)
+    assert spans_by_default(rows_of(swept_record(*grid()))) == ("threshold",)
+
+
+def test_what_the_user_chose_stays_and_the_rest_is_filled() -> None:
+    chosen = span(rows_of(swept_record(*grid())), x="depth", row="threshold")
+    assert (chosen.x, chosen.curves, chosen.row) == ("depth", ("branch",), "threshold")
+
+
+def test_an_unknown_parameter_is_told_with_the_nearest_one_and_all_that_are_swept() -> None:
+    rows = rows_of(swept_record(*grid()))
+    with pytest.raises(
+        InputError, match=r"'dpeth' \(did you mean 'depth'\?\); swept are depth, branch, thre"
+    ):
+        span(rows, x="dpeth")
+    with pytest.raises(InputError, match="'prune' has one value in this sweep; swept are depth"):
+        span(rows, x="prune")
+    with pytest.raises(InputError, match="'branch' spans two dimensions"):
+        span(rows, x="branch", column="branch")
+
+
+def test_numbers_are_ascending_and_names_stay_in_order() -> None:
+    rows = rows_of(
+        swept_record({"depth": 8, "prune": "node"}, {"depth": 1, "prune": "expansion"}, {"depth": 2})
+    )
+    depth, prune = Parameter.of("depth", rows), Parameter.of("prune", rows)
+    assert (depth.values, depth.scale) == ((1, 2, 8), Scale.LOG)
+    assert (prune.values, prune.scale) == (("node", "expansion"), Scale.CATEGORY)
+
+
+# ------------------------------------------------------------------------ curves
+
+
+def test_every_configuration_is_one_point_of_one_curve() -> None:
+    stored = swept_record(*grid())
+    chart = charted(stored)
+    points = [p for panel in chart.panels for curve in panel.curves for p in curve.points]
+    assert len(points) == 12
+    assert {p.entry.step: p.y.value for p in points} == {
+        row.step: row.figures.throughput.mean for row in rows_of(stored)[1:] if row.figures
+    }
+    assert [panel.column for panel in chart.panels] == ["B = 2", "B = 3"]
+    assert chart.names == ("D = 4", "D = 6")
+    assert [p.x for p in chart.panels[0].curves[0].points] == [0.0, 0.05, 0.1]
+    assert all(panel.baseline and panel.baseline.value == rows_of(stored)[0].figures.throughput.mean  # type: ignore[union-attr]
+               for panel in chart.panels)  # fmt: skip
+
+
+def test_curves_that_would_hide_a_difference_are_split_by_it() -> None:
+    chart = charted(swept_record(*grid()), x="threshold", curves=["depth", "branch"])
+    assert chart.names == ("D = 4, B = 2", "D = 4, B = 3", "D = 6, B = 2", "D = 6, B = 3")
+    differing = [{"depth": d, "branch": b} for d, b in ((2, 2), (4, 2), (6, 2), (4, 3))]
+    assert charted(swept_record(*differing), x="depth").names == ("B = 2", "B = 3")
+
+
+def test_two_rows_that_are_alike_in_all_do_not_hide_other_differences() -> None:
+    alike = {"depth": 4, "branch": 2}
+    stored = swept_record(alike, alike, {"depth": 6, "branch": 2}, {"depth": 6, "branch": 3})
+    assert charted(stored, x="depth").names == ("B = 2", "B = 3")
+    own = measured(stored)
+    heat = heat_map(own, own.report.rows, ("depth", "branch"), Measure.SPEEDUP)
+    assert [(cell.x, cell.y) for panel in heat.panels for cell in panel.cells] == [(4, 2), (6, 2), (6, 3)]
+    assert heat.left_out == ("tree 1",)
+
+
+def test_linked_lists_stay_one_curve() -> None:
+    linked = [{"depth": 5, "branch": 3}, {"depth": 7, "branch": 2}]
+    chart = charted(swept_record(*linked), x="depth")
+    assert [[p.x for p in curve.points] for panel in chart.panels for curve in panel.curves] == [[5, 7]]
+
+
+def test_rows_that_do_not_sweep_the_axis_are_named() -> None:
+    chart = charted(record([*FOUR_STEPS, (replace(LINEAR, label="Other", params={"k": 8}), 170.0)]), x="k")
+    assert chart.left_out == ("+ Tree structure", "+ Adaptive pruning")
+
+
+def test_over_methods_each_row_is_a_point() -> None:
+    chart = charted(record(), x="method")
+    assert [len(panel.curves) for panel in chart.panels] == [1]
+    assert sorted(str(p.x) for p in chart.panels[0].curves[0].points) == ["ar", "linear", "tree", "tree"]
+
+
+def test_a_sweep_of_one_configuration_has_no_curves() -> None:
+    with pytest.raises(NothingToDrawError, match="no parameter takes several values"):
+        span(rows_of(record([(BASELINE, 50.0)])))
+
+
+def test_a_heat_map_has_a_cell_per_configuration_and_a_panel_per_further_value() -> None:
+    own = measured(swept_record(*grid()))
+    heat = heat_map(own, own.report.rows, ("threshold", "depth"), Measure.SPEEDUP)
+    assert [panel.name for panel in heat.panels] == ["B = 2", "B = 3"]
+    speedups = {row.step: row.versus_baseline for row in own.report.rows}
+    for panel in heat.panels:
+        assert [(cell.x, cell.y) for cell in panel.cells] == [
+            (x, y) for y, x in product((4, 6), (0.0, 0.05, 0.1))
+        ]
+        for cell in panel.cells:
+            known = speedups[cell.entry.step]
+            assert known is not None
+            assert (cell.value.value, cell.value.interval) == (known.ratio, known.interval)
+
+
+def test_a_heat_map_needs_two_parameters_of_one_method() -> None:
+    own = measured(record())
+    with pytest.raises(NothingToDrawError, match="no method has two parameters"):
+        heat_map(own, own.report.rows, None, Measure.SPEEDUP)
+
+
+# ---------------------------------------------------------- acceptance and costs
+
+
+def test_the_interval_of_an_acceptance_length_is_over_prompts() -> None:
+    own = measured(record())
+    same = acceptance_length(own, own.report.rows[1])
+    assert same is not None and same.interval is not None
+    assert (same.value, same.interval.low, same.interval.high) == pytest.approx((3.0, 3.0, 3.0))
+    base = acceptance_length(own, own.report.rows[0])
+    assert base is not None and (base.value, base.interval) == (1.0, None)
+
+
+def test_an_interval_holds_the_value_and_narrows_to_it_where_prompts_agree() -> None:
+    stored = record()
+    jobs = tuple(
+        replace(job, samples=tuple(replace(s, rounds=20 + 5 * s.prompt_index) for s in job.samples))
+        for job in stored.jobs
+    )
+    own = measured(replace(stored, jobs=jobs))
+    length = acceptance_length(own, own.report.rows[1])
+    assert length is not None and length.interval is not None
+    assert length.value == pytest.approx(120 * 8 / sum(20 + 5 * i for i in range(8)))
+    assert length.interval.low < length.value < length.interval.high
+
+
+def test_the_cost_models_line_starts_at_one_and_follows_the_calibration() -> None:
+    assert full_acceptance_speedup(CALIBRATION, 1.0) == 1.0
+    assert full_acceptance_speedup(CALIBRATION, 4.0) == pytest.approx(4 * 0.010 / (3 * 0.001 + 0.012))
+    without_draft = replace(CALIBRATION, draft_seconds=())
+    assert full_acceptance_speedup(without_draft, 4.0) == pytest.approx(4 * 0.010 / 0.012)
+
+
+def test_the_cost_chart_has_measured_and_predicted_speedups() -> None:
+    stored = replace(record(), calibrations={("demo", "e1"): CALIBRATION})
+    chart = cost_chart(measured(stored), "demo")
+    report = build_report(stored)
+    assert [p.speedup.value for p in chart.points] == [
+        row.versus_baseline.ratio for row in report.rows if row.versus_baseline
+    ]
+    assert [p.length.value for p in chart.points] == [1.0, 3.0, 3.0, 3.0]
+    assert chart.points[1].predicted == pytest.approx(3 * 0.010 / (4 * 0.002 + 0.014))
+    assert chart.line[0] == (1.0, 1.0)
+    assert chart.line[-1][0] == pytest.approx(3.0 * 1.1 + 0.5)
+    assert cost_chart(measured(record()), "demo").line == ()
+
+
+def test_phases_are_seconds_per_token_and_add_up() -> None:
+    bars = phase_bars(measured(record([(BASELINE, 128.0), (LINEAR, 174.0)], noise=0.0)), "demo")
+    chain = bars[1]
+    assert dict(chain.shares()) == pytest.approx(
+        {"draft": 0.25, "grow": 0.0625, "verify": 0.5, "walk": 0.0625, "host": 0.125}
+    )
+    assert sum(seconds for _, seconds in chain.phases) == pytest.approx(chain.total.value)
+    assert chain.total.interval is not None
+    assert chain.total.interval.low < chain.total.value < chain.total.interval.high
+    assert [phase for phase, _ in bars[0].phases] == ["verify", "walk", "host"]
+
+
+def test_time_that_no_phase_accounts_for_is_unknown() -> None:
+    stored = change_samples(record(), LINEAR.label, draft_seconds=None)
+    chain = phase_bars(measured(stored), "demo")[1]
+    assert "host" not in dict(chain.phases)
+    assert chain.unknown == pytest.approx(chain.total.value * (1 - 0.0625 - 0.5 - 0.0625))
+
+
+# ------------------------------------------------------------------------ drafts
+
+
+def test_acceptance_by_depth_marginal_and_conditional() -> None:
+    stored = change_samples(record(), LINEAR.label, accepted_by_depth=(30, 10))
+    rates = depth_rates(measured(stored), "demo")
+    assert [one.entry.label for one in rates] == [LINEAR.label, TREE.label, PRUNED.label]
+    assert [rate.value for rate in rates[0].marginal] == pytest.approx([30 / 40, 10 / 40])
+    assert [rate.value for rate in rates[0].conditional] == pytest.approx([30 / 40, 10 / 30])
+    assert all(rate.interval for rate in (*rates[0].marginal, *rates[0].conditional))
+
+
+def test_a_depth_that_some_prompt_never_reached_has_no_conditional_interval() -> None:
+    stored = record()
+    jobs = tuple(
+        replace(
+            job,
+            samples=tuple(
+                replace(s, accepted_by_depth=(30, 10) if s.prompt_index else (0,)) for s in job.samples
+            ),
+        )
+        for job in stored.jobs
+    )
+    chain = depth_rates(measured(replace(stored, jobs=jobs)), "demo")[0]
+    assert [rate.interval is None for rate in chain.conditional] == [False, True]
+    assert [rate.interval is None for rate in chain.marginal] == [False, False]
+
+
+def test_tree_sizes_are_summed_over_repeats() -> None:
+    stored = record()
+    chain = [job.id for job in stored.jobs if job.label == LINEAR.label]
+    by_job = {chain[0]: {2: 3, 6: 5}, chain[1]: {6: 4}, chain[2]: {0: 1}}
+    (sizes,) = tree_sizes(measured(stored), "demo", by_job)
+    assert sizes.rounds == ((0, 1), (2, 3), (6, 9))
+    assert sizes.total == 13
+    assert sizes.mean == pytest.approx((3 * 2 + 9 * 6) / 13)
+    assert [sizes.quantile(share) for share in (0.05, 0.3, 0.5, 1.0)] == [0, 2, 6, 6]
+    assert sizes.cap is None
+
+
+# ----------------------------------------------------------------------- prompts
+
+
+def test_paired_speedups_are_the_ones_that_the_report_compares() -> None:
+    own = measured(record())
+    found = paired_speedups(own, "demo")
+    assert [one.entry.label for one in found] == [LINEAR.label, TREE.label, PRUNED.label]
+    for one, row in zip(found, own.report.rows[1:], strict=True):
+        assert row.versus_baseline is not None
+        assert len(one.ratios) == 8
+        mean = math.exp(sum(math.log(ratio) for _, ratio in one.ratios) / 8)
+        assert mean == pytest.approx(one.geometric_mean.value)
+        assert one.geometric_mean.interval == row.versus_baseline.paired_interval
+
+
+def test_one_prompts_ratio_is_that_of_its_own_throughputs() -> None:
+    stored = record([(BASELINE, 100.0), (LINEAR, 100.0)], prompts=2, repeats=1)
+    times = {BASELINE.label: (1.0, 2.0), LINEAR.label: (0.5, 4.0)}
+    jobs = tuple(
+        replace(job, samples=tuple(sample(i, seconds=t) for i, t in enumerate(times[job.label])))
+        for job in stored.jobs
+    )
+    (chain,) = paired_speedups(measured(replace(stored, jobs=jobs)), "demo")
+    assert chain.ratios == ((0, 2.0), (1, 0.5))
+    assert chain.geometric_mean.value == pytest.approx(1.0)
+
+
+# ---------------------------------------------------------------- what is known
+
+
+def test_without_the_record_there_is_what_the_report_alone_says() -> None:
+    alone = Measured(report=build_report(record()))
+    assert paired_speedups(alone, "demo") == paired_speedups(measured(record()), "demo")
+    assert all(rate.interval is None for one in depth_rates(alone, "demo") for rate in one.marginal)
+    assert cost_chart(alone, "demo").line == ()
+    assert [bar.total.value for bar in phase_bars(alone, "demo")] == [
+        bar.total.value for bar in phase_bars(measured(record()), "demo")
+    ]
+
+
+def test_prompts_that_a_row_was_chosen_on_are_in_no_series() -> None:
+    stored = replace(record(), measure=MeasureSpec(tune_fraction=0.5))
+    own = measured(stored)
+    assert len(own.prompts) == 4
+    for one in paired_speedups(own, "demo"):
+        assert {prompt for prompt, _ in one.ratios} == own.prompts
+
+
+def test_a_row_whose_output_is_not_the_targets_is_doubted_in_every_series() -> None:
+    own = measured(change_samples(record(), LINEAR.label, exactness=Exactness.VIOLATION))
+    for entry in (
+        paired_speedups(own, "demo")[0].entry,
+        depth_rates(own, "demo")[0].entry,
+        phase_bars(own, "demo")[1].entry,
+        cost_chart(own, "demo").points[1].entry,
+    ):
+        assert entry.label == LINEAR.label
+        assert entry.doubt is not None and "output is not the target's" in entry.doubt

@@ -1,0 +1,378 @@
+"""Two sweeps row by row: partners, ratios, verdicts, differences, regressions, and every form of print."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from report_records import BASELINE, ENVIRONMENTS, FOUR_STEPS, LINEAR, PRUNED, TREE, change_jobs, record
+
+from dyna_eval.commands.comparing import read_percentage, split_side
+from dyna_eval.comparison_tables import (
+    comparison_csv,
+    comparison_json,
+    comparison_markdown,
+    print_comparison,
+    remarks,
+)
+from dyna_eval.errors import InputError
+from dyna_eval.jobs import Configuration, JobState, Method, SweepRecord
+from dyna_eval.report import build_report
+from dyna_eval.statistics import Bootstrap
+from dyna_eval.sweep_comparison import (
+    Match,
+    Side,
+    SweepComparison,
+    Verdict,
+    compare_reports,
+    regressions,
+)
+
+HOSTILE = "=1+1|[red]x</script>`*_\\\n\x1b[31m"
+
+
+def side(stored: SweepRecord, origin: str = "") -> Side:
+    report = build_report(stored, allow_mixed=True)
+    return Side(report=report, origin=origin, environments=stored.environments)
+
+
+def compared(a: SweepRecord, b: SweepRecord) -> SweepComparison:
+    return compare_reports(side(a), side(b))
+
+
+def match(comparison: SweepComparison, label: str) -> Match:
+    return next(match for match in comparison.matches if match.a.label == label)
+
+
+def sped(factor: float, *labels: str) -> SweepRecord:
+    """The four steps, with these rows so many times as fast."""
+    return record([(step, speed * (factor if step.label in labels else 1.0)) for step, speed in FOUR_STEPS])
+
+
+# -------------------------------------------------------------------------- partners
+
+
+def test_rows_are_partners_by_method_and_parameters_whatever_their_label() -> None:
+    renamed = replace(LINEAR, label="Chain")
+    found = compared(
+        record(((BASELINE, 128.0), (LINEAR, 174.0))), record(((renamed, 174.0), (BASELINE, 128.0)))
+    )
+    assert [(one.a.label, one.b.label, one.by_label) for one in found.matches] == [
+        ("Baseline", "Baseline", False),
+        ("+ Draft model", "Chain", False),
+    ]
+
+
+def test_what_is_left_is_matched_by_its_label_and_says_so() -> None:
+    longer = replace(LINEAR, params={"k": 8})
+    found = compared(
+        record(((BASELINE, 128.0), (LINEAR, 174.0))), record(((BASELINE, 128.0), (longer, 180.0)))
+    )
+    assert match(found, LINEAR.label).by_label
+    assert "matched by its label" in printed(found)
+
+
+def test_a_label_gives_way_to_equal_parameters() -> None:
+    """B calls its unpruned tree as A calls the pruned one."""
+    swapped = [(replace(TREE, label=PRUNED.label), 63.0), (replace(PRUNED, label="Pruned"), 182.0)]
+    found = compared(record(), record([(BASELINE, 128.0), *swapped]))
+    assert match(found, TREE.label).b.label == PRUNED.label
+    assert match(found, PRUNED.label).b.label == "Pruned"
+
+
+def test_rows_without_a_partner_are_named_on_their_side() -> None:
+    a = record(((BASELINE, 128.0), (LINEAR, 174.0)))
+    b = record(((BASELINE, 128.0), (TREE, 63.0)))
+    found = compared(a, b)
+    assert ([row.label for row in found.only_a], [row.label for row in found.only_b]) == (
+        ["+ Draft model"],
+        ["+ Tree structure"],
+    )
+    said = remarks(found)
+    assert "only in A: '+ Draft model' (linear, K=6, pair demo)" in said
+    assert "only in B: '+ Tree structure' (tree, D=7, B=2, τ=0, pair demo)" in said
+
+
+def test_pairs_are_matched_by_name_and_single_ones_whatever_their_name() -> None:
+    single = compared(record(pairs=("one",)), record(pairs=("two",)))
+    assert len(single.matches) == 4
+    several = compared(record(pairs=("one", "two")), record(pairs=("two", "three")))
+    assert {one.a.pair for one in several.matches} == {"two"}
+    assert {row.pair for row in several.only_a} == {"one"}
+    assert {row.pair for row in several.only_b} == {"three"}
+
+
+def test_sweeps_without_a_common_row_are_refused() -> None:
+    other = Configuration(label="Mine", method=Method.LINEAR, params={"k": 2})
+    with pytest.raises(InputError, match="have no row in common"):
+        compared(record(((BASELINE, 128.0),)), record(((other, 100.0),)))
+
+
+# ------------------------------------------------------------------ ratios and verdicts
+
+
+def test_the_ratio_is_that_of_the_two_throughput_cells() -> None:
+    found = match(compared(record(), sped(1.1, LINEAR.label)), LINEAR.label)
+    assert found.a.figures is not None
+    assert found.b.figures is not None
+    assert found.ratio is not None
+    assert found.ratio.ratio == found.b.figures.throughput.mean / found.a.figures.throughput.mean
+    assert found.prompts == 8
+
+
+def test_the_interval_pairs_prompts_by_their_index() -> None:
+    """Prompts differ by 20 %, runs by 2 %: paired, a tenth more is far outside of the noise."""
+    found = compared(record(), sped(1.1, LINEAR.label))
+    assert match(found, LINEAR.label).verdict is Verdict.FASTER
+    assert match(found, TREE.label).verdict is Verdict.NOT_SEPARABLE
+    interval = match(found, LINEAR.label).ratio
+    assert interval is not None
+    assert interval.interval is not None
+    assert interval.interval.high - interval.interval.low < 0.05
+
+
+def test_a_sweep_is_not_separable_from_itself() -> None:
+    found = compared(record(), record())
+    assert {one.verdict for one in found.matches} == {Verdict.NOT_SEPARABLE}
+    assert [one.ratio and one.ratio.ratio for one in found.matches] == [1.0] * 4
+
+
+def test_other_prompts_are_compared_by_their_means_alone_and_nothing_is_called_faster() -> None:
+    b = sped(1.5, LINEAR.label)
+    for label in (step.label for step, _ in FOUR_STEPS):
+        b = change_jobs(b, label, prompt_set="p2")
+    found = match(compared(record(), b), LINEAR.label)
+    assert found.ratio is not None
+    assert (found.ratio.interval, found.prompts, found.verdict) == (None, 0, Verdict.NO_INTERVAL)
+    assert found.differences == ("prompt set (p2 instead of p1)",)
+
+
+def test_a_row_without_a_result_has_no_ratio() -> None:
+    failed = record(states={TREE.label: JobState.FAILED})
+    found = match(compared(record(), failed), TREE.label)
+    assert (found.ratio, found.verdict) == (None, Verdict.NO_RESULT)
+
+
+def test_only_common_prompts_count_and_that_is_said() -> None:
+    fewer = record(prompts=5)
+    found = match(compared(record(), fewer), LINEAR.label)
+    assert found.prompts == 5
+    assert found.differences == (
+        "prompts that were measured (5 instead of 8; the ratio is over the 5 that both have)",
+    )
+
+
+speeds = st.lists(st.floats(10.0, 500.0), min_size=4, max_size=4)
+
+
+def figures_of(one: Match) -> tuple[float, float, float, float, float]:
+    ratio = one.ratio
+    assert ratio is not None
+    assert ratio.interval is not None
+    assert ratio.paired_interval is not None
+    low, high = ratio.interval.low, ratio.interval.high
+    return ratio.ratio, low, high, ratio.paired_interval.low, ratio.paired_interval.high
+
+
+@settings(max_examples=25, deadline=None)
+@given(here=speeds, there=speeds, noise=st.floats(0.0, 0.3), prompts=st.integers(2, 12))
+def test_the_other_way_round_every_ratio_is_the_inverse(
+    here: list[float], there: list[float], noise: float, prompts: int
+) -> None:
+    steps = [step for step, _ in FOUR_STEPS]
+    a = record(list(zip(steps, here, strict=True)), noise=noise, prompts=prompts)
+    b = record(list(zip(steps, there, strict=True)), noise=noise, prompts=prompts)
+    opposite = {Verdict.FASTER: Verdict.SLOWER, Verdict.SLOWER: Verdict.FASTER}
+    for one, back in zip(compared(a, b).matches, compared(b, a).matches, strict=True):
+        assert (one.a.label, one.b.label) == (back.b.label, back.a.label)
+        ratio, low, high, paired_low, paired_high = figures_of(one)
+        inverse = (1 / ratio, 1 / high, 1 / low, 1 / paired_high, 1 / paired_low)
+        assert figures_of(back) == pytest.approx(inverse, rel=1e-4)
+        edge = any(abs(bound - 1.0) < 1e-3 for bound in (low, high, paired_low, paired_high))
+        assert edge or back.verdict is opposite.get(one.verdict, one.verdict)
+        assert one.ratio is not None
+        if one.verdict is Verdict.FASTER:
+            assert one.ratio.separable
+            assert ratio > 1.0
+
+
+def test_the_higher_confidence_of_the_two_counts() -> None:
+    sure = replace(record(), confidence=0.99)
+    assert compared(record(), sure).confidence == compared(sure, record()).confidence == 0.99
+    assert "99 % interval" in printed(compared(record(), sure))
+
+
+# ------------------------------------------------------------------------ differences
+
+
+def test_what_differs_beside_the_speed_is_named() -> None:
+    b = change_jobs(record(), LINEAR.label, generation_digest="g2", environment="e2")
+    assert match(compared(record(), b), LINEAR.label).differences == (
+        "generation settings (g2 instead of g1)",
+        "environment (cpu: B instead of A)",
+    )
+
+
+def test_rows_of_equal_settings_but_other_models_say_so() -> None:
+    b = change_jobs(record(), LINEAR.label, key="other")
+    assert match(compared(record(), b), LINEAR.label).differences == ("models, dtype, backend or warm-up",)
+
+
+def test_several_environments_in_one_row_are_not_taken_for_one() -> None:
+    b = change_jobs(record(), LINEAR.label, repeats=[1], environment="e2")
+    found = match(compared(record(), b), LINEAR.label)
+    assert (found.differences, found.unproven) == ((), ("environment",))
+    assert "not shown to be the same in A and B: environment" in printed(compared(record(), b))
+
+
+def test_the_baselines_difference_is_told_in_percent() -> None:
+    found = compared(record(noise=0.0), record([(s, v * 1.005) for s, v in FOUR_STEPS], noise=0.0))
+    assert found.baselines[0].percent == pytest.approx(0.5)
+    assert "B's +0.5 %; that baselines agree does not show" in remarks(found)[0]
+
+
+# ------------------------------------------------------------------------ regressions
+
+
+def names(found: SweepComparison, allowed: float) -> list[str]:
+    return [one.match.b.label for one in regressions(found, allowed)]
+
+
+def test_a_row_that_is_slower_by_more_than_is_allowed_regressed() -> None:
+    found = compared(record(), sped(0.8, LINEAR.label, TREE.label))
+    assert names(found, 0.03) == [LINEAR.label, TREE.label]
+    assert names(found, 0.5) == []
+    ratio = match(found, LINEAR.label).ratio
+    assert ratio is not None
+    assert regressions(found, 0.03)[0].reason.startswith(f"{(1 - ratio.ratio) * 100:.1f} % slower, ratio 0.")
+
+
+def test_an_interval_that_reaches_the_bound_is_no_regression() -> None:
+    found = match(
+        compared(record(noise=0.3), record([(s, v * 0.95) for s, v in FOUR_STEPS], noise=0.3)), "Baseline"
+    )
+    assert found.ratio is not None
+    assert found.ratio.interval is not None
+    upper = found.ratio.interval.high
+    assert found.ratio.paired_interval is not None
+    upper = max(upper, found.ratio.paired_interval.high)
+    assert found.ratio.ratio < upper
+    allowed = 1.0 - upper
+    pair = compared(record(noise=0.3), record([(s, v * 0.95) for s, v in FOUR_STEPS], noise=0.3))
+    assert "Baseline" not in names(pair, max(allowed, 0.0) + 1e-9)
+
+
+def test_without_an_interval_the_ratio_itself_decides() -> None:
+    found = compared(record(prompts=1), record([(s, v * 0.9) for s, v in FOUR_STEPS], prompts=1))
+    assert {one.verdict for one in found.matches} == {Verdict.NO_INTERVAL}
+    assert len(names(found, 0.03)) == 4
+    assert names(found, 0.2) == []
+
+
+def test_a_row_that_has_no_result_any_more_regressed() -> None:
+    found = compared(record(), record(states={TREE.label: JobState.FAILED}))
+    assert [(one.match.b.label, one.reason) for one in regressions(found, 0.03)] == [
+        (TREE.label, "no result (failed)")
+    ]
+    back = compared(record(states={TREE.label: JobState.FAILED}), record())
+    assert names(back, 0.03) == []
+
+
+# ------------------------------------------------------------------------------ forms
+
+
+def printed(found: SweepComparison) -> str:
+    file = io.StringIO()
+    print_comparison(found, file)
+    return file.getvalue()
+
+
+def test_the_terminal_names_both_sides_and_every_verdict() -> None:
+    text = printed(compare_reports(side(record(), "sqlite:///a.db"), side(sped(1.2, LINEAR.label))))
+    assert text.startswith("A: four-step: sweep 1, done, sqlite:///a.db\nB: four-step: sweep 1, done\n")
+    assert "faster" in text
+    assert text.count("not separable") >= 3
+
+
+def test_csv_has_a_line_per_row_and_figures_unrounded() -> None:
+    found = compared(record(noise=0.0), record([*FOUR_STEPS[:3]], noise=0.0))
+    lines = list(csv.DictReader(io.StringIO(comparison_csv(found))))
+    assert [line["verdict"] for line in lines] == ["not separable"] * 3 + ["only in A"]
+    assert lines[3]["components_a"] == "'+ Adaptive pruning"
+    assert [float(line["ratio"]) for line in lines[:3]] == [
+        one.ratio and one.ratio.ratio for one in found.matches
+    ]
+
+
+def test_json_is_plain_and_says_what_regressed() -> None:
+    found = compared(record(), sped(0.8, LINEAR.label))
+    value: Any = json.loads(json.dumps(comparison_json(found, regressions(found, 0.03)), allow_nan=False))
+    assert [one["label"] for one in value["regressions"]] == [LINEAR.label]
+    assert [one["verdict"] for one in value["rows"]].count("slower") == 1
+    assert comparison_json(found, None)["regressions"] is None
+
+
+def test_what_a_user_wrote_stays_text_in_every_form() -> None:
+    hostile = replace(LINEAR, label=HOSTILE)
+    found = compared(record(((BASELINE, 128.0), (hostile, 174.0))), record(((BASELINE, 128.0), (TREE, 63.0))))
+    both = compared(record(((BASELINE, 1.0), (hostile, 2.0))), record(((BASELINE, 1.0), (hostile, 2.0))))
+    for one in (found, both):
+        assert "\x1b" not in printed(one) + comparison_csv(one) + comparison_markdown(one)
+        assert "</script>" not in comparison_markdown(one)
+        assert all(len(row) == 16 for row in csv.reader(io.StringIO(comparison_csv(one))))
+        assert "'=1+1|" in comparison_csv(one)
+    rows = [line for line in comparison_markdown(both).splitlines() if line.startswith("| =1")]
+    assert len(rows) == 1
+    assert rows[0].replace("\\|", "").count("|") == 10
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+@pytest.mark.parametrize(("text", "share"), [("3%", 0.03), ("2.5 %", 0.025), ("0%", 0.0), ("99.9%", 0.999)])
+def test_a_percentage_is_a_share(text: str, share: float) -> None:
+    assert read_percentage(None, None, text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["3", "0.03", "-3%", "100%", "nan%", "inf%", "3%%", "", "%", "1e1%", "٣%"])
+def test_what_is_no_percentage_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="write it as 3%"):
+        read_percentage(None, None, text)
+
+
+def test_a_side_is_a_sweep_a_database_or_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("results").touch()
+    here = "sqlite:///here.db"
+    assert split_side("four-step", here) == (here, "four-step")
+    assert split_side("run #2", here) == (here, "run #2")
+    assert split_side("old.db", here) == (f"sqlite:///{tmp_path}/old.db", None)
+    assert split_side("old.db#7", here) == (f"sqlite:///{tmp_path}/old.db", "7")
+    assert split_side("results#7", here) == (f"sqlite:///{tmp_path}/results", "7")
+    assert split_side("postgresql://a@b/c#run #2", here) == ("postgresql://a@b/c", "run #2")
+    assert split_side("x" * 5000, here) == (here, "x" * 5000)
+
+
+def test_bootstrap_resamples_are_shared_by_both_directions() -> None:
+    """What makes a comparison antisymmetric: both directions draw the same prompts."""
+    values, base = [1.0, 2.0, 4.0], [2.0, 1.0, 3.0]
+    there = Bootstrap().geometric_mean_of_ratios(values, base)
+    back = Bootstrap().geometric_mean_of_ratios(base, values)
+    assert there is not None
+    assert back is not None
+    assert (1 / back.high, 1 / back.low) == pytest.approx((there.low, there.high))
+
+
+def test_environments_of_both_sides_are_known_to_the_differences() -> None:
+    b = change_jobs(record(), TREE.label, environment="e2")
+    only_b = replace(b, environments={"e2": ENVIRONMENTS["e2"], "e1": ENVIRONMENTS["e1"]})
+    a = replace(record(), environments={"e1": ENVIRONMENTS["e1"]})
+    assert match(compared(a, only_b), TREE.label).differences == ("environment (cpu: B instead of A)",)
