@@ -21,10 +21,10 @@ DEFAULT_DATABASE = "sqlite:///dyna-eval.db"
 _PASSWORD = re.compile(r"://[^/?@]*:[^@]+@|[?&]password=")
 
 
-def _without_password(context: click.Context, parameter: click.Parameter, url: str) -> str:
+def without_password(context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
     """Refuse a password in an argument, which every user of the machine can read while the command runs."""
     given = context.get_parameter_source(str(parameter.name))
-    if given is ParameterSource.COMMANDLINE and _PASSWORD.search(url):
+    if given is ParameterSource.COMMANDLINE and _PASSWORD.search(url or ""):
         raise click.BadParameter(
             "everyone on this machine can see a password in a command line; put the address into "
             "DYNA_EVAL_DB, or the password into ~/.pgpass"
@@ -36,7 +36,7 @@ database_option = click.option(
     "--db",
     "database",
     default=DEFAULT_DATABASE,
-    callback=_without_password,
+    callback=without_password,
     envvar="DYNA_EVAL_DB",
     show_default=True,
     show_envvar=True,
