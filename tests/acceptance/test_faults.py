@@ -116,11 +116,16 @@ def wait_until(
 
 def workers(workplace: Workplace) -> list[psutil.Process]:
     """Return the processes of the actors that commands of this workplace started."""
+    return processes(workplace, "ray::DecodingA")
+
+
+def processes(workplace: Workplace, name: str) -> list[psutil.Process]:
+    """Return the processes of commands of this workplace whose name begins so."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             ours = os.getsid(process.pid) in workplace.sessions
-            if ours and process.name().startswith("ray::DecodingA"):
+            if ours and process.name().startswith(name):
                 found.append(process)
     return found
 
@@ -325,6 +330,8 @@ def test_a_server_that_restarts_or_goes_away_is_waited_for(
         run.prepare(size.jobs)
         process = run.start()
         run.wait_for(2, process)
+        [raylet] = processes(workplace, "raylet")  # its workers inherit what it has
+        assert "DYNA_EVAL_DB" not in raylet.environ()
         for _ in range(min(size.faults, 5)):
             server.stop(immediate=True)
             server.start()
