@@ -13,7 +13,8 @@ from workplace import COMMAND, Workplace
 
 MAX_CPU_SECONDS = 1.0
 """Of this process alone: others may keep the machine busy."""
-MAX_BYTES = 200 * 2**20
+BOUNDED = ["sh", "-c", 'ulimit -v 204800; exec "$0" "$@"']
+"""Runs a command in 200 MB of address space: what the kernel counts of its memory includes its parent's."""
 
 
 def alias_bomb() -> Iterator[bytes]:
@@ -67,7 +68,7 @@ def test_a_hostile_file_is_refused_quickly_with_its_line(
     with (workplace.folder / "sweep.yaml").open("wb") as file:
         file.writelines(content())
     process = subprocess.Popen(
-        [COMMAND, "submit", "sweep.yaml"], cwd=workplace.folder, stderr=subprocess.PIPE, text=True
+        [*BOUNDED, COMMAND, "submit", "sweep.yaml"], cwd=workplace.folder, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
     said = process.stderr.read()
@@ -78,5 +79,4 @@ def test_a_hostile_file_is_refused_quickly_with_its_line(
     assert re.fullmatch(rf"dyna-eval: sweep\.yaml:{line}: [^\n]*\n", said), said
     assert says in said
     assert used.ru_utime + used.ru_stime < MAX_CPU_SECONDS
-    assert used.ru_maxrss * 1024 < MAX_BYTES
     assert [path.name for path in workplace.folder.iterdir()] == ["sweep.yaml"]
