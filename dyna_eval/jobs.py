@@ -136,6 +136,8 @@ class MeasureSpec:
     max_repeats: int | None = None
     precision: float | None = None
     tune_fraction: float = 0.0
+    job_timeout_s: float | None = None
+    """None: generous, by what the pair's passes were found to cost."""
 
     @property
     def most_repeats(self) -> int:
@@ -398,6 +400,13 @@ class Notice:
     actor: str
     detail: str = ""
     seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standstill:
+    """The sweep waits for its database, for a reason; None where it goes on again."""
+
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import Select, func, insert, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from dyna_eval.jobs import (
@@ -31,7 +31,7 @@ from dyna_eval.jobs import (
     sum_rounds,
 )
 from dyna_eval.samples import SampleTable
-from dyna_eval_db.columns import database_clock, insert_missing, insert_or_update
+from dyna_eval_db.columns import database_clock, insert_many, insert_missing, insert_or_update
 from dyna_eval_db.models import (
     CalibrationRow,
     EnvironmentRow,
@@ -132,8 +132,7 @@ def _insert_samples(
         for row, sample in zip(rows, samples, strict=True)
         for number, round_ in enumerate(sample.rounds)
     ]
-    if rounds:
-        session.execute(insert(RoundRow), rounds)
+    insert_many(session, RoundRow, rounds)
 
 
 # --------------------------------------------------------------------- reading
