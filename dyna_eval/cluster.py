@@ -37,6 +37,8 @@ class Slot:
     actor: Any = None
     pair: str | None = None
     claim: Claim | None = None
+    answered: bool = False
+    """Whether the actor has answered a heartbeat: before that it may still be starting."""
     started: int = 0
     """Actors started here so far; part of the actor's name, so that names stay unique."""
 
@@ -51,6 +53,7 @@ class Slot:
             return
         name = self.actor_name
         self.started += 1
+        self.answered = False
         self.actor = DecodingActor.options(  # type: ignore[attr-defined]  # ray adds it to the class
             num_cpus=self.cpus,
             num_gpus=self.gpus,
@@ -109,11 +112,14 @@ def connected(address: str) -> Iterator[str]:
     if folder is not None:
         options |= {"include_dashboard": False, "_temp_dir": folder}
     on_terminate = signal.getsignal(signal.SIGTERM)
+    database = os.environ.pop("DYNA_EVAL_DB", None)  # workers hold no credentials
     try:
         dashboard = _join(address, options)
         signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would end the process here and now
         yield dashboard
     finally:
+        if database is not None:
+            os.environ["DYNA_EVAL_DB"] = database
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)  # logs of Ray's own processes, and their sockets

@@ -6,12 +6,14 @@ DynaEvalError
 │   ├── PairError           models that cannot be loaded, verified or paired
 │   ├── PromptError         a data set without usable prompts
 │   ├── DatabaseError       a database that cannot be opened, or whose schema does not fit
-│   │   └── MissingDatabaseError   none is there
+│   │   ├── MissingDatabaseError   none is there
+│   │   └── DatabaseAwayError      it does not answer, or has no room: waiting may help
 │   ├── ImportFileError     a result file of another tool that cannot be imported
 │   ├── UnknownSweepError   no sweep, or no job, of that name or number
 │   ├── MixedRowsError      rows that must not stand in one table
 │   └── NothingToDrawError  a figure that a sweep holds no data for
 ├── DecodingError           a job's own fault, such as output that is not the target's: the job fails
+├── StuckWorkerError        a worker that does not answer, or takes too long: its job is tried again
 └── LeaseLostError          another controller works on this sweep
 """
 
@@ -63,6 +65,10 @@ class MissingDatabaseError(DatabaseError):
     """There is no database at that place."""
 
 
+class DatabaseAwayError(DatabaseError):
+    """A database that does not answer, is locked or is full. The same call may succeed later."""
+
+
 class ImportFileError(InputError):
     """A result file that is not of a known format, or is damaged; nothing of it is imported."""
 
@@ -81,6 +87,10 @@ class NothingToDrawError(InputError):
 
 class DecodingError(DynaEvalError):
     """A decoding run that broke one of its invariants; the job fails with this reason."""
+
+
+class StuckWorkerError(DynaEvalError):
+    """A worker that neither answers nor dies; its job is taken from it."""
 
 
 class LeaseLostError(DynaEvalError):

@@ -138,6 +138,8 @@ class MeasureSpec:
     tune_fraction: float = 0.0
     store_trees: int = 0
     """Rounds of each sample whose draft tree is kept."""
+    job_timeout_s: float | None = None
+    """None: generous, by what the pair's passes were found to cost."""
 
     @property
     def most_repeats(self) -> int:
@@ -431,6 +433,13 @@ class Notice:
     actor: str
     detail: str = ""
     seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standstill:
+    """The sweep waits for its database, for a reason; None where it goes on again."""
+
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

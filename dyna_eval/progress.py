@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dyna_eval.jobs import Happening, Notice
+from dyna_eval.jobs import Happening, Notice, Standstill
 
 
 class ProgressDisplay:
@@ -39,7 +39,11 @@ class ProgressDisplay:
     ) -> None:
         self._bar.stop()
 
-    def __call__(self, notice: Notice) -> None:
+    def __call__(self, notice: Notice | Standstill) -> None:
+        if isinstance(notice, Standstill):
+            waiting = f"waiting for the database; finished jobs are kept in memory: {notice.reason}"
+            self._line(waiting if notice.reason else "the database is back")
+            return
         what = f"{notice.label} (repeat {notice.repeat + 1})"
         match notice.happening:
             case Happening.STARTED:

@@ -145,6 +145,12 @@ class MeasureSection(Section):
         description="Short unmeasured runs before a job, over its first prompt reversed.",
     )
     confidence: float = Field(_MEASURE.confidence, gt=0, lt=1, allow_inf_nan=False)
+    job_timeout_s: float | None = Field(
+        _MEASURE.job_timeout_s,
+        gt=0,
+        allow_inf_nan=False,
+        description="A job that takes longer is tried on another worker.",
+    )
     sentinel_every: int = Field(
         _MEASURE.sentinel_every, ge=1, le=1_000_000, description="Jobs between an actor's own baseline runs."
     )

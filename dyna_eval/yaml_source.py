@@ -86,7 +86,9 @@ def read_file(path: Path) -> str:
         reason = getattr(error, "strerror", None) or str(error)
         raise SweepFileError(f"cannot be read: {reason}", file=file) from error
     if len(data) > MAX_BYTES:
-        raise SweepFileError(f"is larger than {MAX_BYTES:,} bytes; a sweep file is much smaller", file=file)
+        line = data.count(b"\n", 0, MAX_BYTES) + 1
+        what = f"is larger than {MAX_BYTES:,} bytes, which end here; a sweep file is much smaller"
+        raise SweepFileError(what, file=file, line=line)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Double, Integer, Text, literal
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Double, Integer, Text, insert, literal
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -114,6 +115,27 @@ def insert_all_missing(
     """Insert rows and skip those whose unique key is there already."""
     if rows:
         session.connection().execute(_inserting(session, table).on_conflict_do_nothing(), rows)
+
+
+def insert_many(session: Session, table: type[DeclarativeBase], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows that all have the same columns, of plain numbers: on Postgres by COPY, which is faster."""
+    if not rows:
+        return
+    connection = session.connection()
+    if connection.dialect.name != "postgresql":
+        connection.execute(insert(table), rows)
+        return
+    driver: Any = connection.connection.driver_connection
+    copying = f"COPY {table.__tablename__} ({', '.join(rows[0])}) FROM STDIN"
+    error_of_driver = connection.dialect.loaded_dbapi.Error
+    try:
+        with driver.cursor() as cursor, cursor.copy(copying) as copy:
+            for row in rows:
+                copy.write_row(tuple(row.values()))
+    except error_of_driver as error:
+        raise DBAPIError.instance(
+            copying, None, error, error_of_driver, hide_parameters=True, dialect=connection.dialect
+        ) from error
 
 
 def insert_or_update(

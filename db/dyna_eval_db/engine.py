@@ -5,21 +5,52 @@ from __future__ import annotations
 import functools
 import json
 import os
+import random
 import re
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+)
 from sqlalchemy.pool import NullPool
 
-from dyna_eval.errors import DatabaseError, MissingDatabaseError
+from dyna_eval.errors import DatabaseAwayError, DatabaseError, MissingDatabaseError, first_line
 
 BUSY_SECONDS = 30.0
 """How long a SQLite connection waits for another one's lock."""
+
+_CONFLICTS = frozenset({"40001", "40P01"})
+"""Postgres's codes for transactions that met another one: a serialization failure, and a deadlock."""
+_CONFLICT_TRIES = 20
+
+_SQLITE_AWAY = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""Primary codes of what may pass: somebody else's lock, a disk without room, a folder that is away."""
+
+_POSTGRES_PATIENCE = {"connect_timeout": "10", "tcp_user_timeout": "30000"}
+"""Seconds to connect, and milliseconds that sent data may go unanswered, where the address names none."""
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 _POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 
@@ -89,12 +120,45 @@ def reported(address: URL) -> Iterator[None]:
     except (IntegrityError, DataError):
         raise
     except DBAPIError as error:
-        reason = (
-            str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
-        )
-        if address.password:
-            reason = reason.replace(str(address.password), "***")
-        raise DatabaseError(f"{shown(address)}: {reason}{_advice(reason)}") from error
+        reason = first_line(error.orig or error)
+        for secret in _secrets(address):
+            reason = reason.replace(secret, "***")
+        kind = DatabaseAwayError if _is_away(error) else DatabaseError
+        raise kind(f"{shown(address)}: {reason}{_advice(reason)}") from error
+
+
+def _secrets(address: URL) -> set[str]:
+    given = {str(address.password or ""), *map(str, (address.query.get("password", ""),))}
+    return {secret for secret in given if secret}
+
+
+def _is_away(error: DBAPIError) -> bool:
+    """Whether a database refused for a reason that may pass by itself."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in _SQLITE_AWAY
+    return isinstance(error, OperationalError | InterfaceError)
+
+
+def retried(transaction: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Run a transaction again where Postgres ended it because of another one's: nothing of it was done."""
+
+    @functools.wraps(transaction)
+    def run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        for tried in range(1, _CONFLICT_TRIES):
+            try:
+                return transaction(*args, **kwargs)
+            except DatabaseAwayError as error:
+                if not _is_conflict(error.__cause__):
+                    raise
+                time.sleep(random.uniform(0, 0.005 * tried))
+        return transaction(*args, **kwargs)
+
+    return run
+
+
+def _is_conflict(error: BaseException | None) -> bool:
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _CONFLICTS
 
 
 def _advice(reason: str) -> str:
@@ -104,6 +168,8 @@ def _advice(reason: str) -> str:
         return "; see that you may write the file and its folder"
     if reason == "database is locked":
         return "; another process has been writing to it for too long"
+    if reason == "database or disk is full":
+        return "; make room on its disk"
     return ""
 
 
@@ -120,7 +186,7 @@ def bare_engine(address: URL) -> Engine:
 
 def store_engine(address: URL) -> Engine:
     """Return the engine that a store works with; on SQLite it keeps foreign keys and survives a power cut."""
-    engine = _engine(address, pool_pre_ping=address.get_backend_name() != "sqlite")
+    engine = _engine(address, pool_pre_ping=address.get_backend_name() != "sqlite")  # servers restart
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", functools.partial(_set_pragmas, _journal_mode(address)))
     return engine
@@ -136,6 +202,9 @@ def watching_engine(address: URL) -> Engine:
 
 
 def _engine(address: URL, **options: Any) -> Engine:
+    if address.get_backend_name() != "sqlite":
+        patience = {name: value for name, value in _POSTGRES_PATIENCE.items() if name not in address.query}
+        options["connect_args"] = patience
     try:
         engine = create_engine(
             address,

@@ -33,7 +33,7 @@ from dyna_eval.jobs import (
     sum_rounds,
 )
 from dyna_eval.samples import SampleTable
-from dyna_eval_db.columns import database_clock, insert_missing, insert_or_update
+from dyna_eval_db.columns import database_clock, insert_many, insert_missing, insert_or_update
 from dyna_eval_db.models import (
     CalibrationRow,
     DraftTreeRow,
@@ -135,8 +135,7 @@ def _insert_samples(
         for row, sample in zip(rows, samples, strict=True)
         for number, round_ in enumerate(sample.rounds)
     ]
-    if rounds:
-        session.execute(insert(RoundRow), rounds)
+    insert_many(session, RoundRow, rounds)
     trees = [
         {"sample_id": row.id, "number": number, "tree": _tree_json(tree)}
         for row, sample in zip(rows, samples, strict=True)

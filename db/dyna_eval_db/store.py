@@ -41,6 +41,7 @@ from dyna_eval.jobs import (
     SweepRecord,
 )
 from dyna_eval_db import imports, sweeps
+from dyna_eval_db.audit import audit
 from dyna_eval_db.columns import database_clock, execute_counted, insert_missing
 from dyna_eval_db.engine import (
     bare_engine,
@@ -48,15 +49,26 @@ from dyna_eval_db.engine import (
     parse_address,
     reading,
     reported,
+    retried,
     store_engine,
     writing,
 )
 from dyna_eval_db.migrate import require_schema, require_usable
 from dyna_eval_db.models import AttemptRow, EventRow, JobRow, LeaseRow, ResultRow, SweepRow
 from dyna_eval_db.results import insert_result, read_calibrations, read_jobs, read_samples, read_tree_sizes
-from dyna_eval_db.values import Attempt, Claim, Event, Landing, Outcome, SweepState, SweepSummary
+from dyna_eval_db.values import Attempt, Claim, Discrepancy, Event, Landing, Outcome, SweepState, SweepSummary
 
-__all__ = ["Attempt", "Claim", "Event", "Landing", "Outcome", "Store", "SweepState", "SweepSummary"]
+__all__ = [
+    "Attempt",
+    "Claim",
+    "Discrepancy",
+    "Event",
+    "Landing",
+    "Outcome",
+    "Store",
+    "SweepState",
+    "SweepSummary",
+]
 
 _MAX_ERROR_CHARACTERS = 4000
 
@@ -120,6 +132,7 @@ class Store:
 
     # ------------------------------------------------------------------ sweeps
 
+    @retried
     def add_sweep(self, resolved: ResolvedSweep) -> int:
         """Store a sweep with its prompts and jobs; one with the same digest is found, not stored again."""
         with self._write() as session:
@@ -132,6 +145,7 @@ class Store:
             _log(session, sweep_id, "submitted again")
             return sweep_id
 
+    @retried
     def add_jobs(self, sweep_id: int, jobs: Sequence[Job]) -> int:
         """Add jobs to a sweep and return the number of those that it did not have yet."""
         with self._write() as session:
@@ -193,8 +207,16 @@ class Store:
         with self._read() as session:
             return read_calibrations(session, pair)
 
+    def audit(self, sweep_id: int | None = None) -> list[Discrepancy]:
+        """Return every row of a sweep, or of all, that breaks a promise of the store; none if it is sound."""
+        with self._read() as session:
+            if sweep_id is not None:
+                sweeps.require_sweep(session, sweep_id)
+            return audit(session, sweep_id)
+
     # ---------------------------------------------------------------- imported files
 
+    @retried
     def add_import(self, file: ImportedFile, name: str) -> tuple[int, bool]:
         """Store an imported file, all of it or nothing; return its sweep, and whether the file is new.
 
@@ -221,6 +243,7 @@ class Store:
 
     # ------------------------------------------------------ the controller's lease
 
+    @retried
     def acquire_lease(self, sweep_id: int, holder: str, seconds: float) -> bool:
         """Become a sweep's controller unless another one's lease is alive, by the database's clock."""
         times = {"acquired_at": database_clock(), "expires_at": database_clock(seconds)}
@@ -240,6 +263,7 @@ class Store:
         with self._read() as session:
             return session.scalar(select(LeaseRow.holder).where(LeaseRow.sweep_id == sweep_id))
 
+    @retried
     def renew_lease(self, sweep_id: int, holder: str, seconds: float) -> None:
         """Stay a sweep's controller; raises LeaseLostError where another one took over."""
         own = update(LeaseRow).where(LeaseRow.sweep_id == sweep_id, LeaseRow.holder == holder)
@@ -247,6 +271,7 @@ class Store:
             if not execute_counted(session, own.values(expires_at=database_clock(seconds))):
                 raise _lease_lost(sweep_id)
 
+    @retried
     def release_lease(self, sweep_id: int, holder: str) -> None:
         """Stop being a sweep's controller; without effect for one that is not."""
         own = delete_rows(LeaseRow).where(LeaseRow.sweep_id == sweep_id, LeaseRow.holder == holder)
@@ -254,25 +279,28 @@ class Store:
             if execute_counted(session, own):
                 _log(session, sweep_id, "lease released", holder=holder)
 
-    def recover(self, sweep_id: int, holder: str) -> int:
-        """Take back what an earlier controller left running, and return the number of jobs.
+    @retried
+    def recover(self, sweep_id: int, holder: str, *, keep: Collection[Claim] = ()) -> int:
+        """Take back what runs beside the claims to keep, and return the number of jobs.
 
-        Raises LeaseLostError unless `holder` holds the lease: only then is nobody at work on them.
+        That is what an earlier controller left, or a claim of this one whose answer was lost. Raises
+        LeaseLostError unless `holder` holds the lease: only then is nobody at work on them.
         """
-        own = select(LeaseRow).where(
-            LeaseRow.sweep_id == sweep_id,
-            LeaseRow.holder == holder,
-            LeaseRow.expires_at > database_clock(),
-        )
+        kept = JobRow.id.in_([claim.job_id for claim in keep])
         with self._write() as session:
-            if session.scalar(own) is None:
-                raise _lease_lost(sweep_id)
-            return _take_back(session, Outcome.LOST, JobRow.sweep_id == sweep_id)
+            _require_lease(session, sweep_id, holder)
+            return _take_back(session, Outcome.LOST, JobRow.sweep_id == sweep_id, ~kept)
 
     # -------------------------------------------------------- claims and results
 
-    def claim(self, sweep_id: int, *, pair: str, actor: str, lease_seconds: float) -> Claim | None:
-        """Take the next queued job of a pair for an actor; None where there is none."""
+    @retried
+    def claim(
+        self, sweep_id: int, *, pair: str, actor: str, lease_seconds: float, holder: str | None = None
+    ) -> Claim | None:
+        """Take the next queued job of a pair for an actor; None where there is none.
+
+        Raises LeaseLostError where a `holder` is given whose lease on the sweep was taken over.
+        """
         queued = (
             select(JobRow)
             .where(JobRow.sweep_id == sweep_id, JobRow.state == JobState.QUEUED, JobRow.pair == pair)
@@ -281,6 +309,8 @@ class Store:
             .with_for_update(skip_locked=True)
         )
         with self._write() as session:
+            if holder is not None:
+                _require_lease(session, sweep_id, holder, alive=False)
             job = session.scalar(queued)
             if job is None:
                 return None
@@ -299,18 +329,21 @@ class Store:
                 job=sweeps.read_job(session, job),
             )
 
+    @retried
     def renew_claim(self, claim: Claim, seconds: float) -> bool:
         """Keep a claim alive; False where it is no longer valid and its work would be fenced."""
         values = {"lease_expires_at": database_clock(seconds)}
         with self._write() as session:
             return execute_counted(session, update(JobRow).where(*_holds(claim)).values(values)) > 0
 
+    @retried
     def expire_claims(self, sweep_id: int) -> int:
         """Take back the jobs whose claim was not renewed in time, and return their number."""
         expired = JobRow.lease_expires_at <= database_clock()
         with self._write() as session:
             return _take_back(session, Outcome.EXPIRED, JobRow.sweep_id == sweep_id, expired)
 
+    @retried
     def put_back(self, claim: Claim, reason: str) -> bool:
         """Give a job up without blame, so that it is queued again; False where the claim was not valid."""
         with self._write() as session:
@@ -320,6 +353,7 @@ class Store:
             _log_claim(session, claim, Outcome.PUT_BACK, reason=reason)
             return True
 
+    @retried
     def land(self, claim: Claim, result: JobResult) -> Landing:
         """Store a job's result if its claim is still valid, all of it or nothing.
 
@@ -343,6 +377,7 @@ class Store:
             _log_claim(session, claim, Outcome.LANDED, wall_seconds=result.wall_seconds)
             return Landing.LANDED
 
+    @retried
     def fail(self, claim: Claim, *, error_class: str, message: str, final: bool) -> JobState | None:
         """Count a try against a job that failed: it is failed if that is final, else queued again.
 
@@ -359,6 +394,7 @@ class Store:
             _log_claim(session, claim, Outcome.FAILED, error_class=error_class, error=message, final=final)
             return state
 
+    @retried
     def fail_pair(self, sweep_id: int, pair: str, message: str) -> int:
         """Fail all queued jobs of a pair that does not load, and return their number."""
         queued = update(JobRow).where(
@@ -371,6 +407,7 @@ class Store:
             _log(session, sweep_id, "pair failed", pair=pair, error=message, jobs=count)
             return count
 
+    @retried
     def cancel(self, sweep_id: int) -> int:
         """Cancel what is queued or running, and return the number of jobs; their late results are fenced."""
         open_jobs = select(JobRow.id, JobRow.epoch, JobRow.state).where(
@@ -387,6 +424,7 @@ class Store:
             _log(session, sweep_id, "cancelled", jobs=len(jobs))
             return len(jobs)
 
+    @retried
     def retry(self, sweep_id: int) -> int:
         """Queue the failed jobs again with all their tries, and return their number."""
         failed = update(JobRow).where(JobRow.sweep_id == sweep_id, JobRow.state == JobState.FAILED)
@@ -435,6 +473,7 @@ class Store:
         with self._read() as session:
             return [_event(row) for row in session.scalars(later.order_by(EventRow.id))]
 
+    @retried
     def log_event(
         self, sweep_id: int, kind: str, detail: dict[str, Scalar], job_id: int | None = None
     ) -> None:
@@ -498,6 +537,15 @@ def _require_job(session: Session, job_id: int) -> JobRow:
     if row is None:
         raise UnknownSweepError(f"no job {job_id} in this database")
     return row
+
+
+def _require_lease(session: Session, sweep_id: int, holder: str, *, alive: bool = True) -> None:
+    """Raise LeaseLostError unless a holder has the lease; nobody can take it before the transaction ends."""
+    own = select(LeaseRow).where(LeaseRow.sweep_id == sweep_id, LeaseRow.holder == holder)
+    if alive:
+        own = own.where(LeaseRow.expires_at > database_clock())
+    if session.scalar(own.with_for_update(read=True)) is None:
+        raise _lease_lost(sweep_id)
 
 
 def _lease_lost(sweep_id: int) -> LeaseLostError:

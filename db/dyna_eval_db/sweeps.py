@@ -13,6 +13,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from dyna_eval.errors import UnknownSweepError
+from dyna_eval.holder import is_gone
 from dyna_eval.jobs import (
     Configuration,
     GenerationSpec,
@@ -185,9 +186,9 @@ def read_state(session: Session, sweep_id: int) -> SweepState:
     lease = select(LeaseRow.holder).where(
         LeaseRow.sweep_id == sweep_id, LeaseRow.expires_at > database_clock()
     )
-    return sweep_state(
-        count_jobs(session, sweep_id), begun=bool(claims), leased=session.scalar(lease) is not None
-    )
+    holder = session.scalar(lease)
+    leased = holder is not None and not is_gone(holder)  # killed on this machine, it works no more
+    return sweep_state(count_jobs(session, sweep_id), begun=bool(claims), leased=leased)
 
 
 def read_summaries(session: Session) -> list[SweepSummary]:

@@ -92,6 +92,15 @@ class Event:
     detail: Mapping[str, Scalar]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discrepancy:
+    """Something in a database that should not be. The sweep and the job are None where it has none."""
+
+    sweep_id: int | None
+    job_id: int | None
+    what: str
+
+
 def sweep_state(jobs: Mapping[JobState, int], *, begun: bool, leased: bool) -> SweepState:
     """Derive a sweep's state from its counts of jobs.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.options import database_option, open_store, print_json
+from dyna_eval.commands.options import database_option, open_store, print_json, without_password
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,13 @@ def read_percentage(
     help="Exit with 1 where a row of B is more than PERCENT (such as 3%) slower, its interval included.",
 )
 @database_option
-@click.option("--db-b", "database_b", metavar="URL", help="The database of B, where it is another one.")
+@click.option(
+    "--db-b",
+    "database_b",
+    metavar="URL",
+    callback=without_password,
+    help="The database of B, where it is another one.",
+)
 def compare(
     *, a: str, b: str, form: str | None, allowed: float | None, database: str, database_b: str | None
 ) -> int:

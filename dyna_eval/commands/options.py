@@ -5,21 +5,38 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
 DEFAULT_DATABASE = "sqlite:///dyna-eval.db"
 
+_PASSWORD = re.compile(r"://[^/?@]*:[^@]+@|[?&]password=")
+
+
+def without_password(context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
+    """Refuse a password in an argument, which every user of the machine can read while the command runs."""
+    given = context.get_parameter_source(str(parameter.name))
+    if given is ParameterSource.COMMANDLINE and _PASSWORD.search(url or ""):
+        raise click.BadParameter(
+            "everyone on this machine can see a password in a command line; put the address into "
+            "DYNA_EVAL_DB, or the password into ~/.pgpass"
+        )
+    return url
+
+
 database_option = click.option(
     "--db",
     "database",
     default=DEFAULT_DATABASE,
+    callback=without_password,
     envvar="DYNA_EVAL_DB",
     show_default=True,
     show_envvar=True,

@@ -276,6 +276,16 @@ def _hint_at_rest(sweep_id: int, *, failed: int, cancelled: int) -> None:
 def _work(
     store: Store, sweep_id: int, execution: Execution, counts: dict[JobState, int]
 ) -> dict[JobState, int]:
+    """Run a sweep unless another controller does, which is known before anything slow is begun."""
+    from dyna_eval.lease import leased
+
+    with leased(store, sweep_id) as holder:
+        return _work_as(holder, store, sweep_id, execution, counts)
+
+
+def _work_as(
+    holder: str, store: Store, sweep_id: int, execution: Execution, counts: dict[JobState, int]
+) -> dict[JobState, int]:
     from dyna_eval.cluster import connected
     from dyna_eval.controller import Controller
     from dyna_eval.jobs import JobState
@@ -293,6 +303,7 @@ def _work(
         controller = Controller(
             store=store,
             sweep_id=sweep_id,
+            holder=holder,
             watch=display,
             cpus_per_pair=execution.cpus_per_pair,
             fail_fast=execution.fail_fast,

@@ -72,8 +72,21 @@ def upgrade_database(*, database: str) -> None:
 
 
 @database.command("check")
+@click.option("--sweep", help="Look at the rows of one sweep alone, by its name or number.")
 @database_option
-def check_database(*, database: str) -> None:
-    """Check that the database can be used by this version."""
+def check_database(*, sweep: str | None, database: str) -> int:
+    """Check that this version can use the database, and that its rows agree with each other.
+
+    Prints a line for every finding; the exit status is 1 if there is any.
+    """
     with open_store(database) as store:
-        click.echo(f"ok: {len(store.list_sweeps())} sweeps")
+        sweep_id = None if sweep is None else store.find_sweep(sweep)
+        findings = store.audit(sweep_id)
+        count = len(store.list_sweeps()) if sweep_id is None else 1
+    for finding in findings:
+        sweep_words = "" if finding.sweep_id is None else f"sweep {finding.sweep_id} "
+        job_words = "" if finding.job_id is None else f"job {finding.job_id} "
+        click.echo(f"{sweep_words}{job_words}{finding.what}")
+    if not findings:
+        click.echo(f"ok: {count} sweeps")
+    return 1 if findings else 0

@@ -175,10 +175,19 @@ def test_a_command_alone_shows_its_help(workplace: Workplace) -> None:
 )
 def test_a_database_that_cannot_be_opened_is_refused(workplace: Workplace, url: str, says: str) -> None:
     workplace.write("sweep.yaml", SWEEP)
-    said = quick_complaint(workplace, "submit", "sweep.yaml", "--db", url)
+    words = [] if "secret" in url else ["--db", url]
+    variables = {} if words else {"DYNA_EVAL_DB": url}
+    said = quick_complaint(workplace, "submit", "sweep.yaml", *words, **variables)
     assert says in said
     assert "secret" not in said
-    assert quick_complaint(workplace, "status", "--db", url) == said
+    assert quick_complaint(workplace, "status", *words, **variables) == said
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:secret@here/x", "postgresql://me@here/x?password=secret"])
+def test_a_password_in_the_command_line_is_refused(workplace: Workplace, url: str) -> None:
+    said = quick_complaint(workplace, "status", "--db", url)
+    assert "put the address into DYNA_EVAL_DB" in said
+    assert "secret" not in said
 
 
 def test_a_database_of_a_newer_schema_is_refused_by_every_command(workplace: Workplace) -> None:

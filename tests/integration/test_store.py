@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,10 +24,11 @@ from dyna_eval_db.engine import network_file_system, wal_is_safe
 from dyna_eval_db.store import Claim, Landing, Outcome, Store, SweepState
 from measurements import CALIBRATION, CONFIGURATIONS, make_result, make_sample, make_sentinel, make_sweep
 from sqlalchemy import Engine, event
+from sqlalchemy.exc import DataError
 
 from dyna_eval.cli import cli
 from dyna_eval.commands import running
-from dyna_eval.errors import DatabaseError, LeaseLostError, UnknownSweepError
+from dyna_eval.errors import DatabaseAwayError, DatabaseError, LeaseLostError, UnknownSweepError
 from dyna_eval.jobs import (
     Backend,
     Calibration,
@@ -788,6 +790,90 @@ def test_events_are_read_in_order_and_from_where_one_left_off(store: Store, swee
     assert later[0].at <= later[1].at
 
 
+# ---------------------------------------------------------------- Postgres alone
+
+
+on_postgres = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+@on_postgres
+def test_transactions_that_meet_on_a_strict_server_are_run_again(database_url: str) -> None:
+    """Where the server's default is SERIALIZABLE, it ends transactions that it cannot put in an order."""
+    strict = f"{database_url}&options=-c%20default_transaction_isolation%3Dserializable"
+    conflicts: list[str] = []
+
+    def note(context: Any) -> None:
+        conflicts.append(getattr(context.original_exception, "sqlstate", ""))
+
+    event.listen(Engine, "handle_error", note)
+    try:
+        with Store.open(strict, create=True) as store:
+            sweep_id = store.add_sweep(make_sweep(repeats=20))
+
+            def land_all() -> None:
+                while claim := store.claim(sweep_id, pair="demo", actor="a", lease_seconds=MINUTE):
+                    store.land(claim, make_result(claim.job))
+
+            threads = [threading.Thread(target=land_all) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert store.progress(sweep_id)[JobState.DONE] == 40
+            assert "fenced" not in kinds(store, sweep_id)
+    finally:
+        event.remove(Engine, "handle_error", note)
+    assert "40001" in conflicts, "no two transactions met, so nothing was tested"
+
+
+@on_postgres
+def test_rounds_are_copied_in_one_statement_and_a_refused_one_is_reported(database_url: str) -> None:
+    with Store.open(database_url, create=True) as store:
+        sweep_id = store.add_sweep(make_sweep())
+        claim = take(store, sweep_id)
+        result = make_result(claim.job, rounds=1000)
+        too_large = replace(result.samples[0].rounds[0], drafted=2**40)
+        broken = replace(result.samples[0], rounds=(too_large,))
+        with pytest.raises(DataError):
+            store.land(claim, replace(result, samples=(broken,)))
+        assert state(store, claim) == JobState.RUNNING
+        statements: list[str] = []
+
+        def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            statements.append(statement)
+
+        event.listen(Engine, "before_cursor_execute", note)
+        store.land(claim, result)
+        event.remove(Engine, "before_cursor_execute", note)
+        assert not any("INSERT INTO round" in statement for statement in statements)
+        assert store.samples(claim.job_id) == result.samples
+
+
+@on_postgres
+def test_a_server_that_closed_the_connection_is_away_and_then_back(database_url: str) -> None:
+    with Store.open(database_url, create=True) as store:
+        sweep_id = store.add_sweep(make_sweep())
+        claim = take(store, sweep_id)
+
+        def cut(connection: Any) -> None:
+            connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+        event.listen(Engine, "begin", cut)
+        with pytest.raises(DatabaseAwayError):
+            store.land(claim, make_result(claim.job))
+        event.remove(Engine, "begin", cut)
+        assert store.land(claim, make_result(claim.job)) == Landing.LANDED
+
+
+@on_postgres
+def test_no_error_of_a_server_shows_a_password_even_in_its_traceback(database_url: str) -> None:
+    url = database_url.replace("postgres@/postgres", "nobody:s3cret@/postgres")
+    with pytest.raises(DatabaseError) as refused:
+        Store.open(url, create=True)
+    assert 'role "nobody" does not exist' in str(refused.value)
+    assert "s3cret" not in "".join(traceback.format_exception(refused.value))
+
+
 # ------------------------------------------------------------------ SQLite alone
 
 
@@ -823,6 +909,7 @@ def test_a_process_killed_while_a_result_lands_leaves_the_file_whole(file: Path)
 KILLED_CHILD = """
 import os, signal, sys
 from sqlalchemy import Engine, event
+from sqlalchemy.exc import DataError
 from dyna_eval_db.store import Store
 from measurements import make_result, make_sentinel
 
@@ -888,7 +975,7 @@ def test_a_write_that_the_database_refuses_is_reported_in_one_line(file: Path) -
                 store.add_sweep(make_sweep(source="a long file " * 10_000))
         finally:
             event.remove(Engine, "begin", leave_no_room)
-        assert str(refused.value) == f"sqlite:///{file}: database or disk is full"
+        assert str(refused.value) == f"sqlite:///{file}: database or disk is full; make room on its disk"
         assert store.list_sweeps() == []
 
 

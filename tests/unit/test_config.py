@@ -607,7 +607,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     assert refused(None) == ": cannot be read: No such file or directory"
     assert refused(b"name: x\nlabel: \xff\n") == ":2: is not UTF-8 text; save it as UTF-8"
     assert refused(b"\x00\x01\x02") == ":1: holds the control character U+0000; a sweep file is plain text"
-    assert refused(b"#" * 1_000_001).startswith(": is larger than 1,000,000 bytes")
+    assert refused(b"#" * 1_000_001).startswith(":1: is larger than 1,000,000 bytes")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are a POSIX feature")

@@ -101,7 +101,11 @@ def test_every_renderer_prints_an_imported_sweep(tmp_path: Path) -> None:
         assert "imported from a.json" in text
         assert "None" not in text
         assert "nan" not in text
-    assert [path.name for path in ablation_bars(report, tmp_path)] == ["ablation.pdf", "ablation.png"]
+    assert [path.name for path in ablation_bars(report, tmp_path)] == [
+        "ablation.pdf",
+        "ablation.svg",
+        "ablation.png",
+    ]
     json.dumps(to_json(report), allow_nan=False)
 
 

@@ -8,11 +8,12 @@ import ray
 import torch
 
 from dyna_eval.jobs import Job, JobResult, PromptSet
+from dyna_eval_workers.memory import memory_told
 from dyna_eval_workers.pairs import available_device
 from dyna_eval_workers.session import DecodingSession
 
 
-@ray.remote(max_restarts=0, max_task_retries=0)
+@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"heartbeat": 1})
 class DecodingActor:
     """Runs jobs for the controller. It has no database credentials and no state that outlives it."""
 
@@ -23,4 +24,9 @@ class DecodingActor:
         self._session = DecodingSession(actor=name, node=node, device=torch.device(available_device()))
 
     def run(self, job: Job, prompts: PromptSet) -> JobResult:
-        return self._session.run(job, prompts)
+        with memory_told():
+            return self._session.run(job, prompts)
+
+    @ray.method(concurrency_group="heartbeat")  # type: ignore[untyped-decorator]
+    def heartbeat(self) -> None:
+        """Answer, also while the other thread decodes: the process is neither stopped nor gone."""

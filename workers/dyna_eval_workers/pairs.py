@@ -22,6 +22,7 @@ from dyna_eval_workers.architecture import check_architecture, self_test
 from dyna_eval_workers.cudagraph import CaptureError, GraphRunner
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.enlarged import enlarge
+from dyna_eval_workers.memory import ran_out
 from dyna_eval_workers.native import NoKernelsError
 from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.native.weights import UnsupportedModelError
@@ -121,6 +122,11 @@ def load_pair(pair: Pair, device: torch.device) -> LoadedPair:
         location = _location(spec.target, _Role.TARGET)
         tokenizer = AutoTokenizer.from_pretrained(
             location, revision=spec.target_revision, trust_remote_code=False
+        )
+    if _tokenizer_digest(tokenizer) != pair.tokenizer_digest:  # transformers makes one up where none is
+        raise PairError(
+            f"{spec.target}: the tokenizer is missing, or changed since the sweep was submitted; "
+            "put the same files there, or submit the sweep again"
         )
     decoder = Decoder(target, draft, vocabulary=len(tokenizer), end_of_text=tokenizer.eos_token_id)
     limits = [runner.positions for runner in (target, draft) if runner is not None and runner.positions]
@@ -328,9 +334,11 @@ def _loading(model: str, *, failure: str = "cannot be loaded") -> Iterator[None]
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         yield
-    except (PairError, MemoryError, torch.OutOfMemoryError):
-        raise  # memory is the machine's fault: another try, on a fresh actor, may succeed
+    except PairError:
+        raise
     except Exception as error:  # the libraries raise OSError, ValueError, KeyError, SafetensorError, ...
+        if ran_out(error):  # the machine's fault: another try, on a fresh actor, may succeed
+            raise
         raise PairError(f"{model}: {failure}: {first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(level)

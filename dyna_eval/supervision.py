@@ -1,0 +1,68 @@
+"""Calls in flight: whether their workers still answer, and whether they take too long.
+
+Ray does not notice a process that was stopped, nor one that hangs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from dyna_eval_db.store import Claim
+
+from dyna_eval.cluster import Slot
+from dyna_eval.jobs import Calibration, Job
+
+HEARTBEAT_SECONDS = 5.0
+"""Between two questions to a worker that is decoding; each takes it about a millisecond."""
+SILENT_SECONDS = 30.0
+"""After which a worker that has not answered is taken for stopped."""
+_SLOWEST = 50
+"""A job may take so many times what the target alone would take, by the latest calibration, ..."""
+_SHORTEST_LIMIT_SECONDS = 1800.0
+"""... and at least this long: loading, compiling and warming up are not in the estimate."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """A job that an actor works on. Moments are seconds of the controller's monotonic clock."""
+
+    slot: Slot
+    claim: Claim
+    answer: Any
+    started: float
+    limit_seconds: float | None
+    question: Any = None
+    asked: float = 0.0
+    looked: float = 0.0
+
+    def listen(self, now: float) -> None:
+        """Collect the answer to the last question, and ask again when it is time."""
+        if self.question is not None and now - self.looked > SILENT_SECONDS / 2:
+            self.asked = now  # this process itself was away: the answer may be on its way
+        self.looked = now
+        if self.question is not None and ray.wait([self.question], timeout=0)[0]:
+            self.question = None
+            self.slot.answered = True
+        if self.question is None and now - self.asked >= HEARTBEAT_SECONDS:
+            self.question, self.asked = self.slot.actor.heartbeat.remote(), now
+
+    def complaint(self, now: float) -> str | None:
+        """Return why the call is to be given up, or None. An actor that has not yet started is waited for."""
+        if self.limit_seconds is not None and now - self.started > self.limit_seconds:
+            return f"it ran for more than {self.limit_seconds:g} s; measure.job_timeout_s sets the limit"
+        if self.question is not None and self.slot.answered and now - self.asked > SILENT_SECONDS:
+            return f"its worker has not answered for {SILENT_SECONDS:.0f} s"
+        return None
+
+
+def limit_seconds(job: Job, *, prompts: int, calibrations: list[Calibration]) -> float | None:
+    """Return how long a job may run: as its sweep says, else by its passes' cost; None where unknown."""
+    if job.measure.job_timeout_s is not None:
+        return job.measure.job_timeout_s
+    if not calibrations:
+        return None
+    slowest = max(calibration.verify(1) for calibration in calibrations)
+    runs = 2  # the job, and the actor's own baseline before it
+    return max(_SHORTEST_LIMIT_SECONDS, _SLOWEST * runs * prompts * job.generation.max_new_tokens * slowest)

@@ -1,0 +1,82 @@
+"""Sweep files made to harm: refused in a second of work and 200 MB, with a line, before anything runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import string
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+from workplace import COMMAND, Workplace
+
+MAX_CPU_SECONDS = 1.0
+"""Of this process alone: others may keep the machine busy."""
+BOUNDED = ["sh", "-c", 'ulimit -v 204800; exec "$0" "$@"']
+"""Runs a command in 200 MB of address space: what the kernel counts of its memory includes its parent's."""
+
+
+def alias_bomb() -> Iterator[bytes]:
+    """Nine lists, each of nine references to the one before: 9^10 values."""
+    yield b"a: &a [x, x, x, x, x, x, x, x, x]\n"
+    for before, name in zip(string.ascii_lowercase, string.ascii_lowercase[1:10], strict=False):
+        yield f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n".encode()
+
+
+def deep() -> Iterator[bytes]:
+    yield b"a: " + b"[" * 3000 + b"]" * 3000
+
+
+def deep_mappings() -> Iterator[bytes]:
+    for level in range(1300):
+        yield b" " * level + b"a:\n"
+
+
+def huge() -> Iterator[bytes]:
+    for _ in range(100):
+        yield b"# x\n" * 2**18
+
+
+def binary() -> Iterator[bytes]:
+    yield bytes(range(256)) * 1000
+
+
+def billion_jobs() -> Iterator[bytes]:
+    depths, branches, thresholds = [*range(1, 1001)], [*range(2, 1002)], [i / 1000 for i in range(1000)]
+    yield b"pair: demo\nprompts: {dataset: demo}\nconfigs:\n  - {label: B, method: ar}\n"
+    row = f"  - {{label: A, method: tree, depth: {depths}, branch: {branches}, threshold: {thresholds}}}\n"
+    yield row.encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "says"),
+    [
+        (alias_bomb, 1, "more than 100,000 values"),
+        (deep, 1, "nested more than 64 deep"),
+        (deep_mappings, 65, "nested more than 64 deep"),
+        (huge, 250_001, "larger than 1,000,000 bytes"),
+        (binary, 2, "not UTF-8"),
+        (lambda: iter([b"\0" * 5000]), 1, "control character"),
+        (lambda: iter([b"name: x\npair: demo\nname: y\n"]), 3, "duplicate key"),
+        (billion_jobs, 5, "1,000,000,001 configurations"),
+    ],
+)
+def test_a_hostile_file_is_refused_quickly_with_its_line(
+    workplace: Workplace, content: Callable[[], Iterator[bytes]], line: int, says: str
+) -> None:
+    with (workplace.folder / "sweep.yaml").open("wb") as file:
+        file.writelines(content())
+    process = subprocess.Popen(
+        [*BOUNDED, COMMAND, "submit", "sweep.yaml"], cwd=workplace.folder, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    said = process.stderr.read()
+    process.stderr.close()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 2
+    assert re.fullmatch(rf"dyna-eval: sweep\.yaml:{line}: [^\n]*\n", said), said
+    assert says in said
+    assert used.ru_utime + used.ru_stime < MAX_CPU_SECONDS
+    assert [path.name for path in workplace.folder.iterdir()] == ["sweep.yaml"]

@@ -1,0 +1,50 @@
+"""Processes that are killed at any moment of a landing leave all of a result, or nothing of it."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from dyna_eval_db.store import Store
+from measurements import make_sweep
+
+from dyna_eval.jobs import JobState
+
+LANDING = """
+import sys
+from dyna_eval_db.store import Store
+from measurements import make_result, make_sentinel
+
+store = Store.open(sys.argv[1], create=False)
+while claim := store.claim(1, pair="demo", actor=sys.argv[2], lease_seconds=60.0):
+    store.land(claim, make_result(claim.job, sentinels=[make_sentinel(sys.argv[2], claim.epoch)], rounds=300))
+    print("landed", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "kills", [2, pytest.param(200, marks=[pytest.mark.chaos, pytest.mark.timeout(3600)])]
+)
+def test_a_landing_that_is_killed_leaves_no_part_of_a_result(
+    database_url: str, kills: int, record: dict[str, object]
+) -> None:
+    with Store.open(database_url, create=True) as store:
+        store.add_sweep(make_sweep(repeats=50 * kills))
+        interrupted = 0
+        for kill in range(kills):
+            command = [sys.executable, "-c", LANDING, database_url, f"actor-{kill}"]
+            with subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE) as child:
+                assert child.stdout is not None
+                assert child.stdout.readline() == b"landed\n"
+                time.sleep(random.uniform(0, 0.3))
+                child.kill()
+            assert store.acquire_lease(1, "next", 60.0)
+            interrupted += store.recover(1, "next")
+            assert store.audit() == []
+        landed = store.progress(1)[JobState.DONE]
+        assert landed >= kills
+        record |= {"kills": kills, "interrupted": interrupted, "landed": landed, "passed": True}
