@@ -122,12 +122,12 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
     real = Decoder.decode
 
     def decode(
-        self: Decoder, prompt: Any, generation: GenerationSpec, drafting: Any, *, seed: str
+        self: Decoder, prompt: Any, generation: GenerationSpec, drafting: Any, **options: Any
     ) -> Decoded:
-        decoded = real(self, prompt, generation, drafting, seed=seed)
+        decoded = real(self, prompt, generation, drafting, **options)
         watched.calls.append(
             Call(
-                seed=seed,
+                seed=options["seed"],
                 speculative=drafting is not None,
                 prompt=tuple(prompt),
                 tokens=len(decoded.token_ids),
@@ -306,9 +306,9 @@ def wrong_from(index: int) -> Callable[..., Decoded]:
     real = Decoder.decode
 
     def decode(
-        self: Decoder, prompt: Any, generation: GenerationSpec, drafting: Any, *, seed: str
+        self: Decoder, prompt: Any, generation: GenerationSpec, drafting: Any, **options: Any
     ) -> Decoded:
-        decoded = real(self, prompt, generation, drafting, seed=seed)
+        decoded = real(self, prompt, generation, drafting, **options)
         if drafting is None:
             return decoded
         tokens = list(decoded.token_ids)
@@ -334,9 +334,9 @@ def test_a_text_that_ends_early_fails_the_job(
     real = Decoder.decode
 
     def decode(
-        self: Decoder, prompt: Any, generation: GenerationSpec, drafting: Any, *, seed: str
+        self: Decoder, prompt: Any, generation: GenerationSpec, drafting: Any, **options: Any
     ) -> Decoded:
-        decoded = real(self, prompt, generation, drafting, seed=seed)
+        decoded = real(self, prompt, generation, drafting, **options)
         return decoded if drafting is None else replace(decoded, token_ids=decoded.token_ids[:5])
 
     monkeypatch.setattr(Decoder, "decode", decode)
