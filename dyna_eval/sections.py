@@ -29,6 +29,8 @@ _NOT_IN_A_LINE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff{_BIDI
 def _one_line(text: str) -> str:
     if _NOT_IN_A_LINE.search(text):
         raise ValueError("should be one line without control characters")
+    if not any(character.isprintable() and not character.isspace() for character in text):
+        raise ValueError("should have a character that can be seen")
     return text
 
 
