@@ -6,14 +6,12 @@ every figure keeps its definition, and speedups are against the baseline on the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dyna_eval.errors import InputError
-from dyna_eval.jobs import SampleTotals, SweepRecord
+from dyna_eval.jobs import SweepRecord
 from dyna_eval.report import Report, Row, build_report
-from dyna_eval.samples import SampleTable
-from dyna_eval.tuning import split_record
+from dyna_eval.tuning import measured_prompts, on_prompts, split_record
 
 UNCATEGORIZED = "(no category)"
 """Stands for the prompts without a category, where others have one."""
@@ -54,7 +52,7 @@ def categorized_report(record: SweepRecord, *, allow_mixed: bool = False) -> Cat
     reported = split_record(record)[1] if record.measure.tune_fraction else record
     found = []
     for category, prompts in _prompts_by_category(reported).items():
-        report = build_report(_on_prompts(reported, prompts), allow_mixed=allow_mixed)
+        report = build_report(on_prompts(reported, prompts), allow_mixed=allow_mixed)
         counts = [row.figures.prompts or 0 for row in report.rows if row.figures]
         found.append(CategoryReport(category=category, report=report, prompts=max(counts, default=0)))
     return CategorizedReport(overall=overall, categories=tuple(found))
@@ -64,36 +62,9 @@ def _prompts_by_category(record: SweepRecord) -> dict[str, dict[str, set[int]]]:
     """Return the measured prompts of each category by prompt set, in the order of the prompts."""
     by_category: dict[str, dict[str, set[int]]] = {}
     without: dict[str, set[int]] = {}
-    for prompt_set, measured in _measured(record).items():
+    for prompt_set, measured in measured_prompts(record).items():
         known = record.categories.get(prompt_set, {})
         for index in sorted(measured):
             of_set = by_category.setdefault(known[index], {}) if index in known else without
             of_set.setdefault(prompt_set, set()).add(index)
     return {**by_category, **({UNCATEGORIZED: without} if without else {})}
-
-
-def _measured(record: SweepRecord) -> dict[str, set[int]]:
-    """Return the indices of the prompts that jobs have measured, by prompt set."""
-    found: dict[str, set[int]] = {}
-    for job in record.jobs:
-        indices = SampleTable.of(job.samples).column("prompt_index").astype(int).tolist()
-        found.setdefault(job.prompt_set, set()).update(indices)
-    return found
-
-
-def _on_prompts(record: SweepRecord, prompts: dict[str, set[int]]) -> SweepRecord:
-    """Return a sweep as measured on some prompts of each set alone; sentinels have their pair's set."""
-    sets = {job.pair: job.prompt_set for job in record.jobs}
-
-    def kept(samples: Sequence[SampleTotals], prompt_set: str) -> SampleTable:
-        own: Collection[int] = prompts.get(prompt_set, ())
-        return SampleTable.of(samples).on_prompts(own)
-
-    return replace(
-        record,
-        jobs=tuple(replace(job, samples=kept(job.samples, job.prompt_set)) for job in record.jobs),
-        sentinels=tuple(
-            replace(own, samples=kept(own.samples, sets.get(own.pair, ""))) for own in record.sentinels
-        ),
-        measure=replace(record.measure, tune_fraction=0.0),
-    )

@@ -7,7 +7,7 @@ one that it was not chosen by.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from dyna_eval.jobs import SampleTotals, SweepRecord, digest
@@ -21,20 +21,35 @@ def tuning_prompts(prompts: Collection[int], fraction: float, seed: int) -> froz
 
 
 def split_record(record: SweepRecord) -> tuple[SweepRecord, SweepRecord]:
-    """Return a sweep as measured on its tuning prompts, and as measured on the others."""
-    tables = [SampleTable.of(job.samples) for job in record.jobs]
-    prompts = {int(index) for table in tables for index in table.column("prompt_index")}
-    tuning = tuning_prompts(prompts, record.measure.tune_fraction, record.seed)
-    return _on_prompts(record, tuning), _on_prompts(record, prompts - tuning)
+    """Return a sweep as measured on its tuning prompts, and as measured on the others; each set is split."""
+    measured = measured_prompts(record)
+    fraction = record.measure.tune_fraction
+    tuning = {name: tuning_prompts(prompts, fraction, record.seed) for name, prompts in measured.items()}
+    others = {name: prompts - tuning[name] for name, prompts in measured.items()}
+    return on_prompts(record, tuning), on_prompts(record, others)
 
 
-def _on_prompts(record: SweepRecord, prompts: Collection[int]) -> SweepRecord:
-    def kept(samples: Sequence[SampleTotals]) -> SampleTable:
-        return SampleTable.of(samples).on_prompts(prompts)
+def measured_prompts(record: SweepRecord) -> dict[str, set[int]]:
+    """Return the indices of the prompts that jobs have measured, by prompt set."""
+    found: dict[str, set[int]] = {}
+    for job in record.jobs:
+        indices = SampleTable.of(job.samples).column("prompt_index").astype(int).tolist()
+        found.setdefault(job.prompt_set, set()).update(indices)
+    return found
+
+
+def on_prompts(record: SweepRecord, prompts: Mapping[str, Collection[int]]) -> SweepRecord:
+    """Return a sweep as measured on some prompts of each set alone; sentinels have their pair's set."""
+    sets = {job.pair: job.prompt_set for job in record.jobs}
+
+    def kept(samples: Sequence[SampleTotals], prompt_set: str) -> SampleTable:
+        return SampleTable.of(samples).on_prompts(prompts.get(prompt_set, ()))
 
     return replace(
         record,
-        jobs=tuple(replace(job, samples=kept(job.samples)) for job in record.jobs),
-        sentinels=tuple(replace(own, samples=kept(own.samples)) for own in record.sentinels),
+        jobs=tuple(replace(job, samples=kept(job.samples, job.prompt_set)) for job in record.jobs),
+        sentinels=tuple(
+            replace(own, samples=kept(own.samples, sets.get(own.pair, ""))) for own in record.sentinels
+        ),
         measure=replace(record.measure, tune_fraction=0.0),
     )

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import Select, and_, func, insert, select
+from sqlalchemy import Select, and_, false, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 from dyna_eval.jobs import (
@@ -276,12 +276,15 @@ def read_samples(session: Session, job_id: int, *conditions: Any) -> tuple[Sampl
 
 
 def read_tree_sizes(
-    session: Session, sweep_id: int, prompts: Collection[int] | None
+    session: Session, sweep_id: int, prompts: Mapping[str, Collection[int]] | None
 ) -> dict[int, dict[int, int]]:
-    """Count a sweep's rounds by job and by verified draft nodes, those of some prompts or of all."""
+    """Count a sweep's rounds by job and by verified draft nodes, over some prompts of each set or all."""
     conditions = [JobRow.sweep_id == sweep_id, JobRow.method != Method.AR]
     if prompts is not None:
-        conditions.append(SampleRow.prompt_index.in_(prompts))
+        of_sets = [
+            and_(JobRow.prompt_set == name, SampleRow.prompt_index.in_(own)) for name, own in prompts.items()
+        ]
+        conditions.append(or_(false(), *of_sets))
     counted = (
         select(JobRow.id, RoundRow.verified, func.count())
         .join(SampleRow, SampleRow.job_id == JobRow.id)

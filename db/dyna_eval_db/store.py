@@ -15,7 +15,7 @@ nothing and leaves an event. The life of a job:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -449,10 +449,12 @@ class Store:
             _require_job(session, job_id)
             return read_samples(session, job_id)
 
-    def tree_sizes(self, sweep_id: int, prompts: Collection[int] | None = None) -> dict[int, dict[int, int]]:
+    def tree_sizes(
+        self, sweep_id: int, prompts: Mapping[str, Collection[int]] | None = None
+    ) -> dict[int, dict[int, int]]:
         """Return how many rounds verified so many draft nodes, by job and by nodes; AR has no trees.
 
-        Over all prompts of the sweep's set unless some are named by index. The database does the counting.
+        Over all prompts unless some are named, by their set and index. The database does the counting.
         """
         with self._read() as session:
             sweeps.require_sweep(session, sweep_id)

@@ -153,9 +153,11 @@ def _measured(built: Report, store: Store) -> Measured:
 
 def _tree_sizes(measured: Measured, store: Store) -> dict[int, dict[int, int]]:
     """Count rounds by job and by nodes; of a sweep with a tuning split on the reported prompts alone."""
+    from dyna_eval.tuning import measured_prompts
+
     record, report = measured.record, measured.report
     if record is not None:
-        return store.tree_sizes(record.id, measured.prompts if report.chosen else None)
+        return store.tree_sizes(record.id, measured_prompts(record) if report.chosen else None)
     sizes: dict[int, dict[int, int]] = {}
     for sweep_id in [sweep.id for sweep in report.joined] or [report.sweep_id]:
         sizes |= store.tree_sizes(sweep_id)

@@ -79,12 +79,6 @@ class Measured:
         samples = {key: SampleTable.join(own) for key, own in tables.items()}
         return cls(report=report, record=record, samples=samples)
 
-    @property
-    def prompts(self) -> frozenset[int]:
-        """The prompts that the figures are over, by index."""
-        tables = self.samples.values()
-        return frozenset(int(index) for table in tables for index in table.column("prompt_index"))
-
     def finished(self, pair: str) -> tuple[Row, ...]:
         """Return the rows of a pair that have figures, in the order of the sweep file."""
         return tuple(row for row in self.report.rows_of(pair) if row.figures is not None)

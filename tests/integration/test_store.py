@@ -1067,7 +1067,9 @@ def test_rounds_are_counted_by_job_and_by_verified_nodes(store: Store, sweep_id:
             trees[claim.job_id] = {0: 1, 2: 1, 6: 2}
     assert trees
     assert store.tree_sizes(sweep_id) == trees
-    assert store.tree_sizes(sweep_id, [1]) == {job_id: {0: 1} for job_id in trees}
-    assert store.tree_sizes(sweep_id, []) == {}
+    (prompt_set,) = {job.prompt_set for job in store.record(sweep_id).jobs}
+    assert store.tree_sizes(sweep_id, {prompt_set: [1]}) == {job_id: {0: 1} for job_id in trees}
+    assert store.tree_sizes(sweep_id, {"another": [1]}) == {}
+    assert store.tree_sizes(sweep_id, {}) == {}
     with pytest.raises(UnknownSweepError):
         store.tree_sizes(99)

@@ -29,6 +29,7 @@ from dyna_eval.series.measured import Measured
 from dyna_eval.series.paired import paired_speedups
 from dyna_eval.series.parameters import Parameter, Scale, independent, span, spans_by_default, swept
 from dyna_eval.series.swept import CurveChart, Measure, acceptance_length, curve_chart, heat_map
+from dyna_eval.tuning import measured_prompts
 
 
 def measured(stored: SweepRecord) -> Measured:
@@ -344,9 +345,11 @@ def test_without_the_record_there_is_what_the_report_alone_says() -> None:
 def test_prompts_that_a_row_was_chosen_on_are_in_no_series() -> None:
     stored = replace(record(), measure=MeasureSpec(tune_fraction=0.5))
     own = measured(stored)
-    assert len(own.prompts) == 4
+    assert own.record is not None
+    (prompts,) = measured_prompts(own.record).values()
+    assert len(prompts) == 4
     for one in paired_speedups(own, "demo"):
-        assert {prompt for prompt, _ in one.ratios} == own.prompts
+        assert {prompt for prompt, _ in one.ratios} == prompts
 
 
 def test_a_row_whose_output_is_not_the_targets_is_doubted_in_every_series() -> None:

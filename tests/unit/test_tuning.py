@@ -113,3 +113,22 @@ def test_before_anything_is_measured_there_is_no_choice(fraction: float) -> None
     empty = replace(split(fraction), jobs=(), sentinels=())
 
     assert build_report(empty).chosen == ()
+
+
+def test_every_prompt_set_is_split_so_that_a_small_one_keeps_prompts_on_both_sides() -> None:
+    """Two prompts beside eight: a split of all indices alike could take both of them."""
+    large, small = split(0.9), record(prompts=2)
+    both = replace(
+        large,
+        pairs=("demo", "small"),
+        jobs=(
+            *large.jobs,
+            *(replace(job, id=job.id + 100, pair="small", prompt_set="p2") for job in small.jobs),
+        ),
+        sentinels=(*large.sentinels, *(replace(own, pair="small") for own in small.sentinels)),
+    )
+    report = build_report(both)
+
+    for pair, chosen, reported in (("demo", 7, 1), ("small", 1, 1)):
+        assert {row.figures.prompts for row in report.rows_of(pair) if row.figures} == {reported}
+        assert [choice.tuning_prompts for choice in report.chosen if choice.pair == pair] == [chosen]
