@@ -9,14 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dyna_eval.comparisons import compare_rows, distinct_labels, refuse_mixed, with_comparisons
+from dyna_eval.comparisons import distinct_labels, refuse_mixed
 from dyna_eval.counts import all_files
 from dyna_eval.errors import InputError
 from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.imported_report import imported_report, pruning_notes
 from dyna_eval.integrity import mixed_caveats, separability_caveats
 from dyna_eval.jobs import SweepRecord, digest
-from dyna_eval.report import JoinedSweep, LeftOut, Report, Row, build_report
+from dyna_eval.report import (
+    JoinedSweep,
+    LeftOut,
+    Report,
+    Row,
+    build_report,
+    compare_rows,
+    with_comparisons,
+)
 from dyna_eval.selection import Candidate, select
 from dyna_eval.statistics import Bootstrap
 from dyna_eval.workloads import Origin, models_difference, workload_differences

@@ -161,6 +161,46 @@ def best_row(rows: Sequence[Row]) -> Row | None:
     return None if any(row.source and not row.is_exact and other > rate for other, row in rates) else best
 
 
+# ------------------------------------------------------------------- comparing
+
+
+def with_comparisons(rows: Sequence[Row], bootstrap: Bootstrap) -> list[Row]:
+    """Compare each row with the baseline, and with the nearest and the fastest row above with figures."""
+    base = next((row for row in rows if row.is_baseline), None)
+    compared: list[Row] = []
+    previous = fastest = None
+    for row in rows:
+        compared.append(
+            replace(
+                row,
+                versus_baseline=None if base is None else compare_rows(row, base, bootstrap),
+                versus_previous=None if previous is None else compare_rows(row, previous, bootstrap),
+                fastest_before=None if fastest is None else fastest.step,
+                versus_fastest_before=None if fastest is None else compare_rows(row, fastest, bootstrap),
+            )
+        )
+        previous = row if row.figures is not None else previous
+        fastest = best_row([fastest, row] if fastest else [row])
+    return compared
+
+
+def compare_rows(row: Row, base: Row, bootstrap: Bootstrap | None) -> Comparison | None:
+    """Compare prompt by prompt where both rows have the prompts; by their means alone where not."""
+    if row.figures is None or base.figures is None:
+        return None
+    if any(one.source is None and not one.rates for one in (row, base)):
+        return None  # an actor of unknown pace
+    if bootstrap is not None and row.rates and base.rates and (row.source is None) == (base.source is None):
+        same = row.prompt_set is not None and row.prompt_set == base.prompt_set
+        found = compare(row.rates, base.rates, bootstrap, same_prompts=same)
+        if found is not None and row is base:
+            return Comparison(ratio=found.ratio, interval=found.interval, paired=found.paired)
+        return found
+    if base.figures.throughput.mean <= 0.0:
+        return None
+    return Comparison(ratio=row.figures.throughput.mean / base.figures.throughput.mean)
+
+
 # --------------------------------------------------------------------- building
 
 
@@ -263,15 +303,8 @@ class _PairTable:
         )
 
     def rows(self) -> list[Row]:
-        rates = {label: self._comparable_rates(label) for label in self.jobs}
-        rows: list[Row] = []
-        previous = fastest = None
-        for step, configuration in enumerate(self.record.configurations, start=1):
-            row = self._row(step, configuration, previous, fastest, rates)
-            rows.append(row)
-            previous = row if row.figures is not None else previous
-            fastest = best_row([fastest, row] if fastest else [row])
-        return rows
+        rows = [self._row(step, own) for step, own in enumerate(self.record.configurations, start=1)]
+        return [replace(row, caveats=self._caveats(row)) for row in with_comparisons(rows, self.bootstrap)]
 
     def left_out(self) -> list[LeftOut]:
         entries = []
@@ -304,14 +337,8 @@ class _PairTable:
             )
         return texts
 
-    def _row(
-        self,
-        step: int,
-        configuration: Configuration,
-        previous: Row | None,
-        fastest: Row | None,
-        rates: dict[str, dict[int, float] | None],
-    ) -> Row:
+    def _row(self, step: int, configuration: Configuration) -> Row:
+        """Return a row as it is by itself, without comparisons and caveats."""
         label = configuration.label
         jobs, done = self.jobs[label], _done(self.jobs[label])
         runs = [Run(repeat=job.repeat, samples=job.samples) for job in done]
@@ -321,7 +348,7 @@ class _PairTable:
         mixed: tuple[str, ...] = ()
         if own is not None and self.reference is not None:
             mixed = differences(done, self.reference, self.record.environments)
-        row = Row(
+        return Row(
             pair=self.pair,
             step=step,
             label=label,
@@ -334,21 +361,13 @@ class _PairTable:
             environment=environment,
             mixed=mixed,
             figures=own,
-            versus_baseline=self._compare(label, self.record.baseline, rates),
-            versus_previous=self._compare(label, previous.label, rates) if previous else None,
+            versus_baseline=None,
+            versus_previous=None,
             caveats=(),
-            fastest_before=fastest.step if fastest else None,
             generation=_only({job.generation_digest for job in jobs}),
             key=_only({job.key for job in jobs}),
-            rates=rates[label],
+            rates=self._comparable_rates(label),
         )
-        if fastest is not None:
-            known = {self.record.baseline: row.versus_baseline}
-            if previous is not None:
-                known[previous.label] = row.versus_previous
-            versus = known.get(fastest.label) or self._compare(label, fastest.label, rates)
-            row = replace(row, versus_fastest_before=versus)
-        return replace(row, caveats=self._caveats(row))
 
     def _comparable_rates(self, label: str) -> dict[int, float] | None:
         """Return prompt throughputs freed of how fast each actor is; None if one has no known pace."""
@@ -358,16 +377,6 @@ class _PairTable:
         return prompt_throughputs(
             Run(repeat=job.repeat, samples=job.samples, pace=self.paces[job.actor or ""]) for job in done
         )
-
-    def _compare(self, label: str, base: str, rates: dict[str, dict[int, float] | None]) -> Comparison | None:
-        left, right = rates.get(label), rates.get(base)
-        if not left or not right:
-            return None
-        prompt_sets = {job.prompt_set for job in (*_done(self.jobs[label]), *_done(self.jobs[base]))}
-        comparison = compare(left, right, self.bootstrap, same_prompts=len(prompt_sets) == 1)
-        if comparison is not None and label == base:
-            return Comparison(ratio=comparison.ratio, interval=comparison.interval, paired=comparison.paired)
-        return comparison
 
     def _caveats(self, row: Row) -> tuple[str, ...]:
         if row.figures is None:
