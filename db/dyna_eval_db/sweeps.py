@@ -179,16 +179,25 @@ def count_jobs(session: Session, sweep_id: int) -> dict[JobState, int]:
     return counts
 
 
-def read_state(session: Session, sweep_id: int) -> SweepState:
+def read_state(session: Session, sweep_id: int, counts: Mapping[JobState, int] | None = None) -> SweepState:
+    """Derive where a sweep stands; `counts` of its jobs are counted unless they are given."""
     if is_imported(session, sweep_id):
         return SweepState.IMPORTED
-    claims = session.scalar(select(func.max(JobRow.epoch)).where(JobRow.sweep_id == sweep_id))
+    counts = count_jobs(session, sweep_id) if counts is None else counts
     lease = select(LeaseRow.holder).where(
         LeaseRow.sweep_id == sweep_id, LeaseRow.expires_at > database_clock()
     )
     holder = session.scalar(lease)
     leased = holder is not None and not is_gone(holder)  # killed on this machine, it works no more
-    return sweep_state(count_jobs(session, sweep_id), begun=bool(claims), leased=leased)
+    return sweep_state(counts, begun=_has_begun(session, sweep_id, counts), leased=leased)
+
+
+def _has_begun(session: Session, sweep_id: int, counts: Mapping[JobState, int]) -> bool:
+    """Whether some job was claimed at least once; its state mostly tells."""
+    if any(counts[state] for state in (JobState.RUNNING, JobState.DONE, JobState.FAILED)):
+        return True
+    claimed = select(JobRow.id).where(JobRow.sweep_id == sweep_id, JobRow.epoch > 0).limit(1)
+    return session.scalar(claimed) is not None
 
 
 def read_summaries(session: Session) -> list[SweepSummary]:

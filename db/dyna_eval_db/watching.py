@@ -35,7 +35,7 @@ from dyna_eval_db.models import (
 )
 from dyna_eval_db.results import read_samples
 from dyna_eval_db.store import attempt_value
-from dyna_eval_db.values import Attempt, SweepState, sweep_state
+from dyna_eval_db.values import Attempt, SweepState
 
 _Item = TypeVar("_Item")
 _ACTORS_SHOWN = 200
@@ -382,35 +382,21 @@ def _cut(rows: Select[*tuple[Any, ...]], number: int, size: int) -> Select[*tupl
 
 def _outline(session: Session, sweep_id: int, name: str, pairs: list[Any], created_at: Any) -> SweepOutline:
     counts = sweeps.count_jobs(session, sweep_id)
-    lease = session.execute(
-        select(LeaseRow.acquired_at, database_clock()).where(
-            LeaseRow.sweep_id == sweep_id, LeaseRow.expires_at > database_clock()
-        )
-    ).one_or_none()
-    begun = any(counts[state] for state in (JobState.RUNNING, JobState.DONE, JobState.FAILED))
-    if not begun and counts[JobState.QUEUED]:
-        claimed = select(JobRow.id).where(JobRow.sweep_id == sweep_id, JobRow.epoch > 0).limit(1)
-        begun = session.scalar(claimed) is not None
-    seconds_left = None
-    if lease is not None:
-        since, now = lease
-        seconds_left = _seconds_left(session, sweep_id, counts, since, (now - since).total_seconds())
+    state = sweeps.read_state(session, sweep_id, counts)
     return SweepOutline(
         id=sweep_id,
         name=name,
         pairs=tuple(pair["spec"]["name"] for pair in pairs),
-        state=sweep_state(counts, begun=begun, leased=lease is not None)
-        if any(counts.values())
-        else sweeps.read_state(session, sweep_id),
+        state=state,
         jobs=counts,
         created_at=created_at.isoformat(timespec="seconds"),
-        seconds_left=seconds_left,
+        seconds_left=_seconds_left(session, sweep_id, counts) if state is SweepState.RUNNING else None,
     )
 
 
-def _seconds_left(
-    session: Session, sweep_id: int, counts: Mapping[JobState, int], since: Any, elapsed: float
-) -> float | None:
+def _seconds_left(session: Session, sweep_id: int, counts: Mapping[JobState, int]) -> float | None:
+    lease = select(LeaseRow.acquired_at, database_clock()).where(LeaseRow.sweep_id == sweep_id)
+    since, now = session.execute(lease).one()
     landed = session.scalar(
         select(func.count())
         .select_from(ResultRow)
@@ -419,6 +405,7 @@ def _seconds_left(
     )
     if not landed:
         return None
+    elapsed = (now - since).total_seconds()
     return (counts[JobState.QUEUED] + counts[JobState.RUNNING]) * elapsed / landed
 
 

@@ -6,7 +6,11 @@ import csv
 import html
 import io
 import json
+import os
 import re
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -20,7 +24,7 @@ from dyna_eval_dashboards.export import to_html
 from dyna_eval_dashboards.pages import asset
 from dyna_eval_dashboards.safety import Access
 from dyna_eval_dashboards.trees import draw
-from dyna_eval_db.store import Store
+from dyna_eval_db.store import Store, SweepState
 from dyna_eval_db.watching import WatchedStore
 from measurements import TREE, make_sweep
 from served import HOSTILE, client_of, database, fill, hostile_sweep
@@ -32,6 +36,7 @@ from starlette.testclient import TestClient
 from dyna_eval import tables
 from dyna_eval.cells import Notes, throughput_cell
 from dyna_eval.errors import DatabaseError, InputError
+from dyna_eval.holder import own_name
 from dyna_eval.report import build_report
 from tests.unit.report_records import BASELINE, PRUNED, record
 
@@ -378,3 +383,23 @@ def test_text_and_marks_stand_out_as_wcag_aa_asks(theme: int) -> None:
             assert contrast(colours[name], colours[ground]) >= 3.0, (name, ground)
     assert contrast(colours["paper"], colours["busy"]) >= 4.5  # the number of a running job
     assert contrast(colours["paper"], colours["calm"]) >= 4.5  # the number in a point
+
+
+def test_a_killed_controller_is_not_called_running(tmp_path: Path) -> None:
+    """Its lease still lives, and so does its claim; the commands say the same of it."""
+    url = database(tmp_path)
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    holder = own_name().replace(f":{os.getpid()}:", f":{killed.pid}:")
+    with Store.open(url, create=True) as store:
+        sweep_id = store.add_sweep(make_sweep())
+        assert store.acquire_lease(sweep_id, own_name(), 60)
+        store.claim(sweep_id, pair="demo", actor="a", lease_seconds=60)
+        watched = WatchedStore.open(url)
+        assert watched.outline(sweep_id).state == store.sweep_state(sweep_id) == SweepState.RUNNING
+
+        with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+            connection.execute("UPDATE controller_lease SET holder = ?", (holder,))
+        connection.close()
+        assert watched.outline(sweep_id).state == store.sweep_state(sweep_id) == SweepState.INTERRUPTED
+        watched.close()
