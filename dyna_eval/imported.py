@@ -166,10 +166,10 @@ def given_figures(
         repeats=None,
         tokens=None,
         throughput=Throughput(mean=throughput, interval=None, std=std, pooled=None, end_to_end=None),
-        acceptance=_acceptance(mean_length, None),
-        shares=_NO_SHARES,
-        latency=_NO_LATENCY,
-        agreement=_NOT_COMPARED,
+        acceptance=Acceptance(mean_length=mean_length),
+        shares=Shares(),
+        latency=Latency(),
+        agreement=Agreement(),
         distinct_2=None,
         predicted_speedup=None,
     )
@@ -206,30 +206,13 @@ def sample_figures(method: Method, samples: Sequence[ImportedSample], bootstrap:
             end_to_end=fmean(rates),
             by_prompt=by_prompt,
         ),
-        acceptance=_acceptance(
-            1.0 if alone else pooled, 1.0 if alone else fmean(lengths) if lengths else None
+        acceptance=Acceptance(
+            mean_length=1.0 if alone else pooled,
+            mean_length_per_request=1.0 if alone else fmean(lengths) if lengths else None,
         ),
-        shares=_NO_SHARES,
-        latency=_NO_LATENCY,
-        agreement=_NOT_COMPARED,
+        shares=Shares(),
+        latency=Latency(),
+        agreement=Agreement(),
         distinct_2=None,
         predicted_speedup=None,
     )
-
-
-def _acceptance(mean_length: float | None, per_request: float | None) -> Acceptance:
-    return Acceptance(
-        mean_length=mean_length,
-        mean_length_per_request=per_request,
-        draft_rate=None,
-        node_rate=None,
-        mean_tree_nodes=None,
-        node_cap_bound_rate=None,
-        marginal_rates=None,
-        conditional_rates=None,
-    )
-
-
-_NO_SHARES = Shares(draft=None, grow=None, verify=None, walk=None, host=None)
-_NO_LATENCY = Latency(ttft=None, tpot=None, prefill=None)
-_NOT_COMPARED = Agreement(compared=0, exact=0, ties=0, violations=0)

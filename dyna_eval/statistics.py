@@ -88,14 +88,14 @@ class Acceptance:
     those that had accepted depth i.
     """
 
-    mean_length: float | None
-    mean_length_per_request: float | None
-    draft_rate: float | None
-    node_rate: float | None
-    mean_tree_nodes: float | None
-    node_cap_bound_rate: float | None
-    marginal_rates: tuple[float, ...] | None
-    conditional_rates: tuple[float, ...] | None
+    mean_length: float | None = None
+    mean_length_per_request: float | None = None
+    draft_rate: float | None = None
+    node_rate: float | None = None
+    mean_tree_nodes: float | None = None
+    node_cap_bound_rate: float | None = None
+    marginal_rates: tuple[float, ...] | None = None
+    conditional_rates: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,11 +105,11 @@ class Shares:
     `host` is the rest: what no phase accounts for, the phases that were not timed included.
     """
 
-    draft: float | None
-    grow: float | None
-    verify: float | None
-    walk: float | None
-    host: float | None
+    draft: float | None = None
+    grow: float | None = None
+    verify: float | None = None
+    walk: float | None = None
+    host: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,20 +122,20 @@ class Percentiles:
 class Latency:
     """Seconds over samples: to the first token, per token after it, and in the prefill."""
 
-    ttft: Percentiles | None
-    tpot: Percentiles | None
+    ttft: Percentiles | None = None
+    tpot: Percentiles | None = None
     """None where no sample has a second token."""
-    prefill: Percentiles | None
+    prefill: Percentiles | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
     """How the samples that were compared with the target's own output came out."""
 
-    compared: int
-    exact: int
-    ties: int
-    violations: int
+    compared: int = 0
+    exact: int = 0
+    ties: int = 0
+    violations: int = 0
 
     @property
     def exact_match_rate(self) -> float | None:
@@ -387,16 +387,7 @@ def acceptance(method: Method, samples: Sequence[SampleTotals]) -> Acceptance:
     alone = method in _TARGET_ALONE
     if alone or not rounds:
         length = 1.0 if alone else None
-        return Acceptance(
-            mean_length=length,
-            mean_length_per_request=length,
-            draft_rate=None,
-            node_rate=None,
-            mean_tree_nodes=None,
-            node_cap_bound_rate=None,
-            marginal_rates=None,
-            conditional_rates=None,
-        )
+        return Acceptance(mean_length=length, mean_length_per_request=length)
     accepted, verified = table.total("accepted_tokens"), table.total("verified_nodes")
     reached = [int(count) for count in table.accepted_by_depth.sum(axis=1) if count]
     return Acceptance(
@@ -420,7 +411,7 @@ def shares(method: Method, samples: Sequence[SampleTotals]) -> Shares:
     The host's share is unknown where a model's is.
     """
     if method.is_peer:
-        return Shares(draft=None, grow=None, verify=None, walk=None, host=None)
+        return Shares()
     table = SampleTable.of(samples)
     total, seen = float(table.column("decode_seconds").sum()), bool(table.column("rounds").all())
 

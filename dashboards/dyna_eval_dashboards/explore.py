@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 from dyna_eval.cells import configuration_text, one_line
 from dyna_eval.jobs import Scalar
 from dyna_eval.report import Report, Row
+from dyna_eval.series.parameters import value_of
 from dyna_eval_dashboards.figures import layout, text
 
 METRICS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
@@ -99,13 +100,6 @@ def explore(report: Report, memory: Mapping[tuple[str, str], int], choice: Choic
     plain: dict[str, Any] = figure.to_plotly_json()
     plain["layout"].pop("template", None)
     return plain
-
-
-def value_of(row: Row, name: str) -> Scalar:
-    """Return a row's value of a parameter; None where its method has none of that name."""
-    if name == "pair":
-        return row.pair
-    return row.method.value if name == "method" else row.params.get(name)
 
 
 def _order(value: Scalar) -> tuple[bool, float, str]:

@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 from dyna_eval.cells import configuration_text, interval_cell, one_line, speedup_interval
 from dyna_eval.plots.ablation import is_slower
 from dyna_eval.report import Report, Row
+from dyna_eval.series.costs import PHASES
 
 MOST_ROWS = 400
 """Rows that a figure shows; more would be neither read nor fast."""
@@ -174,16 +175,13 @@ def speedup_by_acceptance(rows: Sequence[Row]) -> go.Figure | None:
     return figure
 
 
-_PHASES = ("draft", "grow", "verify", "walk", "host")
-
-
 def phases(rows: Sequence[Row]) -> go.Figure | None:
     """Where the time of decoding went, as shares of each row."""
     shown = [row for row in rows if row.figures and row.figures.shares.host is not None][:60]
     if not shown:
         return None
     figure = go.Figure(layout=layout("Share of decode time", "", barmode="stack"))
-    for number, phase in enumerate(_PHASES):
+    for number, phase in enumerate(PHASES):
         shares = [getattr(row.figures.shares, phase) if row.figures else None for row in shown]
         figure.add_bar(
             y=[row.step for row in shown],

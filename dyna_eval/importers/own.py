@@ -214,7 +214,7 @@ def _agreement(row: _Row) -> Agreement:
     """Return the counts; without that of compared samples, which older files lack, nothing was compared."""
     compared, rate = row.compared or 0, row.exact_match_rate
     if not compared or rate is None:
-        return Agreement(compared=0, exact=0, ties=0, violations=0)
+        return Agreement()
     return Agreement(
         compared=compared,
         exact=round(rate * compared),

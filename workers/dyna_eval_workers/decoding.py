@@ -21,7 +21,6 @@ import torch
 
 from dyna_eval.errors import DecodingError
 from dyna_eval.jobs import GenerationSpec, Round
-from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.policies import Candidates, Drafting, GrowthPolicy, PromptLookup, Selection
 from dyna_eval_workers.runner import COMMITTED, Runner
 from dyna_eval_workers.sampling import Chooser
@@ -113,9 +112,8 @@ class Decoder:
             if runner is not None:
                 runner.reserve(tokens + _USUAL_TREE)
         longest = tokens + _USUAL_PASSES[-1]
-        if isinstance(self.target, GraphRunner):
-            self.target.warm_up(_USUAL_PASSES, shortest=1, longest=longest)
-        if isinstance(self.draft, GraphRunner):
+        self.target.warm_up(_USUAL_PASSES, shortest=1, longest=longest)
+        if self.draft is not None:
             self.draft.warm_up(_USUAL_STEPS, shortest=1, longest=longest, proposable=self._proposable)
 
     def decode(

@@ -7,7 +7,7 @@ parents alone, and masks and positions follow from them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,6 +42,15 @@ class Runner(Protocol):
 
     def reserve(self, capacity: int) -> None:
         """Empty the cache and make room for `capacity` rows."""
+        ...
+
+    def warm_up(
+        self, nodes: Iterable[int], *, shortest: int, longest: int, proposable: int | None = None
+    ) -> None:
+        """Prepare passes of these sizes that end at `shortest` to `longest` rows of the reserved ones.
+
+        With them what follows when greedy: `rank` under `proposable`, or where that is None `choose`.
+        """
         ...
 
     def prefill(self, tokens: Sequence[int]) -> None:
@@ -146,6 +155,11 @@ class TorchRunner:
             self.cache = self._allocate(capacity)
         self.cache.clear()
         self._written.clear()
+
+    def warm_up(
+        self, nodes: Iterable[int], *, shortest: int, longest: int, proposable: int | None = None
+    ) -> None:
+        """Do nothing: passes of every size are run alike."""
 
     @torch.inference_mode()
     def prefill(self, tokens: Sequence[int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,11 @@ class NativeRunner:
             raise MemoryError(f"no memory for a cache of {capacity} tokens")
         self._length = 0
         self._places.clear()
+
+    def warm_up(
+        self, nodes: Iterable[int], *, shortest: int, longest: int, proposable: int | None = None
+    ) -> None:
+        """Do nothing: the kernels have no shapes to prepare."""
 
     def prefill(self, tokens: Sequence[int]) -> None:
         for start in range(0, len(tokens), _PREFILL_TOKENS):
