@@ -23,12 +23,21 @@ from dyna_eval.cells import (
     ranges,
     slug,
     speedup_cell,
-    speedup_interval,
     throughput_cell,
 )
-from dyna_eval.latex.text import escape_latex
+from dyna_eval.latex.text import escape_latex, footnotes, marked_latex
 from dyna_eval.report import Report, Row, best_row, to_json
-from dyna_eval.tables import escape_csv, escape_markdown
+from dyna_eval.tables import (
+    CSV_COLUMNS,
+    escape_csv,
+    escape_markdown,
+    markdown_label,
+    markdown_notes,
+    marked,
+    new_table,
+    print_notes,
+    terminal,
+)
 
 OVERALL = "overall"
 
@@ -74,38 +83,29 @@ def _group(report: Report, name: str, rows: tuple[Row, ...]) -> _Group:
 
 def print_categories(report: CategorizedReport, file: TextIO) -> None:
     """Print one table per pair; where `file` is a terminal the best cells are bold."""
-    from rich import box  # noqa: PLC0415 (other formats need not load it)
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415 (other formats need not load it)
 
     overall = report.overall
-    width = None if file.isatty() else 10_000
-    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    console = terminal(file)
     console.print(Text(one_line(f"{overall.name}: sweep {overall.sweep_id}, {overall.state}"), style="bold"))
     for pair in overall.pairs:
         console.print(Text(f"\npair {one_line(pair)}"))
         groups, notes = _groups(report, pair), Notes.of(overall, pair)
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        table = new_table()
         table.add_column("Step", justify="right")
         table.add_column("Components", overflow="fold")
         for group in groups:
             table.add_column(Text(f"{group.title}\ntokens/s"), justify="right")
             table.add_column("\nspeedup", justify="right", no_wrap=True)
         for place, row in enumerate(overall.rows_of(pair)):
-            label = Text(one_line(row.label))
-            label.append("".join(f" [{mark}]" for mark in notes.marks(row)), style="yellow")
             cells = [
                 Text(cell, style="bold" if group.rows[place] is group.best else "")
                 for group in groups
                 for cell in (throughput_cell(group.rows[place]), speedup_cell(group.rows[place]))
             ]
-            table.add_row(Text(str(row.step)), label, *cells)
+            table.add_row(Text(str(row.step)), marked(row.label, notes.marks(row)), *cells)
         console.print(table)
-        for mark, text in notes.lettered():
-            console.print(Text(f"[{mark}] {text}", style="yellow"))
-        for text in notes.general:
-            console.print(Text(text, style="yellow"))
+        print_notes(notes, console)
 
 
 # --------------------------------------------------------------------------- Markdown
@@ -130,10 +130,9 @@ def _markdown_table(report: CategorizedReport, pair: str) -> str:
         f"| ---: | --- | --- |{' ---: |' * len(titles)}",
     ]
     for place, row in enumerate(rows):
-        marks = ",".join(notes.marks(row))
         cells = [
             str(row.step),
-            escape_markdown(row.label) + (f" <sup>{marks}</sup>" if marks else ""),
+            markdown_label(row.label, notes.marks(row)),
             escape_markdown(configuration_text(row.method, row.params)),
         ]
         for group in groups:
@@ -141,12 +140,7 @@ def _markdown_table(report: CategorizedReport, pair: str) -> str:
             bold = "**" if own is group.best else ""
             cells += [f"{bold}{cell}{bold}" for cell in (throughput_cell(own), speedup_cell(own))]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        *(f"<sup>{mark}</sup> {escape_markdown(text)}  " for mark, text in notes.lettered()),
-        *(f"{escape_markdown(text)}  " for text in notes.general),
-    ]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join([*lines, *markdown_notes(notes)]).rstrip() + "\n"
 
 
 def _origin(report: Report, rows: tuple[Row, ...], form: str) -> str:
@@ -157,7 +151,7 @@ def _origin(report: Report, rows: tuple[Row, ...], form: str) -> str:
 
 # ------------------------------------------------------------------------- CSV, JSON
 
-_CSV_COLUMNS = (
+_IN_CSV = (
     "pair",
     "step",
     "components",
@@ -177,26 +171,11 @@ def categories_csv(report: CategorizedReport) -> str:
     """Return a line per row and category, and one per row overall; figures unrounded, unknown ones empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_CSV_COLUMNS)
+    writer.writerow(_IN_CSV)
     for overall in report.overall.rows:
         for category, row in _rows_of(report, overall):
-            interval = speedup_interval(row)
-            writer.writerow(
-                [
-                    escape_csv(row.pair),
-                    row.step,
-                    escape_csv(row.label),
-                    escape_csv(configuration_text(row.method, row.params)),
-                    escape_csv(category),
-                    row.figures and row.figures.prompts,
-                    row.figures and row.figures.throughput.mean,
-                    row.versus_baseline and row.versus_baseline.ratio,
-                    interval and interval.low,
-                    interval and interval.high,
-                    row.figures and row.figures.acceptance.mean_length,
-                    escape_csv("; ".join(row.caveats)),
-                ]
-            )
+            own = {"category": escape_csv(category), "prompts": row.figures and row.figures.prompts}
+            writer.writerow([own[name] if name in own else CSV_COLUMNS[name](row) for name in _IN_CSV])
     return text.getvalue()
 
 
@@ -245,7 +224,7 @@ def _latex_table(report: CategorizedReport, pair: str) -> str:
     for number, block in enumerate(blocks):
         lines += [r"  \par\medskip"] if number else []
         lines += _latex_block(rows, block, notes)
-    return "\n".join([*lines, *_latex_notes(notes), r"\end{table}"]) + "\n"
+    return "\n".join([*lines, *footnotes(notes), r"\end{table}"]) + "\n"
 
 
 def _latex_block(rows: tuple[Row, ...], groups: list[_Group], notes: Notes) -> list[str]:
@@ -265,8 +244,7 @@ def _latex_block(rows: tuple[Row, ...], groups: list[_Group], notes: Notes) -> l
 
 
 def _latex_row(row: Row, place: int, groups: list[_Group], notes: Notes) -> str:
-    marks = ",".join(notes.marks(row))
-    cells = [str(row.step), escape_latex(row.label) + (rf"$^{{\mathrm{{{marks}}}}}$" if marks else "")]
+    cells = [str(row.step), marked_latex(row.label, notes.marks(row))]
     for group in groups:
         own = group.rows[place]
         base = own.versus_baseline
@@ -274,12 +252,3 @@ def _latex_row(row: Row, place: int, groups: list[_Group], notes: Notes) -> str:
         bold = own is group.best
         cells += [rf"\textbf{{\boldmath {cell}}}" if bold else cell for cell in figures]
     return " & ".join(cells) + r" \\"
-
-
-def _latex_notes(notes: Notes) -> list[str]:
-    texts = [rf"$^{{\mathrm{{{mark}}}}}$\,{escape_latex(text)}." for mark, text in notes.lettered()]
-    texts += [f"{escape_latex(text)}." for text in notes.general]
-    if not texts:
-        return []
-    opening, closing = r"  \begin{minipage}{0.95\linewidth}\footnotesize", r"  \end{minipage}"
-    return [r"  \par\smallskip", opening, *(rf"    {text}\par" for text in texts), closing]

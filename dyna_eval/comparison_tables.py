@@ -20,10 +20,19 @@ from dyna_eval.cells import (
     speedup_cell,
     throughput_cell,
 )
-from dyna_eval.report import Row
+from dyna_eval.report import Row, interval_json
 from dyna_eval.statistics import Interval
 from dyna_eval.sweep_comparison import Baselines, Match, Regression, Side, SweepComparison, Verdict
-from dyna_eval.tables import escape_csv, escape_markdown
+from dyna_eval.tables import (
+    escape_csv,
+    escape_markdown,
+    markdown_label,
+    markdown_notes,
+    marked,
+    new_table,
+    print_notes,
+    terminal,
+)
 
 # ------------------------------------------------------------------------------ cells
 
@@ -145,31 +154,25 @@ def _baselines_text(both: Baselines) -> str:
 
 def print_comparison(comparison: SweepComparison, file: TextIO) -> None:
     """Print one table per pair with its footnotes; colour only where `file` is a terminal."""
-    from rich import box  # noqa: PLC0415 (other formats need not load it)
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415 (other formats need not load it)
 
-    width = None if file.isatty() else 10_000
-    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
-    for letter, side in (("A", comparison.a), ("B", comparison.b)):
+    console = terminal(file)
+    for letter, side in _sides(comparison):
         console.print(Text(side_text(letter, side), style="bold"))
     for pair, matches in _pairs(comparison):
         notes = _notes(matches)
         console.print(Text(f"\npair {pair}"))
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        table = new_table()
         table.add_column("Components", overflow="fold")
         table.add_column("Configuration", overflow="fold", min_width=len("Configuration"))
         for header in _headers(comparison):
             table.add_column(header, justify="right", no_wrap=header != "B is")
         for match in matches:
-            label = Text(_label(match))
-            label.append("".join(f" [{mark}]" for mark in _marks(match, notes)), style="yellow")
+            label = marked(_label(match), _marks(match, notes))
             style = {Verdict.FASTER: "green", Verdict.SLOWER: "red"}.get(match.verdict)
             table.add_row(label, Text(_configuration(match)), *map(Text, _cells(match)), style=style)
         console.print(table)
-        for mark, text in notes.lettered():
-            console.print(Text(f"[{mark}] {text}", style="yellow"))
+        print_notes(notes, console)
     for text in remarks(comparison):
         console.print(Text(text, style="yellow"))
 
@@ -198,12 +201,10 @@ def _markdown_table(comparison: SweepComparison, pair: str, matches: Sequence[Ma
         f"| --- | --- |{' ---: |' * (len(headers) - 2)}",
     ]
     for match in matches:
-        marks = ",".join(_marks(match, notes))
-        label = escape_markdown(_label(match)) + (f" <sup>{marks}</sup>" if marks else "")
+        label = markdown_label(_label(match), _marks(match, notes))
         cells = [label, *map(escape_markdown, (_configuration(match), *_cells(match)))]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *(f"<sup>{mark}</sup> {escape_markdown(text)}  " for mark, text in notes.lettered())]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join([*lines, *markdown_notes(notes)]).rstrip() + "\n"
 
 
 # -------------------------------------------------------------------------------- CSV
@@ -292,9 +293,9 @@ def _match_json(match: Match) -> dict[str, object]:
         "b": _row_json(match.b),
         "matched_by": "label" if match.by_label else "configuration",
         "ratio": ratio and ratio.ratio,
-        "ratio_interval": ratio and _interval_json(ratio.interval),
+        "ratio_interval": ratio and interval_json(ratio.interval),
         "ratio_paired": ratio and ratio.paired,
-        "ratio_paired_interval": ratio and _interval_json(ratio.paired_interval),
+        "ratio_paired_interval": ratio and interval_json(ratio.paired_interval),
         "prompts": match.prompts or None,
         "verdict": str(match.verdict),
         "differences": list(match.differences),
@@ -317,7 +318,3 @@ def _row_json(row: Row) -> dict[str, object]:
         "job_ids": list(row.job_ids),
         "caveats": list(row.caveats),
     }
-
-
-def _interval_json(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else [interval.low, interval.high]

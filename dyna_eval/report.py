@@ -516,9 +516,9 @@ def _comparison_json(row: Row) -> dict[str, object]:
     base, previous = row.versus_baseline, row.versus_previous
     return {
         "speedup": base and base.ratio,
-        "speedup_interval": base and _interval_json(base.interval),
+        "speedup_interval": base and interval_json(base.interval),
         "speedup_paired": base and base.paired,
-        "speedup_paired_interval": base and _interval_json(base.paired_interval),
+        "speedup_paired_interval": base and interval_json(base.paired_interval),
         "separable_from_baseline": base and base.separable,
         "gain_over_baseline": base and base.ratio - 1.0,
         "gain_over_previous": previous and previous.ratio - 1.0,
@@ -535,7 +535,8 @@ def _rates_json(rates: tuple[float, ...] | None) -> list[float] | None:
     return None if rates is None else list(rates)
 
 
-def _interval_json(interval: Interval | None) -> list[float] | None:
+def interval_json(interval: Interval | None) -> list[float] | None:
+    """Return an interval as JSON has it: its two ends, or null."""
     return None if interval is None else [interval.low, interval.high]
 
 
@@ -544,7 +545,7 @@ _FIGURES: dict[str, Callable[[Figures], object]] = {
     "repeats": lambda f: f.repeats,
     "tokens": lambda f: f.tokens,
     "throughput_tokens_per_s": lambda f: f.throughput.mean,
-    "throughput_interval": lambda f: _interval_json(f.throughput.interval),
+    "throughput_interval": lambda f: interval_json(f.throughput.interval),
     "throughput_std": lambda f: f.throughput.std,
     "throughput_pooled": lambda f: f.throughput.pooled,
     "end_to_end_tokens_per_s": lambda f: f.throughput.end_to_end,

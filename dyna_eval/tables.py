@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from dyna_eval.cells import (
@@ -32,17 +32,52 @@ from dyna_eval.report import Report, Row, best_row
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 # --------------------------------------------------------------------- terminal
 
 
-def print_table(report: Report, file: TextIO) -> None:
-    """Print the tables with their footnotes; colour and column fitting only where `file` is a terminal."""
+def terminal(file: TextIO) -> Console:
+    """Return a console that prints text as it stands; colour and fitting only where `file` is a terminal."""
     from rich.console import Console  # noqa: PLC0415 (other formats need not load it)
-    from rich.text import Text  # noqa: PLC0415
 
     width = None if file.isatty() else 10_000
-    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+
+
+def new_table() -> Table:
+    """Return an empty table of the common look."""
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+
+
+def marked(label: str, marks: Sequence[str]) -> Text:
+    """Return a row's label with the letters of its footnotes."""
+    from rich.text import Text  # noqa: PLC0415
+
+    text = Text(one_line(label))
+    text.append("".join(f" [{mark}]" for mark in marks), style="yellow")
+    return text
+
+
+def print_notes(notes: Notes, console: Console) -> None:
+    """Print a table's footnotes under it."""
+    from rich.text import Text  # noqa: PLC0415
+
+    for mark, text in notes.lettered():
+        console.print(Text(f"[{mark}] {text}", style="yellow"))
+    for text in notes.general:
+        console.print(Text(text, style="yellow"))
+
+
+def print_table(report: Report, file: TextIO) -> None:
+    """Print the tables with their footnotes; colour and column fitting only where `file` is a terminal."""
+    from rich.text import Text  # noqa: PLC0415
+
+    console = terminal(file)
     console.print(Text(one_line(f"{report.name}: {sweep_numbers(report)}, {report.state}"), style="bold"))
     for pair in report.pairs:
         console.print(Text(f"\npair {one_line(pair)}"))
@@ -50,13 +85,11 @@ def print_table(report: Report, file: TextIO) -> None:
 
 
 def _print_pair(report: Report, pair: str, console: Console) -> None:
-    from rich import box  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     rows, notes = report.rows_of(pair), Notes.of(report, pair)
     best = best_row(rows)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table = new_table()
     table.add_column("Step", justify="right")
     table.add_column("Components", overflow="fold")
     table.add_column("Configuration", overflow="fold", min_width=len("Configuration"))
@@ -64,8 +97,6 @@ def _print_pair(report: Report, pair: str, console: Console) -> None:
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
-        label = Text(one_line(row.label))
-        label.append("".join(f" [{mark}]" for mark in notes.marks(row)), style="yellow")
         cells = (
             throughput_cell(row),
             speedup_cell(row),
@@ -75,16 +106,13 @@ def _print_pair(report: Report, pair: str, console: Console) -> None:
         )
         table.add_row(
             Text(str(row.step)),
-            label,
+            marked(row.label, notes.marks(row)),
             Text(configuration_text(row.method, row.params)),
             *map(Text, cells),
             style="bold" if row is best else None,
         )
     console.print(table)
-    for mark, text in notes.lettered():
-        console.print(Text(f"[{mark}] {text}", style="yellow"))
-    for text in notes.general:
-        console.print(Text(text, style="yellow"))
+    print_notes(notes, console)
 
 
 # --------------------------------------------------------------------- Markdown
@@ -114,11 +142,23 @@ def _markdown_table(report: Report, pair: str) -> str:
         f"| {' | '.join(headers)} |",
         "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",
         *(_markdown_row(row, notes, bold=row is best) for row in rows),
+        *markdown_notes(notes),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown_notes(notes: Notes) -> list[str]:
+    """Return a table's footnotes as lines under it."""
+    return [
         "",
         *(f"<sup>{mark}</sup> {escape_markdown(text)}  " for mark, text in notes.lettered()),
         *(f"{escape_markdown(text)}  " for text in notes.general),
     ]
-    return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown_label(label: str, marks: Sequence[str]) -> str:
+    """Return a row's label with the letters of its footnotes."""
+    return escape_markdown(label) + (f" <sup>{','.join(marks)}</sup>" if marks else "")
 
 
 def _markdown_row(row: Row, notes: Notes, *, bold: bool) -> str:
@@ -148,7 +188,7 @@ def escape_csv(text: str) -> str:
     return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
 
 
-_CSV_COLUMNS: dict[str, Callable[[Row], object]] = {
+CSV_COLUMNS: dict[str, Callable[[Row], object]] = {
     "pair": lambda row: escape_csv(row.pair),
     "step": lambda row: row.step,
     "components": lambda row: escape_csv(row.label),
@@ -169,6 +209,6 @@ def to_csv(report: Report) -> str:
     """Return all rows of all pairs, figures unrounded, unknown ones empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_CSV_COLUMNS)
-    writer.writerows([read(row) for read in _CSV_COLUMNS.values()] for row in report.rows)
+    writer.writerow(CSV_COLUMNS)
+    writer.writerows([read(row) for read in CSV_COLUMNS.values()] for row in report.rows)
     return text.getvalue()

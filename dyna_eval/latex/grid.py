@@ -26,7 +26,7 @@ from dyna_eval.latex.figures import (
     throughput_std,
 )
 from dyna_eval.latex.style import Column, Style
-from dyna_eval.latex.text import escape_latex
+from dyna_eval.latex.text import escape_latex, marked_latex
 from dyna_eval.report import Report, Row, best_row
 
 _MATHS = {"τ": r"\tau", "≤": r"\leq "}
@@ -163,8 +163,7 @@ def _texts(
     best = best_row(rows) if len(pairs) == 1 else None
     cells = []
     for row in rows:
-        marks = ",".join(_marks(report, pairs, notes, row.step))
-        label = escape_latex(row.label) + (f"$^{{\\mathrm{{{marks}}}}}$" if marks else "")
+        label = marked_latex(row.label, _marks(report, pairs, notes, row.step))
         texts = (str(row.step), label, configuration(row))
         cells.append(tuple(Cell(parts=(text,), bold=row is best) for text in texts))
     return [

@@ -28,7 +28,7 @@ from dyna_eval.latex.claims import (
 )
 from dyna_eval.latex.grid import Cell, Grid, GridRow, Head, best_speedup, grid, level, notes_of
 from dyna_eval.latex.style import PLAIN, Column, Part, Style, end_mark, mark, origin_of
-from dyna_eval.latex.text import escape_latex, number
+from dyna_eval.latex.text import escape_latex, footnotes, number
 from dyna_eval.report import Report, Row, best_row
 from dyna_eval.statistics import Comparison
 
@@ -155,14 +155,10 @@ def _embolden(text: str, *, aligned: bool) -> str:
 
 
 def _notes(report: Report, pairs: Sequence[str], notes: Notes, style: Style) -> list[str]:
-    texts = [rf"$^{{\mathrm{{{mark}}}}}$\,{escape_latex(text)}." for mark, text in notes.lettered()]
-    if Column.INTERVAL not in style.columns:
-        texts += [text for pair in pairs if (text := _intervals(report, pair, several=len(pairs) > 1))]
-    texts += [f"{escape_latex(text)}." for text in notes.general]
-    if not texts:
-        return []
-    opening, closing = r"  \begin{minipage}{0.95\linewidth}\footnotesize", r"  \end{minipage}"
-    return [r"  \par\smallskip", opening, *(rf"    {text}\par" for text in texts), closing]
+    if Column.INTERVAL in style.columns:
+        return footnotes(notes)
+    intervals = (_intervals(report, pair, several=len(pairs) > 1) for pair in pairs)
+    return footnotes(notes, list(filter(None, intervals)))
 
 
 def _intervals(report: Report, pair: str, *, several: bool) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
-from dyna_eval.cells import one_line
+from dyna_eval.cells import Notes, one_line
 
 _ESCAPES = {
     **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},
@@ -43,6 +44,21 @@ def escape_latex(text: str) -> str:
     composed = unicodedata.normalize("NFC", one_line(text))
     apart = re.sub(r"([-',])(?=\1)|'(?=\")", "\\g<0>\0", composed)  # `--`, `''` and `,,` are ligatures
     return "".join(_ESCAPES.get(character, character) for character in apart).replace("\0", "{}")
+
+
+def marked_latex(label: str, marks: Sequence[str]) -> str:
+    """Return a row's label with the letters of its footnotes."""
+    return escape_latex(label) + (rf"$^{{\mathrm{{{','.join(marks)}}}}}$" if marks else "")
+
+
+def footnotes(notes: Notes, between: Sequence[str] = ()) -> list[str]:
+    """Return the lines under a table: its lettered notes, some texts of LaTeX, and the general remarks."""
+    texts = [rf"$^{{\mathrm{{{mark}}}}}$\,{escape_latex(text)}." for mark, text in notes.lettered()]
+    texts += [*between, *(f"{escape_latex(text)}." for text in notes.general)]
+    if not texts:
+        return []
+    opening, closing = r"  \begin{minipage}{0.95\linewidth}\footnotesize", r"  \end{minipage}"
+    return [r"  \par\smallskip", opening, *(rf"    {text}\par" for text in texts), closing]
 
 
 def read_text(latex: str) -> str:
