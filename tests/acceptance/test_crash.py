@@ -7,12 +7,10 @@ import re
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 
 import pytest
 from dyna_eval_db.store import Outcome
-from workplace import Workplace
+from workplace import Workplace, wait_until
 
 from dyna_eval.errors import DatabaseError, UnknownSweepError
 from dyna_eval.jobs import JobState
@@ -43,17 +41,6 @@ def start(workplace: Workplace, *, until_done: int) -> subprocess.Popen[str]:
     process = workplace.start("submit", "sweep.yaml")
     wait_until(lambda: len(done_jobs(workplace)) >= until_done, process)
     return process
-
-
-def wait_until(
-    condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 120
-) -> None:
-    """Wait for a condition, which a process brings about if one is given."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def done_jobs(workplace: Workplace) -> dict[int, list[Outcome | None]]:

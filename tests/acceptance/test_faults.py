@@ -13,14 +13,14 @@ import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from dyna_eval_db.store import Outcome, Store
-from workplace import Workplace
+from workplace import Workplace, wait_until
 
 from dyna_eval.errors import DatabaseError, UnknownSweepError
 from dyna_eval.jobs import JobState
@@ -102,16 +102,6 @@ class Run:
                 outcomes = [attempt.outcome for attempt in store.attempts(job.id)]
                 assert outcomes.count(Outcome.LANDED) == 1
             return [event.kind for event in store.events(1)]
-
-
-def wait_until(
-    condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 180
-) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def workers(workplace: Workplace) -> list[psutil.Process]:
