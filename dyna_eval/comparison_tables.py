@@ -9,13 +9,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TextIO
 
 from dyna_eval.cells import (
     UNKNOWN,
     Notes,
     configuration_text,
+    count,
     one_line,
     speedup_cell,
     throughput_cell,
@@ -37,11 +38,56 @@ from dyna_eval.tables import (
 # ------------------------------------------------------------------------------ cells
 
 
-def _pairs(comparison: SweepComparison) -> list[tuple[str, list[Match]]]:
-    return [
-        (_pair_text(both), [match for match in comparison.matches if match.a.pair == both.pair_a])
-        for both in comparison.baselines
-    ]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedRow:
+    """A row as every table shows it."""
+
+    match: Match
+    label: str
+    configuration: str
+    cells: tuple[str, ...]
+    """Under `headers`."""
+    marks: tuple[str, ...]
+    """Letters of its footnotes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedPair:
+    """One pair's table, or a part of it, with the footnotes that its rows need."""
+
+    name: str
+    rows: tuple[ComparedRow, ...]
+    notes: Notes
+    total: int
+    """How many rows the pair has."""
+
+
+def compared_pairs(
+    comparison: SweepComparison, *, first: int = 0, size: int | None = None
+) -> tuple[ComparedPair, ...]:
+    """Return each pair's table: all of its rows, or `size` of them from `first` on."""
+    return tuple(_compared_pair(comparison, both, first, size) for both in comparison.baselines)
+
+
+def _compared_pair(
+    comparison: SweepComparison, both: Baselines, first: int, size: int | None
+) -> ComparedPair:
+    own = [match for match in comparison.matches if match.a.pair == both.pair_a]
+    shown = own[first:] if size is None else own[first : first + size]
+    texts = {id(match): match_notes(match) for match in shown}
+    notes = Notes(tuple(dict.fromkeys(text for one in texts.values() for text in one)), ())
+    letters = {text: letter for letter, text in notes.lettered()}
+    rows = tuple(
+        ComparedRow(
+            match=match,
+            label=_label(match),
+            configuration=_configuration(match),
+            cells=_cells(match),
+            marks=tuple(letters[text] for text in texts[id(match)]),
+        )
+        for match in shown
+    )
+    return ComparedPair(name=_pair_text(both), rows=rows, notes=notes, total=len(own))
 
 
 def _pair_text(both: Baselines) -> str:
@@ -72,7 +118,7 @@ def _interval_cell(interval: Interval | None) -> str:
 
 
 def _cells(match: Match) -> tuple[str, ...]:
-    """Return the figures of one row, under `_headers`."""
+    """Return the figures of one row, under `headers`."""
     return (
         throughput_cell(match.a),
         throughput_cell(match.b),
@@ -84,7 +130,8 @@ def _cells(match: Match) -> tuple[str, ...]:
     )
 
 
-def _headers(comparison: SweepComparison) -> tuple[str, ...]:
+def headers(comparison: SweepComparison) -> tuple[str, ...]:
+    """Return the titles of the columns of figures."""
     level = f"{comparison.confidence * 100:g} %"
     return ("A tokens/s", "B tokens/s", "B / A", f"{level} interval", "B is", "A speedup", "B speedup")
 
@@ -111,18 +158,9 @@ def match_notes(match: Match) -> tuple[str, ...]:
     return tuple(map(one_line, texts))
 
 
-def _notes(matches: Sequence[Match]) -> Notes:
-    return Notes(tuple(dict.fromkeys(text for match in matches for text in match_notes(match))), ())
-
-
-def _marks(match: Match, notes: Notes) -> list[str]:
-    letters = {text: letter for letter, text in notes.lettered()}
-    return [letters[text] for text in match_notes(match)]
-
-
-def remarks(comparison: SweepComparison) -> list[str]:
-    """Return what concerns the comparison as a whole: baselines, rows without a partner, and what each
-    report says of all its rows."""
+def remarks(comparison: SweepComparison, *, most: int | None = None) -> list[str]:
+    """Return what concerns the comparison as a whole: baselines, rows without a partner, of which `most`
+    are named, and what each report says of all its rows."""
     several = len(comparison.baselines) > 1
     texts = [
         f"{_pair_text(both)}: {_baselines_text(both)}" if several else _baselines_text(both)
@@ -130,7 +168,10 @@ def remarks(comparison: SweepComparison) -> list[str]:
     ]
     for letter, rows in (("A", comparison.only_a), ("B", comparison.only_b)):
         if rows:
-            texts.append(f"only in {letter}: {'; '.join(map(_row_text, rows))}")
+            named = list(map(_row_text, rows[:most]))
+            if len(named) < len(rows):
+                named.append(f"and {count(len(rows) - len(named), 'more row')}")
+            texts.append(f"only in {letter}: {'; '.join(named)}")
     for letter, side in _sides(comparison):
         texts += [f"{letter}: {pair}: {text}" for pair, text in side.report.pair_caveats]
     return list(map(one_line, texts))
@@ -159,20 +200,19 @@ def print_comparison(comparison: SweepComparison, file: TextIO) -> None:
     console = terminal(file)
     for letter, side in _sides(comparison):
         console.print(Text(side_text(letter, side), style="bold"))
-    for pair, matches in _pairs(comparison):
-        notes = _notes(matches)
-        console.print(Text(f"\npair {pair}"))
+    for pair in compared_pairs(comparison):
+        console.print(Text(f"\npair {pair.name}"))
         table = new_table()
         table.add_column("Components", overflow="fold")
         table.add_column("Configuration", overflow="fold", min_width=len("Configuration"))
-        for header in _headers(comparison):
+        for header in headers(comparison):
             table.add_column(header, justify="right", no_wrap=header != "B is")
-        for match in matches:
-            label = marked(_label(match), _marks(match, notes))
-            style = {Verdict.FASTER: "green", Verdict.SLOWER: "red"}.get(match.verdict)
-            table.add_row(label, Text(_configuration(match)), *map(Text, _cells(match)), style=style)
+        for row in pair.rows:
+            label = marked(row.label, row.marks)
+            style = {Verdict.FASTER: "green", Verdict.SLOWER: "red"}.get(row.match.verdict)
+            table.add_row(label, Text(row.configuration), *map(Text, row.cells), style=style)
         console.print(table)
-        print_notes(notes, console)
+        print_notes(pair.notes, console)
     for text in remarks(comparison):
         console.print(Text(text, style="yellow"))
 
@@ -183,7 +223,7 @@ def print_comparison(comparison: SweepComparison, file: TextIO) -> None:
 def comparison_markdown(comparison: SweepComparison) -> str:
     """Return one table per pair with its footnotes."""
     sides = [f"**{escape_markdown(side_text(*one))}**  " for one in _sides(comparison)]
-    tables = [_markdown_table(comparison, pair, matches) for pair, matches in _pairs(comparison)]
+    tables = [_markdown_table(pair, headers(comparison)) for pair in compared_pairs(comparison)]
     general = [f"{escape_markdown(text)}  " for text in remarks(comparison)]
     return "\n".join([*sides, "", *tables, *general]).rstrip() + "\n"
 
@@ -192,19 +232,17 @@ def _sides(comparison: SweepComparison) -> list[tuple[str, Side]]:
     return [("A", comparison.a), ("B", comparison.b)]
 
 
-def _markdown_table(comparison: SweepComparison, pair: str, matches: Sequence[Match]) -> str:
-    notes, headers = _notes(matches), ["Components", "Configuration", *_headers(comparison)]
+def _markdown_table(pair: ComparedPair, figures: Sequence[str]) -> str:
     lines = [
-        f"Pair {escape_markdown(pair)}",
+        f"Pair {escape_markdown(pair.name)}",
         "",
-        f"| {' | '.join(headers)} |",
-        f"| --- | --- |{' ---: |' * (len(headers) - 2)}",
+        f"| {' | '.join(['Components', 'Configuration', *figures])} |",
+        f"| --- | --- |{' ---: |' * len(figures)}",
     ]
-    for match in matches:
-        label = markdown_label(_label(match), _marks(match, notes))
-        cells = [label, *map(escape_markdown, (_configuration(match), *_cells(match)))]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, *markdown_notes(notes)]).rstrip() + "\n"
+    for row in pair.rows:
+        cells = map(escape_markdown, (row.configuration, *row.cells))
+        lines.append(f"| {' | '.join([markdown_label(row.label, row.marks), *cells])} |")
+    return "\n".join([*lines, *markdown_notes(pair.notes)]).rstrip() + "\n"
 
 
 # -------------------------------------------------------------------------------- CSV

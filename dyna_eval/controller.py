@@ -141,6 +141,7 @@ class Controller:
                 actor=slot.actor_name,
                 lease_seconds=LEASE_SECONDS,
                 holder=self.holder,
+                node=slot.node_id,
             )
             if claim is not None:
                 return claim
@@ -231,7 +232,8 @@ class Controller:
             return
         self.store.renew_lease(self.sweep_id, self.holder, LEASE_SECONDS)
         for call in list(self._calls.values()):
-            if not self.store.renew_claim(call.claim, LEASE_SECONDS):
+            silent_seconds = call.silent_seconds(now)
+            if not self.store.renew_claim(call.claim, LEASE_SECONDS, silent_seconds=silent_seconds):
                 self._abandon(call)
         self._slots = find_slots(self.cpus_per_pair, keep=self._slots)
         self._renewed = now

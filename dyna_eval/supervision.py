@@ -36,6 +36,7 @@ class Call:
     question: Any = None
     asked: float = 0.0
     looked: float = 0.0
+    heard: float | None = None
 
     def listen(self, now: float) -> None:
         """Collect the answer to the last question, and ask again when it is time."""
@@ -44,9 +45,13 @@ class Call:
         self.looked = now
         if self.question is not None and ray.wait([self.question], timeout=0)[0]:
             self.question = None
-            self.slot.answered = True
+            self.slot.answered, self.heard = True, now
         if self.question is None and now - self.asked >= HEARTBEAT_SECONDS:
             self.question, self.asked = self.slot.actor.heartbeat.remote(), now
+
+    def silent_seconds(self, now: float) -> float | None:
+        """Return how long ago the worker answered; None where it has not answered in this call."""
+        return None if self.heard is None else now - self.heard
 
     def complaint(self, now: float) -> str | None:
         """Return why the call is to be given up, or None. An actor that has not yet started is waited for."""

@@ -26,6 +26,7 @@ from dyna_eval.jobs import (
     job_key,
 )
 from dyna_eval.methods import METHODS, Meaning
+from dyna_eval.time_left import target_alone_seconds
 
 # ------------------------------------------------------------------- expansion
 
@@ -213,7 +214,9 @@ def estimate_seconds(resolved: ResolvedSweep, calibrations: Mapping[str, Calibra
         jobs = sum(job.pair.spec.name == pair.spec.name for job in resolved.jobs)
         runs = jobs + math.ceil(jobs / spec.measure.sentinel_every)
         prompts = len(resolved.prompt_sets[pair.spec.name].prompts)
-        seconds += runs * prompts * spec.generation.max_new_tokens * calibration.verify(1)
+        seconds += runs * target_alone_seconds(
+            prompts=prompts, max_new_tokens=spec.generation.max_new_tokens, calibration=calibration
+        )
     return seconds
 
 

@@ -8,7 +8,8 @@ interval over prompts. It is never corrected for the machine: other environments
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -118,14 +119,14 @@ def compare_reports(a: Side, b: Side) -> SweepComparison:
             " nor a label, on a pair that both have"
         )
     environments = {**a.environments, **b.environments}
-    taken_a, taken_b = [one for one, _, _ in found], [other for _, other, _ in found]
+    taken = {id(row) for one, other, _ in found for row in (one, other)}
     return SweepComparison(
         a=a,
         b=b,
         confidence=confidence,
         matches=tuple(_match(*entry, bootstrap, environments) for entry in found),
-        only_a=tuple(row for row in a.report.rows if not any(row is one for one in taken_a)),
-        only_b=tuple(row for row in b.report.rows if not any(row is one for one in taken_b)),
+        only_a=tuple(row for row in a.report.rows if id(row) not in taken),
+        only_b=tuple(row for row in b.report.rows if id(row) not in taken),
         baselines=tuple(_baselines(a.report, b.report, *pair) for pair in pairs),
     )
 
@@ -185,26 +186,30 @@ def _partners(a: Sequence[Row], b: Sequence[Row]) -> list[tuple[Row, Row, bool]]
     Of several with the same method and parameters, those of the same label come first.
     """
     partners: dict[int, tuple[Row, bool]] = {}
-    free = list(b)
-    for alike, by_label in ((_same_row, False), (_same_configuration, False), (_same_label, True)):
+    taken: set[int] = set()
+    for key, by_label in ((_row_key, False), (_configuration_key, False), (_label_key, True)):
+        free: dict[Hashable, deque[int]] = defaultdict(deque)
+        for place, row in enumerate(b):
+            if place not in taken:
+                free[key(row)].append(place)
         for place, row in enumerate(a):
-            if place not in partners and (other := next((one for one in free if alike(row, one)), None)):
-                partners[place] = (other, by_label)
-                free = [one for one in free if one is not other]
+            if place not in partners and free[key(row)]:
+                other = free[key(row)].popleft()
+                partners[place] = (b[other], by_label)
+                taken.add(other)
     return [(row, *partners[place]) for place, row in enumerate(a) if place in partners]
 
 
-def _same_configuration(one: Row, other: Row) -> bool:
-    same_params = canonical_json(dict(one.params)) == canonical_json(dict(other.params))
-    return one.method is other.method and same_params
+def _configuration_key(row: Row) -> Hashable:
+    return row.method, canonical_json(dict(row.params))
 
 
-def _same_label(one: Row, other: Row) -> bool:
-    return one.label == other.label
+def _label_key(row: Row) -> Hashable:
+    return row.label
 
 
-def _same_row(one: Row, other: Row) -> bool:
-    return _same_label(one, other) and _same_configuration(one, other)
+def _row_key(row: Row) -> Hashable:
+    return row.label, _configuration_key(row)
 
 
 def _match(a: Row, b: Row, by_label: bool, bootstrap: Bootstrap, environments: Environments) -> Match:
@@ -254,7 +259,12 @@ def _differences(a: Row, b: Row, environments: Environments) -> list[str]:
     ]
     if a.environment is not None and b.environment is not None and a.environment != b.environment:
         texts.append(f"environment ({environment_difference(b.environment, a.environment, environments)})")
-    if not texts and not _unproven(a, b) and _same_configuration(a, b) and a.key != b.key:
+    if (
+        not texts
+        and not _unproven(a, b)
+        and _configuration_key(a) == _configuration_key(b)
+        and a.key != b.key
+    ):
         texts.append("models, dtype, backend or warm-up")
     return texts
 

@@ -22,14 +22,17 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from dyna_eval import latex, plots, tables
+from dyna_eval import comparison_tables, latex, plots, tables
 from dyna_eval import report as reporting
 from dyna_eval.cells import one_line, slug
-from dyna_eval.errors import DatabaseError, DynaEvalError, UnknownSweepError
+from dyna_eval.errors import DatabaseError, DynaEvalError, InputError, UnknownSweepError
 from dyna_eval.jobs import JobState
+from dyna_eval.lease import LEASE_SECONDS
 from dyna_eval.report import Report
+from dyna_eval.sweep_comparison import SweepComparison
 from dyna_eval_dashboards import explore as exploring
 from dyna_eval_dashboards import figures, pages, trees, views
+from dyna_eval_dashboards.comparing import Comparisons
 from dyna_eval_dashboards.reports import Built, Reports
 from dyna_eval_dashboards.safety import Access, Guard
 
@@ -48,6 +51,7 @@ class Dashboard:
     def __init__(self, store: WatchedStore) -> None:
         self.store = store
         self.reports = Reports(store)
+        self.comparisons = Comparisons(self.reports)
         self._rendered: OrderedDict[str, tuple[str, Response]] = OrderedDict()
 
     # ------------------------------------------------------------------- pages
@@ -142,7 +146,34 @@ class Dashboard:
 
     def cluster(self, _request: Request) -> Response:
         pulse = str(self.store.latest_event())
-        return _html("cluster.html", cluster=self.store.cluster(), pulse=pulse)
+        return _html("cluster.html", cluster=self.store.cluster(), silent_seconds=LEASE_SECONDS, pulse=pulse)
+
+    def compare(self, request: Request) -> Response:
+        """Compare the two sweeps that the address names, or ask for them."""
+        a, b = (_sweep_number(request.query_params.get(letter, "")) for letter in ("a", "b"))
+        known = dict(self.store.names())
+        known |= {sweep: self.store.outline(sweep).name for sweep in (a, b) if sweep and sweep not in known}
+        comparison, message = None, "Choose two sweeps."
+        if a is not None and a == b:
+            message = "A and B are the same sweep; choose another one."
+        elif a is not None and b is not None:
+            message = ""
+            try:
+                comparison = self.comparisons.latest(a, b, patience=_PATIENCE)
+            except InputError as error:
+                message = str(error)
+        page = _page(request)
+        return _html(
+            "compare.html",
+            a=a,
+            b=b,
+            known=sorted(known.items(), reverse=True),
+            pending=not message and comparison is None,
+            message=message,
+            pulse=str(self.store.latest_event()),
+            comparison=comparison,
+            **(views.compared(comparison, page) if comparison else {}),
+        )
 
     # --------------------------------------------------- what scripts ask for
 
@@ -167,6 +198,15 @@ class Dashboard:
         ending = request.path_params["ending"]
         text, kind = _DOWNLOADS[ending](built.report), _KINDS[ending]
         return _attached(text.encode(), kind, f"{_file_stem(built.report)}.{ending}")
+
+    def compared(self, request: Request) -> Response:
+        a, b = _number(request, "a"), _number(request, "b")
+        comparison = self.comparisons.latest(a, b, patience=_DOWNLOAD_PATIENCE)
+        if comparison is None:
+            raise HTTPException(503, f"this takes too long; `dyna-eval compare {a} {b}` prints it")
+        ending = request.path_params["ending"]
+        text = _COMPARISONS[ending](comparison)
+        return _attached(text.encode(), _KINDS[ending], f"sweeps-{a}-and-{b}.{ending}")
 
     def drawing(self, request: Request) -> Response:
         built = self._built(request)
@@ -196,6 +236,7 @@ def create_app(store: WatchedStore, access: Access) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
+        dashboard.comparisons.close()
         dashboard.reports.close()
         store.close()
 
@@ -203,6 +244,12 @@ def create_app(store: WatchedStore, access: Access) -> Starlette:
         routes=[
             Route("/", dashboard.sweeps, name="sweeps"),
             Route("/cluster", dashboard.cluster, name="cluster"),
+            Route("/compare", dashboard.compare, name="compare"),
+            Route(
+                "/compare/{a:int}/{b:int}.{ending}",
+                _only(_COMPARISONS, dashboard.compared),
+                name="comparison",
+            ),
             Route("/pulse", dashboard.pulse_of_all, name="pulse_of_all"),
             Route("/sweeps/{sweep:int}", dashboard.sweep, name="sweep"),
             Route("/sweeps/{sweep:int}/pulse", dashboard.pulse, name="pulse"),
@@ -244,6 +291,10 @@ def _number(request: Request, name: str) -> int:
     return number
 
 
+def _sweep_number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and 0 < len(text) < 19 else None
+
+
 def _page(request: Request) -> int:
     asked = request.query_params.get("page", "")
     return max(1, int(asked)) if asked.isdecimal() and len(asked) < 9 else 1
@@ -269,8 +320,12 @@ def _failure(_request: Request, error: Exception) -> Response:
 # ------------------------------------------------------------------------ downloads
 
 
+def _plain_json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
 def _json(report: Report) -> str:
-    return json.dumps(reporting.to_json(report), indent=2, ensure_ascii=False) + "\n"
+    return _plain_json(reporting.to_json(report))
 
 
 def _latex(built: Built) -> str:
@@ -282,6 +337,11 @@ _DOWNLOADS: dict[str, Callable[[Report], str]] = {
     "json": _json,
     "tex": latex.to_latex,
     "md": tables.to_markdown,
+}
+_COMPARISONS: dict[str, Callable[[SweepComparison], str]] = {
+    "csv": comparison_tables.comparison_csv,
+    "json": lambda comparison: _plain_json(comparison_tables.comparison_json(comparison, None)),
+    "md": comparison_tables.comparison_markdown,
 }
 _KINDS = {
     "csv": "text/csv; charset=utf-8",

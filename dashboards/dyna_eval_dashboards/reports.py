@@ -12,6 +12,7 @@ from dyna_eval_db.values import SweepState
 from dyna_eval_db.watching import WatchedStore
 
 from dyna_eval.imported_report import imported_report
+from dyna_eval.integrity import Environments
 from dyna_eval.report import Report, build_report
 
 _KEPT = 8
@@ -30,6 +31,7 @@ class Built:
     report: Report
     peak_memory: dict[tuple[str, str], int]
     """Bytes, by pair and label."""
+    environments: Environments = field(repr=False)
     at: float
     seconds: float
 
@@ -82,19 +84,27 @@ class Reports:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _report(self, sweep_id: int) -> Report:
+    def _report(self, sweep_id: int) -> tuple[Report, Environments]:
         imported = self.store.imported(sweep_id)
         if imported is not None:
-            return imported_report(imported, self.store.imports(), allow_mixed=True)
-        return build_report(self.store.record(sweep_id), allow_mixed=True)
+            return imported_report(imported, self.store.imports(), allow_mixed=True), {}
+        record = self.store.record(sweep_id)
+        return build_report(record, allow_mixed=True), record.environments
 
     def _build(self, sweep_id: int, pulse: str) -> Built:
         try:
             begun = time.monotonic()
-            report = self._report(sweep_id)
+            report, environments = self._report(sweep_id)
             memory = self.store.peak_memory(sweep_id)
             ended = time.monotonic()
-            built = Built(pulse=pulse, report=report, peak_memory=memory, at=ended, seconds=ended - begun)
+            built = Built(
+                pulse=pulse,
+                report=report,
+                peak_memory=memory,
+                environments=environments,
+                at=ended,
+                seconds=ended - begun,
+            )
             with self._lock:
                 self._built[sweep_id] = built
                 while len(self._built) > _KEPT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from dyna_eval_db.watching import SampleDetail
 
 from dyna_eval.cells import Notes, configuration_text, one_line
+from dyna_eval.comparison_tables import compared_pairs, headers, remarks
 from dyna_eval.jobs import Round
 from dyna_eval.report import LeftOut, Report, Row, best_row
+from dyna_eval.sweep_comparison import SweepComparison, Verdict
 
 ROWS_PER_PAGE = 200
 LEFT_OUT_SHOWN = 100
@@ -132,6 +135,27 @@ def _sorted(rows: list[Row], wanted: Wanted) -> list[Row]:
     unknown = [row for row in rows if read(row) is None]
     known.sort(key=lambda pair: pair[0], reverse=wanted.descending)
     return [*(row for _, row in known), *unknown]
+
+
+# ---------------------------------------------------------------- two sweeps
+
+_LONELY_NAMED = 20
+"""Rows without a partner that a page names; the downloads have all."""
+
+
+def compared(comparison: SweepComparison, page: int) -> dict[str, Any]:
+    """Return what a page of a comparison shows: some rows of each pair, and what is said of all."""
+    first = (page - 1) * ROWS_PER_PAGE
+    pairs = compared_pairs(comparison, first=first, size=ROWS_PER_PAGE)
+    counted = Counter(match.verdict for match in comparison.matches)
+    return {
+        "pairs": pairs,
+        "headers": headers(comparison),
+        "remarks": remarks(comparison, most=_LONELY_NAMED),
+        "verdicts": {str(verdict): counted[verdict] for verdict in Verdict if counted[verdict]},
+        "page": page,
+        "pages": max(-(-pair.total // ROWS_PER_PAGE) for pair in pairs),
+    }
 
 
 # ---------------------------------------------------------------- one sample's rounds

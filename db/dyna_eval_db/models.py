@@ -15,7 +15,7 @@ from sqlalchemy.types import TypeEngine
 from dyna_eval.jobs import JobState
 from dyna_eval_db.columns import Id, Json, PlainText, Real, UtcTime, database_clock
 
-SCHEMA_VERSION = "0005"
+SCHEMA_VERSION = "0006"
 """The newest migration; four digits, so that older versions sort before newer ones."""
 
 Digest = String(64)
@@ -127,6 +127,10 @@ class AttemptRow(Base):
     job_id: Mapped[int] = mapped_column(Id, ForeignKey("job.id"))
     epoch: Mapped[int]
     actor: Mapped[str]
+    node: Mapped[str | None]
+    """Where the actor runs; NULL in rows of an earlier schema that did not land."""
+    heard_at: Mapped[datetime | None]
+    """When its controller last heard the actor; NULL until it has answered once."""
     started_at: Mapped[datetime] = mapped_column(default=database_clock())
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None] = mapped_column(Word)

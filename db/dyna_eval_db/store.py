@@ -295,9 +295,16 @@ class Store:
 
     @retried
     def claim(
-        self, sweep_id: int, *, pair: str, actor: str, lease_seconds: float, holder: str | None = None
+        self,
+        sweep_id: int,
+        *,
+        pair: str,
+        actor: str,
+        lease_seconds: float,
+        holder: str | None = None,
+        node: str | None = None,
     ) -> Claim | None:
-        """Take the next queued job of a pair for an actor; None where there is none.
+        """Take the next queued job of a pair for an actor on a node; None where there is none.
 
         Raises LeaseLostError where a `holder` is given whose lease on the sweep was taken over.
         """
@@ -317,7 +324,7 @@ class Store:
             job.epoch += 1
             job.state = JobState.RUNNING
             job.lease_expires_at = database_clock(lease_seconds)
-            attempt = AttemptRow(job_id=job.id, epoch=job.epoch, actor=actor)
+            attempt = AttemptRow(job_id=job.id, epoch=job.epoch, actor=actor, node=node)
             session.add(attempt)
             session.flush()
             _log(session, sweep_id, "claimed", job.id, actor=actor, epoch=job.epoch)
@@ -330,11 +337,19 @@ class Store:
             )
 
     @retried
-    def renew_claim(self, claim: Claim, seconds: float) -> bool:
-        """Keep a claim alive; False where it is no longer valid and its work would be fenced."""
+    def renew_claim(self, claim: Claim, seconds: float, *, silent_seconds: float | None = None) -> bool:
+        """Keep a claim alive; False where it is no longer valid and its work would be fenced.
+
+        `silent_seconds` says how long ago its actor answered; None where it has not answered yet.
+        """
         values = {"lease_expires_at": database_clock(seconds)}
         with self._write() as session:
-            return execute_counted(session, update(JobRow).where(*_holds(claim)).values(values)) > 0
+            if not execute_counted(session, update(JobRow).where(*_holds(claim)).values(values)):
+                return False
+            if silent_seconds is not None:
+                attempt = update(AttemptRow).where(AttemptRow.id == claim.attempt_id)
+                session.execute(attempt.values(heard_at=database_clock(-silent_seconds)))
+            return True
 
     @retried
     def expire_claims(self, sweep_id: int) -> int:
@@ -585,6 +600,7 @@ def attempt_value(row: AttemptRow) -> Attempt:
         id=row.id,
         epoch=row.epoch,
         actor=row.actor,
+        node=row.node,
         started_at=row.started_at.isoformat(timespec="milliseconds"),
         ended_at=row.ended_at.isoformat(timespec="milliseconds") if row.ended_at else None,
         outcome=Outcome(row.outcome) if row.outcome else None,

@@ -69,11 +69,12 @@ class SweepSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One claim of a job. `ended_at` and `outcome` are None while it runs."""
+    """One claim of a job. `ended_at` and `outcome` are None while it runs, `node` where nobody noted it."""
 
     id: int
     epoch: int
     actor: str
+    node: str | None
     started_at: str
     ended_at: str | None
     outcome: Outcome | None

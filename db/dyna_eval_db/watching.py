@@ -6,9 +6,10 @@ little. Only `record` reads a whole sweep, for its report.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, Self, TypeVar
 
 from sqlalchemy import ColumnElement, Engine, Select, String, cast, func, or_, select
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Session
 from dyna_eval.errors import UnknownSweepError
 from dyna_eval.imported import ImportedSweep
 from dyna_eval.jobs import JobState, Method, Params, Sample, Scalar, SweepRecord
+from dyna_eval.time_left import TimeLeft
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.columns import database_clock
 from dyna_eval_db.engine import bare_engine, check_file, parse_address, reported, shown, watching_engine
@@ -33,6 +35,7 @@ from dyna_eval_db.models import (
     SampleRow,
     SweepRow,
 )
+from dyna_eval_db.remaining import read_time_left
 from dyna_eval_db.results import read_samples
 from dyna_eval_db.store import attempt_value
 from dyna_eval_db.values import Attempt, SweepState
@@ -66,8 +69,10 @@ class SweepOutline:
     state: SweepState
     jobs: Mapping[JobState, int]
     created_at: str
-    seconds_left: float | None
-    """At the rate at which jobs have landed since the present controller began; None where unknown."""
+    time_left: TimeLeft | None
+    """None where no controller is at work, and where nothing is known of a pair yet."""
+    may_grow: bool
+    """Whether repeats are added until the speedups are known well enough, beyond the jobs of now."""
 
     @property
     def total(self) -> int:
@@ -101,7 +106,6 @@ class JobDetail:
     key: str
     prompt_set: str
     attempts: tuple[Attempt, ...]
-    node: str | None
     environment: str | None
     facts: Mapping[str, Scalar]
     conditions: Mapping[str, Scalar]
@@ -135,6 +139,11 @@ class ActorAtWork:
     """An actor and the job that it runs."""
 
     actor: str
+    node: str | None
+    facts: Mapping[str, Scalar]
+    """Of its environment, from the latest job that it, else another actor of its node, landed."""
+    heard_seconds: float | None
+    """Since it last answered its controller, or landed a job; None where it has not yet done so."""
     sweep_id: int
     sweep: str
     pair: str
@@ -197,6 +206,11 @@ class WatchedStore:
     def close(self) -> None:
         self._engine.dispose()
 
+    @property
+    def address(self) -> str:
+        """The database's address without its password."""
+        return shown(self._engine.url)
+
     @contextmanager
     def _read(self) -> Iterator[Session]:
         with reported(self._engine.url), Session(self._engine) as session:
@@ -209,21 +223,26 @@ class WatchedStore:
         found: ColumnElement[bool] = SweepRow.name.icontains(search, autoescape=True)
         if search.isdecimal():
             found = or_(found, cast(SweepRow.id, String) == search)
-        rows = select(SweepRow.id, SweepRow.name, SweepRow.pairs, SweepRow.created_at).where(found)
+        rows = select(*_OUTLINE).where(found)
         with self._read() as session:
             total = session.scalar(select(func.count()).select_from(SweepRow).where(found)) or 0
             page = _cut(rows.order_by(SweepRow.id.desc()), number, size)
-            items = tuple(_outline(session, *row) for row in session.execute(page))
+            items = tuple(_outline(session, row) for row in session.execute(page))
         return Page(items=items, total=total, number=number, size=size)
+
+    def names(self, *, most: int = 500) -> list[tuple[int, str]]:
+        """Return the numbers and names of the latest sweeps, the latest first."""
+        latest = select(SweepRow.id, SweepRow.name).order_by(SweepRow.id.desc()).limit(most)
+        with self._read() as session:
+            return [(sweep_id, name) for sweep_id, name in session.execute(latest)]
 
     def outline(self, sweep_id: int) -> SweepOutline:
         """Return one sweep's line of the list."""
-        columns = select(SweepRow.id, SweepRow.name, SweepRow.pairs, SweepRow.created_at)
         with self._read() as session:
-            row = session.execute(columns.where(SweepRow.id == sweep_id)).one_or_none()
+            row = session.execute(select(*_OUTLINE).where(SweepRow.id == sweep_id)).one_or_none()
             if row is None:
                 raise UnknownSweepError(f"no sweep {sweep_id} in this database")
-            return _outline(session, *row)
+            return _outline(session, row)
 
     def pulse(self, sweep_id: int) -> str:
         """Return a text that changes when anything happens to a sweep."""
@@ -320,7 +339,6 @@ class WatchedStore:
                 key=job.key,
                 prompt_set=job.prompt_set,
                 attempts=tuple(attempt_value(attempt) for attempt in attempts),
-                node=result.node if result else None,
                 environment=result.environment if result else None,
                 facts=environment.facts if environment else {},
                 conditions=(result.conditions or {}) if result else {},
@@ -367,12 +385,13 @@ class WatchedStore:
         """Return who works on what, by what the database knows."""
         with self._read() as session:
             now = session.scalars(select(database_clock())).one()
+            known = _known_actors(session)
             return Cluster(
-                database=shown(self._engine.url),
+                database=self.address,
                 schema=SCHEMA_VERSION,
-                at_work=_at_work(session, now),
+                at_work=_at_work(session, now, known),
                 leases=_leases(session, now),
-                known=_known_actors(session),
+                known=known,
             )
 
 
@@ -380,33 +399,30 @@ def _cut(rows: Select[*tuple[Any, ...]], number: int, size: int) -> Select[*tupl
     return rows.limit(size).offset((number - 1) * size)
 
 
-def _outline(session: Session, sweep_id: int, name: str, pairs: list[Any], created_at: Any) -> SweepOutline:
+_OUTLINE = (
+    SweepRow.id,
+    SweepRow.name,
+    SweepRow.pairs,
+    SweepRow.created_at,
+    SweepRow.spec["measure"]["max_repeats"].as_integer().label("max_repeats"),
+)
+
+
+def _outline(session: Session, row: Any) -> SweepOutline:
+    """Make a line of the list from a row of `_OUTLINE`."""
+    sweep_id = row.id
     counts = sweeps.count_jobs(session, sweep_id)
     state = sweeps.read_state(session, sweep_id, counts)
     return SweepOutline(
         id=sweep_id,
-        name=name,
-        pairs=tuple(pair["spec"]["name"] for pair in pairs),
+        name=row.name,
+        pairs=tuple(pair["spec"]["name"] for pair in row.pairs),
         state=state,
         jobs=counts,
-        created_at=created_at.isoformat(timespec="seconds"),
-        seconds_left=_seconds_left(session, sweep_id, counts) if state is SweepState.RUNNING else None,
+        created_at=row.created_at.isoformat(timespec="seconds"),
+        time_left=read_time_left(session, sweep_id) if state is SweepState.RUNNING else None,
+        may_grow=row.max_repeats is not None,
     )
-
-
-def _seconds_left(session: Session, sweep_id: int, counts: Mapping[JobState, int]) -> float | None:
-    lease = select(LeaseRow.acquired_at, database_clock()).where(LeaseRow.sweep_id == sweep_id)
-    since, now = session.execute(lease).one()
-    landed = session.scalar(
-        select(func.count())
-        .select_from(ResultRow)
-        .join(JobRow, JobRow.id == ResultRow.job_id)
-        .where(JobRow.sweep_id == sweep_id, ResultRow.landed_at >= since)
-    )
-    if not landed:
-        return None
-    elapsed = (now - since).total_seconds()
-    return (counts[JobState.QUEUED] + counts[JobState.RUNNING]) * elapsed / landed
 
 
 def _job_lines() -> Select[*tuple[Any, ...]]:
@@ -440,11 +456,13 @@ def _job_line(row: Any) -> JobLine:
     )
 
 
-def _at_work(session: Session, now: Any) -> tuple[ActorAtWork, ...]:
+def _at_work(session: Session, now: Any, known: Sequence[ActorKnown]) -> tuple[ActorAtWork, ...]:
     running = (
         select(
             AttemptRow.actor,
+            AttemptRow.node,
             AttemptRow.started_at,
+            AttemptRow.heard_at,
             JobRow.id,
             JobRow.label,
             JobRow.pair,
@@ -458,9 +476,16 @@ def _at_work(session: Session, now: Any) -> tuple[ActorAtWork, ...]:
         .order_by(AttemptRow.actor)
         .limit(_ACTORS_SHOWN)
     )
+    rows = session.execute(running).all()
+    landed = _last_landed(session, {row.actor for row in rows})
+    of_node = {actor.node: actor.facts for actor in reversed(known)}
+    of_actor = {actor.actor: actor.facts for actor in known}
     return tuple(
         ActorAtWork(
             actor=row.actor,
+            node=row.node,
+            facts=of_actor.get(row.actor, of_node.get(row.node or "", {})),
+            heard_seconds=_age(now, row.heard_at, landed.get(row.actor)),
             sweep_id=row.sweep_id,
             sweep=row.name,
             pair=row.pair,
@@ -469,8 +494,19 @@ def _at_work(session: Session, now: Any) -> tuple[ActorAtWork, ...]:
             running_seconds=(now - row.started_at).total_seconds(),
             lease_seconds=row.lease_expires_at and (row.lease_expires_at - now).total_seconds(),
         )
-        for row in session.execute(running)
+        for row in rows
     )
+
+
+def _last_landed(session: Session, actors: Collection[str]) -> dict[str, datetime]:
+    latest = select(ResultRow.actor, func.max(ResultRow.landed_at)).where(ResultRow.actor.in_(actors))
+    return {actor: at for actor, at in session.execute(latest.group_by(ResultRow.actor)) if at is not None}
+
+
+def _age(now: datetime, *moments: datetime | None) -> float | None:
+    """Return the seconds since the latest of some moments."""
+    known = [moment for moment in moments if moment is not None]
+    return (now - max(known)).total_seconds() if known else None
 
 
 def _leases(session: Session, now: Any) -> tuple[ControllerLease, ...]:

@@ -110,7 +110,8 @@ def show(*, job: int, database: str, as_json: bool) -> None:
     click.echo(f"  {stored.method} {settings}".rstrip())
     for attempt in attempts:
         outcome = attempt.outcome or "running"
-        click.echo(f"  attempt {attempt.epoch} on {attempt.actor}: {outcome} {attempt.error or ''}".rstrip())
+        where = f"{attempt.actor}, node {attempt.node}" if attempt.node else f"{attempt.actor}, node unknown"
+        click.echo(f"  attempt {attempt.epoch} on {where}: {outcome} {attempt.error or ''}".rstrip())
     for sample in samples:
         speed = len(sample.token_ids) / sample.decode_seconds
         click.echo(

@@ -26,8 +26,8 @@ from dyna_eval_dashboards.safety import Access
 from dyna_eval_dashboards.trees import draw
 from dyna_eval_db.store import Store, SweepState
 from dyna_eval_db.watching import WatchedStore
-from measurements import TREE, make_sweep
-from served import HOSTILE, client_of, database, fill, hostile_sweep
+from measurements import TREE, make_result, make_sweep
+from served import HOSTILE, believable, client_of, database, fill, hostile_sweep
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from starlette.routing import Route
@@ -35,9 +35,20 @@ from starlette.testclient import TestClient
 
 from dyna_eval import tables
 from dyna_eval.cells import Notes, throughput_cell
+from dyna_eval.commands.comparing import read_side
+from dyna_eval.comparison_tables import (
+    compared_pairs,
+    comparison_csv,
+    comparison_json,
+    comparison_markdown,
+    remarks,
+)
 from dyna_eval.errors import DatabaseError, InputError
 from dyna_eval.holder import own_name
+from dyna_eval.jobs import Method, digest
 from dyna_eval.report import build_report
+from dyna_eval.sweep_comparison import compare_reports
+from dyna_eval.time_left import Basis, TimeLeft
 from tests.unit.report_records import BASELINE, PRUNED, record
 
 TOKEN = "a-token-of-some-length"  # noqa: S105  # guards nothing
@@ -50,6 +61,8 @@ EXAMPLES = {
     "name": "ablation",
     "ending": "csv",
     "version": "1",
+    "a": "1",
+    "b": "1",
 }
 """A value for every part of an address."""
 
@@ -58,6 +71,7 @@ EXAMPLES = {
 def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     url = database(tmp_path_factory.mktemp("dashboard"))
     fill(url, hostile_sweep(), failed=True)
+    fill(url, replace(hostile_sweep(), digest=digest("again")))
     return url
 
 
@@ -179,6 +193,7 @@ class Elements(HTMLParser):
         "/jobs/2",
         "/jobs/1/prompts/0",
         "/cluster",
+        "/compare?a=1&b=2",
         "/?q=<script>",
     ],
 )
@@ -259,6 +274,140 @@ def test_the_pulse_changes_when_something_happens_and_not_otherwise(tmp_path: Pa
         assert watched.pulse(sweep) != before
         assert client.get("/sweeps/1/pulse").json() == {"pulse": watched.pulse(sweep)}
         assert "Claim expires in" in client.get("/cluster").text
+
+
+def test_time_left_comes_from_calibration_first_and_then_from_what_is_done(tmp_path: Path) -> None:
+    url = database(tmp_path)
+    fill(url)  # which leaves a calibration of the pair: 1 s for every token
+    with Store.open(url, create=False) as store, client_of(url) as client:
+        again = store.add_sweep(make_sweep("again"))
+        assert store.acquire_lease(again, own_name(), 60)
+        watched = WatchedStore.open(url)
+        jobs_and_own_runs, prompts, tokens = 4 + 1, 2, 4
+        first = watched.outline(again).time_left
+        assert first == TimeLeft(seconds=jobs_and_own_runs * prompts * tokens, basis=Basis.CALIBRATION)
+        page = client.get(f"/sweeps/{again}").text
+        assert "≈ 40 s" in page
+        assert "as if every row were as fast as the target alone" in page
+        assert "≈ 40 s" in client.get("/").text
+
+        claim = store.claim(again, pair="demo", actor="actor-1", lease_seconds=60)
+        assert claim
+        store.land(claim, believable(make_result(claim.job)))  # in 12.3 s
+        then = watched.outline(again).time_left
+        assert then
+        assert then.basis is Basis.DONE_JOBS
+        assert then.seconds == pytest.approx(3 * 12.3456789 + prompts * tokens, abs=0.5)
+        assert "from what done jobs took" in client.get("/").text
+        watched.close()
+
+
+def test_time_left_is_not_claimed_before_anything_is_known_nor_without_a_controller(tmp_path: Path) -> None:
+    url = database(tmp_path)
+    with Store.open(url, create=True) as store, client_of(url) as client:
+        sweep_id = store.add_sweep(make_sweep())
+        assert "≈" not in client.get("/").text
+        assert store.acquire_lease(sweep_id, own_name(), 60)
+        assert "not known yet" in client.get("/").text
+        assert "not known yet" in client.get(f"/sweeps/{sweep_id}").text
+
+
+def test_the_cluster_page_tells_when_an_actor_was_heard_and_where_it_runs(tmp_path: Path) -> None:
+    url = database(tmp_path)
+    node = "node-1"
+    with Store.open(url, create=True) as store, client_of(url) as client:
+        sweep_id = store.add_sweep(make_sweep())
+        claim = store.claim(sweep_id, pair="demo", actor="actor-2", lease_seconds=60, node=node)
+        assert claim
+        page = html.unescape(client.get("/cluster").text)
+        assert "not yet</span>" in page
+        assert f'title="{node}"' in page
+        assert store.renew_claim(claim, 60, silent_seconds=3.0)
+        watched = WatchedStore.open(url)
+        [actor] = watched.cluster().at_work
+        assert (actor.node, actor.pair, actor.job_id) == (node, "demo", claim.job_id)
+        assert actor.heard_seconds == pytest.approx(3.0, abs=1.5)
+        assert actor.facts == {}
+        store.land(claim, believable(make_result(claim.job, actor="actor-2")))
+        assert store.claim(sweep_id, pair="demo", actor="actor-2", lease_seconds=60, node=node)
+        [actor] = watched.cluster().at_work
+        assert actor.heard_seconds == pytest.approx(0.0, abs=1.5)  # it has just landed a job
+        assert actor.facts["cores"] == 2
+        assert "schema" in client.get("/cluster").text
+        watched.close()
+
+
+def test_the_node_of_every_attempt_is_shown_that_of_failed_ones_too(tmp_path: Path) -> None:
+    url = database(tmp_path)
+    with Store.open(url, create=True) as store, client_of(url) as client:
+        sweep_id = store.add_sweep(make_sweep())
+        for node in ("node-a", "node-b"):
+            claim = store.claim(sweep_id, pair="demo", actor=f"on-{node}", lease_seconds=60, node=node)
+            assert claim
+            store.fail(claim, error_class="PairError", message="no", final=node == "node-b")
+        assert [attempt.node for attempt in store.attempts(claim.job_id)] == ["node-a", "node-b"]
+        page = client.get(f"/jobs/{claim.job_id}").text
+        assert 'title="node-a"' in page
+        assert 'title="node-b"' in page
+
+
+def test_two_sweeps_are_compared_as_the_command_compares_them(tmp_path: Path) -> None:
+    url = database(tmp_path)
+    fill(url)
+    fill(url, make_sweep("other <b>"))
+    compared = compare_reports(read_side("1", url), read_side("2", url))
+    with client_of(url) as client:
+        page = html.unescape(client.get("/compare?a=1&b=2").text)
+        [pair] = compared_pairs(compared)
+        for row in pair.rows:
+            for cell in row.cells:
+                assert f">{cell}</" in page
+        for text in [*pair.notes.texts, *remarks(compared)]:
+            assert text in page
+        assert client.get("/compare/1/2.csv").text == comparison_csv(compared)
+        assert client.get("/compare/1/2.md").text == comparison_markdown(compared)
+        assert client.get("/compare/1/2.json").json() == json.loads(
+            json.dumps(comparison_json(compared, None))
+        )
+        assert "<b>" not in client.get("/compare?a=1&b=2").text.replace("<b>[", "")
+        for address in ("/", "/sweeps/1", "/sweeps/1/explore", "/sweeps/1/jobs"):
+            assert 'href="/compare' in client.get(address).text, address
+
+
+def test_comparing_says_what_is_missing_and_what_cannot_be_compared(tmp_path: Path) -> None:
+    url = database(tmp_path)
+    fill(url)
+    other = make_sweep("other")
+    renamed = {
+        one.label: replace(one, label=f"other {one.label}", method=Method.LINEAR, params={"k": number + 1})
+        for number, one in enumerate(other.spec.configurations)
+    }
+    strange = replace(
+        other,
+        spec=replace(
+            other.spec, configurations=tuple(renamed.values()), baseline=f"other {other.spec.baseline}"
+        ),
+        jobs=tuple(replace(job, configuration=renamed[job.configuration.label]) for job in other.jobs),
+    )
+    fill(url, strange)
+    with client_of(url) as client:
+        assert "Choose two sweeps" in client.get("/compare").text
+        assert "Choose two sweeps" in client.get("/compare?a=1").text
+        assert "Choose two sweeps" in client.get("/compare?a=1&b=x").text
+        assert "the same sweep" in client.get("/compare?a=1&b=1").text
+        assert "have no row in common" in client.get("/compare?a=1&b=2").text
+        assert client.get("/compare/1/2.csv").status_code == 400
+        assert client.get("/compare?a=1&b=99").status_code == 404
+        assert client.get("/compare/1/99.csv").status_code == 404
+        assert client.get("/compare/1/1.pdf").status_code == 404
+
+
+def test_one_is_not_counted_as_several(client: TestClient, tmp_path: Path) -> None:
+    Store.open(url := database(tmp_path), create=True).add_sweep(make_sweep())
+    with client_of(url) as one:
+        assert "1 sweep</span>" in one.get("/").text
+    assert "2 sweeps</span>" in client.get("/").text
+    assert "2 samples</span>" in client.get("/jobs/1").text
 
 
 def test_sweeps_are_searched_by_name_and_number_and_paged(tmp_path: Path) -> None:

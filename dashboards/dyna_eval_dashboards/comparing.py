@@ -1,0 +1,56 @@
+"""Comparisons of two sweeps for all who watch: computed once for each pair of reports, one at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from dyna_eval.sweep_comparison import Side, SweepComparison, compare_reports
+from dyna_eval_dashboards.reports import Built, Reports
+
+_KEPT = 8
+
+
+@dataclass(slots=True)
+class Comparisons:
+    """Comparisons by the numbers of their sweeps. Methods may be called from several threads."""
+
+    reports: Reports
+    _known: OrderedDict[tuple[int, int], tuple[Built, Built, Future[SweepComparison]]] = field(
+        default_factory=OrderedDict
+    )
+    _pool: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="comparison")
+    )
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def latest(self, a: int, b: int, *, patience: float) -> SweepComparison | None:
+        """Return how B compares with A by their latest reports; None where that takes longer than `patience`
+        seconds for either report, or for the comparison.
+
+        Raises what reading the sweeps raises, and InputError where they have no row in common.
+        """
+        one, other = (self.reports.latest(sweep, patience=patience) for sweep in (a, b))
+        if one is None or other is None:
+            return None
+        with self._lock:
+            known = self._known.get((a, b))
+            if known is None or known[0] is not one or known[1] is not other:
+                if known is not None:
+                    known[2].cancel()
+                known = one, other, self._pool.submit(compare_reports, self._side(one), self._side(other))
+                self._known[a, b] = known
+            self._known.move_to_end((a, b))
+            while len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        coming = known[2]
+        return coming.result() if wait([coming], timeout=patience).done else None
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _side(self, built: Built) -> Side:
+        origin = self.reports.store.address
+        return Side(report=built.report, origin=origin, environments=built.environments)
