@@ -29,6 +29,7 @@ from dyna_eval.errors import DatabaseError, DynaEvalError, InputError, UnknownSw
 from dyna_eval.jobs import JobState
 from dyna_eval.lease import LEASE_SECONDS
 from dyna_eval.report import Report
+from dyna_eval.series.parameters import swept
 from dyna_eval.sweep_comparison import SweepComparison
 from dyna_eval_dashboards import explore as exploring
 from dyna_eval_dashboards import figures, pages, trees, views
@@ -122,16 +123,17 @@ class Dashboard:
 
     def explore(self, request: Request) -> Response:
         built = self._built(request)
-        names = exploring.swept(built.report)
-        choice = exploring.Choice.of(request.query_params, names)
+        choice = exploring.Choice.of(request.query_params, built.report.rows)
+        explored = exploring.explore(built.report, built.peak_memory, choice)
         return _html(
             "explore.html",
             outline=self.store.outline(built.report.sweep_id),
             choice=choice,
             kinds=exploring.KINDS,
-            metrics=[(name, title) for name, (title, _) in exploring.METRICS.items()],
-            parameters=[(name, one_line(name)) for name in names],
-            figure=exploring.explore(built.report, built.peak_memory, choice),
+            metrics=list(exploring.TITLES.items()),
+            parameters=[(name, one_line(name)) for name in swept(built.report.rows)],
+            figure=explored.figure,
+            notes=explored.notes,
         )
 
     def tree(self, request: Request) -> Response:

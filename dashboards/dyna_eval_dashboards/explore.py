@@ -1,41 +1,38 @@
-"""Exploring a sweep: its rows over the parameters that it sweeps, as curves, a heat map, or a front."""
+"""Exploring a sweep: its series over swept parameters as curves, heat maps, or a front, for Plotly."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dyna_eval.cells import configuration_text, one_line
-from dyna_eval.jobs import Scalar
+from dyna_eval.cells import count, one_line
+from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.report import Report, Row
-from dyna_eval.series.parameters import value_of
-from dyna_eval_dashboards.figures import layout, text
+from dyna_eval.series.front import MemoryPoint, memory_front
+from dyna_eval.series.measured import Entry, Estimate, Measured
+from dyna_eval.series.parameters import Parameter, Scale, Span, bare_text, span, swept, value_text
+from dyna_eval.series.swept import Curve, CurveChart, HeatPanel, Measure, Panel, curve_chart, heat_map
+from dyna_eval_dashboards.figures import around, layout, text
 
-METRICS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
-    "throughput": ("Tokens/s", lambda row: row.figures.throughput.mean if row.figures else None),
-    "speedup": ("Speedup", lambda row: row.versus_baseline.ratio if row.versus_baseline else None),
-    "acceptance": (
-        "Tokens per round",
-        lambda row: row.figures.acceptance.mean_length if row.figures else None,
-    ),
-    "rate": (
-        "Draft acceptance rate",
-        lambda row: row.figures.acceptance.draft_rate if row.figures else None,
-    ),
-    "nodes": ("Tree nodes", lambda row: row.figures.acceptance.mean_tree_nodes if row.figures else None),
-    "exact": ("Exact share", lambda row: row.figures.agreement.exact_match_rate if row.figures else None),
-    "ttft": (
-        "Time to first token (s)",
-        lambda row: row.figures.latency.ttft.p50 if row.figures and row.figures.latency.ttft else None,
-    ),
+TITLES: dict[Measure, str] = {
+    Measure.THROUGHPUT: "Tokens/s",
+    Measure.SPEEDUP: "Speedup",
+    Measure.ACCEPTANCE: "Tokens per round",
+    Measure.DRAFT_RATE: "Draft acceptance rate",
+    Measure.TREE_NODES: "Tree nodes per round",
+    Measure.EXACT: "Exact share",
+    Measure.TTFT: "Time to first token (s)",
 }
 KINDS = {"curves": "Curves", "heat": "Heat map", "front": "Speed against memory"}
 _MOST_PANELS = 12
 _MOST_CURVES = 24
+_ACROSS = 4
+_NAMED = 5
+"""Labels of rows that a figure leaves out which its note names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,194 +41,251 @@ class Choice:
 
     kind: str
     x: str
-    y: str
+    y: Measure
     curve: str
     row: str
     column: str
 
     @classmethod
-    def of(cls, query: Mapping[str, str], parameters: Sequence[str]) -> Choice:
+    def of(cls, query: Mapping[str, str], rows: Sequence[Row]) -> Choice:
         """Read what an address asks for; what it does not name, or names wrongly, is chosen."""
-
-        def parameter(name: str, otherwise: str) -> str:
-            given = query.get(name, otherwise)
-            return given if given in parameters or (given == "" and name != "x") else otherwise
-
-        first = parameters[0] if parameters else ""
-        others = [name for name in parameters if name not in (first, "pair", "method")]
-        kind, metric = query.get("kind", "curves"), query.get("y", "speedup")
+        known, kind, measure = swept(rows), query.get("kind", ""), query.get("y", "")
+        default = span(rows) if known else Span(x="")
+        chosen = {
+            "x": default.x,
+            "curve": next(iter(default.curves), ""),
+            "row": default.row or "",
+            "column": default.column or "",
+        }
+        asked = {
+            name: given
+            for name in chosen
+            if (given := query.get(name)) in known or (given == "" and name != "x")
+        }
+        taken: set[str] = set()
+        for name in sorted(chosen, key=lambda name: name not in asked):  # what is asked for comes first
+            value = str(asked.get(name, chosen[name]))
+            chosen[name] = "" if value in taken else value
+            taken.add(value)
+        chosen["x"] = chosen["x"] or next((name for name in known if name not in taken), "")
         return cls(
             kind=kind if kind in KINDS else "curves",
-            x=parameter("x", first),
-            y=metric if metric in METRICS else "speedup",
-            curve=parameter("curve", others[0] if others else ""),
-            row=parameter("row", ""),
-            column=parameter("column", ""),
+            y=Measure(measure) if measure in set(Measure) else Measure.SPEEDUP,
+            **chosen,
         )
 
-
-def swept(report: Report) -> list[str]:
-    """Return the parameters that have several values, those with most values first; then method and pair."""
-    values: dict[str, set[Scalar]] = {}
-    for row in report.rows:
-        for name, value in row.params.items():
-            values.setdefault(name, set()).add(value)
-    several = sorted(
-        (name for name, found in values.items() if len(found) > 1), key=lambda n: (-len(values[n]), n)
-    )
-    if len({row.method for row in report.rows}) > 1:
-        several.append("method")
-    if len(report.pairs) > 1:
-        several.append("pair")
-    return several
+    @property
+    def span(self) -> Span:
+        curves = (self.curve,) if self.curve else ()
+        return Span(x=self.x, curves=curves, row=self.row or None, column=self.column or None)
 
 
-def explore(report: Report, memory: Mapping[tuple[str, str], int], choice: Choice) -> dict[str, Any] | None:
-    """Return the chosen figure; None where no row has what it needs."""
-    rows = [row for row in report.rows if METRICS[choice.y][1](row) is not None]
-    if choice.kind == "front":
-        figure = _front(rows, memory, choice)
-    elif choice.kind == "heat":
-        figure = _heat(rows, choice)
-    else:
-        figure = _curves(rows, choice)
-    if figure is None:
-        return None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explored:
+    """The chosen figure, None where there is nothing to draw, and what is said under it or instead of it."""
+
+    figure: dict[str, Any] | None
+    notes: tuple[str, ...]
+
+
+def explore(report: Report, memory: Mapping[tuple[str, str], int], choice: Choice) -> Explored:
+    """Return the chosen figure; `memory` is the peak in bytes, by pair and label."""
+    measured = Measured(report=report)
+    try:
+        if choice.kind == "front":
+            figure, notes = _front(measured, memory, choice.y)
+        elif choice.kind == "heat":
+            figure, notes = _heat(measured, choice)
+        else:
+            figure, notes = _curves(measured, choice)
+    except (InputError, NothingToDrawError) as error:
+        return Explored(figure=None, notes=(f"There is nothing to draw: {error}.",))
     plain: dict[str, Any] = figure.to_plotly_json()
     plain["layout"].pop("template", None)
-    return plain
+    return Explored(figure=plain, notes=tuple(notes))
 
 
-def _order(value: Scalar) -> tuple[bool, float, str]:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return (not number, float(value) if number and value is not None else 0.0, str(value))
+# ------------------------------------------------------------------------- curves
 
 
-def _distinct(rows: Sequence[Row], name: str) -> list[Scalar]:
-    return sorted({value_of(row, name) for row in rows} - {None}, key=_order) if name else [None]
+def _curves(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
+    if not choice.x:
+        raise NothingToDrawError("no parameter takes several values")
+    chart = curve_chart(measured, measured.report.rows, choice.span, choice.y)
+    panels, names = chart.panels[:_MOST_PANELS], chart.names[:_MOST_CURVES]
+    columns = min(chart.columns, len(panels), _ACROSS)
+    figure = _panels([", ".join(filter(None, (one.row, one.column))) for one in panels], columns)
+    named: set[str] = set()
+    for index, panel in enumerate(panels):
+        for curve in panel.curves:
+            if curve.name in names:
+                trace = _trace(chart, panel, curve, number=names.index(curve.name))
+                trace.update(showlegend=len(names) > 1 and curve.name not in named)
+                figure.add_trace(trace, row=index // columns + 1, col=index % columns + 1)
+                named.add(curve.name)
+        if panel.baseline is not None:
+            figure.add_hline(
+                y=panel.baseline.value,
+                line={"dash": "dash", "width": 1},
+                row=index // columns + 1,
+                col=index % columns + 1,
+            )
+    _dress(figure, chart.x, TITLES[chart.measure], columns)
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_layout(showlegend=len(names) > 1)
+    notes = _cut(len(chart.panels), len(panels), "panel") + _cut(len(chart.names), len(names), "curve")
+    if any(panel.baseline for panel in panels):
+        notes.append("Dashed: the baseline.")
+    return figure, [*notes, *_left_out(chart.left_out, f"of methods that do not sweep {chart.x.name}")]
 
 
-def _name(name: str, value: Scalar) -> str:
-    return text(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+def _trace(chart: CurveChart, panel: Panel, curve: Curve, *, number: int) -> go.Scatter:
+    points = curve.points
+    errors = [around(point.y.value, point.y.low, point.y.high) for point in points]
+    where = [one for one in (panel.row, panel.column, curve.name) if one]
+    return go.Scatter(
+        x=[bare_text(point.x) for point in points],
+        y=[point.y.value for point in points],
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [up for up, _ in errors],
+            "arrayminus": [down for _, down in errors],
+            "thickness": 1,
+            "width": 0,
+        },
+        mode="markers" if chart.x.scale is Scale.CATEGORY else "lines+markers",
+        name=text(curve.name),
+        legendgroup=str(number),
+        meta=number,
+        hovertext=[
+            _hover(point.entry, [value_text(chart.x.name, point.x), *where], chart.measure, point.y)
+            for point in points
+        ],
+        hoverinfo="text",
+    )
 
 
-def _metric(row: Row, choice: Choice) -> float:
-    value = METRICS[choice.y][1](row)
-    return 0.0 if value is None else value
-
-
-def _hover(row: Row, choice: Choice) -> str:
-    title = METRICS[choice.y][0]
-    setting = configuration_text(row.method, row.params)
-    return f"<b>{text(row.label)}</b><br>{text(setting)}<br>{title} {_metric(row, choice):.3g}"
-
-
-def _curves(rows: Sequence[Row], choice: Choice) -> go.Figure | None:
-    """One panel per value of row and column, one curve per value of curve: the best of the rows that meet."""
-    rows = [row for row in rows if choice.x and value_of(row, choice.x) is not None]
-    if not rows:
-        return None
-    downs = _distinct(rows, choice.row)[:_MOST_PANELS] or [None]
-    across = _distinct(rows, choice.column)[:_MOST_PANELS] or [None]
+def _panels(titles: Sequence[str], columns: int) -> go.Figure:
+    """Return empty panels with common axes, so many beside each other."""
     figure = make_subplots(
-        rows=len(downs),
-        cols=len(across),
-        shared_xaxes=True,
-        shared_yaxes=True,
-        column_titles=[_name(choice.column, value) for value in across] if choice.column else None,
-        row_titles=[_name(choice.row, value) for value in downs] if choice.row else None,
+        rows=-(-len(titles) // columns),
+        cols=columns,
+        shared_xaxes="all",
+        shared_yaxes="all",
+        subplot_titles=[text(title) for title in titles] if any(titles) else None,
     )
     figure.update_layout(layout("", ""))
-    figure.update_layout(showlegend=bool(choice.curve), margin={"t": 30, "r": 30})
-    ticks = _distinct(rows, choice.x)
-    for down, of_row in enumerate(downs, start=1):
-        for side, of_column in enumerate(across, start=1):
-            for number, curve in enumerate(_distinct(rows, choice.curve)[:_MOST_CURVES] or [None]):
-                chosen = {choice.row: of_row, choice.column: of_column, choice.curve: curve}
-                points = _best(rows, choice, {name: value for name, value in chosen.items() if name})
-                if not points:
-                    continue
-                figure.add_scatter(
-                    x=[str(value_of(row, choice.x)) for row in points],
-                    y=[_metric(row, choice) for row in points],
-                    mode="lines+markers",
-                    name=_name(choice.curve, curve) if choice.curve else "",
-                    legendgroup=str(number),
-                    showlegend=bool(choice.curve) and down == side == 1,
-                    meta=number,
-                    hovertext=[_hover(row, choice) for row in points],
-                    hoverinfo="text",
-                    row=down,
-                    col=side,
-                )
-    figure.update_xaxes(type="category", categoryorder="array", categoryarray=[str(tick) for tick in ticks])
-    figure.update_yaxes(rangemode="tozero")
-    figure.update_xaxes(title_text=one_line(choice.x), row=len(downs))
-    figure.update_yaxes(title_text=METRICS[choice.y][0], col=1)
+    figure.update_layout(margin={"t": 30, "r": 30})
     return figure
 
 
-def _best(rows: Sequence[Row], choice: Choice, chosen: Mapping[str, Scalar]) -> list[Row]:
-    found: dict[Scalar, Row] = {}
-    for row in rows:
-        if all(value_of(row, name) == value for name, value in chosen.items()):
-            place = value_of(row, choice.x)
-            if place not in found or _metric(row, choice) > _metric(found[place], choice):
-                found[place] = row
-    return [found[place] for place in sorted(found, key=_order)]
+def _dress(figure: go.Figure, x: Parameter, y: str, columns: int) -> None:
+    values = [bare_text(value) for value in x.values]
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=values, automargin=True)
+    figure.update_yaxes(automargin=True)
+    for column in range(1, columns + 1):
+        figure.update_xaxes(title_text=text(x.title), row=len(figure._grid_ref), col=column)
+    figure.update_yaxes(title_text=y, col=1)
 
 
-def _heat(rows: Sequence[Row], choice: Choice) -> go.Figure | None:
-    """The metric over x and the curve's parameter; of the rows that meet in a cell, the best."""
-    if not choice.x or not choice.curve or choice.x == choice.curve:
-        return None
-    rows = [row for row in rows if None not in (value_of(row, choice.x), value_of(row, choice.curve))]
-    if not rows:
-        return None
-    across, up = _distinct(rows, choice.x), _distinct(rows, choice.curve)
-    cells = [{value_of(row, choice.x): row for row in _best(rows, choice, {choice.curve: y})} for y in up]
-    points = [(x, y, line[x]) for y, line in zip(up, cells, strict=True) for x in across if x in line]
-    # Squares without a scale, not a heat-map trace: those have styles and images that the policy forbids.
-    heat = go.Scatter(
-        x=[str(x) for x, _, _ in points],
-        y=[str(y) for _, y, _ in points],
-        mode="markers+text" if len(points) <= 100 else "markers",
-        text=[f"{_metric(row, choice):.3g}" for *_, row in points],
+def _hover(entry: Entry, settings: Sequence[str], measure: Measure, y: Estimate, *more: str) -> str:
+    value = f"{TITLES[measure]} {y.value:.4g}"
+    if y.interval is not None:
+        value += f" [{y.interval.low:.4g}, {y.interval.high:.4g}]"
+    lines = [f"<b>{text(entry.label)}</b>", text(", ".join(settings)), value, *more]
+    if entry.doubt:
+        lines.append(f"* {text(entry.doubt)}")
+    return "<br>".join(line for line in lines if line)
+
+
+# ---------------------------------------------------------------------- heat maps
+
+
+def _heat(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
+    """Squares without a scale, not a heat-map trace: those have styles and images that the policy forbids."""
+    if not choice.x or not choice.curve:
+        raise NothingToDrawError("a heat map needs two different parameters, x and the curve")
+    heat = heat_map(measured, measured.report.rows, (choice.x, choice.curve), choice.y)
+    panels = heat.panels[:_MOST_PANELS]
+    columns = min(len(panels), _ACROSS)
+    figure = _panels([panel.name for panel in panels], columns)
+    every = [cell.value.value for panel in panels for cell in panel.cells]
+    crowded = len(heat.x.values) * columns > 12 or len(heat.x.values) * len(heat.y.values) > 100
+    size = max(8, min(34, 420 // (len(heat.y.values) * -(-len(panels) // columns))))
+    for index, panel in enumerate(panels):
+        trace = _squares(panel, heat.x.name, heat.y.name, choice.y, with_text=not crowded)
+        trace.marker.update(size=size, cmin=min(every), cmax=max(every))
+        figure.add_trace(trace, row=index // columns + 1, col=index % columns + 1)
+    _dress(figure, heat.x, text(heat.y.title), columns)
+    values = [bare_text(value) for value in heat.y.values]
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=values)
+    notes = [f"The darker, the higher: {TITLES[choice.y]} from {min(every):.3g} to {max(every):.3g}."]
+    notes += _cut(len(heat.panels), len(panels), "panel")
+    return figure, [*notes, *_left_out(heat.left_out, "that do not sweep both, or stand alone")]
+
+
+def _squares(panel: HeatPanel, x: str, y: str, measure: Measure, *, with_text: bool) -> go.Scatter:
+    return go.Scatter(
+        x=[bare_text(cell.x) for cell in panel.cells],
+        y=[bare_text(cell.y) for cell in panel.cells],
+        mode="markers+text" if with_text else "markers",
+        text=[f"{cell.value.value:.3g}" for cell in panel.cells],
         textposition="middle right",
-        marker={
-            "symbol": "square",
-            "size": max(8, min(34, 420 // len(up))),
-            "color": [_metric(row, choice) for *_, row in points],
-        },
-        hovertext=[_hover(row, choice) for *_, row in points],
+        marker={"symbol": "square", "color": [cell.value.value for cell in panel.cells]},
+        hovertext=[
+            _hover(
+                cell.entry,
+                [value_text(x, cell.x), value_text(y, cell.y), panel.name],
+                measure,
+                cell.value,
+            )
+            for cell in panel.cells
+        ],
         hoverinfo="text",
         meta="heat",
     )
-    figure = go.Figure(heat, layout(one_line(choice.x), one_line(choice.curve)))
-    for axis, values in ((figure.layout.xaxis, across), (figure.layout.yaxis, up)):
-        axis.update(type="category", categoryorder="array", categoryarray=[str(value) for value in values])
-    return figure
 
 
-def _front(rows: Sequence[Row], memory: Mapping[tuple[str, str], int], choice: Choice) -> go.Figure | None:
-    """Every row's metric over its peak memory; the line joins those that no other beats in both."""
-    known = [(memory[row.pair, row.label] / 2**30, row) for row in rows if (row.pair, row.label) in memory]
-    if not known:
-        return None
-    known.sort(key=lambda pair: (pair[0], -_metric(pair[1], choice)))
-    front: list[tuple[float, Row]] = []
-    for size, row in known:
-        if not front or _metric(row, choice) > _metric(front[-1][1], choice):
-            front.append((size, row))
-    figure = go.Figure(layout=layout("Peak memory (GiB)", METRICS[choice.y][0]))
-    for points, mode, role in ((known, "markers", 4), (front, "lines+markers", "calm")):
+# ---------------------------------------------------------------- speed against memory
+
+
+def _front(
+    measured: Measured, memory: Mapping[tuple[str, str], int], measure: Measure
+) -> tuple[go.Figure, list[str]]:
+    found = memory_front(measured, measured.report.rows, memory, measure)
+    figure = go.Figure(layout=layout("Peak memory (GiB)", TITLES[measure]))
+    traces: tuple[tuple[tuple[MemoryPoint, ...], str, int | str], ...] = (
+        (found.points, "markers", 4),
+        (found.front, "lines+markers", "calm"),
+    )
+    for points, mode, role in traces:
         figure.add_scatter(
-            x=[size for size, _ in points],
-            y=[_metric(row, choice) for _, row in points],
+            x=[point.memory_bytes / 2**30 for point in points],
+            y=[point.y.value for point in points],
             mode=mode,
             meta=role,
             marker={"size": 8},
-            hovertext=[f"{_hover(row, choice)}<br>{size:.2f} GiB" for size, row in points],
+            hovertext=[
+                _hover(point.entry, [], measure, point.y, f"{point.memory_bytes / 2**30:.2f} GiB")
+                for point in points
+            ],
             hoverinfo="text",
         )
-    return figure
+    return figure, ["The line joins the configurations that no other beats in both."]
+
+
+# -------------------------------------------------------------------------- notes
+
+
+def _cut(total: int, shown: int, noun: str) -> list[str]:
+    hidden = count(total - shown, f"further {noun}")
+    return [f"Not shown: {hidden}; choose other parameters to see them."] if shown < total else []
+
+
+def _left_out(labels: Sequence[str], why: str) -> list[str]:
+    if not labels:
+        return []
+    named = ", ".join(one_line(label) for label in labels[:_NAMED])
+    more = f" and {len(labels) - _NAMED:,} more" if len(labels) > _NAMED else ""
+    return [f"Not shown are rows {why}: {named}{more}."]

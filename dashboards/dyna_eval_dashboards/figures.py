@@ -78,7 +78,8 @@ def _hover(row: Row) -> str:
     return "<br>".join(lines)
 
 
-def _around(mean: float, low: float, high: float) -> tuple[float, float]:
+def around(mean: float, low: float, high: float) -> tuple[float, float]:
+    """Return how far an interval reaches above and below a mean."""
     return max(0.0, high - mean), max(0.0, mean - low)
 
 
@@ -89,7 +90,7 @@ def ablation(rows: Sequence[Row]) -> go.Figure | None:
         return None
     rates = [row.figures.throughput for row in shown if row.figures]
     errors = [
-        _around(rate.mean, rate.interval.low, rate.interval.high) if rate.interval else (0.0, 0.0)
+        around(rate.mean, rate.interval.low, rate.interval.high) if rate.interval else (0.0, 0.0)
         for rate in rates
     ]
     slower = [is_slower(row) for row in shown]
@@ -145,7 +146,7 @@ def speedup_by_acceptance(rows: Sequence[Row]) -> go.Figure | None:
         return None
     intervals = [speedup_interval(row) for row, *_ in shown]
     errors = [
-        _around(ratio, interval.low, interval.high) if interval else (0.0, 0.0)
+        around(ratio, interval.low, interval.high) if interval else (0.0, 0.0)
         for (_, _, ratio), interval in zip(shown, intervals, strict=True)
     ]
     points = go.Scatter(

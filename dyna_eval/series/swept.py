@@ -22,6 +22,7 @@ from dyna_eval.series.parameters import (
     value_of,
     value_text,
 )
+from dyna_eval.statistics import Figures
 
 
 class Measure(StrEnum):
@@ -30,6 +31,14 @@ class Measure(StrEnum):
     THROUGHPUT = "throughput"
     SPEEDUP = "speedup"
     ACCEPTANCE = "acceptance"
+    DRAFT_RATE = "draft-rate"
+    TREE_NODES = "tree-nodes"
+    EXACT = "exact"
+    TTFT = "ttft"
+
+    @property
+    def less_is_better(self) -> bool:
+        return self is Measure.TTFT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +121,19 @@ def estimate(measured: Measured, row: Row, measure: Measure) -> Estimate | None:
     if measure is Measure.SPEEDUP:
         known = row.versus_baseline
         return Estimate(value=known.ratio, interval=speedup_interval(row)) if known else None
-    return acceptance_length(measured, row)
+    if measure is Measure.ACCEPTANCE:
+        return acceptance_length(measured, row)
+    value = _READ[measure](row.figures)
+    return Estimate(value=value) if value is not None else None
+
+
+_READ: dict[Measure, Callable[[Figures], float | None]] = {
+    Measure.DRAFT_RATE: lambda figures: figures.acceptance.draft_rate,
+    Measure.TREE_NODES: lambda figures: figures.acceptance.mean_tree_nodes,
+    Measure.EXACT: lambda figures: figures.agreement.exact_match_rate,
+    Measure.TTFT: lambda figures: figures.latency.ttft.p50 if figures.latency.ttft else None,
+}
+"""Measures that have no interval."""
 
 
 def acceptance_length(measured: Measured, row: Row) -> Estimate | None:
@@ -174,7 +195,8 @@ def heat_map(
         require_swept(name, swept(known))
     if x == y:
         raise InputError(f"a heat map needs two parameters, not {x!r} twice")
-    part = [row for row in taking_part(known, x) if row in taking_part(known, y)]
+    of_y = {id(row) for row in taking_part(known, y)}
+    part = [row for row in taking_part(known, x) if id(row) in of_y]
     if not part:
         raise NothingToDrawError(f"no method sweeps both {x} and {y}")
     names = separate(part, [x, y])[2:]
@@ -260,4 +282,5 @@ def _order(value: Scalar) -> tuple[int, float, str]:
 
 def _labels_beside(rows: Sequence[Row], part: Sequence[Row]) -> tuple[str, ...]:
     """Return the labels of the rows that take no part; the baseline is drawn as a line."""
-    return tuple(one_line(row.label) for row in rows if row not in part and not row.is_baseline)
+    taken = {id(row) for row in part}
+    return tuple(one_line(row.label) for row in rows if id(row) not in taken and not row.is_baseline)

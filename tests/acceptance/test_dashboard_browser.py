@@ -163,6 +163,95 @@ def test_figures_downloads_sorting_and_every_page_without_a_complaint(
         assert watched.complaints == []
 
 
+@pytest.fixture(scope="module")
+def compared(new_workplace: Callable[[], Workplace]) -> Workplace:
+    """Two finished sweeps; the first stores draft trees and lacks a row of the second."""
+    workplace = new_workplace()
+    kept = SWEEP.replace("warmup: 1}", "warmup: 1, store_trees: 2}")
+    workplace.write("first.yaml", kept.replace("  - {label: + Draft model, method: linear, k: 4}\n", ""))
+    workplace.write("second.yaml", SWEEP.replace("name: small", "name: other"))
+    for file in ("first.yaml", "second.yaml"):
+        assert workplace.run("submit", file).status == 0
+    return workplace
+
+
+def test_a_draft_tree_shows_what_was_accepted_what_was_pruned_and_the_bonus_token(
+    browser: Browser, compared: Workplace
+) -> None:
+    with compared.store() as store:
+        pruned = [job for job in store.record(1).jobs if job.label == "+ Adaptive pruning"]
+        found = [
+            (job.id, sample.prompt_index, number, tree)
+            for job in pruned
+            for sample in store.samples(job.id)
+            for number, tree in enumerate(sample.trees)
+        ]
+    job, prompt, number, tree = max(found, key=lambda one: sum(not node.verified for node in one[3].nodes))
+    nodes = tree.nodes[1:]
+    gone = [node for node in nodes if not node.verified]
+    taken = [node for node in nodes if node.accepted]
+    assert gone, "a threshold of 0.05 prunes something of some tree"
+    with served(compared) as address:
+        watched = Watched(browser, address, viewport={"width": 1280, "height": 800})
+        page = watched.page
+        page.goto(f"{address}/jobs/{job}/prompts/{prompt}")
+        page.get_by_role("link", name=str(number), exact=True).last.click()
+        page.wait_for_selector("svg.tree[role=img]")
+        drawn = page.locator(".trees svg.tree")
+        assert drawn.locator("g.pruned").count() == len(gone)
+        assert drawn.locator("path.accepted").count() == drawn.locator("g.accepted").count() == len(taken)
+        assert drawn.locator("g.bonus").count() == (tree.bonus is not None)
+        assert "bonus" in drawn.locator("g.bonus text").inner_text()
+
+        def paint(selector: str, name: str) -> str:
+            return str(drawn.locator(selector).first.evaluate(f"e => getComputedStyle(e).{name}"))
+
+        assert paint("g.pruned text", "fill") == "rgb(87, 96, 106)"  # --quiet, not the ink of the others
+        assert paint("path.pruned", "strokeDasharray") != "none"
+        if taken:
+            assert float(paint("path.accepted", "strokeWidth").removesuffix("px")) >= 3
+        words = page.locator(".outline")
+        assert not words.locator("li").first.is_visible()
+        page.locator(".outline summary").focus()
+        page.keyboard.press("Enter")
+        assert words.locator("li").first.is_visible()
+        assert words.locator("li.pruned").count() == len(gone)
+        assert "the bonus token" in words.inner_text()
+        label = drawn.get_attribute("aria-label") or ""
+        assert label.startswith(f"{len(taken)} of {len(nodes)} draft tokens accepted")
+        assert watched.complaints == []
+
+
+def test_two_sweeps_are_compared_from_the_list_with_downloads_of_what_the_command_prints(
+    browser: Browser, compared: Workplace
+) -> None:
+    with served(compared) as address:
+        watched = Watched(browser, address, viewport={"width": 1280, "height": 800})
+        page = watched.page
+        page.goto(address)
+        page.get_by_role("link", name="small").click()
+        page.get_by_role("navigation", name="Views of this sweep").get_by_role("link", name="Compare").click()
+        assert page.locator("#a").input_value() == "1"
+        page.select_option("#b", "2")
+        page.wait_for_url("**b=2**")
+        page.wait_for_selector(".ablation tbody tr >> nth=2")
+        assert page.locator(".ablation tbody tr").count() == 3
+        assert "only in B: '+ Draft model'" in page.locator("main").inner_text()
+        for name, option in (("CSV", "--csv"), ("Markdown", "--markdown"), ("JSON", "--json")):
+            with page.expect_download() as download:
+                page.get_by_role("link", name=name, exact=True).click()
+            printed = compared.run("compare", "1", "2", option).stdout
+            assert without_origin(Path(download.value.path()).read_text()) == without_origin(printed)
+        page.get_by_role("link", name="Swap A and B").click()
+        page.wait_for_selector("text=only in A: '+ Draft model'")
+        assert watched.complaints == []
+
+
+def without_origin(text: str) -> str:
+    """Return a comparison without the address of its database, which may be written in two ways."""
+    return re.sub(r"sqlite:///[^\s\"*]*", "", text)
+
+
 @pytest.mark.parametrize("width", [360, 2560])
 def test_no_page_is_wider_than_the_window(browser: Browser, finished: Workplace, width: int) -> None:
     with served(finished) as address:
@@ -175,9 +264,25 @@ def test_no_page_is_wider_than_the_window(browser: Browser, finished: Workplace,
             "/jobs/1",
             "/jobs/1/prompts/0",
             "/cluster",
+            "/compare",
         ):
             watched.page.goto(address + path)
             watched.page.wait_for_timeout(300)
+            assert watched.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+        assert watched.complaints == []
+
+
+@pytest.mark.parametrize("width", [360, 2560])
+def test_a_comparison_and_a_tree_are_not_wider_than_the_window(
+    browser: Browser, compared: Workplace, width: int
+) -> None:
+    with served(compared) as address:
+        watched = Watched(browser, address, viewport={"width": width, "height": 900})
+        with compared.store() as store:
+            job = next(job.id for job in store.record(1).jobs if job.label == "+ Tree structure")
+        for path in ("/compare?a=1&b=2", f"/jobs/{job}/prompts/0/trees/0"):
+            watched.page.goto(address + path)
+            watched.page.wait_for_timeout(1000)
             assert watched.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
         assert watched.complaints == []
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from dyna_eval_dashboards.app import create_app
-from dyna_eval_dashboards.explore import Choice, explore, swept
+from dyna_eval_dashboards.explore import Choice, Explored, explore
 from dyna_eval_dashboards.export import to_html
 from dyna_eval_dashboards.pages import asset
 from dyna_eval_dashboards.safety import Access
@@ -45,8 +45,8 @@ from dyna_eval.comparison_tables import (
 )
 from dyna_eval.errors import DatabaseError, InputError
 from dyna_eval.holder import own_name
-from dyna_eval.jobs import Method, digest
-from dyna_eval.report import build_report
+from dyna_eval.jobs import Configuration, Method, digest
+from dyna_eval.report import Report, build_report
 from dyna_eval.sweep_comparison import compare_reports
 from dyna_eval.time_left import Basis, TimeLeft
 from tests.unit.report_records import BASELINE, PRUNED, record
@@ -246,6 +246,7 @@ def test_the_table_has_the_cells_footnotes_and_warnings_of_the_report(tmp_path: 
 
 
 def test_what_is_left_out_is_listed_with_its_reason(client: TestClient) -> None:
+    client.get("/sweeps/1/report.csv")  # which waits for the report
     page = client.get("/sweeps/1").text
     assert "1 of 2 jobs failed: ValueError: &lt;script&gt;" in page
     assert "a threshold of 0 prunes nothing" in page
@@ -357,6 +358,7 @@ def test_two_sweeps_are_compared_as_the_command_compares_them(tmp_path: Path) ->
     fill(url, make_sweep("other <b>"))
     compared = compare_reports(read_side("1", url), read_side("2", url))
     with client_of(url) as client:
+        client.get("/compare/1/2.csv")  # which waits for the comparison
         page = html.unescape(client.get("/compare?a=1&b=2").text)
         [pair] = compared_pairs(compared)
         for row in pair.rows:
@@ -395,8 +397,8 @@ def test_comparing_says_what_is_missing_and_what_cannot_be_compared(tmp_path: Pa
         assert "Choose two sweeps" in client.get("/compare?a=1").text
         assert "Choose two sweeps" in client.get("/compare?a=1&b=x").text
         assert "the same sweep" in client.get("/compare?a=1&b=1").text
-        assert "have no row in common" in client.get("/compare?a=1&b=2").text
         assert client.get("/compare/1/2.csv").status_code == 400
+        assert "have no row in common" in client.get("/compare?a=1&b=2").text
         assert client.get("/compare?a=1&b=99").status_code == 404
         assert client.get("/compare/1/99.csv").status_code == 404
         assert client.get("/compare/1/1.pdf").status_code == 404
@@ -478,28 +480,83 @@ def test_exploring_takes_any_choice_and_names_no_other_parameter(client: TestCli
         assert "<b>" not in answer.text
 
 
-def test_a_heat_map_has_a_square_for_each_pair_of_values_and_curves_the_best_of_each() -> None:
-    trees = [
-        (replace(PRUNED, label=f"{d}/{b}", params={**PRUNED.params, "depth": d, "branch": b}), 100.0 * d + b)
-        for d in (2, 10)
-        for b in (1, 2)
+def trees(*settings: tuple[int, int, float]) -> list[tuple[Configuration, float]]:
+    """Return rows of a tree method by depth, branch and speed."""
+    return [
+        (
+            replace(
+                PRUNED,
+                label=f"{depth}/{branch}/{speed}",
+                params={**PRUNED.params, "depth": depth, "branch": branch},
+            ),
+            speed,
+        )
+        for depth, branch, speed in settings
     ]
-    report = build_report(record([(BASELINE, 90.0), *trees]))
-    assert swept(report)[:2] == ["branch", "depth"]
-    names = swept(report)
-    heat = explore(report, {}, Choice.of({"kind": "heat", "x": "depth", "curve": "branch"}, names))
-    assert heat
-    assert list(zip(heat["data"][0]["x"], heat["data"][0]["y"], strict=True)) == [
+
+
+GRID = trees((2, 1, 201.0), (2, 2, 202.0), (10, 1, 301.0), (10, 2, 402.0))
+
+
+def explored(report: Report, memory: dict[tuple[str, str], int] | None = None, **query: str) -> Explored:
+    return explore(report, memory or {}, Choice.of(query, report.rows))
+
+
+def test_a_heat_map_has_a_square_for_each_pair_of_values() -> None:
+    heat = explored(build_report(record([(BASELINE, 90.0), *GRID])), kind="heat", x="depth", curve="branch")
+    assert heat.figure
+    [squares] = heat.figure["data"]
+    assert set(zip(squares["x"], squares["y"], strict=True)) == {
         ("2", "1"),
         ("10", "1"),
         ("2", "2"),
         ("10", "2"),
-    ]
-    curves = explore(report, {}, Choice.of({"x": "depth", "curve": "", "y": "throughput"}, names))
-    assert curves
-    assert list(curves["data"][0]["x"]) == ["2", "10"]
-    assert curves["data"][0]["y"][1] > 900
-    assert explore(report, {}, Choice.of({"kind": "front"}, names)) is None
+    }
+
+
+def test_curves_hide_no_row_that_differs_in_what_nobody_chose() -> None:
+    """All four rows are points, two on each curve, though only the depth is asked for."""
+    curves = explored(build_report(record([(BASELINE, 90.0), *GRID])), x="depth", curve="", y="throughput")
+    assert curves.figure
+    points = {trace["name"]: list(trace["x"]) for trace in curves.figure["data"]}
+    assert points == {"B = 1": ["2", "10"], "B = 2": ["2", "10"]}
+    assert any("Baseline" not in note and "baseline" in note for note in curves.notes)
+
+
+def test_rows_and_columns_of_panels_are_chosen_and_named() -> None:
+    report = build_report(record([(BASELINE, 90.0), *GRID]))
+    panels = explored(report, x="depth", curve="", column="branch", y="throughput").figure
+    assert panels
+    assert {note["text"] for note in panels["layout"]["annotations"]} >= {"B = 1", "B = 2"}
+    assert len({trace["xaxis"] for trace in panels["data"]}) == 2
+
+
+def test_the_front_joins_what_no_other_row_beats_in_memory_and_speed() -> None:
+    report = build_report(record([(BASELINE, 90.0), *GRID]))
+    sizes = {"2/1/201.0": 1, "2/2/202.0": 3, "10/1/301.0": 2, "10/2/402.0": 4}
+    memory = {("demo", label): size * 2**30 for label, size in sizes.items()}
+    front = explored(report, memory, kind="front", y="throughput").figure
+    assert front
+    every, best = front["data"]
+    assert list(every["x"]) == [1.0, 2.0, 3.0, 4.0]
+    assert list(best["x"]) == [1.0, 2.0, 4.0]
+
+
+def test_one_parameter_is_not_chosen_twice_and_what_is_asked_for_stays() -> None:
+    rows = build_report(record([(BASELINE, 90.0), *GRID])).rows
+    assert Choice.of({"x": "depth", "curve": "depth"}, rows).curve == ""
+    choice = Choice.of({"curve": "depth"}, rows)
+    assert (choice.curve, choice.x) == ("depth", "branch")
+
+
+def test_what_cannot_be_drawn_says_why() -> None:
+    report = build_report(record([(BASELINE, 90.0), *GRID]))
+    assert explored(report, kind="front").notes == (
+        "There is nothing to draw: no row has both a speedup and a peak memory.",
+    )
+    assert "two different parameters" in explored(report, kind="heat", x="depth", curve="").notes[0]
+    alone = build_report(record([(BASELINE, 90.0)]))
+    assert explored(alone).figure is None
 
 
 # ------------------------------------------------------------------------ colours

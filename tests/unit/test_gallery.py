@@ -32,6 +32,7 @@ from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Configuration, Exactness, JobState, Method, SweepRecord
 from dyna_eval.plots import FIGURES, Plan, Wish, ablation_bars, plan, write
 from dyna_eval.plots.costs import PHASE_STYLES
+from dyna_eval.plots.curves import TITLES
 from dyna_eval.plots.look import (
     DASHES,
     MARKERS,
@@ -139,7 +140,7 @@ def test_only_what_is_named_is_drawn_and_it_must_be_drawable() -> None:
 
 def test_the_command_offers_the_figures_and_measures_that_there_are() -> None:
     assert tuple(FIGURES) == FIGURE_NAMES
-    assert tuple(measure.value for measure in Measure) == MEASURES
+    assert tuple(measure.value for measure in TITLES) == MEASURES
 
 
 def test_each_pair_has_files_of_its_own_with_stable_names() -> None:
