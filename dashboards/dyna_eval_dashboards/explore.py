@@ -132,7 +132,8 @@ def _curves(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
             )
     _dress(figure, chart.x, TITLES[chart.measure], columns)
     figure.update_yaxes(rangemode="tozero")
-    figure.update_layout(showlegend=len(names) > 1)
+    legend = {"orientation": "h", "y": -0.14, "yanchor": "top", "x": 0}
+    figure.update_layout(showlegend=len(names) > 1, legend=legend)
     notes = _cut(len(chart.panels), len(panels), "panel") + _cut(len(chart.names), len(names), "curve")
     if any(panel.baseline for panel in panels):
         notes.append("Dashed: the baseline.")
@@ -177,6 +178,7 @@ def _panels(titles: Sequence[str], columns: int) -> go.Figure:
     )
     figure.update_layout(layout("", ""))
     figure.update_layout(margin={"t": 30, "r": 30})
+    figure.update_annotations(font_size=12)
     return figure
 
 
@@ -184,8 +186,8 @@ def _dress(figure: go.Figure, x: Parameter, y: str, columns: int) -> None:
     values = [bare_text(value) for value in x.values]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=values, automargin=True)
     figure.update_yaxes(automargin=True)
-    for column in range(1, columns + 1):
-        figure.update_xaxes(title_text=text(x.title), row=len(figure._grid_ref), col=column)
+    middle, last = (columns + 1) // 2, len(figure._grid_ref)
+    figure.update_xaxes(title_text=text(x.title), row=last, col=middle)
     figure.update_yaxes(title_text=y, col=1)
 
 
@@ -220,7 +222,7 @@ def _heat(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
     _dress(figure, heat.x, text(heat.y.title), columns)
     values = [bare_text(value) for value in heat.y.values]
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=values)
-    notes = [f"The darker, the higher: {TITLES[choice.y]} from {min(every):.3g} to {max(every):.3g}."]
+    notes = [f"The stronger the colour, the higher: {TITLES[choice.y]} from {min(every):.3g} to {max(every):.3g}."]
     notes += _cut(len(heat.panels), len(panels), "panel")
     return figure, [*notes, *_left_out(heat.left_out, "that do not sweep both, or stand alone")]
 
@@ -232,6 +234,7 @@ def _squares(panel: HeatPanel, x: str, y: str, measure: Measure, *, with_text: b
         mode="markers+text" if with_text else "markers",
         text=[f"{cell.value.value:.3g}" for cell in panel.cells],
         textposition="middle right",
+        cliponaxis=False,
         marker={"symbol": "square", "color": [cell.value.value for cell in panel.cells]},
         hovertext=[
             _hover(

@@ -30,7 +30,7 @@
     }
     if (/markers\+text/.test(trace.mode)) made.textfont = { color: colour("paper"), size: 11 };
     for (const error of ["error_y", "error_x"]) {
-      if (trace[error]) made[error] = { ...trace[error], color: colour("ink") };
+      if (trace[error]) made[error] = { ...trace[error], color: typeof roles === "number" ? first : colour("ink") };
     }
     return made;
   };
