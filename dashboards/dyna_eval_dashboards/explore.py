@@ -222,7 +222,8 @@ def _heat(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
     _dress(figure, heat.x, text(heat.y.title), columns)
     values = [bare_text(value) for value in heat.y.values]
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=values)
-    notes = [f"The stronger the colour, the higher: {TITLES[choice.y]} from {min(every):.3g} to {max(every):.3g}."]
+    spread = f"{TITLES[choice.y]} from {min(every):.3g} to {max(every):.3g}"
+    notes = [f"The stronger the colour, the higher: {spread}."]
     notes += _cut(len(heat.panels), len(panels), "panel")
     return figure, [*notes, *_left_out(heat.left_out, "that do not sweep both, or stand alone")]
 

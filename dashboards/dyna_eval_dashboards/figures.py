@@ -22,7 +22,9 @@ MOST_ROWS = 400
 """Rows that a figure shows; more would be neither read nor fast."""
 _LABEL_CHARACTERS = 28
 _NAMED_STEPS = 24
-"""Steps up to which each bar has its name and its speedup."""
+"""Steps up to which each bar has its speedup."""
+_NAMED_BARS = 6
+"""Steps up to which bars and curves have names; more have the numbers of their steps."""
 
 
 def figures_of(report: Report, pair: str) -> dict[str, dict[str, Any]]:
@@ -121,11 +123,9 @@ def ablation(rows: Sequence[Row]) -> go.Figure | None:
             hoverinfo="skip",
             cliponaxis=False,
         )
-        figure.update_xaxes(
-            tickvals=[row.step for row in shown],
-            ticktext=["<br>".join(map(text, textwrap.wrap(one_line(row.label), 14)[:3])) for row in shown],
-            tickangle=0 if len(shown) <= 8 else None,
-        )
+    if len(shown) <= _NAMED_BARS:
+        names = ["<br>".join(map(text, textwrap.wrap(one_line(row.label), 14)[:3])) for row in shown]
+        figure.update_xaxes(tickvals=[row.step for row in shown], ticktext=names, tickangle=0)
     else:
         figure.update_xaxes(title_text="Step")
     base = next((row.figures for row in rows if row.is_baseline and row.figures), None)
@@ -221,7 +221,7 @@ def acceptance_by_depth(rows: Sequence[Row]) -> go.Figure | None:
             x=list(range(1, len(rates) + 1)),
             y=list(rates),
             mode="lines+markers",
-            name=_short(row.label),
+            name=_short(row.label) if len(shown) <= _NAMED_BARS else f"step {row.step}",
             meta=number,
             hovertemplate=f"{text(row.label)}<br>depth %{{x}}: %{{y:.1%}}<extra></extra>",
         )
