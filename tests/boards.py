@@ -29,5 +29,5 @@ def queries(board: Any) -> Iterator[tuple[str, str]]:
 
 
 def filled_in(query: str) -> str:
-    """Return a query with every variable set to all there is, and short intervals."""
-    return re.sub(r"\$(SessionName|Sweep|Pair)", ".*", query.replace("$__rate_interval", "10s"))
+    """Return a query with every variable set to all there is, and rates over half a minute."""
+    return re.sub(r"\$(SessionName|Sweep|Pair)", ".*", query.replace("$__rate_interval", "30s"))
