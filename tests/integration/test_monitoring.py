@@ -63,6 +63,7 @@ class Watched:
     started: float
     ended: float
     series: Series = field(repr=False)
+    port: int
     prometheus: str | None
 
     def value(self, name: str, **tags: str) -> float:
@@ -195,6 +196,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
                 started=started,
                 ended=time.time(),
                 series=dict(series),
+                port=port,
                 prometheus=address,
             )
     finally:
@@ -284,6 +286,28 @@ def test_every_panel_of_the_boards_shows_the_sweep(watched: Watched) -> None:
             assert found["status"] == "success"
             values = [float(value) for line in found["data"]["result"] for _, value in line["values"]]
             assert any(map(isfinite, values)), title
+
+
+def test_a_job_that_nobody_takes_ages_and_a_database_that_is_away_shows(watched: Watched) -> None:
+    """The clock is ours: the queue's head waits from second 10 on, and is taken in second 30."""
+    export, counts = SweepExport(sweep="stuck"), dict.fromkeys(JobState, 0) | {JobState.QUEUED: 2}
+
+    def shows(age: float, away: float) -> bool:
+        seen = {(name, tags): value for name, tags, value in scrape(watched.port)}
+        sweep = frozenset({"sweep": "stuck"}.items())
+        names = "ray_dyna_eval_queue_age_seconds", "ray_dyna_eval_database_away"
+        return [seen.get((name, sweep)) for name in names] == [age, away]
+
+    export.jobs(counts)
+    export.moment(10.0, working=0, places=1, away=False)
+    export.moment(25.0, working=0, places=1, away=True)
+    wait_for(partial(shows, 15.0, 1.0))
+    export.started(30.0)
+    export.moment(32.0, working=1, places=1, away=False)
+    wait_for(partial(shows, 2.0, 0.0))
+    export.jobs(counts | {JobState.QUEUED: 0})
+    export.moment(90.0, working=1, places=1, away=False)
+    wait_for(partial(shows, 0.0, 0.0))
 
 
 def test_metrics_that_fail_are_logged_once_and_cost_nothing(caplog: pytest.LogCaptureFixture) -> None:
