@@ -16,7 +16,7 @@ from dyna_eval.series.front import MemoryPoint, memory_front
 from dyna_eval.series.measured import Entry, Estimate, Measured
 from dyna_eval.series.parameters import Parameter, Scale, Span, bare_text, span, swept, value_text
 from dyna_eval.series.swept import Curve, CurveChart, HeatPanel, Measure, Panel, curve_chart, heat_map
-from dyna_eval_dashboards.figures import around, layout, text
+from dyna_eval_dashboards.figures import around, dash, layout, text
 
 TITLES: dict[Measure, str] = {
     Measure.THROUGHPUT: "Tokens/s",
@@ -158,6 +158,7 @@ def _trace(chart: CurveChart, panel: Panel, curve: Curve, *, number: int) -> go.
         mode="markers" if chart.x.scale is Scale.CATEGORY else "lines+markers",
         name=text(curve.name),
         legendgroup=str(number),
+        line={"dash": dash(number)},
         meta=number,
         hovertext=[
             _hover(point.entry, [value_text(chart.x.name, point.x), *where], chart.measure, point.y)

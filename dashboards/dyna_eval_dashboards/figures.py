@@ -20,6 +20,8 @@ from dyna_eval.series.costs import PHASES
 
 MOST_ROWS = 400
 """Rows that a figure shows; more would be neither read nor fast."""
+_COLOURS = 8
+"""Series colours in the style sheet; further series have them again."""
 _LABEL_CHARACTERS = 28
 _NAMED_STEPS = 24
 """Steps up to which each bar has its speedup."""
@@ -78,6 +80,11 @@ def _hover(row: Row) -> str:
     if row.versus_baseline:
         lines.append(f"speedup {row.versus_baseline.ratio:.2f} × {interval_cell(speedup_interval(row))}")
     return "<br>".join(lines)
+
+
+def dash(number: int) -> str:
+    """Return the dashes of a series, so that those of one colour differ."""
+    return ("solid", "dash", "dot")[number // _COLOURS % 3]
 
 
 def around(mean: float, low: float, high: float) -> tuple[float, float]:
@@ -223,6 +230,7 @@ def acceptance_by_depth(rows: Sequence[Row]) -> go.Figure | None:
             mode="lines+markers",
             name=_short(row.label) if len(shown) <= _NAMED_BARS else f"step {row.step}",
             meta=number,
+            line={"dash": dash(number)},
             hovertemplate=f"{text(row.label)}<br>depth %{{x}}: %{{y:.1%}}<extra></extra>",
         )
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})

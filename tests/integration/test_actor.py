@@ -154,10 +154,12 @@ def test_an_actor_answers_while_it_decodes_and_complaints_come_only_when_it_is_s
     with new_actor("stopped") as (actor, process):
         call = call_of(actor, long)
         now, deadline = 0.0, time.monotonic() + 60
+        assert call.silent_seconds(now) is None
         while not call.slot.answered:
             assert time.monotonic() < deadline
             call.listen(now)
             time.sleep(0.05)
+        assert call.silent_seconds(now + 3.0) == 3.0
         os.kill(process, signal.SIGSTOP)
         try:
             now = HEARTBEAT_SECONDS
