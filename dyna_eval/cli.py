@@ -82,7 +82,6 @@ def _one_line(text: str) -> str:
 
 @click.group(
     context_settings={
-        "auto_envvar_prefix": "DYNA_EVAL",
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
     }
@@ -115,3 +114,17 @@ for _command in (
     doctor.doctor,
 ):
     cli.add_command(_command)
+
+
+def _name_variables(command: click.Command, prefix: str) -> None:
+    """Let an environment variable named after it stand for every option: DYNA_EVAL_SUBMIT_FAIL_FAST."""
+    for option in command.params:
+        if isinstance(option, click.Option) and option.expose_value and option.envvar is None:
+            name = max(option.opts, key=len).lstrip("-")
+            option.envvar = f"{prefix}_{name}".upper().replace("-", "_")
+    if isinstance(command, click.Group):
+        for name, part in command.commands.items():
+            _name_variables(part, f"{prefix}_{name}")
+
+
+_name_variables(cli, "DYNA_EVAL")

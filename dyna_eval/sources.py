@@ -17,7 +17,7 @@ DEMO = "demo"
 
 _MAX_PAIRS = 100
 _FILE_BUILDERS = ("csv", "json", "parquet", "text")
-_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
+HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
 
 
 def read_pairs(value: object, folder: Path, mistakes: Mistakes) -> dict[Location, PairSpec]:
@@ -94,7 +94,7 @@ def _located(text: str, folder: Path, location: Location, mistakes: Mistakes) ->
         return str(path)
     if text.startswith((".", "/", "~")) or text.count("/") > 1:
         mistakes.add(location, f"there is no folder {shown(text)}; relative ones start at the sweep file's")
-    elif not _HUB_ID.fullmatch(text):
+    elif not HUB_ID.fullmatch(text):
         mistakes.add(location, f"{shown(text)} is neither a folder nor a hub id such as org/name")
     return text
 

@@ -240,6 +240,14 @@ def test_a_peer_s_models_are_transformers_own_beside_ours(saved: Path) -> None:
 # ----------------------------------------------------------------- whole folders
 
 
+@pytest.mark.parametrize("model", ["./missing", "../missing", "~/missing", "a/b/c", "my model"])
+def test_a_name_that_is_neither_a_folder_nor_a_hub_id_is_said_to_be_so(model: str) -> None:
+    with pytest.raises(PairError) as caught:
+        inspect_pair(PairSpec(name="x", target=model, draft=None), device="cpu")
+    said = f"{model}: there is no such folder, and it is no hub id such as org/name either"
+    assert str(caught.value) == said
+
+
 def test_a_folder_that_is_not_there_is_named() -> None:
     assert refusal(lambda: inspected(spec_of("/nowhere/model"))) == (
         "/nowhere/model: there is no such folder; every node needs the model at the same path"

@@ -580,6 +580,9 @@ def test_an_override_reaches_into_a_row() -> None:
         ("configs.7.k=3", "the sweep file has no place for 7 there; set the value around it"),
         ("name=[1,", "not valid YAML"),
         ("generation.seed=", "'seed' should be a whole number, not nothing"),
+        ("generation.max_tokens.x=1", "unknown key 'max_tokens'; did you mean 'max_new_tokens'?"),
+        ("mesure.repeats=1", "unknown key 'mesure'; did you mean 'measure'?"),
+        ("measure.warm.up=1", "unknown key 'warm'; did you mean 'warmup'?"),
     ],
 )
 def test_a_wrong_override_is_named_instead_of_a_line(override: str, message: str) -> None:

@@ -55,6 +55,15 @@ def unfinished() -> SweepRecord:
     return record(states={PRUNED.label: JobState.QUEUED})
 
 
+def test_a_table_says_over_how_many_prompts_and_repeats_its_figures_are() -> None:
+    assert "\npair demo: 15 prompts, 3 repeats\n" in printed(record(prompts=15), io.StringIO())
+    assert "pair demo: 1 prompt, 3 repeats\n" in to_markdown(build_report(record(prompts=1)))
+    fewer = change_jobs(record(prompts=15), LINEAR.label, repeats=[2], state=JobState.FAILED, samples=())
+    assert "\npair demo: 15 prompts, 2 to 3 repeats\n" in printed(fewer, io.StringIO())
+    nothing = record(states=dict.fromkeys((one.label for one in record().configurations), JobState.QUEUED))
+    assert "\npair demo\n" in printed(nothing, io.StringIO())
+
+
 # ----------------------------------------------------------------------- cells
 
 
