@@ -133,7 +133,7 @@ def jobs_for(spec: SweepSpec, pairs: Sequence[Pair], prompt_sets: Mapping[str, s
     is a block of all configurations in random order, so that a machine's drift hits all of them alike. The
     order depends on the sweep's seed and the repeat alone.
 
-    Raises PairError where two pairs hold the same models: their jobs could not be told apart.
+    Raises PairError where two pairs are the same models and prompts: their jobs could not be told apart.
     """
     jobs: list[Job] = []
     owners: dict[str, str] = {}
@@ -142,7 +142,8 @@ def jobs_for(spec: SweepSpec, pairs: Sequence[Pair], prompt_sets: Mapping[str, s
         for key in keys.values():
             if owners.setdefault(key, pair.spec.name) != pair.spec.name:
                 raise PairError(
-                    f"pairs {owners[key]!r} and {pair.spec.name!r} are the same models; leave one of them out"
+                    f"pairs {owners[key]!r} and {pair.spec.name!r} are the same models and prompts;"
+                    " leave one of them out"
                 )
         for repeat in range(spec.measure.repeats):
             jobs += block_of_jobs(

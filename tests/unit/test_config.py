@@ -409,6 +409,8 @@ def test_wrong_prompts_are_named(prompts: str, message: str) -> None:
         (r'{label: "a\nb", method: ar}', "'label' should be one line without control characters"),
         (r'{label: "a\u202Eb", method: ar}', "'label' should be one line without control characters"),
         (r'{label: "\u200B", method: ar}', "'label' should have a character that can be seen"),
+        (r'{label: "\u2800 \u3164", method: ar}', "'label' should have a character that can be seen"),
+        (r'{label: "\u0301\uFE0F", method: ar}', "'label' should have a character that can be seen"),
         (f"{{label: {'x' * 81}, method: ar}}", "'label' should have at most 80 characters; shorten it"),
         (
             "{label: Baseline, method: ar}",
