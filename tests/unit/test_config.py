@@ -303,6 +303,10 @@ def test_a_single_prompt_set_changes_no_pair() -> None:
             "[{dataset: demo}, {dataset: json}]",
             "data set 'json' is read from files; name them with 'data_files'",
         ),
+        (
+            "{dataset: jsonl, data_files: x.jsonl}",
+            "'jsonl' is no data set; write 'dataset: json', and the file in 'data_files'",
+        ),
         ("{dataset: parquet}", "data set 'parquet' is read from files; name them with 'data_files'"),
         ("{dataset: json, data_files: gone.json}", "there is no file 'gone.json'; correct 'data_files'"),
         ("{dataset: ./gone}", "there is no folder './gone'; relative ones start at the sweep file's"),
@@ -312,6 +316,14 @@ def test_a_single_prompt_set_changes_no_pair() -> None:
 )
 def test_wrong_prompts_are_named(prompts: str, message: str) -> None:
     assert mistake_in(sweep(prompts=prompts)).startswith(f"sweep.yaml:2: {message}")
+
+
+def test_a_file_in_the_place_of_a_data_set_is_told_how_to_be_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text("{}")
+    file = tmp_path / "sweep.yaml"
+    file.write_text(sweep(prompts="{dataset: mine.jsonl}"))
+    with pytest.raises(SweepFileError, match=r"'mine.jsonl' is no data set; write 'dataset: json'"):
+        load_sweep(file)
 
 
 # ------------------------------------------------------------------------- mistakes
