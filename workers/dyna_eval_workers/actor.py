@@ -7,6 +7,7 @@ import os
 import ray
 
 from dyna_eval.jobs import Job, JobResult, PromptSet
+from dyna_eval.monitoring import ActorExport
 
 
 @ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"heartbeat": 1})
@@ -23,12 +24,15 @@ class DecodingActor:
         torch.set_num_threads(threads)
         node = ray.get_runtime_context().get_node_id()
         self._session = DecodingSession(actor=name, node=node, device=torch.device(available_device()))
+        self._export = ActorExport()
 
     def run(self, job: Job, prompts: PromptSet) -> JobResult:
         from dyna_eval_workers.memory import memory_told  # noqa: PLC0415
 
         with memory_told():
-            return self._session.run(job, prompts)
+            result = self._session.run(job, prompts)
+        self._export.finished(job, result, load_seconds=self._session.load_seconds)
+        return result
 
     @ray.method(concurrency_group="heartbeat")  # type: ignore[untyped-decorator]
     def heartbeat(self) -> None:
