@@ -191,6 +191,13 @@ def test_output_that_is_not_a_terminal_is_plain_and_each_row_is_one_line() -> No
     assert any(long.strip() in line and "linear, K=6" in line for line in text.splitlines())
 
 
+def test_a_table_fits_its_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "100")
+    text = printed(labelled("+ " + "very long label " * 20), Terminal())
+    assert max(map(len, text.splitlines())) <= 100
+
+
 def test_warnings_are_yellow_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
