@@ -22,16 +22,11 @@ def heard_interrupts() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment variables of every command: no network, no shared caches, and cores that are shared.
-
-    A Ray that a command starts has one core, so that two tests can run side by side on two; of a cluster
-    with several cores test_detached.py makes use.
-    """
+    """Environment variables of every command: no network, no shared caches, and cores that are shared."""
     return {
         "HF_HOME": str(tmp_path_factory.mktemp("hf")),
         "HF_HUB_OFFLINE": "1",
         "GOMP_SPINCOUNT": "0",  # a thread that waits for another one must not keep its core busy
-        "RAY_OVERRIDE_RESOURCES": '{"CPU": 1}',
     }
 
 

@@ -43,7 +43,6 @@ def cluster(workplace: Workplace) -> Iterator[Cluster]:
             "PATH": f"{RAY.parent}:/usr/bin:/bin",
             "RAY_AUTH_MODE": "disabled",
         }
-        del variables["RAY_OVERRIDE_RESOURCES"]
         head = subprocess.Popen(
             [RAY, "start", *arguments],
             env=variables,

@@ -93,11 +93,15 @@ class Workplace:
         return Finished(status=status, stdout=stdout.getvalue(), stderr=stderr.getvalue())
 
     def start(self, *arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
-        """Start a command in a session of its own, as a terminal does."""
+        """Start a command in a session of its own, as a terminal does.
+
+        A Ray that it starts has one core, so that two tests can run side by side on two; clusters that tests
+        start themselves have what these give them.
+        """
         process = subprocess.Popen(
             [COMMAND, *arguments],
             cwd=self.folder,
-            env=self.environment() | variables,
+            env=self.environment() | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'} | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
