@@ -18,7 +18,6 @@ from typing import Any
 import ray
 from dyna_eval_db.store import Claim
 from dyna_eval_workers.actor import DecodingActor
-from dyna_eval_workers.resolution import resolve_sweep
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dyna_eval.errors import DynaEvalError, InputError, first_line
@@ -156,6 +155,8 @@ def _check_reachable(address: str) -> None:
 
 def resolve_on_cluster(spec: SweepSpec) -> ResolvedSweep:
     """Inspect models and prompts on the connected cluster, where their files are."""
+    from dyna_eval_workers.resolution import resolve_sweep  # noqa: PLC0415 (brings torch, needed here alone)
+
     has_gpu = ray.cluster_resources().get("GPU", 0) > 0
     task = ray.remote(max_retries=0)(resolve_sweep)
     try:

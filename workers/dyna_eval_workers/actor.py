@@ -5,13 +5,9 @@ from __future__ import annotations
 import os
 
 import ray
-import torch
 
 from dyna_eval.jobs import Job, JobResult, PromptSet
 from dyna_eval.monitoring import ActorExport
-from dyna_eval_workers.memory import memory_told
-from dyna_eval_workers.pairs import available_device
-from dyna_eval_workers.session import DecodingSession
 
 
 @ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"heartbeat": 1})
@@ -19,6 +15,11 @@ class DecodingActor:
     """Runs jobs for the controller. It has no database credentials and no state that outlives it."""
 
     def __init__(self, *, name: str, threads: int) -> None:
+        import torch  # noqa: PLC0415 (the controller imports this module too, and runs no model)
+
+        from dyna_eval_workers.pairs import available_device  # noqa: PLC0415
+        from dyna_eval_workers.session import DecodingSession  # noqa: PLC0415
+
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         torch.set_num_threads(threads)
         node = ray.get_runtime_context().get_node_id()
@@ -26,6 +27,8 @@ class DecodingActor:
         self._export = ActorExport()
 
     def run(self, job: Job, prompts: PromptSet) -> JobResult:
+        from dyna_eval_workers.memory import memory_told  # noqa: PLC0415
+
         with memory_told():
             result = self._session.run(job, prompts)
         self._export.finished(job, result, load_seconds=self._session.load_seconds)
