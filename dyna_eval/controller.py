@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import ray
 from dyna_eval_db.store import Claim, Landing, Store
+from dyna_eval_workers.actor import DecodingActor
 
 from dyna_eval.cluster import Slot, find_slots
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, StuckWorkerError
@@ -45,6 +46,8 @@ class Controller:
     fail_fast: bool = False
     refill: Callable[[], int] | None = None
     """Asked for more jobs once all are done; returns how many it added to the store."""
+    actor_class: Any = DecodingActor
+    """What runs jobs: a Ray actor class of the same methods, such as one that only takes time."""
     _slots: list[Slot] = field(default_factory=list)
     _prompts: dict[str, tuple[Any, PromptSet]] = field(default_factory=dict)
     _calls: dict[Any, Call] = field(default_factory=dict)
@@ -86,8 +89,9 @@ class Controller:
         self._renew()
         if self.fail_fast and self._failed:
             return
+        busy = {call.slot.name for call in self._calls.values()}
         for slot in self._slots:
-            if not any(call.slot is slot for call in self._calls.values()):
+            if slot.name not in busy:
                 self._start_next(slot)
 
     # ---------------------------------------------------------- a database that is away
@@ -156,7 +160,7 @@ class Controller:
     # ---------------------------------------------------------------- what comes back
 
     def _collect(self) -> None:
-        """Wait a little for answers, and take in those that are there."""
+        """Wait a little for answers, and take in one that is there: its actor gets its next job at once."""
         if not self._calls:
             time.sleep(POLL_SECONDS)
             return
@@ -190,7 +194,7 @@ class Controller:
         node_lives = slot.node_is_alive()
         self._failed_by(slot, claim, judge_loss(error, tries=claim.tries, node_lives=node_lives))
         if not node_lives:
-            self._slots = find_slots(self.cpus_per_pair, keep=[s for s in self._slots if s is not slot])
+            self._find_slots(keep=[s for s in self._slots if s is not slot])
 
     def _failed_by(self, slot: Slot, claim: Claim, verdict: Verdict) -> None:
         actor = slot.actor_name
@@ -233,8 +237,11 @@ class Controller:
         for call in list(self._calls.values()):
             if not self.store.renew_claim(call.claim, LEASE_SECONDS):
                 self._abandon(call)
-        self._slots = find_slots(self.cpus_per_pair, keep=self._slots)
+        self._find_slots(keep=self._slots)
         self._renewed = now
+
+    def _find_slots(self, keep: Sequence[Slot]) -> None:
+        self._slots = find_slots(self.cpus_per_pair, keep=keep, actor_class=self.actor_class)
 
     def _abandon(self, call: Call) -> None:
         """Stop working on a job that was cancelled or taken over."""
