@@ -45,6 +45,7 @@ from dyna_eval_db.models import (
     SampleRow,
     SentinelRow,
 )
+from dyna_eval_db.values import error_text
 
 _TOTALS = [getattr(SampleRow, field.name) for field in fields(SampleTotals)]
 _JOB = [
@@ -221,7 +222,7 @@ def _stored_job(row: Any, params: Params, samples: Sequence[SampleTotals]) -> St
         repeat=row.repeat,
         state=JobState(row.state),
         tries=row.tries,
-        error=None if row.error is None else f"{row.error_class}: {row.error}",
+        error=error_text(row.error_class, row.error),
         prompt_set=sys.intern(row.prompt_set),
         generation_digest=sys.intern(row.generation_digest),
         environment=None if row.environment is None else sys.intern(row.environment),

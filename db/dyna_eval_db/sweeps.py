@@ -33,7 +33,7 @@ from dyna_eval_db.columns import database_clock, insert_all_missing, insert_miss
 from dyna_eval_db.imports import count_imported, is_imported
 from dyna_eval_db.models import JobRow, LeaseRow, PromptRow, SweepRow
 from dyna_eval_db.results import read_calibrations, read_environments, read_jobs, read_sentinels
-from dyna_eval_db.values import JobError, SweepState, SweepSummary, sweep_state
+from dyna_eval_db.values import JobError, SweepState, SweepSummary, error_text, sweep_state
 
 _SPEC = TypeAdapter(SweepSpec)
 _PAIRS = TypeAdapter(tuple[Pair, ...])
@@ -234,7 +234,7 @@ def read_errors(session: Session, sweep_id: int) -> list[JobError]:
             label=row.label,
             repeat=row.repeat,
             state=JobState(row.state),
-            error=f"{row.error_class}: {row.error}",
+            error=str(error_text(row.error_class, row.error)),
         )
         for row in session.execute(failed)
     ]

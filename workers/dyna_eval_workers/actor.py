@@ -10,6 +10,7 @@ import os
 import ray
 
 from dyna_eval.jobs import Job, JobResult, PromptSet
+from dyna_eval.monitoring import ActorExport
 
 
 @ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"heartbeat": 1})
@@ -28,10 +29,13 @@ class DecodingActor:
         node = ray.get_runtime_context().get_node_id()
         self._session = DecodingSession(actor=name, node=node, device=torch.device(available_device()))
         self._memory_told = memory_told
+        self._export = ActorExport()
 
     def run(self, job: Job, prompts: PromptSet) -> JobResult:
         with self._memory_told():
-            return self._session.run(job, prompts)
+            result = self._session.run(job, prompts)
+        self._export.finished(job, result, load_seconds=self._session.load_seconds)
+        return result
 
     @ray.method(concurrency_group="heartbeat")  # type: ignore[untyped-decorator]
     def heartbeat(self) -> None:
