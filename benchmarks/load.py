@@ -113,17 +113,17 @@ class Landings:
 def cluster(actors: int) -> Iterator[None]:
     """Run Ray with logical GPUs for so many actors."""
     folder = tempfile.mkdtemp(prefix="load-ray-", dir="/tmp")
-    ray.init(
-        address="local",
-        num_cpus=actors,
-        num_gpus=actors,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=200 * MEGABYTE,
-        _temp_dir=folder,
-    )
     try:
+        ray.init(
+            address="local",
+            num_cpus=actors,
+            num_gpus=actors,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=200 * MEGABYTE,
+            _temp_dir=folder,
+        )
         yield
     finally:
         ray.shutdown()

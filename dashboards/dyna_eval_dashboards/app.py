@@ -34,7 +34,7 @@ from dyna_eval_dashboards import figures, pages, trees, views
 from dyna_eval_dashboards.reports import Built, Reports
 from dyna_eval_dashboards.safety import Access, Guard
 
-_PATIENCE = 0.3
+_PATIENCE = 0.5
 """Seconds that a page waits for a report before it is shown without one."""
 _DOWNLOAD_PATIENCE = 600.0
 _LARGEST = 2**63 - 1
