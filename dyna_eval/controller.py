@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from dyna_eval_workers.actor import DecodingActor
 from dyna_eval.cluster import Slot, find_slots
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, StuckWorkerError
 from dyna_eval.invariants import broken_invariants
-from dyna_eval.jobs import Happening, JobResult, JobState, Notice, PromptSet, Standstill
+from dyna_eval.jobs import Calibration, Happening, JobResult, JobState, Notice, Pair, PromptSet, Standstill
 from dyna_eval.lease import LEASE_SECONDS
 from dyna_eval.monitoring import SweepExport
 from dyna_eval.outbox import Outbox
@@ -51,6 +51,7 @@ class Controller:
     """What runs jobs: a Ray actor class of the same methods, such as one that only takes time."""
     _slots: list[Slot] = field(default_factory=list)
     _prompts: dict[str, tuple[Any, PromptSet]] = field(default_factory=dict)
+    _calibrations: dict[str, list[Calibration]] = field(default_factory=dict)
     _calls: dict[Any, Call] = field(default_factory=dict)
     _outbox: Outbox = field(default_factory=Outbox)
     _away: bool = False
@@ -131,7 +132,7 @@ class Controller:
             return
         slot.claim, job = claim, claim.job
         reference, prompts = self._prompt_set(job.prompt_set)
-        calibrations = list(self.store.calibrations(job.pair).values())
+        calibrations = self._calibrations_of(job.pair)
         slot.start()
         slot.pair = job.pair.spec.name
         call = Call(
@@ -146,10 +147,7 @@ class Controller:
         self._tell(Happening.STARTED, slot.actor_name, claim)
 
     def _claim(self, slot: Slot) -> Claim | None:
-        pairs = self.store.queued_pairs(self.sweep_id)
-        if slot.pair in pairs:
-            pairs = [slot.pair, *(pair for pair in pairs if pair != slot.pair)]
-        for pair in pairs:
+        for pair in self._pairs_for(slot):
             claim = self.store.claim(
                 self.sweep_id,
                 pair=pair,
@@ -160,6 +158,19 @@ class Controller:
             if claim is not None:
                 return claim
         return None
+
+    def _pairs_for(self, slot: Slot) -> Iterator[str]:
+        """Yield the pair that a slot's actor holds, and only where it has no job left, those that have."""
+        if slot.pair is not None:
+            yield slot.pair
+        yield from (pair for pair in self.store.queued_pairs(self.sweep_id) if pair != slot.pair)
+
+    def _calibrations_of(self, pair: Pair) -> list[Calibration]:
+        """Return what a pair's passes cost; read again once a result has brought a new calibration."""
+        name = pair.spec.name
+        if name not in self._calibrations:
+            self._calibrations[name] = list(self.store.calibrations(pair).values())
+        return self._calibrations[name]
 
     def _prompt_set(self, digest: str) -> tuple[Any, PromptSet]:
         """Return a reference to the prompts, each set put into Ray once, and the prompts."""
@@ -196,6 +207,8 @@ class Controller:
                 self._outbox.put(partial(self._land, slot.actor_name, claim, result))
 
     def _land(self, actor: str, claim: Claim, result: JobResult) -> None:
+        if result.calibration is not None:
+            self._calibrations.clear()
         if self.store.land(claim, result) is Landing.FENCED:
             self._tell(Happening.DISCARDED, actor, claim, detail="its job was cancelled or taken over")
         else:
