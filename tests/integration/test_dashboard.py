@@ -213,6 +213,7 @@ def test_the_table_has_the_cells_footnotes_and_warnings_of_the_report(tmp_path: 
     fill(url)
     report = build_report(WatchedStore.open(url).record(1), allow_mixed=True)
     with client_of(url) as client:
+        client.get("/sweeps/1/report.json")  # which waits for the report, as the page does not
         page = client.get("/sweeps/1").text
         for row in report.rows:
             assert f">{throughput_cell(row)}</td>" in page

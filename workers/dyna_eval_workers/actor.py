@@ -1,4 +1,7 @@
-"""The Ray actor: one process that holds one loaded pair and runs one job at a time."""
+"""The Ray actor: one process that holds one loaded pair and runs one job at a time.
+
+Controllers import this module to start actors; torch and the models are imported in an actor's process alone.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,21 @@ class DecodingActor:
     """Runs jobs for the controller. It has no database credentials and no state that outlives it."""
 
     def __init__(self, *, name: str, threads: int) -> None:
-        import torch  # noqa: PLC0415 (the controller imports this module too, and runs no model)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        import torch  # noqa: PLC0415 - here alone, as the module says
 
+        from dyna_eval_workers.memory import memory_told  # noqa: PLC0415
         from dyna_eval_workers.pairs import available_device  # noqa: PLC0415
         from dyna_eval_workers.session import DecodingSession  # noqa: PLC0415
 
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
         torch.set_num_threads(threads)
         node = ray.get_runtime_context().get_node_id()
         self._session = DecodingSession(actor=name, node=node, device=torch.device(available_device()))
+        self._memory_told = memory_told
         self._export = ActorExport()
 
     def run(self, job: Job, prompts: PromptSet) -> JobResult:
-        from dyna_eval_workers.memory import memory_told  # noqa: PLC0415
-
-        with memory_told():
+        with self._memory_told():
             result = self._session.run(job, prompts)
         self._export.finished(job, result, load_seconds=self._session.load_seconds)
         return result
