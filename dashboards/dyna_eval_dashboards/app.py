@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import tempfile
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -72,7 +73,9 @@ class Dashboard:
         known = self._rendered.get(address)
         if known is not None and known[0] == state:
             return known[1]
+        begun = time.thread_time()
         answer = self._sweep(sweep_id, request, built)
+        self.reports.page_made(sweep_id, time.thread_time() - begun)
         self._rendered[address] = (state, answer)
         while len(self._rendered) > _PAGES_KEPT:
             self._rendered.popitem(last=False)
@@ -122,18 +125,23 @@ class Dashboard:
         return _html("sample.html", job=job, detail=detail, view=views.sample_view(detail))
 
     def explore(self, request: Request) -> Response:
-        built = self._built(request)
-        choice = exploring.Choice.of(request.query_params, built.report.rows)
-        explored = exploring.explore(built.report, built.peak_memory, choice)
+        """Make the page of figures; while the report is being built it says so, and looks again by itself."""
+        sweep_id = _number(request, "sweep")
+        outline = self.store.outline(sweep_id)
+        built = self.reports.latest(sweep_id, patience=_PATIENCE)
+        rows = built.report.rows if built else ()
+        choice = exploring.Choice.of(request.query_params, rows)
+        explored = exploring.explore(built.report, built.peak_memory, choice) if built else None
         return _html(
             "explore.html",
-            outline=self.store.outline(built.report.sweep_id),
+            outline=outline,
+            built=built is not None,
             choice=choice,
             kinds=exploring.KINDS,
             metrics=list(exploring.TITLES.items()),
-            parameters=[(name, one_line(name)) for name in swept(built.report.rows)],
-            figure=explored.figure,
-            notes=explored.notes,
+            parameters=[(name, one_line(name)) for name in swept(rows)],
+            figure=explored.figure if explored else None,
+            notes=explored.notes if explored else (),
         )
 
     def tree(self, request: Request) -> Response:
