@@ -17,6 +17,7 @@ import click
 from dyna_eval import __version__
 from dyna_eval.commands import (
     comparing,
+    completion,
     doctor,
     files,
     importing,
@@ -113,5 +114,6 @@ for _command in (
     upkeep.pairs,
     upkeep.database,
     doctor.doctor,
+    completion.completion,
 ):
     cli.add_command(_command)
