@@ -10,7 +10,7 @@ from itertools import groupby
 from string import ascii_lowercase
 from typing import Any
 
-from dyna_eval.jobs import Method, Params, Scalar
+from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
 from dyna_eval.methods import DynaTree
 from dyna_eval.report import Report, Row
 from dyna_eval.statistics import Interval
@@ -59,7 +59,7 @@ def method_name(method: Method) -> str:
 def settings(method: Method, params: Params) -> list[Setting]:
     """Return the parameters worth telling: those that decide the method, and others that may change it."""
     shown = []
-    for name, value in (_told_of_dynatree(params) if method is Method.DYNATREE else params).items():
+    for name, value in _told(method, params).items():
         text = f"{value:g}" if isinstance(value, float) else one_line(str(value))
         if name in _WORDS:
             shown.append(Setting(symbol="", relation="", value=_WORDS[name].format(text)))
@@ -70,6 +70,13 @@ def settings(method: Method, params: Params) -> list[Setting]:
         elif name != "max_nodes" and not _is_usual(name, value, params):
             shown.append(Setting(symbol=name, relation="=", value=text))
     return shown
+
+
+def _told(method: Method, params: Params) -> Params:
+    """Leave out what a method's own rule, or a footnote of its row, tells better."""
+    if method is Method.DYNATREE:
+        return _told_of_dynatree(params)
+    return {name: value for name, value in params.items() if not (method.is_external and name == PACKAGE)}
 
 
 def _is_usual(name: str, value: Scalar, params: Params) -> bool:

@@ -18,6 +18,7 @@ import click
 from dyna_eval import __version__
 from dyna_eval.commands import (
     comparing,
+    completion,
     doctor,
     files,
     importing,
@@ -115,6 +116,7 @@ for _command in (
     upkeep.pairs,
     upkeep.database,
     doctor.doctor,
+    completion.completion,
 ):
     cli.add_command(_command)
 

@@ -21,7 +21,7 @@ from dyna_eval.jobs import (
     PairSpec,
     SweepSpec,
 )
-from dyna_eval.methods import METHODS
+from dyna_eval.methods import needs_draft
 from dyna_eval.mistakes import Mistakes, shown, unknown
 from dyna_eval.rows import expand_rows, read_rows, too_many
 from dyna_eval.sections import (
@@ -163,7 +163,7 @@ def _baseline(named: str | None, configurations: Sequence[Configuration], mistak
 def _check_drafts(
     pairs: Mapping[Location, PairSpec], configurations: Sequence[Configuration], mistakes: Mistakes
 ) -> None:
-    drafting = next((row.label for row in configurations if METHODS[row.method].needs_draft), None)
+    drafting = next((row.label for row in configurations if needs_draft(row.method)), None)
     for location, pair in pairs.items():
         if drafting is not None and pair.draft is None:
             what = f"pair {shown(pair.name)} has no draft, which row {shown(drafting)} needs; add 'draft'"

@@ -3,6 +3,7 @@
 DynaEvalError
 ├── InputError              the user's input is wrong: exit 2, one line, nothing stored
 │   ├── SweepFileError      a sweep file, with file and line
+│   ├── PolicyError         a growth policy of another package that is not there, or cannot be used
 │   ├── PairError           models that cannot be loaded, verified or paired
 │   ├── PromptError         a data set without usable prompts
 │   ├── DatabaseError       a database that cannot be opened, or whose schema does not fit
@@ -47,6 +48,10 @@ class SweepFileError(InputError):
 
 def _rebuild_sweep_file_error(what: str, file: str, line: int | None) -> SweepFileError:
     return SweepFileError(what, file=file, line=line)
+
+
+class PolicyError(InputError):
+    """A growth policy that no installed package brings, or that cannot be used as it is."""
 
 
 class PairError(InputError):

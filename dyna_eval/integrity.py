@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from dyna_eval.jobs import Method, Params, Scalar, StoredJob, StoredSentinel
+from dyna_eval.jobs import PACKAGE, Method, Params, Scalar, StoredJob, StoredSentinel
 from dyna_eval.statistics import Bootstrap, Comparison, Figures, Run, compare, prompt_throughputs
 
 PACE_TOLERANCE = 0.05
@@ -50,6 +50,8 @@ def row_caveats(
 ) -> list[str]:
     """Return what must be said beside a row that has figures."""
     texts = mixed_caveats(mixed)
+    if method.is_external and PACKAGE in params:
+        texts.append(f"grown by the policy {method} of {params[PACKAGE]}, which is no part of dyna-eval")
     texts += _output_caveats(method, figures)
     bound = figures.acceptance.node_cap_bound_rate
     if bound:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -25,8 +26,19 @@ Scalar = bool | int | float | str | None
 Params = Mapping[str, Scalar]
 
 
+PACKAGE = "package"
+"""The parameter that holds the package, version and source of a method that is not dyna-eval's own."""
+
+_METHOD_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+
 class Method(StrEnum):
-    """How the next tokens are found. All methods emit what the target alone would emit."""
+    """How the next tokens are found. All methods emit what the target alone would emit.
+
+    The members are dyna-eval's own. Any other name in lower case, `Method("my_policy")`, is the growth policy
+    that a package brings under it (`dyna_eval.policies`); whether one is installed here does not matter to
+    results that were measured with it.
+    """
 
     AR = "ar"
     LINEAR = "linear"
@@ -43,6 +55,20 @@ class Method(StrEnum):
     def is_peer(self) -> bool:
         """Whether transformers' own loop decodes, not ours."""
         return self in (Method.HF_GENERATE, Method.HF_ASSISTED)
+
+    @property
+    def is_external(self) -> bool:
+        """Whether it is the growth policy of another package."""
+        return self.name not in Method.__members__
+
+    @classmethod
+    def _missing_(cls, value: object) -> Method | None:
+        """Name a method of another package; the same object each time, so that `is` and pickling work."""
+        if not isinstance(value, str) or not _METHOD_NAME.fullmatch(value):
+            return None
+        external = str.__new__(cls, value)
+        external._name_, external._value_ = value, value
+        return cls._value2member_map_.setdefault(value, external)  # type: ignore[return-value]
 
 
 class Backend(StrEnum):

@@ -1,7 +1,8 @@
 """The decoding methods a sweep may name, each with its parameters, their bounds and their defaults.
 
 A new method is one more subclass of `MethodParameters` and its name in `jobs.Method`: the sweep file, its
-JSON Schema and the merging of equal rows follow from the class.
+JSON Schema and the merging of equal rows follow from the class. Other packages bring theirs by
+`dyna_eval.policies`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class MethodParameters(BaseModel):
 
     method: ClassVar[Method]
     needs_draft: ClassVar[bool] = True
+    package: ClassVar[str | None] = None
+    """Package, version and source where the method is not dyna-eval's own."""
 
     def resolved(self) -> Params:
         """Return every parameter that decides what the decoder does, as plain scalars."""
@@ -310,3 +313,9 @@ def _meaning(method: Method, params: Params, notes: list[str] | None = None) -> 
 METHODS: Mapping[Method, type[MethodParameters]] = {
     model.method: model for model in MethodParameters.__subclasses__()
 }
+"""dyna-eval's own methods."""
+
+
+def needs_draft(method: Method) -> bool:
+    """Whether a method drafts with the draft model, as all growth policies of other packages do."""
+    return method not in METHODS or METHODS[method].needs_draft

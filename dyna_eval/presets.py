@@ -59,9 +59,14 @@ def is_unpruned_tree(configuration: Configuration) -> bool:
 
 
 def is_pruned_tree(configuration: Configuration) -> bool:
-    """Whether a tree is kept small by a rule; a chain, and a tree that grows whole, are not."""
+    """Whether a tree is kept small by a rule; a chain, and a tree that grows whole, are not.
+
+    The policies of other packages are such rules.
+    """
     method, params = _meaning(configuration)
-    return method in _ADAPTIVE or (method == Method.TREE and bool(params.get("threshold")))
+    if method in _ADAPTIVE or configuration.method.is_external:
+        return True
+    return method == Method.TREE and bool(params.get("threshold"))
 
 
 _ADAPTIVE = (Method.BEST_FIRST, Method.DYNATREE, Method.COST_AWARE)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dyna_eval.jobs import Configuration, Method
+from dyna_eval.errors import PolicyError
+from dyna_eval.jobs import Configuration
 from dyna_eval.methods import METHODS, MethodParameters
 from dyna_eval.mistakes import Mistakes, shown, unknown
+from dyna_eval.policies import parameters_of
 from dyna_eval.sections import ROW_KEYS, RowSection
 from dyna_eval.sweep import Axis, axes_of, count_points, expand
 from dyna_eval.yaml_source import Location
@@ -64,10 +66,11 @@ def _read_row(entry: Mapping[str, object], location: Location, mistakes: Mistake
 def _read_method(value: object, location: Location, mistakes: Mistakes) -> type[MethodParameters] | None:
     if not isinstance(value, str):
         return None  # missing, or not text: the check of the row's own keys says so
-    if value not in METHODS:
-        mistakes.add(location, unknown("method", value, [method.value for method in METHODS]))
+    try:
+        return parameters_of(value)
+    except PolicyError as error:
+        mistakes.add(location, str(error))
         return None
-    return METHODS[Method(value)]
 
 
 def _read_zip(

@@ -19,7 +19,8 @@ from pydantic import (
 from pydantic.json_schema import WithJsonSchema
 
 from dyna_eval.jobs import PACKAGED_PAIRS, EngineSpec, GenerationSpec, MeasureSpec, PromptSpec
-from dyna_eval.methods import METHODS, MethodParameters
+from dyna_eval.methods import MethodParameters
+from dyna_eval.policies import method_names, parameters_of
 
 _GENERATION, _MEASURE, _PROMPTS = GenerationSpec(), MeasureSpec(), PromptSpec(dataset="")
 _ENGINE = EngineSpec()
@@ -217,7 +218,7 @@ class SweepFile(Section):
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a sweep file, for editors."""
+    """Return the JSON Schema of a sweep file, for editors, with the methods that are installed here."""
     schema = SweepFile.model_json_schema()
     properties = schema["properties"]
     pair = {"anyOf": [{"enum": list(PACKAGED_PAIRS)}, PairSection.model_json_schema()]}
@@ -227,7 +228,7 @@ def json_schema() -> dict[str, Any]:
     properties["generation"] = GenerationSection.model_json_schema()
     properties["measure"] = MeasureSection.model_json_schema()
     properties["engine"] = EngineSection.model_json_schema()
-    properties["configs"]["items"] = {"oneOf": [_row_schema(method) for method in METHODS.values()]}
+    properties["configs"]["items"] = {"oneOf": [_row_schema(parameters_of(name)) for name in method_names()]}
     schema["required"].remove("name")
     schema["description"] = "Which configurations dyna-eval measures, on which models and prompts."
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dyna_eval.jobs import Calibration, Exactness, Method, SampleTotals
-from dyna_eval.methods import METHODS
+from dyna_eval.methods import needs_draft
 from dyna_eval.samples import Floats, SampleTable
 
 RESAMPLES = 10_000
@@ -419,10 +419,10 @@ def shares(method: Method, samples: Sequence[SampleTotals]) -> Shares:
         seconds = float(table.column(phase).sum())  # NaN where one sample lacks it
         return seconds / total if seen and total > 0.0 and not math.isnan(seconds) else None
 
-    draft = share("draft_seconds") if METHODS[method].needs_draft else None
+    draft = share("draft_seconds") if needs_draft(method) else None
     grow = share("grow_seconds") if method is not Method.AR else None
     verify, walk = share("verify_seconds"), share("walk_seconds")
-    models_known = verify is not None and (draft is not None or not METHODS[method].needs_draft)
+    models_known = verify is not None and (draft is not None or not needs_draft(method))
     known = sum(value for value in (draft, grow, verify, walk) if value is not None)
     return Shares(
         draft=draft, grow=grow, verify=verify, walk=walk, host=1.0 - known if models_known else None
@@ -447,7 +447,7 @@ def predicted_speedup(
     rounds, steps = table.total("rounds"), table.total("draft_steps")
     if method.is_peer or calibration is None or not rounds:
         return None
-    drafted = METHODS[method].needs_draft and table.total("drafted_nodes") > 0
+    drafted = needs_draft(method) and table.total("drafted_nodes") > 0
     if (drafted and not steps) or (steps and not calibration.draft_seconds):
         return None
     rows, nodes = table.total("draft_rows"), table.total("verified_nodes")

@@ -26,7 +26,8 @@ from dyna_eval.jobs import (
     digest,
     job_key,
 )
-from dyna_eval.methods import METHODS, Meaning
+from dyna_eval.methods import Meaning
+from dyna_eval.policies import configured
 from dyna_eval.time_left import target_alone_seconds
 
 # ------------------------------------------------------------------- expansion
@@ -117,7 +118,7 @@ def merge_equal(
 
 
 def meaning_of(configuration: Configuration) -> Meaning:
-    return METHODS[configuration.method].model_validate(dict(configuration.params)).meaning()
+    return configured(configuration).meaning()
 
 
 def _reason(left_out: Meaning, kept: Meaning) -> str:

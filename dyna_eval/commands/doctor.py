@@ -14,7 +14,7 @@ import click
 
 from dyna_eval.commands.options import database_option, json_option, print_json
 from dyna_eval.commands.running import stdout_kept_clean
-from dyna_eval.errors import DatabaseError, InputError
+from dyna_eval.errors import DatabaseError, InputError, PolicyError
 from dyna_eval.jobs import Finding
 
 _LEAST_GIB = 2.0
@@ -26,11 +26,11 @@ _LEAST_GIB = 2.0
 @database_option
 @json_option
 def doctor(*, address: str, database: str, as_json: bool) -> int:
-    """Look at this machine: models, GPU, compiler, Ray, database, disk."""
+    """Look at this machine: models, GPU, compiler, other packages' policies, Ray, database, disk."""
     from dyna_eval_workers.diagnosis import diagnose
 
     findings = []
-    for source in (diagnose(), _ray(address), _database(database), _disk()):
+    for source in (diagnose(), _policies(), _ray(address), _database(database), _disk()):
         with stdout_kept_clean():
             found = list(source)
         findings += found
@@ -46,6 +46,17 @@ def _line(finding: Finding) -> str:
     mark = "FAIL" if finding.fatal else "warn" if finding.advice else "ok"
     advice = f"; {finding.advice}" if finding.advice else ""
     return f"{mark:<5} {finding.what}: {finding.told}{advice}"
+
+
+def _policies() -> Iterator[Finding]:
+    from dyna_eval.policies import external_names, parameters_of
+
+    for name in sorted(external_names()):
+        try:
+            yield Finding(what="policy", told=f"{name} of {parameters_of(name).package}")
+        except PolicyError as error:
+            what, _, advice = str(error).rpartition("; ")
+            yield Finding(what="policy", told=what, advice=advice)
 
 
 def _ray(address: str) -> Iterator[Finding]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from dyna_eval.commands.completion import sweep_names
+
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
@@ -43,7 +45,7 @@ database_option = click.option(
     help="Where results are kept: an SQLAlchemy URL.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else on stdout.")
-which_sweep = click.argument("sweep", required=False)
+which_sweep = click.argument("sweep", required=False, shell_complete=sweep_names)
 
 overrides_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, as generation.seed=1."

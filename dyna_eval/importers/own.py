@@ -139,7 +139,7 @@ def read(content: Content) -> ImportedFile:
 
 
 def _imported(row: _Row, label: str, warnings: list[str]) -> ImportedRow:
-    method = Method(row.method) if row.method in list(Method) else Method.OTHER
+    method = _method(row.method)
     return ImportedRow(
         pair=row.pair,
         label=label,
@@ -161,6 +161,14 @@ def _imported(row: _Row, label: str, warnings: list[str]) -> ImportedRow:
         mixed=tuple(row.mixed),
         notes=tuple(text.partition(f"{row.label}: ")[2] for text in _own_warnings(row, warnings)),
     )
+
+
+def _method(name: str) -> Method:
+    """Return a method by its name, also where it is of a package that is not installed here."""
+    try:
+        return Method(name)
+    except ValueError:
+        return Method.OTHER
 
 
 def _own_warnings(row: _Row, warnings: list[str]) -> list[str]:

@@ -105,6 +105,7 @@ def swept(rows: Iterable[Row]) -> tuple[str, ...]:
     """Return the names that take several values: within one method of a pair, or over methods and pairs."""
     rows = list(rows)
     names = dict.fromkeys(name for method in METHODS.values() for name in method.model_fields)
+    names |= dict.fromkeys(name for row in rows if row.method.is_external for name in row.params)
     groups: dict[tuple[str, Method], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.pair, row.method), []).append(row)

@@ -31,6 +31,7 @@ from dyna_eval_workers.conditions import Watch
 from dyna_eval_workers.decoding import Decoded
 from dyna_eval_workers.environment import capture_environment, peak_memory_bytes, reset_peak_memory
 from dyna_eval_workers.exactness import PEER_TIE_ULP, Comparison, compare
+from dyna_eval_workers.external import external_policy
 from dyna_eval_workers.pairs import LoadedPair, load_pair
 from dyna_eval_workers.peers import PeerDecoder
 from dyna_eval_workers.policies import drafting_for
@@ -174,9 +175,10 @@ class _PairAtWork:
             )
             peer.warm_up(configuration, tokens=tokens)
             return partial(peer.decode, configuration=configuration)
+        make = external_policy if configuration.method.is_external else drafting_for
         return partial(
             self.pair.decoder.decode,
-            drafting=drafting_for(configuration, self.calibration),
+            drafting=make(configuration, self.calibration),
             kept_traces=kept_traces,
         )
 

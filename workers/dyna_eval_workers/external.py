@@ -1,0 +1,112 @@
+"""Growth policies of other packages at work: what they answer is checked before the loop acts on it.
+
+The kernels trust the loop with sizes and parents, so a policy that is wrong must fail its job, and not write
+beside the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from dyna_eval.errors import PolicyError
+from dyna_eval.jobs import Calibration, Configuration
+from dyna_eval.policies import PolicyParameters, configured
+from dyna_eval_workers.policies import Candidates, GrowthPolicy, Selection
+from dyna_eval_workers.tree import ROOT, Tree
+
+MOST_NODES = 4096
+"""Draft nodes per tree that any policy may ask room for, and rows per round."""
+MOST_LEVELS = 1024
+
+
+def external_policy(configuration: Configuration, calibration: Calibration) -> CheckedPolicy:
+    """Make the policy of a configuration whose method another package brings.
+
+    Raises PolicyError where the package is not installed here in the version that the configuration was made
+    for, or its policy is none.
+    """
+    parameters = configured(configuration)
+    name = configuration.method.value
+    if not isinstance(parameters, PolicyParameters):
+        raise PolicyError(f"method {name!r} is no policy of another package")
+    made = parameters.policy(calibration)
+    if not isinstance(made, GrowthPolicy):
+        kind = type(made).__name__
+        raise PolicyError(
+            f"method {name!r} made a {kind}, which is no dyna_eval_workers.policies.GrowthPolicy"
+        )
+    return CheckedPolicy(name, made)
+
+
+class CheckedPolicy(GrowthPolicy):
+    """A policy whose every answer is held against what `GrowthPolicy` promises; PolicyError where it breaks.
+
+    Its bounds are read once: the caches are sized by them.
+    """
+
+    def __init__(self, name: str, policy: GrowthPolicy) -> None:
+        self._name, self._policy = name, policy
+        self.max_nodes = self._whole("max_nodes", policy.max_nodes, 1, MOST_NODES)
+        self.depth = self._whole("depth", policy.depth, 0, MOST_LEVELS)
+        self._rows = self._whole("most_rows", policy.most_rows, self.max_nodes, MOST_NODES * 16)
+        self._fed = 0
+
+    @property
+    def reranks(self) -> bool:  # type: ignore[override]  # the policy's own
+        return self._policy.reranks
+
+    @property
+    def most_rows(self) -> int:
+        return self._rows
+
+    def begin(self) -> None:
+        self._policy.begin()
+
+    def branch(self, level: int) -> int:
+        return self._whole("branch", self._policy.branch(level), 1, MOST_NODES)
+
+    def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
+        chosen = self._policy.select(candidates, level, tree)
+        if len(chosen.kept) != len(chosen.grows):
+            self._refuse(
+                f"kept {len(chosen.kept)} candidates but says of {len(chosen.grows)} whether they grow"
+            )
+        self._check_places("kept", chosen.kept, len(candidates))
+        if not self.reranks and len(tree) - 1 + len(chosen.kept) > self.max_nodes:
+            self._refuse(f"kept more than its max_nodes, {self.max_nodes}")
+        if level == 1:
+            self._fed = 0
+        if level < self.depth:  # the last level's nodes have no children, whatever is said of them
+            self._fed += sum(map(bool, chosen.grows))
+        if self._fed > self._rows:
+            self._refuse(f"grows more nodes than its most_rows, {self._rows}")
+        return chosen
+
+    def finish(self, tree: Tree) -> Sequence[int]:
+        nodes = self._policy.finish(tree)
+        self._check_places("verified", nodes, len(tree))
+        chosen = set(nodes)
+        if not nodes or nodes[0] != ROOT or any(tree.parent[node] not in chosen for node in nodes[1:]):
+            self._refuse("verified a node without its parent")
+        if len(nodes) - 1 > self.max_nodes:
+            self._refuse(f"verified more than its max_nodes, {self.max_nodes}")
+        return nodes
+
+    def learn(self, tree: Tree, path: Sequence[int]) -> None:
+        self._policy.learn(tree, path)
+
+    def _check_places(self, what: str, places: Iterable[int], count: int) -> None:
+        before = -1
+        for place in places:
+            if not before < place < count:
+                self._refuse(f"{what} number {place} of {count}, after {before}; they have to ascend")
+            before = place
+
+    def _whole(self, what: str, value: Any, least: int, most: int) -> int:
+        if type(value) is not int or not least <= value <= most:
+            self._refuse(f"has {what} {value!r}, which should be a whole number from {least} to {most}")
+        return int(value)
+
+    def _refuse(self, what: str) -> None:
+        raise PolicyError(f"policy {self._name!r} {what}")
