@@ -31,7 +31,7 @@ class Verdict:
 
 
 def judge_error(cause: BaseException, *, tries: int) -> Verdict:
-    """Judge what a living actor raised after so many failed tries of the job.
+    """Judge what an actor raised, or what Ray ended it for, after so many failed tries of the job.
 
     A pair that does not load, and memory that runs out, get another try on a fresh actor. Anything else
     follows from the configuration, and would come again.
@@ -42,7 +42,7 @@ def judge_error(cause: BaseException, *, tries: int) -> Verdict:
         return Verdict(
             error_class="PairError", message=message, final=final, pair_fails=final, actor_ends=True
         )
-    if isinstance(cause, MemoryError) or name == "OutOfMemoryError":  # torch's, which is not imported here
+    if isinstance(cause, MemoryError) or name == "OutOfMemoryError":  # torch's or Ray's, not imported here
         return Verdict(error_class=name, message=message, final=tries + 1 >= MEMORY_TRIES, actor_ends=True)
     return Verdict(error_class=name, message=message, final=True, actor_ends=False)
 

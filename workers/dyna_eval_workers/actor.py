@@ -17,11 +17,12 @@ from dyna_eval_workers.session import DecodingSession
 class DecodingActor:
     """Runs jobs for the controller. It has no database credentials and no state that outlives it."""
 
-    def __init__(self, *, name: str, threads: int) -> None:
+    def __init__(self, *, name: str, threads: int, gpus: float = 0) -> None:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         torch.set_num_threads(threads)
         node = ray.get_runtime_context().get_node_id()
-        self._session = DecodingSession(actor=name, node=node, device=torch.device(available_device()))
+        device = torch.device(available_device())
+        self._session = DecodingSession(actor=name, node=node, device=device, gpus=gpus)
 
     def run(self, job: Job, prompts: PromptSet) -> JobResult:
         with memory_told():

@@ -58,10 +58,14 @@ class Loop(Protocol):
 
 
 class DecodingSession:
-    """Runs jobs one after another on one device, with one pair loaded at a time."""
+    """Runs jobs one after another on one device, with one pair loaded at a time.
 
-    def __init__(self, *, actor: str, node: str, device: torch.device) -> None:
-        self.actor, self.node, self.device = actor, node, device
+    `gpus` is how many GPUs the session was given, or which share of one. Over several the target is spread;
+    `device` is then the first of them, where the draft is.
+    """
+
+    def __init__(self, *, actor: str, node: str, device: torch.device, gpus: float = 0) -> None:
+        self.actor, self.node, self.device, self.gpus = actor, node, device, gpus
         self._work: _PairAtWork | None = None
         self._references: dict[tuple[str, GenerationSpec], _Reference] = {}
         self._sentinels = 0
@@ -111,7 +115,7 @@ class DecodingSession:
         if self._work is None or not self._work.pair.pair.same_models(pair):
             self._work = None  # frees the memory before the next pair needs it
             self._references.clear()
-            self._work = _PairAtWork.load(pair, self.device)
+            self._work = _PairAtWork.load(pair, self.device, self.gpus)
         return self._work
 
     def _measure_sentinel(
@@ -141,12 +145,12 @@ class _PairAtWork:
     environment: Environment
 
     @classmethod
-    def load(cls, pair: Pair, device: torch.device) -> _PairAtWork:
-        loaded = load_pair(pair, device)
+    def load(cls, pair: Pair, device: torch.device, gpus: float) -> _PairAtWork:
+        loaded = load_pair(pair, device, gpus=max(1, int(gpus)))
         return cls(
             pair=loaded,
             calibration=calibrate(loaded.decoder, positions=loaded.positions),
-            environment=capture_environment(device, loaded.backend),
+            environment=capture_environment(device, loaded.backend, gpus=gpus),
         )
 
     def loop(self, configuration: Configuration, *, tokens: int, kept_traces: int = 0) -> Loop:
