@@ -178,10 +178,10 @@ def _join(address: str, options: dict[str, Any], *, insecure: bool) -> str:
             f"the Ray cluster at {address!r} asks for a token: {first_line(error)};"
             " put its token into ~/.ray/auth_token, and leave RAY_AUTH_MODE unset or at token"
         ) from error
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError) as error:  # a wrong token is a ConnectionError
         raise InputError(
             f"cannot connect to Ray at {address!r}: {first_line(error)}; "
-            "start a cluster there, or leave out --address"
+            "start a cluster there, put its token into ~/.ray/auth_token, or leave out --address"
         ) from error
     if named == "auto" and not insecure:
         check_guarded(ray.get_runtime_context().gcs_address)

@@ -187,8 +187,6 @@ class Controller:
             result: JobResult = ray.get(call.answer)
         except ray.exceptions.RayTaskError as error:
             self._failed_by(slot, claim, judge_error(error.cause or error, tries=claim.tries))
-        except ray.exceptions.OutOfMemoryError as error:  # Ray ended the worker before the host ran out
-            self._failed_by(slot, claim, judge_error(error, tries=claim.tries))
         except ray.exceptions.RayError as error:  # its process, its node, or its answer is gone
             self._lost_worker(slot, claim, error)
         else:

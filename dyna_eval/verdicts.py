@@ -31,7 +31,7 @@ class Verdict:
 
 
 def judge_error(cause: BaseException, *, tries: int) -> Verdict:
-    """Judge what an actor raised, or what Ray ended it for, after so many failed tries of the job.
+    """Judge what a living actor raised after so many failed tries of the job.
 
     A pair that does not load, and memory that runs out, get another try on a fresh actor. Anything else
     follows from the configuration, and would come again.
@@ -42,7 +42,7 @@ def judge_error(cause: BaseException, *, tries: int) -> Verdict:
         return Verdict(
             error_class="PairError", message=message, final=final, pair_fails=final, actor_ends=True
         )
-    if isinstance(cause, MemoryError) or name == "OutOfMemoryError":  # torch's or Ray's, not imported here
+    if isinstance(cause, MemoryError) or name == "OutOfMemoryError":  # torch's, which is not imported here
         return Verdict(error_class=name, message=message, final=tries + 1 >= MEMORY_TRIES, actor_ends=True)
     return Verdict(error_class=name, message=message, final=True, actor_ends=False)
 
@@ -58,7 +58,8 @@ def judge_loss(error: BaseException, *, tries: int, node_lives: bool) -> Verdict
     """Judge a worker that is gone after so many failed tries of the job.
 
     A node that went away, or was taken away, is not the job's fault. A job that took three workers with it
-    is poison.
+    is poison; a worker that Ray ended because its host's memory ran out is one of them, for others may have
+    used that memory.
     """
     name, reason = type(error).__name__, first_line(error)
     if not node_lives or getattr(error, "preempted", False):

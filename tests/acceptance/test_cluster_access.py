@@ -17,7 +17,7 @@ from dyna_eval.cluster import connected
 
 with connected("local"):
     import ray
-    ray.get(ray.remote(os.getpid).remote())
+    ray.get(ray.remote(lambda: os.getpid()).remote())
     ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
     found = [one for process in ours for one in process.net_connections()]
     sockets = [one.laddr.ip for one in found if one.status == "LISTEN"]
@@ -74,4 +74,4 @@ def test_a_cluster_with_a_token_refuses_a_wrong_one_in_a_line(workplace: Workpla
         )
         assert refused.status == 2
         assert "Traceback" not in refused.stderr
-        assert "token" in refused.stderr.splitlines()[-1]
+        assert "put its token into ~/.ray/auth_token" in refused.stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""The controller on a real Ray with two logical GPUs: places, late answers, memory that Ray takes back."""
+"""The controller on a real Ray with two logical GPUs: places, and answers that come late."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import psutil
 import pytest
 import ray
 from dyna_eval_db.store import Store
-from dyna_eval_workers.actor import DecodingActor
 from dyna_eval_workers.resolution import resolve_sweep
 
 from dyna_eval import supervision
@@ -28,7 +27,6 @@ from dyna_eval.jobs import Happening, JobState, Notice, Standstill
 from dyna_eval.latex.table import to_latex
 from dyna_eval.lease import leased
 from dyna_eval.report import build_report
-from dyna_eval.verdicts import judge_error
 from tests.models import save_model, tiny_gpt_neox
 
 SWEEP = """\
@@ -42,21 +40,14 @@ configs:
   - {{label: Baseline, method: ar}}
   - {{label: Draft, method: linear, k: 2}}
 """
-_THRESHOLD = (psutil.virtual_memory().total - psutil.virtual_memory().available + 2 * 2**30) / (
-    psutil.virtual_memory().total
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def two_gpus() -> Iterator[None]:
-    """A Ray of our own with two cores and two GPUs, which ends workers where 2 GiB more are used than now."""
+    """A Ray of our own with two cores and two GPUs, which are logical."""
     folder = tempfile.mkdtemp(prefix="de-", dir="/tmp")
-    limits = {"RAY_memory_usage_threshold": f"{_THRESHOLD:.3f}", "RAY_memory_monitor_refresh_ms": "100"}
-    os.environ.update(limits)
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     ray.init(address="local", num_cpus=2, num_gpus=2, _temp_dir=folder, **options)
-    for name in limits:
-        del os.environ[name]
     try:
         yield
     finally:
@@ -167,7 +158,7 @@ def test_the_late_answer_of_a_worker_that_was_given_up_is_discarded_and_logged(
 ) -> None:
     monkeypatch.setattr(supervision, "SILENT_SECONDS", 6.0)
     monkeypatch.setattr(supervision, "HEARTBEAT_SECONDS", 1.0)
-    sweep_id = add_sweep(store, tmp_path, repeats=100)
+    sweep_id = add_sweep(store, tmp_path, repeats=40)
     notices: list[Notice] = []
 
     def watch(notice: Notice | Standstill) -> None:
@@ -198,24 +189,4 @@ def test_the_late_answer_of_a_worker_that_was_given_up_is_discarded_and_logged(
     [discarded] = happened(Happening.DISCARDED)
     assert (discarded.job_id, discarded.actor) == (retried.job_id, retried.actor)
     assert [event.kind for event in store.events(sweep_id)].count("fenced") == 1
-    assert worker_processes() == [] or all(not one.is_running() for one in worker_processes())
-
-
-# ------------------------------------------------------------------------- memory
-
-
-def test_a_worker_that_ray_ends_for_its_memory_gets_one_more_try_on_a_fresh_actor() -> None:
-    def fill(_: object) -> int:
-        held = []
-        while len(held) < 80:
-            held.append(bytearray(os.urandom(1)) * (100 * 2**20))
-            time.sleep(0.05)
-        return len(held)
-
-    actor = DecodingActor.options(num_cpus=0).remote(name="greedy", threads=1)  # type: ignore[attr-defined]
-    with pytest.raises(ray.exceptions.OutOfMemoryError) as caught:
-        ray.get(actor.__ray_call__.remote(fill))
-    first, second = (judge_error(caught.value, tries=tries) for tries in (0, 1))
-    assert (first.error_class, first.final, first.actor_ends) == ("OutOfMemoryError", False, True)
-    assert (second.final, second.pair_fails) == (True, False)
-    assert "running low on memory" in first.message
+    wait_until(lambda: worker_processes() == [])  # idle actors have ended
