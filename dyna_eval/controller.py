@@ -22,6 +22,7 @@ from dyna_eval.errors import DatabaseAwayError, DatabaseError, NoPlaceError, Stu
 from dyna_eval.invariants import broken_invariants
 from dyna_eval.jobs import Happening, JobResult, JobState, Notice, PromptSet, Standstill
 from dyna_eval.lease import LEASE_SECONDS
+from dyna_eval.monitoring import SweepExport
 from dyna_eval.outbox import Outbox
 from dyna_eval.supervision import LATE_SECONDS, Call, limit_seconds
 from dyna_eval.verdicts import Verdict, judge_contradiction, judge_error, judge_loss
@@ -59,6 +60,10 @@ class Controller:
     _away: bool = False
     _renewed: float = float("-inf")
     _failed: bool = False
+    _export: SweepExport = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._export = SweepExport(sweep=str(self.sweep_id))
 
     def run(self) -> dict[JobState, int]:
         """Work until no job is queued or running, and return the counts by state.
@@ -72,7 +77,9 @@ class Controller:
             self._work()
         finally:
             self._put_back()
-        return self.store.progress(self.sweep_id)
+        counts = self.store.progress(self.sweep_id)
+        self._export.jobs(counts)
+        return counts
 
     def _work(self) -> None:
         while True:
@@ -84,6 +91,9 @@ class Controller:
                 return
             self._collect()
             self._supervise()
+            self._export.moment(
+                time.monotonic(), working=len(self._calls), places=len(self._slots), away=self._away
+            )
 
     def _write(self) -> None:
         """All that needs the database: land what waits, renew, and start jobs on free actors."""
@@ -140,6 +150,7 @@ class Controller:
             limit_seconds=limit_seconds(job, prompts=len(prompts.prompts), calibrations=calibrations),
         )
         self._calls[call.answer] = call
+        self._export.started(call.started)
         self._tell(Happening.STARTED, slot.actor_name, claim)
 
     def _claim(self, slot: Slot) -> Claim | None:
@@ -223,6 +234,7 @@ class Controller:
             detail = "its job was cancelled or taken over meanwhile"
             self._tell(Happening.DISCARDED, actor, claim, detail=detail)
         else:
+            self._export.landed(claim.job, result)
             self._tell(Happening.LANDED, actor, claim, seconds=result.wall_seconds)
 
     def _lost_worker(self, slot: Slot, claim: Claim, error: Exception) -> None:
@@ -311,6 +323,7 @@ class Controller:
             if not self.store.renew_claim(call.claim, LEASE_SECONDS):
                 self._abandon(call)
         self._find_slots(keep=self._slots)
+        self._export.jobs(self.store.progress(self.sweep_id))
         self._renewed = now
 
     def _abandon(self, call: Call) -> None:
@@ -343,6 +356,8 @@ class Controller:
         seconds: float | None = None,
     ) -> None:
         job = claim.job
+        if happening is not Happening.STARTED:
+            self._export.ended(job, happening)
         self.watch(
             Notice(
                 happening=happening,
