@@ -39,18 +39,18 @@ def tight_memory() -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def fill(_: object) -> None:
-    """Hold 6 GiB, bit by bit."""
-    held = []
-    for _ in range(60):
-        held.append(b"\1" * (_GIB // 10))
-        time.sleep(0.05)
-    time.sleep(10)
-
-
 @pytest.mark.usefixtures("tight_memory")
 def test_a_job_whose_worker_ray_ends_for_memory_is_tried_three_times() -> None:
     """Others on the host may have used the memory, so it counts as a lost worker."""
+
+    def fill(_: object) -> None:
+        """Hold 6 GiB, bit by bit."""
+        held = []
+        for _ in range(60):
+            held.append(b"\1" * (_GIB // 10))
+            time.sleep(0.05)
+        time.sleep(10)
+
     actor = DecodingActor.options(num_cpus=1).remote(name="greedy", threads=1)  # type: ignore[attr-defined]
     with pytest.raises(ray.exceptions.RayError) as caught:
         ray.get(actor.__ray_call__.remote(fill))
