@@ -158,7 +158,7 @@ def test_the_late_answer_of_a_worker_that_was_given_up_is_discarded_and_logged(
 ) -> None:
     monkeypatch.setattr(supervision, "SILENT_SECONDS", 6.0)
     monkeypatch.setattr(supervision, "HEARTBEAT_SECONDS", 1.0)
-    sweep_id = add_sweep(store, tmp_path, repeats=40)
+    sweep_id = add_sweep(store, tmp_path, repeats=30)
     notices: list[Notice] = []
 
     def watch(notice: Notice | Standstill) -> None:
