@@ -66,7 +66,7 @@ class EmptyActor:
 
     seconds = 0.0
 
-    def __init__(self, *, name: str, threads: int) -> None:  # noqa: ARG002 - as a decoding actor is started
+    def __init__(self, *, name: str, threads: int, gpus: float = 0) -> None:  # noqa: ARG002 - as actors are started
         self._generator = random.Random(name)
 
     def run(self, job: Job, prompts: PromptSet) -> JobResult:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,13 +19,13 @@ from dyna_eval_db.store import Claim, Landing, Store
 from dyna_eval_workers.actor import DecodingActor
 
 from dyna_eval.cluster import Slot, find_slots
-from dyna_eval.errors import DatabaseAwayError, DatabaseError, StuckWorkerError
+from dyna_eval.errors import DatabaseAwayError, DatabaseError, NoPlaceError, StuckWorkerError
 from dyna_eval.invariants import broken_invariants
 from dyna_eval.jobs import Calibration, Happening, JobResult, JobState, Notice, Pair, PromptSet, Standstill
 from dyna_eval.lease import LEASE_SECONDS
 from dyna_eval.monitoring import SweepExport
 from dyna_eval.outbox import Outbox
-from dyna_eval.supervision import Call, limit_seconds
+from dyna_eval.supervision import LATE_SECONDS, Call, limit_seconds
 from dyna_eval.verdicts import Verdict, judge_contradiction, judge_error, judge_loss
 
 RENEW_SECONDS = 10.0
@@ -44,6 +44,8 @@ class Controller:
     holder: str
     watch: Watcher
     cpus_per_pair: int | None = None
+    gpus_per_pair: float | None = None
+    """Whole GPUs of one node, or a share of one; unless given, one where the cluster has any."""
     fail_fast: bool = False
     refill: Callable[[], int] | None = None
     """Asked for more jobs once all are done; returns how many it added to the store."""
@@ -53,6 +55,11 @@ class Controller:
     _prompts: dict[str, tuple[Any, PromptSet]] = field(default_factory=dict)
     _calibrations: dict[str, list[Calibration]] = field(default_factory=dict)
     _calls: dict[Any, Call] = field(default_factory=dict)
+    _late: dict[Any, Call] = field(default_factory=dict)
+    """Calls that were given up while their workers may still answer."""
+    _begun: bool = False
+    _placeless: bool = False
+    """Whether jobs wait for a node to come."""
     _outbox: Outbox = field(default_factory=Outbox)
     _away: bool = False
     _renewed: float = float("-inf")
@@ -84,7 +91,7 @@ class Controller:
                 self._write()
             except DatabaseAwayError as error:
                 self._stand_still(error)
-            if not self._calls and not self._outbox and not self._away:
+            if not self._calls and not self._outbox and not self._away and not self._placeless:
                 return
             self._collect()
             self._supervise()
@@ -99,17 +106,21 @@ class Controller:
             self._come_back()
         self._renew()
         if self.fail_fast and self._failed:
+            self._placeless = False
             return
         busy = {call.slot.name for call in self._calls.values()}
         for slot in self._slots:
-            if slot.name not in busy:
+            if not slot.late and slot.name not in busy:
                 self._start_next(slot)
+        if self._placeless and not self.store.queued_pairs(self.sweep_id):
+            self._placeless = False
 
     # ---------------------------------------------------------- a database that is away
 
     def _stand_still(self, error: DatabaseAwayError) -> None:
         if not self._away:
-            self.watch(Standstill(reason=str(error)))
+            reason = f"finished jobs are kept in memory: {error}"
+            self.watch(Standstill(waits_for="the database", reason=reason))
         self._away = True
 
     def _come_back(self) -> None:
@@ -118,7 +129,7 @@ class Controller:
         in_flight = [call.claim for call in self._calls.values()]
         self.store.recover(self.sweep_id, self.holder, keep=in_flight)
         self._away = False
-        self.watch(Standstill(reason=None))
+        self.watch(Standstill(waits_for="the database", reason=None))
 
     # ------------------------------------------------------------------- starting a job
 
@@ -137,6 +148,7 @@ class Controller:
         slot.pair = job.pair.spec.name
         call = Call(
             slot=slot,
+            actor=slot.actor_name,
             claim=claim,
             answer=slot.actor.run.remote(job, reference),
             started=time.monotonic(),
@@ -184,12 +196,16 @@ class Controller:
 
     def _collect(self) -> None:
         """Wait a little for answers, and take in one that is there: its actor gets its next job at once."""
-        if not self._calls:
+        answers = [*self._calls, *self._late]
+        if not answers:
             time.sleep(POLL_SECONDS)
             return
-        ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=POLL_SECONDS)
+        ready, _ = ray.wait(answers, num_returns=1, timeout=POLL_SECONDS)
         for answer in ready:
-            self._finish(self._calls.pop(answer))
+            if answer in self._calls:
+                self._finish(self._calls.pop(answer))
+            else:
+                self._finish_late(self._late.pop(answer))
 
     def _finish(self, call: Call) -> None:
         slot, claim = call.slot, call.claim
@@ -207,11 +223,34 @@ class Controller:
             else:
                 self._outbox.put(partial(self._land, slot.actor_name, claim, result))
 
+    def _finish_late(self, call: Call) -> None:
+        """Take in the answer of a worker that was given up: the store discards it and logs that it came.
+
+        The worker ends, for its next result would lack the baseline runs that are discarded with this one.
+        """
+        call.slot.late = False
+        call.slot.stop()
+        try:
+            result: JobResult = ray.get(call.answer)
+        except ray.exceptions.RayTaskError as error:
+            verdict = judge_error(error.cause or error, tries=call.claim.tries)
+            self._outbox.put(partial(self._discard_failure, call, verdict))
+        except ray.exceptions.RayError:
+            pass  # it has died without an answer, as it was taken to have
+        else:
+            self._outbox.put(partial(self._land, call.actor, call.claim, result))
+
+    def _discard_failure(self, call: Call, verdict: Verdict) -> None:
+        claim = call.claim
+        self.store.fail(claim, error_class=verdict.error_class, message=verdict.message, final=verdict.final)
+        self._tell(Happening.DISCARDED, call.actor, claim, detail=f"it failed late: {verdict.message}")
+
     def _land(self, actor: str, claim: Claim, result: JobResult) -> None:
         if result.calibration is not None:
             self._calibrations.clear()
         if self.store.land(claim, result) is Landing.FENCED:
-            self._tell(Happening.DISCARDED, actor, claim, detail="its job was cancelled or taken over")
+            detail = "its job was cancelled or taken over meanwhile"
+            self._tell(Happening.DISCARDED, actor, claim, detail=detail)
         else:
             self._export.landed(claim.job, result)
             self._tell(Happening.LANDED, actor, claim, seconds=result.wall_seconds)
@@ -220,7 +259,26 @@ class Controller:
         node_lives = slot.node_is_alive()
         self._failed_by(slot, claim, judge_loss(error, tries=claim.tries, node_lives=node_lives))
         if not node_lives:
-            self._find_slots(keep=[s for s in self._slots if s is not slot])
+            self._find_slots(keep=[other for other in self._slots if other is not slot])
+
+    def _find_slots(self, keep: Sequence[Slot]) -> None:
+        """Look where actors have room now. A sweep that once had room waits where all of it is gone."""
+        try:
+            self._slots = find_slots(
+                self.cpus_per_pair, self.gpus_per_pair, keep=keep, actor_class=self.actor_class
+            )
+        except NoPlaceError as error:
+            if not self._begun:
+                raise
+            if not self._placeless:
+                self.watch(Standstill(waits_for="a node", reason=str(error)))
+            self._slots, self._placeless = [], True
+            return
+        if self._placeless:
+            self.watch(Standstill(waits_for="a node", reason=None))
+        self._begun, self._placeless = True, False
+        if self._slots[0].gpus and self.gpus_per_pair is None:
+            self.gpus_per_pair = self._slots[0].gpus  # jobs of GPUs never go on without
 
     def _failed_by(self, slot: Slot, claim: Claim, verdict: Verdict) -> None:
         actor = slot.actor_name
@@ -249,10 +307,31 @@ class Controller:
             now = time.monotonic()
             call.listen(now)
             complaint = call.complaint(now)
-            if complaint is not None:
-                del self._calls[answer]
-                call.slot.claim = None
+            if complaint is None:
+                continue
+            del self._calls[answer]
+            call.slot.claim = None
+            if call.is_silent(now) and self._goes_on_without(call.slot):
+                self._give_up(answer, call, StuckWorkerError(complaint))
+            else:
                 self._lost_worker(call.slot, call.claim, StuckWorkerError(complaint))
+        for answer, call in list(self._late.items()):
+            if time.monotonic() - call.asked > LATE_SECONDS:
+                del self._late[answer]
+                call.slot.late = False
+                call.slot.stop()
+
+    def _goes_on_without(self, slot: Slot) -> bool:
+        """Whether other workers can take over, so that a silent one may have time to come back."""
+        return slot.node_is_alive() and any(
+            other is not slot and not other.late and other.answered for other in self._slots
+        )
+
+    def _give_up(self, answer: Any, call: Call, error: Exception) -> None:
+        """Let a job run elsewhere, and listen to its worker for a while: what comes late is to be seen."""
+        call.slot.late, self._late[answer] = True, call
+        verdict = judge_loss(error, tries=call.claim.tries, node_lives=True)
+        self._failed_by(call.slot, call.claim, replace(verdict, actor_ends=False))
 
     def _renew(self) -> None:
         """Keep the controller's lease and the claims in flight alive, and look for new nodes."""
@@ -268,9 +347,6 @@ class Controller:
         self._export.jobs(self.store.progress(self.sweep_id))
         self._renewed = now
 
-    def _find_slots(self, keep: Sequence[Slot]) -> None:
-        self._slots = find_slots(self.cpus_per_pair, keep=keep, actor_class=self.actor_class)
-
     def _abandon(self, call: Call) -> None:
         """Stop working on a job that was cancelled or taken over."""
         del self._calls[call.answer]
@@ -281,7 +357,7 @@ class Controller:
 
     def _put_back(self) -> None:
         """End the actors, land what waits and queue what is in flight, if the database lets us."""
-        for slot in self._slots:
+        for slot in [*self._slots, *(call.slot for call in self._late.values())]:
             slot.stop()
         with contextlib.suppress(DatabaseError):
             self._outbox.flush()
@@ -289,6 +365,7 @@ class Controller:
                 if slot.claim is not None:
                     self.store.put_back(slot.claim, "the controller stopped")
         self._calls.clear()
+        self._late.clear()
 
     def _tell(
         self,

@@ -12,7 +12,8 @@ DynaEvalError
 │   ├── ImportFileError     a result file of another tool that cannot be imported
 │   ├── UnknownSweepError   no sweep, or no job, of that name or number
 │   ├── MixedRowsError      rows that must not stand in one table
-│   └── NothingToDrawError  a figure that a sweep holds no data for
+│   ├── NothingToDrawError  a figure that a sweep holds no data for
+│   └── NoPlaceError        a cluster on which no actor has room
 ├── DecodingError           a job's own fault, such as output that is not the target's: the job fails
 ├── StuckWorkerError        a worker that does not answer, or takes too long: its job is tried again
 └── LeaseLostError          another controller works on this sweep
@@ -88,6 +89,10 @@ class MixedRowsError(InputError):
 
 class NothingToDrawError(InputError):
     """A figure that a sweep, as far as it is measured, holds no data for."""
+
+
+class NoPlaceError(InputError):
+    """A Ray cluster without a node on which an actor has room."""
 
 
 class DecodingError(DynaEvalError):

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from dyna_eval.jobs import PACKAGE, Method, Params, Scalar, StoredJob, StoredSentinel
+from dyna_eval.jobs import GPU_SHARE, PACKAGE, Method, Params, Scalar, StoredJob, StoredSentinel
 from dyna_eval.statistics import Bootstrap, Comparison, Figures, Run, compare, prompt_throughputs
 
 PACE_TOLERANCE = 0.05
@@ -104,6 +104,15 @@ def backend_caveats(used: Iterable[str], environments: Environments) -> list[str
             if fallen := re.fullmatch(r"eager \((.+)\)", backend):
                 texts.append(f"{whose}ran on the slower eager backend: {fallen[1]}")
     return list(dict.fromkeys(texts))
+
+
+def shared_gpu_caveats(used: Iterable[str], environments: Environments) -> list[str]:
+    """Return that actors shared GPUs, by their environments: whatever else ran there slowed them."""
+    shares = {environments.get(digest, {}).get(GPU_SHARE) for digest in used}
+    return [
+        f"measured on shares of a GPU ({share:g} of one for each pair): timings are not comparable"
+        for share in sorted(share for share in shares if isinstance(share, float))
+    ]
 
 
 def load_caveats(jobs: Iterable[StoredJob]) -> list[str]:

@@ -378,6 +378,10 @@ class Sentinel:
     samples: tuple[Sample, ...]
 
 
+GPU_SHARE = "gpu_share"
+"""A fact of an environment: which share of a GPU an actor had, where it had not a whole one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """Where an actor ran. `facts` are plain scalars; two actors with the same digest are comparable."""
@@ -463,8 +467,9 @@ class Notice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standstill:
-    """The sweep waits for its database, for a reason; None where it goes on again."""
+    """The sweep waits for its database or for a node, for a reason; None where it goes on again."""
 
+    waits_for: str
     reason: str | None
 
 

@@ -41,8 +41,8 @@ class ProgressDisplay:
 
     def __call__(self, notice: Notice | Standstill) -> None:
         if isinstance(notice, Standstill):
-            waiting = f"waiting for the database; finished jobs are kept in memory: {notice.reason}"
-            self._line(waiting if notice.reason else "the database is back")
+            waiting = f"waiting for {notice.waits_for}; {notice.reason}"
+            self._line(waiting if notice.reason else f"{notice.waits_for} is back")
             return
         what = f"{notice.label} (repeat {notice.repeat + 1})"
         match notice.happening:

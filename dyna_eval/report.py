@@ -18,6 +18,7 @@ from dyna_eval.integrity import (
     differences,
     load_caveats,
     row_caveats,
+    shared_gpu_caveats,
 )
 from dyna_eval.jobs import Configuration, JobState, Method, Params, StoredJob, SweepRecord
 from dyna_eval.presets import Preset, select
@@ -332,7 +333,9 @@ class _PairTable:
         own = [sentinel for sentinel in self.record.sentinels if sentinel.pair == self.pair]
         texts = actor_caveats(own, self.bootstrap)
         done = [job for jobs in self.jobs.values() for job in _done(jobs)]
-        texts += backend_caveats({job.environment or "" for job in done}, self.record.environments)
+        used = {job.environment or "" for job in done}
+        texts += shared_gpu_caveats(used, self.record.environments)
+        texts += backend_caveats(used, self.record.environments)
         if self.reference is not None and not _done(self.jobs.get(self.record.baseline, ())):
             texts.append(f"the baseline '{self.record.baseline}' has no result yet, so there is no speedup")
         unmeasured = sorted({job.actor or "unknown" for job in done if (job.actor or "") not in self.paces})

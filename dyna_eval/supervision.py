@@ -18,6 +18,8 @@ HEARTBEAT_SECONDS = 5.0
 """Between two questions to a worker that is decoding; each takes it about a millisecond."""
 SILENT_SECONDS = 30.0
 """After which a worker that has not answered is taken for stopped."""
+LATE_SECONDS = 120.0
+"""How long such a worker may still come back before it is ended, while others do its work."""
 _SLOWEST = 50
 """A job may take so many times what the target alone would take, by the latest calibration, ..."""
 _SHORTEST_LIMIT_SECONDS = 1800.0
@@ -29,6 +31,8 @@ class Call:
     """A job that an actor works on. Moments are seconds of the controller's monotonic clock."""
 
     slot: Slot
+    actor: str
+    """Its name, which the slot gives to another one once this is gone."""
     claim: Claim
     answer: Any
     started: float
@@ -57,9 +61,13 @@ class Call:
         """Return why the call is to be given up, or None. An actor that has not yet started is waited for."""
         if self.limit_seconds is not None and now - self.started > self.limit_seconds:
             return f"it ran for more than {self.limit_seconds:g} s; measure.job_timeout_s sets the limit"
-        if self.question is not None and self.slot.answered and now - self.asked > SILENT_SECONDS:
+        if self.is_silent(now):
             return f"its worker has not answered for {SILENT_SECONDS:.0f} s"
         return None
+
+    def is_silent(self, now: float) -> bool:
+        """Whether its worker, which answered before, has not answered for too long."""
+        return self.question is not None and self.slot.answered and now - self.asked > SILENT_SECONDS
 
 
 def limit_seconds(job: Job, *, prompts: int, calibrations: list[Calibration]) -> float | None:

@@ -58,7 +58,8 @@ def judge_loss(error: BaseException, *, tries: int, node_lives: bool) -> Verdict
     """Judge a worker that is gone after so many failed tries of the job.
 
     A node that went away, or was taken away, is not the job's fault. A job that took three workers with it
-    is poison.
+    is poison; a worker that Ray ended because its host's memory ran out is one of them, for others may have
+    used that memory.
     """
     name, reason = type(error).__name__, first_line(error)
     if not node_lives or getattr(error, "preempted", False):

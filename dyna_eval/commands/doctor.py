@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from dyna_eval.commands.options import database_option, json_option, print_json
+from dyna_eval.commands.options import database_option, insecure_option, json_option, print_json
 from dyna_eval.commands.running import stdout_kept_clean
 from dyna_eval.errors import DatabaseError, InputError, PolicyError
 from dyna_eval.jobs import Finding
@@ -23,14 +23,16 @@ _LEAST_GIB = 2.0
 
 @click.command()
 @click.option("--address", default="local", show_default=True, help="Ray cluster to look at, as for submit.")
+@insecure_option
 @database_option
 @json_option
-def doctor(*, address: str, database: str, as_json: bool) -> int:
+def doctor(*, address: str, insecure: bool, database: str, as_json: bool) -> int:
     """Look at this machine: models, GPU, compiler, other packages' policies, Ray, database, disk."""
     from dyna_eval_workers.diagnosis import diagnose
 
     findings = []
-    for source in (diagnose(), _policies(), _ray(address), _database(database), _disk()):
+    ray = _ray(address, insecure=insecure)
+    for source in (diagnose(), _policies(), ray, _database(database), _disk()):
         with stdout_kept_clean():
             found = list(source)
         findings += found
@@ -59,11 +61,11 @@ def _policies() -> Iterator[Finding]:
             yield Finding(what="policy", told=what, advice=advice)
 
 
-def _ray(address: str) -> Iterator[Finding]:
+def _ray(address: str, *, insecure: bool) -> Iterator[Finding]:
     from dyna_eval.cluster import connected, find_slots
 
     try:
-        with connected(address):
+        with connected(address, insecure=insecure):
             slots = find_slots(None)
             nodes = len({slot.node_id for slot in slots})
     except InputError as error:

@@ -59,14 +59,31 @@ limit_option = click.option(
 )
 
 
+insecure_option = click.option(
+    "--insecure", is_flag=True, help="Join a cluster that asks for no token, where anyone can run anything."
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
     """Where and how jobs run, as the command line says it."""
 
     address: str
     cpus_per_pair: int | None
+    gpus_per_pair: float | None
+    """Whole GPUs, or a share of one."""
+    insecure: bool
     fail_fast: bool
     detach: bool
+
+    def as_options(self) -> list[str]:
+        """Return the options that say the same of where and how, but for the address."""
+        options = [] if self.cpus_per_pair is None else ["--cpus-per-pair", str(self.cpus_per_pair)]
+        if self.gpus_per_pair is not None:
+            whole = self.gpus_per_pair >= 1
+            options += ["--gpus-per-pair" if whole else "--gpu-fraction", f"{self.gpus_per_pair:g}"]
+        options += ["--insecure"] if self.insecure else []
+        return options + (["--fail-fast"] if self.fail_fast else [])
 
 
 def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,14 +91,29 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_execution(
-        *, address: str, cpus_per_pair: int | None, fail_fast: bool, detach: bool, **others: Any
+        *,
+        address: str,
+        cpus_per_pair: int | None,
+        gpus_per_pair: int | None,
+        gpu_fraction: float | None,
+        insecure: bool,
+        fail_fast: bool,
+        detach: bool,
+        **others: Any,
     ) -> Any:
         if detach and address == "local":
             raise click.BadParameter(
                 "a cluster that starts here ends here; name one with --address", param_hint="--detach"
             )
+        if gpus_per_pair is not None and gpu_fraction is not None:
+            raise click.BadParameter("a pair has whole GPUs or a share of one", param_hint="--gpu-fraction")
         execution = Execution(
-            address=address, cpus_per_pair=cpus_per_pair, fail_fast=fail_fast, detach=detach
+            address=address,
+            cpus_per_pair=cpus_per_pair,
+            gpus_per_pair=gpus_per_pair or gpu_fraction,
+            insecure=insecure,
+            fail_fast=fail_fast,
+            detach=detach,
         )
         return command(execution=execution, **others)
 
@@ -95,6 +127,17 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--cpus-per-pair", type=click.IntRange(min=1), help="Cores for each pair on a node without GPUs."
         ),
+        click.option(
+            "--gpus-per-pair",
+            type=click.IntRange(min=1),
+            help="Whole GPUs for each pair, over which its target is spread; unless given, one.",
+        ),
+        click.option(
+            "--gpu-fraction",
+            type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+            help="Let pairs share a GPU, as 0.5 does; timings are then marked as not comparable.",
+        ),
+        insecure_option,
         click.option("--fail-fast", is_flag=True, help="Start no further job once one has failed."),
         click.option("--detach", is_flag=True, help="Hand the sweep to the cluster's head, and return."),
     ]

@@ -59,7 +59,7 @@ def submit(
     _check_cores(execution)
     _check_database(database, detach=execution.detach)
     with stdout_kept_clean(), _blamed_on(file, spec, overrides):
-        resolved = _resolve(spec, "local" if dry_run else execution.address)
+        resolved = _resolve(spec, "local" if dry_run else execution.address, insecure=execution.insecure)
     if dry_run:
         _print_plan(resolved, _known_calibrations(database, resolved.pairs), as_json=as_json)
         return 0
@@ -151,14 +151,14 @@ def _blamed_on(file: Path, spec: SweepSpec, overrides: tuple[str, ...]) -> Itera
         raise mistake_at(section, str(error), spec=spec, file=str(file), overrides=overrides) from error
 
 
-def _resolve(spec: SweepSpec, address: str) -> ResolvedSweep:
+def _resolve(spec: SweepSpec, address: str, *, insecure: bool) -> ResolvedSweep:
     if address == "local":
         from dyna_eval.apart import resolve_apart
 
         return resolve_apart(spec)
     from dyna_eval.cluster import connected, resolve_on_cluster
 
-    with connected(address):
+    with connected(address, insecure=insecure):
         return resolve_on_cluster(spec)
 
 
@@ -236,10 +236,11 @@ def _detach(database: str, sweep_id: int, execution: Execution, *, as_json: bool
     from dyna_eval.cluster import connected
     from dyna_eval.detached import start_detached
 
-    options = [] if execution.cpus_per_pair is None else ["--cpus-per-pair", str(execution.cpus_per_pair)]
-    options += ["--fail-fast"] if execution.fail_fast else []
-    with stdout_kept_clean(), connected(execution.address) as dashboard:
-        run = start_detached(sweep_id, database, dashboard=dashboard, options=options)
+    with (
+        stdout_kept_clean(),
+        connected(execution.address, insecure=execution.insecure) as dashboard,
+    ):
+        run = start_detached(sweep_id, database, dashboard=dashboard, options=execution.as_options())
     if as_json:
         print_json({"sweep": sweep_id, "ray_job": run.job})
     else:
@@ -293,7 +294,10 @@ def _work_as(
 
     total = sum(counts.values())
     waiting = counts[JobState.QUEUED] + counts[JobState.RUNNING]
-    with connected(execution.address), ProgressDisplay(total=total, done=total - waiting) as display:
+    with (
+        connected(execution.address, insecure=execution.insecure),
+        ProgressDisplay(total=total, done=total - waiting) as display,
+    ):
 
         def refill() -> int:
             added = _add_repeats(store, sweep_id)
@@ -306,6 +310,7 @@ def _work_as(
             holder=holder,
             watch=display,
             cpus_per_pair=execution.cpus_per_pair,
+            gpus_per_pair=execution.gpus_per_pair,
             fail_fast=execution.fail_fast,
             refill=refill,
         )

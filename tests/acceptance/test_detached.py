@@ -75,7 +75,9 @@ def test_a_detached_sweep_is_run_by_the_clusters_head(workplace: Workplace, clus
     database = f"sqlite:///{workplace.database}"
     variables = {"RAY_AUTH_MODE": "disabled", "DYNA_EVAL_DB": database}
     wait_until(lambda: answers(cluster))
-    submitted = workplace.run("submit", "sweep.yaml", "--detach", "--address", cluster.address, **variables)
+    submitted = workplace.run(
+        "submit", "sweep.yaml", "--detach", "--insecure", "--address", cluster.address, **variables
+    )
 
     assert submitted.status == 0, submitted.stderr
     assert "runs on the cluster as Ray job" in submitted.stdout

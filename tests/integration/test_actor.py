@@ -138,6 +138,7 @@ def call_of(actor: Any, job: Job) -> Call:
     claim = Claim(job_id=1, epoch=1, attempt_id=1, tries=0, job=job)
     return Call(
         slot=slot,
+        actor=slot.actor_name,
         claim=claim,
         answer=actor.run.remote(job, PROMPTS),
         started=0.0,

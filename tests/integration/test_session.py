@@ -96,6 +96,18 @@ def test_a_pair_with_other_prompts_is_not_loaded_again(session: DecodingSession,
     assert [sample.exactness for sample in second.samples] == [Exactness.EXACT] * 2
 
 
+def test_the_text_of_a_model_is_kept_up_to_a_limit(
+    session: DecodingSession, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokens are kept whole; the real limit would take thousands of them."""
+    whole = session.run(job_for(pair, LINEAR), PROMPTS).samples
+    monkeypatch.setattr("dyna_eval_workers.session._TEXT_LIMIT", 4)
+    cut = session.run(job_for(pair, LINEAR), PROMPTS).samples
+    assert max(len(sample.text) for sample in whole) > 4
+    assert [sample.text for sample in cut] == [sample.text[:4] for sample in whole]
+    assert [sample.token_ids for sample in cut] == [sample.token_ids for sample in whole]
+
+
 @dataclass
 class Call:
     """One call of `Decoder.decode` that a test watched."""

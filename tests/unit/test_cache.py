@@ -117,7 +117,7 @@ def test_clear_forgets_every_row(runner: TorchRunner) -> None:
 def test_all_layers_share_one_buffer() -> None:
     """Compaction moves the rows of every layer at once, so the layers must be views."""
     cache = PreallocatedCache(
-        layers=3, heads=2, head_size=4, capacity=6, dtype=torch.float32, device=torch.device("cpu")
+        heads=2, head_size=4, capacity=6, dtype=torch.float32, devices=[torch.device("cpu")] * 3
     )
     for index, layer in enumerate(cache.layers):
         layer.update(torch.full((1, 2, 1, 4), index + 1.0), torch.full((1, 2, 1, 4), -index - 1.0))

@@ -17,7 +17,7 @@ from dyna_eval.monitoring import ActorExport
 class DecodingActor:
     """Runs jobs for the controller. It has no database credentials and no state that outlives it."""
 
-    def __init__(self, *, name: str, threads: int) -> None:
+    def __init__(self, *, name: str, threads: int, gpus: float = 0) -> None:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         import torch  # noqa: PLC0415 - here alone, as the module says
 
@@ -27,7 +27,8 @@ class DecodingActor:
 
         torch.set_num_threads(threads)
         node = ray.get_runtime_context().get_node_id()
-        self._session = DecodingSession(actor=name, node=node, device=torch.device(available_device()))
+        device = torch.device(available_device())
+        self._session = DecodingSession(actor=name, node=node, device=device, gpus=gpus)
         self._memory_told = memory_told
         self._export = ActorExport()
 

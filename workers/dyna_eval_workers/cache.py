@@ -2,11 +2,13 @@
 
 `DynamicCache` concatenates the whole cache at every step. This one is a single preallocated tensor per
 model: a forward pass writes its rows behind the committed ones, and `keep` moves the accepted rows
-together for all layers at once.
+together for all layers at once. A model that is spread over several devices has one such tensor on each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -46,7 +48,7 @@ class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers 
 
 
 class PreallocatedCache(Cache):  # type: ignore[misc]  # transformers is not typed
-    """The cache of one model for one sequence.
+    """The cache of one model for one sequence; `devices` says where each layer lies.
 
     `length` counts the committed rows, `written` those plus the ones that forward passes wrote behind
     them. Nothing is committed until `keep` or `commit` says which of the written rows stay.
@@ -55,22 +57,30 @@ class PreallocatedCache(Cache):  # type: ignore[misc]  # transformers is not typ
     def __init__(
         self,
         *,
-        layers: int,
         heads: int,
         head_size: int,
         capacity: int,
         dtype: torch.dtype,
-        device: torch.device,
+        devices: Sequence[torch.device],
     ) -> None:
         # (layers, keys or values, batch 1, heads, rows, head size)
-        self.rows = torch.zeros(layers, 2, 1, heads, capacity, head_size, dtype=dtype, device=device)
-        super().__init__(layers=[PreallocatedLayer(self.rows[layer]) for layer in range(layers)])
+        self.blocks = [
+            torch.zeros(len(list(alike)), 2, 1, heads, capacity, head_size, dtype=dtype, device=device)
+            for device, alike in groupby(devices)
+        ]
+        super().__init__(layers=[PreallocatedLayer(rows) for block in self.blocks for rows in block])
         self.length = 0
         self.written = 0
 
     @property
+    def rows(self) -> Tensor:
+        """All layers' rows, where they lie on one device."""
+        [rows] = self.blocks
+        return rows
+
+    @property
     def capacity(self) -> int:
-        return int(self.rows.shape[-2])
+        return int(self.blocks[0].shape[-2])
 
     def advance(self, count: int) -> None:
         """Count the rows that a forward pass just wrote."""
@@ -84,8 +94,9 @@ class PreallocatedCache(Cache):  # type: ignore[misc]  # transformers is not typ
     def keep(self, offsets: Tensor) -> None:
         """Commit the rows at `offsets` behind the committed ones, in that order; shape (K,), ascending."""
         count = offsets.shape[0]
-        kept = self.rows.index_select(-2, offsets + self.length)
-        self.rows[..., self.length : self.length + count, :] = kept
+        for rows in self.blocks:
+            kept = rows.index_select(-2, offsets.to(rows.device) + self.length)
+            rows[..., self.length : self.length + count, :] = kept
         self.commit(count)
 
     def clear(self) -> None:

@@ -11,13 +11,14 @@ import torch
 import transformers
 
 from dyna_eval import __version__
-from dyna_eval.jobs import Environment, Scalar, digest
+from dyna_eval.jobs import GPU_SHARE, Environment, Scalar, digest
 
 
-def capture_environment(device: torch.device, backend: str) -> Environment:
+def capture_environment(device: torch.device, backend: str, *, gpus: float = 1) -> Environment:
     """Return the facts that make two actors comparable; nothing that changes from run to run.
 
-    `backend` is what runs the forward passes of the loaded pair.
+    `backend` is what runs the forward passes of the loaded pair, `gpus` how many GPUs the actor was given, or
+    which share of one. Nothing is said of a single GPU that it has for itself.
     """
     facts: dict[str, Scalar] = {
         "processor": _processor(),
@@ -39,22 +40,27 @@ def capture_environment(device: torch.device, backend: str) -> Environment:
             "gpu_memory_bytes": properties.total_memory,
             "cuda": torch.version.cuda,
         }
+    if gpus > 1:
+        facts["gpus"] = int(gpus)
+    elif 0 < gpus < 1:
+        facts[GPU_SHARE] = gpus
     return Environment(digest=digest(facts), facts=facts)
 
 
 def reset_peak_memory(device: torch.device) -> None:
     """Let the next `peak_memory_bytes` count from now on."""
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+        for gpu in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(gpu)
         return
     with contextlib.suppress(OSError):  # not every system has it; the peak is then that of the process
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """Return the device's peak allocation, or this process's peak resident size on a CPU."""
+    """Return the peak allocation summed over our GPUs, or this process's peak resident size on a CPU."""
     if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
+        return sum(int(torch.cuda.max_memory_allocated(gpu)) for gpu in range(torch.cuda.device_count()))
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

@@ -27,6 +27,7 @@ from dyna_eval_workers.memory import ran_out
 from dyna_eval_workers.native import NoKernelsError
 from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.native.weights import UnsupportedModelError
+from dyna_eval_workers.placement import check_spread, is_spread, spreading
 from dyna_eval_workers.runner import Runner, TorchRunner, position_limit
 
 DEMO = "demo"
@@ -50,6 +51,7 @@ class LoadedPair:
     decoder: Decoder
     tokenizer: Any
     positions: int | None
+    gpus: int = 1
 
     @property
     def backend(self) -> str:
@@ -60,7 +62,9 @@ class LoadedPair:
     def peer_models(self, configuration: Configuration) -> tuple[Any, Any | None]:
         """Load the transformers models that a peer needs, beside our own copy of the weights."""
         spec, device = self.pair.spec, self.decoder.target.device
-        target = _load_model(spec.target, _Role.TARGET, spec.target_revision, self.pair.dtype, device)
+        target = _load_model(
+            spec.target, _Role.TARGET, spec.target_revision, self.pair.dtype, device, gpus=self.gpus
+        )
         if spec.draft is None or configuration.method is not Method.HF_ASSISTED:
             return target, None
         return target, _load_model(spec.draft, _Role.DRAFT, spec.draft_revision, self.pair.dtype, device)
@@ -106,16 +110,17 @@ def inspect_pair(spec: PairSpec, *, device: str, backend: Backend = Backend.AUTO
     return InspectedPair(pair=pair, tokenizer=target.tokenizer, positions=min(limits, default=None))
 
 
-def load_pair(pair: Pair, device: torch.device) -> LoadedPair:
+def load_pair(pair: Pair, device: torch.device, *, gpus: int = 1) -> LoadedPair:
     """Load both models onto the device and let them pass the tree self-test.
 
-    Raises PairError with the reason where that fails.
+    With several GPUs the target is spread over them, and the draft is on the first one. Raises PairError with
+    the reason where that fails.
     """
     spec = pair.spec
     _check_unchanged(spec.target, _Role.TARGET, pair.target_digest)
     if spec.draft is not None:
         _check_unchanged(spec.draft, _Role.DRAFT, pair.draft_digest)
-    target = _load_runner(spec.target, _Role.TARGET, spec.target_revision, pair, device)
+    target = _load_runner(spec.target, _Role.TARGET, spec.target_revision, pair, device, gpus=gpus)
     draft = None
     if spec.draft is not None:
         draft = _load_runner(spec.draft, _Role.DRAFT, spec.draft_revision, pair, device)
@@ -131,7 +136,9 @@ def load_pair(pair: Pair, device: torch.device) -> LoadedPair:
         )
     decoder = Decoder(target, draft, vocabulary=len(tokenizer), end_of_text=tokenizer.eos_token_id)
     limits = [runner.positions for runner in (target, draft) if runner is not None and runner.positions]
-    return LoadedPair(pair=pair, decoder=decoder, tokenizer=tokenizer, positions=min(limits, default=None))
+    return LoadedPair(
+        pair=pair, decoder=decoder, tokenizer=tokenizer, positions=min(limits, default=None), gpus=gpus
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,16 +264,21 @@ def _resolve_dtype(dtype: str, config: Any, device: str) -> str:
     return stored
 
 
-def _load_runner(model: str, role: _Role, revision: str | None, pair: Pair, device: torch.device) -> Runner:
+def _load_runner(
+    model: str, role: _Role, revision: str | None, pair: Pair, device: torch.device, *, gpus: int = 1
+) -> Runner:
     """Load a model and let its runner pass the tree self-test.
 
     Where our kernels cannot run a model, or do not compute what transformers computes, transformers runs it.
     """
-    loaded = _load_model(model, role, revision, pair.dtype, device)
+    loaded = _load_model(model, role, revision, pair.dtype, device, gpus=gpus)
     with _loading(model, failure="cannot run a tree"):
         plain = TorchRunner(loaded)
         self_test(plain, loaded, model)
         faster = _faster_runner(pair.backend, device)
+        if faster is not None and is_spread(loaded):
+            plain.backend = f"eager (it is spread over {gpus} GPUs)"
+            return plain
         if faster is None:
             return plain
         try:
@@ -292,9 +304,13 @@ def _faster_runner(backend: Backend, device: torch.device) -> type[NativeRunner 
     return NativeRunner if device.type == "cpu" and backend is not Backend.EAGER else None
 
 
-def _load_model(model: str, role: _Role, revision: str | None, dtype: str, device: torch.device) -> Any:
-    """Load a transformers model, whole and finite, onto the device."""
+def _load_model(
+    model: str, role: _Role, revision: str | None, dtype: str, device: torch.device, *, gpus: int = 1
+) -> Any:
+    """Load a transformers model, whole and finite, onto the device, or spread over several GPUs."""
+    spread = gpus > 1 and device.type == "cuda" and model != DEMO_LARGE  # which fits any GPU
     with _loading(model):
+        placed = spreading(model) if spread else {}
         loaded, report = AutoModelForCausalLM.from_pretrained(
             _location(model, role),
             revision=revision,
@@ -303,11 +319,16 @@ def _load_model(model: str, role: _Role, revision: str | None, dtype: str, devic
             trust_remote_code=False,
             attn_implementation="sdpa",
             output_loading_info=True,
+            **placed,
         )
     if model == DEMO_LARGE:
         width, layers = _ENLARGED[role]
         loaded = enlarge(loaded, width=width, layers=layers)
-    loaded.eval().to(device)
+    loaded.eval()
+    if spread:
+        check_spread(loaded, model, gpus=gpus)
+    else:
+        loaded.to(device)
     _check_weights(model, loaded, missing=sorted(report["missing_keys"]))
     return loaded
 

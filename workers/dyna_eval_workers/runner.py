@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dyna_eval_workers.cache import PreallocatedCache
+from dyna_eval_workers.placement import layer_devices
 from dyna_eval_workers.sampling import Chooser
 
 COMMITTED = -1
@@ -238,10 +239,9 @@ class TorchRunner:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return PreallocatedCache(
-            layers=config.num_hidden_layers,
             heads=heads,
             head_size=head_size,
             capacity=capacity,
             dtype=self.dtype,
-            device=self.device,
+            devices=layer_devices(self.model, config.num_hidden_layers),
         )

@@ -59,10 +59,14 @@ class Loop(Protocol):
 
 
 class DecodingSession:
-    """Runs jobs one after another on one device, with one pair loaded at a time."""
+    """Runs jobs one after another on one device, with one pair loaded at a time.
 
-    def __init__(self, *, actor: str, node: str, device: torch.device) -> None:
-        self.actor, self.node, self.device = actor, node, device
+    `gpus` is how many GPUs the session was given, or which share of one. Over several the target is spread;
+    `device` is then the first of them, where the draft is.
+    """
+
+    def __init__(self, *, actor: str, node: str, device: torch.device, gpus: float = 0) -> None:
+        self.actor, self.node, self.device, self.gpus = actor, node, device, gpus
         self._work: _PairAtWork | None = None
         self._references: dict[tuple[str, GenerationSpec], _Reference] = {}
         self._sentinels = 0
@@ -117,7 +121,7 @@ class DecodingSession:
         if self._work is None or not self._work.pair.pair.same_models(pair):
             self._work = None  # frees the memory before the next pair needs it
             self._references.clear()
-            self._work = _PairAtWork.load(pair, self.device)
+            self._work = _PairAtWork.load(pair, self.device, self.gpus)
         return self._work
 
     def _measure_sentinel(
@@ -148,13 +152,13 @@ class _PairAtWork:
     load_seconds: float
 
     @classmethod
-    def load(cls, pair: Pair, device: torch.device) -> _PairAtWork:
+    def load(cls, pair: Pair, device: torch.device, gpus: float) -> _PairAtWork:
         started = time.perf_counter()
-        loaded = load_pair(pair, device)
+        loaded = load_pair(pair, device, gpus=max(1, int(gpus)))
         return cls(
             pair=loaded,
             calibration=calibrate(loaded.decoder, positions=loaded.positions),
-            environment=capture_environment(device, loaded.backend),
+            environment=capture_environment(device, loaded.backend, gpus=gpus),
             load_seconds=time.perf_counter() - started,
         )
 

@@ -1,0 +1,136 @@
+"""Nodes of a real cluster that die, stop or join while a sweep runs."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from dyna_eval_db.store import Store
+from workplace import Workplace, wait_until
+
+from dyna_eval.errors import DatabaseError, UnknownSweepError
+from dyna_eval.jobs import JobState
+from tests.clusters import Cluster, raylet_of, running_cluster
+from tests.models import save_model, tiny_gpt_neox
+
+SWEEP = """\
+name: nodes
+pair: {{name: tiny, target: ./target, draft: ./draft}}
+prompts: {{dataset: json, data_files: prompts.jsonl}}
+generation: {{max_new_tokens: 64}}
+measure: {{repeats: {repeats}}}
+engine: {{backend: eager, dtype: float32}}  # slow enough to be caught at work
+configs:
+  - {{label: Baseline, method: ar}}
+  - {{label: Draft, method: linear, k: 2}}
+"""
+
+
+@pytest.fixture
+def cluster(workplace: Workplace) -> Iterator[Cluster]:
+    with running_cluster(workplace.environment()) as cluster:
+        yield cluster
+
+
+def prepare(workplace: Workplace, *, jobs: int) -> None:
+    save_model(tiny_gpt_neox(seed=1), workplace.folder / "target")
+    save_model(tiny_gpt_neox(seed=2, hidden=16, layers=1), workplace.folder / "draft")
+    workplace.write("prompts.jsonl", '{"text": "Once upon"}\n{"text": "a time"}\n')
+    workplace.write("sweep.yaml", SWEEP.format(repeats=jobs // 2))
+
+
+def actors_at_work(workplace: Workplace) -> dict[int, str]:
+    """Return the actors of the jobs in flight, by job."""
+    with contextlib.suppress(DatabaseError, UnknownSweepError), workplace.store() as store:
+        running = [job.id for job in store.record(1).jobs if job.state is JobState.RUNNING]
+        return {job: str(store.attempts(job)[-1].actor) for job in running}
+    return {}
+
+
+def nodes_at_work(workplace: Workplace) -> set[str]:
+    return {actor.partition("-")[0] for actor in actors_at_work(workplace).values()}
+
+
+def done(workplace: Workplace) -> int:
+    with contextlib.suppress(DatabaseError, UnknownSweepError), workplace.store() as store:
+        return store.progress(1)[JobState.DONE]
+    return 0
+
+
+def check(store: Store, *, jobs: int) -> None:
+    """Assert that every job is done, none has cost a try, and the rows agree."""
+    assert store.audit() == []
+    assert store.progress(1)[JobState.DONE] == jobs
+    assert {job.tries for job in store.record(1).jobs} == {0}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("how", "at_most_seconds"),
+    [
+        pytest.param(signal.SIGKILL, 30, id="killed"),
+        pytest.param(signal.SIGSTOP, 90, id="stopped", marks=pytest.mark.chaos),
+    ],
+)
+def test_the_job_of_a_lost_node_runs_elsewhere_and_costs_no_try(
+    workplace: Workplace,
+    cluster: Cluster,
+    how: signal.Signals,
+    at_most_seconds: float,
+    record: dict[str, object],
+) -> None:
+    """The whole node: its raylet, and the workers, which a raylet that dies takes with it."""
+    jobs = 24
+    prepare(workplace, jobs=jobs)
+    nodes = [cluster.add_node(), cluster.add_node()]
+    process = workplace.start("submit", "sweep.yaml", "--address", cluster.address, **cluster.variables)
+    wait_until(lambda: done(workplace) >= 4 and len(nodes_at_work(workplace)) == 2, process)
+    raylet = raylet_of(nodes[0])
+    assert raylet is not None
+    for one in [raylet, *raylet.children(recursive=True)] if how is signal.SIGSTOP else [raylet]:
+        one.send_signal(how)
+    lost = time.monotonic()
+
+    def put_back() -> bool:
+        with workplace.store() as store:
+            return any(event.kind == "put back" for event in store.events(1))
+
+    wait_until(put_back, process)
+    seconds = time.monotonic() - lost
+    _, stderr = process.communicate(timeout=400)
+    assert process.returncode == 0, stderr
+    assert "Traceback" not in stderr
+    with workplace.store() as store:
+        check(store, jobs=jobs)
+    assert seconds < at_most_seconds
+    record |= {"passed": True, "rescheduled_seconds": round(seconds, 1)}
+
+
+@pytest.mark.timeout(600)
+def test_a_sweep_waits_for_a_node_where_all_are_gone_and_uses_one_that_joins(
+    workplace: Workplace, cluster: Cluster
+) -> None:
+    jobs = 12
+    prepare(workplace, jobs=jobs)
+    only = cluster.add_node()
+    process = workplace.start("submit", "sweep.yaml", "--address", cluster.address, **cluster.variables)
+    wait_until(lambda: done(workplace) >= 2, process)
+    raylet = raylet_of(only)
+    assert raylet is not None
+    [before] = nodes_at_work(workplace) or {""}
+    raylet.kill()
+    time.sleep(20)
+    assert process.poll() is None
+    cluster.add_node()
+    _, stderr = process.communicate(timeout=400)
+    assert process.returncode == 0, stderr
+    assert "waiting for a node; the Ray cluster has neither a GPU nor a free core" in stderr
+    assert "a node is back" in stderr
+    with workplace.store() as store:
+        check(store, jobs=jobs)
+        last = store.record(1).jobs[-1]
+        used = {str(attempt.actor).partition("-")[0] for attempt in store.attempts(last.id)}
+    assert before not in used

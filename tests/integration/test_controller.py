@@ -1,0 +1,192 @@
+"""The controller on a real Ray with two logical GPUs: places, and answers that come late."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from dyna_eval_db.store import Store
+from dyna_eval_workers.resolution import resolve_sweep
+
+from dyna_eval import supervision
+from dyna_eval.cells import Notes
+from dyna_eval.cluster import find_slots
+from dyna_eval.config import load_sweep
+from dyna_eval.controller import Controller
+from dyna_eval.errors import NoPlaceError
+from dyna_eval.jobs import Happening, JobState, Notice, Standstill
+from dyna_eval.latex.table import to_latex
+from dyna_eval.lease import leased
+from dyna_eval.report import build_report
+from tests.models import save_model, tiny_gpt_neox
+
+SWEEP = """\
+name: places
+pair: {{name: tiny, target: {folder}/target, draft: {folder}/draft}}
+prompts: {{dataset: json, data_files: {folder}/prompts.jsonl}}
+generation: {{max_new_tokens: 48}}
+measure: {{repeats: {repeats}}}
+engine: {{backend: eager, dtype: float32}}
+configs:
+  - {{label: Baseline, method: ar}}
+  - {{label: Draft, method: linear, k: 2}}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_gpus() -> Iterator[None]:
+    """A Ray of our own with two cores and two GPUs, which are logical."""
+    folder = tempfile.mkdtemp(prefix="de-", dir="/tmp")
+    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    ray.init(address="local", num_cpus=2, num_gpus=2, _temp_dir=folder, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(f"sqlite:///{tmp_path}/store.db", create=True) as store:
+        yield store
+
+
+def add_sweep(store: Store, folder: Path, *, repeats: int) -> int:
+    save_model(tiny_gpt_neox(seed=1), folder / "target")
+    save_model(tiny_gpt_neox(seed=2, hidden=16, layers=1), folder / "draft")
+    (folder / "prompts.jsonl").write_text('{"text": "Once upon"}\n{"text": "a time"}\n')
+    file = folder / "sweep.yaml"
+    file.write_text(SWEEP.format(folder=folder, repeats=repeats))
+    return store.add_sweep(resolve_sweep(load_sweep(file), device="cpu"))
+
+
+def run(
+    store: Store,
+    sweep_id: int,
+    watch: Callable[[Notice | Standstill], None] = lambda _: None,
+    gpus_per_pair: float | None = None,
+) -> None:
+    """Run a sweep to its end; all its jobs must be done, once."""
+    with leased(store, sweep_id) as holder:
+        controller = Controller(
+            store=store, sweep_id=sweep_id, holder=holder, watch=watch, gpus_per_pair=gpus_per_pair
+        )
+        counts = controller.run()
+    assert counts[JobState.DONE] == sum(counts.values())
+    assert store.audit() == []
+
+
+def worker_processes() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if process.name().startswith("ray::DecodingA"):
+                found.append(process)
+    return found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# ------------------------------------------------------------------------ places
+
+
+@pytest.mark.parametrize(
+    ("gpus_per_pair", "places", "cpus"), [(None, 2, 1), (1, 2, 1), (2, 1, 2), (0.5, 4, 0), (0.3, 6, 0)]
+)
+def test_an_actor_gets_whole_gpus_unless_a_share_is_asked_for(
+    gpus_per_pair: float | None, places: int, cpus: int
+) -> None:
+    slots = find_slots(None, gpus_per_pair)
+    assert [(slot.gpus, slot.cpus) for slot in slots] == [(gpus_per_pair or 1, cpus)] * places
+    assert find_slots(None, gpus_per_pair, keep=slots) == slots
+
+
+def test_more_gpus_than_any_node_has_are_refused() -> None:
+    with pytest.raises(NoPlaceError, match="no node of the Ray cluster has the 3 GPUs of a pair, the large"):
+        find_slots(None, 3)
+
+
+@pytest.mark.parametrize(("gpus_per_pair", "visible"), [(1, {"0", "1"}), (2, {"0,1"}), (0.5, {"0", "1"})])
+def test_ray_gives_an_actor_its_gpus(gpus_per_pair: float, visible: set[str]) -> None:
+    slots = find_slots(None, gpus_per_pair)[:2] if gpus_per_pair >= 1 else find_slots(None, gpus_per_pair)
+    try:
+        for slot in slots:
+            slot.start()
+        told = [
+            ray.get(slot.actor.__ray_call__.remote(lambda _: os.environ["CUDA_VISIBLE_DEVICES"]))
+            for slot in slots
+        ]
+        assert set(told) == visible
+        assert len(told) == len(slots)
+    finally:
+        for slot in slots:
+            slot.stop()
+
+
+def test_shares_of_a_gpu_are_marked_in_reports_and_under_tables(store: Store, tmp_path: Path) -> None:
+    sweep_id = add_sweep(store, tmp_path, repeats=1)
+    run(store, sweep_id, gpus_per_pair=0.5)
+    report = build_report(store.record(sweep_id))
+    mark = "measured on shares of a GPU (0.5 of one for each pair): timings are not comparable"
+    assert mark in report.warnings
+    assert mark in Notes.of(report, "tiny").general
+    assert "timings are not comparable" in to_latex(report)
+    facts = [environment["gpu_share"] for environment in store.record(sweep_id).environments.values()]
+    assert facts == [0.5]
+
+
+# ------------------------------------------------------------------- late answers
+
+
+def test_the_late_answer_of_a_worker_that_was_given_up_is_discarded_and_logged(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "SILENT_SECONDS", 6.0)
+    monkeypatch.setattr(supervision, "HEARTBEAT_SECONDS", 1.0)
+    sweep_id = add_sweep(store, tmp_path, repeats=30)
+    notices: list[Notice] = []
+
+    def watch(notice: Notice | Standstill) -> None:
+        if isinstance(notice, Notice):
+            notices.append(notice)
+
+    def happened(happening: Happening) -> list[Notice]:
+        return [notice for notice in notices if notice.happening is happening]
+
+    def stop_one_worker() -> None:
+        wait_until(lambda: len({notice.actor for notice in happened(Happening.LANDED)}) == 2)
+        time.sleep(2)  # both have answered a heartbeat
+        stopped = worker_processes()[0]
+        stopped.suspend()
+        try:
+            wait_until(lambda: bool(happened(Happening.RETRIED)), 60)
+        finally:
+            stopped.resume()
+
+    stopping = threading.Thread(target=stop_one_worker)
+    stopping.start()
+    try:
+        run(store, sweep_id, watch)
+    finally:
+        stopping.join()
+    [retried] = happened(Happening.RETRIED)
+    assert "has not answered" in retried.detail
+    [discarded] = happened(Happening.DISCARDED)
+    assert (discarded.job_id, discarded.actor) == (retried.job_id, retried.actor)
+    assert [event.kind for event in store.events(sweep_id)].count("fenced") == 1
+    wait_until(lambda: worker_processes() == [])  # idle actors have ended

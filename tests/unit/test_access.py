@@ -1,0 +1,72 @@
+"""Ray's token stays between its owner and the cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dyna_eval.access import keep_token_private
+from dyna_eval.commands.options import Execution
+from dyna_eval.errors import InputError
+
+
+@pytest.fixture
+def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the token of a user without any settings lies."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path / ".ray/auth_token"
+
+
+def test_a_token_that_is_made_is_for_its_owner_alone(token: Path) -> None:
+    before = os.umask(0)
+    try:
+        keep_token_private(create=True)
+    finally:
+        os.umask(before)
+    assert token.stat().st_mode & 0o777 == 0o600
+    made = token.read_text()
+    assert len(made) == 64
+    keep_token_private(create=True)
+    assert token.read_text() == made
+
+
+def test_a_token_that_others_could_read_is_closed_to_them(token: Path) -> None:
+    token.parent.mkdir()
+    token.write_text("0" * 64)
+    token.chmod(0o644)
+    keep_token_private(create=False)
+    assert token.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_token_that_cannot_be_closed_to_others_is_refused(
+    token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of /proc, whose mode nobody can change."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/proc/self/status")
+    with pytest.raises(InputError, match=r"^/proc/self/status: .*let its owner set mode 0600"):
+        keep_token_private(create=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # the file is then not used
+    keep_token_private(create=False)
+    assert not token.exists()
+
+
+def test_no_token_is_made_where_none_is_wanted(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_token_private(create=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    keep_token_private(create=True)
+    assert not token.exists()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "options"),
+    [(None, []), (2, ["--gpus-per-pair", "2"]), (0.5, ["--gpu-fraction", "0.5"])],
+)
+def test_a_detached_run_is_told_how_to_run(gpus: float | None, options: list[str]) -> None:
+    execution = Execution(
+        address="auto", cpus_per_pair=3, gpus_per_pair=gpus, insecure=True, fail_fast=True, detach=True
+    )
+    assert execution.as_options() == ["--cpus-per-pair", "3", *options, "--insecure", "--fail-fast"]
