@@ -133,11 +133,11 @@ def _join(address: str, options: dict[str, Any]) -> str:
         return str(ray.init(address=address, **options).dashboard_url or "")
     except SystemExit:  # Ray's answer to SIGTERM while it starts
         raise KeyboardInterrupt from None
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"cannot connect to Ray at {address!r}: {first_line(error)}; "
-            "start a cluster there, or leave out --address"
-        ) from error
+    except Exception as error:  # of a bare kind where a node is slow to start
+        advice = "start a cluster there, or leave out --address"
+        if address == "local":
+            advice = "try again when this machine is less busy"
+        raise InputError(f"cannot connect to Ray at {address!r}: {first_line(error)}; {advice}") from error
 
 
 def _check_reachable(address: str) -> None:
