@@ -137,7 +137,9 @@ def _join(address: str, options: dict[str, Any]) -> str:
         advice = "start a cluster there, or leave out --address"
         if address == "local":
             advice = "try again when this machine is less busy"
-        raise InputError(f"cannot connect to Ray at {address!r}: {first_line(error)}; {advice}") from error
+        raise InputError(
+            f"cannot connect to Ray at {address!r}: {first_line(error).rstrip('.')}; {advice}"
+        ) from error
 
 
 def _check_reachable(address: str) -> None:
