@@ -1,11 +1,8 @@
-"""Rows of any origin in one table: named apart, or refused."""
+"""Rows of any origin in one table, named apart."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from dyna_eval.errors import MixedRowsError
-from dyna_eval.report import Row
 
 
 def distinct_labels(labels: Sequence[tuple[str, str]]) -> list[str]:
@@ -22,13 +19,3 @@ def distinct_labels(labels: Sequence[tuple[str, str]]) -> list[str]:
         seen.add(own)
         result.append(own)
     return result
-
-
-def refuse_mixed(rows: Sequence[Row]) -> None:
-    for row in rows:
-        if row.mixed:
-            where = f" of {row.source.file}" if row.source else ""
-            raise MixedRowsError(
-                f"row {row.label!r}{where} must not stand beside the others: it differs in"
-                f" {'; '.join(row.mixed)}; --allow-mixed prints it with a mark"
-            )

@@ -22,6 +22,7 @@ from dyna_eval.errors import DatabaseAwayError, DatabaseError, StuckWorkerError
 from dyna_eval.invariants import broken_invariants
 from dyna_eval.jobs import Happening, JobResult, JobState, Notice, PromptSet, Standstill
 from dyna_eval.lease import LEASE_SECONDS
+from dyna_eval.monitoring import SweepExport
 from dyna_eval.outbox import Outbox
 from dyna_eval.supervision import Call, limit_seconds
 from dyna_eval.verdicts import Verdict, judge_contradiction, judge_error, judge_loss
@@ -52,6 +53,10 @@ class Controller:
     _away: bool = False
     _renewed: float = float("-inf")
     _failed: bool = False
+    _export: SweepExport = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._export = SweepExport(sweep=str(self.sweep_id))
 
     def run(self) -> dict[JobState, int]:
         """Work until no job is queued or running, and return the counts by state.
@@ -65,7 +70,9 @@ class Controller:
             self._work()
         finally:
             self._put_back()
-        return self.store.progress(self.sweep_id)
+        counts = self.store.progress(self.sweep_id)
+        self._export.jobs(counts)
+        return counts
 
     def _work(self) -> None:
         while True:
@@ -77,6 +84,9 @@ class Controller:
                 return
             self._collect()
             self._supervise()
+            self._export.moment(
+                time.monotonic(), working=len(self._calls), places=len(self._slots), away=self._away
+            )
 
     def _write(self) -> None:
         """All that needs the database: land what waits, renew, and start jobs on free actors."""
@@ -128,6 +138,7 @@ class Controller:
             limit_seconds=limit_seconds(job, prompts=len(prompts.prompts), calibrations=calibrations),
         )
         self._calls[call.answer] = call
+        self._export.started(call.started)
         self._tell(Happening.STARTED, slot.actor_name, claim)
 
     def _claim(self, slot: Slot) -> Claim | None:
@@ -184,6 +195,7 @@ class Controller:
         if self.store.land(claim, result) is Landing.FENCED:
             self._tell(Happening.DISCARDED, actor, claim, detail="its job was cancelled or taken over")
         else:
+            self._export.landed(claim.job, result)
             self._tell(Happening.LANDED, actor, claim, seconds=result.wall_seconds)
 
     def _lost_worker(self, slot: Slot, claim: Claim, error: Exception) -> None:
@@ -234,6 +246,7 @@ class Controller:
             if not self.store.renew_claim(call.claim, LEASE_SECONDS):
                 self._abandon(call)
         self._slots = find_slots(self.cpus_per_pair, keep=self._slots)
+        self._export.jobs(self.store.progress(self.sweep_id))
         self._renewed = now
 
     def _abandon(self, call: Call) -> None:
@@ -265,6 +278,8 @@ class Controller:
         seconds: float | None = None,
     ) -> None:
         job = claim.job
+        if happening is not Happening.STARTED:
+            self._export.ended(job, happening)
         self.watch(
             Notice(
                 happening=happening,

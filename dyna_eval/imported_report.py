@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dyna_eval.comparisons import distinct_labels, refuse_mixed
+from dyna_eval.comparisons import distinct_labels
 from dyna_eval.counts import all_files, doubted_prompts, identical_rows
 from dyna_eval.imported import ImportedFile, ImportedRow, ImportedSweep, sample_figures, sample_rates
 from dyna_eval.integrity import mixed_caveats, row_caveats
 from dyna_eval.jobs import Method
-from dyna_eval.report import LeftOut, Report, Row, compare_rows, with_comparisons
+from dyna_eval.report import LeftOut, Report, Row, compare_rows, refuse_mixed, with_comparisons
 from dyna_eval.statistics import Bootstrap
 
 IMPORTED = "imported"

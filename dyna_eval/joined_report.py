@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dyna_eval.comparisons import distinct_labels, refuse_mixed
+from dyna_eval.comparisons import distinct_labels
 from dyna_eval.counts import all_files
 from dyna_eval.errors import InputError
 from dyna_eval.imported import ImportedFile, ImportedSweep
@@ -23,6 +23,7 @@ from dyna_eval.report import (
     Row,
     build_report,
     compare_rows,
+    refuse_mixed,
     with_comparisons,
 )
 from dyna_eval.selection import Candidate, select

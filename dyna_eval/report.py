@@ -218,7 +218,7 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Pres
     tables = [_PairTable.of(record, pair, bootstrap) for pair in record.pairs]
     rows = tuple(row for table in tables for row in table.rows())
     if not allow_mixed:
-        _refuse_mixed(rows)
+        refuse_mixed(rows)
     return Report(
         sweep_id=record.id,
         name=record.name,
@@ -396,12 +396,14 @@ class _PairTable:
         return tuple(texts)
 
 
-def _refuse_mixed(rows: Sequence[Row]) -> None:
+def refuse_mixed(rows: Sequence[Row]) -> None:
+    """Raise MixedRowsError for the first row that was not measured like the others of its table."""
     for row in rows:
         if row.mixed:
+            origin = row.source.file if row.source else f"pair {row.pair!r}"
             raise MixedRowsError(
-                f"row {row.label!r} of pair {row.pair!r} must not stand beside the others: it differs in"
-                f" {', '.join(row.mixed)}; run it again, or allow mixed rows to print it with a mark"
+                f"row {row.label!r} of {origin} must not stand beside the others: it differs in"
+                f" {'; '.join(row.mixed)}; --allow-mixed prints it with a mark"
             )
 
 

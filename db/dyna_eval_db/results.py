@@ -44,6 +44,7 @@ from dyna_eval_db.models import (
     SampleRow,
     SentinelRow,
 )
+from dyna_eval_db.values import error_text
 
 _TOTALS = [getattr(SampleRow, field.name) for field in fields(SampleTotals)]
 _ROUND = [getattr(RoundRow, field.name) for field in fields(Round)]
@@ -202,7 +203,7 @@ def _stored_job(
         repeat=row.repeat,
         state=JobState(row.state),
         tries=row.tries,
-        error=None if row.error is None else f"{row.error_class}: {row.error}",
+        error=error_text(row.error_class, row.error),
         prompt_set=row.prompt_set,
         generation_digest=row.generation_digest,
         environment=environment,

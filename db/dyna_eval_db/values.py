@@ -116,3 +116,8 @@ def sweep_state(jobs: Mapping[JobState, int], *, begun: bool, leased: bool) -> S
     if jobs[JobState.FAILED]:
         return SweepState.FAILED
     return SweepState.CANCELLED if jobs[JobState.CANCELLED] else SweepState.DONE
+
+
+def error_text(error_class: str | None, error: str | None) -> str | None:
+    """Return why a job failed as people read it: the kind of error and its message; None if it did not."""
+    return None if error is None else f"{error_class}: {error}"

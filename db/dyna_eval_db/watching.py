@@ -35,7 +35,7 @@ from dyna_eval_db.models import (
 )
 from dyna_eval_db.results import read_samples
 from dyna_eval_db.store import attempt_value
-from dyna_eval_db.values import Attempt, SweepState
+from dyna_eval_db.values import Attempt, SweepState, error_text
 
 _Item = TypeVar("_Item")
 _ACTORS_SHOWN = 200
@@ -434,7 +434,7 @@ def _job_line(row: Any) -> JobLine:
         repeat=row.repeat,
         state=JobState(row.state),
         tries=row.tries,
-        error=None if row.error is None else f"{row.error_class}: {row.error}",
+        error=error_text(row.error_class, row.error),
         actor=row.actor,
         wall_seconds=row.wall_seconds,
     )

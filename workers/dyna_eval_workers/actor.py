@@ -8,6 +8,7 @@ import ray
 import torch
 
 from dyna_eval.jobs import Job, JobResult, PromptSet
+from dyna_eval.monitoring import ActorExport
 from dyna_eval_workers.memory import memory_told
 from dyna_eval_workers.pairs import available_device
 from dyna_eval_workers.session import DecodingSession
@@ -22,10 +23,13 @@ class DecodingActor:
         torch.set_num_threads(threads)
         node = ray.get_runtime_context().get_node_id()
         self._session = DecodingSession(actor=name, node=node, device=torch.device(available_device()))
+        self._export = ActorExport()
 
     def run(self, job: Job, prompts: PromptSet) -> JobResult:
         with memory_told():
-            return self._session.run(job, prompts)
+            result = self._session.run(job, prompts)
+        self._export.finished(job, result, load_seconds=self._session.load_seconds)
+        return result
 
     @ray.method(concurrency_group="heartbeat")  # type: ignore[untyped-decorator]
     def heartbeat(self) -> None:

@@ -11,9 +11,9 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, ClassVar, NamedTuple
 
 from dyna_eval.jobs import Calibration, Configuration, Method, Params
@@ -232,18 +232,21 @@ class Reliability:
 
     log_odds: float = 0.0
     precision: float = 1.0
+    factor: float = 1.0
+    """w, the exponential of `log_odds`."""
     _MOST: ClassVar[float] = 0.999
     """A draft that is wholly sure could never be proved wrong."""
 
     def chance(self, probability: float) -> float:
         probability = min(probability, self._MOST)
-        factor = math.exp(self.log_odds)
-        return factor * probability / (1.0 - probability + factor * probability)
+        odds = self.factor * probability
+        return odds / (1.0 - probability + odds)
 
     def learn(self, probability: float, *, accepted: bool) -> None:
         chance = self.chance(probability)
         self.precision += chance * (1.0 - chance)
         self.log_odds += (accepted - chance) / self.precision
+        self.factor = math.exp(self.log_odds)
 
 
 @dataclass(kw_only=True)
@@ -287,6 +290,8 @@ class CostAware(GrowthPolicy):
     """The chances of all proposals of one node, for each of the latest levels."""
     _grown: list[_Grown] = field(default_factory=list)
     """What is known of every node of the growing tree, the root included."""
+    _worthy: int = 0
+    """How many of them, besides the root, are worth verifying."""
     _verified: Sequence[int] = ()
 
     reranks: ClassVar[bool] = True
@@ -316,16 +321,19 @@ class CostAware(GrowthPolicy):
     def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
         self._drafting_seconds += self._draft[len(set(candidates.parent))]  # of the step that was just taken
         own = self._add(candidates, tree)
+        self._worthy = self._worth(node.chance for node in self._grown[1:])
         likeliest = sorted(range(len(own)), key=own.__getitem__, reverse=True)[: self.width]
-        node_cost = self._node_cost()
-        chances = sorted(chance for level in self._levels for chance in level)
-        sums = [0.0, *accumulate(chances)]
-        count, gain, grown, most = 0, 0.0, 0, 0.0
+        rate, node_cost = self._rate, self._node_cost()
+        chances = sorted(chain.from_iterable(self._levels))
+        sums = list(accumulate(chances, initial=0.0))
+        gain, grown, most = 0.0, 0, 0.0
         for count, index in enumerate(likeliest, start=1):
-            first = bisect_right(chances, node_cost / own[index]) if own[index] else len(chances)
+            if own[index] <= node_cost:
+                break  # no child of it can be worth its time, nor of those after it
+            first = bisect_right(chances, node_cost / own[index])
             worthy = own[index] * (sums[-1] - sums[first]) - node_cost * (len(chances) - first)
             gain += worthy / len(self._levels)
-            worth = gain - self._rate * self._draft[count]
+            worth = gain - rate * self._draft[count]
             if worth > most:
                 grown, most = count, worth
         chosen = set(likeliest[:grown])
@@ -334,7 +342,7 @@ class CostAware(GrowthPolicy):
 
     def finish(self, tree: Tree) -> Sequence[int]:
         chances = [node.chance for node in self._grown]
-        self._verified = [ROOT, *best(range(1, len(tree)), chances, self._worth(chances))]
+        self._verified = [ROOT, *best(range(1, len(tree)), chances, self._worthy)]
         return self._verified
 
     def learn(self, tree: Tree, path: Sequence[int]) -> None:
@@ -347,24 +355,25 @@ class CostAware(GrowthPolicy):
         self._plant()
 
     def _plant(self) -> None:
-        self._grown = [_Grown(1.0, 1.0, self._best)]
+        self._grown, self._worthy = [_Grown(1.0, 1.0, self._best)], 0
         self._drafting_seconds = 0.0
 
     def _add(self, candidates: Candidates, tree: Tree) -> list[float]:
         """Note what all candidates promise, and return their chances."""
-        grown = []
+        first, siblings = candidates.parent[0], []
+        own = []
         for parent, joint, rank in zip(
             candidates.parent, candidates.log_probability, candidates.rank, strict=True
         ):
             probability = math.exp(joint - tree.log_probability[parent])
             reliability = self._best if rank == 0 else self._others
-            chance = self._grown[parent].chance * reliability.chance(probability)
-            grown.append(_Grown(chance, probability, reliability))
-        first = candidates.parent[0]
-        siblings = candidates.parent.count(first)
-        self._levels.append([node.reliability.chance(node.probability) for node in grown[:siblings]])
-        self._grown += grown
-        return [node.chance for node in grown]
+            taken = reliability.chance(probability)
+            if parent == first:
+                siblings.append(taken)
+            own.append(self._grown[parent].chance * taken)
+            self._grown.append(_Grown(own[-1], probability, reliability))
+        self._levels.append(siblings)
+        return own
 
     @property
     def _rate(self) -> float:
@@ -372,14 +381,14 @@ class CostAware(GrowthPolicy):
 
     def _node_cost(self) -> float:
         """Return the tokens that one more node must emit on average to be worth its time."""
-        nodes = self._worth([node.chance for node in self._grown]) + 1
+        nodes = self._worthy + 1
         return self._rate * (self._verify[nodes + self._CHILDREN] - self._verify[nodes]) / self._CHILDREN
 
-    def _worth(self, chances: Sequence[float]) -> int:
-        """Return how many of the likeliest nodes, of which the first is the root, are worth verifying."""
+    def _worth(self, chances: Iterable[float]) -> int:
+        """Return how many of the likeliest nodes are worth verifying."""
         rate, verify = self._rate, self._verify
         tokens, nodes, most = 0.0, 0, -rate * verify[1]
-        for count, chance in enumerate(sorted(chances[1:], reverse=True)[: self.max_nodes], start=1):
+        for count, chance in enumerate(sorted(chances, reverse=True)[: self.max_nodes], start=1):
             tokens += chance
             worth = tokens - rate * verify[count + 1]
             if worth > most:

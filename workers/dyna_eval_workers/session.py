@@ -66,6 +66,11 @@ class DecodingSession:
         self._references: dict[tuple[str, GenerationSpec], _Reference] = {}
         self._sentinels = 0
 
+    @property
+    def load_seconds(self) -> float | None:
+        """How long the pair at work took to load and calibrate; None before the first job."""
+        return self._work.load_seconds if self._work else None
+
     def run(self, job: Job, prompts: PromptSet) -> JobResult:
         """Decode every prompt of the set with the job's configuration.
 
@@ -139,14 +144,17 @@ class _PairAtWork:
     pair: LoadedPair
     calibration: Calibration
     environment: Environment
+    load_seconds: float
 
     @classmethod
     def load(cls, pair: Pair, device: torch.device) -> _PairAtWork:
+        started = time.perf_counter()
         loaded = load_pair(pair, device)
         return cls(
             pair=loaded,
             calibration=calibrate(loaded.decoder, positions=loaded.positions),
             environment=capture_environment(device, loaded.backend),
+            load_seconds=time.perf_counter() - started,
         )
 
     def loop(self, configuration: Configuration, *, tokens: int, kept_traces: int = 0) -> Loop:
