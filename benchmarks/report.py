@@ -22,15 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dyna_eval_db.store import Store
+from made_up import TOKENS, made_up_result, made_up_samples
 
 from dyna_eval import __version__
 from dyna_eval.jobs import (
     Configuration,
-    Environment,
-    Exactness,
     GenerationSpec,
-    Job,
-    JobResult,
     MeasureSpec,
     Method,
     Pair,
@@ -39,18 +36,12 @@ from dyna_eval.jobs import (
     PromptSet,
     PromptSpec,
     ResolvedSweep,
-    Round,
-    Sample,
     Sentinel,
     SweepSpec,
     digest,
     prompt_digest,
 )
 from dyna_eval.sweep import jobs_for, sweep_digest
-
-ROUNDS = 2
-TOKENS = 6
-ENVIRONMENT = Environment(digest=digest("made up"), facts={"processor": "made up"})
 
 
 def made_up_sweep(configurations: int, repeats: int, prompts: int) -> ResolvedSweep:
@@ -87,54 +78,6 @@ def made_up_sweep(configurations: int, repeats: int, prompts: int) -> ResolvedSw
         pairs=(pair,),
         prompt_sets={pair.spec.name: prompt_set},
         jobs=jobs,
-    )
-
-
-def made_up_samples(prompts: PromptSet, speed: float, generator: random.Random) -> tuple[Sample, ...]:
-    round_ = Round(
-        drafted=4,
-        verified=4,
-        depth=4,
-        accepted=2,
-        emitted=3,
-        capped=False,
-        draft_steps=4,
-        draft_rows=4,
-        draft_seconds=0.001,
-        grow_seconds=0.0001,
-        verify_seconds=0.001,
-        walk_seconds=0.0001,
-    )
-    return tuple(
-        Sample(
-            prompt_index=prompt.index,
-            prompt_digest=prompt.digest,
-            prompt_tokens=1,
-            token_ids=tuple(range(TOKENS)),
-            text="some text of the length that a sample may have " * 4,
-            prefill_seconds=0.01,
-            decode_seconds=TOKENS / speed * generator.uniform(0.8, 1.2),
-            ttft_seconds=0.012,
-            exactness=Exactness.EXACT,
-            distinct_2=0.9,
-            rounds=(round_,) * ROUNDS,
-        )
-        for prompt in prompts.prompts
-    )
-
-
-def made_up_result(job: Job, prompts: PromptSet, generator: random.Random) -> JobResult:
-    k = job.configuration.params.get("k", 0)
-    return JobResult(
-        job_key=job.key,
-        repeat=job.repeat,
-        actor="actor",
-        node="node",
-        environment=ENVIRONMENT,
-        sentinels=(),
-        samples=made_up_samples(prompts, 100.0 + 2.0 * float(k or 0), generator),
-        wall_seconds=1.0,
-        peak_memory_bytes=None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from string import ascii_lowercase
@@ -165,6 +165,32 @@ def _left_out(report: Report, pair: str) -> list[str]:
 
 def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def span(counts: Sequence[int | None], noun: str) -> str:
+    """Return `3 repeats`, or `2 to 3 repeats` where counts differ; nothing where one is unknown."""
+    known = [number for number in counts if number is not None]
+    if len(known) < len(counts):
+        return ""
+    low, high = min(known), max(known)
+    return count(high, noun) if low == high else f"{low:,} to {high:,} {noun}s"
+
+
+def measured_text(rows: Sequence[Row]) -> str:
+    """Return over what the figures of a table are: `8 prompts, 3 repeats`; nothing where nothing is known."""
+    known = [row.figures for row in rows if row.figures]
+    if not known:
+        return ""
+    counts = (
+        span([figures.prompts for figures in known], "prompt"),
+        span([figures.repeats for figures in known], "repeat"),
+    )
+    return ", ".join(filter(None, counts))
+
+
+def table_title(pair: str, rows: Sequence[Row]) -> str:
+    """Return what stands over a pair's table: the pair, and over what its figures are."""
+    return ": ".join(filter(None, (f"pair {one_line(pair)}", measured_text(rows))))
 
 
 def throughput_cell(row: Row) -> str:

@@ -18,7 +18,6 @@ from typing import Any
 import ray
 from dyna_eval_db.store import Claim
 from dyna_eval_workers.actor import DecodingActor
-from dyna_eval_workers.resolution import resolve_sweep
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dyna_eval.errors import DynaEvalError, InputError, first_line
@@ -34,6 +33,7 @@ class Slot:
     place: int
     cpus: float
     gpus: int
+    actor_class: Any = DecodingActor
     actor: Any = None
     pair: str | None = None
     claim: Claim | None = None
@@ -54,7 +54,7 @@ class Slot:
         name = self.actor_name
         self.started += 1
         self.answered = False
-        self.actor = DecodingActor.options(  # type: ignore[attr-defined]  # ray adds it to the class
+        self.actor = self.actor_class.options(
             num_cpus=self.cpus,
             num_gpus=self.gpus,
             scheduling_strategy=NodeAffinitySchedulingStrategy(self.node_id, soft=False),
@@ -70,7 +70,9 @@ class Slot:
         return any(node["NodeID"] == self.node_id and node["Alive"] for node in ray.nodes())
 
 
-def find_slots(cpus_per_pair: int | None, *, keep: Sequence[Slot] = ()) -> list[Slot]:
+def find_slots(
+    cpus_per_pair: int | None, *, keep: Sequence[Slot] = (), actor_class: Any = DecodingActor
+) -> list[Slot]:
     """Return the cluster's slots: one per GPU, or on a cluster without any, one per node.
 
     Slots of `keep` are returned themselves while their node is alive or their actor has a job. Raises
@@ -90,7 +92,14 @@ def find_slots(cpus_per_pair: int | None, *, keep: Sequence[Slot] = ()) -> list[
             places = cpus // share if share else 0
         for place in range(places):
             name = f"{node_id[:8]}-{place}-{uuid.uuid4().hex[:6]}"
-            new = Slot(name=name, node_id=node_id, place=place, cpus=share, gpus=1 if with_gpus else 0)
+            new = Slot(
+                name=name,
+                node_id=node_id,
+                place=place,
+                cpus=share,
+                gpus=1 if with_gpus else 0,
+                actor_class=actor_class,
+            )
             slots.append(known.pop((node_id, place), new))
     slots += [slot for slot in known.values() if slot.claim is not None]
     if not slots:
@@ -158,10 +167,11 @@ def _check_reachable(address: str) -> None:
 
 def resolve_on_cluster(spec: SweepSpec) -> ResolvedSweep:
     """Inspect models and prompts on the connected cluster, where their files are."""
+
     has_gpu = ray.cluster_resources().get("GPU", 0) > 0
-    task = ray.remote(max_retries=0)(resolve_sweep)
+    task = ray.remote(max_retries=0)(_resolve)
     try:
-        resolved: ResolvedSweep = ray.get(task.remote(spec, device="cuda" if has_gpu else "cpu"))
+        resolved: ResolvedSweep = ray.get(task.remote(spec, "cuda" if has_gpu else "cpu"))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, DynaEvalError):
             raise error.cause from error
@@ -169,6 +179,12 @@ def resolve_on_cluster(spec: SweepSpec) -> ResolvedSweep:
     except ray.exceptions.RayError as error:
         raise DynaEvalError(f"the cluster cannot look at the models: {first_line(error)}") from error
     return resolved
+
+
+def _resolve(spec: SweepSpec, device: str) -> ResolvedSweep:
+    from dyna_eval_workers.resolution import resolve_sweep  # noqa: PLC0415 - torch stays out of controllers
+
+    return resolve_sweep(spec, device=device)
 
 
 def _temporary_folder() -> str:

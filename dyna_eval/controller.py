@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import ray
 from dyna_eval_db.store import Claim, Landing, Store
+from dyna_eval_workers.actor import DecodingActor
 
 from dyna_eval.cluster import Slot, find_slots
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, StuckWorkerError
 from dyna_eval.invariants import broken_invariants
-from dyna_eval.jobs import Happening, JobResult, JobState, Notice, PromptSet, Standstill
+from dyna_eval.jobs import Calibration, Happening, JobResult, JobState, Notice, Pair, PromptSet, Standstill
 from dyna_eval.lease import LEASE_SECONDS
 from dyna_eval.monitoring import SweepExport
 from dyna_eval.outbox import Outbox
@@ -46,8 +47,11 @@ class Controller:
     fail_fast: bool = False
     refill: Callable[[], int] | None = None
     """Asked for more jobs once all are done; returns how many it added to the store."""
+    actor_class: Any = DecodingActor
+    """What runs jobs: a Ray actor class of the same methods, such as one that only takes time."""
     _slots: list[Slot] = field(default_factory=list)
     _prompts: dict[str, tuple[Any, PromptSet]] = field(default_factory=dict)
+    _calibrations: dict[str, list[Calibration]] = field(default_factory=dict)
     _calls: dict[Any, Call] = field(default_factory=dict)
     _outbox: Outbox = field(default_factory=Outbox)
     _away: bool = False
@@ -96,8 +100,9 @@ class Controller:
         self._renew()
         if self.fail_fast and self._failed:
             return
+        busy = {call.slot.name for call in self._calls.values()}
         for slot in self._slots:
-            if not any(call.slot is slot for call in self._calls.values()):
+            if slot.name not in busy:
                 self._start_next(slot)
 
     # ---------------------------------------------------------- a database that is away
@@ -127,7 +132,7 @@ class Controller:
             return
         slot.claim, job = claim, claim.job
         reference, prompts = self._prompt_set(job.prompt_set)
-        calibrations = list(self.store.calibrations(job.pair).values())
+        calibrations = self._calibrations_of(job.pair)
         slot.start()
         slot.pair = job.pair.spec.name
         call = Call(
@@ -142,10 +147,7 @@ class Controller:
         self._tell(Happening.STARTED, slot.actor_name, claim)
 
     def _claim(self, slot: Slot) -> Claim | None:
-        pairs = self.store.queued_pairs(self.sweep_id)
-        if slot.pair in pairs:
-            pairs = [slot.pair, *(pair for pair in pairs if pair != slot.pair)]
-        for pair in pairs:
+        for pair in self._pairs_for(slot):
             claim = self.store.claim(
                 self.sweep_id,
                 pair=pair,
@@ -157,6 +159,19 @@ class Controller:
                 return claim
         return None
 
+    def _pairs_for(self, slot: Slot) -> Iterator[str]:
+        """Yield the pair that a slot's actor holds, and only where it has no job left, those that have."""
+        if slot.pair is not None:
+            yield slot.pair
+        yield from (pair for pair in self.store.queued_pairs(self.sweep_id) if pair != slot.pair)
+
+    def _calibrations_of(self, pair: Pair) -> list[Calibration]:
+        """Return what a pair's passes cost; read again once a result has brought a new calibration."""
+        name = pair.spec.name
+        if name not in self._calibrations:
+            self._calibrations[name] = list(self.store.calibrations(pair).values())
+        return self._calibrations[name]
+
     def _prompt_set(self, digest: str) -> tuple[Any, PromptSet]:
         """Return a reference to the prompts, each set put into Ray once, and the prompts."""
         if digest not in self._prompts:
@@ -167,7 +182,7 @@ class Controller:
     # ---------------------------------------------------------------- what comes back
 
     def _collect(self) -> None:
-        """Wait a little for answers, and take in those that are there."""
+        """Wait a little for answers, and take in one that is there: its actor gets its next job at once."""
         if not self._calls:
             time.sleep(POLL_SECONDS)
             return
@@ -192,6 +207,8 @@ class Controller:
                 self._outbox.put(partial(self._land, slot.actor_name, claim, result))
 
     def _land(self, actor: str, claim: Claim, result: JobResult) -> None:
+        if result.calibration is not None:
+            self._calibrations.clear()
         if self.store.land(claim, result) is Landing.FENCED:
             self._tell(Happening.DISCARDED, actor, claim, detail="its job was cancelled or taken over")
         else:
@@ -202,7 +219,7 @@ class Controller:
         node_lives = slot.node_is_alive()
         self._failed_by(slot, claim, judge_loss(error, tries=claim.tries, node_lives=node_lives))
         if not node_lives:
-            self._slots = find_slots(self.cpus_per_pair, keep=[s for s in self._slots if s is not slot])
+            self._find_slots(keep=[s for s in self._slots if s is not slot])
 
     def _failed_by(self, slot: Slot, claim: Claim, verdict: Verdict) -> None:
         actor = slot.actor_name
@@ -245,9 +262,12 @@ class Controller:
         for call in list(self._calls.values()):
             if not self.store.renew_claim(call.claim, LEASE_SECONDS):
                 self._abandon(call)
-        self._slots = find_slots(self.cpus_per_pair, keep=self._slots)
+        self._find_slots(keep=self._slots)
         self._export.jobs(self.store.progress(self.sweep_id))
         self._renewed = now
+
+    def _find_slots(self, keep: Sequence[Slot]) -> None:
+        self._slots = find_slots(self.cpus_per_pair, keep=keep, actor_class=self.actor_class)
 
     def _abandon(self, call: Call) -> None:
         """Stop working on a job that was cancelled or taken over."""

@@ -151,10 +151,16 @@ class Report:
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:
-    """Return the row with the highest throughput among those whose output and circumstances are right.
+    """Return the row that is called the fastest; None while another one may still turn out to be.
 
-    None where an imported row, whose output nobody compared with the target's, is faster than all of them.
+    None is also where an imported row, whose output nobody compared with the target's, is faster.
     """
+    at_rest = all(row.source or row.state in (JobState.DONE, JobState.FAILED) for row in rows)
+    return _fastest(rows) if at_rest else None
+
+
+def _fastest(rows: Sequence[Row]) -> Row | None:
+    """Return the row with the highest throughput among those whose output and circumstances are right."""
     rates = [(row.figures.throughput.mean, row) for row in rows if row.figures and not row.mixed]
     fit = [(rate, row) for rate, row in rates if row.is_exact]
     rate, best = max(fit, key=lambda pair: pair[0], default=(0.0, None))
@@ -180,7 +186,7 @@ def with_comparisons(rows: Sequence[Row], bootstrap: Bootstrap) -> list[Row]:
             )
         )
         previous = row if row.figures is not None else previous
-        fastest = best_row([fastest, row] if fastest else [row])
+        fastest = _fastest([fastest, row] if fastest else [row])
     return compared
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -24,12 +25,13 @@ _GENERATION, _MEASURE, _PROMPTS = GenerationSpec(), MeasureSpec(), PromptSpec(da
 _ENGINE = EngineSpec()
 _BIDIRECTIONAL = "\u202a-\u202e\u2066-\u2069"  # would let a label show as another one
 _NOT_IN_A_LINE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff{_BIDIRECTIONAL}]")
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and signs without ink
 
 
 def _one_line(text: str) -> str:
     if _NOT_IN_A_LINE.search(text):
         raise ValueError("should be one line without control characters")
-    if not any(character.isprintable() and not character.isspace() for character in text):
+    if not any(unicodedata.category(one)[0] in "LNPS" and one not in _BLANK for one in text):
         raise ValueError("should have a character that can be seen")
     return text
 

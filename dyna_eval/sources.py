@@ -17,7 +17,16 @@ DEMO = "demo"
 
 _MAX_PAIRS = 100
 _FILE_BUILDERS = ("csv", "json", "parquet", "text")
-_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
+_BUILDERS = {
+    "csv": "csv",
+    "json": "json",
+    "jsonl": "json",
+    "ndjson": "json",
+    "parquet": "parquet",
+    "txt": "text",
+}
+"""What reads a file, by its ending."""
+HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
 
 
 def read_pairs(value: object, folder: Path, mistakes: Mistakes) -> dict[Location, PairSpec]:
@@ -94,7 +103,7 @@ def _located(text: str, folder: Path, location: Location, mistakes: Mistakes) ->
         return str(path)
     if text.startswith((".", "/", "~")) or text.count("/") > 1:
         mistakes.add(location, f"there is no folder {shown(text)}; relative ones start at the sweep file's")
-    elif not _HUB_ID.fullmatch(text):
+    elif not HUB_ID.fullmatch(text):
         mistakes.add(location, f"{shown(text)} is neither a folder nor a hub id such as org/name")
     return text
 
@@ -140,10 +149,20 @@ def _prompt_set(section: PromptsSection, folder: Path, location: Location, mista
         if not data_files:
             what = f"data set {dataset!r} is read from files; name them with 'data_files'"
             mistakes.add((*location, "dataset"), what)
+    elif builder := _builder_of(dataset, folder):
+        what = f"{shown(dataset)} is no data set; write 'dataset: {builder}', and the file in 'data_files'"
+        mistakes.add((*location, "dataset"), what)
     else:
         dataset = _located(dataset, folder, (*location, "dataset"), mistakes)
     found = {"dataset": dataset, "data_files": tuple(data_files), "split": section.split or split}
     return PromptSpec(**section.model_dump(exclude={"label"}) | found)
+
+
+def _builder_of(dataset: str, folder: Path) -> str | None:
+    """Return what reads a file that stands where a data set should, or a kind of files that is so written."""
+    path = _beside(dataset, folder)
+    is_file = path is not None and path.is_file()
+    return _BUILDERS.get(Path(dataset).suffix[1:].lower() if is_file else dataset)
 
 
 def with_prompts(pairs: Iterable[PairSpec], prompt_sets: Mapping[str, PromptSpec]) -> tuple[PairSpec, ...]:

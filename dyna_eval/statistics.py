@@ -399,7 +399,7 @@ def acceptance(method: Method, samples: Sequence[SampleTotals]) -> Acceptance:
         node_cap_bound_rate=None if method.is_peer else table.total("capped_rounds") / rounds,
         marginal_rates=tuple(count / rounds for count in reached),
         conditional_rates=tuple(
-            count / before for count, before in zip(reached, [rounds, *reached], strict=False) if before
+            count / before for count, before in zip(reached, [rounds, *reached], strict=False)
         ),
     )
 

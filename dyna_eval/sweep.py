@@ -19,6 +19,7 @@ from dyna_eval.jobs import (
     MeasureSpec,
     MergedConfiguration,
     Pair,
+    PromptSet,
     ResolvedSweep,
     SweepSpec,
     canonical_json,
@@ -133,7 +134,7 @@ def jobs_for(spec: SweepSpec, pairs: Sequence[Pair], prompt_sets: Mapping[str, s
     is a block of all configurations in random order, so that a machine's drift hits all of them alike. The
     order depends on the sweep's seed and the repeat alone.
 
-    Raises PairError where two pairs hold the same models: their jobs could not be told apart.
+    Raises PairError where two pairs are the same models and prompts: their jobs could not be told apart.
     """
     jobs: list[Job] = []
     owners: dict[str, str] = {}
@@ -142,11 +143,12 @@ def jobs_for(spec: SweepSpec, pairs: Sequence[Pair], prompt_sets: Mapping[str, s
         for key in keys.values():
             if owners.setdefault(key, pair.spec.name) != pair.spec.name:
                 raise PairError(
-                    f"pairs {owners[key]!r} and {pair.spec.name!r} are the same models; leave one of them out"
+                    f"pairs {owners[key]!r} and {pair.spec.name!r} are the same models and prompts;"
+                    " leave one of them out"
                 )
         for repeat in range(spec.measure.repeats):
-            jobs += block_of_jobs(
-                spec, pair, prompt_sets[pair.spec.name], repeat=repeat, first_position=len(jobs)
+            jobs += _block_of_jobs(
+                spec, pair, prompt_sets[pair.spec.name], keys, repeat=repeat, first_position=len(jobs)
             )
     return tuple(jobs)
 
@@ -156,6 +158,18 @@ def block_of_jobs(
 ) -> list[Job]:
     """Return one repeat of all configurations on a pair, in the random order that the repeat has."""
     keys = _keys(spec, pair, prompt_set)
+    return _block_of_jobs(spec, pair, prompt_set, keys, repeat=repeat, first_position=first_position)
+
+
+def _block_of_jobs(
+    spec: SweepSpec,
+    pair: Pair,
+    prompt_set: str,
+    keys: Mapping[str, str],
+    *,
+    repeat: int,
+    first_position: int,
+) -> list[Job]:
     return [
         Job(
             key=keys[configuration.label],
@@ -169,6 +183,18 @@ def block_of_jobs(
         )
         for position, configuration in enumerate(_block(spec, repeat), start=first_position)
     ]
+
+
+def resolved(spec: SweepSpec, pairs: Sequence[Pair], prompt_sets: Mapping[str, PromptSet]) -> ResolvedSweep:
+    """Return a sweep with its jobs, over inspected pairs and their prompts by the name of the pair."""
+    jobs = jobs_for(spec, pairs, {name: prompts.digest for name, prompts in prompt_sets.items()})
+    return ResolvedSweep(
+        spec=spec,
+        digest=sweep_digest(spec, jobs),
+        pairs=tuple(pairs),
+        prompt_sets=prompt_sets,
+        jobs=jobs,
+    )
 
 
 def sweep_digest(spec: SweepSpec, jobs: Sequence[Job]) -> str:

@@ -26,6 +26,7 @@ from dyna_eval.cells import (
     speedup_cell,
     speedup_interval,
     sweep_numbers,
+    table_title,
     throughput_cell,
 )
 from dyna_eval.report import Report, Row, best_row
@@ -80,7 +81,7 @@ def print_table(report: Report, file: TextIO) -> None:
     console = terminal(file)
     console.print(Text(one_line(f"{report.name}: {sweep_numbers(report)}, {report.state}"), style="bold"))
     for pair in report.pairs:
-        console.print(Text(f"\npair {one_line(pair)}"))
+        console.print(Text(f"\n{table_title(pair, report.rows_of(pair))}"))
         _print_pair(report, pair, console)
 
 
@@ -137,7 +138,7 @@ def _markdown_table(report: Report, pair: str) -> str:
     lines = [
         f"<!-- {sweep_numbers(report)}, {report.state}, digest {report.digest}, jobs"
         f" {ranges(job for row in rows for job in row.job_ids)} -->",
-        f"**{escape_markdown(report.name)}**, pair {escape_markdown(pair)}",
+        f"**{escape_markdown(report.name)}**, {escape_markdown(table_title(pair, rows))}",
         "",
         f"| {' | '.join(headers)} |",
         "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",

@@ -68,10 +68,9 @@ class Document:
         Raises SweepFileError, naming the option, where the location leads through something else.
         """
         outside = {at: place for at, place in self.places.items() if at[: len(location)] != location}
-        return Document(
-            value=_assign(self.value, location, value, option),
-            places=outside | {location: Place(source=option)},
-        )
+        around = (location[:depth] for depth in range(1, len(location) + 1))
+        made = {at: Place(source=option) for at in around if at not in outside}
+        return Document(value=_assign(self.value, location, value, option), places=outside | made)
 
 
 def read_file(path: Path) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +15,26 @@ import pytest
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Iterator[dict[str, object]]:
-    """Figures of a test, added to the file that DYNA_EVAL_CHAOS_RECORD names once it has passed."""
+    """Figures of a test, kept in the file that DYNA_EVAL_CHAOS_RECORD names once it has passed."""
     figures: dict[str, object] = {}
     started = time.monotonic()
     yield figures
     file = os.environ.get("DYNA_EVAL_CHAOS_RECORD")
     if file and figures.pop("passed", False):
-        line = {"test": request.node.name, "seconds": round(time.monotonic() - started, 1)} | figures
-        with Path(file).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        seconds = round(time.monotonic() - started, 1)
+        keep(Path(file), request.node.name, {"seconds": seconds} | figures)
+
+
+def keep(file: Path, test: str, figures: dict[str, object]) -> None:
+    """Put a test's figures into the record, where those of an earlier run of it may stand.
+
+    Each test has its own date and machine, so that the record may grow in parts.
+    """
+    tests = json.loads(file.read_text(encoding="utf-8"))["tests"] if file.exists() else {}
+    machine = {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+    day = datetime.datetime.now(datetime.UTC).date().isoformat()
+    tests[test] = {"date": day, "machine": machine} | figures
+    text = json.dumps({"recorded": sorted(tests), "tests": tests}, indent=2)
+    new = file.with_suffix(".new")
+    new.write_text(text + "\n", encoding="utf-8")
+    new.replace(file)

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import tempfile
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -67,7 +68,9 @@ class Dashboard:
         known = self._rendered.get(address)
         if known is not None and known[0] == state:
             return known[1]
+        begun = time.thread_time()
         answer = self._sweep(sweep_id, request, built)
+        self.reports.page_made(sweep_id, time.thread_time() - begun)
         self._rendered[address] = (state, answer)
         while len(self._rendered) > _PAGES_KEPT:
             self._rendered.popitem(last=False)
@@ -117,17 +120,21 @@ class Dashboard:
         return _html("sample.html", job=job, detail=detail, view=views.sample_view(detail))
 
     def explore(self, request: Request) -> Response:
-        built = self._built(request)
-        names = exploring.swept(built.report)
+        """Make the page of figures; while the report is being built it says so, and looks again by itself."""
+        sweep_id = _number(request, "sweep")
+        outline = self.store.outline(sweep_id)
+        built = self.reports.latest(sweep_id, patience=_PATIENCE)
+        names = exploring.swept(built.report) if built else []
         choice = exploring.Choice.of(request.query_params, names)
         return _html(
             "explore.html",
-            outline=self.store.outline(built.report.sweep_id),
+            outline=outline,
+            built=built is not None,
             choice=choice,
             kinds=exploring.KINDS,
             metrics=[(name, title) for name, (title, _) in exploring.METRICS.items()],
             parameters=[(name, one_line(name)) for name in names],
-            figure=exploring.explore(built.report, built.peak_memory, choice),
+            figure=exploring.explore(built.report, built.peak_memory, choice) if built else None,
         )
 
     def tree(self, request: Request) -> Response:

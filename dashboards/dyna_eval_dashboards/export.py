@@ -17,3 +17,8 @@ def to_html(report: Report) -> str:
         figures={pair: figures_of(report, pair) for pair in report.pairs},
         standalone=True,
     )
+
+
+def is_page(content: bytes) -> bool:
+    """Whether a file's content is such a document, of any sweep."""
+    return content.startswith(b"<!doctype html>") and " · dyna-eval</title>".encode() in content[:2000]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
@@ -19,7 +20,9 @@ _PAUSE = 50.0
 """Times as long as a report took to build, no newer one is begun: that costs a run 2 % of a core at most.
 Once it has ended, the next report is its last and begun at once."""
 _BEAT = 1.0
-"""Seconds for which a pulse that was read serves all who watch."""
+"""Seconds for which a pulse that was read serves all who watch; longer where its page costs much, ..."""
+_SLOWEST_BEAT = 5.0
+"""... but no longer than this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +42,10 @@ class Reports:
     """Reports by sweep. Methods may be called from several threads."""
 
     store: WatchedStore
+    clock: Callable[[], float] = time.monotonic
     _built: OrderedDict[int, Built] = field(default_factory=OrderedDict)
     _pulses: dict[int, tuple[float, str]] = field(default_factory=dict)
+    _page_seconds: dict[int, float] = field(default_factory=dict)
     _coming: dict[int, Future[Built]] = field(default_factory=dict)
     _pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="report")
@@ -48,13 +53,22 @@ class Reports:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def pulse(self, sweep_id: int) -> str:
-        """Return a text that changes within a second after anything happened to a sweep."""
-        now = time.monotonic()
+        """Return a text that changes within some seconds after anything happened to a sweep.
+
+        Everyone who watches fetches the page anew when it changes, so it is held for as long as making the
+        page costs 2 % of a core at most.
+        """
+        now = self.clock()
         at, pulse = self._pulses.get(sweep_id, (float("-inf"), ""))
-        if now >= at + _BEAT:
+        beat = min(_SLOWEST_BEAT, max(_BEAT, _PAUSE * self._page_seconds.get(sweep_id, 0.0)))
+        if now >= at + beat:
             pulse = self.store.pulse(sweep_id)
             self._pulses[sweep_id] = (now, pulse)
         return pulse
+
+    def page_made(self, sweep_id: int, seconds: float) -> None:
+        """Note how long the processor took to make a sweep's page."""
+        self._page_seconds[sweep_id] = seconds
 
     def latest(self, sweep_id: int, *, patience: float) -> Built | None:
         """Return a sweep's report, waiting at most `patience` seconds for a newer one.
@@ -72,7 +86,7 @@ class Reports:
             coming = self._coming.get(sweep_id)
             if coming is None:
                 running = pulse.endswith(f"-{SweepState.RUNNING}")
-                if known and running and time.monotonic() < known.at + _PAUSE * known.seconds:
+                if known and running and self.clock() < known.at + _PAUSE * known.seconds:
                     return known
                 coming = self._coming[sweep_id] = self._pool.submit(self._build, sweep_id, pulse)
         if wait([coming], timeout=patience).done:
@@ -90,10 +104,10 @@ class Reports:
 
     def _build(self, sweep_id: int, pulse: str) -> Built:
         try:
-            begun = time.monotonic()
+            begun = self.clock()
             report = self._report(sweep_id)
             memory = self.store.peak_memory(sweep_id)
-            ended = time.monotonic()
+            ended = self.clock()
             built = Built(pulse=pulse, report=report, peak_memory=memory, at=ended, seconds=ended - begun)
             with self._lock:
                 self._built[sweep_id] = built

@@ -121,6 +121,8 @@ def _table(report: Report, place: int, wanted: Wanted, size: int) -> PairTable:
 
 
 def _matches(row: Row, search: str) -> bool:
+    if not search:
+        return True
     text = f"{row.label} {configuration_text(row.method, row.params)} {row.state}"
     return all(word in text.lower() for word in search.lower().split())
 

@@ -49,6 +49,9 @@ _SQLITE_AWAY = frozenset(
 _POSTGRES_PATIENCE = {"connect_timeout": "10", "tcp_user_timeout": "30000"}
 """Seconds to connect, and milliseconds that sent data may go unanswered, where the address names none."""
 
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+"""Made once: a sweep may bring hundreds of thousands of values."""
+
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -209,7 +212,7 @@ def _engine(address: URL, **options: Any) -> Engine:
         engine = create_engine(
             address,
             hide_parameters=True,  # they hold prompts and model text
-            json_serializer=functools.partial(json.dumps, allow_nan=False, separators=(",", ":")),
+            json_serializer=_ENCODER.encode,
             **options,
         )
     except ModuleNotFoundError as error:

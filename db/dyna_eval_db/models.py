@@ -51,7 +51,8 @@ class SweepRow(Base):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     name: Mapped[str] = mapped_column(index=True)
     digest: Mapped[str] = mapped_column(Digest, unique=True)
-    spec: Mapped[dict[str, Any]]
+    spec: Mapped[dict[str, Any]] = mapped_column(deferred=True)
+    """Read where it is asked for alone: it holds every configuration, and each claim looks at its sweep."""
     pairs: Mapped[list[Any]]
     prompt_sets: Mapped[dict[str, Any]]
     """Pair name to prompt-set digest."""

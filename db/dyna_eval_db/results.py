@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -47,6 +48,21 @@ from dyna_eval_db.models import (
 from dyna_eval_db.values import error_text
 
 _TOTALS = [getattr(SampleRow, field.name) for field in fields(SampleTotals)]
+_JOB = [
+    JobRow.id,
+    JobRow.key,
+    JobRow.pair,
+    JobRow.label,
+    JobRow.method,
+    JobRow.params,
+    JobRow.repeat,
+    JobRow.state,
+    JobRow.tries,
+    JobRow.error_class,
+    JobRow.error,
+    JobRow.prompt_set,
+    JobRow.generation_digest,
+]
 _ROUND = [getattr(RoundRow, field.name) for field in fields(Round)]
 
 
@@ -125,14 +141,14 @@ def _insert_samples(
             text=sample.text,
             divergence_index=sample.divergence_index,
             divergence_margin_ulp=sample.divergence_margin_ulp,
-            **asdict(sum_rounds(sample)),
+            **_values(sum_rounds(sample)),
         )
         for sample in samples
     ]
     session.add_all(rows)
     session.flush()
     rounds = [
-        {"sample_id": row.id, "number": number, **asdict(round_)}
+        {"sample_id": row.id, "number": number, **_values(round_)}
         for row, sample in zip(rows, samples, strict=True)
         for number, round_ in enumerate(sample.rounds)
     ]
@@ -144,6 +160,11 @@ def _insert_samples(
     ]
     if trees:
         session.execute(insert(DraftTreeRow), trees)
+
+
+def _values(flat: Round | SampleTotals) -> dict[str, Any]:
+    """Return the fields of a value that holds no others; `asdict`, which copies deeply, is much slower."""
+    return {field: getattr(flat, field) for field in flat.__slots__}
 
 
 def _tree_json(tree: DraftTree) -> dict[str, Any]:
@@ -160,17 +181,21 @@ def _tree(stored: Mapping[str, Any]) -> DraftTree:
 
 
 def read_jobs(session: Session, *conditions: Any, with_samples: bool) -> tuple[StoredJob, ...]:
-    """Read the jobs that meet some conditions, in the order in which they were to run."""
+    """Read the jobs that meet some conditions, in the order in which they were to run.
+
+    Of what a sweep may have a hundred thousand of, only what is used is read, and kept once.
+    """
     statement = (
-        select(JobRow, ResultRow.environment, ResultRow.actor, ResultRow.conditions)
+        select(*_JOB, ResultRow.environment, ResultRow.actor, ResultRow.conditions)
         .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
         .where(*conditions)
         .order_by(JobRow.position, JobRow.id)
     )
     samples = _samples_by_job(session, *conditions) if with_samples else {}
+    params: dict[str, Params] = {}
     return tuple(
-        _stored_job(row, environment, actor, conditions, samples.get(row.id, ()))
-        for row, environment, actor, conditions in session.execute(statement)
+        _stored_job(row, params.setdefault(row.key, row.params), samples.get(row.id, ()))
+        for row in session.execute(statement)
     )
 
 
@@ -186,29 +211,23 @@ def _samples_by_job(session: Session, *conditions: Any) -> dict[int, Sequence[Sa
     }
 
 
-def _stored_job(
-    row: JobRow,
-    environment: str | None,
-    actor: str | None,
-    conditions: Params | None,
-    samples: Sequence[SampleTotals],
-) -> StoredJob:
+def _stored_job(row: Any, params: Params, samples: Sequence[SampleTotals]) -> StoredJob:
     return StoredJob(
         id=row.id,
-        key=row.key,
-        pair=row.pair,
-        label=row.label,
+        key=sys.intern(row.key),
+        pair=sys.intern(row.pair),
+        label=sys.intern(row.label),
         method=Method(row.method),
-        params=row.params,
+        params=params,
         repeat=row.repeat,
         state=JobState(row.state),
         tries=row.tries,
         error=error_text(row.error_class, row.error),
-        prompt_set=row.prompt_set,
-        generation_digest=row.generation_digest,
-        environment=environment,
-        actor=actor,
-        conditions=conditions,
+        prompt_set=sys.intern(row.prompt_set),
+        generation_digest=sys.intern(row.generation_digest),
+        environment=None if row.environment is None else sys.intern(row.environment),
+        actor=None if row.actor is None else sys.intern(row.actor),
+        conditions=row.conditions,
         samples=samples,
     )
 

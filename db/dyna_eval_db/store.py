@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
@@ -56,13 +56,24 @@ from dyna_eval_db.engine import (
 from dyna_eval_db.migrate import require_schema, require_usable
 from dyna_eval_db.models import AttemptRow, EventRow, JobRow, LeaseRow, ResultRow, SweepRow
 from dyna_eval_db.results import insert_result, read_calibrations, read_jobs, read_samples, read_tree_sizes
-from dyna_eval_db.values import Attempt, Claim, Discrepancy, Event, Landing, Outcome, SweepState, SweepSummary
+from dyna_eval_db.values import (
+    Attempt,
+    Claim,
+    Discrepancy,
+    Event,
+    JobError,
+    Landing,
+    Outcome,
+    SweepState,
+    SweepSummary,
+)
 
 __all__ = [
     "Attempt",
     "Claim",
     "Discrepancy",
     "Event",
+    "JobError",
     "Landing",
     "Outcome",
     "Store",
@@ -174,6 +185,11 @@ class Store:
             sweeps.require_sweep(session, sweep_id)
             return sweeps.count_jobs(session, sweep_id)
 
+    def summary(self, sweep_id: int) -> SweepSummary:
+        """Return a sweep's line of the list."""
+        with self._read() as session:
+            return sweeps.read_summary(session, sweeps.require_sweep(session, sweep_id))
+
     def sweep_state(self, sweep_id: int) -> SweepState:
         """Return where a sweep stands; `values.sweep_state` says how that is derived."""
         with self._read() as session:
@@ -182,15 +198,25 @@ class Store:
 
     def queued_pairs(self, sweep_id: int) -> list[str]:
         """Return the pairs that have queued jobs, that of the next job first."""
-        queued = select(JobRow.pair).where(JobRow.sweep_id == sweep_id, JobRow.state == JobState.QUEUED)
-        in_order = queued.group_by(JobRow.pair).order_by(func.min(JobRow.position))
         with self._read() as session:
-            return list(session.scalars(in_order))
+            return sweeps.queued_pairs(session, sweep_id)
 
     def resolved(self, sweep_id: int) -> ResolvedSweep:
         """Return a sweep as it was added."""
         with self._read() as session:
             return sweeps.read_resolved(session, sweep_id)
+
+    def is_current(self, sweep_id: int) -> bool:
+        """Return whether a sweep's jobs were made for these decoding loops; they all are by one version."""
+        with self._read() as session:
+            sweeps.require_sweep(session, sweep_id)
+            return sweeps.is_current(session, sweep_id)
+
+    def errors(self, sweep_id: int) -> list[JobError]:
+        """Return what the latest attempt of each job failed of, in the order of the jobs."""
+        with self._read() as session:
+            sweeps.require_sweep(session, sweep_id)
+            return sweeps.read_errors(session, sweep_id)
 
     def prompt_set(self, digest: str) -> PromptSet:
         """Return a stored prompt set."""

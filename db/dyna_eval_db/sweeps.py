@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
 from dyna_eval.errors import UnknownSweepError
@@ -33,7 +33,7 @@ from dyna_eval_db.columns import database_clock, insert_all_missing, insert_miss
 from dyna_eval_db.imports import count_imported, is_imported
 from dyna_eval_db.models import JobRow, LeaseRow, PromptRow, SweepRow
 from dyna_eval_db.results import read_calibrations, read_environments, read_jobs, read_sentinels
-from dyna_eval_db.values import SweepState, SweepSummary, sweep_state
+from dyna_eval_db.values import JobError, SweepState, SweepSummary, error_text, sweep_state
 
 _SPEC = TypeAdapter(SweepSpec)
 _PAIRS = TypeAdapter(tuple[Pair, ...])
@@ -64,8 +64,8 @@ def insert_sweep(session: Session, resolved: ResolvedSweep) -> int | None:
     if not new:
         return None
     sweep_id = session.scalars(select(SweepRow.id).where(SweepRow.digest == resolved.digest)).one()
-    session.add_all(_job_row(sweep_id, job) for job in resolved.jobs)
-    session.flush()
+    if resolved.jobs:
+        session.connection().execute(insert(JobRow), _job_values(sweep_id, resolved.jobs))
     return sweep_id
 
 
@@ -88,34 +88,47 @@ def _insert_prompts(session: Session, prompts: PromptSet) -> None:
         session.execute(update(PromptRow), categories)
 
 
-def _job_row(sweep_id: int, job: Job) -> JobRow:
-    return JobRow(
-        sweep_id=sweep_id,
-        key=job.key,
-        pair=job.pair.spec.name,
-        repeat=job.repeat,
-        position=job.position,
-        label=job.configuration.label,
-        method=job.configuration.method,
-        params=dict(job.configuration.params),
-        prompt_set=job.prompt_set,
-        generation=_json(job.generation),
-        generation_digest=generation_digest(job.generation),
-        measure=_json(job.measure),
-        state=JobState.QUEUED,
-        epoch=0,
-        tries=0,
-    )
+def _job_values(sweep_id: int, jobs: Iterable[Job]) -> list[dict[str, Any]]:
+    """Return the rows of new jobs. What many of them share is made once."""
+    generations: dict[GenerationSpec, tuple[Any, str]] = {}
+    measures: dict[MeasureSpec, Any] = {}
+    rows = []
+    for job in jobs:
+        if job.generation not in generations:
+            generations[job.generation] = _json(job.generation), generation_digest(job.generation)
+        if job.measure not in measures:
+            measures[job.measure] = _json(job.measure)
+        generation, generation_key = generations[job.generation]
+        rows.append(
+            {
+                "sweep_id": sweep_id,
+                "key": job.key,
+                "pair": job.pair.spec.name,
+                "repeat": job.repeat,
+                "position": job.position,
+                "label": job.configuration.label,
+                "method": job.configuration.method,
+                "params": dict(job.configuration.params),
+                "prompt_set": job.prompt_set,
+                "generation": generation,
+                "generation_digest": generation_key,
+                "measure": measures[job.measure],
+                "state": JobState.QUEUED,
+                "epoch": 0,
+                "tries": 0,
+            }
+        )
+    return rows
 
 
 def insert_jobs(session: Session, sweep_id: int, jobs: Iterable[Job]) -> int:
     """Add jobs to a stored sweep and return the number of those that it did not have."""
-    rows = [_job_row(sweep_id, job) for job in jobs]
+    rows = _job_values(sweep_id, jobs)
     stored = select(JobRow.key, JobRow.repeat, JobRow.pair).where(JobRow.sweep_id == sweep_id)
     known = {(key, repeat, pair) for key, repeat, pair in session.execute(stored)}
-    new = [row for row in rows if (row.key, row.repeat, row.pair) not in known]
-    session.add_all(new)
-    session.flush()
+    new = [row for row in rows if (row["key"], row["repeat"], row["pair"]) not in known]
+    if new:
+        session.connection().execute(insert(JobRow), new)
     return len(new)
 
 
@@ -179,6 +192,54 @@ def count_jobs(session: Session, sweep_id: int) -> dict[JobState, int]:
     return counts
 
 
+def queued_pairs(session: Session, sweep_id: int) -> list[str]:
+    """Return the pairs that have queued jobs, that of the next job first.
+
+    One seek in an index for each pair of the sweep, however many jobs wait: a controller asks before each.
+    """
+    first: dict[str, int] = {}
+    for name in _read_pairs(require_sweep(session, sweep_id)):
+        position = select(func.min(JobRow.position)).where(
+            JobRow.sweep_id == sweep_id, JobRow.state == JobState.QUEUED, JobRow.pair == name
+        )
+        found = session.scalar(position)
+        if found is not None:
+            first[name] = found
+    return sorted(first, key=first.__getitem__)
+
+
+def is_current(session: Session, sweep_id: int) -> bool:
+    """Say whether a sweep was made for these very decoding loops.
+
+    All its jobs are by one version: another gives it other keys, so another digest. One of each pair tells.
+    """
+    for name, pair in _read_pairs(require_sweep(session, sweep_id)).items():
+        first = select(JobRow).where(JobRow.sweep_id == sweep_id, JobRow.pair == name).limit(1)
+        job = session.scalar(first)
+        if job is not None and not _job(job, pair).is_current:
+            return False
+    return True
+
+
+def read_errors(session: Session, sweep_id: int) -> list[JobError]:
+    """Read what went wrong with jobs, without what was measured."""
+    failed = (
+        select(JobRow.id, JobRow.label, JobRow.repeat, JobRow.state, JobRow.error_class, JobRow.error)
+        .where(JobRow.sweep_id == sweep_id, JobRow.state != JobState.DONE, JobRow.error.is_not(None))
+        .order_by(JobRow.position, JobRow.id)
+    )
+    return [
+        JobError(
+            job_id=row.id,
+            label=row.label,
+            repeat=row.repeat,
+            state=JobState(row.state),
+            error=str(error_text(row.error_class, row.error)),
+        )
+        for row in session.execute(failed)
+    ]
+
+
 def read_state(session: Session, sweep_id: int, counts: Mapping[JobState, int] | None = None) -> SweepState:
     """Derive where a sweep stands; `counts` of its jobs are counted unless they are given."""
     if is_imported(session, sweep_id):
@@ -204,18 +265,24 @@ def read_summaries(session: Session) -> list[SweepSummary]:
     """Read one line per sweep, the latest first."""
     imported = count_imported(session)
     return [
-        SweepSummary(
-            id=row.id,
-            name=row.name,
-            digest=row.digest,
-            pairs=tuple(_read_pairs(row)),
-            state=read_state(session, row.id),
-            jobs=count_jobs(session, row.id),
-            created_at=row.created_at.isoformat(timespec="seconds"),
-            imported_rows=imported.get(row.id, 0),
-        )
+        read_summary(session, row, imported_rows=imported.get(row.id, 0))
         for row in session.scalars(select(SweepRow).order_by(SweepRow.id.desc()))
     ]
+
+
+def read_summary(session: Session, row: SweepRow, *, imported_rows: int = 0) -> SweepSummary:
+    """Read one sweep's line; rows that were imported are counted by the caller."""
+    counts = count_jobs(session, row.id)
+    return SweepSummary(
+        id=row.id,
+        name=row.name,
+        digest=row.digest,
+        pairs=tuple(_read_pairs(row)),
+        state=read_state(session, row.id, counts),
+        jobs=counts,
+        created_at=row.created_at.isoformat(timespec="seconds"),
+        imported_rows=imported_rows,
+    )
 
 
 def read_record(session: Session, sweep_id: int) -> SweepRecord:

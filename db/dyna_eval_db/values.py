@@ -53,6 +53,17 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobError:
+    """A job that is not done, and what its latest attempt failed of."""
+
+    job_id: int
+    label: str
+    repeat: int
+    state: JobState
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SweepSummary:
     """One line of the list of sweeps."""
 

@@ -54,9 +54,12 @@ def write_answers(store: Store, record: SweepRecord, folder: Path, *, allow_mixe
         if not lines:
             click.echo(f"left out '{file.label}': no result", err=True)
             continue
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / file.name
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror}; choose another folder") from error
         click.echo(f"wrote {path}", err=True)
         written += 1
     if not written:

@@ -118,9 +118,11 @@ def report(
 
 
 def _write_page(built: Report, page: Path) -> None:
-    from dyna_eval_dashboards.export import to_html
+    from dyna_eval_dashboards.export import is_page, to_html
 
     try:
+        if page.exists() and not is_page(page.read_bytes()):
+            raise InputError(f"{page}: exists, and is no page of dyna-eval's; choose another file")
         page.write_text(to_html(built), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {page}: {error.strerror}; choose another file") from error

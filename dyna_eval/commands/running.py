@@ -152,12 +152,12 @@ def _blamed_on(file: Path, spec: SweepSpec, overrides: tuple[str, ...]) -> Itera
 
 
 def _resolve(spec: SweepSpec, address: str) -> ResolvedSweep:
-    from dyna_eval_workers.resolution import resolve_sweep
+    if address == "local":
+        from dyna_eval.apart import resolve_apart
 
+        return resolve_apart(spec)
     from dyna_eval.cluster import connected, resolve_on_cluster
 
-    if address == "local":
-        return resolve_sweep(spec)
     with connected(address):
         return resolve_on_cluster(spec)
 
@@ -252,7 +252,7 @@ def _detach(database: str, sweep_id: int, execution: Execution, *, as_json: bool
 
 def _check_decoder(store: Store, sweep_id: int) -> None:
     """Refuse to go on with a sweep of other decoding loops: its rows would not be comparable."""
-    if not all(job.is_current for job in store.resolved(sweep_id).jobs):
+    if not store.is_current(sweep_id):
         raise MixedRowsError(
             f"sweep {sweep_id} was begun by a version of dyna-eval whose decoding loops differ; submit its "
             "file again, which makes a new sweep, or go on with the version that began it"

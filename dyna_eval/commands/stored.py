@@ -40,19 +40,17 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
         if imported is not None:
             _print_imported(imported, as_json=as_json)
             return
-        record = store.record(sweep_id)
-        counts = store.progress(sweep_id)
-    failed = [job for job in record.jobs if job.error]
+        summary, errors = store.summary(sweep_id), store.errors(sweep_id)
     if as_json:
         print_json(
-            {"id": record.id, "name": record.name, "state": record.state}
-            | {"jobs": {str(state): count for state, count in counts.items()}}
-            | {"errors": [{"job": job.id, "label": job.label, "error": job.error} for job in failed]}
+            {"id": summary.id, "name": summary.name, "state": summary.state}
+            | {"jobs": {str(state): count for state, count in summary.jobs.items()}}
+            | {"errors": [{"job": job.job_id, "label": job.label, "error": job.error} for job in errors]}
         )
         return
-    click.echo(f"sweep {record.id} {record.name}: {record.state}; {_counted(counts)}")
-    for job in failed:
-        click.echo(f"  job {job.id} {job.label} (repeat {job.repeat + 1}) {job.state}: {job.error}")
+    click.echo(f"sweep {summary.id} {summary.name}: {summary.state}; {_counted(summary.jobs)}")
+    for job in errors:
+        click.echo(f"  job {job.job_id} {job.label} (repeat {job.repeat + 1}) {job.state}: {job.error}")
 
 
 def _print_imported(sweep: ImportedSweep, *, as_json: bool) -> None:

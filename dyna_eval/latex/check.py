@@ -179,6 +179,7 @@ class _Check:
         self.parts.append(Part.TABLE)
         table_place = _Place(offset=marked.start, where=f"table {table_label(report, origin.pairs)}", row="")
         cells = grid(report, origin.pairs, origin.style)
+        columns = self._columns(paper, now, cells.heads)
         found = dict(paper.rows)
         for (step, expected), row in zip(now.rows, cells.rows, strict=True):
             place = replace(table_place, row=f"step {step} ({plain(row.cells[1].parts[0])})")
@@ -186,8 +187,9 @@ class _Check:
                 self._differ(place, "all columns", "missing", _shown(expected))
                 continue
             place = replace(place, offset=marked.end + found[step].offset)
-            self._check_row(place, found[step], expected, cells)
-            self._check_label(place, found[step], expected, now)
+            theirs = _placed(found[step].cells, columns, cells.heads)
+            self._check_row(place, theirs, expected, cells)
+            self._check_label(place, theirs.by_column.get(_LABELS, ""), expected, now)
         known = {step for step, _ in now.rows}
         for step, paper_row in paper.rows:
             if step not in known or found[step] is not paper_row:
@@ -196,28 +198,42 @@ class _Check:
         self._check_numbers(replace(table_place, row="caption"), paper.caption, now.caption)
         self._check_numbers(replace(table_place, row="footnotes"), paper.rest, now.rest)
 
-    def _check_row(self, place: _Place, row: PaperRow, expected: PaperRow, cells: Grid) -> None:
-        ours, theirs = _grouped(expected.cells, cells.heads), _grouped(row.cells, cells.heads)
+    def _columns(self, paper: PaperTable, now: PaperTable, heads: Sequence[Head]) -> list[_Column]:
+        """Find which of our columns each of the paper's is: by its title, or else by its place."""
+        if not paper.heads:
+            return [_Column(ours=index, width=head.width) for index, head in enumerate(heads)]
+        titles = [plain(head.latex).casefold() for head in now.heads]
+        free = dict(enumerate(titles))
+        found: list[int | None] = []
+        for head in paper.heads:
+            title = plain(expand(head.latex, self.macros)).casefold()
+            found.append(next((index for index, ours in free.items() if ours == title), None))
+            free.pop(-1 if found[-1] is None else found[-1], None)
+        others = iter(free)  # retitled ones, in their order
+        ours = [next(others, None) if index is None else index for index in found]
+        return [_Column(ours=index, width=head.span) for index, head in zip(ours, paper.heads, strict=True)]
+
+    def _check_row(self, place: _Place, theirs: _PlacedCells, expected: PaperRow, cells: Grid) -> None:
+        ours = _grouped(expected.cells, cells.heads)
         for column, head in enumerate(cells.heads):
             title = _column_name(cells, column)
-            if column >= len(theirs):
+            if column not in theirs.by_column:
                 self._differ(place, title, "missing", plain(ours[column]))
                 continue
-            latex = expand(theirs[column], self.macros)
+            latex = expand(theirs.by_column[column], self.macros)
             if title != "Components" and numbers(latex) != numbers(ours[column]):
                 self._differ(place, title, plain(latex), plain(ours[column]))
             elif not head.is_text and is_bold(latex) and not is_bold(ours[column]):
                 self._differ(place, title, f"{plain(latex)} in bold", "not the best")
-        if len(theirs) > len(cells.heads):
-            more = "; ".join(map(plain, theirs[len(cells.heads) :]))
-            self._differ(place, "columns of its own", more, "no such column")
+        if theirs.others:
+            self._differ(place, "columns of its own", "; ".join(map(plain, theirs.others)), "no such column")
 
-    def _check_label(self, place: _Place, row: PaperRow, expected: PaperRow, now: PaperTable) -> None:
+    def _check_label(self, place: _Place, label: str, expected: PaperRow, now: PaperTable) -> None:
         """Rewording a label is fine, giving a row the label of another one is not."""
-        latex = expand(row.cells[1].latex, self.macros) if len(row.cells) > 1 else ""
-        ours = expected.cells[1].latex
+        latex = expand(label, self.macros)
+        ours = expected.cells[_LABELS].latex
         theirs, own = plain(latex), plain(ours)
-        others = {plain(other.cells[1].latex) for _, other in now.rows} - {own}
+        others = {plain(other.cells[_LABELS].latex) for _, other in now.rows} - {own}
         lost = footnote_marks(ours) - footnote_marks(latex)
         if theirs in others:
             self._differ(place, "Components", theirs, own)
@@ -332,14 +348,47 @@ class _Check:
         return self.text.count("\n", 0, offset) + 1
 
 
+_LABELS = 1
+"""The column of labels, in every table of ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Column:
+    """A column of the paper's: which of ours it is, None for one of its own, and how many cells it takes."""
+
+    ours: int | None
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PlacedCells:
+    """A row of the paper's: cells by our columns, and what belongs to none."""
+
+    by_column: dict[int, str]
+    others: tuple[str, ...]
+
+
+def _placed(cells: Sequence[PaperCell], columns: Sequence[_Column], heads: Sequence[Head]) -> _PlacedCells:
+    widths = [column.width if column.ours is None else heads[column.ours].width for column in columns]
+    texts = _joined(cells, widths)
+    places = [column.ours for column in columns] + [None] * (len(texts) - len(columns))
+    by_column = {place: text for place, text in zip(places, texts, strict=False) if place is not None}
+    others = [text for place, text in zip(places, texts, strict=False) if place is None]
+    return _PlacedCells(by_column=by_column, others=tuple(others))
+
+
 def _grouped(cells: Sequence[PaperCell], heads: Sequence[Head]) -> list[str]:
+    return _joined(cells, [head.width for head in heads])
+
+
+def _joined(cells: Sequence[PaperCell], widths: Sequence[int]) -> list[str]:
     """Join cells to columns by their widths; what is left over stays by itself."""
     columns, at = list[str](), 0
-    for head in heads:
+    for wide in widths:
         if at >= len(cells):
             break
         texts, width = list[str](), 0
-        while width < head.width and at < len(cells):
+        while width < wide and at < len(cells):
             texts.append(cells[at].latex)
             width += cells[at].span
             at += 1

@@ -32,9 +32,11 @@ class PaperRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperTable:
-    """`rows` by the step in their first cell, in order; `rest` is what follows the tabular."""
+    """`rows` by the step, which stands under that title or first; `rest` is what follows the tabular."""
 
     caption: str
+    heads: tuple[PaperCell, ...]
+    """A cell per column: the texts over the first row, joined; empty where they do not fit it."""
     rows: tuple[tuple[int, PaperRow], ...]
     rest: str
 
@@ -131,16 +133,50 @@ def read_table(region: str) -> PaperTable | None:
     if end < 0:
         return None
     closing = re.compile(r"\\end\{(?:table|sidewaystable|wraptable)\*?\}").search(region, end)
-    rows = []
-    for row in _rows(region, begin.end(), end):
-        step = re.fullmatch(r"\s*(\d{1,6})\s*", plain(row.cells[0].latex))
+    rows: list[tuple[int, PaperRow]] = []
+    above: list[PaperRow] = []
+    for row in _rows(region, _after_preamble(region, begin), end):
+        step = re.fullmatch(r"\s*(\d{1,6})\s*", plain(row.cells[_step_column(above, row)].latex))
         if step:
             rows.append((int(step[1]), row))
+        elif not rows:
+            above.append(row)
     return PaperTable(
+        heads=_heads(above, rows[0][1]) if rows and above else (),
         caption=_caption(region[: closing.start() if closing else end]),
         rows=tuple(rows),
         rest=region[end + len(begin[0]) - 2 : closing.start()] if closing else "",
     )
+
+
+def _after_preamble(region: str, begin: re.Match[str]) -> int:
+    """Return where a tabular's cells begin: after its arguments, of which one is in braces, or two."""
+    at = begin.end()
+    for _ in range(2 if begin[1] in ("tabular*", "tabularx", "tabulary") else 1):
+        at += len(placed[0]) if (placed := re.compile(r"\s*\[[^\[\]]*\]").match(region, at)) else 0
+        argument = braced(region, at)
+        at += 0 if argument is None else len(argument) + 2
+    return at
+
+
+def _step_column(above: list[PaperRow], row: PaperRow) -> int:
+    """Return which cell of a row holds its step: the one under that title, or else the first."""
+    titles = [plain(cell.latex).casefold() for line in above[-1:] for cell in line.cells]
+    column = titles.index("step") if "step" in titles else 0
+    return column if column < len(row.cells) else 0
+
+
+def _heads(above: list[PaperRow], first: PaperRow) -> tuple[PaperCell, ...]:
+    """Join the lines over a row to one title per column; nothing where their columns are not the row's."""
+    lines = [[cell.latex for cell in line.cells for _ in range(cell.span)] for line in above]
+    if len(lines[-1]) != sum(cell.span for cell in first.cells):
+        return ()
+    heads, column = list[PaperCell](), 0
+    for cell in above[-1].cells:
+        texts = [line[column] for line in lines if column < len(line) and line[column]]
+        heads.append(PaperCell(latex=" ".join(texts), span=cell.span))
+        column += cell.span
+    return tuple(heads)
 
 
 def _caption(region: str) -> str:

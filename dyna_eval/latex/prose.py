@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dyna_eval.cells import Notes, count
+from dyna_eval.cells import Notes, count, span
 from dyna_eval.jobs import Method
 from dyna_eval.latex.claims import (
     FREED_OF_PACE,
@@ -20,7 +20,7 @@ from dyna_eval.latex.claims import (
 )
 from dyna_eval.latex.grid import configuration, level
 from dyna_eval.latex.style import Part, end_mark, mark, origin_of
-from dyna_eval.latex.table import span, table_label
+from dyna_eval.latex.table import table_label
 from dyna_eval.latex.text import escape_latex, number, percent
 from dyna_eval.report import Report, Row, best_row
 from dyna_eval.statistics import Comparison

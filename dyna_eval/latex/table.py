@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from dyna_eval.cells import (
     Notes,
-    count,
     interval_cell,
     one_line,
     pair_slugs,
     ranges,
     slug,
+    span,
     speedup_interval,
     sweep_numbers,
 )
@@ -217,15 +217,6 @@ def _what_was_measured(report: Report, rows: Sequence[Row], style: Style) -> str
         f"Throughput is in tokens/s, the mean over {prompts}{each}{deviation};"
         f" speedup is against the baseline{intervals}."
     )
-
-
-def span(counts: Sequence[int | None], noun: str) -> str:
-    """Return `3 repeats`, or `2 to 3 repeats` where counts differ; nothing where one is unknown."""
-    known = [number for number in counts if number is not None]
-    if len(known) < len(counts):
-        return ""
-    low, high = min(known), max(known)
-    return count(high, noun) if low == high else f"{low:,} to {high:,} {noun}s"
 
 
 def _what_degrades(rows: Sequence[Row], *, several: bool) -> list[str]:

@@ -18,10 +18,13 @@ from dyna_eval.config import load_sweep
 from tests.models import byte_tokenizer, save_model, tiny_gpt_neox
 
 
-def complaint(workplace: Workplace, *arguments: str | Path, **variables: str) -> str:
+def complaint(
+    workplace: Workplace, *arguments: str | Path, in_process: bool = False, **variables: str
+) -> str:
     """Run a command that must refuse its input, change no file, and say why in one line."""
+    run = workplace.run_here if in_process else workplace.run
     before = {path: path.read_bytes() for path in workplace.folder.rglob("*") if path.is_file()}
-    done = workplace.run(*arguments, **variables)
+    done = run(*arguments, **variables)
     after = {path: path.read_bytes() for path in workplace.folder.rglob("*") if path.is_file()}
     assert after == before
     return only_line(done)
@@ -35,9 +38,9 @@ def only_line(done: Finished) -> str:
 
 
 def quick_complaint(workplace: Workplace, *arguments: str | Path, **variables: str) -> str:
-    """Also: nothing was made on the way."""
+    """In this process, for what is refused before anything is loaded. Also: nothing was made on the way."""
     before = set(workplace.folder.rglob("*"))
-    done = workplace.run(*arguments, **variables)
+    done = workplace.run_here(*arguments, **variables)
     assert set(workplace.folder.rglob("*")) == before
     return only_line(done)
 
@@ -116,7 +119,7 @@ def test_a_file_that_cannot_be_read_is_named(workplace: Workplace) -> None:
 @pytest.mark.parametrize("command", ["submit", "validate", "expand"])
 def test_every_command_that_reads_a_file_tells_the_same_mistake(workplace: Workplace, command: str) -> None:
     workplace.write("sweep.yaml", SWEEP.replace("linear", "lineer"))
-    assert quick_complaint(workplace, command, "sweep.yaml").startswith("sweep.yaml:9: unknown method")
+    assert complaint(workplace, command, "sweep.yaml").startswith("sweep.yaml:9: unknown method")
 
 
 # ----------------------------------------------------------- mistakes on the command line
@@ -203,7 +206,7 @@ def test_a_database_of_a_newer_schema_is_refused_by_every_command(workplace: Wor
         ["db", "check"],
         ["pairs", "list"],
     ):
-        said = complaint(workplace, *words)
+        said = complaint(workplace, *words, in_process=True)
         assert "newer" in said
         assert "9999" in said
 
@@ -224,7 +227,7 @@ def test_without_a_database_every_command_says_how_to_make_one(workplace: Workpl
 def test_a_sweep_or_job_that_is_not_there_is_named(workplace: Workplace) -> None:
     Store.open(f"sqlite:///{workplace.database}", create=True).close()
     for name in ([], ["99"], ["9" * 30], ["a\nb"]):
-        assert "no sweep yet" in complaint(workplace, "report", *name)
+        assert "no sweep yet" in complaint(workplace, "report", *name, in_process=True)
     assert "no job 99" in complaint(workplace, "show", "99")
     assert "JOB" in complaint(workplace, "show", "9" * 30)
 

@@ -9,9 +9,11 @@ import signal
 import subprocess
 
 import pytest
-from dyna_eval_db.store import Outcome
+from dyna_eval_db.store import Outcome, Store
+from dyna_eval_workers.resolution import resolve_sweep
 from workplace import Workplace, wait_until
 
+from dyna_eval.config import load_sweep
 from dyna_eval.errors import DatabaseError, UnknownSweepError
 from dyna_eval.jobs import JobState
 from tests.models import save_model, tiny_gpt_neox
@@ -115,10 +117,8 @@ def test_jobs_of_a_pair_that_is_gone_fail_with_the_reason_and_can_be_tried_again
     folder = workplace.folder
     save_model(tiny_gpt_neox(seed=1), folder / "target")
     save_model(tiny_gpt_neox(seed=2, hidden=16, layers=1), folder / "draft")
-    workplace.write("sweep.yaml", SWEEP.replace("demo\n", "{target: ./target, draft: ./draft}\n", 1))
-    process = workplace.start("submit", "sweep.yaml", "--set", "measure.repeats=1")
-    wait_until(lambda: is_stored(workplace), process)
-    stop(process, signal.SIGINT, group=False)
+    sweep = SWEEP.replace("demo\n", "{target: ./target, draft: ./draft}\n", 1)
+    store_only(workplace, sweep.replace(f"repeats: {REPEATS}", "repeats: 1"))
     shutil.move(folder / "draft", folder / "elsewhere")
 
     resumed = workplace.run("resume")
@@ -137,19 +137,16 @@ def test_jobs_of_a_pair_that_is_gone_fail_with_the_reason_and_can_be_tried_again
     assert [row["exact_match_rate"] for row in retried.json()["rows"]] == [1.0, 1.0]
 
 
-def is_stored(workplace: Workplace) -> bool:
-    try:
-        with workplace.store() as store:
-            return store.find_sweep(None) == 1
-    except (DatabaseError, UnknownSweepError):
-        return False
+def store_only(workplace: Workplace, sweep: str) -> None:
+    """Leave what a `submit` leaves that was stopped before its first job."""
+    resolved = resolve_sweep(load_sweep(workplace.write("sweep.yaml", sweep)))
+    with Store.open(f"sqlite:///{workplace.database}", create=True) as store:
+        assert store.add_sweep(resolved) == 1
 
 
 def test_a_sweep_that_another_controller_works_on_is_left_alone(workplace: Workplace) -> None:
     """A controller on another machine may live, whether this one can see it or not."""
-    process = start(workplace, until_done=0)
-    wait_until(lambda: is_stored(workplace), process)
-    stop(process, signal.SIGINT, group=False)
+    store_only(workplace, SWEEP)
     with workplace.store() as store:
         assert store.acquire_lease(1, "elsewhere:1:x", 120)
     resumed = workplace.run("resume")

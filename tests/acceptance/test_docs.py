@@ -48,7 +48,7 @@ def pages() -> list[Path]:
 def run(folder: Path, text: str, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """Run a script to its first failure, with the tests' `dyna-eval` and none of the caller's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DYNA_EVAL_", "RAY_"))}
-    own = {"PATH": f"{BINARIES}:{os.environ['PATH']}", "DYNA_EVAL_SUBMIT_OVERRIDES": SMALL}
+    own = {"PATH": f"{BINARIES}:{os.environ['PATH']}", "DYNA_EVAL_SUBMIT_SET": SMALL}
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", text],
         cwd=folder,
@@ -67,7 +67,7 @@ def desk(new_workplace: Callable[[], Workplace]) -> Workplace:
     workplace = new_workplace()
     lay_out_checkout(workplace.folder)
     lay_out_own(workplace.folder)
-    submitted = workplace.run("submit", "my-sweep.yaml", DYNA_EVAL_SUBMIT_OVERRIDES=SMALL)
+    submitted = workplace.run("submit", "my-sweep.yaml", DYNA_EVAL_SUBMIT_SET=SMALL)
     assert submitted.status == 0, submitted.stderr
     for name in ("main.db", "branch.db", "before.db", "after.db"):
         shutil.copy(workplace.database, workplace.folder / name)

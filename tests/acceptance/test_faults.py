@@ -137,7 +137,7 @@ def test_workers_that_are_killed_cost_no_result(run: Run, size: Size, record: di
     while process.poll() is None and (size is FULL or killed < size.faults):
         enough = min(run.done() + 3, size.jobs)
         while run.done() < enough and process.poll() is None:
-            time.sleep(0.05)
+            time.sleep(0.1)
         if size is FULL:
             time.sleep(3)
         if found := workers(run.workplace):
@@ -170,7 +170,7 @@ def test_a_job_that_kills_its_workers_is_quarantined_and_no_other(run: Run) -> N
             if running == ["Draft"]:
                 for worker in workers(run.workplace):
                     worker.kill()
-        time.sleep(0.01)
+        time.sleep(0.05)
     status, stderr = run.finish(process)
     assert status == 1, stderr
     with run_store(run) as store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -12,9 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 from dyna_eval_db.store import Store
+
+from dyna_eval import cli
 
 COMMAND = Path(sys.executable).with_name("dyna-eval")
 
@@ -77,12 +81,27 @@ class Workplace:
             stderr=stderr,
         )
 
+    def run_here(self, *arguments: str | Path, **variables: str) -> Finished:
+        """Run a command in this process, which spares a start where that is not what is tested."""
+        with (
+            contextlib.chdir(self.folder),
+            mock.patch.dict(os.environ, self.environment() | variables, clear=True),
+            contextlib.redirect_stdout(io.StringIO()) as stdout,
+            contextlib.redirect_stderr(io.StringIO()) as stderr,
+        ):
+            status = cli.run([str(argument) for argument in arguments])
+        return Finished(status=status, stdout=stdout.getvalue(), stderr=stderr.getvalue())
+
     def start(self, *arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
-        """Start a command in a session of its own, as a terminal does."""
+        """Start a command in a session of its own, as a terminal does.
+
+        A Ray that it starts has one core, so that two tests can run side by side on two; clusters that tests
+        start themselves have what these give them.
+        """
         process = subprocess.Popen(
             [COMMAND, *arguments],
             cwd=self.folder,
-            env=self.environment() | variables,
+            env=self.environment() | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'} | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -121,4 +140,4 @@ def wait_until(
     while not condition():
         assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.1)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from dyna_eval_dashboards.app import create_app
 from dyna_eval_dashboards.explore import Choice, explore, swept
-from dyna_eval_dashboards.export import to_html
+from dyna_eval_dashboards.export import is_page, to_html
 from dyna_eval_dashboards.pages import asset
 from dyna_eval_dashboards.safety import Access
 from dyna_eval_dashboards.trees import draw
@@ -213,6 +213,7 @@ def test_the_table_has_the_cells_footnotes_and_warnings_of_the_report(tmp_path: 
     fill(url)
     report = build_report(WatchedStore.open(url).record(1), allow_mixed=True)
     with client_of(url) as client:
+        client.get("/sweeps/1/report.json")  # which waits for the report, as the page does not
         page = client.get("/sweeps/1").text
         for row in report.rows:
             assert f">{throughput_cell(row)}</td>" in page
@@ -309,6 +310,8 @@ def test_a_trees_drawing_puts_no_two_nodes_on_one_place() -> None:
 
 def test_a_page_that_stands_alone_keeps_hostile_text_out_of_its_scripts(url: str) -> None:
     page = to_html(build_report(WatchedStore.open(url).record(1), allow_mixed=True))
+    assert is_page(page.encode())
+    assert not is_page(b"<!doctype html><title>of somebody else</title>")
     assert "alert(1)" in page
     assert "<script>alert" not in page
     assert "<img" not in page.split("<script>")[0]

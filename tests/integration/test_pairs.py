@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.exactness import Comparison, compare
 from dyna_eval_workers.native import NoKernelsError, kernels
 from dyna_eval_workers.native.runner import NativeRunner
+from dyna_eval_workers.native.weights import FAMILIES
 from dyna_eval_workers.pairs import demo_folder, inspect_pair, load_pair
 from dyna_eval_workers.policies import TopBranches
 from dyna_eval_workers.prompts import load_prompts
@@ -120,6 +123,27 @@ def test_a_pair_without_a_draft_is_the_target_alone(saved: Path) -> None:
     found = inspected(spec_of(saved / "target"))
     assert found.pair.draft_digest is None
     assert load_pair(found.pair, CPU).decoder.draft is None
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_family_that_is_known_has_what_its_class_is_not_asked_for(kind: str) -> None:
+    model = tiny_model(kind, seed=1)
+    assert model._supports_sdpa
+    assert not model._is_stateful
+
+
+def test_looking_at_a_known_pair_imports_no_model(saved: Path) -> None:
+    """That takes seconds, before anything runs."""
+    looked = """if True:
+        import sys
+        from dyna_eval_workers.pairs import inspect_pair
+        from dyna_eval.jobs import PairSpec
+        inspect_pair(PairSpec(name="", target=sys.argv[1], draft=sys.argv[2]), device="cpu")
+        import dyna_eval.cluster, dyna_eval.controller
+        sys.exit("transformers.modeling_utils" in sys.modules)
+    """
+    arguments = [str(saved / "target"), str(saved / "draft")]
+    subprocess.run([sys.executable, "-c", looked, *arguments], check=True)
 
 
 @pytest.mark.parametrize("backend", RUNNERS)
@@ -238,6 +262,14 @@ def test_a_peer_s_models_are_transformers_own_beside_ours(saved: Path) -> None:
 
 
 # ----------------------------------------------------------------- whole folders
+
+
+@pytest.mark.parametrize("model", ["./missing", "../missing", "~/missing", "a/b/c", "my model"])
+def test_a_name_that_is_neither_a_folder_nor_a_hub_id_is_said_to_be_so(model: str) -> None:
+    with pytest.raises(PairError) as caught:
+        inspect_pair(PairSpec(name="x", target=model, draft=None), device="cpu")
+    said = f"{model}: there is no such folder, and it is no hub id such as org/name either"
+    assert str(caught.value) == said
 
 
 def test_a_folder_that_is_not_there_is_named() -> None:

@@ -231,7 +231,7 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(
     key: str, rows: Path, tokenizer: Any
 ) -> None:
     reason = refusal(lambda: load_prompts(spec_of(rows, **{key: "txt"}), tokenizer))
-    assert reason == "data set 'json' has no column 'txt'; its columns are text, kind"
+    assert reason == f"{rows} has no column 'txt', only text, kind; name one of them with prompts.{key}"
 
 
 def test_a_data_set_without_a_usable_prompt_is_refused_with_advice(rows: Path, tokenizer: Any) -> None:

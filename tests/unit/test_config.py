@@ -303,6 +303,10 @@ def test_a_single_prompt_set_changes_no_pair() -> None:
             "[{dataset: demo}, {dataset: json}]",
             "data set 'json' is read from files; name them with 'data_files'",
         ),
+        (
+            "{dataset: jsonl, data_files: x.jsonl}",
+            "'jsonl' is no data set; write 'dataset: json', and the file in 'data_files'",
+        ),
         ("{dataset: parquet}", "data set 'parquet' is read from files; name them with 'data_files'"),
         ("{dataset: json, data_files: gone.json}", "there is no file 'gone.json'; correct 'data_files'"),
         ("{dataset: ./gone}", "there is no folder './gone'; relative ones start at the sweep file's"),
@@ -312,6 +316,14 @@ def test_a_single_prompt_set_changes_no_pair() -> None:
 )
 def test_wrong_prompts_are_named(prompts: str, message: str) -> None:
     assert mistake_in(sweep(prompts=prompts)).startswith(f"sweep.yaml:2: {message}")
+
+
+def test_a_file_in_the_place_of_a_data_set_is_told_how_to_be_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text("{}")
+    file = tmp_path / "sweep.yaml"
+    file.write_text(sweep(prompts="{dataset: mine.jsonl}"))
+    with pytest.raises(SweepFileError, match=r"'mine.jsonl' is no data set; write 'dataset: json'"):
+        load_sweep(file)
 
 
 # ------------------------------------------------------------------------- mistakes
@@ -409,6 +421,8 @@ def test_wrong_prompts_are_named(prompts: str, message: str) -> None:
         (r'{label: "a\nb", method: ar}', "'label' should be one line without control characters"),
         (r'{label: "a\u202Eb", method: ar}', "'label' should be one line without control characters"),
         (r'{label: "\u200B", method: ar}', "'label' should have a character that can be seen"),
+        (r'{label: "\u2800 \u3164", method: ar}', "'label' should have a character that can be seen"),
+        (r'{label: "\u0301\uFE0F", method: ar}', "'label' should have a character that can be seen"),
         (f"{{label: {'x' * 81}, method: ar}}", "'label' should have at most 80 characters; shorten it"),
         (
             "{label: Baseline, method: ar}",
@@ -580,6 +594,9 @@ def test_an_override_reaches_into_a_row() -> None:
         ("configs.7.k=3", "the sweep file has no place for 7 there; set the value around it"),
         ("name=[1,", "not valid YAML"),
         ("generation.seed=", "'seed' should be a whole number, not nothing"),
+        ("generation.max_tokens.x=1", "unknown key 'max_tokens'; did you mean 'max_new_tokens'?"),
+        ("mesure.repeats=1", "unknown key 'mesure'; did you mean 'measure'?"),
+        ("measure.warm.up=1", "unknown key 'warm'; did you mean 'warmup'?"),
     ],
 )
 def test_a_wrong_override_is_named_instead_of_a_line(override: str, message: str) -> None:

@@ -72,6 +72,21 @@ def test_sensitivity_links_its_lists_instead_of_multiplying_them() -> None:
     assert [merged.into for merged in spec.merged] == ["Default"]
 
 
+def test_the_three_steps_are_the_four_without_the_unpruned_tree() -> None:
+    three, four = (load_sweep(EXAMPLES / f"{name}-step.yaml") for name in ("three", "four"))
+    assert three.configurations == (*four.configurations[:2], four.configurations[3])
+    assert (three.pairs, three.prompts, three.generation) == (four.pairs, four.prompts, four.generation)
+
+
+def test_the_trees_of_the_memory_example_are_whole() -> None:
+    spec = load_sweep(EXAMPLES / "memory.yaml")
+    sizes = [
+        2 ** (int(str(row.params["depth"])) + 1) - 2 for row in spec.configurations if "depth" in row.params
+    ]
+    assert (min(sizes), max(sizes)) == (14, 1022)
+    assert spec.merged == ()
+
+
 def test_the_main_table_sets_transformers_own_loops_beside_ours_on_two_data_sets() -> None:
     spec = load_sweep(EXAMPLES / "main-table.yaml")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -187,6 +187,65 @@ def test_rows_and_columns_that_were_taken_away_or_added_are_named() -> None:
         line.replace(r" \\", r" & 7.7 \\") if start <= i < start + 4 else line for i, line in enumerate(lines)
     )
     assert {found[1] for found in differences(check(wide))} == {"columns of its own"}
+
+
+def reordered(latex: str, order: Sequence[int]) -> str:
+    """Return a table whose columns stand in another order, titles and all."""
+    lines = latex.splitlines()
+    start, stop = lines.index(r"    \toprule") + 1, lines.index(r"    \bottomrule")
+    for i in range(start, stop):
+        if lines[i].endswith(r"\\"):
+            cells = lines[i].removesuffix(r"\\").split(" & ")
+            cells = [""] * (len(order) - len(cells)) + cells  # a line of titles may begin with empty ones
+            lines[i] = " & ".join(cells[column] for column in order) + r" \\"
+    return "\n".join(lines)
+
+
+INTERVAL = 5
+"""The column of intervals; a row cannot begin with one, for LaTeX reads `\\\\ [` as a command's argument."""
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.permutations(range(9)).filter(lambda order: order[0] != INTERVAL), st.booleans())
+def test_columns_in_another_order_are_found_by_their_titles(order: list[int], siunitx: bool) -> None:
+    style = Style(columns=tuple(Column), siunitx=siunitx)
+    latex = reordered(to_latex(build_report(STORED), style), order)
+    assert check(latex).agrees, check(latex)
+    value = re.search(r"\d+\.\d", latex.split(r"\midrule")[1])
+    assert value is not None
+    wrong = check(latex.replace(value[0], "99999.5"))
+    assert {row for row, *_ in differences(wrong)} == {"step 1 (Baseline)"}
+
+
+def test_a_column_of_deviations_may_be_moved_though_it_is_two_wide() -> None:
+    written = to_latex(build_report(STORED), Style(std=True, siunitx=True))
+    moved = written.replace(r"\multicolumn{2}{c}{Throughput} & {Speedup", "{Speedup").replace(
+        r"($\times$)} \\", r"($\times$)} & \multicolumn{2}{c}{Throughput} \\"
+    )
+    assert moved != written
+    start = written.index(r"\midrule")
+    body = re.sub(r" & ([^&\n]*) & ([^&\n]*) & ([^&\n]*) \\\\\n", r" & \3 & \1 & \2 \\\\\n", written[start:])
+    assert check(moved[: moved.index(r"\midrule")] + body).agrees
+    assert not check(written[:start] + body).agrees
+
+
+def test_titles_over_the_wrong_figures_are_differences() -> None:
+    latex = to_latex(build_report(STORED))
+    swapped = latex.replace("Throughput & Speedup", "Speedup & Throughput")
+    assert swapped != latex
+    assert {column for _, column, *_ in differences(check(swapped))} == {"Throughput", "Speedup"}
+
+
+def test_a_column_taken_out_with_its_title_is_the_only_one_missed() -> None:
+    latex = to_latex(build_report(STORED))
+    narrow = reordered(latex, [0, 1, 2, 4])
+    assert {found[1:3] for found in differences(check(narrow))} == {("Throughput", "missing")}
+
+
+def test_a_reworded_title_passes() -> None:
+    latex = to_latex(build_report(STORED)).replace("& Throughput &", "& Tokens per second &")
+    assert "Tokens per second" in latex
+    assert check(latex).agrees
 
 
 def test_results_that_changed_since_are_found_in_every_part() -> None:

@@ -10,15 +10,19 @@ import pytest
 import scipy.stats
 from report_records import CALIBRATION, sample
 
+from dyna_eval import statistics
 from dyna_eval.jobs import Calibration, Exactness, Method
 from dyna_eval.statistics import (
+    Agreement,
     Bootstrap,
+    Interval,
     Run,
     acceptance,
     actor_paces,
     agreement,
     compare,
     figures,
+    half_width_over_repeats,
     latency,
     predicted_speedup,
     prompt_throughputs,
@@ -60,6 +64,16 @@ def test_the_deviation_is_between_means_of_repeats_and_unknown_with_one() -> Non
     assert one is not None
     assert two.std == pytest.approx(np.std([90.0, 60.0], ddof=1))
     assert one.std is None
+
+
+def test_a_repeat_without_decode_time_has_no_mean_that_could_deviate() -> None:
+    rate = throughput(runs([1.0], [2.0], [4.0], [0.0]), Bootstrap())
+    assert rate is not None
+    assert rate.std == pytest.approx(np.std([120.0, 60.0, 30.0], ddof=1))
+
+
+def test_the_shortest_decode_time_counts() -> None:
+    assert prompt_throughputs(runs([0.001, 0.0])) == {0: pytest.approx(120_000.0)}
 
 
 def test_without_decode_time_there_is_no_throughput() -> None:
@@ -140,6 +154,56 @@ def test_widening_vanishes_with_many_prompts() -> None:
     assert tails[-1] == pytest.approx(0.025, rel=1e-3)
 
 
+def test_widening_is_by_students_quantile_and_by_what_a_bootstrap_over_few_prompts_lacks() -> None:
+    """Over 8 prompts: t = 2.3646, times sqrt(8 / 7) is 2.5279 standard deviations."""
+    assert widened_tail(0.95, 8) == pytest.approx(0.005737, abs=2e-6)
+    assert widened_tail(0.95, 2) == pytest.approx(scipy.stats.norm.cdf(-12.7062 * math.sqrt(2.0)), rel=1e-3)
+
+
+def test_the_interval_of_a_mean_is_as_wide_as_students() -> None:
+    values = scipy.stats.norm.ppf((np.arange(20) + 0.5) / 20) + 100.0
+    interval = Bootstrap().mean(values)
+    assert interval is not None
+    width = 2 * scipy.stats.t.ppf(0.975, 19) * values.std(ddof=1) / math.sqrt(20)
+    assert interval.high - interval.low == pytest.approx(width, rel=0.04)
+
+
+def test_intervals_take_two_prompts_and_no_fewer() -> None:
+    bootstrap = Bootstrap(resamples=100)
+    one, two = [3.0], [3.0, 4.0]
+    assert (bootstrap.mean(one), bootstrap.ratio_of_means(one, one)) == (None, None)
+    assert bootstrap.geometric_mean_of_ratios(one, one) is None
+    assert bootstrap.mean(two) == Interval(low=3.0, high=4.0)
+    assert bootstrap.ratio_of_means(two, [1.0, 1.0]) == Interval(low=3.0, high=4.0)
+    assert bootstrap.geometric_mean_of_ratios(two, two) == Interval(low=1.0, high=1.0)
+
+
+def test_every_resample_counts_and_is_the_same_however_many_are_drawn_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    single = Bootstrap(resamples=1).mean(ROW)
+    assert single is not None
+    assert single.low == single.high
+    whole = Bootstrap(resamples=100).mean(ROW)
+    monkeypatch.setattr(statistics, "_CHUNK_CELLS", 3 * PROMPTS)
+    statistics._resample.cache_clear()
+    statistics._resampling_counts.cache_clear()
+    assert Bootstrap(resamples=100).mean(ROW) == whole
+
+
+def test_an_interval_holds_its_ends() -> None:
+    interval = Interval(low=1.0, high=2.0)
+    assert not (interval.excludes(1.0) or interval.excludes(2.0))
+    assert interval.excludes(0.999)
+    assert interval.excludes(2.001)
+
+
+def test_repeats_vary_by_students_interval_as_a_share_of_their_mean() -> None:
+    """Of 100 and 110: t = 12.706, standard deviation 7.071, over the root of 2 and over 105."""
+    assert half_width_over_repeats([100.0, 110.0], 0.95) == pytest.approx(0.6050, abs=1e-4)
+    assert half_width_over_repeats([100.0], 0.95) is None
+
+
 def test_equal_seeds_give_equal_intervals_and_other_seeds_others() -> None:
     assert Bootstrap().mean(ROW) == Bootstrap().mean(ROW)
     assert Bootstrap().mean(ROW) != Bootstrap(seed=1).mean(ROW)
@@ -197,7 +261,22 @@ def test_one_prompt_has_no_interval() -> None:
     assert (found.interval, found.paired_interval, found.separable) == (None, None, None)
 
 
+def test_a_prompt_without_any_output_has_a_ratio_but_no_logarithm() -> None:
+    found = compare({0: 0.0, 1: 5.0}, {0: 1.0, 1: 1.0}, Bootstrap())
+    assert found is not None
+    assert (found.ratio, found.paired, found.paired_interval) == (2.5, None, None)
+    assert found.interval is not None
+
+
+def test_slow_rows_are_compared_as_well() -> None:
+    found = compare({0: 0.001, 1: 0.004}, {0: 0.1, 1: 0.1}, Bootstrap())
+    assert found is not None
+    assert found.paired == pytest.approx(0.02)
+
+
 def test_without_a_common_prompt_nothing_is_compared() -> None:
+    assert compare({}, {1: 1.0}, Bootstrap(), same_prompts=False) is None
+    assert compare({1: 1.0}, {}, Bootstrap(), same_prompts=False) is None
     assert compare({0: 1.0}, {1: 1.0}, Bootstrap()) is None
     assert compare({0: 1.0}, {0: 0.0}, Bootstrap()) is None
 
@@ -222,6 +301,18 @@ def test_acceptance_is_pooled_over_rounds() -> None:
     assert found.node_cap_bound_rate == 3 / 15
     assert found.marginal_rates == (14 / 15, 11 / 15, 10 / 15)
     assert found.conditional_rates == (14 / 15, 11 / 14, 10 / 11)
+
+
+def test_a_depth_that_no_round_accepted_is_not_listed() -> None:
+    found = acceptance(Method.LINEAR, [sample(rounds=40, accepted_by_depth=(10, 0))])
+    assert (found.marginal_rates, found.conditional_rates) == ((0.25,), (0.25,))
+
+
+def test_a_tree_without_a_node_is_known_of_our_loop_and_unknown_of_a_peers() -> None:
+    nothing = sample(verified_nodes=0)
+    assert acceptance(Method.LINEAR, [nothing]).mean_tree_nodes == 0.0
+    assert acceptance(Method.HF_ASSISTED, [nothing]).mean_tree_nodes is None
+    assert acceptance(Method.HF_ASSISTED, [sample(verified_nodes=80)]).mean_tree_nodes == 2.0
 
 
 def test_one_and_the_marginal_rates_add_up_to_the_mean_length() -> None:
@@ -286,6 +377,17 @@ def test_the_host_has_what_no_known_phase_accounts_for() -> None:
     assert (lookup.draft, lookup.grow, lookup.host) == (None, 0.0625, 1.0 - 0.0625 - 0.5 - 0.0625)
 
 
+def test_a_method_has_no_share_of_a_phase_that_is_not_its_own() -> None:
+    alone, lookup = shares(Method.AR, [sample()]), shares(Method.PROMPT_LOOKUP, [sample()])
+    assert (alone.draft, alone.grow, alone.host) == (None, None, 0.4375)
+    assert (lookup.draft, lookup.grow, lookup.host) == (None, 0.0625, 0.375)
+
+
+def test_no_time_has_no_shares_and_little_time_has() -> None:
+    assert shares(Method.LINEAR, [sample(seconds=0.0)]).draft is None
+    assert shares(Method.LINEAR, [sample(seconds=2.0**-10)]).draft == 0.25
+
+
 @pytest.mark.parametrize("method", [Method.HF_GENERATE, Method.HF_ASSISTED])
 def test_nobody_sees_into_the_rounds_of_a_peer(method: Method) -> None:
     found = shares(method, [sample()])
@@ -330,6 +432,23 @@ def test_what_cannot_be_predicted_is_unknown(
     assert predicted_speedup(method, [sample(**changes)], calibration) is None
 
 
+def test_a_row_with_no_room_to_draft_in_is_predicted_to_be_as_fast_as_the_target() -> None:
+    """One new token: the round's own. Not so where a draft was read and its steps were not counted."""
+    nothing = {"draft_steps": 0, "draft_rows": 0, "verified_nodes": 0, "rounds": 1}
+    short = sample(tokens=1, drafted_nodes=0, **nothing)
+    assert predicted_speedup(Method.LINEAR, [short], CALIBRATION) == pytest.approx(1.0)
+    assert predicted_speedup(Method.LINEAR, [sample(drafted_nodes=1, **nothing)], CALIBRATION) is None
+
+
+def test_percentiles_are_over_samples() -> None:
+    found = latency(
+        [sample(tokens=2, seconds=0.0, ttft_seconds=i / 100, prefill_seconds=1.0) for i in range(101)]
+    )
+    assert (found.ttft.p50, found.ttft.p95) == pytest.approx((0.5, 0.95))
+    assert found.tpot is not None
+    assert (found.tpot.p50, found.tpot.p95) == pytest.approx((0.5, 0.95))
+
+
 def test_time_per_token_counts_only_what_comes_after_the_first_token() -> None:
     found = latency([sample(tokens=11, seconds=1.0, prefill_seconds=0.5, ttft_seconds=0.6)])
     assert found.tpot is not None
@@ -343,4 +462,16 @@ def test_exactness_is_a_share_of_what_was_compared() -> None:
     found = agreement([sample(exactness=outcome) for outcome in outcomes])
     assert (found.compared, found.ties, found.violations) == (4, 1, 1)
     assert found.exact_match_rate == 0.5
-    assert agreement([sample(exactness=None)]).exact_match_rate is None
+    assert agreement([sample(exactness=None)]) == Agreement()
+    assert Agreement().exact_match_rate is None
+
+
+def test_variety_is_the_mean_over_the_samples_whose_variety_is_known() -> None:
+    def variety(*known: float | None) -> float | None:
+        samples = tuple(sample(i, distinct_2=value) for i, value in enumerate(known))
+        found = figures(Method.LINEAR, [Run(repeat=0, samples=samples)], Bootstrap(resamples=10))
+        assert found is not None
+        return found.distinct_2
+
+    assert variety(0.5, None, 0.75) == 0.625
+    assert variety(None, None) is None

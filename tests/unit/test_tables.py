@@ -18,9 +18,19 @@ from report_records import (
     change_jobs,
     change_samples,
     record,
+    sample,
 )
 
-from dyna_eval.cells import configuration_text, pair_slugs, ranges
+from dyna_eval.cells import (
+    Notes,
+    confidence_level,
+    configuration_text,
+    count,
+    exact_cell,
+    pair_slugs,
+    ranges,
+    sweep_numbers,
+)
 from dyna_eval.jobs import (
     Configuration,
     Exactness,
@@ -31,7 +41,8 @@ from dyna_eval.jobs import (
     SweepRecord,
 )
 from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup
-from dyna_eval.report import build_report
+from dyna_eval.report import JoinedSweep, build_report
+from dyna_eval.statistics import agreement
 from dyna_eval.tables import print_table, to_csv, to_markdown
 
 HOSTILE = "=1+1|[red]x</script>`*_\\\n\x1b[31m"
@@ -53,6 +64,15 @@ def labelled(label: str) -> SweepRecord:
 
 def unfinished() -> SweepRecord:
     return record(states={PRUNED.label: JobState.QUEUED})
+
+
+def test_a_table_says_over_how_many_prompts_and_repeats_its_figures_are() -> None:
+    assert "\npair demo: 15 prompts, 3 repeats\n" in printed(record(prompts=15), io.StringIO())
+    assert "pair demo: 1 prompt, 3 repeats\n" in to_markdown(build_report(record(prompts=1)))
+    fewer = change_jobs(record(prompts=15), LINEAR.label, repeats=[2], state=JobState.FAILED, samples=())
+    assert "\npair demo: 15 prompts, 2 to 3 repeats\n" in printed(fewer, io.StringIO())
+    nothing = record(states=dict.fromkeys((one.label for one in record().configurations), JobState.QUEUED))
+    assert "\npair demo\n" in printed(nothing, io.StringIO())
 
 
 # ----------------------------------------------------------------------- cells
@@ -109,6 +129,51 @@ def test_a_configuration_reads_as_a_person_would_write_it(method: Method, params
     assert configuration_text(method, params) == text
 
 
+def test_of_an_imported_row_only_the_parameters_that_its_file_names_are_told() -> None:
+    assert configuration_text(Method.DYNATREE, {"depth": 5}) == "dynatree, D=5"
+    assert configuration_text(Method.DYNATREE, {"branch_mid": 2}) == "dynatree, B=2"
+
+
+def test_footnotes_are_lettered_beyond_the_alphabet() -> None:
+    letters = [letter for letter, _ in Notes(tuple(map(str, range(703))), ()).lettered()]
+    assert len(set(letters)) == 703
+    assert (letters[0], letters[25], letters[26], letters[27]) == ("a", "z", "aa", "ab")
+    assert (letters[52], letters[701], letters[702]) == ("ba", "zz", "aaa")
+
+
+def test_a_table_has_the_remarks_on_its_own_pair() -> None:
+    remarks = (("small", "unequal actors"), ("large", "drift"))
+    report = replace(build_report(record(pairs=("small", "large"))), pair_caveats=remarks)
+    assert Notes.of(report, "small").general == ("unequal actors",)
+
+
+def test_numbers_are_written_as_people_write_them() -> None:
+    assert [count(number, "job") for number in (0, 1, 2, 1234)] == ["0 jobs", "1 job", "2 jobs", "1,234 jobs"]
+    report = build_report(record())
+    levels = [confidence_level(replace(report, confidence=level)) for level in (0.9, 0.95, 0.999)]
+    assert levels == ["90 %", "95 %", "99.9 %"]
+    assert sweep_numbers(report) == "sweep 1"
+    joined = tuple(JoinedSweep(id=number, name="", digest="") for number in (1, 4))
+    assert sweep_numbers(replace(report, joined=joined)) == "sweeps 1, 4"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "text"),
+    [
+        ([Exactness.EXACT, Exactness.TIE], "50.0 %"),
+        ([Exactness.EXACT] * 9_999 + [Exactness.TIE], "99.9 %"),
+        ([Exactness.TIE], "0.0 %"),
+        ([Exactness.EXACT], "100 %"),
+        ([None], "--"),
+    ],
+)
+def test_what_is_not_wholly_exact_is_not_rounded_to_it(outcomes: list[Exactness | None], text: str) -> None:
+    row = build_report(record()).rows[1]
+    assert row.figures is not None
+    found = agreement([sample(exactness=outcome) for outcome in outcomes])
+    assert exact_cell(replace(row, figures=replace(row.figures, agreement=found))) == text
+
+
 def test_job_ids_are_written_as_ranges() -> None:
     assert ranges([3, 1, 2, 7, 9, 10]) == "1-3, 7, 9-10"
     assert ranges([]) == "none"
@@ -133,6 +198,13 @@ def test_output_that_is_not_a_terminal_is_plain_and_each_row_is_one_line() -> No
     text = printed(labelled(long), io.StringIO())
     assert "\x1b" not in text
     assert any(long.strip() in line and "linear, K=6" in line for line in text.splitlines())
+
+
+def test_a_table_fits_its_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "100")
+    text = printed(labelled("+ " + "very long label " * 20), Terminal())
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_warnings_are_yellow_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +232,20 @@ def test_a_label_is_shown_as_it_is_and_cannot_drive_the_terminal() -> None:
     text = printed(labelled(HOSTILE), io.StringIO())
     assert "=1+1|[red]x</script>`*_\\ [31m" in text
     assert "\x1b" not in text
+
+
+def test_a_finished_sweep_leaves_nothing_out_and_a_pair_only_what_is_its_own() -> None:
+    assert "Left out" not in printed(record(), io.StringIO())
+    stored = record(pairs=("small", "large"))
+    jobs = tuple(
+        replace(job, state=JobState.FAILED, samples=(), error="gone")
+        if (job.pair, job.label) == ("large", PRUNED.label)
+        else job
+        for job in stored.jobs
+    )
+    small, large = printed(replace(stored, jobs=jobs), io.StringIO()).split("pair large")
+    assert "Left out" not in small
+    assert "Left out: 1 configuration, 3 jobs" in large
 
 
 def test_each_pair_has_its_own_table() -> None:

@@ -33,6 +33,12 @@ def trees(draw: st.DrawFn) -> Tree:
     return tree
 
 
+def test_a_planted_tree_is_the_pending_token_certain_and_in_no_row_of_the_draft() -> None:
+    tree = Tree.plant(PENDING)
+    assert (tree.token, tree.depth, tree.log_probability, tree.row) == ([PENDING], [0], [0.0], [NOT_FED])
+    assert NOT_FED < 0
+
+
 def path_to(tree: Tree, node: int) -> list[int]:
     path = [node]
     while path[0] != ROOT:

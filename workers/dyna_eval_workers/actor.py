@@ -1,17 +1,16 @@
-"""The Ray actor: one process that holds one loaded pair and runs one job at a time."""
+"""The Ray actor: one process that holds one loaded pair and runs one job at a time.
+
+Controllers import this module to start actors; torch and the models are imported in an actor's process alone.
+"""
 
 from __future__ import annotations
 
 import os
 
 import ray
-import torch
 
 from dyna_eval.jobs import Job, JobResult, PromptSet
 from dyna_eval.monitoring import ActorExport
-from dyna_eval_workers.memory import memory_told
-from dyna_eval_workers.pairs import available_device
-from dyna_eval_workers.session import DecodingSession
 
 
 @ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"heartbeat": 1})
@@ -20,13 +19,20 @@ class DecodingActor:
 
     def __init__(self, *, name: str, threads: int) -> None:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        import torch  # noqa: PLC0415 - here alone, as the module says
+
+        from dyna_eval_workers.memory import memory_told  # noqa: PLC0415
+        from dyna_eval_workers.pairs import available_device  # noqa: PLC0415
+        from dyna_eval_workers.session import DecodingSession  # noqa: PLC0415
+
         torch.set_num_threads(threads)
         node = ray.get_runtime_context().get_node_id()
         self._session = DecodingSession(actor=name, node=node, device=torch.device(available_device()))
+        self._memory_told = memory_told
         self._export = ActorExport()
 
     def run(self, job: Job, prompts: PromptSet) -> JobResult:
-        with memory_told():
+        with self._memory_told():
             result = self._session.run(job, prompts)
         self._export.finished(job, result, load_seconds=self._session.load_seconds)
         return result

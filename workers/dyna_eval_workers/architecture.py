@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dyna_eval.errors import PairError
+from dyna_eval_workers.native.weights import FAMILIES
 from dyna_eval_workers.runner import Runner, position_limit
 from dyna_eval_workers.tree import ROOT, Tree
 
@@ -51,7 +52,7 @@ def check_architecture(config: Any, name: str) -> None:
     if foreign or _is_recurrent(config):
         what = ", ".join(sorted(foreign)) or kind
         raise PairError(f"{name}: recurrent or hybrid layers ({what}) cannot be verified as a tree")
-    if not getattr(_model_class(config), "_supports_sdpa", False):
+    if not _has_sdpa(config):
         raise PairError(
             f"{name}: transformers has no scaled-dot-product attention (sdpa) for {kind}, with which trees "
             "are verified; choose another model"
@@ -69,10 +70,15 @@ def _window(text: Any) -> int | None:
 
 
 def _is_recurrent(config: Any) -> bool:
-    return bool(getattr(_model_class(config), "_is_stateful", False))
+    return config.model_type not in FAMILIES and bool(getattr(_model_class(config), "_is_stateful", False))
+
+
+def _has_sdpa(config: Any) -> bool:
+    return config.model_type in FAMILIES or bool(getattr(_model_class(config), "_supports_sdpa", False))
 
 
 def _model_class(config: Any) -> Any:
+    """Import a model's class, which takes seconds: the families that we know need not be asked."""
     return AutoModelForCausalLM._model_mapping.get(type(config), None)
 
 

@@ -8,10 +8,13 @@ add nothing; what it computes stays what it was, up to rounding.
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import GPTNeoXForCausalLM
+
+if TYPE_CHECKING:
+    from transformers import GPTNeoXForCausalLM  # takes two seconds, which only loading a model need pay
 
 
 def enlarge(model: GPTNeoXForCausalLM, *, width: int, layers: int) -> GPTNeoXForCausalLM:
@@ -28,7 +31,7 @@ def enlarge(model: GPTNeoXForCausalLM, *, width: int, layers: int) -> GPTNeoXFor
     config.tie_word_embeddings = False  # the embedding repeats values where the head takes their mean
     config._attn_implementation = model.config._attn_implementation
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and all of them replaced
-        larger = GPTNeoXForCausalLM(config).to(next(model.parameters()).dtype).eval()
+        larger = type(model)(config).to(next(model.parameters()).dtype).eval()
     own = model.state_dict()
     with torch.no_grad():
         for name, values in larger.state_dict().items():

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from dyna_eval.errors import PairError, first_line
 from dyna_eval.jobs import Backend, Configuration, Method, Pair, PairSpec, digest
+from dyna_eval.sources import HUB_ID
 from dyna_eval_workers.architecture import check_architecture, self_test
 from dyna_eval_workers.cudagraph import CaptureError, GraphRunner
 from dyna_eval_workers.decoding import Decoder
@@ -162,7 +163,9 @@ def _inspect_model(model: str, role: _Role, revision: str | None) -> _InspectedM
         _check_folder(folder, model)
     elif folder.is_absolute():
         raise PairError(f"{model}: there is no such folder; every node needs the model at the same path")
-    with _loading(model):
+    elif not HUB_ID.fullmatch(model):
+        raise PairError(f"{model}: there is no such folder, and it is no hub id such as org/name either")
+    with _loading(model, failure=_UNREADABLE if folder.is_dir() else _UNREADABLE_ON_HUB):
         config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
         check_architecture(config, model)
         tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=False)
@@ -325,8 +328,12 @@ def _check_weights(model: str, loaded: Any, *, missing: list[str]) -> None:
             )
 
 
+_UNREADABLE = "cannot be loaded"
+_UNREADABLE_ON_HUB = "is no folder here, and cannot be loaded from the Hugging Face hub"
+
+
 @contextmanager
-def _loading(model: str, *, failure: str = "cannot be loaded") -> Iterator[None]:
+def _loading(model: str, *, failure: str = _UNREADABLE) -> Iterator[None]:
     """Turn what a library says while it reads or runs a model into one line, and keep its chatter away."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -91,7 +91,10 @@ def _check_columns(spec: PromptSpec, columns: Sequence[str]) -> None:
     for name in (spec.column, spec.category):
         if name is not None and name not in columns:
             known = ", ".join(columns)
-            raise PromptError(f"data set {spec.dataset!r} has no column {name!r}; its columns are {known}")
+            key = "column" if name == spec.column else "category"
+            raise PromptError(
+                f"{_source(spec)} has no column {name!r}, only {known}; name one of them with prompts.{key}"
+            )
 
 
 def _prompt_from(

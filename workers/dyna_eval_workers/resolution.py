@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dyna_eval.jobs import Pair, PairSpec, PromptSet, ResolvedSweep, SweepSpec
-from dyna_eval.sweep import jobs_for, sweep_digest
+from dyna_eval.sweep import resolved
 from dyna_eval_workers.pairs import InspectedPair, available_device, inspect_pair
 from dyna_eval_workers.prompts import check_fit, check_split, load_prompts
 
 
 def resolve_sweep(spec: SweepSpec, *, device: str | None = None) -> ResolvedSweep:
-    """Inspect every pair and load its prompts; no weights are read into memory.
+    """Inspect every pair, load its prompts, and make the jobs; `inspect_sweep` says more."""
+    return resolved(spec, *inspect_sweep(spec, device=device))
+
+
+def inspect_sweep(
+    spec: SweepSpec, *, device: str | None = None
+) -> tuple[tuple[Pair, ...], dict[str, PromptSet]]:
+    """Inspect every pair and load its prompts, by the pair's name; no weights are read into memory.
 
     `device` is where the jobs will run, "cpu" or "cuda"; None asks this machine. Raises PairError or
     PromptError for whatever would make a job fail later.
@@ -34,11 +41,4 @@ def resolve_sweep(spec: SweepSpec, *, device: str | None = None) -> ResolvedSwee
         )
         pairs.append(replace(inspected.pair, spec=pair_spec))
         prompt_sets[pair_spec.name] = prompt_set
-    jobs = jobs_for(spec, pairs, {name: prompts.digest for name, prompts in prompt_sets.items()})
-    return ResolvedSweep(
-        spec=spec,
-        digest=sweep_digest(spec, jobs),
-        pairs=tuple(pairs),
-        prompt_sets=prompt_sets,
-        jobs=jobs,
-    )
+    return tuple(pairs), prompt_sets

@@ -250,7 +250,7 @@ def _rotary_size(stack: _Stack) -> int:
 
 def _stack_of(model: Any) -> _Stack:
     config = model.config
-    family = _FAMILIES.get(config.model_type)
+    family = FAMILIES.get(config.model_type)
     if family is None:
         raise UnsupportedModelError(f"no kernels for {config.model_type}")
     stack = family(model, config)
@@ -436,7 +436,7 @@ def _opt(model: Any, config: Any) -> _Stack:
     )
 
 
-_FAMILIES: dict[str, Callable[[Any, Any], _Stack]] = {
+FAMILIES: dict[str, Callable[[Any, Any], _Stack]] = {
     "gpt_neox": _gpt_neox,
     "llama": _llama,
     "mistral": _llama,

@@ -1,0 +1,58 @@
+"""Looking at models and prompts in a process of its own, whose libraries end with it.
+
+torch, transformers and datasets take some 400 MB, which a controller would keep for as long as it runs.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from dyna_eval.errors import DynaEvalError
+from dyna_eval.jobs import ResolvedSweep, SweepSpec
+from dyna_eval.sweep import resolved
+
+_GRACE_SECONDS = 5.0
+
+
+def resolve_apart(spec: SweepSpec) -> ResolvedSweep:
+    """Resolve a sweep on this machine; raises PairError or PromptError as `resolve_sweep` does."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_inspect, args=(sender, spec), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        found = receiver.recv()
+        process.join()
+    except EOFError:
+        process.join()
+        raise DynaEvalError(f"looking at the models ended with exit status {process.exitcode}") from None
+    finally:
+        _end(process)
+    if isinstance(found, DynaEvalError):
+        raise found
+    return resolved(spec, *found)
+
+
+def _end(process: BaseProcess) -> None:
+    """End a process that still runs, gently at first: killed, it would leave its libraries' semaphores."""
+    process.terminate()
+    process.join(_GRACE_SECONDS)
+    process.kill()
+    process.join()
+
+
+def _inspect(sender: Connection, spec: SweepSpec) -> None:
+    """Send the pairs and prompts of a sweep, or what is wrong with them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    from dyna_eval_workers.resolution import inspect_sweep  # noqa: PLC0415 - torch is imported here alone
+
+    try:
+        sender.send(inspect_sweep(spec))
+    except DynaEvalError as error:
+        sender.send(error)

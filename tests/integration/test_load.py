@@ -1,0 +1,231 @@
+"""What must not grow with a sweep: the work for one job, for a page, and for `status`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from dyna_eval_dashboards import reports
+from dyna_eval_db.store import Claim, Landing, Store
+from dyna_eval_db.watching import WatchedStore
+from dyna_eval_workers.resolution import resolve_sweep
+from measurements import make_result, make_sentinel, make_sweep
+from served import client_of, database, fill
+from sqlalchemy import event
+
+from dyna_eval.apart import resolve_apart
+from dyna_eval.config import load_sweep
+from dyna_eval.errors import PairError
+from dyna_eval.holder import own_name
+from dyna_eval.jobs import SweepSpec
+
+Statement = tuple[str, object]
+
+
+@contextmanager
+def statements_of(store: Store | WatchedStore) -> Iterator[list[Statement]]:
+    """Note the statements of a block, with their parameters."""
+    found: list[Statement] = []
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
+        found.append((statement, parameters))
+
+    event.listen(store._engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        event.remove(store._engine, "before_cursor_execute", note)
+
+
+def plans_of(store: Store | WatchedStore, statements: list[Statement]) -> list[str]:
+    """Ask SQLite how it finds the rows of statements."""
+    with store._engine.connect() as connection:
+        return [
+            str(step[3])
+            for statement, parameters in statements
+            if statement.lstrip().startswith(("SELECT", "UPDATE"))
+            for step in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        ]
+
+
+def claimed(store: Store, sweep_id: int) -> Claim:
+    [pair, *_] = store.queued_pairs(sweep_id)
+    claim = store.claim(sweep_id, pair=pair, actor="actor-1", lease_seconds=60)
+    assert claim is not None
+    return claim
+
+
+def statements_for_one_job(store: Store, name: str, *, repeats: int) -> list[Statement]:
+    sweep_id = store.add_sweep(make_sweep(name, repeats=repeats))
+    with statements_of(store) as found:
+        claim = claimed(store, sweep_id)
+        assert store.land(claim, make_result(claim.job)) is Landing.LANDED
+    return found
+
+
+def test_a_job_takes_as_many_statements_in_a_large_sweep_as_in_a_small_one(store: Store) -> None:
+    small = statements_for_one_job(store, "small", repeats=1)
+    large = statements_for_one_job(store, "large", repeats=200)
+    assert [statement for statement, _ in large] == [statement for statement, _ in small]
+
+
+def test_a_claim_does_not_read_the_configurations_of_its_sweep(store: Store) -> None:
+    found = statements_for_one_job(store, "any", repeats=1)
+    assert not any("sweep.spec" in statement for statement, _ in found)
+
+
+@pytest.fixture
+def sqlite_store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(f"sqlite:///{tmp_path}/store.db", create=True) as store:
+        yield store
+
+
+def test_neither_a_job_nor_status_looks_through_all_jobs_of_a_database(sqlite_store: Store) -> None:
+    store = sqlite_store
+    sweep_id = store.add_sweep(make_sweep(pairs=("demo", "other"), repeats=20))
+    with statements_of(store) as found:
+        claim = claimed(store, sweep_id)
+        store.land(claim, make_result(claim.job))
+        store.summary(sweep_id)
+        store.errors(sweep_id)
+        store.is_current(sweep_id)
+    plans = plans_of(store, found)
+    assert any("job USING" in plan for plan in plans)
+    assert not [plan for plan in plans if plan.startswith("SCAN") and " job" in plan]
+
+
+def test_counting_jobs_and_cutting_a_page_of_them_read_an_index_alone(sqlite_store: Store) -> None:
+    sweep_id = sqlite_store.add_sweep(make_sweep(repeats=20))
+    watched = WatchedStore.open(str(sqlite_store._engine.url))
+    with statements_of(sqlite_store) as counting:
+        sqlite_store.progress(sweep_id)
+    with statements_of(watched) as cutting:
+        page = watched.jobs(sweep_id, number=2, size=15)
+    in_order = [job.id for job in sqlite_store.record(sweep_id).jobs]
+    assert ([job.id for job in page.items], page.total) == (in_order[15:30], 40)
+    assert any("COVERING INDEX ix_job" in plan for plan in plans_of(sqlite_store, counting))
+    assert any("COVERING INDEX ix_job" in plan for plan in plans_of(watched, cutting[-1:]))
+    watched.close()
+
+
+def test_status_tells_what_the_record_of_a_sweep_tells(store: Store) -> None:
+    sweep_id = store.add_sweep(make_sweep())
+    first = claimed(store, sweep_id)
+    store.land(first, make_result(first.job, sentinels=[make_sentinel()]))
+    store.fail(claimed(store, sweep_id), error_class="ValueError", message="again", final=False)
+    store.fail(claimed(store, sweep_id), error_class="ValueError", message="no more", final=True)
+    record, summary = store.record(sweep_id), store.summary(sweep_id)
+    assert (summary.state, summary.jobs) == (record.state, store.progress(sweep_id))
+    told = [(job.job_id, job.label, job.repeat, job.state, job.error) for job in store.errors(sweep_id)]
+    assert told == [(j.id, j.label, j.repeat, j.state, j.error) for j in record.jobs if j.error]
+    assert told
+
+
+def test_what_many_jobs_share_is_read_into_memory_once(store: Store) -> None:
+    jobs = store.record(store.add_sweep(make_sweep(repeats=3))).jobs
+    same = [job for job in jobs if job.key == jobs[0].key]
+    assert len(same) == 3
+    assert len({id(job.params) for job in same}) == len({id(job.label) for job in same}) == 1
+
+
+# ---------------------------------------------------------------------- controllers
+
+
+def test_a_controller_does_not_load_torch() -> None:
+    code = "import dyna_eval.controller, sys; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SWEEP = """\
+name: small
+pair: demo
+prompts: {dataset: demo, limit: 2, max_prompt_tokens: 8}
+generation: {max_new_tokens: 4}
+baseline: Baseline
+configs: [{label: Baseline, method: ar}, {label: Linear, method: linear, k: [2, 3]}]
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> SweepSpec:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(SWEEP)
+    return load_sweep(file)
+
+
+def test_a_process_of_its_own_finds_the_same_sweep(spec: SweepSpec) -> None:
+    assert resolve_apart(spec) == resolve_sweep(spec)
+
+
+def test_a_mistake_found_in_a_process_of_its_own_is_told_as_such(spec: SweepSpec) -> None:
+    missing = replace(spec, pairs=(replace(spec.pairs[0], target="./nowhere"),))
+    with pytest.raises(PairError, match="nowhere"):
+        resolve_apart(missing)
+
+
+# ------------------------------------------------------------------------ dashboard
+
+
+def test_time_left_follows_from_the_latest_landings(store: Store) -> None:
+    sweep_id = store.add_sweep(make_sweep())
+    watched = WatchedStore.open(store._engine.url.render_as_string(hide_password=False))
+    store.acquire_lease(sweep_id, own_name(), 60)
+    claimed(store, sweep_id)
+    assert watched.outline(sweep_id).seconds_left is None
+    claim = claimed(store, sweep_id)
+    store.land(claim, make_result(claim.job))
+    left = watched.outline(sweep_id).seconds_left
+    assert left is not None
+    assert left >= 0.0
+    watched.close()
+
+
+def test_who_watches_is_told_of_changes_less_often_where_the_page_costs_much(tmp_path: Path) -> None:
+    url, now = database(tmp_path), [0.0]
+    sweep_id = fill(url)
+    shared = reports.Reports(WatchedStore.open(url), clock=lambda: now[0])
+
+    def changes_after(seconds: float) -> bool:
+        before = shared.pulse(sweep_id)
+        with Store.open(url, create=False) as store:
+            store.log_event(sweep_id, "something", {})
+        now[0] += seconds
+        return shared.pulse(sweep_id) != before
+
+    assert changes_after(1.1)
+    shared.page_made(sweep_id, 0.06)
+    assert not changes_after(1.1)
+    assert changes_after(3.1)
+    shared.page_made(sweep_id, 60.0)
+    assert changes_after(5.1)
+    shared.close()
+    shared.store.close()
+
+
+def test_exploring_says_that_figures_are_still_computed_and_then_shows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, ready, build = database(tmp_path), threading.Event(), reports.build_report
+
+    def slow(*arguments: object, **options: object) -> object:
+        ready.wait(60)
+        return build(*arguments, **options)  # type: ignore[arg-type]
+
+    sweep_id = fill(url)
+    monkeypatch.setattr(reports, "build_report", slow)
+    with client_of(url) as client:
+        early = client.get(f"/sweeps/{sweep_id}/explore").text
+        assert "data-pending" in early
+        assert f'data-pulse="/sweeps/{sweep_id}/pulse"' in early
+        assert "<select" not in early
+        ready.set()
+        client.get(f"/sweeps/{sweep_id}/report.json")  # which waits for the report
+        late = client.get(f"/sweeps/{sweep_id}/explore").text
+        assert "data-pending" not in late
+        assert "<select" in late

@@ -1,0 +1,47 @@
+"""The command line as a whole: its options and the environment variables that stand for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from dyna_eval.cli import cli
+
+EXAMPLE = str(Path(__file__).parents[2] / "examples/four-step.yaml")
+
+
+def options(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Option]]:
+    """Yield every option with the words of the command that has it."""
+    yield from ((words, option) for option in command.params if isinstance(option, click.Option))
+    for name, part in getattr(command, "commands", {}).items():
+        yield from options(part, (*words, name))
+
+
+ALL = [(words, option) for words, option in options(cli, ()) if option.expose_value]
+
+
+@pytest.mark.parametrize(("words", "option"), ALL, ids=lambda part: str(getattr(part, "opts", part)))
+def test_an_option_has_a_variable_named_after_it(words: tuple[str, ...], option: click.Option) -> None:
+    named = "_".join(("DYNA_EVAL", *words, max(option.opts, key=len)[2:])).upper().replace("-", "_")
+    assert option.envvar in (named, "DYNA_EVAL_DB")
+    assert (option.envvar == "DYNA_EVAL_DB") == ("--db" in option.opts)
+
+
+def test_no_two_options_share_a_variable_but_those_of_the_database() -> None:
+    names = [option.envvar for _, option in ALL if option.envvar != "DYNA_EVAL_DB"]
+    assert len(names) == len(set(names))
+
+
+def test_a_variable_does_what_its_option_does_and_the_option_wins() -> None:
+    variables = {"DYNA_EVAL_VALIDATE_SET": "measure.repeats=1 prompts.limit=2"}
+    by_variable = CliRunner().invoke(cli, ["validate", EXAMPLE], env=variables)
+    assert (by_variable.exit_code, by_variable.output) == (
+        0,
+        f"{EXAMPLE}: four-step: 4 configurations, 4 jobs\n",
+    )
+    both = CliRunner().invoke(cli, ["validate", EXAMPLE, "--set", "measure.repeats=2"], env=variables)
+    assert both.output == f"{EXAMPLE}: four-step: 4 configurations, 8 jobs\n"
