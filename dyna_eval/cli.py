@@ -95,6 +95,12 @@ def cli() -> None:
     """Run ablations of speculative decoding and report them.
 
     SWEEP is a sweep's name or number; without it, the latest sweep.
+
+    Results go to stdout, progress and mistakes to stderr. Exit status: 0 done; 1 a job failed or was
+    cancelled, a row regressed, or a check found something; 2 bad input, told in one line; 130 interrupted.
+
+    Every option can be set by the environment: DYNA_EVAL_DB, and of `submit` DYNA_EVAL_SUBMIT_ADDRESS,
+    DYNA_EVAL_SUBMIT_FAIL_FAST=1 and so on.
     """
 
 

@@ -189,10 +189,12 @@ def _join(address: str, options: dict[str, Any], *, insecure: bool) -> str:
             f"the Ray cluster at {address!r} asks for a token: {first_line(error)};"
             " put its token into ~/.ray/auth_token, and leave RAY_AUTH_MODE unset or at token"
         ) from error
-    except (ConnectionError, ValueError, RuntimeError) as error:  # a wrong token is a ConnectionError
+    except Exception as error:  # a wrong token is a ConnectionError, a node slow to start a bare Exception
+        advice = "start a cluster there, put its token into ~/.ray/auth_token, or leave out --address"
+        if address == "local":
+            advice = "try again when this machine is less busy"
         raise InputError(
-            f"cannot connect to Ray at {address!r}: {first_line(error)}; "
-            "start a cluster there, put its token into ~/.ray/auth_token, or leave out --address"
+            f"cannot connect to Ray at {address!r}: {first_line(error).rstrip('.')}; {advice}"
         ) from error
     if named == "auto" and not insecure:
         check_guarded(ray.get_runtime_context().gcs_address)

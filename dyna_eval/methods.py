@@ -52,14 +52,17 @@ class MethodParameters(BaseModel):
 
 
 class Ar(MethodParameters):
-    """The target alone, one token per round."""
+    """The target alone, one token per round: what every other row is compared with."""
 
     method = Method.AR
     needs_draft = False
 
 
 class Linear(MethodParameters):
-    """A chain of `k` draft tokens per round."""
+    """A chain of `k` draft tokens per round.
+
+    Source: speculative decoding (Leviathan et al. 2023; Chen et al. 2023).
+    """
 
     method = Method.LINEAR
 
@@ -67,7 +70,10 @@ class Linear(MethodParameters):
 
 
 class Tree(MethodParameters):
-    """The draft's `branch` best children at every node, down to `depth`, pruned by cumulative probability."""
+    """The draft's `branch` best children at every node, down to `depth`, pruned by cumulative probability.
+
+    Source: SpecInfer (Miao et al. 2024), sections 3 and 4.
+    """
 
     method = Method.TREE
 
@@ -258,7 +264,10 @@ _DYNATREE_FLOORS = {
 
 
 class CostAware(MethodParameters):
-    """A tree that grows while expected tokens per second rise, by the calibrated cost of every step."""
+    """A tree that grows while expected tokens per second rise, by the calibrated cost of every step.
+
+    Its parameters are bounds alone. Source: our own; what a round is worth follows Dinkelbach (1967).
+    """
 
     method = Method.COST_AWARE
 
@@ -281,12 +290,17 @@ class PromptLookup(MethodParameters):
 
 
 class HfGenerate(MethodParameters):
-    """The target alone in transformers' own loop, `generate`."""
+    """The target alone in transformers' own loop, `generate`, as a peer of ours in the same table.
+
+    Source: transformers 5.
+    """
 
     method = Method.HF_GENERATE
     needs_draft = False
 
-    cache: Literal["dynamic", "static"] = Field("dynamic", description="transformers' kind of cache.")
+    cache: Literal["dynamic", "static"] = Field(
+        "dynamic", description="Kind of transformers' cache; static is compiled."
+    )
 
 
 class HfAssisted(MethodParameters):

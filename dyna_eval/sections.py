@@ -92,12 +92,12 @@ class Section(BaseModel):
 class PairSection(Section):
     """A target/draft pair: local folders or hub ids."""
 
-    target: Text
-    draft: Text | None = None
+    target: Text = Field(description="A folder with safetensors, beside the sweep file, or a hub id.")
+    draft: Text | None = Field(None, description="As target; may be left out where no row drafts with it.")
     dtype: Dtype = Field("auto", description="auto: that of the engine section.")
     revision: Text | None = Field(None, description="Hub revision of both models.")
-    target_revision: Text | None = None
-    draft_revision: Text | None = None
+    target_revision: Text | None = Field(None, description="Hub revision of the target alone.")
+    draft_revision: Text | None = Field(None, description="Hub revision of the draft alone.")
     name: Label | None = Field(None, description="Unless given, the models' last names.")
 
 
@@ -105,13 +105,17 @@ class PromptsSection(Section):
     """Arguments of `datasets.load_dataset`, and how its rows become prompts."""
 
     dataset: Text = Field(description="'demo', a hub id, a folder, or csv, json, parquet or text.")
-    name: Text | None = None
+    name: Text | None = Field(None, description="The configuration of a data set that has several.")
     split: Text | None = Field(None, description="Unless given, 'train' for local files, otherwise 'test'.")
     column: Text = Field(_PROMPTS.column, description="Of texts, or of lists of turns: the first one counts.")
-    data_files: TextOrTexts = Field(default_factory=list, max_length=1000)
-    min_chars: int = Field(_PROMPTS.min_chars, ge=0)
+    data_files: TextOrTexts = Field(
+        default_factory=list,
+        max_length=1000,
+        description="Files, beside the sweep file or in the current folder; patterns with * or ?; addresses.",
+    )
+    min_chars: int = Field(_PROMPTS.min_chars, ge=0, description="Shorter texts are left out.")
     limit: int | None = Field(None, ge=1, description="At most so many prompts.")
-    max_prompt_tokens: int | None = Field(None, ge=1, description="Longer prompts are cut.")
+    max_prompt_tokens: int | None = Field(None, ge=1, description="Longer prompts are cut at their end.")
     category: Text | None = Field(None, description="A column that `report --by-category` groups by.")
     label: Label | None = Field(None, description="Of one prompt set among several; else its data's name.")
 
@@ -119,10 +123,16 @@ class PromptsSection(Section):
 class GenerationSection(Section):
     """How much to generate, and by which law."""
 
-    max_new_tokens: int = Field(_GENERATION.max_new_tokens, ge=1, le=1_000_000)
+    max_new_tokens: int = Field(
+        _GENERATION.max_new_tokens, ge=1, le=1_000_000, description="Tokens after each prompt."
+    )
     temperature: NotNegative = Field(_GENERATION.temperature, le=100, description="0 is greedy.")
-    seed: int = Field(_GENERATION.seed, ge=0, lt=2**63)
-    stop_at_eos: bool = _GENERATION.stop_at_eos
+    seed: int = Field(
+        _GENERATION.seed, ge=0, lt=2**63, description="Of sampling, and of the order in which rows run."
+    )
+    stop_at_eos: bool = Field(
+        _GENERATION.stop_at_eos, description="End a sample at the target's end-of-sequence token."
+    )
 
 
 class MeasureSection(Section):
@@ -149,12 +159,15 @@ class MeasureSection(Section):
         le=1000,
         description="Short unmeasured runs before a job, over its first prompt reversed.",
     )
-    confidence: float = Field(_MEASURE.confidence, gt=0, lt=1, allow_inf_nan=False)
+    confidence: float = Field(
+        _MEASURE.confidence, gt=0, lt=1, allow_inf_nan=False, description="Of all intervals of a report."
+    )
     job_timeout_s: float | None = Field(
         _MEASURE.job_timeout_s,
         gt=0,
         allow_inf_nan=False,
-        description="A job that takes longer is tried on another worker.",
+        description="A job that takes longer is tried on another worker; unless given, a generous multiple of"
+        " what the pair was found to need.",
     )
     sentinel_every: int = Field(
         _MEASURE.sentinel_every, ge=1, le=1_000_000, description="Jobs between an actor's own baseline runs."
@@ -194,11 +207,14 @@ class RowSection(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True)
 
-    label: Label
-    method: Text
+    label: Label = Field(description="The row's name in every table; its own in the file.")
+    method: Text = Field(description="One of the methods; its parameters stand beside it.")
+    zip: Any = Field(
+        None, description="Lists that are gone through together, as [depth, branch]; others multiply."
+    )
 
 
-ROW_KEYS = ("label", "method", "zip")
+ROW_KEYS = tuple(RowSection.model_fields)
 
 
 class SweepFile(Section):
@@ -209,7 +225,7 @@ class SweepFile(Section):
 
     name: SweepName = Field(description="Unless given, the file's name without its ending.")
     pair: Any = Field(description="'demo', a target/draft pair, or a list of those to sweep over.")
-    prompts: Any
+    prompts: Any = Field(description="A prompt set, or a list of those, each with a table of its own.")
     generation: Any = Field(default_factory=dict)
     measure: Any = Field(default_factory=dict)
     engine: Any = Field(default_factory=dict)
@@ -224,7 +240,7 @@ def json_schema() -> dict[str, Any]:
     pair = {"anyOf": [{"enum": list(PACKAGED_PAIRS)}, PairSection.model_json_schema()]}
     properties["pair"] |= {"anyOf": [*pair["anyOf"], {"type": "array", "items": pair, "minItems": 1}]}
     prompts = PromptsSection.model_json_schema()
-    properties["prompts"] = {"anyOf": [prompts, {"type": "array", "items": prompts, "minItems": 1}]}
+    properties["prompts"] |= {"anyOf": [prompts, {"type": "array", "items": prompts, "minItems": 1}]}
     properties["generation"] = GenerationSection.model_json_schema()
     properties["measure"] = MeasureSection.model_json_schema()
     properties["engine"] = EngineSection.model_json_schema()

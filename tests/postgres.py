@@ -20,7 +20,7 @@ class Server:
     """One server, reached by the socket in its folder. Connections need no password."""
 
     def __init__(self, folder: Path, programs: Path) -> None:
-        self.folder, self._programs = folder, programs
+        self.folder, self.programs = folder, programs
         self._user = "postgres" if os.geteuid() == 0 else None  # the server refuses to run as root
         if self._user:
             shutil.chown(folder, self._user)
@@ -35,14 +35,14 @@ class Server:
     def start(self) -> None:
         """Start the server and wait until it answers."""
         self._process = subprocess.Popen(
-            [self._programs / "postgres", "-D", self.folder / "data", "-k", self.folder, "-h", "", "-F"],
+            [self.programs / "postgres", "-D", self.folder / "data", "-k", self.folder, "-h", "", "-F"],
             user=self._user,
             cwd=self.folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 60
-        asking = [self._programs / "pg_isready", "-q", "-h", self.folder]
+        asking = [self.programs / "pg_isready", "-q", "-h", self.folder]
         while subprocess.run(asking, check=False).returncode:
             if time.monotonic() > deadline:
                 pytest.fail("the Postgres server did not start within a minute")
@@ -55,7 +55,7 @@ class Server:
 
     def empty(self) -> None:
         """Drop whatever the database holds."""
-        psql = [self._programs / "psql", "-q", "-h", self.folder, "-U", "postgres"]
+        psql = [self.programs / "psql", "-q", "-h", self.folder, "-U", "postgres"]
         statements = "SET client_min_messages = error; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
         subprocess.run([*psql, "-c", statements], check=True)
 

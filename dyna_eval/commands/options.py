@@ -55,7 +55,7 @@ limit_option = click.option(
     type=click.IntRange(min=1),
     default=10_000,
     show_default=True,
-    help="Limit of a sweep.",
+    help="Refuse a file that expands to more.",
 )
 
 

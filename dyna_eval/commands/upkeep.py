@@ -38,7 +38,13 @@ def list_pairs(*, database: str, as_json: bool) -> None:
 @pairs.command("check")
 @click.argument("target")
 @click.argument("draft", required=False)
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Of the weights; auto follows checkpoint and machine.",
+)
 def check_pair(*, target: str, draft: str | None, dtype: str) -> None:
     """Load a pair, compare its tokenizers, and test that its trees are verified exactly.
 
