@@ -60,7 +60,7 @@ def test_every_figure_of_the_json_report_is_defined() -> None:
 @every_page
 def test_a_fence_names_its_language_and_why_it_is_not_run(page: Path) -> None:
     for fence in fences(page):
-        assert fence.language in ("sh", "yaml", "text"), fence
+        assert fence.language in ("sh", "yaml", "toml", "python", "text"), fence
         assert fence.not_run is None or len(fence.not_run.split()) > 1, fence
 
 
