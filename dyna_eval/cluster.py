@@ -217,7 +217,6 @@ def _check_reachable(address: str) -> None:
 
 def resolve_on_cluster(spec: SweepSpec) -> ResolvedSweep:
     """Inspect models and prompts on the connected cluster, where their files are."""
-
     has_gpu = ray.cluster_resources().get("GPU", 0) > 0
     task = ray.remote(max_retries=0)(_resolve)
     try:

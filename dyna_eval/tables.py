@@ -159,7 +159,11 @@ def markdown_notes(notes: Notes) -> list[str]:
 
 def markdown_label(label: str, marks: Sequence[str]) -> str:
     """Return a row's label with the letters of its footnotes."""
-    return escape_markdown(label) + (f" <sup>{','.join(marks)}</sup>" if marks else "")
+    return escape_markdown(label) + _superscript(marks)
+
+
+def _superscript(marks: Sequence[str]) -> str:
+    return f" <sup>{','.join(marks)}</sup>" if marks else ""
 
 
 def _markdown_row(row: Row, notes: Notes, *, bold: bool) -> str:
@@ -175,8 +179,7 @@ def _markdown_row(row: Row, notes: Notes, *, bold: bool) -> str:
     ]
     if bold:
         cells = [cell if cell == UNKNOWN else f"**{cell}**" for cell in cells]
-    marks = ",".join(notes.marks(row))
-    cells[1] += f" <sup>{marks}</sup>" if marks else ""
+    cells[1] += _superscript(notes.marks(row))
     return f"| {' | '.join(cells)} |"
 
 

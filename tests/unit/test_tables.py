@@ -43,7 +43,7 @@ from dyna_eval.jobs import (
 from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup
 from dyna_eval.report import JoinedSweep, build_report
 from dyna_eval.statistics import agreement
-from dyna_eval.tables import print_table, to_csv, to_markdown
+from dyna_eval.tables import markdown_label, print_table, to_csv, to_markdown
 
 HOSTILE = "=1+1|[red]x</script>`*_\\\n\x1b[31m"
 
@@ -292,6 +292,17 @@ def test_markdown_keeps_footnotes_and_dashes() -> None:
 
 def csv_rows(stored: SweepRecord) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(to_csv(build_report(stored, allow_mixed=True)))))
+
+
+def test_what_is_unknown_is_not_bold_in_the_best_row_either() -> None:
+    table = to_markdown(build_report(record(((BASELINE, 200.0), (LINEAR, 174.0)))))
+    [best] = [line for line in table.splitlines() if "**Baseline**" in line]
+    assert [cell.strip() for cell in best.split("|")][5:7] == ["**1.00 ×**", "--"]
+
+
+def test_a_row_with_two_footnotes_has_their_letters_apart() -> None:
+    assert markdown_label("+ Draft", ["a", "b"]) == "+ Draft <sup>a,b</sup>"
+    assert markdown_label("+ Draft", []) == "+ Draft"
 
 
 def test_csv_figures_are_those_of_the_report_unrounded() -> None:
