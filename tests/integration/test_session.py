@@ -397,10 +397,10 @@ def test_a_pair_stays_loaded_until_another_takes_its_place(
     """One pair in memory at a time; the references go with the pair they belong to."""
     loads: list[str] = []
 
-    def load(pair: Pair, device: torch.device) -> LoadedPair:
+    def load(pair: Pair, device: torch.device, *, gpus: int) -> LoadedPair:
         assert session._work is None, "the pair before must be free by now"
         loads.append(pair.spec.name)
-        return load_pair(pair, device)
+        return load_pair(pair, device, gpus=gpus)
 
     monkeypatch.setattr(session_module, "load_pair", load)
     other = inspected(folder / "llama", None)

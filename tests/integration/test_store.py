@@ -556,7 +556,7 @@ def test_a_crash_before_any_statement_of_a_landing_leaves_nothing_of_it(store: S
 @pytest.fixture
 def dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Submit a sweep of the store's own pair with --dry-run; only looking at its models is left out."""
-    monkeypatch.setattr(running, "_resolve", lambda _spec, _address: make_sweep())
+    monkeypatch.setattr(running, "_resolve", lambda _spec, _address, **_: make_sweep())
     file = tmp_path / "sweep.yaml"
     file.write_text("pair: demo\nprompts: {dataset: demo}\nconfigs:\n  - {label: Baseline, method: ar}\n")
 
