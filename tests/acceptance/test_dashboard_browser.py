@@ -149,7 +149,7 @@ def test_figures_downloads_sorting_and_every_page_without_a_complaint(
         assert rates == sorted(rates, reverse=True)
         page.get_by_role("link", name="Explore").click()
         page.wait_for_selector(".js-plotly-plot")
-        for kind, shown in (("front", ".js-plotly-plot"), ("heat", "main > .empty")):
+        for kind, shown in (("front", ".js-plotly-plot"), ("heat", ".empty:not(.loading)")):
             page.select_option("#kind", kind)
             page.wait_for_url(f"**kind={kind}**")
             page.wait_for_selector(shown)  # this sweep has no two parameters for a heat map
