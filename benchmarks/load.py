@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the store, the controller and the dashboard cost under load; nothing here decodes but `watchers`.
 
-    python benchmarks/load.py                                   all parts, on SQLite; about 25 minutes
+    python benchmarks/load.py                                   all parts, on SQLite
     python benchmarks/load.py --part submit --postgres          one part, on SQLite and on Postgres
 
 Parts, each with what it is to show:
