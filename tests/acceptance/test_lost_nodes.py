@@ -89,7 +89,7 @@ def test_the_job_of_a_lost_node_runs_elsewhere(
     A node that died costs its job no try. That one is stopped is known later than that its worker is silent,
     for which the job is blamed once.
     """
-    jobs = 24
+    jobs = 100  # work enough that the sweep is not over before the loss is noticed
     prepare(workplace, jobs=jobs)
     nodes = [cluster.add_node(), cluster.add_node()]
     process = workplace.start("submit", "sweep.yaml", "--address", cluster.address, **cluster.variables)
