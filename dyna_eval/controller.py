@@ -179,7 +179,7 @@ class Controller:
         yield from (pair for pair in self.store.queued_pairs(self.sweep_id) if pair != slot.pair)
 
     def _calibrations_of(self, pair: Pair) -> list[Calibration]:
-        """Return what a pair's passes cost; read again once a result has brought a new calibration."""
+        """Return what a pair's passes cost; read again once a result brings one that is not known."""
         name = pair.spec.name
         if name not in self._calibrations:
             self._calibrations[name] = list(self.store.calibrations(pair).values())
@@ -246,7 +246,8 @@ class Controller:
         self._tell(Happening.DISCARDED, call.actor, claim, detail=f"it failed late: {verdict.message}")
 
     def _land(self, actor: str, claim: Claim, result: JobResult) -> None:
-        if result.calibration is not None:
+        pair = claim.job.pair.spec.name
+        if result.calibration is not None and result.calibration not in self._calibrations.get(pair, ()):
             self._calibrations.clear()
         if self.store.land(claim, result) is Landing.FENCED:
             detail = "its job was cancelled or taken over meanwhile"

@@ -20,7 +20,7 @@ from typing import Any
 from ray.util import metrics
 
 from dyna_eval.errors import first_line
-from dyna_eval.jobs import Happening, Job, JobResult, JobState, Sample, sum_rounds
+from dyna_eval.jobs import Happening, Job, JobResult, JobState, SampleTotals, sum_rounds
 from dyna_eval.statistics import Run, acceptance, prompt_throughputs
 
 _TAG_CHARACTERS = 80
@@ -226,13 +226,12 @@ class SweepExport:
     def landed(self, job: Job, result: JobResult) -> None:
         """Export the figures of a result that the store took."""
         with _harmless():
-            tags = self._tags(job)
+            tags, totals = self._tags(job), [sum_rounds(sample) for sample in result.samples]
             self._exported.observe(JOB_SECONDS, result.wall_seconds, **tags)
-            speed = _tokens_per_second(result.samples)
+            speed = _tokens_per_second(totals)
             if speed is not None:
                 self._exported.set(TOKENS_PER_SECOND, speed, **tags)
-            samples = [sum_rounds(sample) for sample in result.samples]
-            length = acceptance(job.configuration.method, samples).mean_length
+            length = acceptance(job.configuration.method, totals).mean_length
             if length is not None:
                 self._exported.set(ACCEPTANCE_LENGTH, length, **tags)
 
@@ -253,7 +252,7 @@ class ActorExport:
             if load_seconds is not None:
                 self._exported.set(ACTOR_LOAD_SECONDS, load_seconds, pair=pair)
             for sentinel in result.sentinels:
-                speed = _tokens_per_second(sentinel.samples)
+                speed = _tokens_per_second([sum_rounds(sample) for sample in sentinel.samples])
                 if speed is not None:
                     self._exported.set(ACTOR_TARGET_TOKENS_PER_SECOND, speed, pair=pair)
             tokens = sum(len(sample.token_ids) for sample in result.samples)
@@ -264,7 +263,7 @@ def _job_tags(job: Job) -> dict[str, str]:
     return {"pair": tag_text(job.pair.spec.name), "method": job.configuration.method.value}
 
 
-def _tokens_per_second(samples: Sequence[Sample]) -> float | None:
+def _tokens_per_second(totals: Sequence[SampleTotals]) -> float | None:
     """Return the throughput as reports define it, of one run; None where no decode time was measured."""
-    run = Run(repeat=0, samples=[sum_rounds(sample) for sample in samples])
+    run = Run(repeat=0, samples=totals)
     return fmean(rates.values()) if (rates := prompt_throughputs([run])) else None

@@ -16,7 +16,7 @@ from dyna_eval.series.front import MemoryPoint, memory_front
 from dyna_eval.series.measured import Entry, Estimate, Measured
 from dyna_eval.series.parameters import Parameter, Scale, Span, bare_text, span, swept, value_text
 from dyna_eval.series.swept import Curve, CurveChart, HeatPanel, Measure, Panel, curve_chart, heat_map
-from dyna_eval_dashboards.figures import around, dash, layout, text
+from dyna_eval_dashboards.figures import around, dash, error_bars, layout, text
 
 TITLES: dict[Measure, str] = {
     Measure.THROUGHPUT: "Tokens/s",
@@ -147,14 +147,7 @@ def _trace(chart: CurveChart, panel: Panel, curve: Curve, *, number: int) -> go.
     return go.Scatter(
         x=[bare_text(point.x) for point in points],
         y=[point.y.value for point in points],
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [up for up, _ in errors],
-            "arrayminus": [down for _, down in errors],
-            "thickness": 1,
-            "width": 0,
-        },
+        error_y=error_bars(errors, thickness=1, width=0),
         mode="markers" if chart.x.scale is Scale.CATEGORY else "lines+markers",
         name=text(curve.name),
         legendgroup=str(number),

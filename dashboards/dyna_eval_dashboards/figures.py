@@ -92,6 +92,18 @@ def around(mean: float, low: float, high: float) -> tuple[float, float]:
     return max(0.0, high - mean), max(0.0, mean - low)
 
 
+def error_bars(errors: Sequence[tuple[float, float]], *, thickness: float, width: float) -> dict[str, object]:
+    """Return how Plotly is told of intervals, each as `around` gives it; sizes in pixels."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [up for up, _ in errors],
+        "arrayminus": [down for _, down in errors],
+        "thickness": thickness,
+        "width": width,
+    }
+
+
 def ablation(rows: Sequence[Row]) -> go.Figure | None:
     """Throughput of each step with its interval; steps slower than the one before are hatched."""
     shown = list(rows[:MOST_ROWS])
@@ -106,14 +118,7 @@ def ablation(rows: Sequence[Row]) -> go.Figure | None:
     bars = go.Bar(
         x=[row.step for row in shown],
         y=[rate.mean for rate in rates],
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [up for up, _ in errors],
-            "arrayminus": [down for _, down in errors],
-            "thickness": 1.2,
-            "width": 3,
-        },
+        error_y=error_bars(errors, thickness=1.2, width=3),
         marker={"pattern": {"shape": ["/" if slow else "" for slow in slower]}},
         hovertext=[_hover(row) for row in shown],
         hoverinfo="text",
@@ -159,14 +164,7 @@ def speedup_by_acceptance(rows: Sequence[Row]) -> go.Figure | None:
     points = go.Scatter(
         x=[length for _, length, _ in shown],
         y=[ratio for *_, ratio in shown],
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [up for up, _ in errors],
-            "arrayminus": [down for _, down in errors],
-            "thickness": 1,
-            "width": 0,
-        },
+        error_y=error_bars(errors, thickness=1, width=0),
         mode="markers+text" if len(shown) <= _NAMED_STEPS else "markers",
         text=[str(row.step) for row, *_ in shown],
         marker={"size": 18 if len(shown) <= _NAMED_STEPS else 8},
