@@ -99,8 +99,10 @@ class Landings:
         self.processor: list[float] = []
 
     def __call__(self, told: Notice | Standstill) -> None:
-        if isinstance(told, Standstill) or told.happening is not Happening.LANDED:
+        if isinstance(told, Standstill) or told.happening is Happening.STARTED:
             return
+        if told.happening is not Happening.LANDED:
+            raise SystemExit(f"a job did not land: {told.detail}")
         self.moments.append(time.perf_counter())
         self.processor.append(time.process_time())
         self.actors.add(told.actor)

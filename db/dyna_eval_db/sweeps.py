@@ -339,16 +339,17 @@ def read_resolved(session: Session, sweep_id: int) -> ResolvedSweep:
     )
 
 
-def read_job(session: Session, row: JobRow) -> Job:
-    """Turn a job's row into what an actor is given."""
-    return _job(row, _read_pairs(require_sweep(session, row.sweep_id))[row.pair])
+def read_sweep_jobs(session: Session, sweep_id: int, rows: Iterable[Any]) -> list[Job]:
+    """Turn rows of a sweep's jobs into what actors are given."""
+    pairs = _read_pairs(require_sweep(session, sweep_id))
+    return [_job(row, pairs[row.pair]) for row in rows]
 
 
 def _read_pairs(row: SweepRow) -> Mapping[str, Pair]:
     return {pair.spec.name: pair for pair in _PAIRS.validate_python(row.pairs)}
 
 
-def _job(row: JobRow, pair: Pair) -> Job:
+def _job(row: Any, pair: Pair) -> Job:
     return Job(
         key=row.key,
         pair=pair,

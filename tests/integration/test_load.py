@@ -100,6 +100,23 @@ def test_neither_a_job_nor_status_looks_through_all_jobs_of_a_database(sqlite_st
     assert not [plan for plan in plans if plan.startswith("SCAN") and " job" in plan]
 
 
+def test_a_claim_on_a_server_reads_the_next_jobs_from_an_index_and_sorts_nothing(
+    store: Store, database_url: str
+) -> None:
+    if not database_url.startswith("postgresql"):
+        pytest.skip("SQLite's plans are looked at above")
+    sweep_id = store.add_sweep(make_sweep(repeats=20))
+    with statements_of(store) as found:
+        claimed(store, sweep_id)
+    [(claiming, parameters)] = [one for one in found if "SKIP LOCKED" in one[0]]
+    with store._engine.connect() as connection:
+        for costly in ("seqscan", "bitmapscan", "sort"):  # which a table as small as this would prefer
+            connection.exec_driver_sql(f"SET enable_{costly} = off")
+        plan = [row[0] for row in connection.exec_driver_sql(f"EXPLAIN {claiming}", parameters)]
+    assert any("Index Scan using ix_job_sweep_id_state_pair_position" in step for step in plan)
+    assert not [step for step in plan if "Sort" in step]
+
+
 def test_counting_jobs_and_cutting_a_page_of_them_read_an_index_alone(sqlite_store: Store) -> None:
     sweep_id = sqlite_store.add_sweep(make_sweep(repeats=20))
     watched = WatchedStore.open(str(sqlite_store._engine.url))
