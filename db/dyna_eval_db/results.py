@@ -131,7 +131,10 @@ def insert_sentinel(session: Session, claim: Claim, sentinel: Sentinel, environm
     summed = [sum_rounds(sample) for sample in sentinel.samples]
     values = {"environment": environment.digest, "totals": SampleTable.of(summed).to_bytes()}
     if insert_missing(session, SentinelRow, **key, **values):
-        owner = {"job_id": None, "sentinel_id": session.scalars(select(SentinelRow.id).filter_by(**key)).one()}
+        owner = {
+            "job_id": None,
+            "sentinel_id": session.scalars(select(SentinelRow.id).filter_by(**key)).one(),
+        }
         samples = zip(sentinel.samples, summed, strict=True)
         _insert_samples(session, [(owner, sample, totals) for sample, totals in samples])
 

@@ -291,7 +291,15 @@ def test_several_claims_at_once_are_those_of_one_after_the_other(store: Store) -
         logged = [happened.detail for happened in store.events(sweep_id) if happened.kind == "claimed"]
         attempts = [store.attempts(claim.job_id) for claim in claims]
         return [
-            (claim.job, claim.epoch, claim.tries, attempt.id == claim.attempt_id, attempt.actor, attempt.node, log)
+            (
+                claim.job,
+                claim.epoch,
+                claim.tries,
+                attempt.id == claim.attempt_id,
+                attempt.actor,
+                attempt.node,
+                log,
+            )
             for claim, (attempt,), log in zip(claims, attempts, logged, strict=True)
         ]
 
