@@ -123,9 +123,10 @@ def release(session: Session, claim: Claim, state: JobState, **values: Any) -> b
 
 def _release_all(session: Session, claims: Sequence[Claim]) -> set[int]:
     """Mark the jobs of valid claims as done, and return their numbers."""
+    numbered = JobRow.id.in_([claim.job_id for claim in claims])  # for SQLite, which seeks no pairs
     held = tuple_(JobRow.id, JobRow.epoch).in_([(claim.job_id, claim.epoch) for claim in claims])
     done = {"state": JobState.DONE, "lease_expires_at": None, "error_class": None, "error": None}
-    released = update(JobRow).where(JobRow.state == JobState.RUNNING, held).values(done)
+    released = update(JobRow).where(numbered, held, JobRow.state == JobState.RUNNING).values(done)
     return set(session.connection().execute(released.returning(JobRow.id)).scalars())
 
 

@@ -90,8 +90,8 @@ def test_neither_a_job_nor_status_looks_through_all_jobs_of_a_database(sqlite_st
     store = sqlite_store
     sweep_id = store.add_sweep(make_sweep(pairs=("demo", "other"), repeats=20))
     with statements_of(store) as found:
-        claim = claimed(store, sweep_id)
-        store.land(claim, make_result(claim.job))
+        claims = [claimed(store, sweep_id) for _ in range(3)]
+        store.land_results([(claim, make_result(claim.job)) for claim in claims])
         store.summary(sweep_id)
         store.errors(sweep_id)
         store.is_current(sweep_id)
