@@ -2,7 +2,8 @@
 
 The store is the truth and Ray is disposable compute. Each actor has one call in flight. What a failure means
 is judged by `verdicts`, whether a worker still answers is watched by `supervision`, and failures wait in
-`outbox`, as results do here, while the database is away. The store's epochs make sure that a late result lands nowhere.
+`outbox`, as results do here, while the database is away. The store's epochs make sure that a late result
+lands nowhere.
 """
 
 from __future__ import annotations

@@ -203,24 +203,24 @@ def test_time_left_is_known_once_a_job_has_landed(store: Store) -> None:
     watched.close()
 
 
-def test_who_watches_is_told_of_changes_less_often_where_the_page_costs_much(tmp_path: Path) -> None:
-    url, now = database(tmp_path), [0.0]
+def test_who_watches_is_told_of_changes_less_often_where_that_costs_much(tmp_path: Path) -> None:
+    url, now, used = database(tmp_path), [0.0], [0.0]
     sweep_id = fill(url)
-    shared = reports.Reports(WatchedStore.open(url), clock=lambda: now[0])
+    shared = reports.Reports(WatchedStore.open(url), clock=lambda: now[0], processor=lambda: used[0])
 
-    def changes_after(seconds: float) -> bool:
+    def changes_after(seconds: float, *, processor_seconds: float) -> bool:
         before = shared.pulse(sweep_id)
         with Store.open(url, create=False) as store:
             store.log_event(sweep_id, "something", {})
         now[0] += seconds
+        used[0] += processor_seconds
         return shared.pulse(sweep_id) != before
 
-    assert changes_after(1.1)
-    shared.page_made(sweep_id, 0.06)
-    assert not changes_after(1.1)
-    assert changes_after(3.1)
-    shared.page_made(sweep_id, 60.0)
-    assert changes_after(5.1)
+    assert changes_after(2.1, processor_seconds=0.01)
+    assert not changes_after(2.1, processor_seconds=0.1)
+    assert shared.seconds_to_next_pulse(sweep_id) == pytest.approx(2.9)
+    assert changes_after(3.0, processor_seconds=0.0)
+    assert changes_after(10.1, processor_seconds=60.0)
     shared.close()
     shared.store.close()
 
