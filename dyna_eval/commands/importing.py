@@ -34,9 +34,9 @@ def import_results(
     database: str,
     as_json: bool,
 ) -> int:
-    """Bring result files of other tools into the store, marked as imported.
+    """Bring result files of other tools into the database.
 
-    A file's format is known by what it holds. One that cannot be read is named and left out whole; the others
+    They stay marked as imported. A file's format is known by what it holds. One that cannot be read is named and left out whole; the others
     are imported.
     """
     from dyna_eval.importers import FORMATS
