@@ -22,7 +22,7 @@ _FOLLOW_SECONDS = 1.0
 @which_sweep
 @database_option
 def cancel(*, sweep: str | None, database: str) -> None:
-    """Stop a sweep: what is not done is cancelled, what is done stays."""
+    """Cancel what is not done of a sweep; what is done stays."""
     with open_store(database) as store:
         sweep_id = store.find_sweep(sweep)
         click.echo(f"sweep {sweep_id}: {store.cancel(sweep_id)} jobs cancelled")
@@ -92,7 +92,7 @@ def list_sweeps(*, database: str, as_json: bool) -> None:
 @database_option
 @json_option
 def show(*, job: int, database: str, as_json: bool) -> None:
-    """Show one job: its configuration, its attempts, and what every prompt was continued with."""
+    """Show one job: its configuration, attempts and texts."""
     with open_store(database) as store:
         stored, attempts, samples = store.job(job), store.attempts(job), store.samples(job)
     if as_json:
@@ -132,12 +132,17 @@ def logs(*, sweep: str | None, follow: bool, database: str) -> None:
             counts = store.progress(sweep_id)  # before the events, so that none after the last job is missed
             for event in store.events(sweep_id, after=last):
                 job = f" job {event.job_id}" if event.job_id is not None else ""
-                detail = ", ".join(f"{name}={value}" for name, value in event.detail.items())
+                detail = ", ".join(f"{name}={_short(value)}" for name, value in event.detail.items())
                 click.echo(f"{event.at}{job} {event.kind} {detail}".rstrip())
                 last = event.id
             if not follow or not (counts[JobState.QUEUED] or counts[JobState.RUNNING]):
                 return
             time.sleep(_FOLLOW_SECONDS)
+
+
+def _short(value: object) -> object:
+    """Return a number with as many digits as a reader of the log can use, anything else as it is."""
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def _counted(counts: Mapping[JobState, int]) -> str:
