@@ -87,7 +87,7 @@ def _one_line(text: str) -> str:
 class InOrderOfUse(click.Group):
     """Commands are listed as they are met on the way from a file to a table, not by their first letter."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the commands' names in the order in which they were added."""
         return list(self.commands)
 

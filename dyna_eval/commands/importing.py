@@ -36,8 +36,8 @@ def import_results(
 ) -> int:
     """Bring result files of other tools into the database.
 
-    They stay marked as imported. A file's format is known by what it holds. One that cannot be read is named and left out whole; the others
-    are imported.
+    They stay marked as imported. A file's format is known by what it holds. One that cannot be read is named
+    and left out whole; the others are imported.
     """
     from dyna_eval.importers import FORMATS
 

@@ -73,7 +73,8 @@ def report(
 ) -> int:
     """Print the table of a sweep, and write its figures.
 
-    SWEEP was measured here or imported; --from joins several. With --check, see whether a paper still says what the database says.
+    SWEEP was measured here or imported; --from joins several. With --check, see whether a paper still
+    says what the database says.
     """
     from dyna_eval.latex.grid import require
     from dyna_eval.presets import Preset

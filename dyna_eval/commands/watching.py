@@ -28,7 +28,8 @@ def dashboard(
 ) -> None:
     """Show sweeps live in a browser, read-only.
 
-    It needs no internet. On this machine alone unless --host says otherwise; then browsers need the printed address with its token.
+    It needs no internet. It listens on this machine alone unless --host says otherwise; then browsers need
+    the printed address with its token.
     """
     from dyna_eval_dashboards.server import serve
 

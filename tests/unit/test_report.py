@@ -350,7 +350,7 @@ def test_one_prompt_has_no_interval_and_a_warning() -> None:
 
 
 def test_rows_that_were_disturbed_alike_share_one_note() -> None:
-    """Shares are raised to full tenths: `up to` stays true, and a table on a busy machine is not all notes."""
+    """Shares are raised to full tenths: `up to` stays true, and a busy machine's table is not all notes."""
     disturbed = change_jobs(record(), LINEAR.label, conditions={"others_share": 0.83})
     disturbed = change_jobs(disturbed, TREE.label, conditions={"others_share": 0.861})
     report = build_report(change_jobs(disturbed, PRUNED.label, conditions={"others_share": 0.7}))
