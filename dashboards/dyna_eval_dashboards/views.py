@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dyna_eval_db.watching import SampleDetail
+from dyna_eval_db.watched import SampleDetail
 
 from dyna_eval.cells import Notes, configuration_text, one_line
 from dyna_eval.comparison_tables import compared_pairs, headers, remarks
