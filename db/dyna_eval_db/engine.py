@@ -131,8 +131,8 @@ def reported(address: URL) -> Iterator[None]:
 
 
 def _secrets(address: URL) -> set[str]:
-    given = {str(address.password or ""), *map(str, (address.query.get("password", ""),))}
-    return {secret for secret in given if secret}
+    given = (address.password, *address.normalized_query.get("password", ()))
+    return {str(secret) for secret in given if secret}
 
 
 def _is_away(error: DBAPIError) -> bool:

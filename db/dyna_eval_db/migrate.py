@@ -40,14 +40,6 @@ class Schema:
     version: str | None
 
 
-def check(url: str) -> Schema:
-    """Return the schema of an existing database without changing anything."""
-    address = parse_address(url)
-    check_file(address, create=False)
-    with reported(address):
-        return inspect_schema(bare_engine(address))
-
-
 def upgrade(url: str) -> Schema:
     """Bring an empty or older database to this version's schema and return the schema it had before.
 

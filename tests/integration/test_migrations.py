@@ -24,7 +24,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from dyna_eval_db import migrate
 from dyna_eval_db.engine import bare_engine, parse_address, writing
-from dyna_eval_db.migrate import MIGRATIONS, VERSION_TABLE, SchemaKind
+from dyna_eval_db.migrate import MIGRATIONS, VERSION_TABLE, Schema, SchemaKind, inspect_schema
 from dyna_eval_db.models import SCHEMA_VERSION, Base
 from dyna_eval_db.store import Store
 from measurements import make_result, make_sentinel, make_sweep
@@ -60,6 +60,10 @@ def downgrade(url: str, version: str) -> None:
     with writing(bare_engine(parse_address(url))).begin() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, version)
+
+
+def found_schema(url: str) -> Schema:
+    return inspect_schema(bare_engine(parse_address(url)))
 
 
 def refusal(url: str, *, create: bool = True) -> str:
@@ -132,7 +136,7 @@ def test_many_that_open_a_new_database_at_once_make_its_schema_once(database_url
     for thread in threads:
         thread.join()
     assert errors == []
-    assert migrate.check(database_url).kind == SchemaKind.CURRENT
+    assert found_schema(database_url).kind == SchemaKind.CURRENT
 
 
 class CrashError(Exception):
@@ -150,7 +154,7 @@ def test_a_crash_while_a_schema_is_made_leaves_an_empty_database(database_url: s
     with pytest.raises(CrashError):
         Store.open(database_url, create=True)
     event.remove(Engine, "before_cursor_execute", crash_at_the_fifth_table)
-    assert migrate.check(database_url).kind == SchemaKind.EMPTY
+    assert found_schema(database_url).kind == SchemaKind.EMPTY
     with Store.open(database_url, create=True) as store:
         assert store.list_sweeps() == []
 
@@ -172,7 +176,7 @@ def test_an_older_schema_is_refused_with_the_command_that_upgrades_it_and_left_a
 ) -> None:
     monkeypatch.setattr(migrate, "SCHEMA_VERSION", "9999")
     assert "run `dyna-eval db upgrade`" in refusal(database_url)
-    assert migrate.check(database_url) == migrate.Schema(kind=SchemaKind.OLDER, version=SCHEMA_VERSION)
+    assert found_schema(database_url) == Schema(kind=SchemaKind.OLDER, version=SCHEMA_VERSION)
 
 
 def test_upgrading_makes_the_schema_and_then_changes_nothing(database_url: str, tmp_path: Path) -> None:
@@ -210,7 +214,7 @@ def test_rows_of_schema_0001_are_kept_and_lack_only_what_was_not_measured(databa
     as_written_by_0001(database_url)
 
     assert "run `dyna-eval db upgrade`" in refusal(database_url)
-    assert migrate.upgrade(database_url) == migrate.Schema(kind=SchemaKind.OLDER, version="0001")
+    assert migrate.upgrade(database_url) == Schema(kind=SchemaKind.OLDER, version="0001")
 
     with Store.open(database_url, create=False) as store:
         after, samples, resolved = (
