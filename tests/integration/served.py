@@ -57,11 +57,11 @@ def fill(url: str, sweep: ResolvedSweep | None = None, *, failed: bool = False) 
                 store.fail(claim, error_class="ValueError", message=HOSTILE, final=True)
                 continue
             sentinels = [make_sentinel()] if number == 1 else []
-            store.land(claim, with_hostile_text(make_result(claim.job, sentinels=sentinels)))
+            store.land(claim, _with_hostile_text(make_result(claim.job, sentinels=sentinels)))
     return sweep_id
 
 
-def with_hostile_text(result: JobResult) -> JobResult:
+def _with_hostile_text(result: JobResult) -> JobResult:
     """Return a result that is the same but for what the samples of its own jobs say."""
     return replace(result, samples=tuple(replace(sample, text=HOSTILE) for sample in result.samples))
 
