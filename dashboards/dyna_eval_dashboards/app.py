@@ -89,7 +89,9 @@ class Dashboard:
             wanted=wanted,
             states=states,
             figures=figures.FIGURES,
-            latex=latex.to_latex(built.report) if built and len(built.report.rows) <= figures.MOST_ROWS else None,
+            latex=latex.to_latex(built.report)
+            if built and len(built.report.rows) <= figures.MOST_ROWS
+            else None,
             pulse=built.pulse if built else "",
             standalone=False,
         )
@@ -255,7 +257,9 @@ def create_app(store: WatchedStore, access: Access) -> Starlette:
             Route("/sweeps/{sweep:int}/explore", dashboard.explore, name="explore"),
             Route("/sweeps/{sweep:int}/figures/{place:int}/{name}", dashboard.figure, name="figure"),
             Route(
-                "/sweeps/{sweep:int}/report.{ending}", _only(downloads.REPORTS, dashboard.download), name="report"
+                "/sweeps/{sweep:int}/report.{ending}",
+                _only(downloads.REPORTS, dashboard.download),
+                name="report",
             ),
             Route(
                 "/sweeps/{sweep:int}/ablation-{place:int}.{ending}",
