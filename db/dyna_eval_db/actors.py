@@ -1,4 +1,4 @@
-"""Who works on what, by what the database knows: actors at work, controllers' leases, actors that landed jobs."""
+"""Who works on what, by what the database knows: actors and controllers at work, actors that landed jobs."""
 
 from __future__ import annotations
 

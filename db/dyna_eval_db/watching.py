@@ -13,7 +13,7 @@ from typing import Any, Self
 from sqlalchemy import ColumnElement, Engine, Select, String, cast, func, or_, select
 from sqlalchemy.orm import Session
 
-from dyna_eval.errors import UnknownSweepError
+from dyna_eval.errors import DatabaseAwayError, DatabaseError, UnknownSweepError
 from dyna_eval.imported import ImportedSweep
 from dyna_eval.jobs import JobState, Method, SweepRecord
 from dyna_eval_db import imports, sweeps
@@ -37,6 +37,7 @@ from dyna_eval_db.values import SweepState, error_text
 from dyna_eval_db.watched import Cluster, JobDetail, JobLine, Page, SampleDetail, SampleLine, SweepOutline
 
 _AT_ONCE = 5_000  # numbers in one statement: SQLite takes 32,766
+_LARGEST_INDEX = 2**31 - 1  # of prompts; Postgres refuses to look for a larger one
 
 
 class WatchedStore:
@@ -69,8 +70,19 @@ class WatchedStore:
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
-        with reported(self._engine.url), Session(self._engine) as session:
-            yield session
+        try:
+            with reported(self._engine.url), Session(self._engine) as session:
+                yield session
+        except DatabaseError as error:
+            self._require_same(error)
+            raise
+
+    def _require_same(self, error: DatabaseError) -> None:
+        """Raise what says it better where the database has gone, or become another one, since."""
+        check_file(self._engine.url, create=False)
+        if not isinstance(error, DatabaseAwayError):
+            with reported(self._engine.url):
+                require_schema(self._engine, create=False)
 
     # ------------------------------------------------------------------ sweeps
 
@@ -101,10 +113,13 @@ class WatchedStore:
             return _outline(session, row)
 
     def pulse(self, sweep_id: int) -> str:
-        """Return a text that changes when anything happens to a sweep."""
+        """Return a text that changes when anything happens to a sweep, or another one takes its number."""
         with self._read() as session:
+            added = session.scalar(select(SweepRow.created_at).where(SweepRow.id == sweep_id))
+            if added is None:
+                raise UnknownSweepError(f"no sweep {sweep_id} in this database")
             latest = session.scalar(select(func.max(EventRow.id)).where(EventRow.sweep_id == sweep_id))
-            return f"{latest or 0}-{sweeps.read_state(session, sweep_id)}"
+            return f"{added.timestamp():.3f}-{latest or 0}-{sweeps.read_state(session, sweep_id)}"
 
     def latest_event(self) -> int:
         """Return the number of the latest event of all sweeps, 0 where there is none."""
@@ -223,7 +238,8 @@ class WatchedStore:
     def sample(self, job_id: int, prompt_index: int) -> SampleDetail:
         """Return one sample with its rounds; raises UnknownSweepError where there is none."""
         with self._read() as session:
-            found = read_samples(session, job_id, SampleRow.prompt_index == prompt_index)
+            of_prompt = SampleRow.prompt_index == prompt_index
+            found = read_samples(session, job_id, of_prompt) if prompt_index <= _LARGEST_INDEX else ()
             if not found:
                 raise UnknownSweepError(f"job {job_id} has no sample of prompt {prompt_index}")
             job = session.get_one(JobRow, job_id)

@@ -278,6 +278,35 @@ def test_a_file_of_another_kind_is_refused_and_left_alone(tmp_path: Path) -> Non
     assert file.read_text() == "not a database\n" * 100
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_refused_before_it_is_read(tmp_path: Path, kind: str) -> None:
+    place = Path("/dev/null")
+    if kind == "pipe":
+        place = tmp_path / "pipe"
+        os.mkfifo(place)
+    assert refusal(f"sqlite:///{place}").startswith(f"{place} is no file but a device or a pipe; ")
+
+
+def test_half_a_file_is_told_to_be_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "store.db"
+    with Store.open(f"sqlite:///{file}", create=True) as store:
+        for number in range(20):
+            store.add_sweep(make_sweep(f"sweep {number}"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(DatabaseError) as refused, Store.open(f"sqlite:///{file}", create=False) as store:
+        store.audit()
+    assert str(refused.value).endswith("malformed; the file is damaged, put a copy of it in its place")
+
+
+@pytest.mark.usefixtures("store")
+def test_a_version_that_never_was_is_refused_in_one_line_and_left_alone(database_url: str) -> None:
+    execute(database_url, "UPDATE dyna_eval_schema SET version_num = '0003x'")
+    with pytest.raises(DatabaseError) as refused:
+        migrate.upgrade(database_url)
+    assert re.search(r"cannot be upgraded: .*'0003x'; restore a copy of it$", str(refused.value))
+    assert found_schema(database_url).version == "0003x"
+
+
 def test_a_folder_and_a_missing_folder_are_named(tmp_path: Path) -> None:
     assert refusal(f"sqlite:///{tmp_path}") == f"{tmp_path} is a folder; give the name of a database file"
     nowhere = tmp_path / "nowhere"
