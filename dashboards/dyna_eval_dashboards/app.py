@@ -24,17 +24,19 @@ from dyna_eval.errors import DatabaseError, DynaEvalError, InputError, UnknownSw
 from dyna_eval.jobs import JobState
 from dyna_eval.lease import LEASE_SECONDS
 from dyna_eval.series.parameters import swept
-from dyna_eval_dashboards import explore as exploring
 from dyna_eval_dashboards import downloads, figures, pages, trees, views
+from dyna_eval_dashboards import explore as exploring
 from dyna_eval_dashboards.comparing import Comparisons
 from dyna_eval_dashboards.reports import Built, Reports
 from dyna_eval_dashboards.rounds import time_line
-from dyna_eval_dashboards.safety import Access, Guard
+from dyna_eval_dashboards.safety import HEADERS, Access, Guard
 
 _PATIENCE = 0.5
 """Seconds that a page waits for a report before it is shown without one."""
 _DOWNLOAD_PATIENCE = 600.0
-_LARGEST = 2**63 - 1
+_MOST_DIGITS = 18
+"""Any number of so many digits fits into a column."""
+_LAST_PAGE = 10**8
 _MOST_TEXT = 20_000
 """Characters of a prompt or an output that a page shows."""
 _PAGES_KEPT = 32
@@ -158,7 +160,7 @@ class Dashboard:
 
     def compare(self, request: Request) -> Response:
         """Compare the two sweeps that the address names, or ask for them."""
-        a, b = (_sweep_number(request.query_params.get(letter, "")) for letter in ("a", "b"))
+        a, b = (_whole(request.query_params.get(letter, "")) for letter in ("a", "b"))
         known = dict(self.store.names())
         known |= {sweep: self.store.outline(sweep).name for sweep in (a, b) if sweep and sweep not in known}
         comparison, message = None, "Choose two sweeps."
@@ -168,6 +170,8 @@ class Dashboard:
             message = ""
             try:
                 comparison = self.comparisons.latest(a, b, patience=_PATIENCE)
+            except (DatabaseError, UnknownSweepError):
+                raise
             except InputError as error:
                 message = str(error)
         page = _page(request)
@@ -246,33 +250,33 @@ def create_app(store: WatchedStore, access: Access) -> Starlette:
             Route("/cluster", dashboard.cluster, name="cluster"),
             Route("/compare", dashboard.compare, name="compare"),
             Route(
-                "/compare/{a:int}/{b:int}.{ending}",
+                "/compare/{a}/{b}.{ending}",
                 _only(downloads.COMPARISONS, dashboard.compared),
                 name="comparison",
             ),
             Route("/pulse", dashboard.pulse_of_all, name="pulse_of_all"),
-            Route("/sweeps/{sweep:int}", dashboard.sweep, name="sweep"),
-            Route("/sweeps/{sweep:int}/pulse", dashboard.pulse, name="pulse"),
-            Route("/sweeps/{sweep:int}/jobs", dashboard.jobs, name="jobs"),
-            Route("/sweeps/{sweep:int}/explore", dashboard.explore, name="explore"),
-            Route("/sweeps/{sweep:int}/figures/{place:int}/{name}", dashboard.figure, name="figure"),
+            Route("/sweeps/{sweep}", dashboard.sweep, name="sweep"),
+            Route("/sweeps/{sweep}/pulse", dashboard.pulse, name="pulse"),
+            Route("/sweeps/{sweep}/jobs", dashboard.jobs, name="jobs"),
+            Route("/sweeps/{sweep}/explore", dashboard.explore, name="explore"),
+            Route("/sweeps/{sweep}/figures/{place}/{name}", dashboard.figure, name="figure"),
             Route(
-                "/sweeps/{sweep:int}/report.{ending}",
+                "/sweeps/{sweep}/report.{ending}",
                 _only(downloads.REPORTS, dashboard.download),
                 name="report",
             ),
             Route(
-                "/sweeps/{sweep:int}/ablation-{place:int}.{ending}",
+                "/sweeps/{sweep}/ablation-{place}.{ending}",
                 _only(downloads.DRAWINGS, dashboard.drawing),
                 name="drawing",
             ),
-            Route("/jobs/{job:int}", dashboard.job, name="job"),
-            Route("/jobs/{job:int}/prompts/{prompt:int}", dashboard.sample, name="sample"),
-            Route("/jobs/{job:int}/prompts/{prompt:int}/trees/{round:int}", dashboard.tree, name="tree"),
+            Route("/jobs/{job}", dashboard.job, name="job"),
+            Route("/jobs/{job}/prompts/{prompt}", dashboard.sample, name="sample"),
+            Route("/jobs/{job}/prompts/{prompt}/trees/{round}", dashboard.tree, name="tree"),
             Route("/static/{version}/{name}", _static, name="static"),
         ],
         middleware=[Middleware(Guard, access=access)],
-        exception_handlers={HTTPException: _not_found, DynaEvalError: _failure},
+        exception_handlers={HTTPException: _not_found, DynaEvalError: _failure, Exception: _fault},
         lifespan=lifespan,
     )
 
@@ -287,19 +291,19 @@ def _only(endings: Container[str], endpoint: Callable[[Request], Response]) -> C
 
 
 def _number(request: Request, name: str) -> int:
-    number: int = request.path_params[name]
-    if number > _LARGEST:
+    number = _whole(request.path_params[name])
+    if number is None:
         raise HTTPException(404, "there is nothing of that number")
     return number
 
 
-def _sweep_number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdecimal() and 0 < len(text) < 19 else None
+def _whole(text: str) -> int | None:
+    """Return the number that a part of an address stands for; None where no row can have it."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
 def _page(request: Request) -> int:
-    asked = request.query_params.get("page", "")
-    return max(1, int(asked)) if asked.isdecimal() and len(asked) < 9 else 1
+    return min(max(1, _whole(request.query_params.get("page", "")) or 1), _LAST_PAGE)
 
 
 def _html(template: str, *, status: int = 200, **values: Any) -> Response:
@@ -311,6 +315,14 @@ def _not_found(_request: Request, error: Exception) -> Response:
     detail = error.detail if isinstance(error, HTTPException) else ""
     message = "there is no such page" if detail == "Not Found" else detail
     return _html("error.html", status=status, code=status, message=message)
+
+
+def _fault(_request: Request, _error: Exception) -> Response:
+    """Answer where no other handler did, outside the guard; the server writes the traceback to stderr."""
+    message = "this is a mistake of dyna-eval; what `dyna-eval dashboard` printed in its terminal tells more"
+    answer = _html("error.html", status=500, code=500, message=message)
+    answer.headers.update(HEADERS)
+    return answer
 
 
 def _failure(_request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""What the tables of sweeps and of comparisons show, cut out of reports: rows in their order, a page of them."""
+"""What the tables of sweeps and of comparisons show, cut out of reports: a page of rows in their order."""
 
 from __future__ import annotations
 
