@@ -85,14 +85,16 @@ def check_database(*, sweep: str | None, database: str) -> int:
 
     Prints a line for every finding; the exit status is 1 if there is any.
     """
+    from dyna_eval.cells import count
+
     with open_store(database) as store:
         sweep_id = None if sweep is None else store.find_sweep(sweep)
         findings = store.audit(sweep_id)
-        count = len(store.list_sweeps()) if sweep_id is None else 1
+        sound = len(store.list_sweeps()) if sweep_id is None else 1
     for finding in findings:
         sweep_words = "" if finding.sweep_id is None else f"sweep {finding.sweep_id} "
         job_words = "" if finding.job_id is None else f"job {finding.job_id} "
         click.echo(f"{sweep_words}{job_words}{finding.what}")
     if not findings:
-        click.echo(f"ok: {count} sweeps")
+        click.echo(f"ok: {count(sound, 'sweep')}")
     return 1 if findings else 0
