@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Container
 from functools import lru_cache
@@ -70,9 +69,7 @@ class Dashboard:
         known = self._rendered.get(address)
         if known is not None and known[0] == state:
             return known[1]
-        begun = time.thread_time()
         answer = self._sweep(sweep_id, request, built)
-        self.reports.page_made(sweep_id, time.thread_time() - begun)
         self._rendered[address] = (state, answer)
         while len(self._rendered) > _PAGES_KEPT:
             self._rendered.popitem(last=False)
@@ -190,7 +187,10 @@ class Dashboard:
     # --------------------------------------------------- what scripts ask for
 
     def pulse(self, request: Request) -> Response:
-        return JSONResponse({"pulse": self.reports.pulse(_number(request, "sweep"))})
+        sweep_id = _number(request, "sweep")
+        pulse = self.reports.pulse(sweep_id)
+        again = self.reports.seconds_to_next_pulse(sweep_id)
+        return JSONResponse({"pulse": pulse, "again_seconds": round(again, 1)})
 
     def pulse_of_all(self, _request: Request) -> Response:
         return JSONResponse({"pulse": str(self.store.latest_event())})
