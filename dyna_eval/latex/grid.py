@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from dyna_eval.report import Report, Row, best_row
 _MATHS = {"τ": r"\tau", "≤": r"\leq "}
 _THIN = r"\,"
 _WIDEST = 40  # characters of a text cell that stays on one line
+_DIGITS = re.compile(r"[0-9.e+/-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,11 +194,13 @@ def configuration(row: Row) -> str:
 
 
 def _setting(setting: Setting) -> str:
-    text = f"{setting.symbol}{setting.relation}{setting.value}"
-    if len(setting.symbol) != 1:
-        return escape_latex(text)
-    symbol, relation = (_MATHS.get(part, part) for part in (setting.symbol, setting.relation))
-    return f"${symbol}{relation}{setting.value}$"
+    symbol, relation, value = setting.symbol, setting.relation, setting.value
+    if symbol not in _MATHS and not re.fullmatch("[A-Za-z]", symbol):
+        return escape_latex(f"{symbol}{relation}{value}")
+    symbol, relation = (_MATHS.get(part, part) for part in (symbol, relation))
+    if not _DIGITS.fullmatch(value):  # what another tool, or the policy of another package, wrote there
+        return f"${symbol}{relation}${escape_latex(value)}"
+    return f"${symbol}{relation}{value}$"
 
 
 # ----------------------------------------------------------------------- figures

@@ -14,7 +14,7 @@ from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, change_s
 
 from dyna_eval.cells import one_line
 from dyna_eval.errors import InputError
-from dyna_eval.jobs import Configuration, Exactness, JobState, SweepRecord
+from dyna_eval.jobs import Configuration, Exactness, JobState, Method, Params, SweepRecord
 from dyna_eval.latex.grid import require
 from dyna_eval.latex.style import Column, Style, read_columns
 from dyna_eval.latex.table import to_latex
@@ -71,6 +71,20 @@ def test_the_table_has_booktabs_rules_five_columns_and_centred_figures() -> None
 )
 def test_every_method_has_a_cell_that_latex_can_print(method: MethodParameters, cell: str) -> None:
     row = Configuration(label="Row", method=method.method, params=method.resolved())
+    assert body(table(record(((BASELINE, 100.0), (row, 90.0)))))[1][2] == cell
+
+
+@pytest.mark.parametrize(
+    ("params", "cell"),
+    [
+        ({"k": r"\input{x}$"}, r"other method, $K=$\textbackslash{}input\{x\}\$"),
+        ({"%": 5}, r"other method, \%=5"),
+        ({"x": 5}, "other method, $x=5$"),
+        ({"threshold": None}, r"other method, $\tau=$None"),
+    ],
+)
+def test_the_settings_of_another_tool_are_text_too(params: Params, cell: str) -> None:
+    row = Configuration(label="Row", method=Method.OTHER, params=params)
     assert body(table(record(((BASELINE, 100.0), (row, 90.0)))))[1][2] == cell
 
 
