@@ -93,8 +93,9 @@ def _told_of_dynatree(params: Params) -> Params:
 
     An imported row may name a part of the parameters; the others are not made up.
     """
-    given: dict[str, Any] = dict(params)
-    tree, fields = DynaTree.model_construct(**given), DynaTree.model_fields
+    fields = DynaTree.model_fields
+    known: dict[str, Any] = {name: value for name, value in params.items() if name in fields}
+    tree = DynaTree.model_construct(**known)
     branches = [
         name
         for name in ("branch_min", "branch_mid", "branch_max")

@@ -132,6 +132,8 @@ def test_a_configuration_reads_as_a_person_would_write_it(method: Method, params
 def test_of_an_imported_row_only_the_parameters_that_its_file_names_are_told() -> None:
     assert configuration_text(Method.DYNATREE, {"depth": 5}) == "dynatree, D=5"
     assert configuration_text(Method.DYNATREE, {"branch_mid": 2}) == "dynatree, B=2"
+    strange = configuration_text(Method.DYNATREE, {"depth": 5, "cls": 1})
+    assert strange == "dynatree, D=5, cls=1"
 
 
 def test_footnotes_are_lettered_beyond_the_alphabet() -> None:
