@@ -11,7 +11,7 @@ from string import ascii_lowercase
 from typing import Any
 
 from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
-from dyna_eval.methods import DynaTree
+from dyna_eval.methods import DynaTree, TreeShape
 from dyna_eval.report import Report, Row
 from dyna_eval.statistics import Interval
 
@@ -114,19 +114,10 @@ def _told_of_dynatree(params: Params) -> Params:
 
 def _could_bind(params: Params) -> bool:
     """Whether the whole tree has more draft nodes than `max_nodes` lets it have."""
-    cap, depth, branch = params.get("max_nodes"), params.get("depth"), params.get("branch")
-    root = params.get("root_branch") or branch
-    if not (
-        isinstance(cap, int) and isinstance(depth, int) and isinstance(branch, int) and isinstance(root, int)
-    ):
+    cap, shape = params.get("max_nodes"), TreeShape.of(params)
+    if not isinstance(cap, int) or shape is None:
         return cap is not None
-    nodes, width = 0, root
-    for _ in range(depth):
-        nodes += width
-        width *= branch
-        if nodes > cap:
-            return True
-    return False
+    return shape.nodes > cap
 
 
 def one_line(text: str) -> str:

@@ -22,6 +22,7 @@ from dyna_eval.latex.grid import configuration, level
 from dyna_eval.latex.style import Part, end_mark, mark, origin_of
 from dyna_eval.latex.table import table_label
 from dyna_eval.latex.text import escape_latex, number, percent
+from dyna_eval.methods import TreeShape
 from dyna_eval.report import Report, Row, best_row
 from dyna_eval.statistics import Comparison
 
@@ -159,38 +160,23 @@ def _evidence(report: Report, comparison: Comparison) -> str:
 
 
 def theoretical_nodes(row: Row) -> int | None:
-    """Return the draft nodes of a tree that grows whole; None for other methods.
-
-    With B children of every node and D levels that is (B^(D+1) - 1) / (B - 1) - 1; with R children of the
-    root R (B^D - 1) / (B - 1).
-    """
+    """Return the draft nodes of a tree that grows whole; None for other methods."""
     shape = _shape(row)
-    if shape is None:
-        return None
-    depth, branch, root = shape
-    return root * depth if branch == 1 else root * (branch**depth - 1) // (branch - 1)
+    return shape.nodes if shape else None
 
 
-def _shape(row: Row) -> tuple[int, int, int] | None:
-    """Return a tree's depth, its branch and the branch of its root."""
-    depth, branch = row.params.get("depth"), row.params.get("branch")
-    root = row.params.get("root_branch") or branch
-    if row.method is not Method.TREE:
-        return None
-    if isinstance(depth, int) and isinstance(branch, int) and isinstance(root, int):
-        return depth, branch, root
-    return None
+def _shape(row: Row) -> TreeShape | None:
+    return TreeShape.of(row.params) if row.method is Method.TREE else None
 
 
 def _tree(row: Row) -> list[str]:
     if row.figures is None:
         return []
     nodes, bound = row.figures.acceptance.mean_tree_nodes, row.figures.acceptance.node_cap_bound_rate
-    theory, sentences = theoretical_nodes(row), []
-    if theory is not None:
-        sentences.append(
-            f"Grown whole, its tree has {_formula(row)} draft nodes besides the root{_left(nodes, theory)}."
-        )
+    shape, sentences = _shape(row), []
+    if shape is not None:
+        left = _left(nodes, shape.nodes)
+        sentences.append(f"Grown whole, its tree has {_formula(shape)} draft nodes besides the root{left}.")
     elif nodes is not None:
         sentences.append(f"A round verifies {nodes:.1f} draft nodes on average.")
     if bound:
@@ -208,18 +194,15 @@ def _left(nodes: float | None, theory: int) -> str:
     return f"; a round verifies {nodes:.1f} on average{share}"
 
 
-def _formula(row: Row) -> str:
-    shape, nodes = _shape(row), theoretical_nodes(row)
-    if shape is None or nodes is None:
-        return ""
-    depth, branch, root = shape
+def _formula(shape: TreeShape) -> str:
+    depth, branch, root = shape.depth, shape.branch, shape.root_branch
     if branch == 1:
         left = rf"{root}\cdot {depth}"
     elif root == branch:
         left = f"({branch}^{{{depth + 1}}}-1)/({branch}-1)-1"
     else:
         left = rf"{root}\,({branch}^{{{depth}}}-1)/({branch}-1)"
-    return f"${left}{_whole(nodes)}$"
+    return f"${left}{_whole(shape.nodes)}$"
 
 
 def _whole(nodes: int) -> str:

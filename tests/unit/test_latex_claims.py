@@ -266,6 +266,13 @@ def test_the_theoretical_nodes_follow_from_depth_and_branches(
     assert formula in to_prose(report)
 
 
+def test_of_a_tree_of_absurd_size_no_theory_is_told() -> None:
+    tree = Configuration(label="Tree", method=Method.TREE, params={"depth": 10**9, "branch": 10**9})
+    report = build_report(record(((BASELINE, 100.0), (tree, 50.0))))
+    assert theoretical_nodes(report.rows[1]) is None
+    assert "Grown whole" not in to_prose(report)
+
+
 def test_a_cap_that_bound_is_told_with_its_share_of_rounds() -> None:
     capped = change_samples(record(), TREE.label, capped_rounds=20, verified_nodes=40 * 254)
     told = paragraphs(build_report(capped))[3]

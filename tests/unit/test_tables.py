@@ -136,6 +136,12 @@ def test_of_an_imported_row_only_the_parameters_that_its_file_names_are_told() -
     assert strange == "dynatree, D=5, cls=1"
 
 
+def test_a_tree_of_absurd_size_in_the_file_of_another_tool_is_told_at_once() -> None:
+    size = 2**62
+    params = {"depth": size, "branch": 1, "max_nodes": size}
+    assert configuration_text(Method.TREE, params) == f"tree, D={size}, B=1, N≤{size}"
+
+
 def test_footnotes_are_lettered_beyond_the_alphabet() -> None:
     letters = [letter for letter, _ in Notes(tuple(map(str, range(703))), ()).lettered()]
     assert len(set(letters)) == 703
