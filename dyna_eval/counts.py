@@ -44,10 +44,14 @@ def _rounded(value: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identical:
-    """Rows whose settings differ, but none of whose counts do."""
+    """Rows of one pair whose settings differ, but none of whose counts do."""
 
-    labels: tuple[str, ...]
+    rows: tuple[ImportedRow, ...]
     text: str
+
+    def has(self, row: ImportedRow) -> bool:
+        """Whether this very row is one of them; a row of another pair may have its label."""
+        return any(own is row for own in self.rows)
 
 
 def identical_rows(file: ImportedFile) -> list[Identical]:
@@ -61,8 +65,7 @@ def identical_rows(file: ImportedFile) -> list[Identical]:
     for rows in groups.values():
         differing = _differing(rows)
         if differing:
-            text = _identical_text(rows, differing)
-            found.append(Identical(labels=tuple(row.label for row in rows), text=text))
+            found.append(Identical(rows=tuple(rows), text=_identical_text(rows, differing)))
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dyna_eval.comparisons import distinct_labels
-from dyna_eval.counts import all_files, doubted_prompts, identical_rows
+from dyna_eval.counts import Identical, all_files, doubted_prompts, identical_rows
 from dyna_eval.imported import ImportedFile, ImportedRow, ImportedSweep, sample_figures, sample_rates
 from dyna_eval.integrity import mixed_caveats, row_caveats
 from dyna_eval.jobs import Method
@@ -77,8 +77,9 @@ def _rows_of_pair(sweep: ImportedSweep, pair: str, bootstrap: Bootstrap) -> list
         )
         for row, (_, own) in zip(compared, entries, strict=True)
     ]
+    identical = [group for file in sweep.files for group in identical_rows(file)]
     return [
-        replace(row, caveats=_caveats(row, own, file, bootstrap.confidence))
+        replace(row, caveats=_caveats(row, own, file, identical, bootstrap.confidence))
         for row, (file, own) in zip(given, entries, strict=True)
     ]
 
@@ -124,7 +125,9 @@ def _mixed_within(row: ImportedRow, reference: ImportedRow) -> tuple[str, ...]:
     return row.mixed
 
 
-def _caveats(row: Row, own: ImportedRow, file: ImportedFile, confidence: float) -> tuple[str, ...]:
+def _caveats(
+    row: Row, own: ImportedRow, file: ImportedFile, identical: Sequence[Identical], confidence: float
+) -> tuple[str, ...]:
     assert row.figures is not None  # noqa: S101 - an imported row has figures
     texts = row_caveats(
         method=row.method,
@@ -137,7 +140,7 @@ def _caveats(row: Row, own: ImportedRow, file: ImportedFile, confidence: float) 
     rate = own.counts.acceptance_rate
     if rate is not None and rate > 1.0:
         texts.append(f"its file's acceptance rate is above 1 ({rate * 100:.1f} %): foreign, not comparable")
-    texts += [group.text for group in identical_rows(file) if own.label in group.labels]
+    texts += [group.text for group in identical if group.has(own)]
     source = f"imported from {file.source}"
     return tuple(dict.fromkeys([*mixed_caveats(row.mixed), source, *texts, *own.notes]))
 
