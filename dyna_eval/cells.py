@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from string import ascii_lowercase
 from typing import Any
 
@@ -156,7 +156,7 @@ def _left_out(report: Report, pair: str) -> list[str]:
     if not entries:
         return []
     jobs = sum(len(entry.job_ids) for entry in entries)
-    alike = groupby(entries, key=lambda entry: f"{entry.state}: {entry.reason}")
+    alike = itertools.groupby(entries, key=lambda entry: f"{entry.state}: {entry.reason}")
     labelled = [(", ".join(f"'{entry.label}'" for entry in group), why) for why, group in alike]
     each = "; ".join(f"{labels} ({why})" for labels, why in labelled)
     return [f"Left out: {count(len(entries), 'configuration')}, {count(jobs, 'job')}: {each}"]
@@ -234,7 +234,7 @@ def sweep_numbers(report: Report) -> str:
 
 def ranges(numbers: Iterable[int]) -> str:
     """Return numbers as ranges: 1, 2, 3, 7 is `1-3, 7`."""
-    runs = groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0])
+    runs = itertools.groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0])
     spans = [[number for _, number in run] for _, run in runs]
     return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans) or "none"
 
@@ -249,7 +249,10 @@ def pair_slugs(report: Report) -> dict[str, str]:
     if len(report.pairs) == 1:
         return dict.fromkeys(report.pairs, "")
     slugs = [slug(pair) for pair in report.pairs]
-    return {
-        pair: own if own and slugs.count(own) == 1 else f"{own}-{number}".lstrip("-")
-        for number, (pair, own) in enumerate(zip(report.pairs, slugs, strict=True), start=1)
-    }
+    alone = {own for own in slugs if own and slugs.count(own) == 1}
+    found: dict[str, str] = {}
+    for number, (pair, own) in enumerate(zip(report.pairs, slugs, strict=True), start=1):
+        numbered = (f"{own}-{n}".lstrip("-") for n in itertools.count(number))
+        taken = {*alone, *found.values()}
+        found[pair] = own if own in alone else next(name for name in numbered if name not in taken)
+    return found

@@ -190,6 +190,8 @@ def test_job_ids_are_written_as_ranges() -> None:
 def test_pairs_of_similar_names_keep_distinct_slugs() -> None:
     slugs = pair_slugs(build_report(record(pairs=("a/b", "a b", "模型", "c"))))
     assert list(slugs.values()) == ["a-b-1", "a-b-2", "3", "c"]
+    slugs = pair_slugs(build_report(record(pairs=("a b", "a/b", "a-b-2", "模"))))
+    assert list(slugs.values()) == ["a-b-1", "a-b-3", "a-b-2", "4"]
     assert pair_slugs(build_report(record())) == {"demo": ""}
 
 
