@@ -157,15 +157,18 @@ def best_row(rows: Sequence[Row]) -> Row | None:
     None is also where an imported row, whose output nobody compared with the target's, is faster.
     """
     at_rest = all(row.source or row.state in (JobState.DONE, JobState.FAILED) for row in rows)
-    return _fastest(rows) if at_rest else None
+    best = _fastest(rows) if at_rest else None
+    doubted = [row for row in rows if row.source and not row.mixed and not row.is_exact]
+    return None if best is None or any(_rate(row) > _rate(best) for row in doubted) else best
 
 
 def _fastest(rows: Sequence[Row]) -> Row | None:
     """Return the row with the highest throughput among those whose output and circumstances are right."""
-    rates = [(row.figures.throughput.mean, row) for row in rows if row.figures and not row.mixed]
-    fit = [(rate, row) for rate, row in rates if row.is_exact]
-    rate, best = max(fit, key=lambda pair: pair[0], default=(0.0, None))
-    return None if any(row.source and not row.is_exact and other > rate for other, row in rates) else best
+    return max((row for row in rows if row.is_exact and not row.mixed), key=_rate, default=None)
+
+
+def _rate(row: Row) -> float:
+    return row.figures.throughput.mean if row.figures else 0.0
 
 
 # ------------------------------------------------------------------- comparing

@@ -122,6 +122,7 @@ def test_unknown_exactness_is_said_and_such_a_row_is_never_called_the_best(tmp_p
     assert all("output was not compared with the target's" in row.caveats for row in report.rows[1:])
     assert best_row(report.rows) is None
     assert "bold" not in to_latex(report)
+    assert [row.fastest_before for row in report.rows] == [None, 1, 1, 1]
 
 
 def test_rows_carry_the_file_and_its_digest(tmp_path: Path) -> None:
