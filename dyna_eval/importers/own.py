@@ -59,8 +59,8 @@ class _Row(FileSection):
     throughput_tokens_per_s: Rate | None
     throughput_interval: _Two | None = None
     throughput_std: _Positive | None = None
-    throughput_pooled: _Positive | None = None
-    end_to_end_tokens_per_s: _Positive | None = None
+    throughput_pooled: Rate | None = None
+    end_to_end_tokens_per_s: Rate | None = None
     mean_acceptance_length: _Positive | None = None
     mean_acceptance_length_per_request: _Positive | None = None
     draft_acceptance_rate: _Share | None = None

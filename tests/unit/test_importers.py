@@ -249,6 +249,12 @@ def test_what_our_own_report_left_out_stays_known(tmp_path: Path) -> None:
     assert [row.label for row in imported.rows] == ["Baseline", "+ Tree structure", "+ Adaptive pruning"]
 
 
+def test_an_impossible_speed_of_our_own_report_is_refused(tmp_path: Path) -> None:
+    document, _ = own_json(tmp_path)
+    document["rows"][1]["throughput_pooled"] = 0.0
+    assert "rows[1].throughput_pooled is 0.0" in refusal(write(tmp_path, "b.json", document))
+
+
 def test_a_report_without_a_finished_row_is_refused(tmp_path: Path) -> None:
     document, _ = own_json(tmp_path)
     for row in document["rows"]:
