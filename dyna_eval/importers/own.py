@@ -120,14 +120,15 @@ def read(content: Content) -> ImportedFile:
     if not measured:
         content.refuse(f"holds no finished row (its sweep is {document.sweep.state})")
     keys = distinct([f"{row.pair}\n{row.label}" for row in measured])
-    notes_of = [_own_warnings(row, document.warnings) for row in measured]
-    general = [text for text in document.warnings if not any(text in own for own in notes_of)]
+    several = len({row.pair for row in rows}) > 1
+    openings = [f"{row.pair}: {row.label}: " if several else f"{row.label}: " for row in measured]
+    general = [text for text in document.warnings if not text.startswith(tuple(openings))]
     return ImportedFile(
         source=Source(file=content.file, format=NAME, sha256=content.sha256),
         claims=Claims(),
         rows=tuple(
-            _imported(row, key.split("\n")[1], document.warnings)
-            for row, key in zip(measured, keys, strict=True)
+            _imported(row, key.split("\n")[1], _opened_by(opening, document.warnings))
+            for row, key, opening in zip(measured, keys, openings, strict=True)
         ),
         left_out=tuple(
             LeftOutRow(label=entry.label, pair=entry.pair, state=entry.state, reason=entry.reason)
@@ -138,7 +139,7 @@ def read(content: Content) -> ImportedFile:
     )
 
 
-def _imported(row: _Row, label: str, warnings: list[str]) -> ImportedRow:
+def _imported(row: _Row, label: str, notes: tuple[str, ...]) -> ImportedRow:
     method = _method(row.method)
     return ImportedRow(
         pair=row.pair,
@@ -159,7 +160,7 @@ def _imported(row: _Row, label: str, warnings: list[str]) -> ImportedRow:
         if row.gain_over_previous is None or row.gain_over_previous <= -1.0
         else Comparison(ratio=row.gain_over_previous + 1.0),
         mixed=tuple(row.mixed),
-        notes=tuple(text.partition(f"{row.label}: ")[2] for text in _own_warnings(row, warnings)),
+        notes=notes,
     )
 
 
@@ -171,10 +172,9 @@ def _method(name: str) -> Method:
         return Method.OTHER
 
 
-def _own_warnings(row: _Row, warnings: list[str]) -> list[str]:
-    """Return the warnings that name a row, as `LABEL: text` or, among several pairs, `PAIR: LABEL: text`."""
-    openings = (f"{row.label}: ", f"{row.pair}: {row.label}: ")
-    return [text for text in warnings if text.startswith(openings)]
+def _opened_by(opening: str, warnings: list[str]) -> tuple[str, ...]:
+    """Return the warnings that begin so, without their opening."""
+    return tuple(text.removeprefix(opening) for text in warnings if text.startswith(opening))
 
 
 def _figures(row: _Row) -> Figures:

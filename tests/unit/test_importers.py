@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_records import FOUR_STEPS, change_samples, record
+from report_records import BASELINE, FOUR_STEPS, LINEAR, change_samples, record
 
 from dyna_eval.errors import ImportFileError
 from dyna_eval.importers import FORMATS, import_file
@@ -247,6 +248,13 @@ def test_what_our_own_report_left_out_stays_known(tmp_path: Path) -> None:
     imported = import_file(write(tmp_path, "b.json", document))
     assert [entry.label for entry in imported.left_out] == ["Gone"]
     assert [row.label for row in imported.rows] == ["Baseline", "+ Tree structure", "+ Adaptive pruning"]
+
+
+def test_a_row_that_is_called_like_its_pair_keeps_its_own_warnings(tmp_path: Path) -> None:
+    steps = ((BASELINE, 128.0), (replace(LINEAR, label="demo"), 174.0))
+    report = build_report(change_samples(record(steps, pairs=("demo", "other")), "demo", capped_rounds=3))
+    imported = import_file(write(tmp_path, "own.json", to_json(report)))
+    assert [row.notes for row in imported.rows] == [row.caveats for row in report.rows]
 
 
 def test_an_impossible_speed_of_our_own_report_is_refused(tmp_path: Path) -> None:
