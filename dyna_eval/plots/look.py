@@ -145,6 +145,11 @@ def wrapped(text: str, width: int, lines: int = 2) -> str:
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
 
 
+def literal(text: str) -> str:
+    """Return text that is printed as it stands where `parse_math` does not reach, as in ticks of common axes."""
+    return text.replace("$", r"\$")
+
+
 def starred(entry: Entry) -> str:
     return entry.label + ("*" if entry.doubt else "")
 

@@ -296,6 +296,16 @@ def test_a_label_is_text_in_every_figure_and_format(label: str, tmp_path: Path) 
             ET.parse(path)  # noqa: S314 (our own file)
 
 
+def test_the_names_of_pairs_are_text_on_every_axis(tmp_path: Path) -> None:
+    stored = record(pairs=("small", "$\\frac{1}{$ 5"))
+    for wish in (
+        Wish(names=("curves",), x="pair"),
+        Wish(names=("heat",), heat=("pair", "threshold")),
+        Wish(names=("heat",), heat=("threshold", "pair")),
+    ):
+        assert files(stored, tmp_path, wish)
+
+
 # --------------------------------------------------------------------------- look
 
 
