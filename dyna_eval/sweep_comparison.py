@@ -18,6 +18,7 @@ from dyna_eval.integrity import Environments, environment_difference
 from dyna_eval.jobs import canonical_json
 from dyna_eval.report import Report, Row
 from dyna_eval.statistics import Bootstrap, Comparison, Interval, compare
+from dyna_eval.workloads import models_difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,14 +260,7 @@ def _differences(a: Row, b: Row, environments: Environments) -> list[str]:
     ]
     if a.environment is not None and b.environment is not None and a.environment != b.environment:
         texts.append(f"environment ({environment_difference(b.environment, a.environment, environments)})")
-    if (
-        not texts
-        and not _unproven(a, b)
-        and _configuration_key(a) == _configuration_key(b)
-        and a.key != b.key
-    ):
-        texts.append("models, dtype, backend or warm-up")
-    return texts
+    return [*texts, *models_difference(b, a)]
 
 
 def _unproven(a: Row, b: Row) -> tuple[str, ...]:

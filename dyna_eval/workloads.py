@@ -47,7 +47,7 @@ def workload_differences(one: Origin, base: Origin, known: Sequence[ImportedFile
 
 
 def models_difference(own: Row | None, base: Row | None) -> list[str]:
-    """Compare baselines: equal work has equal identities, unless models, or how they run, differ."""
+    """Compare rows of the same work: their identities differ where models, or how they run, do."""
     if own is None or base is None or own.key is None or base.key is None or own.key == base.key:
         return []
     work = [(one.method, dict(one.params), one.prompt_set, one.generation) for one in (own, base)]

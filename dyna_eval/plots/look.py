@@ -146,7 +146,7 @@ def wrapped(text: str, width: int, lines: int = 2) -> str:
 
 
 def literal(text: str) -> str:
-    """Return text that is printed as it stands where `parse_math` does not reach, as in ticks of common axes."""
+    """Return text that is printed as it stands where `parse_math` does not reach: in ticks of shared axes."""
     return text.replace("$", r"\$")
 
 
