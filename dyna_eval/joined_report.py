@@ -198,7 +198,11 @@ def _joined_row_caveats(
     row: Row, one: Candidate, members: Sequence[_Member], confidence: float
 ) -> tuple[str, ...]:
     """Return a row's caveats in its new company, in which its differences stand first."""
-    stale = separability_caveats(one.row.versus_baseline, members[one.part].report.confidence)
+    stale = [
+        text
+        for member in members  # the row may have been compared at the confidence of another one
+        for text in separability_caveats(one.row.versus_baseline, member.report.confidence)
+    ]
     kept = [text for text in one.row.caveats if text not in stale]
     return tuple(
         dict.fromkeys(

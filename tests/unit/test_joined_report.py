@@ -464,6 +464,9 @@ def test_words_about_another_baseline_do_not_follow_a_row(tmp_path: Path) -> Non
     theirs = imported(tmp_path, 2, [baseline(100.0)], "theirs")
     joined = row_of(joined_report([theirs, stored], allow_mixed=True), LINEAR.label)
     assert not any("not separable" in text for text in joined.caveats)
+    other = replace(second(stored), confidence=0.9)
+    for row in joined_report([theirs, stored, other], allow_mixed=True).rows:
+        assert not any("not separable" in text for text in row.caveats)
 
 
 def test_own_sweeps_of_other_tuning_splits_are_refused() -> None:
