@@ -45,9 +45,6 @@ class PhaseBar:
     phases: tuple[tuple[str, float], ...]
     unknown: float
 
-    def shares(self) -> tuple[tuple[str, float], ...]:
-        return tuple((phase, seconds / self.total.value) for phase, seconds in self.phases)
-
 
 def cost_chart(measured: Measured, pair: str) -> CostChart:
     """Return measured speedup against acceptance length, with the cost model's line and predictions."""
