@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Any
 
+from dyna_eval import digits
 from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
 from dyna_eval.methods import DynaTree, TreeShape
 from dyna_eval.report import Report, Row
@@ -193,32 +194,25 @@ def table_title(pair: str, rows: Sequence[Row]) -> str:
 
 
 def throughput_cell(row: Row) -> str:
-    return f"{row.figures.throughput.mean:.1f}" if row.figures else UNKNOWN
+    return digits.throughput(row) or UNKNOWN
 
 
 def speedup_cell(row: Row) -> str:
-    return f"{row.versus_baseline.ratio:.2f} ×" if row.versus_baseline else UNKNOWN
+    known = digits.speedup(row)
+    return f"{known} ×" if known else UNKNOWN
 
 
-def speedup_interval(row: Row) -> Interval | None:
-    """Return the interval of a row's speedup; the baseline's own is 1 by definition and has none."""
-    return row.versus_baseline.interval if row.versus_baseline and not row.is_baseline else None
-
-
-def interval_cell(interval: Interval | None) -> str:
-    return f"[{interval.low:.2f}, {interval.high:.2f}]" if interval else UNKNOWN
+def interval_cell(interval: Interval | None, decimals: int = 2) -> str:
+    return digits.bounds(interval, decimals) or UNKNOWN
 
 
 def acceptance_cell(row: Row) -> str:
-    length = row.figures.acceptance.mean_length if row.figures else None
-    return UNKNOWN if length is None else f"{length:.2f}"
+    return digits.acceptance_length(row) or UNKNOWN
 
 
 def exact_cell(row: Row) -> str:
-    rate = row.figures.agreement.exact_match_rate if row.figures else None
-    if rate is None:
-        return UNKNOWN
-    return "100 %" if rate == 1.0 else f"{min(rate * 100, 99.9):.1f} %"
+    known = digits.exact_percent(row)
+    return f"{known} %" if known else UNKNOWN
 
 
 def confidence_level(report: Report) -> str:

@@ -17,6 +17,7 @@ from dyna_eval.cells import (
     Notes,
     configuration_text,
     count,
+    interval_cell,
     one_line,
     speedup_cell,
     throughput_cell,
@@ -113,17 +114,13 @@ def _ratio_interval(match: Match) -> Interval | None:
     return match.ratio.interval if match.ratio else None
 
 
-def _interval_cell(interval: Interval | None) -> str:
-    return f"[{interval.low:.3f}, {interval.high:.3f}]" if interval else UNKNOWN
-
-
 def _cells(match: Match) -> tuple[str, ...]:
     """Return the figures of one row, under `headers`."""
     return (
         throughput_cell(match.a),
         throughput_cell(match.b),
         _ratio_cell(match),
-        _interval_cell(_ratio_interval(match)),
+        interval_cell(_ratio_interval(match), 3),
         str(match.verdict),
         speedup_cell(match.a),
         speedup_cell(match.b),

@@ -80,6 +80,11 @@ class Row:
             return False
         return self.method is Method.AR or self.figures.agreement.compared > 0
 
+    @property
+    def speedup_interval(self) -> Interval | None:
+        """Of the speedup; the baseline's own is 1 by definition and has none."""
+        return self.versus_baseline.interval if self.versus_baseline and not self.is_baseline else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:

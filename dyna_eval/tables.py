@@ -24,7 +24,6 @@ from dyna_eval.cells import (
     one_line,
     ranges,
     speedup_cell,
-    speedup_interval,
     sweep_numbers,
     table_title,
     throughput_cell,
@@ -101,7 +100,7 @@ def _print_pair(report: Report, pair: str, console: Console) -> None:
         cells = (
             throughput_cell(row),
             speedup_cell(row),
-            interval_cell(speedup_interval(row)),
+            interval_cell(row.speedup_interval),
             acceptance_cell(row),
             exact_cell(row),
         )
@@ -173,7 +172,7 @@ def _markdown_row(row: Row, notes: Notes, *, bold: bool) -> str:
         escape_markdown(configuration_text(row.method, row.params)),
         throughput_cell(row),
         speedup_cell(row),
-        escape_markdown(interval_cell(speedup_interval(row))),
+        escape_markdown(interval_cell(row.speedup_interval)),
         acceptance_cell(row),
         exact_cell(row),
     ]
@@ -200,8 +199,8 @@ CSV_COLUMNS: dict[str, Callable[[Row], object]] = {
     "state": lambda row: str(row.state),
     "throughput_tokens_per_s": lambda row: row.figures and row.figures.throughput.mean,
     "speedup": lambda row: row.versus_baseline and row.versus_baseline.ratio,
-    "speedup_low": lambda row: (known := speedup_interval(row)) and known.low,
-    "speedup_high": lambda row: (known := speedup_interval(row)) and known.high,
+    "speedup_low": lambda row: (known := row.speedup_interval) and known.low,
+    "speedup_high": lambda row: (known := row.speedup_interval) and known.high,
     "predicted_speedup": lambda row: row.figures and row.figures.predicted_speedup,
     "mean_acceptance_length": lambda row: row.figures and row.figures.acceptance.mean_length,
     "exact_match_rate": lambda row: row.figures and row.figures.agreement.exact_match_rate,

@@ -12,20 +12,21 @@ from dyna_eval.cells import (
     Notes,
     Setting,
     configuration_text,
+    interval_cell,
     method_name,
     one_line,
     settings,
 )
-from dyna_eval.errors import InputError
-from dyna_eval.latex.figures import (
+from dyna_eval.digits import (
     acceptance_length,
     exact_percent,
-    interval,
     nodes,
     speedup,
+    speedup_interval,
     throughput,
     throughput_std,
 )
+from dyna_eval.errors import InputError
 from dyna_eval.latex.style import Column, Style
 from dyna_eval.latex.text import escape_latex, marked_latex
 from dyna_eval.report import Report, Row, best_row
@@ -227,7 +228,7 @@ def _figures(report: Report, rows: Sequence[Row], style: Style) -> list[_Figure]
     }
     for column in style.columns:
         if column is Column.INTERVAL:
-            texts = [interval(row) or UNKNOWN for row in rows]
+            texts = [interval_cell(row.speedup_interval) for row in rows]
             bold = [row is steepest and text != UNKNOWN for row, text in zip(rows, texts, strict=True)]
             columns.append(_plain(titles[column], texts, bold))
         else:
@@ -315,7 +316,7 @@ def _aligned(values: Sequence[str | None]) -> str:
 
 
 _OPTIONAL: dict[Column, Callable[[Row], str | None]] = {
-    Column.INTERVAL: interval,
+    Column.INTERVAL: speedup_interval,
     Column.ACCEPTANCE: acceptance_length,
     Column.NODES: nodes,
     Column.EXACT: exact_percent,

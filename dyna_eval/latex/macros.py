@@ -15,18 +15,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dyna_eval.cells import UNKNOWN, one_line, sweep_numbers
-from dyna_eval.jobs import canonical_json
-from dyna_eval.latex.figures import (
+from dyna_eval.digits import (
     acceptance_length,
     exact_percent,
     gain,
-    interval_high,
-    interval_low,
     nodes,
     speedup,
+    speedup_high,
+    speedup_low,
     throughput,
     throughput_std,
 )
+from dyna_eval.jobs import canonical_json
 from dyna_eval.latex.prose import theoretical_nodes
 from dyna_eval.latex.style import Part, end_mark, mark, origin_of
 from dyna_eval.report import Report, Row
@@ -121,8 +121,8 @@ FIGURES: dict[str, Callable[[Row], str | None]] = {
     "Throughput": throughput,
     "ThroughputStd": throughput_std,
     "Speedup": speedup,
-    "SpeedupLow": interval_low,
-    "SpeedupHigh": interval_high,
+    "SpeedupLow": speedup_low,
+    "SpeedupHigh": speedup_high,
     "GainOverPrevious": lambda row: gain(row.versus_previous),
     "GainOverBaseline": lambda row: gain(row.versus_baseline),
     "AcceptanceLength": acceptance_length,

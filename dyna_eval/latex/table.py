@@ -15,7 +15,6 @@ from dyna_eval.cells import (
     ranges,
     slug,
     span,
-    speedup_interval,
     sweep_numbers,
 )
 from dyna_eval.latex.claims import (
@@ -163,9 +162,9 @@ def _notes(report: Report, pairs: Sequence[str], notes: Notes, style: Style) -> 
 
 def _intervals(report: Report, pair: str, *, several: bool) -> str:
     known = [
-        f"step {row.step} {interval_cell(speedup_interval(row))}"
+        f"step {row.step} {interval_cell(row.speedup_interval)}"
         for row in report.rows_of(pair)
-        if speedup_interval(row)
+        if row.speedup_interval
     ]
     if not known:
         return ""
@@ -212,7 +211,8 @@ def _what_was_measured(report: Report, rows: Sequence[Row], style: Style) -> str
     each = f" ({', '.join(filter(None, counts))} per row)" if any(counts) else ""
     deviation = r", $\pm$ the standard deviation between repeats" if style.std else ""
     where = "" if Column.INTERVAL in style.columns else " below"
-    intervals = f", with {level(report)} intervals{where}" if any(map(speedup_interval, rows)) else ""
+    known_intervals = any(row.speedup_interval for row in rows)
+    intervals = f", with {level(report)} intervals{where}" if known_intervals else ""
     return (
         f"Throughput is in tokens/s, the mean over {prompts}{each}{deviation};"
         f" speedup is against the baseline{intervals}."
