@@ -17,14 +17,13 @@ from dyna_eval.cells import (
     UNKNOWN,
     Notes,
     configuration_text,
-    count,
-    one_line,
     pair_slugs,
     ranges,
     slug,
     speedup_cell,
     throughput_cell,
 )
+from dyna_eval.wording import count, one_line
 from dyna_eval.latex.text import escape_latex, footnotes, marked_latex
 from dyna_eval.report import Report, Row, best_row, to_json
 from dyna_eval.tables import (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
@@ -15,6 +14,7 @@ from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
 from dyna_eval.methods import DynaTree, TreeShape
 from dyna_eval.report import Report, Row
 from dyna_eval.statistics import Interval
+from dyna_eval.wording import count, one_line
 
 UNKNOWN = "--"
 
@@ -121,11 +121,6 @@ def _could_bind(params: Params) -> bool:
     return shape.nodes > cap
 
 
-def one_line(text: str) -> str:
-    """Replace control characters, line breaks among them, which could leave a cell or drive a terminal."""
-    return " ".join("".join(" " if unicodedata.category(c)[0] == "C" else c for c in text).split())
-
-
 @dataclass(frozen=True, slots=True)
 class Notes:
     """A table's footnotes: distinct texts, lettered as they appear, and remarks on the whole table."""
@@ -161,10 +156,6 @@ def _left_out(report: Report, pair: str) -> list[str]:
     labelled = [(", ".join(f"'{entry.label}'" for entry in group), why) for why, group in alike]
     each = "; ".join(f"{labels} ({why})" for labels, why in labelled)
     return [f"Left out: {count(len(entries), 'configuration')}, {count(jobs, 'job')}: {each}"]
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def span(counts: Sequence[int | None], noun: str) -> str:

@@ -12,16 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TextIO
 
-from dyna_eval.cells import (
-    UNKNOWN,
-    Notes,
-    configuration_text,
-    count,
-    interval_cell,
-    one_line,
-    speedup_cell,
-    throughput_cell,
-)
+from dyna_eval.cells import UNKNOWN, Notes, configuration_text, interval_cell, speedup_cell, throughput_cell
+from dyna_eval.wording import count, one_line
 from dyna_eval.report import Row, interval_json
 from dyna_eval.statistics import Interval
 from dyna_eval.sweep_comparison import Baselines, Match, Regression, Side, SweepComparison, Verdict

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from dyna_eval.imported import Counts, ImportedFile, ImportedRow, ImportedSweep
 from dyna_eval.jobs import Method, Scalar, canonical_json
+from dyna_eval.wording import listed
 
 DIGITS = 9
 _SHAPE = ("depth", "branch", "k", "root_branch")
@@ -78,7 +79,7 @@ def _differing(rows: Sequence[ImportedRow]) -> dict[str, list[Scalar]]:
 
 def _identical_text(rows: Sequence[ImportedRow], differing: Mapping[str, Sequence[Scalar]]) -> str:
     settings = "; ".join(
-        f"{_SHOWN.get(name, name)} = {_listed([_scalar(value) for value in values])}"
+        f"{_SHOWN.get(name, name)} = {listed([_scalar(value) for value in values])}"
         for name, values in differing.items()
     )
     unpruned = rows[0].method is Method.TREE and all(row.params.get("threshold") == 0 for row in rows)
@@ -93,10 +94,6 @@ def _identical_text(rows: Sequence[ImportedRow], differing: Mapping[str, Sequenc
 
 def _scalar(value: Scalar) -> str:
     return "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _listed(texts: Sequence[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
 # -------------------------------------------------------------------- between files

@@ -34,6 +34,7 @@ from dyna_eval.statistics import (
     prompt_throughputs,
 )
 from dyna_eval.tuning import split_record
+from dyna_eval.wording import count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,9 +275,8 @@ def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool, prese
 
 
 def _choice_text(choice: Choice, fastest: Row | None) -> str:
-    prompts = "1 tuning prompt" if choice.tuning_prompts == 1 else f"{choice.tuning_prompts} tuning prompts"
     text = (
-        f"'{choice.label}' was chosen on {prompts}, the fastest there ({choice.throughput:.1f} tokens/s);"
+        f"'{choice.label}' was chosen on {count(choice.tuning_prompts, 'tuning prompt')}, the fastest there ({choice.throughput:.1f} tokens/s);"
         " all figures are over the other prompts"
     )
     if fastest is not None and fastest.label != choice.label:

@@ -12,7 +12,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from dyna_eval.cells import one_line, pair_slugs, slug
+from dyna_eval.cells import pair_slugs, slug
+from dyna_eval.wording import one_line
 from dyna_eval.jobs import JobState, Method, Sample, StoredJob, SweepRecord
 from dyna_eval.report import Report
 from dyna_eval.samples import SampleTable

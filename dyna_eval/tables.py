@@ -21,13 +21,13 @@ from dyna_eval.cells import (
     configuration_text,
     exact_cell,
     interval_cell,
-    one_line,
     ranges,
     speedup_cell,
     sweep_numbers,
     table_title,
     throughput_cell,
 )
+from dyna_eval.wording import one_line
 from dyna_eval.report import Report, Row, best_row
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from starlette.routing import Route
 
 from dyna_eval import comparison_tables, latex, plots, tables
 from dyna_eval import report as reporting
-from dyna_eval.cells import one_line, slug
+from dyna_eval.cells import slug
+from dyna_eval.wording import one_line
 from dyna_eval.errors import DatabaseError, DynaEvalError, InputError, UnknownSweepError
 from dyna_eval.jobs import JobState
 from dyna_eval.lease import LEASE_SECONDS

@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dyna_eval.cells import count, one_line
+from dyna_eval.wording import count, one_line
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.report import Report, Row
 from dyna_eval.series.front import MemoryPoint, memory_front

@@ -13,7 +13,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dyna_eval.cells import configuration_text, interval_cell, one_line
+from dyna_eval.cells import configuration_text, interval_cell
+from dyna_eval.wording import one_line
 from dyna_eval.plots.ablation import is_slower
 from dyna_eval.report import Report, Row
 from dyna_eval.series.costs import PHASES

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from dyna_eval.errors import ImportFileError
 from dyna_eval.mistakes import shown
+from dyna_eval.wording import one_line
 
 MAX_BYTES = 50_000_000
 MAX_LABEL = 200
@@ -156,8 +156,8 @@ _LOADER = json.JSONDecoder(
 
 
 def plain(text: str, limit: int = MAX_LABEL) -> str:
-    """Return text as one line without control characters, cut to a length."""
-    line = " ".join("".join(" " if unicodedata.category(c)[0] == "C" else c for c in text).split())
+    """Return text on one line, cut to a length."""
+    line = one_line(text)
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from dyna_eval.cells import one_line
+from dyna_eval.wording import one_line
 from dyna_eval.errors import InputError
 from dyna_eval.latex.grid import Grid, Head, grid
 from dyna_eval.latex.macros import DIGEST, FIGURES, macros

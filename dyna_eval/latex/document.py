@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from dyna_eval.cells import one_line, pair_slugs
+from dyna_eval.cells import pair_slugs
+from dyna_eval.wording import one_line
 from dyna_eval.errors import InputError
 from dyna_eval.latex.macros import to_macros
 from dyna_eval.latex.prose import to_prose

@@ -7,16 +7,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dyna_eval.cells import (
-    UNKNOWN,
-    Notes,
-    Setting,
-    configuration_text,
-    interval_cell,
-    method_name,
-    one_line,
-    settings,
-)
+from dyna_eval.cells import UNKNOWN, Notes, Setting, configuration_text, interval_cell, method_name, settings
+from dyna_eval.wording import one_line
 from dyna_eval.digits import (
     acceptance_length,
     exact_percent,

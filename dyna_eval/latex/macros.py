@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dyna_eval.cells import UNKNOWN, one_line, sweep_numbers
+from dyna_eval.cells import UNKNOWN, sweep_numbers
+from dyna_eval.wording import one_line
 from dyna_eval.digits import (
     acceptance_length,
     exact_percent,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dyna_eval.cells import Notes, count, span
+from dyna_eval.cells import Notes, span
+from dyna_eval.wording import count, listed
 from dyna_eval.jobs import Method
 from dyna_eval.latex.claims import (
     FREED_OF_PACE,
@@ -114,7 +115,7 @@ def _comparisons(report: Report, rows: Sequence[Row], row: Row) -> list[str]:
             if is_freed_of_pace(row, other, comparison):
                 clause += f", {FREED_OF_PACE}"
             found.setdefault(said_of, []).append(clause)
-    return [_CLAIMS[said_of].format(_listed(clauses)) for said_of, clauses in found.items()]
+    return [_CLAIMS[said_of].format(listed(clauses)) for said_of, clauses in found.items()]
 
 
 _CLAIMS = {
@@ -136,10 +137,6 @@ def _clause(report: Report, other: Row, comparison: Comparison, said_of: Verdict
             return rf"from that of step {other.step} (${factor}\times$; {_evidence(report, comparison)})"
         case Verdict.UNKNOWN:
             return rf"${factor}\times$ that of step {other.step}"
-
-
-def _listed(clauses: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(clauses[:-1]), clauses[-1]]))
 
 
 def previous_of(rows: Sequence[Row], row: Row) -> Row | None:

@@ -7,16 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dyna_eval.cells import (
-    Notes,
-    interval_cell,
-    one_line,
-    pair_slugs,
-    ranges,
-    slug,
-    span,
-    sweep_numbers,
-)
+from dyna_eval.cells import Notes, interval_cell, pair_slugs, ranges, slug, span, sweep_numbers
+from dyna_eval.wording import listed, one_line
 from dyna_eval.latex.claims import (
     FREED_OF_PACE,
     THOSE_THAT_MAY_WIN,
@@ -195,8 +187,8 @@ def _what_is_added(rows: Sequence[Row]) -> str:
     if not added or len(added) > 6:
         return "Ablation of speculative decoding, step by step"
     start = next((escape_latex(row.label) for row in rows if row.is_baseline), "the baseline")
-    steps = f"{', '.join(added[:-1])} and {added[-1]} are" if len(added) > 1 else f"{added[0]} is"
-    return f"Ablation of speculative decoding: step by step, {steps} added to {start}"
+    verb = "are" if len(added) > 1 else "is"
+    return f"Ablation of speculative decoding: step by step, {listed(added)} {verb} added to {start}"
 
 
 def _what_was_measured(report: Report, rows: Sequence[Row], style: Style) -> str:

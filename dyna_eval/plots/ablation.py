@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dyna_eval.cells import one_line
+from dyna_eval.wording import one_line
 from dyna_eval.jobs import Method
 from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, CALM, GREY, INK

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dyna_eval.cells import one_line, pair_slugs, slug
+from dyna_eval.cells import pair_slugs, slug
+from dyna_eval.wording import one_line
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.plots import ablation, costs, curves, drafts, look, paired
 from dyna_eval.report import Report, Row

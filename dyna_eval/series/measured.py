@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dyna_eval.cells import one_line
+from dyna_eval.wording import one_line
 from dyna_eval.jobs import JobState, Method, SweepRecord
 from dyna_eval.report import Report, Row
 from dyna_eval.samples import Floats, SampleTable

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dyna_eval.cells import one_line
+from dyna_eval.wording import one_line
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Scalar
 from dyna_eval.report import Row

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, change_samples, record
 
-from dyna_eval.cells import one_line
+from dyna_eval.wording import one_line
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import Configuration, Exactness, JobState, Method, Params, SweepRecord
 from dyna_eval.latex.grid import require

@@ -25,12 +25,12 @@ from dyna_eval.cells import (
     Notes,
     confidence_level,
     configuration_text,
-    count,
     exact_cell,
     pair_slugs,
     ranges,
     sweep_numbers,
 )
+from dyna_eval.wording import count
 from dyna_eval.jobs import (
     Configuration,
     Exactness,
