@@ -21,6 +21,7 @@ from dyna_eval.report import (
     LeftOut,
     Report,
     Row,
+    baseline_of,
     build_report,
     compare_rows,
     refuse_mixed,
@@ -43,7 +44,7 @@ class _Member:
     """By digest; empty for a sweep of our own."""
 
     def baseline(self, pair: str) -> Row | None:
-        return next((row for row in self.report.rows_of(pair) if row.is_baseline), None)
+        return baseline_of(self.report.rows_of(pair))
 
     def file(self, row: Row) -> ImportedFile | None:
         return self.files.get(row.source.sha256) if row.source else None

@@ -157,6 +157,11 @@ class Report:
         return (*texts, *(f"{pair}: {text}" if several else text for pair, text in self.pair_caveats))
 
 
+def baseline_of(rows: Sequence[Row]) -> Row | None:
+    """Return the row that the others of its pair are compared with; None where there is none."""
+    return next((row for row in rows if row.is_baseline), None)
+
+
 def best_row(rows: Sequence[Row]) -> Row | None:
     """Return the row that is called the fastest; None while another one may still turn out to be.
 
@@ -182,7 +187,7 @@ def _rate(row: Row) -> float:
 
 def with_comparisons(rows: Sequence[Row], bootstrap: Bootstrap) -> list[Row]:
     """Compare each row with the baseline, and with the nearest and the fastest row above with figures."""
-    base = next((row for row in rows if row.is_baseline), None)
+    base = baseline_of(rows)
     compared: list[Row] = []
     previous = fastest = None
     for row in rows:

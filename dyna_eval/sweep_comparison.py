@@ -16,7 +16,7 @@ from enum import StrEnum
 from dyna_eval.errors import InputError
 from dyna_eval.integrity import Environments, environment_difference
 from dyna_eval.jobs import canonical_json
-from dyna_eval.report import Report, Row
+from dyna_eval.report import Report, Row, baseline_of
 from dyna_eval.statistics import Bootstrap, Comparison, Interval, compare
 from dyna_eval.workloads import models_difference
 
@@ -279,7 +279,7 @@ def _settings(a: Row, b: Row) -> tuple[tuple[str, str | None, str | None], ...]:
 
 def _baselines(a: Report, b: Report, pair_a: str, pair_b: str) -> Baselines:
     def rate(report: Report, pair: str) -> float | None:
-        base = next((row for row in report.rows_of(pair) if row.is_baseline), None)
+        base = baseline_of(report.rows_of(pair))
         return base.figures.throughput.mean if base and base.figures else None
 
     return Baselines(pair_a=pair_a, pair_b=pair_b, a=rate(a, pair_a), b=rate(b, pair_b))

@@ -24,7 +24,7 @@ from dyna_eval.latex.style import Part, end_mark, mark, origin_of
 from dyna_eval.latex.table import table_label
 from dyna_eval.latex.text import escape_latex, number, percent
 from dyna_eval.methods import TreeShape
-from dyna_eval.report import Report, Row, best_row
+from dyna_eval.report import Report, Row, baseline_of, best_row
 from dyna_eval.statistics import Comparison
 
 _SAID_IN_SENTENCES = ("speed not separable", "the node cap")
@@ -60,7 +60,7 @@ def _opening(report: Report, rows: Sequence[Row], label: str) -> list[str]:
     text = rf"Table~\ref{{{label}}} compares {count(len(rows), 'configuration')} step by step."
     if not known:
         return [text, "Nothing has been measured yet."]
-    base = next((row for row in rows if row.is_baseline), None)
+    base = baseline_of(rows)
     against = f" is a ratio to step {base.step} on the same prompts" if base else " is unknown"
     prompts = span([figures.prompts for figures in known], "prompt") or "prompts"
     repeats = span([figures.repeats for figures in known], "repeat")
@@ -99,7 +99,7 @@ def _paragraph(report: Report, rows: Sequence[Row], row: Row) -> list[str]:
 def _comparisons(report: Report, rows: Sequence[Row], row: Row) -> list[str]:
     """Compare a row with the step before it, the baseline, and the fastest step so far, each once."""
     by_step = {other.step: other for other in rows}
-    base = next((other for other in rows if other.is_baseline), None)
+    base = baseline_of(rows)
     against = [
         (previous_of(rows, row), row.versus_previous),
         (base, row.versus_baseline),

@@ -20,7 +20,7 @@ from dyna_eval.latex.claims import (
 from dyna_eval.latex.grid import Cell, Grid, GridRow, Head, best_speedup, grid, level, notes_of
 from dyna_eval.latex.style import PLAIN, Column, Part, Style, end_mark, mark, origin_of
 from dyna_eval.latex.text import escape_latex, footnotes, number
-from dyna_eval.report import Report, Row, best_row
+from dyna_eval.report import Report, Row, baseline_of, best_row
 from dyna_eval.statistics import Comparison
 
 _SIZES = (
@@ -186,7 +186,8 @@ def _what_is_added(rows: Sequence[Row]) -> str:
     added = [escape_latex(row.label.lstrip("+ ")) for row in rows if row.label.startswith("+")]
     if not added or len(added) > 6:
         return "Ablation of speculative decoding, step by step"
-    start = next((escape_latex(row.label) for row in rows if row.is_baseline), "the baseline")
+    base = baseline_of(rows)
+    start = escape_latex(base.label) if base else "the baseline"
     verb = "are" if len(added) > 1 else "is"
     return f"Ablation of speculative decoding: step by step, {listed(added)} {verb} added to {start}"
 
@@ -213,7 +214,7 @@ def _what_was_measured(report: Report, rows: Sequence[Row], style: Style) -> str
 
 def _what_degrades(rows: Sequence[Row], *, several: bool) -> list[str]:
     """Name the steps that are measurably slower than the one before, or than the baseline."""
-    base = next((row for row in rows if row.is_baseline), None)
+    base = baseline_of(rows)
     where = f" on {escape_latex(rows[0].pair)}" if several else ""
     sentences, verdicts, previous = [], [], None
     for row in rows:
