@@ -13,6 +13,7 @@ from dyna_eval.plots.look import BODY, GREY, INK, TINY
 from dyna_eval.report import Report
 from dyna_eval.series.costs import PHASES, CostChart, CostPoint, PhaseBar
 from dyna_eval.series.measured import Estimate
+from dyna_eval.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +58,7 @@ def draw_cost(chart: CostChart, report: Report) -> Figure:
     else:
         axes = figure.add_subplot()
     look.dress(axes, grid="both")
-    axes.axhline(1.0, color=GREY, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+    axes.axhline(1.0, **look.BASELINE)
     methods = list(dict.fromkeys(point.entry.method for point in chart.points))
     colors = look.series_colors(len(methods), ordered=False)
     for index, (method, color) in enumerate(zip(methods, colors, strict=True)):
@@ -263,7 +264,7 @@ def draw_phases(bars: Sequence[PhaseBar], report: Report, *, as_shares: bool) ->
                 y, bar.unknown * scale, left=left, height=0.7, color="white", edgecolor=GREY, linewidth=0.5
             )
         if not as_shares:
-            look.whisker(axes, 1000.0 * bar.total.value, y, _scaled(bar), along="x")
+            look.whisker(axes, 1000.0 * bar.total.value, y, _in_milliseconds(bar), along="x")
             look.beside(axes, y, f"{1000.0 * bar.total.value:.{digits}f}")
     axes.set_xlabel("Share of decode time (%)" if as_shares else "Decode time per token (ms)", fontsize=BODY)
     axes.set_xlim(0.0, 100.0 if as_shares else None)
@@ -277,9 +278,9 @@ def draw_phases(bars: Sequence[PhaseBar], report: Report, *, as_shares: bool) ->
     return figure
 
 
-def _scaled(bar: PhaseBar) -> Estimate:
+def _in_milliseconds(bar: PhaseBar) -> Estimate:
     known = bar.total.interval
-    interval = type(known)(low=1000.0 * known.low, high=1000.0 * known.high) if known else None
+    interval = Interval(low=1000.0 * known.low, high=1000.0 * known.high) if known else None
     return Estimate(value=1000.0 * bar.total.value, interval=interval)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dyna_eval.jobs import Scalar
 from dyna_eval.plots import look
-from dyna_eval.plots.look import ALARM, BODY, GREY, INK, SMALL, TINY
+from dyna_eval.plots.look import ALARM, BODY, INK, SMALL, TINY
 from dyna_eval.report import Report
 from dyna_eval.series.parameters import Parameter, Scale, bare_text
 from dyna_eval.series.swept import Cell, Curve, CurveChart, HeatMap, HeatPanel, Measure, Panel
@@ -84,7 +84,7 @@ def _styles(chart: CurveChart) -> dict[str, dict[str, Any]]:
 
 def _draw_panel(axes: Axes, chart: CurveChart, panel: Panel, styles: dict[str, dict[str, Any]]) -> None:
     if panel.baseline is not None:
-        axes.axhline(panel.baseline.value, color=GREY, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+        axes.axhline(panel.baseline.value, **look.BASELINE)
     for index, curve in enumerate(panel.curves):
         style = styles[curve.name]
         if chart.x.scale is Scale.CATEGORY:

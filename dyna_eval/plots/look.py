@@ -27,6 +27,9 @@ INK, GREY, FAINT = "#222222", "#777777", "#E6E6E6"
 CALM, ALARM = "#4477AA", "#CC3311"
 """Blue, and a red that colour-blind readers tell from it; what is red is hatched as well, for grey print."""
 
+BASELINE: Mapping[str, Any] = {"color": GREY, "linestyle": (0, (4, 3)), "linewidth": 0.9, "zorder": 1}
+"""How a line is drawn at what rows are compared with."""
+
 SERIES = ("#20407F", "#E08A3C", "#6B1F4E", "#45A9A0", "#3A3A3A", "#C78BB5", "#5C6B1E", "#7FB2E5")
 """For what has no order: dark and light take turns, so that neighbours differ in grey as well."""
 _RAMP = ("#9CC3E6", "#10264A")  # for what has an order: light to dark
