@@ -11,14 +11,13 @@ from typing import Any
 
 from dyna_eval import digits
 from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
-from dyna_eval.methods import DynaTree, TreeShape
+from dyna_eval.methods import SYMBOLS, DynaTree, TreeShape
 from dyna_eval.report import Report, Row
 from dyna_eval.statistics import Interval
 from dyna_eval.wording import count, one_line
 
 UNKNOWN = "--"
 
-_SYMBOLS = {"k": "K", "num_assistant_tokens": "K", "depth": "D", "branch": "B", "threshold": "τ"}
 _WORDS = {
     "cache": "{} cache",
     "schedule": "{}",
@@ -64,8 +63,8 @@ def settings(method: Method, params: Params) -> list[Setting]:
         text = f"{value:g}" if isinstance(value, float) else one_line(str(value))
         if name in _WORDS:
             shown.append(Setting(symbol="", relation="", value=_WORDS[name].format(text)))
-        elif name in _SYMBOLS:
-            shown.append(Setting(symbol=_SYMBOLS[name], relation="=", value=text))
+        elif name in SYMBOLS:
+            shown.append(Setting(symbol=SYMBOLS[name], relation="=", value=text))
         elif name == "max_nodes" and _could_bind(params):
             shown.append(Setting(symbol="N", relation="≤", value=text))
         elif name != "max_nodes" and not _is_usual(name, value, params):

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from dyna_eval.imported import Counts, ImportedFile, ImportedRow, ImportedSweep
 from dyna_eval.jobs import Method, Scalar, canonical_json
+from dyna_eval.methods import SYMBOLS
 from dyna_eval.wording import listed
 
 DIGITS = 9
 _SHAPE = ("depth", "branch", "k", "root_branch")
 _ROWS_NAMED = 6
-_SHOWN = {"depth": "D", "branch": "B", "k": "K", "threshold": "τ"}
 
 Signature = tuple[float | None, ...]
 
@@ -79,7 +79,7 @@ def _differing(rows: Sequence[ImportedRow]) -> dict[str, list[Scalar]]:
 
 def _identical_text(rows: Sequence[ImportedRow], differing: Mapping[str, Sequence[Scalar]]) -> str:
     settings = "; ".join(
-        f"{_SHOWN.get(name, name)} = {listed([_scalar(value) for value in values])}"
+        f"{SYMBOLS.get(name, name)} = {listed([_scalar(value) for value in values])}"
         for name, values in differing.items()
     )
     unpruned = rows[0].method is Method.TREE and all(row.params.get("threshold") == 0 for row in rows)

@@ -20,6 +20,15 @@ DEFAULT_MAX_NODES = 1024
 
 _LARGEST_SIZE = 1024  # of a tree's depth and branches
 
+SYMBOLS: Mapping[str, str] = {
+    "k": "K",
+    "num_assistant_tokens": "K",
+    "depth": "D",
+    "branch": "B",
+    "threshold": "τ",
+}
+"""What tables, figures and footnotes call parameters."""
+
 Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), AfterValidator(lambda p: p + 0.0)]
 """In [0, 1); -0.0 becomes 0.0, so that equal settings have equal digests."""
 
