@@ -6,8 +6,6 @@ at the end. Footnotes are those of the overall report; intervals of each categor
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -17,8 +15,9 @@ from dyna_eval.cells import (
     UNKNOWN,
     Notes,
     configuration_text,
+    origin_text,
     pair_slugs,
-    ranges,
+    report_title,
     slug,
     speedup_cell,
     throughput_cell,
@@ -28,6 +27,7 @@ from dyna_eval.latex.text import escape_latex, footnotes, marked_latex
 from dyna_eval.report import Report, Row, best_row, to_json
 from dyna_eval.tables import (
     CSV_COLUMNS,
+    csv_text,
     escape_csv,
     escape_markdown,
     markdown_label,
@@ -86,7 +86,7 @@ def print_categories(report: CategorizedReport, file: TextIO) -> None:
 
     overall = report.overall
     console = terminal(file)
-    console.print(Text(one_line(f"{overall.name}: sweep {overall.sweep_id}, {overall.state}"), style="bold"))
+    console.print(Text(report_title(overall), style="bold"))
     for pair in overall.pairs:
         console.print(Text(f"\npair {one_line(pair)}"))
         groups, notes = _groups(report, pair), Notes.of(overall, pair)
@@ -122,7 +122,7 @@ def _markdown_table(report: CategorizedReport, pair: str) -> str:
         f"{escape_markdown(group.title)}: {what}" for group in groups for what in ("tokens/s", "speedup")
     ]
     lines = [
-        _origin(overall, rows, "<!-- {} -->"),
+        f"<!-- {origin_text(overall, rows)} -->",
         f"**{escape_markdown(overall.name)}**, pair {escape_markdown(pair)}",
         "",
         f"| Step | Components | Configuration | {' | '.join(titles)} |",
@@ -140,12 +140,6 @@ def _markdown_table(report: CategorizedReport, pair: str) -> str:
             cells += [f"{bold}{cell}{bold}" for cell in (throughput_cell(own), speedup_cell(own))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, *markdown_notes(notes)]).rstrip() + "\n"
-
-
-def _origin(report: Report, rows: tuple[Row, ...], form: str) -> str:
-    """Return the comment that says where a table's figures come from; no name a user wrote is in it."""
-    jobs = ranges(job for row in rows for job in row.job_ids)
-    return form.format(f"sweep {report.sweep_id}, {report.state}, digest {report.digest}, jobs {jobs}")
 
 
 # ------------------------------------------------------------------------- CSV, JSON
@@ -168,14 +162,20 @@ _IN_CSV = (
 
 def categories_csv(report: CategorizedReport) -> str:
     """Return a line per row and category, and one per row overall; figures unrounded, unknown ones empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_IN_CSV)
-    for overall in report.overall.rows:
-        for category, row in _rows_of(report, overall):
-            own = {"category": escape_csv(category), "prompts": row.figures and row.figures.prompts}
-            writer.writerow([own[name] if name in own else CSV_COLUMNS[name](row) for name in _IN_CSV])
-    return text.getvalue()
+    return csv_text(
+        _IN_CSV,
+        (
+            _csv_line(category, row)
+            for overall in report.overall.rows
+            for category, row in _rows_of(report, overall)
+        ),
+    )
+
+
+def _csv_line(category: str, row: Row) -> list[object]:
+    prompts = row.figures and row.figures.prompts
+    own: dict[str, object] = {"category": escape_csv(category), "prompts": prompts}
+    return [own[name] if name in own else CSV_COLUMNS[name](row) for name in _IN_CSV]
 
 
 def _rows_of(report: CategorizedReport, overall: Row) -> Iterator[tuple[str, Row]]:
@@ -214,7 +214,7 @@ def _latex_table(report: CategorizedReport, pair: str) -> str:
     )
     blocks = [groups[start : start + _GROUPS_ABREAST] for start in range(0, len(groups), _GROUPS_ABREAST)]
     lines = [
-        _origin(overall, rows, "% {}"),
+        f"% {origin_text(overall, rows)}",
         r"\begin{table}[t]",
         r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
         rf"  \caption{{{caption}}}",

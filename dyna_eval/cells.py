@@ -205,8 +205,8 @@ def exact_cell(row: Row) -> str:
     return f"{known} %" if known else UNKNOWN
 
 
-def confidence_level(report: Report) -> str:
-    return f"{report.confidence * 100:g} %"
+def confidence_level(confidence: float) -> str:
+    return f"{confidence * 100:g} %"
 
 
 def sweep_numbers(report: Report) -> str:
@@ -214,6 +214,17 @@ def sweep_numbers(report: Report) -> str:
     if not report.joined:
         return f"sweep {report.sweep_id}"
     return f"sweeps {', '.join(str(sweep.id) for sweep in report.joined)}"
+
+
+def report_title(report: Report) -> str:
+    """Return what stands over a report: its name, its sweeps and their state."""
+    return one_line(f"{report.name}: {sweep_numbers(report)}, {report.state}")
+
+
+def origin_text(report: Report, rows: Sequence[Row]) -> str:
+    """Return where the figures of rows come from; no name that a user wrote is in it."""
+    jobs = ranges(job for row in rows for job in row.job_ids)
+    return f"{sweep_numbers(report)}, {report.state}, digest {report.digest}, jobs {jobs}"
 
 
 def ranges(numbers: Iterable[int]) -> str:

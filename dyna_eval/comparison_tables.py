@@ -6,18 +6,26 @@ differs beside the speed, and what makes a row doubtful, stands in footnotes, wh
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TextIO
 
-from dyna_eval.cells import UNKNOWN, Notes, configuration_text, interval_cell, speedup_cell, throughput_cell
+from dyna_eval.cells import (
+    UNKNOWN,
+    Notes,
+    confidence_level,
+    configuration_text,
+    interval_cell,
+    report_title,
+    speedup_cell,
+    throughput_cell,
+)
 from dyna_eval.wording import count, one_line
 from dyna_eval.report import Row, interval_json
 from dyna_eval.statistics import Interval
 from dyna_eval.sweep_comparison import Baselines, Match, Regression, Side, SweepComparison, Verdict
 from dyna_eval.tables import (
+    csv_text,
     escape_csv,
     escape_markdown,
     markdown_label,
@@ -121,14 +129,13 @@ def _cells(match: Match) -> tuple[str, ...]:
 
 def headers(comparison: SweepComparison) -> tuple[str, ...]:
     """Return the titles of the columns of figures."""
-    level = f"{comparison.confidence * 100:g} %"
-    return ("A tokens/s", "B tokens/s", "B / A", f"{level} interval", "B is", "A speedup", "B speedup")
+    interval = f"{confidence_level(comparison.confidence)} interval"
+    return ("A tokens/s", "B tokens/s", "B / A", interval, "B is", "A speedup", "B speedup")
 
 
 def side_text(letter: str, side: Side) -> str:
     """Return which sweep a letter stands for."""
-    report = side.report
-    text = f"{letter}: {report.name}: sweep {report.sweep_id}, {report.state}"
+    text = f"{letter}: {report_title(side.report)}"
     return one_line(f"{text}, {side.origin}" if side.origin else text)
 
 
@@ -258,13 +265,10 @@ _CSV_COLUMNS: dict[str, Callable[[Match], object]] = {
 
 def comparison_csv(comparison: SweepComparison) -> str:
     """Return a line per row that both have, and then per row that only one has; figures unrounded."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_CSV_COLUMNS)
-    writer.writerows([read(match) for read in _CSV_COLUMNS.values()] for match in comparison.matches)
+    lines = [[read(match) for read in _CSV_COLUMNS.values()] for match in comparison.matches]
     for letter, rows in (("a", comparison.only_a), ("b", comparison.only_b)):
-        writer.writerows(_lonely(letter, row) for row in rows)
-    return text.getvalue()
+        lines += [_lonely(letter, row) for row in rows]
+    return csv_text(_CSV_COLUMNS, lines)
 
 
 def _lonely(letter: str, row: Row) -> list[object]:

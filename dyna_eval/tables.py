@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from dyna_eval.cells import (
@@ -21,9 +21,9 @@ from dyna_eval.cells import (
     configuration_text,
     exact_cell,
     interval_cell,
-    ranges,
+    origin_text,
+    report_title,
     speedup_cell,
-    sweep_numbers,
     table_title,
     throughput_cell,
 )
@@ -78,7 +78,7 @@ def print_table(report: Report, file: TextIO) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     console = terminal(file)
-    console.print(Text(one_line(f"{report.name}: {sweep_numbers(report)}, {report.state}"), style="bold"))
+    console.print(Text(report_title(report), style="bold"))
     for pair in report.pairs:
         console.print(Text(f"\n{table_title(pair, report.rows_of(pair))}"))
         _print_pair(report, pair, console)
@@ -93,7 +93,7 @@ def _print_pair(report: Report, pair: str, console: Console) -> None:
     table.add_column("Step", justify="right")
     table.add_column("Components", overflow="fold")
     table.add_column("Configuration", overflow="fold", min_width=len("Configuration"))
-    headers = ("Tokens/s", "Speedup", f"{confidence_level(report)}\ninterval", "Tokens\n/round", "Exact")
+    headers = ("Tokens/s", "Speedup", f"{confidence_level(report.confidence)}\ninterval", "Tokens\n/round", "Exact")
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
@@ -133,10 +133,9 @@ def _markdown_table(report: Report, pair: str) -> str:
     rows, notes = report.rows_of(pair), Notes.of(report, pair)
     best = best_row(rows)
     headers = ["Step", "Components", "Configuration", "Throughput (tokens/s)", "Speedup"]
-    headers += [f"{confidence_level(report)} interval", "Tokens per round", "Exact match"]
+    headers += [f"{confidence_level(report.confidence)} interval", "Tokens per round", "Exact match"]
     lines = [
-        f"<!-- {sweep_numbers(report)}, {report.state}, digest {report.digest}, jobs"
-        f" {ranges(job for row in rows for job in row.job_ids)} -->",
+        f"<!-- {origin_text(report, rows)} -->",
         f"**{escape_markdown(report.name)}**, {escape_markdown(table_title(pair, rows))}",
         "",
         f"| {' | '.join(headers)} |",
@@ -210,8 +209,13 @@ CSV_COLUMNS: dict[str, Callable[[Row], object]] = {
 
 def to_csv(report: Report) -> str:
     """Return all rows of all pairs, figures unrounded, unknown ones empty."""
+    return csv_text(CSV_COLUMNS, ([read(row) for read in CSV_COLUMNS.values()] for row in report.rows))
+
+
+def csv_text(header: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
+    """Return comma-separated values; None is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    writer.writerows([read(row) for read in CSV_COLUMNS.values()] for row in report.rows)
+    writer.writerow(header)
+    writer.writerows(lines)
     return text.getvalue()

@@ -174,7 +174,7 @@ def intervals_note(report: Report, known: Iterable[Estimate]) -> str:
     """Say what the intervals of a figure are; nothing where it has none."""
     if not any(one.interval for one in known):
         return ""
-    return f"Intervals: {confidence_level(report)}, bootstrap over prompts."
+    return f"Intervals: {confidence_level(report.confidence)}, bootstrap over prompts."
 
 
 def left_out_note(labels: Sequence[str], why: str) -> str:
