@@ -14,10 +14,10 @@ from dyna_eval.jobs import Method
 from dyna_eval.latex.claims import (
     FREED_OF_PACE,
     THOSE_THAT_MAY_WIN,
-    Verdict,
+    Claim,
     is_freed_of_pace,
     is_surpassed,
-    verdict_between,
+    claim_between,
 )
 from dyna_eval.latex.grid import configuration, level
 from dyna_eval.latex.style import Part, end_mark, mark, origin_of
@@ -105,37 +105,37 @@ def _comparisons(report: Report, rows: Sequence[Row], row: Row) -> list[str]:
         (base, row.versus_baseline),
         (by_step.get(row.fastest_before or 0), row.versus_fastest_before),
     ]
-    found: dict[Verdict, list[str]] = {}
+    found: dict[Claim, list[str]] = {}
     said = {row.step}
     for other, comparison in against:
         if other is not None and comparison is not None and other.step not in said:
             said.add(other.step)
-            said_of = verdict_between(row, other, comparison)
-            clause = _clause(report, other, comparison, said_of)
+            claim = claim_between(row, other, comparison)
+            clause = _clause(report, other, comparison, claim)
             if is_freed_of_pace(row, other, comparison):
                 clause += f", {FREED_OF_PACE}"
-            found.setdefault(said_of, []).append(clause)
-    return [_CLAIMS[said_of].format(listed(clauses)) for said_of, clauses in found.items()]
+            found.setdefault(claim, []).append(clause)
+    return [_CLAIMS[claim].format(listed(clauses)) for claim, clauses in found.items()]
 
 
 _CLAIMS = {
-    Verdict.IMPROVES: "This improves throughput {}.",
-    Verdict.DEGRADES: "This degrades throughput {}.",
-    Verdict.NOT_SEPARABLE: "Its speed is not separable {}.",
-    Verdict.UNKNOWN: "Its throughput is {}; nothing is claimed about the difference.",
+    Claim.IMPROVES: "This improves throughput {}.",
+    Claim.DEGRADES: "This degrades throughput {}.",
+    Claim.NOT_SEPARABLE: "Its speed is not separable {}.",
+    Claim.UNKNOWN: "Its throughput is {}; nothing is claimed about the difference.",
 }
 
 
-def _clause(report: Report, other: Row, comparison: Comparison, said_of: Verdict) -> str:
+def _clause(report: Report, other: Row, comparison: Comparison, claim: Claim) -> str:
     change, factor = percent(comparison.ratio - 1.0), number(comparison.ratio, 2)
-    match said_of:
-        case Verdict.IMPROVES:
+    match claim:
+        case Claim.IMPROVES:
             return f"over step {other.step} by {change} ({_evidence(report, comparison)})"
-        case Verdict.DEGRADES:
+        case Claim.DEGRADES:
             return f"against step {other.step} by {change} ({_evidence(report, comparison)})"
-        case Verdict.NOT_SEPARABLE:
+        case Claim.NOT_SEPARABLE:
             return rf"from that of step {other.step} (${factor}\times$; {_evidence(report, comparison)})"
-        case Verdict.UNKNOWN:
+        case Claim.UNKNOWN:
             return rf"${factor}\times$ that of step {other.step}"
 
 
@@ -222,7 +222,7 @@ def _rounds(rows: Sequence[Row], row: Row) -> list[str]:
     emitted = f"emits {length:.2f} tokens in {seconds * 1000:.1f}\\,ms"
     if there is None or previous is None:
         return [f"A round {emitted}."]
-    slower = verdict_between(row, previous, row.versus_previous) is Verdict.DEGRADES
+    slower = claim_between(row, previous, row.versus_previous) is Claim.DEGRADES
     more, longer = length / there[0], seconds / there[1]
     opening = "The cause is in its rounds: one" if slower and longer > more else "A round"
     sentences = [
@@ -274,13 +274,13 @@ def _not_separable_from(best: Row, rows: Sequence[Row]) -> list[int]:
     by_step = {row.step: row for row in rows}
     before = by_step.get(best.fastest_before or 0)
     alike = []
-    if before and verdict_between(best, before, best.versus_fastest_before) is Verdict.NOT_SEPARABLE:
+    if before and claim_between(best, before, best.versus_fastest_before) is Claim.NOT_SEPARABLE:
         alike.append(before.step)
     alike += [
         row.step
         for row in rows
         if row.fastest_before == best.step
-        and verdict_between(row, best, row.versus_fastest_before) is Verdict.NOT_SEPARABLE
+        and claim_between(row, best, row.versus_fastest_before) is Claim.NOT_SEPARABLE
     ]
     return alike
 

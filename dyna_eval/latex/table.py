@@ -12,10 +12,10 @@ from dyna_eval.wording import listed, one_line
 from dyna_eval.latex.claims import (
     FREED_OF_PACE,
     THOSE_THAT_MAY_WIN,
-    Verdict,
+    Claim,
     is_freed_of_pace,
     is_surpassed,
-    verdict_between,
+    claim_between,
 )
 from dyna_eval.latex.grid import Cell, Grid, GridRow, Head, best_speedup, grid, level, notes_of
 from dyna_eval.latex.style import PLAIN, Column, Part, Style, end_mark, mark, origin_of
@@ -216,25 +216,25 @@ def _what_degrades(rows: Sequence[Row], *, several: bool) -> list[str]:
     """Name the steps that are measurably slower than the one before, or than the baseline."""
     base = baseline_of(rows)
     where = f" on {escape_latex(rows[0].pair)}" if several else ""
-    sentences, verdicts, previous = [], [], None
+    sentences, claims, previous = [], [], None
     for row in rows:
         facts = []
         if previous is not None:
-            verdicts.append(verdict_between(row, previous, row.versus_previous))
+            claims.append(claim_between(row, previous, row.versus_previous))
             facts += _slower("is slower than the step before it", row, previous, row.versus_previous)
         if base is not None:
             facts += _slower("falls below the baseline", row, base, row.versus_baseline)
         if facts:
             sentences.append(f"Step {row.step} ({escape_latex(row.label)}) {' and '.join(facts)}{where}.")
         previous = row if row.figures else previous
-    known = len(verdicts) == len(rows) - 1 and Verdict.UNKNOWN not in verdicts
-    if not sentences and len(verdicts) > 1 and known:
+    known = len(claims) == len(rows) - 1 and Claim.UNKNOWN not in claims
+    if not sentences and len(claims) > 1 and known:
         return [f"No step is measurably slower than the step before it{where}."]
     return sentences
 
 
 def _slower(what: str, row: Row, other: Row, comparison: Comparison | None) -> list[str]:
-    if comparison is None or verdict_between(row, other, comparison) is not Verdict.DEGRADES:
+    if comparison is None or claim_between(row, other, comparison) is not Claim.DEGRADES:
         return []
     freed = f", {FREED_OF_PACE}" if is_freed_of_pace(row, other, comparison) else ""
     return [rf"{what} (${number(comparison.ratio, 2)}\times${freed})"]

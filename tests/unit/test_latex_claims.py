@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, change_samples, record
 
 from dyna_eval.jobs import Configuration, Exactness, JobState, Method, SweepRecord
-from dyna_eval.latex.claims import Verdict, verdict
+from dyna_eval.latex.claims import Claim, claim
 from dyna_eval.latex.paper import is_bold, numbers, read_table
 from dyna_eval.latex.prose import theoretical_nodes, to_prose
 from dyna_eval.latex.style import Column, Style
@@ -178,7 +178,7 @@ def throughput(row: Row) -> float:
     return row.figures.throughput.mean
 
 
-# ---------------------------------------------------------------------- verdicts
+# ---------------------------------------------------------------------- claims
 
 
 def compared(ratio: float, paired: float, low: float, high: float) -> Comparison:
@@ -188,19 +188,19 @@ def compared(ratio: float, paired: float, low: float, high: float) -> Comparison
 @pytest.mark.parametrize(
     ("comparison", "expected"),
     [
-        (compared(1.2, 1.2, 1.1, 1.3), Verdict.IMPROVES),
-        (compared(0.8, 0.8, 0.7, 0.9), Verdict.DEGRADES),
-        (compared(1.2, 1.2, 0.9, 1.5), Verdict.NOT_SEPARABLE),
-        (compared(1.2, 0.9, 0.8, 0.95), Verdict.NOT_SEPARABLE),
-        (compared(0.9, 1.2, 1.1, 1.3), Verdict.NOT_SEPARABLE),
-        (Comparison(ratio=1.5), Verdict.UNKNOWN),
-        (None, Verdict.UNKNOWN),
+        (compared(1.2, 1.2, 1.1, 1.3), Claim.IMPROVES),
+        (compared(0.8, 0.8, 0.7, 0.9), Claim.DEGRADES),
+        (compared(1.2, 1.2, 0.9, 1.5), Claim.NOT_SEPARABLE),
+        (compared(1.2, 0.9, 0.8, 0.95), Claim.NOT_SEPARABLE),
+        (compared(0.9, 1.2, 1.1, 1.3), Claim.NOT_SEPARABLE),
+        (Comparison(ratio=1.5), Claim.UNKNOWN),
+        (None, Claim.UNKNOWN),
     ],
 )
-def test_a_verdict_needs_an_interval_and_two_ratios_that_agree(
-    comparison: Comparison | None, expected: Verdict
+def test_a_claim_needs_an_interval_and_two_ratios_that_agree(
+    comparison: Comparison | None, expected: Claim
 ) -> None:
-    assert verdict(comparison) is expected
+    assert claim(comparison) is expected
 
 
 # ------------------------------------------------------------------------- prose
