@@ -22,7 +22,7 @@ from dyna_eval.statistics import (
     Throughput,
 )
 
-NOT_RECORDED = "pair not recorded"
+PAIR_NOT_RECORDED = "pair not recorded"
 """Stands for the pair where a file does not name its models."""
 
 

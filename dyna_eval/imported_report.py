@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dyna_eval.comparisons import distinct_labels
+from dyna_eval.labels import labels_with_origin
 from dyna_eval.counts import Identical, all_files, doubted_prompts, identical_rows
 from dyna_eval.imported import ImportedFile, ImportedRow, ImportedSweep, sample_figures, sample_rates
 from dyna_eval.integrity import mixed_caveats, row_caveats
@@ -63,7 +63,7 @@ def _rows_of_pair(sweep: ImportedSweep, pair: str, bootstrap: Bootstrap) -> list
     entries = [(file, row) for file in sweep.files for row in file.rows if row.pair == pair]
     base = next((row for _, row in entries if row.is_baseline), None)
     reference = base or entries[0][1]
-    labels = distinct_labels([(row.label, file.source.file) for file, row in entries])
+    labels = labels_with_origin([(row.label, file.source.file) for file, row in entries])
     rows = [
         _row(file, row, label, step, bootstrap, is_baseline=row is base, mixed=_mixed_within(row, reference))
         for step, ((file, row), label) in enumerate(zip(entries, labels, strict=True), start=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dyna_eval.comparisons import distinct_labels
+from dyna_eval.labels import labels_with_origin
 from dyna_eval.counts import all_files
 from dyna_eval.errors import InputError
 from dyna_eval.imported import ImportedFile, ImportedSweep
@@ -179,7 +179,7 @@ def _table(
     if first is not None and all(first is not one for one in chosen):
         chosen.insert(0, first)
     reference = first or chosen[0]
-    labels = distinct_labels([(one.row.label, one.sweep) for one in chosen])
+    labels = labels_with_origin([(one.row.label, one.sweep) for one in chosen])
     confidence = members[0].report.confidence
     rows = []
     for step, (one, label) in enumerate(zip(chosen, labels, strict=True), start=1):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyna_eval.counts import doubted_prompts, shared_counts
-from dyna_eval.imported import NOT_RECORDED as PAIR_NOT_RECORDED
+from dyna_eval.imported import PAIR_NOT_RECORDED
 from dyna_eval.imported import Claims, ImportedFile
 from dyna_eval.report import Row
 

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import AliasChoices, Field
 
 from dyna_eval.imported import (
-    NOT_RECORDED,
+    PAIR_NOT_RECORDED,
     Claims,
     Counts,
     ImportedFile,
@@ -25,8 +25,9 @@ from dyna_eval.imported import (
     Source,
     given_figures,
 )
-from dyna_eval.importers.reading import Content, Count, FileSection, Measured, Rate, Setting, Text, distinct
+from dyna_eval.importers.reading import Content, Count, FileSection, Measured, Rate, Setting, Text
 from dyna_eval.jobs import Method, Scalar
+from dyna_eval.labels import numbered_labels
 
 NAME = "dynatree"
 SUMMARY = "DynaTree's aggregates: experiment_info or benchmark_info with results or all_results"
@@ -114,10 +115,10 @@ def read(content: Content) -> ImportedFile:
 def _imported(rows: list[_Row], claims: Claims) -> list[ImportedRow]:
     methods = [_method(row) for row in rows]
     base = methods.index(Method.AR) if Method.AR in methods else None
-    pair = "/".join(filter(None, (claims.target, claims.draft))) or NOT_RECORDED
+    pair = "/".join(filter(None, (claims.target, claims.draft))) or PAIR_NOT_RECORDED
     imported = []
     for index, (row, method, label) in enumerate(
-        zip(rows, methods, distinct([row.label or "no name" for row in rows]), strict=True)
+        zip(rows, methods, numbered_labels([row.label or "no name" for row in rows]), strict=True)
     ):
         params = _params(row.config, method)
         length = _tokens_per_round(row)

@@ -7,8 +7,9 @@ from typing import Annotated
 from pydantic import Field
 
 from dyna_eval.imported import Claims, Counts, ImportedFile, ImportedRow, LeftOutRow, Source
-from dyna_eval.importers.reading import Content, Count, FileSection, Rate, Setting, Text, distinct
+from dyna_eval.importers.reading import Content, Count, FileSection, Rate, Setting, Text
 from dyna_eval.jobs import Method
+from dyna_eval.labels import numbered_labels
 from dyna_eval.statistics import (
     Acceptance,
     Agreement,
@@ -119,7 +120,7 @@ def read(content: Content) -> ImportedFile:
     measured = [row for row in rows if row.throughput_tokens_per_s is not None]
     if not measured:
         content.refuse(f"holds no finished row (its sweep is {document.sweep.state})")
-    keys = distinct([f"{row.pair}\n{row.label}" for row in measured])
+    keys = numbered_labels([f"{row.pair}\n{row.label}" for row in measured])
     several = len({row.pair for row in rows}) > 1
     openings = [f"{row.pair}: {row.label}: " if several else f"{row.label}: " for row in measured]
     general = [text for text in document.warnings if not text.startswith(tuple(openings))]

@@ -185,20 +185,6 @@ class FileSection(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
 
-def distinct(labels: Sequence[str]) -> list[str]:
-    """Return labels in which a repeated one is numbered: A, A (2)."""
-    taken: set[str] = set()
-    result = []
-    for label in labels:
-        own, number = label, 1
-        while own in taken:
-            number += 1
-            own = f"{label} ({number})"
-        taken.add(own)
-        result.append(own)
-    return result
-
-
 def _location(where: str, path: Sequence[str | int]) -> str:
     for part in path:
         if isinstance(part, int):
