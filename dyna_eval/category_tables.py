@@ -38,7 +38,7 @@ from dyna_eval.tables import (
     terminal,
 )
 
-OVERALL = "overall"
+_OVERALL = "overall"
 
 _GROUPS_ABREAST = 3
 """Column groups that a page is wide enough for; more of them stand below each other in LaTeX."""
@@ -55,7 +55,7 @@ class _Group:
 
     @property
     def title(self) -> str:
-        return self.name if self.name == OVERALL else f"{self.name} ({count(self.prompts, 'prompt')})"
+        return self.name if self.name == _OVERALL else f"{self.name} ({count(self.prompts, 'prompt')})"
 
 
 def _groups(report: CategorizedReport, pair: str) -> list[_Group]:
@@ -63,7 +63,7 @@ def _groups(report: CategorizedReport, pair: str) -> list[_Group]:
     overall = report.overall.rows_of(pair)
     groups = [_group_of(one, overall) for one in report.categories]
     measured = [group for group in groups if any(row.figures for row in group.rows)]
-    return [*measured, _group(report.overall, OVERALL, overall)]
+    return [*measured, _group(report.overall, _OVERALL, overall)]
 
 
 def _group_of(one: CategoryReport, overall: tuple[Row, ...]) -> _Group:
@@ -183,7 +183,7 @@ def _rows_of(report: CategorizedReport, overall: Row) -> Iterator[tuple[str, Row
     for one in report.categories:
         if any(row.figures for row in one.report.rows_of(overall.pair)):
             yield one.category, one.row_for(overall)
-    yield OVERALL, overall
+    yield _OVERALL, overall
 
 
 def categories_json(report: CategorizedReport) -> dict[str, object]:

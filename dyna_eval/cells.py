@@ -166,7 +166,7 @@ def span(counts: Sequence[int | None], noun: str) -> str:
     return count(high, noun) if low == high else f"{low:,} to {high:,} {noun}s"
 
 
-def measured_text(rows: Sequence[Row]) -> str:
+def _measured_text(rows: Sequence[Row]) -> str:
     """Return over what the figures of a table are: `8 prompts, 3 repeats`; nothing where nothing is known."""
     known = [row.figures for row in rows if row.figures]
     if not known:
@@ -180,7 +180,7 @@ def measured_text(rows: Sequence[Row]) -> str:
 
 def table_title(pair: str, rows: Sequence[Row]) -> str:
     """Return what stands over a pair's table: the pair, and over what its figures are."""
-    return ": ".join(filter(None, (f"pair {one_line(pair)}", measured_text(rows))))
+    return ": ".join(filter(None, (f"pair {one_line(pair)}", _measured_text(rows))))
 
 
 def throughput_cell(row: Row) -> str:

@@ -75,7 +75,7 @@ def _compared_pair(
 ) -> ComparedPair:
     own = [match for match in comparison.matches if match.a.pair == both.pair_a]
     shown = own[first:] if size is None else own[first : first + size]
-    texts = {id(match): match_notes(match) for match in shown}
+    texts = {id(match): _match_notes(match) for match in shown}
     notes = Notes(tuple(dict.fromkeys(text for one in texts.values() for text in one)), ())
     letters = {text: letter for letter, text in notes.lettered()}
     rows = tuple(
@@ -133,13 +133,13 @@ def headers(comparison: SweepComparison) -> tuple[str, ...]:
     return ("A tokens/s", "B tokens/s", "B / A", interval, "B is", "A speedup", "B speedup")
 
 
-def side_text(letter: str, side: Side) -> str:
+def _side_text(letter: str, side: Side) -> str:
     """Return which sweep a letter stands for."""
     text = f"{letter}: {report_title(side.report)}"
     return one_line(f"{text}, {side.origin}" if side.origin else text)
 
 
-def match_notes(match: Match) -> tuple[str, ...]:
+def _match_notes(match: Match) -> tuple[str, ...]:
     """Return what must be said beside a row of the comparison."""
     texts = []
     if match.by_label:
@@ -195,7 +195,7 @@ def print_comparison(comparison: SweepComparison, file: TextIO) -> None:
 
     console = terminal(file)
     for letter, side in _sides(comparison):
-        console.print(Text(side_text(letter, side), style="bold"))
+        console.print(Text(_side_text(letter, side), style="bold"))
     for pair in compared_pairs(comparison):
         console.print(Text(f"\npair {pair.name}"))
         table = new_table()
@@ -218,7 +218,7 @@ def print_comparison(comparison: SweepComparison, file: TextIO) -> None:
 
 def comparison_markdown(comparison: SweepComparison) -> str:
     """Return one table per pair with its footnotes."""
-    sides = [f"**{escape_markdown(side_text(*one))}**  " for one in _sides(comparison)]
+    sides = [f"**{escape_markdown(_side_text(*one))}**  " for one in _sides(comparison)]
     tables = [_markdown_table(pair, headers(comparison)) for pair in compared_pairs(comparison)]
     general = [f"{escape_markdown(text)}  " for text in remarks(comparison)]
     return "\n".join([*sides, "", *tables, *general]).rstrip() + "\n"
@@ -259,7 +259,7 @@ _CSV_COLUMNS: dict[str, Callable[[Match], object]] = {
     "ratio_high": lambda match: (known := _ratio_interval(match)) and known.high,
     "prompts": lambda match: match.prompts or None,
     "verdict": lambda match: str(match.verdict),
-    "notes": lambda match: escape_csv("; ".join(match_notes(match))),
+    "notes": lambda match: escape_csv("; ".join(_match_notes(match))),
 }
 
 

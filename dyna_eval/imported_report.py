@@ -13,8 +13,8 @@ from dyna_eval.jobs import Method
 from dyna_eval.report import LeftOut, Report, Row, compare_rows, refuse_mixed, with_comparisons
 from dyna_eval.statistics import Bootstrap
 
-IMPORTED = "imported"
-DEFAULT_CONFIDENCE = 0.95
+_IMPORTED = "imported"
+_DEFAULT_CONFIDENCE = 0.95
 
 
 def imported_report(
@@ -25,7 +25,7 @@ def imported_report(
     `others` are the imported sweeps to compare its counts with. Raises MixedRowsError where its rows must not
     stand in one table, unless `allow_mixed`.
     """
-    confidence = next((file.confidence for file in sweep.files if file.confidence), DEFAULT_CONFIDENCE)
+    confidence = next((file.confidence for file in sweep.files if file.confidence), _DEFAULT_CONFIDENCE)
     bootstrap = Bootstrap(confidence=confidence)
     pairs = tuple(dict.fromkeys(row.pair for row in sweep.rows))
     rows = tuple(row for pair in pairs for row in _rows_of_pair(sweep, pair, bootstrap))
@@ -35,7 +35,7 @@ def imported_report(
         sweep_id=sweep.id,
         name=sweep.name,
         digest=sweep.digest,
-        state=IMPORTED,
+        state=_IMPORTED,
         created_at=sweep.created_at,
         confidence=confidence,
         pairs=pairs,
@@ -100,7 +100,7 @@ def _row(
         label=label,
         method=row.method,
         params=row.params,
-        state=IMPORTED,
+        state=_IMPORTED,
         is_baseline=is_baseline,
         job_ids=(),
         prompt_set=row.prompt_set,

@@ -24,7 +24,7 @@ from dyna_eval.jobs import Calibration, Exactness, Method, SampleTotals
 from dyna_eval.methods import needs_draft
 from dyna_eval.samples import Floats, SampleTable
 
-RESAMPLES = 10_000
+_RESAMPLES = 10_000
 _CHUNK_CELLS = 4_000_000  # resampling counts handled at once: bounds memory, not results
 
 _TARGET_ALONE = (Method.AR, Method.HF_GENERATE)
@@ -166,7 +166,7 @@ class Bootstrap:
     """Resamples prompts; equal fields give equal intervals, and all intervals share their resamples."""
 
     confidence: float = 0.95
-    resamples: int = RESAMPLES
+    resamples: int = _RESAMPLES
     seed: int = 0
 
     def mean(self, values: Sequence[float]) -> Interval | None:

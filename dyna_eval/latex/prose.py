@@ -101,7 +101,7 @@ def _comparisons(report: Report, rows: Sequence[Row], row: Row) -> list[str]:
     by_step = {other.step: other for other in rows}
     base = baseline_of(rows)
     against = [
-        (previous_of(rows, row), row.versus_previous),
+        (_previous(rows, row), row.versus_previous),
         (base, row.versus_baseline),
         (by_step.get(row.fastest_before or 0), row.versus_fastest_before),
     ]
@@ -139,7 +139,7 @@ def _clause(report: Report, other: Row, comparison: Comparison, claim: Claim) ->
             return rf"${factor}\times$ that of step {other.step}"
 
 
-def previous_of(rows: Sequence[Row], row: Row) -> Row | None:
+def _previous(rows: Sequence[Row], row: Row) -> Row | None:
     """Return the row that `versus_previous` is against: the nearest one above that has figures."""
     return next((other for other in reversed(rows) if other.step < row.step and other.figures), None)
 
@@ -214,7 +214,7 @@ def _whole(nodes: int) -> str:
 
 def _rounds(rows: Sequence[Row], row: Row) -> list[str]:
     """Split a speed ratio into what it is made of: tokens per round, and seconds per round."""
-    previous = previous_of(rows, row)
+    previous = _previous(rows, row)
     here, there = _round(row), _round(previous) if previous else None
     if here is None or row.method is Method.AR:
         return []

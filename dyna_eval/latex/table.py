@@ -36,12 +36,8 @@ _GROUP_CHARACTERS = 12  # of a pair's name per column below it; a longer name is
 
 def to_latex(report: Report, style: Style = PLAIN) -> str:
     """Return one table per pair, or one over all, under comments that say where the figures come from."""
-    return "\n".join(table(report, pairs, style) for pairs in tables_of(report, style))
-
-
-def tables_of(report: Report, style: Style) -> list[tuple[str, ...]]:
-    """Return the pairs of each table that a style makes of a report."""
-    return [report.pairs] if style.side_by_side else [(pair,) for pair in report.pairs]
+    groups: list[tuple[str, ...]] = [report.pairs] if style.side_by_side else [(pair,) for pair in report.pairs]
+    return "\n".join(table(report, pairs, style) for pairs in groups)
 
 
 def table(report: Report, pairs: Sequence[str], style: Style) -> str:
@@ -58,7 +54,7 @@ def table(report: Report, pairs: Sequence[str], style: Style) -> str:
         r"\begin{table}[t]",
         r"  \centering",
         *([r"  \sisetup{detect-weight, mode=text}"] if style.siunitx else []),
-        rf"  \caption{{{caption(report, pairs, style)}}}",
+        rf"  \caption{{{_caption(report, pairs, style)}}}",
         rf"  \label{{{table_label(report, pairs)}}}",
         r"  \smallskip",
         *([f"  {size}"] if size else []),
@@ -122,10 +118,10 @@ def _title(head: Head, line: int) -> str:
 
 
 def _row(row: GridRow, heads: Sequence[Head]) -> str:
-    return " & ".join(typeset(cell, head) for cell, head in zip(row.cells, heads, strict=True)) + r" \\"
+    return " & ".join(_typeset(cell, head) for cell, head in zip(row.cells, heads, strict=True)) + r" \\"
 
 
-def typeset(cell: Cell, head: Head) -> str:
+def _typeset(cell: Cell, head: Head) -> str:
     """Return a cell as it stands in a table."""
     aligned = "S[" in head.preamble
     parts = [_embolden(part, aligned=aligned) if cell.bold else part for part in cell.parts]
@@ -167,7 +163,7 @@ def _intervals(report: Report, pair: str, *, several: bool) -> str:
 # ----------------------------------------------------------------------- caption
 
 
-def caption(report: Report, pairs: Sequence[str], style: Style) -> str:
+def _caption(report: Report, pairs: Sequence[str], style: Style) -> str:
     """Say what the steps add, over which data, and, from the figures, which steps degrade."""
     rows = {pair: report.rows_of(pair) for pair in pairs}
     everything = [row for pair in pairs for row in rows[pair]]
