@@ -7,6 +7,7 @@ where no interval is known nothing is claimed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from dyna_eval.cells import Notes, span
 from dyna_eval.wording import count, listed
@@ -215,20 +216,19 @@ def _whole(nodes: int) -> str:
 def _rounds(rows: Sequence[Row], row: Row) -> list[str]:
     """Split a speed ratio into what it is made of: tokens per round, and seconds per round."""
     previous = _previous(rows, row)
-    here, there = _round(row), _round(previous) if previous else None
+    here, there = _mean_round(row), _mean_round(previous) if previous else None
     if here is None or row.method is Method.AR:
         return []
-    length, seconds = here
-    emitted = f"emits {length:.2f} tokens in {seconds * 1000:.1f}\\,ms"
+    emitted = f"emits {here.tokens:.2f} tokens in {here.seconds * 1000:.1f}\\,ms"
     if there is None or previous is None:
         return [f"A round {emitted}."]
     slower = claim_between(row, previous, row.versus_previous) is Claim.DEGRADES
-    more, longer = length / there[0], seconds / there[1]
+    more, longer = here.tokens / there.tokens, here.seconds / there.seconds
     opening = "The cause is in its rounds: one" if slower and longer > more else "A round"
     sentences = [
-        f"{opening} {emitted}, where one of step {previous.step} emits {there[0]:.2f} in"
-        f" {there[1] * 1000:.1f}\\,ms: ${number(more, 2)}\\times$ the tokens in ${number(longer, 2)}\\times$"
-        " the time."
+        f"{opening} {emitted}, where one of step {previous.step} emits {there.tokens:.2f} in"
+        f" {there.seconds * 1000:.1f}\\,ms: ${number(more, 2)}\\times$ the tokens in"
+        f" ${number(longer, 2)}\\times$ the time."
     ]
     shares = row.figures.shares if row.figures else None
     if slower and shares and shares.verify is not None and shares.draft is not None:
@@ -239,13 +239,18 @@ def _rounds(rows: Sequence[Row], row: Row) -> list[str]:
     return sentences
 
 
-def _round(row: Row) -> tuple[float, float] | None:
-    """Return a round's mean tokens and seconds; their quotient is the pooled throughput."""
-    if row.figures is None or row.figures.acceptance.mean_length is None:
-        return None
-    length = row.figures.acceptance.mean_length
-    pooled = row.figures.throughput.pooled
-    return (length, length / pooled) if length and pooled else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _MeanRound:
+    """A row's mean round; tokens / seconds is its pooled throughput."""
+
+    tokens: float
+    seconds: float
+
+
+def _mean_round(row: Row) -> _MeanRound | None:
+    length = row.figures.acceptance.mean_length if row.figures else None
+    pooled = row.figures.throughput.pooled if row.figures else None
+    return _MeanRound(tokens=length, seconds=length / pooled) if length and pooled else None
 
 
 # ----------------------------------------------------------------------- summary

@@ -36,8 +36,9 @@ _GROUP_CHARACTERS = 12  # of a pair's name per column below it; a longer name is
 
 def to_latex(report: Report, style: Style = PLAIN) -> str:
     """Return one table per pair, or one over all, under comments that say where the figures come from."""
-    groups: list[tuple[str, ...]] = [report.pairs] if style.side_by_side else [(pair,) for pair in report.pairs]
-    return "\n".join(table(report, pairs, style) for pairs in groups)
+    if style.side_by_side:
+        return table(report, report.pairs, style)
+    return "\n".join(table(report, (pair,), style) for pair in report.pairs)
 
 
 def table(report: Report, pairs: Sequence[str], style: Style) -> str:
