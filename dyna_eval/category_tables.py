@@ -24,7 +24,8 @@ from dyna_eval.cells import (
 )
 from dyna_eval.wording import count, one_line
 from dyna_eval.latex.text import escape_latex, footnotes, marked_latex
-from dyna_eval.report import Report, Row, best_row, to_json
+from dyna_eval.report import Report, Row, best_row
+from dyna_eval.report_json import to_json
 from dyna_eval.tables import (
     CSV_COLUMNS,
     csv_text,

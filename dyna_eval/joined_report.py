@@ -16,13 +16,13 @@ from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.imported_report import imported_report, pruning_notes
 from dyna_eval.integrity import mixed_caveats, separability_caveats
 from dyna_eval.jobs import SweepRecord, digest
+from dyna_eval.measured_report import build_report
 from dyna_eval.report import (
     JoinedSweep,
     LeftOut,
     Report,
     Row,
     baseline_of,
-    build_report,
     compare_rows,
     refuse_mixed,
     with_comparisons,

@@ -83,7 +83,7 @@ def read_side(text: str, database: str) -> Side:
     from dyna_eval_db.engine import parse_address, shown
 
     from dyna_eval.imported_report import imported_report
-    from dyna_eval.report import build_report
+    from dyna_eval.measured_report import build_report
     from dyna_eval.sweep_comparison import Side
 
     url, sweep = split_side(text, database)

@@ -44,7 +44,7 @@ from dyna_eval.plots.look import (
     settle,
     spread,
 )
-from dyna_eval.report import build_report
+from dyna_eval.measured_report import build_report
 from dyna_eval.series.costs import PHASES
 from dyna_eval.series.measured import Entry, Measured
 from dyna_eval.series.swept import Measure

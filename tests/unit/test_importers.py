@@ -15,7 +15,8 @@ from dyna_eval.errors import ImportFileError
 from dyna_eval.importers import FORMATS, import_file
 from dyna_eval.importers.reading import MAX_BYTES
 from dyna_eval.jobs import Exactness, Method
-from dyna_eval.report import build_report, to_json
+from dyna_eval.measured_report import build_report
+from dyna_eval.report_json import to_json
 from tests import result_files
 from tests.result_files import (
     answer,

@@ -19,7 +19,8 @@ from dyna_eval.importers import import_file
 from dyna_eval.latex.macros import to_macros
 from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.table import to_latex
-from dyna_eval.report import build_report, to_json
+from dyna_eval.measured_report import build_report
+from dyna_eval.report_json import to_json
 from dyna_eval.tables import to_csv
 from tests.result_files import FOUR_STEPS, dynatree, faster, second_layout, third_layout, vanilla
 

@@ -20,7 +20,7 @@ from dyna_eval.latex.style import Column, Style, read_columns
 from dyna_eval.latex.table import to_latex
 from dyna_eval.latex.text import escape_latex, read_text
 from dyna_eval.methods import BestFirst, DynaTree, HfAssisted, HfGenerate, MethodParameters
-from dyna_eval.report import build_report
+from dyna_eval.measured_report import build_report
 
 
 def table(stored: SweepRecord) -> str:

@@ -16,7 +16,8 @@ from dyna_eval.latex.paper import is_bold, numbers, read_table
 from dyna_eval.latex.prose import theoretical_nodes, to_prose
 from dyna_eval.latex.style import Column, Style
 from dyna_eval.latex.table import caption, to_latex
-from dyna_eval.report import Report, Row, best_row, build_report
+from dyna_eval.measured_report import build_report
+from dyna_eval.report import Report, Row, best_row
 from dyna_eval.statistics import Comparison, Interval
 
 STEPS = (BASELINE, LINEAR, TREE, PRUNED)

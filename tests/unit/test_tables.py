@@ -41,7 +41,8 @@ from dyna_eval.jobs import (
     SweepRecord,
 )
 from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup
-from dyna_eval.report import JoinedSweep, build_report
+from dyna_eval.measured_report import build_report
+from dyna_eval.report import JoinedSweep
 from dyna_eval.statistics import agreement
 from dyna_eval.tables import markdown_label, print_table, to_csv, to_markdown
 
