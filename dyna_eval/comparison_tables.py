@@ -23,7 +23,7 @@ from dyna_eval.cells import (
 from dyna_eval.wording import count, one_line
 from dyna_eval.report import Row
 from dyna_eval.report_json import interval_json
-from dyna_eval.statistics import Interval
+from dyna_eval.intervals import Interval
 from dyna_eval.sweep_comparison import Baselines, Match, Regression, Side, SweepComparison, Verdict
 from dyna_eval.tables import (
     csv_text,

@@ -11,16 +11,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from dyna_eval.jobs import Method, Params, digest
-from dyna_eval.statistics import (
-    Acceptance,
-    Agreement,
-    Bootstrap,
-    Comparison,
-    Figures,
-    Latency,
-    Shares,
-    Throughput,
-)
+from dyna_eval.intervals import Bootstrap
+from dyna_eval.statistics import Acceptance, Agreement, Comparison, Figures, Latency, Shares, Throughput
 
 PAIR_NOT_RECORDED = "pair not recorded"
 """Stands for the pair where a file does not name its models."""

@@ -11,7 +11,7 @@ from dyna_eval.imported import ImportedFile, ImportedRow, ImportedSweep, sample_
 from dyna_eval.integrity import mixed_caveats, row_caveats
 from dyna_eval.jobs import Method
 from dyna_eval.report import LeftOut, Report, Row, compare_rows, refuse_mixed, with_comparisons
-from dyna_eval.statistics import Bootstrap
+from dyna_eval.intervals import Bootstrap
 
 _IMPORTED = "imported"
 _DEFAULT_CONFIDENCE = 0.95

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from dyna_eval.jobs import GPU_SHARE, PACKAGE, Method, Params, Scalar, StoredJob, StoredSentinel
-from dyna_eval.statistics import Bootstrap, Comparison, Figures, Run, compare, prompt_throughputs
+from dyna_eval.intervals import Bootstrap
+from dyna_eval.statistics import Comparison, Figures, Run, compare, prompt_throughputs
 
 PACE_TOLERANCE = 0.05
 """Sentinels within 5 % of each other are called equal, however narrow their interval."""

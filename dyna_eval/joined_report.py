@@ -28,7 +28,7 @@ from dyna_eval.report import (
     with_comparisons,
 )
 from dyna_eval.selection import Candidate, select
-from dyna_eval.statistics import Bootstrap
+from dyna_eval.intervals import Bootstrap
 from dyna_eval.workloads import Origin, models_difference, workload_differences
 
 Part = SweepRecord | ImportedSweep

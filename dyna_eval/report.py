@@ -13,7 +13,8 @@ from dyna_eval.errors import MixedRowsError
 from dyna_eval.imported import Source
 from dyna_eval.jobs import JobState, Method, Params
 from dyna_eval.presets import Preset
-from dyna_eval.statistics import Bootstrap, Comparison, Figures, Interval, compare
+from dyna_eval.intervals import Bootstrap, Interval
+from dyna_eval.statistics import Comparison, Figures, compare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

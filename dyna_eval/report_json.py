@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from dyna_eval.report import Report, Row
-from dyna_eval.statistics import Figures, Interval
+from dyna_eval.intervals import Interval
+from dyna_eval.statistics import Figures
 
 
 def to_json(report: Report) -> dict[str, object]:

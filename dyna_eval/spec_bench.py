@@ -106,6 +106,6 @@ def choice(method: Method, samples: Iterable[Sample]) -> dict[str, object]:
 
 
 def _accept_lengths(method: Method, sample: Sample) -> list[int]:
-    if method in (Method.AR, Method.HF_GENERATE):
+    if method.is_target_alone:
         return [1] * len(sample.token_ids)
     return [round_.emitted for round_ in sample.rounds]

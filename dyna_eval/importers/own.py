@@ -10,12 +10,12 @@ from dyna_eval.imported import Claims, Counts, ImportedFile, ImportedRow, LeftOu
 from dyna_eval.importers.reading import Content, Count, FileSection, Rate, Setting, Text
 from dyna_eval.jobs import Method
 from dyna_eval.labels import numbered_labels
+from dyna_eval.intervals import Interval
 from dyna_eval.statistics import (
     Acceptance,
     Agreement,
     Comparison,
     Figures,
-    Interval,
     Latency,
     Percentiles,
     Shares,

@@ -13,7 +13,7 @@ from dyna_eval.plots.look import BODY, GREY, INK, TINY
 from dyna_eval.report import Report
 from dyna_eval.series.costs import PHASES, CostChart, CostPoint, PhaseBar
 from dyna_eval.series.measured import Estimate
-from dyna_eval.statistics import Interval
+from dyna_eval.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from dyna_eval.wording import one_line
 from dyna_eval.jobs import JobState, Method, SweepRecord
 from dyna_eval.report import Report, Row
 from dyna_eval.samples import Floats, SampleTable
-from dyna_eval.statistics import Bootstrap, Interval
+from dyna_eval.intervals import Bootstrap, Interval
 from dyna_eval.tuning import split_record
 
 

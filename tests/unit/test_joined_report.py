@@ -26,7 +26,8 @@ from dyna_eval.plots import ablation_bars
 from dyna_eval.measured_report import build_report
 from dyna_eval.report import Report, Row, best_row
 from dyna_eval.report_json import to_json
-from dyna_eval.statistics import Bootstrap, compare
+from dyna_eval.intervals import Bootstrap
+from dyna_eval.statistics import compare
 from dyna_eval.tables import print_table, to_csv, to_markdown
 from tests import result_files
 from tests.result_files import (

@@ -18,7 +18,8 @@ from dyna_eval.latex.style import Column, Style
 from dyna_eval.latex.table import caption, to_latex
 from dyna_eval.measured_report import build_report
 from dyna_eval.report import Report, Row, best_row
-from dyna_eval.statistics import Comparison, Interval
+from dyna_eval.intervals import Interval
+from dyna_eval.statistics import Comparison
 
 STEPS = (BASELINE, LINEAR, TREE, PRUNED)
 
