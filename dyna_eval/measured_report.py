@@ -82,8 +82,9 @@ def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool, prese
 
 
 def _choice_text(choice: Choice, fastest: Row | None) -> str:
+    prompts = count(choice.tuning_prompts, "tuning prompt")
     text = (
-        f"'{choice.label}' was chosen on {count(choice.tuning_prompts, 'tuning prompt')}, the fastest there ({choice.throughput:.1f} tokens/s);"
+        f"'{choice.label}' was chosen on {prompts}, the fastest there ({choice.throughput:.1f} tokens/s);"
         " all figures are over the other prompts"
     )
     if fastest is not None and fastest.label != choice.label:

@@ -93,7 +93,8 @@ def _print_pair(report: Report, pair: str, console: Console) -> None:
     table.add_column("Step", justify="right")
     table.add_column("Components", overflow="fold")
     table.add_column("Configuration", overflow="fold", min_width=len("Configuration"))
-    headers = ("Tokens/s", "Speedup", f"{confidence_level(report.confidence)}\ninterval", "Tokens\n/round", "Exact")
+    interval = f"{confidence_level(report.confidence)}\ninterval"
+    headers = ("Tokens/s", "Speedup", interval, "Tokens\n/round", "Exact")
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:

@@ -346,7 +346,9 @@ def _column_name(cells: Grid, column: int) -> str:
     return f"{title} on {pair}" if pair else title
 
 
-_STEP = re.compile(r"\\(?:paragraph|subparagraph|subsubsection|textbf)\*?\{\s*(?:Step (\d{1,6})(?!\d)|Taken together)")
+_STEP = re.compile(
+    r"\\(?:paragraph|subparagraph|subsubsection|textbf)\*?\{\s*(?:Step (\d{1,6})(?!\d)|Taken together)"
+)
 
 
 def _paragraphs(prose: str) -> dict[int, str]:

@@ -46,18 +46,7 @@ _RADII = (6.0, 10.0, 15.0, 22.0, 30.0, 40.0)  # points, in which a label looks f
 def draw_cost(chart: CostChart, report: Report) -> Figure:
     """Return the scatter of speedup over acceptance length, with the cost model's line and predictions."""
     numbered = len(chart.points) > _NAMED
-    lines = -(-len(chart.points) // _KEY_COLUMNS) if numbered else 0
-    key_height = 0.125 * lines
-    width = look.COLUMN if len(chart.points) <= _NAMED else 5.2
-    figure = look.new_figure(width, (3.1 if not numbered else 3.9) + key_height)
-    if numbered:
-        axes, key = figure.subplots(
-            2, 1, gridspec_kw={"height_ratios": [figure.get_figheight() - key_height, key_height + 0.01]}
-        )
-        _write_key(key, chart.points, lines, width)
-    else:
-        axes = figure.add_subplot()
-    look.dress(axes, grid="both")
+    figure, axes = _cost_figure(chart.points, numbered=numbered)
     axes.axhline(1.0, **look.BASELINE)
     methods = list(dict.fromkeys(point.entry.method for point in chart.points))
     colors = look.series_colors(len(methods), ordered=False)
@@ -67,18 +56,11 @@ def draw_cost(chart: CostChart, report: Report) -> Figure:
         _draw_points(axes, own, color, marker, method_name(method), many=numbered)
     if chart.line:
         axes.plot(*zip(*chart.line, strict=True), color=INK, linewidth=1.0, zorder=1.5, label="_line")
-    axes.set_xlabel("Acceptance length (tokens/round)")
-    axes.set_ylabel("Speedup (×)")
-    axes.set_xlim(left=min(0.9, min(p.length.low for p in chart.points) - 0.1))
-    top, cut = look.top_of([point.speedup for point in chart.points])
-    lowest = min(min(point.speedup.low, point.predicted or 1.0) for point in chart.points)
-    axes.set_ylim(
-        max(0.0, 0.9 * lowest - 0.1), max(top, *(1.06 * (point.predicted or 0.0) for point in chart.points))
-    )
+    cut = _limit_cost(axes, chart.points)
     if len(methods) > 1:
         figure.legend(
             loc="outside upper center",
-            ncols=max(1, min(len(methods), int(width / 1.15))),
+            ncols=max(1, min(len(methods), int(figure.get_figwidth() / 1.15))),
             fontsize=TINY + 0.5,
             frameon=False,
             handletextpad=0.3,
@@ -92,6 +74,34 @@ def draw_cost(chart: CostChart, report: Report) -> Figure:
     ]
     look.write_note(figure, [*notes, *look.doubts(point.entry for point in chart.points)])
     return figure
+
+
+def _cost_figure(points: Sequence[CostPoint], *, numbered: bool) -> tuple[Figure, Axes]:
+    """Return the axes; where points are numbered, over a key to the numbers."""
+    lines = -(-len(points) // _KEY_COLUMNS) if numbered else 0
+    width, key_height = 5.2 if numbered else look.COLUMN, 0.125 * lines
+    figure = look.new_figure(width, (3.9 if numbered else 3.1) + key_height)
+    if numbered:
+        axes, key = figure.subplots(
+            2, 1, gridspec_kw={"height_ratios": [figure.get_figheight() - key_height, key_height + 0.01]}
+        )
+        _write_key(key, points, lines, width)
+    else:
+        axes = figure.add_subplot()
+    look.dress(axes, grid="both")
+    axes.set_xlabel("Acceptance length (tokens/round)")
+    axes.set_ylabel("Speedup (×)")
+    return figure, axes
+
+
+def _limit_cost(axes: Axes, points: Sequence[CostPoint]) -> bool:
+    """Let all points and predictions be seen; return whether an interval is cut off."""
+    axes.set_xlim(left=min(0.9, min(p.length.low for p in points) - 0.1))
+    top, cut = look.top_of([point.speedup for point in points])
+    lowest = min(min(point.speedup.low, point.predicted or 1.0) for point in points)
+    highest = max(top, *(1.06 * (point.predicted or 0.0) for point in points))
+    axes.set_ylim(max(0.0, 0.9 * lowest - 0.1), highest)
+    return cut
 
 
 def _explained(chart: CostChart) -> list[str]:
