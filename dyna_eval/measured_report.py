@@ -6,6 +6,7 @@ Pure. Definitions of the figures are in `dyna_eval.statistics`, what rows are do
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -99,7 +100,9 @@ class _PairTable:
     record: SweepRecord
     pair: str
     jobs: dict[str, tuple[StoredJob, ...]]
-    """By label."""
+    """By label, each by repeat."""
+    done: dict[str, tuple[StoredJob, ...]]
+    """Those of them that are done."""
     paces: dict[str, float]
     reference: StoredJob | None
     """The done job whose circumstances all rows must share: the baseline's, or else the first row's."""
@@ -107,21 +110,22 @@ class _PairTable:
 
     @classmethod
     def of(cls, record: SweepRecord, pair: str, bootstrap: Bootstrap) -> _PairTable:
-        own = [job for job in record.jobs if job.pair == pair]
-        jobs = {
-            configuration.label: tuple(
-                sorted((job for job in own if job.label == configuration.label), key=lambda job: job.repeat)
-            )
-            for configuration in record.configurations
+        by_label: defaultdict[str, list[StoredJob]] = defaultdict(list)
+        for job in sorted((job for job in record.jobs if job.pair == pair), key=lambda job: job.repeat):
+            by_label[job.label].append(job)
+        jobs = {own.label: tuple(by_label[own.label]) for own in record.configurations}
+        done = {
+            label: tuple(job for job in alike if job.state is JobState.DONE) for label, alike in jobs.items()
         }
-        done = [job for label in jobs for job in _done(jobs[label])]
+        every = [job for alike in done.values() for job in alike]
         speeds = actor_speeds(sentinel for sentinel in record.sentinels if sentinel.pair == pair)
         return cls(
             record=record,
             pair=pair,
             jobs=jobs,
-            paces=actor_paces((job.actor or "" for job in done), speeds),
-            reference=next(iter([*_done(jobs.get(record.baseline, ())), *done]), None),
+            done=done,
+            paces=actor_paces((job.actor or "" for job in every), speeds),
+            reference=next(iter([*done.get(record.baseline, ()), *every]), None),
             bootstrap=bootstrap,
         )
 
@@ -148,11 +152,11 @@ class _PairTable:
     def caveats(self) -> list[str]:
         own = [sentinel for sentinel in self.record.sentinels if sentinel.pair == self.pair]
         texts = actor_caveats(own, self.bootstrap)
-        done = [job for jobs in self.jobs.values() for job in _done(jobs)]
+        done = [job for alike in self.done.values() for job in alike]
         used = {job.environment or "" for job in done}
         texts += shared_gpu_caveats(used, self.record.environments)
         texts += backend_caveats(used, self.record.environments)
-        if self.reference is not None and not _done(self.jobs.get(self.record.baseline, ())):
+        if self.reference is not None and not self.done.get(self.record.baseline):
             texts.append(f"the baseline '{self.record.baseline}' has no result yet, so there is no speedup")
         unmeasured = sorted({job.actor or "unknown" for job in done if (job.actor or "") not in self.paces})
         if unmeasured:
@@ -165,7 +169,7 @@ class _PairTable:
     def _row(self, step: int, configuration: Configuration) -> Row:
         """Return a row as it is by itself, without comparisons and caveats."""
         label = configuration.label
-        jobs, done = self.jobs[label], _done(self.jobs[label])
+        jobs, done = self.jobs[label], self.done[label]
         runs = [Run(repeat=job.repeat, samples=job.samples) for job in done]
         environment = _only({job.environment for job in done})
         calibration = self.record.calibrations.get((self.pair, environment or ""))
@@ -196,7 +200,7 @@ class _PairTable:
 
     def _comparable_rates(self, label: str) -> dict[int, float] | None:
         """Return prompt throughputs freed of how fast each actor is; None if one has no known pace."""
-        done = _done(self.jobs[label])
+        done = self.done[label]
         if any((job.actor or "") not in self.paces for job in done):
             return None
         return prompt_throughputs(
@@ -214,10 +218,10 @@ class _PairTable:
             confidence=self.record.confidence,
             mixed=row.mixed,
         )
-        jobs = self.jobs[row.label]
-        texts += load_caveats(_done(jobs))
-        if len(_done(jobs)) < len(jobs):
-            texts.append(f"figures are over the {len(_done(jobs))} of {len(jobs)} repeats that are done")
+        jobs, done = self.jobs[row.label], self.done[row.label]
+        texts += load_caveats(done)
+        if len(done) < len(jobs):
+            texts.append(f"figures are over the {len(done)} of {len(jobs)} repeats that are done")
         return tuple(texts)
 
 
@@ -244,10 +248,6 @@ def _unshown(record: SweepRecord, out: Sequence[Configuration], preset: Preset |
         for pair in record.pairs
         for configuration in out
     ]
-
-
-def _done(jobs: Sequence[StoredJob]) -> tuple[StoredJob, ...]:
-    return tuple(job for job in jobs if job.state is JobState.DONE)
 
 
 def _row_state(jobs: Sequence[StoredJob]) -> str:
