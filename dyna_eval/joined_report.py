@@ -80,7 +80,7 @@ def joined_report(
         created_at=max(member.report.created_at for member in members),
         pairs=pairs,
         made_of=tuple(member.part.digest for member in members),
-        chosen_rows=tuple(rows),
+        selectors=tuple(rows),
         rows=tuple(row for _, row in shown),
         left_out=tuple(_left_out(members, pairs, [one.row for one, _ in shown])),
         pair_caveats=tuple(

@@ -115,9 +115,9 @@ class Report:
     joined: tuple[JoinedSweep, ...] = ()
     """The sweeps whose rows are joined here; empty for the report of one sweep."""
     made_of: tuple[str, ...] = ()
-    """Digests of the sweeps whose rows were joined or chosen; empty for the whole of one sweep."""
-    chosen_rows: tuple[str, ...] = ()
-    """What chose them, as `dyna_eval.selection` reads it."""
+    """Digests of the sweeps whose rows were joined or selected; empty for the whole of one sweep."""
+    selectors: tuple[str, ...] = ()
+    """What selected rows of them, as `dyna_eval.selection` reads it; empty where all are shown."""
     chosen: tuple[Choice, ...] = ()
     """What was chosen on the tuning prompts, per pair; empty without a tuning split."""
     preset: Preset | None = None
