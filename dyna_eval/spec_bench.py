@@ -17,7 +17,7 @@ from dyna_eval.wording import one_line
 from dyna_eval.jobs import JobState, Method, Sample, StoredJob, SweepRecord
 from dyna_eval.report import Report
 from dyna_eval.samples import SampleTable
-from dyna_eval.tuning import split_record
+from dyna_eval.tuning import reported_record
 
 UNCATEGORIZED = "none"
 """The category of a prompt without one."""
@@ -40,7 +40,7 @@ def answer_files(record: SweepRecord, report: Report, read_samples: ReadSamples)
     With a tuning split the files hold the reported prompts, as all figures do. A prompt without decode time
     is left out, as in our throughput.
     """
-    reported = split_record(record)[1] if record.measure.tune_fraction else record
+    reported = reported_record(record)
     several = len(record.pairs) > 1
     slugs = pair_slugs(report)
     for pair in record.pairs:
@@ -70,7 +70,7 @@ def _lines(
     known: dict[int, str] = {}
     for job in sorted(jobs, key=lambda job: job.repeat):
         known.update(categories.get(job.prompt_set, {}))
-        shown = set(SampleTable.of(job.samples).column("prompt_index").astype(int).tolist())
+        shown = SampleTable.of(job.samples).prompts()
         for sample in read_samples(job.id):
             if sample.prompt_index in shown:
                 turns.setdefault(sample.prompt_index, []).append(sample)

@@ -249,7 +249,7 @@ def figures(
     samples = _all_samples(runs)
     distinct = samples.column("distinct_2")
     return Figures(
-        prompts=len(np.unique(samples.column("prompt_index"))),
+        prompts=len(samples.prompts()),
         repeats=len({run.repeat for run in runs}),
         tokens=samples.total("tokens"),
         throughput=rates,
