@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from dyna_eval.labels import labels_with_origin
 from dyna_eval.counts import Identical, all_files, doubted_prompts, identical_rows
-from dyna_eval.imported import ImportedFile, ImportedRow, ImportedSweep, sample_figures, sample_rates
+from dyna_eval.imported import ImportedFile, ImportedRow, ImportedSample, ImportedSweep
 from dyna_eval.integrity import mixed_caveats, row_caveats
 from dyna_eval.jobs import Method
 from dyna_eval.report import LeftOut, Report, Row, compare_rows, refuse_mixed, with_comparisons
+from dyna_eval.statistics import Acceptance, Agreement, Figures, Latency, Shares, Throughput
 from dyna_eval.intervals import Bootstrap
 
 _IMPORTED = "imported"
@@ -106,13 +108,13 @@ def _row(
         prompt_set=row.prompt_set,
         environment=row.environment,
         mixed=mixed,
-        figures=row.figures or sample_figures(row.method, row.samples, bootstrap),
+        figures=row.figures or _sample_figures(row.method, row.samples, bootstrap),
         versus_baseline=None,
         versus_previous=None,
         caveats=(),
         generation=row.generation,
         key=row.key,
-        rates=sample_rates(row.samples) if row.samples else None,
+        rates=_sample_rates(row.samples) if row.samples else None,
         source=file.source,
         foreign=row.foreign,
     )
@@ -176,3 +178,49 @@ def pruning_notes(rows: Sequence[Row], pair: str) -> list[str]:
 def _is_tree(row: Row, shape: tuple[object, object]) -> bool:
     own = (row.params.get("depth"), row.params.get("branch"))
     return row.method is Method.TREE and None not in own and own == shape
+
+
+# ---------------------------------------------------------------------- figures of samples
+
+
+def _sample_rates(samples: Sequence[ImportedSample]) -> dict[int, float]:
+    """Return tokens per second by question: all its tokens over all its seconds, prefill included."""
+    tokens: dict[int, int] = {}
+    seconds: dict[int, float] = {}
+    for sample in samples:
+        tokens[sample.prompt] = tokens.get(sample.prompt, 0) + sample.tokens
+        seconds[sample.prompt] = seconds.get(sample.prompt, 0.0) + sample.seconds
+    return {prompt: tokens[prompt] / spent for prompt, spent in sorted(seconds.items())}
+
+
+def _sample_figures(method: Method, samples: Sequence[ImportedSample], bootstrap: Bootstrap) -> Figures:
+    """Return the figures of a row of samples, of which there is at least one."""
+    by_prompt = _sample_rates(samples)
+    rates = list(by_prompt.values())
+    tokens, seconds = sum(s.tokens for s in samples), sum(s.seconds for s in samples)
+    counted = [(s.emitted, s.rounds) for s in samples if s.rounds and s.emitted is not None]
+    lengths = [emitted / rounds for emitted, rounds in counted]
+    pooled = sum(e for e, _ in counted) / sum(r for _, r in counted) if counted else None
+    alone = method is Method.AR
+    return Figures(
+        prompts=len(rates),
+        repeats=1,
+        tokens=tokens,
+        throughput=Throughput(
+            mean=fmean(rates),
+            interval=bootstrap.mean(rates),
+            std=None,
+            pooled=tokens / seconds,
+            end_to_end=fmean(rates),
+            by_prompt=by_prompt,
+        ),
+        acceptance=Acceptance(
+            mean_length=1.0 if alone else pooled,
+            mean_length_per_request=1.0 if alone else fmean(lengths) if lengths else None,
+        ),
+        shares=Shares(),
+        latency=Latency(),
+        agreement=Agreement(),
+        distinct_2=None,
+        predicted_speedup=None,
+    )

@@ -16,18 +16,11 @@ from typing import Any
 
 from pydantic import AliasChoices, Field
 
-from dyna_eval.imported import (
-    PAIR_NOT_RECORDED,
-    Claims,
-    Counts,
-    ImportedFile,
-    ImportedRow,
-    Source,
-    given_figures,
-)
+from dyna_eval.imported import PAIR_NOT_RECORDED, Claims, Counts, ImportedFile, ImportedRow, Source
 from dyna_eval.importers.reading import Content, Count, FileSection, Measured, Rate, Setting, Text
 from dyna_eval.jobs import Method, Scalar
 from dyna_eval.labels import numbered_labels
+from dyna_eval.statistics import Acceptance, Agreement, Figures, Latency, Shares, Throughput
 
 NAME = "dynatree"
 SUMMARY = "DynaTree's aggregates: experiment_info or benchmark_info with results or all_results"
@@ -137,9 +130,8 @@ def _imported(rows: list[_Row], claims: Claims) -> list[ImportedRow]:
                 method=method,
                 params=params,
                 is_baseline=index == base,
-                figures=given_figures(
-                    row.throughput_tps,
-                    std=row.throughput_std,
+                figures=_figures(
+                    row,
                     prompts=claims.prompts,
                     mean_length=1.0 if method is Method.AR else None if impossible else length,
                 ),
@@ -149,6 +141,23 @@ def _imported(rows: list[_Row], claims: Claims) -> list[ImportedRow]:
             )
         )
     return imported
+
+
+def _figures(row: _Row, *, prompts: int | None, mean_length: float | None) -> Figures:
+    """Return a row's figures; hardly more than its mean throughput is known."""
+    rate, std = row.throughput_tps, row.throughput_std
+    return Figures(
+        prompts=prompts,
+        repeats=None,
+        tokens=None,
+        throughput=Throughput(mean=rate, interval=None, std=std, pooled=None, end_to_end=None),
+        acceptance=Acceptance(mean_length=mean_length),
+        shares=Shares(),
+        latency=Latency(),
+        agreement=Agreement(),
+        distinct_2=None,
+        predicted_speedup=None,
+    )
 
 
 def _method(row: _Row) -> Method:
