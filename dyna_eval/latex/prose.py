@@ -66,10 +66,10 @@ def _opening(report: Report, rows: Sequence[Row], label: str) -> list[str]:
     prompts = span([figures.prompts for figures in known], "prompt") or "prompts"
     repeats = span([figures.repeats for figures in known], "repeat")
     each = f" ({repeats})" if repeats else ""
+    of_what = "" if any(row.source for row in rows) else " of decoding, prefill apart"
     return [
         text,
-        f"Throughput is the mean over {prompts} of tokens per second of decoding, prefill apart{each}; a"
-        f" speedup{against}.",
+        f"Throughput is the mean over {prompts} of tokens per second{of_what}{each}; a speedup{against}.",
         f"A step is said to improve or to degrade throughput only where the {level(report)} bootstrap"
         r" interval of the paired ratio excludes $1$.",
     ]

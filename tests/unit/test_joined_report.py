@@ -22,6 +22,7 @@ from dyna_eval.importers import import_file
 from dyna_eval.jobs import SweepRecord
 from dyna_eval.joined_report import joined_report
 from dyna_eval.latex import to_latex
+from dyna_eval.latex.prose import to_prose
 from dyna_eval.plots import ablation_bars
 from dyna_eval.measured_report import build_report
 from dyna_eval.report import Report, Row, best_row
@@ -110,6 +111,15 @@ def test_every_renderer_prints_an_imported_sweep(tmp_path: Path) -> None:
         "ablation.png",
     ]
     json.dumps(to_json(report), allow_nan=False)
+
+
+def test_the_prose_claims_of_an_imported_throughput_no_more_than_its_file_does(tmp_path: Path) -> None:
+    file = import_file(write_answers(tmp_path, "a.jsonl", vanilla(8)))
+    said = to_prose(imported_report(sweep(1, file)))
+    assert "tokens per second (1 repeat)" in said
+    assert "prefill apart" not in said
+    assert "prefill included" in said
+    assert "prefill apart" in to_prose(build_report(record()))
 
 
 def test_a_speedup_without_prompts_is_a_ratio_without_interval(tmp_path: Path) -> None:
