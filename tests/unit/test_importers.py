@@ -15,6 +15,7 @@ from dyna_eval.errors import ImportFileError
 from dyna_eval.importers import FORMATS, import_file
 from dyna_eval.importers.reading import MAX_BYTES
 from dyna_eval.jobs import Exactness, Method
+from dyna_eval.labels import labels_with_origin, numbered_labels
 from dyna_eval.measured_report import build_report
 from dyna_eval.report_json import to_json
 from tests import result_files
@@ -129,6 +130,13 @@ def test_rows_of_one_label_stay_two_rows(tmp_path: Path) -> None:
     rows = [baseline(), tree(4, 0.0, 50.0), tree(4, 0.0, 51.0)]
     labels = [row.label for row in import_file(write(tmp_path, "a.json", dynatree(rows))).rows]
     assert labels == ["Baseline (AR)", "Tree (D=4, t=0.0)", "Tree (D=4, t=0.0) (2)"]
+
+
+def test_labels_are_told_apart_however_many_are_equal() -> None:
+    assert numbered_labels(["A", "A (2)", "A", "A"]) == ["A", "A (2)", "A (3)", "A (4)"]
+    assert numbered_labels(["A"] * 50_000)[-1] == "A (50000)"
+    alike = [("A", "x"), ("A", "y"), ("A", "y"), ("A (y)", "z"), ("A", "x")]
+    assert labels_with_origin(alike) == ["A", "A (y)", "A (y, 2)", "A (y) (z)", "A (x)"]
 
 
 @pytest.mark.parametrize(
