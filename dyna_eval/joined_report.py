@@ -29,7 +29,7 @@ from dyna_eval.report import (
 )
 from dyna_eval.selection import Candidate, select
 from dyna_eval.intervals import Bootstrap
-from dyna_eval.workloads import Origin, models_difference, workload_differences
+from dyna_eval.workloads import SourcedRow, models_difference, workload_differences
 
 Part = SweepRecord | ImportedSweep
 
@@ -237,7 +237,7 @@ def _differences(
     texts = models_difference(member.baseline(row.pair), base.baseline(row.pair))
     if row.source is None and other.source is None:  # the rest was compared by digests
         return [*texts, *_split_difference(member.part, base.part)]
-    here, there = Origin(row=row, file=member.file(row)), Origin(row=other, file=base.file(other))
+    here, there = SourcedRow(row=row, file=member.file(row)), SourcedRow(row=other, file=base.file(other))
     return [*texts, *workload_differences(here, there, all_files(others))]
 
 

@@ -20,7 +20,7 @@ from dyna_eval.integrity import (
     shared_gpu_caveats,
 )
 from dyna_eval.jobs import Configuration, JobState, StoredJob, SweepRecord
-from dyna_eval.presets import Preset, select
+from dyna_eval.presets import Preset, apply_preset
 from dyna_eval.report import Choice, LeftOut, Report, Row, best_row, refuse_mixed, with_comparisons
 from dyna_eval.intervals import Bootstrap
 from dyna_eval.statistics import Run, actor_paces, figures, prompt_throughputs
@@ -37,7 +37,7 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Pres
     """
     if record.measure.tune_fraction:
         return _tuned(*split_record(record), allow_mixed=allow_mixed, preset=preset)
-    whole, (record, unshown) = record, select(record, preset)
+    whole, (record, unshown) = record, apply_preset(record, preset)
     bootstrap = Bootstrap(confidence=record.confidence)
     tables = [_PairTable.of(record, pair, bootstrap) for pair in record.pairs]
     rows = tuple(row for table in tables for row in table.rows())

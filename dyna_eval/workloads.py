@@ -18,14 +18,14 @@ _NOT_RECORDED = "not recorded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class SourcedRow:
     """A row and, where it was imported, its file."""
 
     row: Row
     file: ImportedFile | None
 
 
-def workload_differences(one: Origin, base: Origin, known: Sequence[ImportedFile]) -> list[str]:
+def workload_differences(one: SourcedRow, base: SourcedRow, known: Sequence[ImportedFile]) -> list[str]:
     """Name what differs, or cannot be shown to be the same, between rows of which one at least was imported.
 
     `known` are all imported files: their counts may tell what the two really ran on.
@@ -54,7 +54,7 @@ def models_difference(own: Row | None, base: Row | None) -> list[str]:
     return ["models, dtype, backend or warm-up"] if work[0] == work[1] else []
 
 
-def _prompts_difference(one: Origin, base: Origin, known: Sequence[ImportedFile]) -> tuple[str | None, bool]:
+def _prompts_difference(one: SourcedRow, base: SourcedRow, known: Sequence[ImportedFile]) -> tuple[str | None, bool]:
     """Return how prompt sets differ, and whether counts show that all the work was the same."""
     if one.row.prompt_set is not None and base.row.prompt_set is not None:
         return _digest_difference(one.row.prompt_set, base.row.prompt_set), False
@@ -94,7 +94,7 @@ def _workload(claims: Claims) -> str | None:
     return ", ".join(texts)
 
 
-def _generation_difference(one: Origin, base: Origin, *, alike: bool) -> str | None:
+def _generation_difference(one: SourcedRow, base: SourcedRow, *, alike: bool) -> str | None:
     if one.row.generation is not None and base.row.generation is not None:
         return _digest_difference(one.row.generation, base.row.generation)
     here, there = (origin.file.claims.max_new_tokens if origin.file else None for origin in (one, base))

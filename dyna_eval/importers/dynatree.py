@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import AliasChoices, Field
 
 from dyna_eval.imported import PAIR_NOT_RECORDED, Claims, Counts, ImportedFile, ImportedRow, Source
-from dyna_eval.importers.reading import Content, Count, FileSection, Measured, Rate, Setting, Text
+from dyna_eval.importers.reading import Content, Count, FileSection, Recorded, Rate, Setting, Text
 from dyna_eval.jobs import Method, Scalar
 from dyna_eval.labels import numbered_labels
 from dyna_eval.statistics import Acceptance, Agreement, Figures, Latency, Shares, Throughput
@@ -54,20 +54,20 @@ class _Row(FileSection):
     label: Text = Field(validation_alias=AliasChoices("method", "config_name"))
     config: dict[Text, Setting] = Field(validation_alias=AliasChoices("config", "config_params"))
     throughput_tps: Rate
-    speedup: Measured = None
-    total_rounds: Measured = None
-    total_tokens_generated: Measured = None
-    avg_path_length: Measured = None
-    tokens_per_round: Measured = None
-    acceptance_rate: Measured = None
-    ttft_ms: Measured = None
-    tpot_ms: Measured = None
-    peak_memory_mb: Measured = None
-    throughput_std: Measured = None
-    acceptance_std: Measured = None
-    path_length_std: Measured = None
-    ttft_std: Measured = None
-    tpot_std: Measured = None
+    speedup: Recorded = None
+    total_rounds: Recorded = None
+    total_tokens_generated: Recorded = None
+    avg_path_length: Recorded = None
+    tokens_per_round: Recorded = None
+    acceptance_rate: Recorded = None
+    ttft_ms: Recorded = None
+    tpot_ms: Recorded = None
+    peak_memory_mb: Recorded = None
+    throughput_std: Recorded = None
+    acceptance_std: Recorded = None
+    path_length_std: Recorded = None
+    ttft_std: Recorded = None
+    tpot_std: Recorded = None
 
 
 _OF_A_DRAFT = ("acceptance_rate", "acceptance_std", "avg_path_length", "path_length_std", "tokens_per_round")

@@ -173,7 +173,7 @@ def _given(value: object) -> object:
 Text = Annotated[str, BeforeValidator(_plain)]
 Rate = Annotated[float, Field(ge=1e-6, le=1e12, allow_inf_nan=False)]
 """Tokens per second: more than nothing."""
-Measured = Annotated[float | None, Field(ge=0, le=1e18, allow_inf_nan=False), BeforeValidator(_given)]
+Recorded = Annotated[float | None, Field(ge=0, le=1e18, allow_inf_nan=False), BeforeValidator(_given)]
 """A count or a time, of which 0 means that it was not recorded."""
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Setting = bool | int | float | Text | None
