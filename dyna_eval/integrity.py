@@ -116,7 +116,7 @@ def shared_gpu_caveats(used: Iterable[str], environments: Environments) -> list[
     ]
 
 
-def load_caveats(jobs: Iterable[StoredJob]) -> list[str]:
+def load_caveats(jobs: Sequence[StoredJob]) -> list[str]:
     """Return how busy others kept the cores of a row's jobs, where that was more than a little."""
     texts = []
     for fact, who in (

@@ -171,8 +171,12 @@ class _Check:
     # --------------------------------------------------------------------- tables
 
     def _check_table(self, marked: Marked, report: Report, origin: Origin, stop: int) -> None:
+        try:
+            now = read_table(without_comments(table(report, origin.pairs, origin.style)))
+        except InputError as error:
+            self._give_up(marked.start, f"the table cannot be computed: {error}")
+            return
         paper = read_table(self.body[marked.end : stop])
-        now = read_table(without_comments(table(report, origin.pairs, origin.style)))
         if paper is None or now is None:
             self._give_up(marked.start, "no table follows this mark")
             return

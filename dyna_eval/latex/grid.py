@@ -78,7 +78,8 @@ class Grid:
 
 
 def grid(report: Report, pairs: Sequence[str], style: Style) -> Grid:
-    """Compute a table over pairs whose rows are the same configurations."""
+    """Compute a table over one pair, or over several; raises InputError where these have other rows."""
+    _require_same_rows(report, pairs)
     rows = {pair: report.rows_of(pair) for pair in pairs}
     first = rows[pairs[0]]
     texts, written = _texts(report, pairs, first)
@@ -102,6 +103,8 @@ def require(report: Report, style: Style) -> None:
     measured = [row for row in report.rows if row.figures]
     if style.side_by_side and len(report.pairs) < 2:
         raise InputError(f"sweep {report.name!r} has one pair, so nothing can stand side by side")
+    if style.side_by_side:
+        _require_same_rows(report, report.pairs)
     if style.side_by_side and measured and len(measured) < len(report.rows):
         lacking = [f"{row.label!r} on {row.pair!r}" for row in report.rows if not row.figures]
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
@@ -117,6 +120,14 @@ def require(report: Report, style: Style) -> None:
     for column in style.columns:
         if measured and all(_OPTIONAL[column](row) is None for row in measured):
             raise InputError(f"no row has a figure for column {column.value!r}; leave it out of --columns")
+
+
+def _require_same_rows(report: Report, pairs: Sequence[str]) -> None:
+    if len({tuple(row.label for row in report.rows_of(pair)) for pair in pairs}) > 1:
+        raise InputError(
+            f"the pairs of {report.name!r} have different rows; print a table per pair"
+            " (without --side-by-side)"
+        )
 
 
 # -------------------------------------------------------------------------- text

@@ -15,6 +15,7 @@ from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, change_s
 from dyna_eval.wording import one_line
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import Configuration, Exactness, JobState, Method, Params, SweepRecord
+from dyna_eval.latex.check import check_paper
 from dyna_eval.latex.grid import require
 from dyna_eval.latex.style import Column, Style, read_columns
 from dyna_eval.latex.table import to_latex
@@ -297,6 +298,19 @@ def test_what_a_sweep_cannot_show_is_refused_in_one_line(
         styled(stored, **style)
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_pairs_with_different_rows_do_not_stand_side_by_side() -> None:
+    """As in a file of another place, in which each pair lacks a row of its own."""
+    report = build_report(record(pairs=("small", "large")))
+    lacking = {("small", LINEAR.label), ("large", TREE.label)}
+    uneven = replace(report, rows=tuple(row for row in report.rows if (row.pair, row.label) not in lacking))
+    style = Style(side_by_side=True)
+    for refuses in (require, to_latex):
+        with pytest.raises(InputError, match="have different rows"):
+            refuses(uneven, style)
+    (unchecked,) = check_paper(to_latex(report, style), lambda _: uneven).unchecked
+    assert "have different rows" in unchecked.what
 
 
 @pytest.mark.parametrize(
