@@ -22,7 +22,6 @@ from dyna_eval.cells import (
     speedup_cell,
     throughput_cell,
 )
-from dyna_eval.wording import count, one_line
 from dyna_eval.latex.text import escape_latex, footnotes, marked_latex
 from dyna_eval.report import Report, Row, best_row
 from dyna_eval.report_json import to_json
@@ -38,6 +37,7 @@ from dyna_eval.tables import (
     print_notes,
     terminal,
 )
+from dyna_eval.wording import count, one_line
 
 _OVERALL = "overall"
 

@@ -10,10 +10,10 @@ from string import ascii_lowercase
 from typing import Any
 
 from dyna_eval import digits
+from dyna_eval.intervals import Interval
 from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
 from dyna_eval.methods import SYMBOLS, DynaTree, TreeShape
 from dyna_eval.report import Report, Row
-from dyna_eval.intervals import Interval
 from dyna_eval.wording import count, one_line
 
 UNKNOWN = "--"

@@ -20,10 +20,9 @@ from dyna_eval.cells import (
     speedup_cell,
     throughput_cell,
 )
-from dyna_eval.wording import count, one_line
+from dyna_eval.intervals import Interval
 from dyna_eval.report import Row
 from dyna_eval.report_json import interval_json
-from dyna_eval.intervals import Interval
 from dyna_eval.sweep_comparison import Baselines, Match, Regression, Side, SweepComparison, Verdict
 from dyna_eval.tables import (
     csv_text,
@@ -36,6 +35,7 @@ from dyna_eval.tables import (
     print_notes,
     terminal,
 )
+from dyna_eval.wording import count, one_line
 
 # ------------------------------------------------------------------------------ cells
 

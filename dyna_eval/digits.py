@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dyna_eval.report import Row
 from dyna_eval.intervals import Interval
+from dyna_eval.report import Row
 from dyna_eval.statistics import Comparison
 
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from dyna_eval.labels import labels_with_origin
 from dyna_eval.counts import Identical, all_files, doubted_prompts, identical_rows
 from dyna_eval.imported import ImportedFile, ImportedRow, ImportedSample, ImportedSweep
 from dyna_eval.integrity import mixed_caveats, row_caveats
+from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import Method
+from dyna_eval.labels import labels_with_origin
 from dyna_eval.report import LeftOut, Report, Row, compare_rows, refuse_mixed, with_comparisons
 from dyna_eval.statistics import Acceptance, Agreement, Figures, Latency, Shares, Throughput
-from dyna_eval.intervals import Bootstrap
 
 _IMPORTED = "imported"
 _DEFAULT_CONFIDENCE = 0.95

@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from dyna_eval.jobs import GPU_SHARE, PACKAGE, Method, Params, Scalar, StoredJob, StoredSentinel
 from dyna_eval.intervals import Bootstrap
+from dyna_eval.jobs import GPU_SHARE, PACKAGE, Method, Params, Scalar, StoredJob, StoredSentinel
 from dyna_eval.statistics import Comparison, Figures, Run, compare, prompt_throughputs
 
 PACE_TOLERANCE = 0.05

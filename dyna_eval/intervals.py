@@ -1,9 +1,9 @@
 """Intervals: of means and ratios over prompts by bootstrap, of a mean over repeats by Student.
 
 A resampled prompt carries all its repeats, for both rows of a ratio alike, so repeats stay clustered and rows
-stay paired. The bootstrap's are percentile intervals, widened for few prompts (Hesterberg 2015, "What Teachers
-Should Know About the Bootstrap", section 4.2): over eight prompts a plain percentile or BCa interval of 95 %
-holds the truth in about 88 % of cases, the widened one in 94 %.
+stay paired. The bootstrap's are percentile intervals, widened for few prompts (Hesterberg 2015, "What
+Teachers Should Know About the Bootstrap", section 4.2): over eight prompts a plain percentile or BCa interval
+of 95 % holds the truth in about 88 % of cases, the widened one in 94 %.
 """
 
 from __future__ import annotations

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dyna_eval.labels import labels_with_origin
 from dyna_eval.counts import all_files
 from dyna_eval.errors import InputError
 from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.imported_report import imported_report, pruning_notes
 from dyna_eval.integrity import mixed_caveats, separability_caveats
+from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import SweepRecord, digest
+from dyna_eval.labels import labels_with_origin
 from dyna_eval.measured_report import build_report
 from dyna_eval.report import (
     JoinedSweep,
@@ -28,7 +29,6 @@ from dyna_eval.report import (
     with_comparisons,
 )
 from dyna_eval.selection import Candidate, select
-from dyna_eval.intervals import Bootstrap
 from dyna_eval.workloads import SourcedRow, models_difference, workload_differences
 
 Part = SweepRecord | ImportedSweep

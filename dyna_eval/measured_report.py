@@ -19,10 +19,10 @@ from dyna_eval.integrity import (
     row_caveats,
     shared_gpu_caveats,
 )
+from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import Configuration, JobState, StoredJob, SweepRecord
 from dyna_eval.presets import Preset, apply_preset
 from dyna_eval.report import Choice, LeftOut, Report, Row, best_row, refuse_mixed, with_comparisons
-from dyna_eval.intervals import Bootstrap
 from dyna_eval.statistics import Run, actor_paces, figures, prompt_throughputs
 from dyna_eval.tuning import split_record
 from dyna_eval.wording import count

@@ -70,7 +70,8 @@ class TreeShape:
         """All draft nodes: R (B^D - 1) / (B - 1) with B children of a node, R of the root and D levels."""
         if self.branch == 1:
             return self.root_branch * self.depth
-        return self.root_branch * (self.branch**self.depth - 1) // (self.branch - 1)
+        whole: int = self.branch**self.depth
+        return self.root_branch * (whole - 1) // (self.branch - 1)
 
 
 class MethodParameters(BaseModel):

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from dyna_eval.errors import MixedRowsError
 from dyna_eval.imported import Source
+from dyna_eval.intervals import Bootstrap, Interval
 from dyna_eval.jobs import JobState, Method, Params
 from dyna_eval.presets import Preset
-from dyna_eval.intervals import Bootstrap, Interval
 from dyna_eval.statistics import Comparison, Figures, compare
 
 

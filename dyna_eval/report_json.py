@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 
-from dyna_eval.report import Report, Row
 from dyna_eval.intervals import Interval
+from dyna_eval.report import Report, Row
 from dyna_eval.statistics import Figures
 
 

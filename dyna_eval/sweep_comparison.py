@@ -15,9 +15,9 @@ from enum import StrEnum
 
 from dyna_eval.errors import InputError
 from dyna_eval.integrity import Environments, environment_difference
+from dyna_eval.intervals import Bootstrap, Interval
 from dyna_eval.jobs import canonical_json
 from dyna_eval.report import Report, Row, baseline_of
-from dyna_eval.intervals import Bootstrap, Interval
 from dyna_eval.statistics import Comparison, compare
 from dyna_eval.workloads import models_difference
 

@@ -27,8 +27,8 @@ from dyna_eval.cells import (
     table_title,
     throughput_cell,
 )
-from dyna_eval.wording import one_line
 from dyna_eval.report import Report, Row, best_row
+from dyna_eval.wording import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

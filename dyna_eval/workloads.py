@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyna_eval.counts import doubted_prompts, shared_counts
-from dyna_eval.imported import PAIR_NOT_RECORDED
-from dyna_eval.imported import Claims, ImportedFile
+from dyna_eval.imported import PAIR_NOT_RECORDED, Claims, ImportedFile
 from dyna_eval.report import Row
 
 _NOT_RECORDED = "not recorded"
@@ -54,7 +53,9 @@ def models_difference(own: Row | None, base: Row | None) -> list[str]:
     return ["models, dtype, backend or warm-up"] if work[0] == work[1] else []
 
 
-def _prompts_difference(one: SourcedRow, base: SourcedRow, known: Sequence[ImportedFile]) -> tuple[str | None, bool]:
+def _prompts_difference(
+    one: SourcedRow, base: SourcedRow, known: Sequence[ImportedFile]
+) -> tuple[str | None, bool]:
     """Return how prompt sets differ, and whether counts show that all the work was the same."""
     if one.row.prompt_set is not None and base.row.prompt_set is not None:
         return _digest_difference(one.row.prompt_set, base.row.prompt_set), False

@@ -14,10 +14,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dyna_eval.cells import configuration_text, interval_cell
-from dyna_eval.wording import one_line
 from dyna_eval.plots.ablation import is_slower
 from dyna_eval.report import Report, Row
 from dyna_eval.series.costs import PHASES
+from dyna_eval.wording import one_line
 
 MOST_ROWS = 400
 """Rows that a figure shows; more would be neither read nor fast."""

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import AliasChoices, Field
 
 from dyna_eval.imported import PAIR_NOT_RECORDED, Claims, Counts, ImportedFile, ImportedRow, Source
-from dyna_eval.importers.reading import Content, Count, FileSection, Recorded, Rate, Setting, Text
+from dyna_eval.importers.reading import Content, Count, FileSection, Rate, Recorded, Setting, Text
 from dyna_eval.jobs import Method, Scalar
 from dyna_eval.labels import numbered_labels
 from dyna_eval.statistics import Acceptance, Agreement, Figures, Latency, Shares, Throughput

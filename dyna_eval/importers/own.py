@@ -8,9 +8,9 @@ from pydantic import Field
 
 from dyna_eval.imported import Claims, Counts, ImportedFile, ImportedRow, LeftOutRow, Source
 from dyna_eval.importers.reading import Content, Count, FileSection, Rate, Setting, Text
+from dyna_eval.intervals import Interval
 from dyna_eval.jobs import Method
 from dyna_eval.labels import numbered_labels
-from dyna_eval.intervals import Interval
 from dyna_eval.statistics import (
     Acceptance,
     Agreement,

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from dyna_eval.imported import PAIR_NOT_RECORDED, Claims, Counts, ImportedFile, ImportedRow, ImportedSample, Source
+from dyna_eval.imported import (
+    PAIR_NOT_RECORDED,
+    Claims,
+    Counts,
+    ImportedFile,
+    ImportedRow,
+    ImportedSample,
+    Source,
+)
 from dyna_eval.importers.reading import Content, Count, FileSection, Text
 from dyna_eval.jobs import Method, digest
 

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from dyna_eval.wording import one_line
 from dyna_eval.errors import InputError
 from dyna_eval.latex.columns import PlacedCells, grouped, match_columns, placed
 from dyna_eval.latex.grid import Grid, grid
@@ -35,6 +34,7 @@ from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.style import PLAIN, Marked, Origin, Part, end_mark, find_marks
 from dyna_eval.latex.table import table, table_label
 from dyna_eval.report import Report
+from dyna_eval.wording import one_line
 
 Recompute = Callable[[Origin], Report | None]
 """From a part's origin to its report as it is now; None where the database does not have the sweep."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dyna_eval.cells import UNKNOWN, Notes, Setting, configuration_text, interval_cell, method_name, settings
-from dyna_eval.wording import one_line
 from dyna_eval.digits import (
     acceptance_length,
     exact_percent,
@@ -22,6 +21,7 @@ from dyna_eval.errors import InputError
 from dyna_eval.latex.style import Column, Style
 from dyna_eval.latex.text import escape_latex, marked_latex
 from dyna_eval.report import Report, Row, best_row
+from dyna_eval.wording import one_line
 
 _MATHS = {"τ": r"\tau", "≤": r"\leq "}
 _THIN = r"\,"

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dyna_eval.cells import UNKNOWN, sweep_numbers
-from dyna_eval.wording import one_line
 from dyna_eval.digits import (
     acceptance_length,
     exact_percent,
@@ -31,6 +30,7 @@ from dyna_eval.jobs import canonical_json
 from dyna_eval.latex.prose import theoretical_nodes
 from dyna_eval.latex.style import Part, end_mark, mark, origin_of
 from dyna_eval.report import Report, Row
+from dyna_eval.wording import one_line
 
 _WORDS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 _DIGITS = {str(digit): word for digit, word in enumerate(_WORDS)}

@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyna_eval.cells import Notes, span
-from dyna_eval.wording import count, listed
 from dyna_eval.jobs import Method
 from dyna_eval.latex.claims import (
     FREED_OF_PACE,
     THOSE_THAT_MAY_WIN,
     Claim,
+    claim_between,
     is_freed_of_pace,
     is_surpassed,
-    claim_between,
 )
 from dyna_eval.latex.grid import configuration, level
 from dyna_eval.latex.style import Part, end_mark, mark, origin_of
@@ -27,6 +26,7 @@ from dyna_eval.latex.text import escape_latex, number, percent
 from dyna_eval.methods import TreeShape
 from dyna_eval.report import Report, Row, baseline_of, best_row
 from dyna_eval.statistics import Comparison
+from dyna_eval.wording import count, listed
 
 _SAID_IN_SENTENCES = ("speed not separable", "the node cap")
 """Caveats that the sentences about speed and about the tree say already."""

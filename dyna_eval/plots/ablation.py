@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dyna_eval.wording import one_line
 from dyna_eval.jobs import Method
 from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, CALM, FAINT, GREY, INK
 from dyna_eval.report import Row
 from dyna_eval.series.measured import Entry, Estimate
+from dyna_eval.wording import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +79,9 @@ def _draw_list(rows: Sequence[Row], bars: Sequence[_Bar]) -> Figure:
     figure, axes = look.list_figure([Entry.of(bar.row) for bar in bars], pitch=0.24)
     for y, bar in enumerate(bars):
         hatch = "////" if bar.is_slower else None
-        axes.barh(y, bar.rate.value, height=0.66, color=bar.color, edgecolor="white", hatch=hatch, linewidth=0)
+        axes.barh(
+            y, bar.rate.value, height=0.66, color=bar.color, edgecolor="white", hatch=hatch, linewidth=0
+        )
         look.whisker(axes, bar.rate.value, y, bar.rate, along="x")
         text = "  ".join(filter(None, (bar.speedup, bar.short_remark)))
         look.beside(axes, y, text, color=ALARM if bar.is_slower else INK)

@@ -8,12 +8,12 @@ from math import cos, pi, sin
 from typing import TYPE_CHECKING
 
 from dyna_eval.cells import method_name
+from dyna_eval.intervals import Interval
 from dyna_eval.plots import look
 from dyna_eval.plots.look import BODY, GREY, INK, TINY
 from dyna_eval.report import Report
 from dyna_eval.series.costs import PHASES, CostChart, CostPoint, PhaseBar
 from dyna_eval.series.measured import Estimate
-from dyna_eval.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

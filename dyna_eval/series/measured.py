@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dyna_eval.wording import one_line
+from dyna_eval.intervals import Bootstrap, Interval
 from dyna_eval.jobs import JobState, Method, SweepRecord
 from dyna_eval.report import Report, Row
 from dyna_eval.samples import Floats, SampleTable
-from dyna_eval.intervals import Bootstrap, Interval
 from dyna_eval.tuning import reported_record
+from dyna_eval.wording import one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dyna_eval.wording import one_line
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Scalar
 from dyna_eval.report import Row
@@ -23,6 +22,7 @@ from dyna_eval.series.parameters import (
     value_text,
 )
 from dyna_eval.statistics import Figures
+from dyna_eval.wording import one_line
 
 
 class Measure(StrEnum):

@@ -30,6 +30,7 @@ from report_records import (
 from dyna_eval.commands.plotting import FIGURE_NAMES, MEASURES
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Configuration, Exactness, JobState, Method, SweepRecord
+from dyna_eval.measured_report import build_report
 from dyna_eval.plots import FIGURES, Plan, Wish, ablation_bars, plan, write
 from dyna_eval.plots.costs import PHASE_STYLES
 from dyna_eval.plots.curves import TITLES
@@ -44,7 +45,6 @@ from dyna_eval.plots.look import (
     settle,
     spread,
 )
-from dyna_eval.measured_report import build_report
 from dyna_eval.series.costs import PHASES
 from dyna_eval.series.measured import Entry, Measured
 from dyna_eval.series.swept import Measure

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, change_samples, record
 
-from dyna_eval.wording import one_line
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import Configuration, Exactness, JobState, Method, Params, SweepRecord
 from dyna_eval.latex.check import check_paper
@@ -20,8 +19,9 @@ from dyna_eval.latex.grid import require
 from dyna_eval.latex.style import Column, Style, read_columns
 from dyna_eval.latex.table import to_latex
 from dyna_eval.latex.text import escape_latex, read_text
-from dyna_eval.methods import BestFirst, DynaTree, HfAssisted, HfGenerate, MethodParameters
 from dyna_eval.measured_report import build_report
+from dyna_eval.methods import BestFirst, DynaTree, HfAssisted, HfGenerate, MethodParameters
+from dyna_eval.wording import one_line
 
 
 def table(stored: SweepRecord) -> str:

@@ -11,8 +11,8 @@ import scipy.stats
 from report_records import CALIBRATION, sample
 
 from dyna_eval import intervals
-from dyna_eval.jobs import Calibration, Exactness, Method
 from dyna_eval.intervals import Bootstrap, Interval, half_width_over_repeats, widened_tail
+from dyna_eval.jobs import Calibration, Exactness, Method
 from dyna_eval.statistics import (
     Agreement,
     Run,

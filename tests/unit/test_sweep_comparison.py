@@ -24,9 +24,9 @@ from dyna_eval.comparison_tables import (
     remarks,
 )
 from dyna_eval.errors import InputError
+from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import Configuration, JobState, Method, SweepRecord
 from dyna_eval.measured_report import build_report
-from dyna_eval.intervals import Bootstrap
 from dyna_eval.sweep_comparison import (
     Match,
     Side,

@@ -30,7 +30,6 @@ from dyna_eval.cells import (
     ranges,
     sweep_numbers,
 )
-from dyna_eval.wording import count
 from dyna_eval.jobs import (
     Configuration,
     Exactness,
@@ -40,11 +39,12 @@ from dyna_eval.jobs import (
     Params,
     SweepRecord,
 )
-from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup
 from dyna_eval.measured_report import build_report
+from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup
 from dyna_eval.report import JoinedSweep
 from dyna_eval.statistics import agreement
 from dyna_eval.tables import markdown_label, print_table, to_csv, to_markdown
+from dyna_eval.wording import count
 
 HOSTILE = "=1+1|[red]x</script>`*_\\\n\x1b[31m"
 
