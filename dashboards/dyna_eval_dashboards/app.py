@@ -23,14 +23,15 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from dyna_eval import comparison_tables, latex, plots, tables
-from dyna_eval import report as reporting
-from dyna_eval.cells import one_line, slug
+from dyna_eval.cells import slug
 from dyna_eval.errors import DatabaseError, DynaEvalError, InputError, UnknownSweepError
 from dyna_eval.jobs import JobState
 from dyna_eval.lease import LEASE_SECONDS
 from dyna_eval.report import Report
+from dyna_eval.report_json import to_json
 from dyna_eval.series.parameters import swept
 from dyna_eval.sweep_comparison import SweepComparison
+from dyna_eval.wording import one_line
 from dyna_eval_dashboards import explore as exploring
 from dyna_eval_dashboards import figures, pages, trees, views
 from dyna_eval_dashboards.comparing import Comparisons
@@ -335,7 +336,7 @@ def _plain_json(value: object) -> str:
 
 
 def _json(report: Report) -> str:
-    return _plain_json(reporting.to_json(report))
+    return _plain_json(to_json(report))
 
 
 def _latex(built: Built) -> str:
