@@ -18,11 +18,11 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from dyna_eval import latex
-from dyna_eval.cells import one_line
 from dyna_eval.errors import DatabaseError, DynaEvalError, InputError, UnknownSweepError
 from dyna_eval.jobs import JobState
 from dyna_eval.lease import LEASE_SECONDS
 from dyna_eval.series.parameters import swept
+from dyna_eval.wording import one_line
 from dyna_eval_dashboards import downloads, figures, pages, trees, views
 from dyna_eval_dashboards import explore as exploring
 from dyna_eval_dashboards.comparing import Comparisons

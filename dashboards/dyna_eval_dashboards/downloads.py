@@ -12,9 +12,9 @@ from urllib.parse import quote
 from starlette.responses import Response
 
 from dyna_eval import comparison_tables, latex, plots, tables
-from dyna_eval import report as reporting
 from dyna_eval.cells import slug
 from dyna_eval.report import Report
+from dyna_eval.report_json import to_json
 from dyna_eval.sweep_comparison import SweepComparison
 
 
@@ -24,7 +24,7 @@ def _json(value: object) -> str:
 
 REPORTS: Mapping[str, Callable[[Report], str]] = {
     "csv": tables.to_csv,
-    "json": lambda report: _json(reporting.to_json(report)),
+    "json": lambda report: _json(to_json(report)),
     "tex": latex.to_latex,
     "md": tables.to_markdown,
 }

@@ -9,6 +9,7 @@ import click
 from dyna_eval.commands.options import database_option, json_option, open_store, print_json
 from dyna_eval.commands.running import stdout_kept_clean
 from dyna_eval.errors import MissingDatabaseError
+from dyna_eval.wording import count
 
 
 @click.group()
@@ -85,8 +86,6 @@ def check_database(*, sweep: str | None, database: str) -> int:
 
     Prints a line for every finding; the exit status is 1 if there is any.
     """
-    from dyna_eval.cells import count
-
     with open_store(database) as store:
         sweep_id = None if sweep is None else store.find_sweep(sweep)
         findings = store.audit(sweep_id)

@@ -46,7 +46,8 @@ from dyna_eval.comparison_tables import (
 from dyna_eval.errors import DatabaseError, InputError
 from dyna_eval.holder import own_name
 from dyna_eval.jobs import Configuration, Method, digest
-from dyna_eval.report import Report, build_report
+from dyna_eval.measured_report import build_report
+from dyna_eval.report import Report
 from dyna_eval.sweep_comparison import compare_reports
 from dyna_eval.time_left import Basis, TimeLeft
 from tests.unit.report_records import BASELINE, PRUNED, record
