@@ -13,10 +13,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dyna_eval.cells import configuration_text, interval_cell, one_line, speedup_interval
+from dyna_eval.cells import configuration_text, interval_cell
 from dyna_eval.plots.ablation import is_slower
 from dyna_eval.report import Report, Row
 from dyna_eval.series.costs import PHASES
+from dyna_eval.wording import one_line
 
 MOST_ROWS = 400
 """Rows that a figure shows; more would be neither read nor fast."""
@@ -31,22 +32,22 @@ _NAMED_BARS = 6
 
 def figures_of(report: Report, pair: str) -> dict[str, dict[str, Any]]:
     """Return all figures of one pair that have something to show, by name."""
-    rows = [row for row in report.rows_of(pair) if row.figures]
-    made = {name: make(rows) for name, (_, make) in FIGURES.items()}
-    return {name: _plain(figure) for name, figure in made.items() if figure is not None}
+    made = {name: figure_of(report, pair, name) for name in FIGURES}
+    return {name: figure for name, figure in made.items() if figure is not None}
 
 
 def figure_of(report: Report, pair: str, name: str) -> dict[str, Any] | None:
     """Return one figure of a pair; None where it has nothing to show."""
     rows = [row for row in report.rows_of(pair) if row.figures]
     figure = FIGURES[name][1](rows)
-    return None if figure is None else _plain(figure)
+    return None if figure is None else plain(figure)
 
 
-def _plain(figure: go.Figure) -> dict[str, Any]:
-    plain: dict[str, Any] = figure.to_plotly_json()
-    plain["layout"].pop("template", None)
-    return plain
+def plain(figure: go.Figure) -> dict[str, Any]:
+    """Return a figure as Plotly's script takes it, without the template that Plotly's package adds."""
+    found: dict[str, Any] = figure.to_plotly_json()
+    found["layout"].pop("template", None)
+    return found
 
 
 def text(value: str) -> str:
@@ -56,9 +57,7 @@ def text(value: str) -> str:
 
 def _short(label: str) -> str:
     line = one_line(label)
-    return escape(
-        line if len(line) <= _LABEL_CHARACTERS else line[: _LABEL_CHARACTERS - 1] + "…", quote=False
-    )
+    return text(line if len(line) <= _LABEL_CHARACTERS else line[: _LABEL_CHARACTERS - 1] + "…")
 
 
 def layout(x: str, y: str, **more: Any) -> go.Layout:
@@ -78,7 +77,7 @@ def _hover(row: Row) -> str:
     if row.figures:
         lines.append(f"{row.figures.throughput.mean:.1f} tokens/s")
     if row.versus_baseline:
-        lines.append(f"speedup {row.versus_baseline.ratio:.2f} × {interval_cell(speedup_interval(row))}")
+        lines.append(f"speedup {row.versus_baseline.ratio:.2f} × {interval_cell(row.speedup_interval)}")
     return "<br>".join(lines)
 
 
@@ -156,7 +155,7 @@ def speedup_by_acceptance(rows: Sequence[Row]) -> go.Figure | None:
     shown = known[:MOST_ROWS]
     if len(shown) < 2:
         return None
-    intervals = [speedup_interval(row) for row, *_ in shown]
+    intervals = [row.speedup_interval for row, *_ in shown]
     errors = [
         around(ratio, interval.low, interval.high) if interval else (0.0, 0.0)
         for (_, _, ratio), interval in zip(shown, intervals, strict=True)

@@ -14,7 +14,8 @@ from dyna_eval_db.watching import WatchedStore
 
 from dyna_eval.imported_report import imported_report
 from dyna_eval.integrity import Environments
-from dyna_eval.report import Report, build_report
+from dyna_eval.measured_report import build_report
+from dyna_eval.report import Report
 
 _KEPT = 8
 _PAUSE = 50.0
