@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -587,6 +588,21 @@ def test_a_folder_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch: pyte
     kernels.cache_clear()
     try:
         assert reason().startswith(f"no folder for the kernels at {tmp_path}/file/dyna-eval: ")
+    finally:
+        kernels.cache_clear()
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose user is a number that no list of users knows."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+    monkeypatch.setenv("CXX", script(tmp_path / "idle", ""))
+    kernels.cache_clear()
+    try:
+        assert reason() == "no home folder for the kernels; set HOME or XDG_CACHE_HOME"
     finally:
         kernels.cache_clear()
 

@@ -98,7 +98,10 @@ def _output(command: list[str]) -> str:
 
 def _cache_folder() -> Path:
     """Return a folder of the user's own: what is loaded from it runs with the user's rights."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise NoKernelsError("no home folder for the kernels; set HOME or XDG_CACHE_HOME") from error
     folder = base / "dyna-eval"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
