@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dyna_eval.errors import InputError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+EVERY_ADDRESS = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 TOKEN_COOKIE = "dyna_eval_token"  # noqa: S105  # its name
 _EMPTY_STYLE = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
 """The digest of no text: Plotly makes an empty style sheet and adds its rules by script."""
@@ -64,7 +65,7 @@ class Access:
         names = {_host_name(name) for name in allowed}
         if is_loopback(bind):
             return cls(hosts=frozenset({*names, *LOOPBACK_NAMES, bind.lower()}), token=token)
-        if bind not in ("0.0.0.0", "::"):  # noqa: S104  # compared with, not bound to
+        if bind not in EVERY_ADDRESS:
             names.add(bind.lower())
         elif not names:
             raise InputError(

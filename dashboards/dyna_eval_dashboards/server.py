@@ -9,7 +9,7 @@ import uvicorn
 from dyna_eval_db.watching import WatchedStore
 
 from dyna_eval_dashboards.app import create_app
-from dyna_eval_dashboards.safety import Access
+from dyna_eval_dashboards.safety import EVERY_ADDRESS, Access
 
 
 def serve(
@@ -43,6 +43,6 @@ def serve(
 
 def _address(bind: str, port: int, access: Access) -> str:
     """Return the address to open, with the token if one is asked for."""
-    name = bind if bind not in ("0.0.0.0", "::") else min(access.hosts)  # noqa: S104  # compared with
+    name = bind if bind not in EVERY_ADDRESS else min(access.hosts)
     name = f"[{name}]" if ":" in name else name
     return f"http://{name}:{port}/" + (f"?token={access.token}" if access.token else "")

@@ -6,8 +6,8 @@ import contextlib
 
 import click
 
-from dyna_eval.commands.options import database_option, json_option, open_store, print_json
-from dyna_eval.commands.running import stdout_kept_clean
+from dyna_eval.commands.options import database_option, json_option, open_store
+from dyna_eval.commands.output import print_json, stdout_kept_clean
 from dyna_eval.errors import MissingDatabaseError
 
 
