@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import json
 import tempfile
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -74,9 +73,7 @@ class Dashboard:
         known = self._rendered.get(address)
         if known is not None and known[0] == state:
             return known[1]
-        begun = time.thread_time()
         answer = self._sweep(sweep_id, request, built)
-        self.reports.page_made(sweep_id, time.thread_time() - begun)
         self._rendered[address] = (state, answer)
         while len(self._rendered) > _PAGES_KEPT:
             self._rendered.popitem(last=False)
@@ -189,7 +186,10 @@ class Dashboard:
     # --------------------------------------------------- what scripts ask for
 
     def pulse(self, request: Request) -> Response:
-        return JSONResponse({"pulse": self.reports.pulse(_number(request, "sweep"))})
+        sweep_id = _number(request, "sweep")
+        pulse = self.reports.pulse(sweep_id)
+        again = self.reports.seconds_to_next_pulse(sweep_id)
+        return JSONResponse({"pulse": pulse, "again_seconds": round(again, 1)})
 
     def pulse_of_all(self, _request: Request) -> Response:
         return JSONResponse({"pulse": str(self.store.latest_event())})

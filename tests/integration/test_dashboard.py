@@ -277,7 +277,9 @@ def test_the_pulse_changes_when_something_happens_and_not_otherwise(tmp_path: Pa
         assert watched.pulse(sweep) == before
         assert store.claim(sweep, pair="demo", actor="a", lease_seconds=60)
         assert watched.pulse(sweep) != before
-        assert client.get("/sweeps/1/pulse").json() == {"pulse": watched.pulse(sweep)}
+        told = client.get("/sweeps/1/pulse").json()
+        assert told["pulse"] == watched.pulse(sweep)
+        assert 2.0 <= told["again_seconds"] <= 10.0
         assert "Claim expires in" in client.get("/cluster").text
 
 
