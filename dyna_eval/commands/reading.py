@@ -10,7 +10,6 @@ from dyna_eval.errors import InputError
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
-    from dyna_eval.jobs import SweepRecord
     from dyna_eval.presets import Preset
     from dyna_eval.report import Report
 
@@ -44,9 +43,9 @@ def stored_report(
     return build_report(first, allow_mixed=allow_mixed, preset=preset)
 
 
-def measured_sweep(store: Store, name_or_id: str | None) -> SweepRecord:
-    """Read a sweep that was measured here; raises InputError for an imported one."""
+def find_measured(store: Store, name_or_id: str | None) -> int:
+    """Return the number of a sweep that was measured here; raises InputError for an imported one."""
     sweep_id = store.find_sweep(name_or_id)
     if store.imported(sweep_id) is not None:
-        raise InputError(f"sweep {sweep_id} was imported; categories and answer files need one measured here")
-    return store.record(sweep_id)
+        raise InputError(f"sweep {sweep_id} was imported and has no jobs; name one that was measured here")
+    return sweep_id

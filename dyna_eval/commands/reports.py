@@ -13,7 +13,7 @@ from dyna_eval.commands.options import database_option, open_store, which_sweep
 from dyna_eval.commands.output import print_json, write_own
 from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_papers
 from dyna_eval.commands.plotting import Figures, figure_options, write_figures
-from dyna_eval.commands.reading import measured_sweep, stored_report
+from dyna_eval.commands.reading import find_measured, stored_report
 
 if TYPE_CHECKING:
     from dyna_eval.latex.style import Style
@@ -96,7 +96,7 @@ def report(
                 "--by-category has columns of its own, and no --columns, --std, --siunitx or --side-by-side"
             )
         with open_store(database) as store:
-            record = measured_sweep(store, sweep)
+            record = store.record(find_measured(store, sweep))
             if spec_bench is not None:
                 write_answers(store, record, spec_bench, allow_mixed=allow_mixed)
         if by_category:

@@ -22,6 +22,7 @@ from dyna_eval.commands.options import (
     which_sweep,
 )
 from dyna_eval.commands.output import print_json, stdout_kept_clean
+from dyna_eval.commands.reading import find_measured
 from dyna_eval.commands.reports import print_report
 from dyna_eval.errors import DatabaseError, MixedRowsError, PairError, PromptError
 
@@ -75,7 +76,7 @@ def submit(
 def resume(*, sweep: str | None, execution: Execution, database: str, as_json: bool) -> int:
     """Go on with a sweep that was interrupted."""
     with open_store(database) as store:
-        return _execute(store, database, store.find_sweep(sweep), execution, as_json=as_json)
+        return _execute(store, database, find_measured(store, sweep), execution, as_json=as_json)
 
 
 @click.command()
@@ -88,7 +89,7 @@ def retry(*, sweep: str | None, execution: Execution, database: str, as_json: bo
     from dyna_eval.jobs import JobState
 
     with open_store(database) as store:
-        sweep_id = store.find_sweep(sweep)
+        sweep_id = find_measured(store, sweep)
         counts = store.progress(sweep_id)
         if counts[JobState.FAILED] + counts[JobState.QUEUED] + counts[JobState.RUNNING]:
             _check_decoder(store, sweep_id)

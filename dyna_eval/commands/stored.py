@@ -11,6 +11,7 @@ import click
 
 from dyna_eval.commands.options import database_option, json_option, open_store, which_sweep
 from dyna_eval.commands.output import print_json
+from dyna_eval.commands.reading import find_measured
 from dyna_eval.wording import count, one_line
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _FOLLOW_SECONDS = 1.0
 def cancel(*, sweep: str | None, database: str) -> None:
     """Stop a sweep: what is not done is cancelled, what is done stays."""
     with open_store(database) as store:
-        sweep_id = store.find_sweep(sweep)
+        sweep_id = find_measured(store, sweep)
         click.echo(f"sweep {sweep_id}: {store.cancel(sweep_id)} jobs cancelled")
 
 

@@ -54,6 +54,8 @@ def check_pair(*, target: str, draft: str | None, dtype: str) -> None:
 
     from dyna_eval.jobs import PACKAGED_PAIRS, PairSpec
 
+    if not target or draft == "":
+        raise click.UsageError("TARGET and DRAFT are folders or hub ids; name them")
     if target in PACKAGED_PAIRS and draft is None:
         draft = target
     with stdout_kept_clean():

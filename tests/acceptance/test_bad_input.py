@@ -386,6 +386,7 @@ def test_prompts_that_cannot_be_used_are_refused_before_anything_is_stored(
 
 def test_pairs_check_refuses_what_cannot_be_loaded(models: Workplace) -> None:
     assert complaint(models, "pairs", "check", "cut").startswith("cut: cannot be loaded: ")
+    assert "name them" in complaint(models, "pairs", "check", "", in_process=True)
 
 
 def test_a_detached_run_needs_a_cluster_and_shows_no_password(workplace: Workplace) -> None:
