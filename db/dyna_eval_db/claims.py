@@ -73,9 +73,10 @@ def claim_jobs(
 def land_results(session: Session, finished: Sequence[tuple[Claim, JobResult]]) -> list[Landing]:
     """Store the results whose claims are still valid, and return what became of each."""
     released = _release_all(session, [claim for claim, _ in finished])
-    landed = [(claim, result) for claim, result in finished if claim.job_id in released]
+    landed = [(claim, result) for claim, result in finished if (claim.job_id, claim.epoch) in released]
     landings = [
-        Landing.LANDED if claim.job_id in released else _late(session, claim) for claim, _ in finished
+        Landing.LANDED if (claim.job_id, claim.epoch) in released else _late(session, claim)
+        for claim, _ in finished
     ]
     if not landed:
         return landings
@@ -121,13 +122,14 @@ def release(session: Session, claim: Claim, state: JobState, **values: Any) -> b
     return execute_counted(session, statement) > 0
 
 
-def _release_all(session: Session, claims: Sequence[Claim]) -> set[int]:
-    """Mark the jobs of valid claims as done, and return their numbers."""
+def _release_all(session: Session, claims: Sequence[Claim]) -> set[tuple[int, int]]:
+    """Mark the jobs of valid claims as done, and return the job and epoch of each."""
     numbered = JobRow.id.in_([claim.job_id for claim in claims])  # for SQLite, which seeks no pairs
     held = tuple_(JobRow.id, JobRow.epoch).in_([(claim.job_id, claim.epoch) for claim in claims])
     done = {"state": JobState.DONE, "lease_expires_at": None, "error_class": None, "error": None}
     released = update(JobRow).where(numbered, held, JobRow.state == JobState.RUNNING).values(done)
-    return set(session.connection().execute(released.returning(JobRow.id)).scalars())
+    rows = session.connection().execute(released.returning(JobRow.id, JobRow.epoch))
+    return {(job_id, epoch) for job_id, epoch in rows}
 
 
 def take_back(session: Session, outcome: Outcome, *conditions: Any) -> int:

@@ -489,6 +489,21 @@ def test_of_several_results_at_once_each_lands_or_is_fenced_by_itself(store: Sto
     assert store.audit() == []
 
 
+def test_of_two_results_of_one_job_at_once_only_that_of_the_newest_claim_lands(
+    store: Store, sweep_id: int
+) -> None:
+    late = take(store, sweep_id, actor="late", seconds=-1.0)
+    store.expire_claims(sweep_id)
+    newer = take(store, sweep_id, actor="newer")
+    finished = [
+        (claim, make_result(claim.job, actor=claim_actor))
+        for claim, claim_actor in ((late, "late"), (newer, "newer"))
+    ]
+    assert store.land_results(finished) == [Landing.FENCED, Landing.LANDED]
+    assert store.job(newer.job_id).actor == "newer"
+    assert store.audit() == []
+
+
 def test_a_result_that_lands_after_its_claim_expired_leaves_no_row(store: Store, sweep_id: int) -> None:
     late = take(store, sweep_id, actor="late", seconds=-1.0)
     store.expire_claims(sweep_id)
