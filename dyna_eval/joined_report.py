@@ -108,7 +108,7 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
             files = {file.digest: file for file in part.files}
             members.append(_Member(part=part, report=report, files=files))
             continue
-        report = build_report(part, allow_mixed=True)
+        report = build_report(_with_split_of(records[0], part), allow_mixed=True)
         own = [
             replace(found, label=row.label, step=row.step, is_baseline=row.is_baseline)
             if (found := shared.get((part.id, row.pair, row.label)))
@@ -117,6 +117,12 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
         ]
         members.append(_Member(part=part, report=replace(report, rows=tuple(own))))
     return members
+
+
+def _with_split_of(first: SweepRecord, record: SweepRecord) -> SweepRecord:
+    """Return a sweep that is reported on the prompts that the first one is: all rows of a table are."""
+    fraction = first.measure.tune_fraction
+    return replace(record, seed=first.seed, measure=replace(record.measure, tune_fraction=fraction))
 
 
 def _rows_together(records: Sequence[SweepRecord]) -> dict[tuple[int, str, str], Row]:

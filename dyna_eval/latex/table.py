@@ -55,7 +55,7 @@ def table(report: Report, pairs: Sequence[str], style: Style) -> str:
         r"\begin{table}[t]",
         r"  \centering",
         *([r"  \sisetup{detect-weight, mode=text}"] if style.siunitx else []),
-        rf"  \caption{{{_caption(report, pairs, style)}}}",
+        rf"  \caption{{{caption(report, pairs, style)}}}",
         rf"  \label{{{table_label(report, pairs)}}}",
         r"  \smallskip",
         *([f"  {size}"] if size else []),
@@ -164,7 +164,7 @@ def _intervals(report: Report, pair: str, *, several: bool) -> str:
 # ----------------------------------------------------------------------- caption
 
 
-def _caption(report: Report, pairs: Sequence[str], style: Style) -> str:
+def caption(report: Report, pairs: Sequence[str], style: Style) -> str:
     """Say what the steps add, over which data, and, from the figures, which steps degrade."""
     rows = {pair: report.rows_of(pair) for pair in pairs}
     everything = [row for pair in pairs for row in rows[pair]]

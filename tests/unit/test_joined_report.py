@@ -487,6 +487,9 @@ def test_own_sweeps_of_other_tuning_splits_are_refused() -> None:
     other = replace(other, measure=replace(other.measure, tune_fraction=0.25))
     with pytest.raises(MixedRowsError, match=r"tuning split \(0.25 instead of 0 of the prompts\)"):
         joined_report([record(FOUR_STEPS[:2]), other])
+    report = joined_report([record(FOUR_STEPS[:2]), other], allow_mixed=True)
+    assert [row.figures.prompts for row in report.rows if row.figures] == [8, 8, 8, 8]
+    assert "all figures are over the other prompts" not in str(report.pair_caveats)
 
 
 def test_an_imported_row_beside_our_own_is_refused_and_marked(tmp_path: Path) -> None:
