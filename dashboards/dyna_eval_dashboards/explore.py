@@ -16,7 +16,7 @@ from dyna_eval.series.measured import Entry, Estimate, Measured
 from dyna_eval.series.parameters import Parameter, Scale, Span, bare_text, span, swept, value_text
 from dyna_eval.series.swept import Curve, CurveChart, HeatPanel, Measure, Panel, curve_chart, heat_map
 from dyna_eval.wording import count, one_line
-from dyna_eval_dashboards.figures import around, dash, error_bars, layout, text
+from dyna_eval_dashboards.figures import around, dash, error_bars, layout, plain, text
 
 TITLES: dict[Measure, str] = {
     Measure.THROUGHPUT: "Tokens/s",
@@ -100,9 +100,7 @@ def explore(report: Report, choice: Choice) -> Explored:
             figure, notes = _curves(measured, choice)
     except (InputError, NothingToDrawError) as error:
         return Explored(figure=None, notes=(f"There is nothing to draw: {error}.",))
-    plain: dict[str, Any] = figure.to_plotly_json()
-    plain["layout"].pop("template", None)
-    return Explored(figure=plain, notes=tuple(notes))
+    return Explored(figure=plain(figure), notes=tuple(notes))
 
 
 # ------------------------------------------------------------------------- curves

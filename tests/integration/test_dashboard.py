@@ -27,7 +27,7 @@ from dyna_eval_dashboards.trees import draw
 from dyna_eval_db.store import Store, SweepState
 from dyna_eval_db.watching import WatchedStore
 from measurements import TREE, make_result, make_sweep
-from served import HOSTILE, believable, client_of, database, fill, hostile_sweep
+from served import HOSTILE, client_of, database, fill, hostile_sweep
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from starlette.routing import Route
@@ -152,8 +152,6 @@ def test_another_address_gets_a_token_that_nobody_can_guess() -> None:
 def test_a_wildcard_address_needs_names_and_a_token_must_not_be_short() -> None:
     with pytest.raises(InputError, match="--allow-host"):
         Access.of("::")
-    with pytest.raises(InputError, match="listens on every address"):
-        Access.of("")
     assert Access.of("::", allowed=("gpu-box",)).knows("gpu-box:8470")
     with pytest.raises(InputError, match="16 characters"):
         Access.of("127.0.0.1", token=TOKEN[:8])
@@ -220,7 +218,7 @@ def test_the_text_of_prompts_and_outputs_is_shown_as_it_is(client: TestClient) -
             shown.append(data)
 
     Texts().feed(client.get("/jobs/1/prompts/0").text)
-    assert shown.count(HOSTILE) == 2
+    assert shown.count(f"\n{HOSTILE}") == 2  # browsers drop one line break after <pre>
 
 
 # ------------------------------------------------------------------------- pages
@@ -300,7 +298,7 @@ def test_time_left_comes_from_calibration_first_and_then_from_what_is_done(tmp_p
 
         claim = store.claim(again, pair="demo", actor="actor-1", lease_seconds=60)
         assert claim
-        store.land(claim, believable(make_result(claim.job)))  # in 12.3 s
+        store.land(claim, make_result(claim.job))  # in 12.3 s
         then = watched.outline(again).time_left
         assert then
         assert then.basis is Basis.DONE_JOBS
@@ -335,7 +333,7 @@ def test_the_cluster_page_tells_when_an_actor_was_heard_and_where_it_runs(tmp_pa
         assert (actor.node, actor.pair, actor.job_id) == (node, "demo", claim.job_id)
         assert actor.heard_seconds == pytest.approx(3.0, abs=1.5)
         assert actor.facts == {}
-        store.land(claim, believable(make_result(claim.job, actor="actor-2")))
+        store.land(claim, make_result(claim.job, actor="actor-2"))
         assert store.claim(sweep_id, pair="demo", actor="actor-2", lease_seconds=60, node=node)
         [actor] = watched.cluster().at_work
         assert actor.heard_seconds == pytest.approx(0.0, abs=1.5)  # it has just landed a job

@@ -592,19 +592,35 @@ def test_a_folder_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch: pyte
         kernels.cache_clear()
 
 
-def test_a_user_without_a_home_folder_is_told_what_to_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to_says_so(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a container whose user is a number that no list of users knows."""
-    for name in ("HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+    monkeypatch.setenv("CXX", script(tmp_path / "idle", ""))
+    fresh.mkdir(parents=True, mode=0o500)
+    assert reason().startswith(f"no folder for the kernels at {fresh}: [Errno 13] Permission denied")
+
+
+def test_a_folder_in_which_nothing_can_be_made_says_why(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", script(tmp_path / "removing", f'rm -r "{fresh}"'))
+    assert reason().startswith(f"no folder for the kernels at {fresh}: ")
+
+
+def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
     monkeypatch.setenv("CXX", script(tmp_path / "idle", ""))
     kernels.cache_clear()
     try:
-        assert reason() == "no home folder for the kernels; set HOME or XDG_CACHE_HOME"
+        assert reason() == "no folder for the kernels: Could not determine home directory."
     finally:
         kernels.cache_clear()
+
+
+def homeless() -> Path:
+    raise RuntimeError("Could not determine home directory.")
 
 
 def test_kernels_are_built_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
