@@ -124,7 +124,7 @@ def test_the_commands_for_postgres_run(desk: Workplace, tmp_path: Path) -> None:
         superuser |= {"HOME": str(folder), "XDG_CACHE_HOME": str(Path.home() / ".cache")}  # for ~/.pgpass
         done = run(folder, text, desk.variables | superuser)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert "ok: 1 sweeps" in done.stdout
+    assert "ok: 1 sweep" in done.stdout
 
 
 # ----------------------------------------------------------------------- metrics
