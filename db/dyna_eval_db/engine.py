@@ -52,6 +52,18 @@ _SQLITE_AWAY = frozenset(
 _POSTGRES_PATIENCE = {"connect_timeout": "10", "tcp_user_timeout": "30000"}
 """Seconds to connect, and milliseconds that sent data may go unanswered, where the address names none."""
 
+_MAY_WRITE = "see that you may write the file and its folder"
+_ADVICE = {
+    "file is not a database": "it is a file of another kind, choose another name",
+    "database disk image is malformed": "the file is damaged, put a copy of it in its place",
+    "unable to open database file": _MAY_WRITE,
+    "attempt to write a readonly database": _MAY_WRITE,
+    "database is locked": "another process has been writing to it for too long",
+    "database or disk is full": "make room on its disk",
+    "permission denied for": "grant it to this user, or connect as its owner",
+}
+"""What to do about what a database says, by how it begins."""
+
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -169,17 +181,7 @@ def _is_conflict(error: BaseException | None) -> bool:
 
 
 def _advice(reason: str) -> str:
-    if reason == "file is not a database":
-        return "; it is a file of another kind, choose another name"
-    if reason in ("unable to open database file", "attempt to write a readonly database"):
-        return "; see that you may write the file and its folder"
-    if reason == "database disk image is malformed":
-        return "; the file is damaged, put a copy of it in its place"
-    if reason == "database is locked":
-        return "; another process has been writing to it for too long"
-    if reason == "database or disk is full":
-        return "; make room on its disk"
-    return ""
+    return next((f"; {advice}" for begin, advice in _ADVICE.items() if reason.startswith(begin)), "")
 
 
 # --------------------------------------------------------------------- engines
@@ -295,7 +297,8 @@ def wal_is_safe(version: tuple[int, int, int]) -> bool:
 
 
 def check_file(address: URL, *, create: bool) -> None:
-    """Refuse a SQLite file that cannot be, lies on a network, or is not there unless it is to be created."""
+    """Refuse a SQLite file that cannot be or lies on a network; one that is not there or may not be written
+    to, where `create` says that it is to be filled, and one that is not there where it is to be read."""
     if address.get_backend_name() != "sqlite":
         return
     path = Path(str(address.database))
@@ -324,6 +327,9 @@ def _check_path(path: Path, *, create: bool) -> None:
         raise MissingDatabaseError(
             f"there is no database at {path}; `dyna-eval submit` creates one, --db names another"
         )
+    places = (path.parent, path) if path.exists() else (path.parent,)  # a journal is made beside the file
+    if create and not all(os.access(place, os.W_OK) for place in places):
+        raise DatabaseError(f"cannot write {path}; {_MAY_WRITE}")
 
 
 def network_file_system(path: Path, mounts: str) -> str | None:

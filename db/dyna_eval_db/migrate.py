@@ -77,11 +77,19 @@ def inspect_schema(engine: Engine) -> Schema:
     with engine.connect() as connection:
         tables = inspect(connection).get_table_names()
         if not tables:
+            _require_namespace(connection)
             return Schema(kind=SchemaKind.EMPTY, version=None)
         if VERSION_TABLE not in tables:
             return Schema(kind=SchemaKind.FOREIGN, version=None)
         version = connection.scalar(select(column("version_num")).select_from(table(VERSION_TABLE)))
     return Schema(kind=_kind(version), version=version)
+
+
+def _require_namespace(connection: Connection) -> None:
+    """Refuse a Postgres database whose tables this user may not even see: it would look empty."""
+    if connection.dialect.name == "postgresql" and not connection.scalar(text("SELECT current_schema()")):
+        where = shown(connection.engine.url)
+        raise DatabaseError(f"{where}: this user may use none of its schemas; GRANT USAGE, CREATE on one")
 
 
 def _kind(version: str | None) -> SchemaKind:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from sqlalchemy import Engine, MetaData, Table, event, inspect, select, text
 
 from dyna_eval.errors import DatabaseError
 from dyna_eval.jobs import Backend, EngineSpec
+from tests.postgres import Server
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -287,6 +289,21 @@ def test_what_is_no_file_is_refused_before_it_is_read(tmp_path: Path, kind: str)
     assert refusal(f"sqlite:///{place}").startswith(f"{place} is no file but a device or a pipe; ")
 
 
+def test_a_folder_that_may_not_be_written_to_is_told_before_anything_runs(tmp_path: Path) -> None:
+    """As root without its privileges, which may else write everywhere."""
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o500)
+    code = "import sys; from dyna_eval_db.store import Store; Store.check(sys.argv[1])"
+    bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    if bare and shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed")
+    command = [*bare, sys.executable, "-c", code, f"sqlite:///{folder}/store.db"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"DatabaseError: cannot write {folder}/store.db; see that you may write" in done.stderr, (
+        done.stderr
+    )
+
+
 def test_half_a_file_is_told_to_be_damaged(tmp_path: Path) -> None:
     file = tmp_path / "store.db"
     with Store.open(f"sqlite:///{file}", create=True) as store:
@@ -296,6 +313,21 @@ def test_half_a_file_is_told_to_be_damaged(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError) as refused, Store.open(f"sqlite:///{file}", create=False) as store:
         store.audit()
     assert str(refused.value).endswith("malformed; the file is damaged, put a copy of it in its place")
+
+
+def test_a_user_without_rights_is_told_what_to_ask_for(postgres_server: Server) -> None:
+    postgres_server.empty()
+    with bare_engine(parse_address(postgres_server.url)).begin() as owner:
+        owner.execute(text("DROP ROLE IF EXISTS weak"))
+        owner.execute(text("CREATE ROLE weak LOGIN"))
+    url = postgres_server.url.replace("postgres@", "weak@")
+    assert refusal(url).endswith("this user may use none of its schemas; GRANT USAGE, CREATE on one")
+    Store.open(postgres_server.url, create=True).close()
+    execute(postgres_server.url, "GRANT USAGE ON SCHEMA public TO weak")
+    said = refusal(url, create=False)
+    assert said.endswith(
+        "permission denied for table dyna_eval_schema; grant it to this user, or connect as its owner"
+    )
 
 
 @pytest.mark.usefixtures("store")
