@@ -343,7 +343,7 @@ def test_the_database_may_be_named_by_a_variable_or_an_option(swept: Swept, work
 
 
 def test_db_check_and_upgrade_find_the_schema_current(swept: Swept) -> None:
-    assert "1 sweeps" in swept.run("db", "check").stdout
+    assert "ok: 1 sweep\n" in swept.run("db", "check").stdout
     assert "current" in swept.run("db", "upgrade").stdout
 
 
