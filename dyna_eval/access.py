@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 from ray._private import ray_constants
-from ray._raylet import Config
+from ray._raylet import Config  # type: ignore[attr-defined]  # compiled, and without types
 
 from dyna_eval.errors import InputError, first_line
 
