@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dyna_eval.imported import ImportedSweep
     from dyna_eval.jobs import JobState
 
+_NODE_DIGITS = 16
+"""Enough of Ray's number of a node to find it by; `--json` has all 56 digits."""
 _FOLLOW_SECONDS = 1.0
 
 
@@ -112,7 +114,7 @@ def show(*, job: int, database: str, as_json: bool) -> None:
     click.echo(f"  {stored.method} {settings}".rstrip())
     for attempt in attempts:
         outcome = attempt.outcome or "running"
-        where = f"{attempt.actor}, node {attempt.node}" if attempt.node else f"{attempt.actor}, node unknown"
+        where = f"{attempt.actor}, node {(attempt.node or 'unknown')[:_NODE_DIGITS]}"
         told = one_line(f"{where}: {outcome} {attempt.error or ''}")
         click.echo(f"  attempt {attempt.epoch} on {told}")
     for sample in samples:
