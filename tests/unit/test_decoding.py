@@ -20,7 +20,7 @@ from dyna_eval_workers.policies import (
 
 from dyna_eval.errors import DecodingError
 from dyna_eval.jobs import Calibration, GenerationSpec
-from tests.models import SUPPORTED, tiny_gpt_neox, tiny_llama, tiny_model
+from tests.models import SUPPORTED, VOCABULARY, tiny_gpt_neox, tiny_llama, tiny_model
 from tests.runners import RUNNERS, decoder
 
 PROMPT = (17, 5, 250, 31, 8)
@@ -249,6 +249,22 @@ def test_a_draft_never_proposes_ids_beyond_the_tokenizer(target: Any) -> None:
     reference = decoder(target, None).decode(PROMPT, generation, None, seed="0")
     padded = decoder(target, drafts(target)["stranger"], vocabulary=100)
     assert padded.decode(PROMPT, generation, POLICIES["full tree"], seed="0").token_ids == reference.token_ids
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("size", [100, VOCABULARY + 20])
+def test_a_draft_may_have_fewer_or_more_ids_than_the_target(
+    size: int, temperature: float, backend: str
+) -> None:
+    """Vocabularies are padded by size of model: what the target emits need not be an id of the draft."""
+    target, draft = tiny_gpt_neox(seed=1), tiny_gpt_neox(seed=2, vocabulary=size)
+    pair = decoder(target, draft, backend=backend, vocabulary=90)
+    generation = GenerationSpec(max_new_tokens=24, temperature=temperature)
+    reference = pair.decode(PROMPT, generation, None, seed="0")
+    assert max(reference.token_ids) >= 100
+    for name in ("linear", "full tree", "best first"):
+        decoded = pair.decode(PROMPT, generation, POLICIES[name], seed="0")
+        assert decoded.token_ids == reference.token_ids, name
 
 
 def test_a_speculative_method_without_a_draft_is_refused(target: Any) -> None:
