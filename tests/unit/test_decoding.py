@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from dyna_eval_workers.policies import (
     PromptLookup,
     TopBranches,
 )
+from dyna_eval_workers.tree import Tree
 
 from dyna_eval.errors import DecodingError
 from dyna_eval.jobs import Calibration, GenerationSpec
@@ -168,6 +169,30 @@ def test_a_binding_cap_is_noted(target: Any) -> None:
     assert decoded.rounds[0].verified == 9
 
 
+@pytest.mark.parametrize(
+    ("max_nodes", "steps", "drafted"),
+    [(6, 2, 6), (7, 3, 14), (14, 3, 14)],
+    ids=["full before a level", "full within a level", "full with the last level"],
+)
+def test_a_full_tree_takes_no_further_step(target: Any, max_nodes: int, steps: int, drafted: int) -> None:
+    """And the cap is noted where it kept nodes out: those of a whole level, or some of one."""
+    policy = TopBranches(depth=3, branches=2, root_branches=2, threshold=0.0, max_nodes=max_nodes)
+    decoded = decoder(target, drafts(target)["stranger"]).decode(
+        PROMPT, GenerationSpec(max_new_tokens=12), policy, seed="0"
+    )
+    first = decoded.rounds[0]
+    assert (first.draft_steps, first.drafted, first.verified) == (steps, drafted, max_nodes)
+    assert first.capped == (max_nodes < 14)
+
+
+def test_a_tree_that_is_chosen_from_grows_beyond_its_cap(target: Any) -> None:
+    decoded = decoder(target, drafts(target)["stranger"]).decode(
+        PROMPT, GenerationSpec(max_new_tokens=12), BestFirst(depth=3, width=3, max_nodes=4), seed="0"
+    )
+    first = decoded.rounds[0]
+    assert (first.draft_steps, first.drafted, first.verified, first.capped) == (3, 3 + 9 + 9, 4, False)
+
+
 def test_a_threshold_no_child_reaches_leaves_the_pending_token_alone(target: Any) -> None:
     policy = TopBranches(depth=3, branches=2, root_branches=2, threshold=0.999999, max_nodes=14)
     decoded = decoder(target, drafts(target)["uniform"]).decode(
@@ -197,6 +222,39 @@ def test_decoding_stops_at_an_end_token_inside_an_accepted_path(target: Any) -> 
         assert sum(r.emitted for r in decoded.rounds) == stop
 
 
+class Listener(BestFirst):
+    """Notes what it hears: that a prompt starts, or the tokens of an accepted path behind the pending one."""
+
+    heard: ClassVar[list[list[int] | None]] = []
+
+    def begin(self) -> None:
+        self.heard.append(None)
+
+    def learn(self, tree: Tree, path: Sequence[int]) -> None:
+        self.heard.append([tree.token[node] for node in path[1:]])
+
+
+def test_a_policy_hears_of_every_prompt_and_of_what_counts_of_every_path(target: Any) -> None:
+    """The draft is the target, so all levels are accepted; in the last round not beyond the end token."""
+    free = decoder(target, None).decode(PROMPT, GenerationSpec(max_new_tokens=24), None, seed="0").token_ids
+    end = next(token for place, token in enumerate(free) if place >= 5 and free.index(token) == place)
+    stop = free.index(end) + 1
+    Listener.heard.clear()
+    decoded = decoder(target, target, end_of_text=end).decode(
+        PROMPT,
+        GenerationSpec(max_new_tokens=24, stop_at_eos=True),
+        Listener(depth=3, width=2, max_nodes=9),
+        seed="0",
+    )
+    assert decoded.token_ids == free[:stop]
+    begun, *paths = Listener.heard
+    assert begun is None
+    starts = [sum(r.emitted for r in decoded.rounds[:place]) for place in range(len(decoded.rounds))]
+    expected = zip(starts, decoded.rounds, strict=True)
+    assert paths == [list(free[start : start + r.accepted]) for start, r in expected]
+    assert all(r.accepted == 3 for r in decoded.rounds[:-1])
+
+
 def test_one_decoder_gives_the_same_tokens_whatever_it_decoded_before(target: Any) -> None:
     used = decoder(target, drafts(target)["stranger"])
     generation = GenerationSpec(max_new_tokens=16)
@@ -214,6 +272,53 @@ def test_phase_times_are_known_in_every_round_and_fit_into_the_decode_time(targe
     assert all(draft is not None and verify is not None for draft, verify in phases)
     assert sum((draft or 0) + (verify or 0) for draft, verify in phases) <= decoded.decode_seconds
     assert 0 < decoded.ttft_seconds <= decoded.prefill_seconds + decoded.decode_seconds
+
+
+@pytest.fixture
+def spend(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str, float], None]:
+    """The engine's clock stands still, but for what a test lets calls of a method take."""
+    now = 0.0
+    monkeypatch.setattr("dyna_eval_workers.decoding._clock", lambda: now)
+
+    def spend(owner: object, method: str, seconds: float) -> None:
+        whole = getattr(owner, method)
+
+        def spending(*arguments: Any, **options: Any) -> Any:
+            nonlocal now
+            now += seconds
+            return whole(*arguments, **options)
+
+        monkeypatch.setattr(owner, method, spending)
+
+    return spend
+
+
+def test_every_phase_is_given_the_time_that_it_took(
+    target: Any, spend: Callable[[object, str, float], None]
+) -> None:
+    """Two rounds of a draft that is the target: 2 draft steps, 2 choices of the policy, a pass, a keep."""
+    pair = decoder(target, target)
+    assert pair.draft is not None
+    spend(pair.target, "prefill", 1000.0)
+    spend(pair.draft, "prefill", 100.0)
+    spend(pair.draft, "rank", 2.0)
+    spend(TopBranches, "select", 3.0)
+    spend(pair.target, "choose", 10.0)
+    spend(pair.target, "keep", 1.0)
+    policy = TopBranches(depth=2, branches=1, root_branches=1, threshold=0.0, max_nodes=2)
+    decoded = pair.decode(PROMPT, GenerationSpec(max_new_tokens=6), policy, seed="0")
+    phases = [(r.draft_seconds, r.grow_seconds, r.verify_seconds, r.walk_seconds) for r in decoded.rounds]
+    assert phases == [(4.0, 6.0, 10.0, 1.0)] * 2
+    assert (decoded.prefill_seconds, decoded.ttft_seconds, decoded.decode_seconds) == (1100.0, 1121.0, 42.0)
+
+
+def test_a_lookup_is_growth_without_a_draft(target: Any, spend: Callable[[object, str, float], None]) -> None:
+    pair = decoder(target, None)
+    spend(PromptLookup, "propose", 3.0)
+    spend(pair.target, "choose", 10.0)
+    decoded = pair.decode(PROMPT, GenerationSpec(max_new_tokens=2), POLICIES["prompt lookup"], seed="0")
+    first = decoded.rounds[0]
+    assert (first.draft_seconds, first.grow_seconds, first.verify_seconds) == (None, 3.0, 10.0)
 
 
 def test_ar_has_no_draft_time(target: Any) -> None:
