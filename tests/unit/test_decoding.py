@@ -150,6 +150,8 @@ def test_a_draft_that_is_the_target_is_always_accepted(target: Any) -> None:
         PROMPT, GenerationSpec(max_new_tokens=21), POLICIES["linear"], seed="0"
     )
     assert [r.accepted for r in decoded.rounds] == [6, 6, 6]
+    assert [r.draft_steps for r in decoded.rounds] == [6, 6, 6]
+    assert [r.draft_rows for r in decoded.rounds] == [6, 7, 7], "the last accepted token was not read yet"
 
 
 def test_an_unpruned_tree_has_all_its_nodes(target: Any) -> None:
@@ -277,7 +279,7 @@ def test_phase_times_are_known_in_every_round_and_fit_into_the_decode_time(targe
 @pytest.fixture
 def spend(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str, float], None]:
     """The engine's clock stands still, but for what a test lets calls of a method take."""
-    now = 0.0
+    now = 50.0
     monkeypatch.setattr("dyna_eval_workers.decoding._clock", lambda: now)
 
     def spend(owner: object, method: str, seconds: float) -> None:
@@ -340,6 +342,9 @@ def test_prompt_lookup_needs_no_draft_and_finds_what_repeats() -> None:
     assert set(decoded.token_ids) == {0}
     assert max(r.accepted for r in decoded.rounds) == 4
     assert all(r.draft_steps == 0 and r.draft_seconds is None for r in decoded.rounds)
+    assert all(r.drafted == r.verified == r.depth for r in decoded.rounds), (
+        "a chain, of which all is verified"
+    )
 
 
 def test_another_seed_samples_other_tokens(target: Any) -> None:
