@@ -98,8 +98,10 @@ class Landings:
         self.processor: list[float] = []
 
     def __call__(self, told: Notice | Standstill) -> None:
-        if isinstance(told, Standstill) or told.happening is not Happening.LANDED:
+        if isinstance(told, Standstill) or told.happening is Happening.STARTED:
             return
+        if told.happening is not Happening.LANDED:
+            raise SystemExit(f"a job did not land: {told.detail}")
         self.moments.append(time.perf_counter())
         self.processor.append(time.process_time())
         self.actors.add(told.actor)
@@ -270,8 +272,8 @@ def _command_cost(arguments: list[str], runs: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def dashboard(url: str) -> Iterator[tuple[str, int]]:
-    """Serve the pages of a database for the time of a block, and hand out host and port."""
+def dashboard(url: str) -> Iterator[tuple[str, int, int]]:
+    """Serve the pages of a database for the time of a block, and hand out host, port and process number."""
     process = subprocess.Popen(  # noqa: S603 - our own command
         [COMMAND, "dashboard", "--port", "0", "--db", url], stderr=subprocess.PIPE, text=True
     )
@@ -280,7 +282,7 @@ def dashboard(url: str) -> Iterator[tuple[str, int]]:
     if told is None:
         raise SystemExit("the dashboard did not start")
     try:
-        yield told[1], int(told[2])
+        yield told[1], int(told[2]), process.pid
     finally:
         process.terminate()
         process.wait(timeout=30)
@@ -321,7 +323,7 @@ def dashboard_part(settings: argparse.Namespace) -> dict[str, Any]:
         if not file.exists():
             with Store.open(url, create=True) as store:
                 fill(store, made_up_sweep(configurations, 1, prompts))
-        host, port = stack.enter_context(dashboard(url))
+        host, port, _ = stack.enter_context(dashboard(url))
         browser = stack.enter_context(sync_playwright()).chromium.launch(
             executable_path=shutil.which("chromium"), args=_QUIET
         )
@@ -371,14 +373,14 @@ def watch(host: str, port: int, count: int, watching: Any, ended: Any) -> None:
 
     def page(number: int) -> None:
         time.sleep(2.0 * number / count)
-        seen = b""
+        seen = ""
         while not ended.is_set():
             if watching.wait(0.5):
-                _, pulse = first_byte(host, port, "/sweeps/1/pulse")
-                if pulse != seen:
+                told = json.loads(first_byte(host, port, "/sweeps/1/pulse")[1])
+                if told["pulse"] != seen:
                     first_byte(host, port, "/sweeps/1")
-                    seen = pulse
-                time.sleep(2.0)
+                    seen = told["pulse"]
+                time.sleep(told["again_seconds"])
 
     pages = [threading.Thread(target=page, args=(number,)) for number in range(count)]
     for thread in pages:
@@ -402,23 +404,31 @@ def watchers_part(settings: argparse.Namespace) -> dict[str, Any]:
             start_new_session=True,
         )
         _wait_for(lambda: _is_leased(url) and _landed(url) > 2, process)
-        with dashboard(url) as (host, port):
+        with dashboard(url) as (host, port, served_by):
             clients = context.Process(target=watch, args=(host, port, 20, watching, ended))
             clients.start()
             time.sleep(5)
+            costs = {"dashboard": psutil.Process(served_by), "watchers": psutil.Process(clients.pid)}
+            cores: dict[str, list[float]] = {name: [] for name in costs}
             for period in range(2 * settings.periods):
                 watched = (period % 4) in (1, 2)  # off, on, on, off: a drift hits both alike
                 watching.set() if watched else watching.clear()
                 time.sleep(2)
                 began = datetime.now(UTC)
+                for process_ in costs.values():
+                    process_.cpu_percent()
                 time.sleep(settings.period_seconds)
                 periods.append((began, datetime.now(UTC), watched))
+                if watched:
+                    for name, process_ in costs.items():
+                        cores[name].append(process_.cpu_percent() / 100)
             ended.set()
             watching.set()
             clients.join()
         process.send_signal(signal.SIGINT)
         process.wait(timeout=120)
-        return _slowdown(url, periods) | {"watchers": 20, "periods": len(periods)}
+        used = {name: sum(found) / len(found) for name, found in cores.items()}
+        return _slowdown(url, periods) | {"watchers": 20, "periods": len(periods), "cores_used_by": used}
 
 
 def _slowdown(url: str, periods: list[tuple[datetime, datetime, bool]]) -> dict[str, Any]:

@@ -77,7 +77,15 @@ def made_up_samples(
     prompts: PromptSet, speed: float, generator: random.Random, *, rounds: int = ROUNDS
 ) -> tuple[Sample, ...]:
     """Return a sample of each prompt, `rounds` times 3 tokens at about `speed` tokens/s."""
-    tokens = 3 * rounds
+    return tuple(
+        _made_up_sample(prompt, 3 * rounds / speed * generator.uniform(0.8, 1.2), rounds)
+        for prompt in prompts.prompts
+    )
+
+
+def _made_up_sample(prompt: Prompt, decode_seconds: float, rounds: int) -> Sample:
+    """Return a sample of equal rounds, whose phases fill nine tenths of its time."""
+    of_round = decode_seconds / rounds
     round_ = Round(
         drafted=4,
         verified=4,
@@ -87,26 +95,23 @@ def made_up_samples(
         capped=False,
         draft_steps=4,
         draft_rows=4,
-        draft_seconds=0.001,
-        grow_seconds=0.0001,
-        verify_seconds=0.001,
-        walk_seconds=0.0001,
+        draft_seconds=0.4 * of_round,
+        grow_seconds=0.05 * of_round,
+        verify_seconds=0.4 * of_round,
+        walk_seconds=0.05 * of_round,
     )
-    return tuple(
-        Sample(
-            prompt_index=prompt.index,
-            prompt_digest=prompt.digest,
-            prompt_tokens=1,
-            token_ids=tuple(range(tokens)),
-            text="some text of the length that a sample may have " * 4,
-            prefill_seconds=0.01,
-            decode_seconds=tokens / speed * generator.uniform(0.8, 1.2),
-            ttft_seconds=0.012,
-            exactness=Exactness.EXACT,
-            distinct_2=0.9,
-            rounds=(round_,) * rounds,
-        )
-        for prompt in prompts.prompts
+    return Sample(
+        prompt_index=prompt.index,
+        prompt_digest=prompt.digest,
+        prompt_tokens=1,
+        token_ids=tuple(range(3 * rounds)),
+        text="some text of the length that a sample may have " * 4,
+        prefill_seconds=0.01,
+        decode_seconds=decode_seconds,
+        ttft_seconds=0.01 + of_round,
+        exactness=Exactness.EXACT,
+        distinct_2=0.9,
+        rounds=(round_,) * rounds,
     )
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import SweepRecord
-from dyna_eval.report import Report, Row, build_report
-from dyna_eval.tuning import measured_prompts, on_prompts, split_record
+from dyna_eval.measured_report import build_report
+from dyna_eval.report import Report, Row
+from dyna_eval.tuning import measured_prompts, on_prompts, reported_record
 
 UNCATEGORIZED = "(no category)"
 """Stands for the prompts without a category, where others have one."""
@@ -49,7 +50,7 @@ def categorized_report(record: SweepRecord, *, allow_mixed: bool = False) -> Cat
             f"sweep {record.id} ({record.name!r}) has no categories; name the column that holds them with"
             " prompts.category in its file, and submit that again: finished jobs do not run again"
         )
-    reported = split_record(record)[1] if record.measure.tune_fraction else record
+    reported = reported_record(record)
     found = []
     for category, prompts in _prompts_by_category(reported).items():
         report = build_report(on_prompts(reported, prompts), allow_mixed=allow_mixed)

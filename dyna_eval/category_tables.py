@@ -6,8 +6,6 @@ at the end. Footnotes are those of the overall report; intervals of each categor
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -17,18 +15,19 @@ from dyna_eval.cells import (
     UNKNOWN,
     Notes,
     configuration_text,
-    count,
-    one_line,
+    origin_text,
     pair_slugs,
-    ranges,
+    report_title,
     slug,
     speedup_cell,
     throughput_cell,
 )
 from dyna_eval.latex.text import escape_latex, footnotes, marked_latex
-from dyna_eval.report import Report, Row, best_row, to_json
+from dyna_eval.report import Report, Row, best_row
+from dyna_eval.report_json import to_json
 from dyna_eval.tables import (
     CSV_COLUMNS,
+    csv_text,
     escape_csv,
     escape_markdown,
     markdown_label,
@@ -38,8 +37,9 @@ from dyna_eval.tables import (
     print_notes,
     terminal,
 )
+from dyna_eval.wording import count, one_line
 
-OVERALL = "overall"
+_OVERALL = "overall"
 
 _GROUPS_ABREAST = 3
 """Column groups that a page is wide enough for; more of them stand below each other in LaTeX."""
@@ -56,7 +56,7 @@ class _Group:
 
     @property
     def title(self) -> str:
-        return self.name if self.name == OVERALL else f"{self.name} ({count(self.prompts, 'prompt')})"
+        return self.name if self.name == _OVERALL else f"{self.name} ({count(self.prompts, 'prompt')})"
 
 
 def _groups(report: CategorizedReport, pair: str) -> list[_Group]:
@@ -64,7 +64,7 @@ def _groups(report: CategorizedReport, pair: str) -> list[_Group]:
     overall = report.overall.rows_of(pair)
     groups = [_group_of(one, overall) for one in report.categories]
     measured = [group for group in groups if any(row.figures for row in group.rows)]
-    return [*measured, _group(report.overall, OVERALL, overall)]
+    return [*measured, _group(report.overall, _OVERALL, overall)]
 
 
 def _group_of(one: CategoryReport, overall: tuple[Row, ...]) -> _Group:
@@ -87,7 +87,7 @@ def print_categories(report: CategorizedReport, file: TextIO) -> None:
 
     overall = report.overall
     console = terminal(file)
-    console.print(Text(one_line(f"{overall.name}: sweep {overall.sweep_id}, {overall.state}"), style="bold"))
+    console.print(Text(report_title(overall), style="bold"))
     for pair in overall.pairs:
         console.print(Text(f"\npair {one_line(pair)}"))
         groups, notes = _groups(report, pair), Notes.of(overall, pair)
@@ -123,7 +123,7 @@ def _markdown_table(report: CategorizedReport, pair: str) -> str:
         f"{escape_markdown(group.title)}: {what}" for group in groups for what in ("tokens/s", "speedup")
     ]
     lines = [
-        _origin(overall, rows, "<!-- {} -->"),
+        f"<!-- {origin_text(overall, rows)} -->",
         f"**{escape_markdown(overall.name)}**, pair {escape_markdown(pair)}",
         "",
         f"| Step | Components | Configuration | {' | '.join(titles)} |",
@@ -141,12 +141,6 @@ def _markdown_table(report: CategorizedReport, pair: str) -> str:
             cells += [f"{bold}{cell}{bold}" for cell in (throughput_cell(own), speedup_cell(own))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, *markdown_notes(notes)]).rstrip() + "\n"
-
-
-def _origin(report: Report, rows: tuple[Row, ...], form: str) -> str:
-    """Return the comment that says where a table's figures come from; no name a user wrote is in it."""
-    jobs = ranges(job for row in rows for job in row.job_ids)
-    return form.format(f"sweep {report.sweep_id}, {report.state}, digest {report.digest}, jobs {jobs}")
 
 
 # ------------------------------------------------------------------------- CSV, JSON
@@ -169,14 +163,20 @@ _IN_CSV = (
 
 def categories_csv(report: CategorizedReport) -> str:
     """Return a line per row and category, and one per row overall; figures unrounded, unknown ones empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_IN_CSV)
-    for overall in report.overall.rows:
-        for category, row in _rows_of(report, overall):
-            own = {"category": escape_csv(category), "prompts": row.figures and row.figures.prompts}
-            writer.writerow([own[name] if name in own else CSV_COLUMNS[name](row) for name in _IN_CSV])
-    return text.getvalue()
+    return csv_text(
+        _IN_CSV,
+        (
+            _csv_line(category, row)
+            for overall in report.overall.rows
+            for category, row in _rows_of(report, overall)
+        ),
+    )
+
+
+def _csv_line(category: str, row: Row) -> list[object]:
+    prompts = row.figures and row.figures.prompts
+    own: dict[str, object] = {"category": escape_csv(category), "prompts": prompts}
+    return [own[name] if name in own else CSV_COLUMNS[name](row) for name in _IN_CSV]
 
 
 def _rows_of(report: CategorizedReport, overall: Row) -> Iterator[tuple[str, Row]]:
@@ -184,7 +184,7 @@ def _rows_of(report: CategorizedReport, overall: Row) -> Iterator[tuple[str, Row
     for one in report.categories:
         if any(row.figures for row in one.report.rows_of(overall.pair)):
             yield one.category, one.row_for(overall)
-    yield OVERALL, overall
+    yield _OVERALL, overall
 
 
 def categories_json(report: CategorizedReport) -> dict[str, object]:
@@ -215,7 +215,7 @@ def _latex_table(report: CategorizedReport, pair: str) -> str:
     )
     blocks = [groups[start : start + _GROUPS_ABREAST] for start in range(0, len(groups), _GROUPS_ABREAST)]
     lines = [
-        _origin(overall, rows, "% {}"),
+        f"% {origin_text(overall, rows)}",
         r"\begin{table}[t]",
         r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
         rf"  \caption{{{caption}}}",

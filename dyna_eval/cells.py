@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from string import ascii_lowercase
 from typing import Any
 
+from dyna_eval import digits
+from dyna_eval.intervals import Interval
 from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
-from dyna_eval.methods import DynaTree
+from dyna_eval.methods import SYMBOLS, DynaTree, TreeShape
 from dyna_eval.report import Report, Row
-from dyna_eval.statistics import Interval
+from dyna_eval.wording import count, one_line
 
 UNKNOWN = "--"
 
-_SYMBOLS = {"k": "K", "num_assistant_tokens": "K", "depth": "D", "branch": "B", "threshold": "τ"}
 _WORDS = {
     "cache": "{} cache",
     "schedule": "{}",
@@ -63,8 +63,8 @@ def settings(method: Method, params: Params) -> list[Setting]:
         text = f"{value:g}" if isinstance(value, float) else one_line(str(value))
         if name in _WORDS:
             shown.append(Setting(symbol="", relation="", value=_WORDS[name].format(text)))
-        elif name in _SYMBOLS:
-            shown.append(Setting(symbol=_SYMBOLS[name], relation="=", value=text))
+        elif name in SYMBOLS:
+            shown.append(Setting(symbol=SYMBOLS[name], relation="=", value=text))
         elif name == "max_nodes" and _could_bind(params):
             shown.append(Setting(symbol="N", relation="≤", value=text))
         elif name != "max_nodes" and not _is_usual(name, value, params):
@@ -93,8 +93,9 @@ def _told_of_dynatree(params: Params) -> Params:
 
     An imported row may name a part of the parameters; the others are not made up.
     """
-    given: dict[str, Any] = dict(params)
-    tree, fields = DynaTree.model_construct(**given), DynaTree.model_fields
+    fields = DynaTree.model_fields
+    known: dict[str, Any] = {name: value for name, value in params.items() if name in fields}
+    tree = DynaTree.model_construct(**known)
     branches = [
         name
         for name in ("branch_min", "branch_mid", "branch_max")
@@ -113,24 +114,10 @@ def _told_of_dynatree(params: Params) -> Params:
 
 def _could_bind(params: Params) -> bool:
     """Whether the whole tree has more draft nodes than `max_nodes` lets it have."""
-    cap, depth, branch = params.get("max_nodes"), params.get("depth"), params.get("branch")
-    root = params.get("root_branch") or branch
-    if not (
-        isinstance(cap, int) and isinstance(depth, int) and isinstance(branch, int) and isinstance(root, int)
-    ):
+    cap, shape = params.get("max_nodes"), TreeShape.of(params)
+    if not isinstance(cap, int) or shape is None:
         return cap is not None
-    nodes, width = 0, root
-    for _ in range(depth):
-        nodes += width
-        width *= branch
-        if nodes > cap:
-            return True
-    return False
-
-
-def one_line(text: str) -> str:
-    """Replace control characters, line breaks among them, which could leave a cell or drive a terminal."""
-    return " ".join("".join(" " if unicodedata.category(c)[0] == "C" else c for c in text).split())
+    return shape.nodes > cap
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +151,10 @@ def _left_out(report: Report, pair: str) -> list[str]:
     if not entries:
         return []
     jobs = sum(len(entry.job_ids) for entry in entries)
-    alike = groupby(entries, key=lambda entry: f"{entry.state}: {entry.reason}")
+    alike = itertools.groupby(entries, key=lambda entry: f"{entry.state}: {entry.reason}")
     labelled = [(", ".join(f"'{entry.label}'" for entry in group), why) for why, group in alike]
     each = "; ".join(f"{labels} ({why})" for labels, why in labelled)
     return [f"Left out: {count(len(entries), 'configuration')}, {count(jobs, 'job')}: {each}"]
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def span(counts: Sequence[int | None], noun: str) -> str:
@@ -183,7 +166,7 @@ def span(counts: Sequence[int | None], noun: str) -> str:
     return count(high, noun) if low == high else f"{low:,} to {high:,} {noun}s"
 
 
-def measured_text(rows: Sequence[Row]) -> str:
+def _measured_text(rows: Sequence[Row]) -> str:
     """Return over what the figures of a table are: `8 prompts, 3 repeats`; nothing where nothing is known."""
     known = [row.figures for row in rows if row.figures]
     if not known:
@@ -197,40 +180,33 @@ def measured_text(rows: Sequence[Row]) -> str:
 
 def table_title(pair: str, rows: Sequence[Row]) -> str:
     """Return what stands over a pair's table: the pair, and over what its figures are."""
-    return ": ".join(filter(None, (f"pair {one_line(pair)}", measured_text(rows))))
+    return ": ".join(filter(None, (f"pair {one_line(pair)}", _measured_text(rows))))
 
 
 def throughput_cell(row: Row) -> str:
-    return f"{row.figures.throughput.mean:.1f}" if row.figures else UNKNOWN
+    return digits.throughput(row) or UNKNOWN
 
 
 def speedup_cell(row: Row) -> str:
-    return f"{row.versus_baseline.ratio:.2f} ×" if row.versus_baseline else UNKNOWN
+    known = digits.speedup(row)
+    return f"{known} ×" if known else UNKNOWN
 
 
-def speedup_interval(row: Row) -> Interval | None:
-    """Return the interval of a row's speedup; the baseline's own is 1 by definition and has none."""
-    return row.versus_baseline.interval if row.versus_baseline and not row.is_baseline else None
-
-
-def interval_cell(interval: Interval | None) -> str:
-    return f"[{interval.low:.2f}, {interval.high:.2f}]" if interval else UNKNOWN
+def interval_cell(interval: Interval | None, decimals: int = 2) -> str:
+    return digits.bounds(interval, decimals) or UNKNOWN
 
 
 def acceptance_cell(row: Row) -> str:
-    length = row.figures.acceptance.mean_length if row.figures else None
-    return UNKNOWN if length is None else f"{length:.2f}"
+    return digits.acceptance_length(row) or UNKNOWN
 
 
 def exact_cell(row: Row) -> str:
-    rate = row.figures.agreement.exact_match_rate if row.figures else None
-    if rate is None:
-        return UNKNOWN
-    return "100 %" if rate == 1.0 else f"{min(rate * 100, 99.9):.1f} %"
+    known = digits.exact_percent(row)
+    return f"{known} %" if known else UNKNOWN
 
 
-def confidence_level(report: Report) -> str:
-    return f"{report.confidence * 100:g} %"
+def confidence_level(confidence: float) -> str:
+    return f"{confidence * 100:g} %"
 
 
 def sweep_numbers(report: Report) -> str:
@@ -240,9 +216,20 @@ def sweep_numbers(report: Report) -> str:
     return f"sweeps {', '.join(str(sweep.id) for sweep in report.joined)}"
 
 
+def report_title(report: Report) -> str:
+    """Return what stands over a report: its name, its sweeps and their state."""
+    return one_line(f"{report.name}: {sweep_numbers(report)}, {report.state}")
+
+
+def origin_text(report: Report, rows: Sequence[Row]) -> str:
+    """Return where the figures of rows come from; no name that a user wrote is in it."""
+    jobs = ranges(job for row in rows for job in row.job_ids)
+    return f"{sweep_numbers(report)}, {report.state}, digest {report.digest}, jobs {jobs}"
+
+
 def ranges(numbers: Iterable[int]) -> str:
     """Return numbers as ranges: 1, 2, 3, 7 is `1-3, 7`."""
-    runs = groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0])
+    runs = itertools.groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0])
     spans = [[number for _, number in run] for _, run in runs]
     return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans) or "none"
 
@@ -257,7 +244,10 @@ def pair_slugs(report: Report) -> dict[str, str]:
     if len(report.pairs) == 1:
         return dict.fromkeys(report.pairs, "")
     slugs = [slug(pair) for pair in report.pairs]
-    return {
-        pair: own if own and slugs.count(own) == 1 else f"{own}-{number}".lstrip("-")
-        for number, (pair, own) in enumerate(zip(report.pairs, slugs, strict=True), start=1)
-    }
+    alone = {own for own in slugs if own and slugs.count(own) == 1}
+    found: dict[str, str] = {}
+    for number, (pair, own) in enumerate(zip(report.pairs, slugs, strict=True), start=1):
+        numbered = (f"{own}-{n}".lstrip("-") for n in itertools.count(number))
+        taken = {*alone, *found.values()}
+        found[pair] = own if own in alone else next(name for name in numbered if name not in taken)
+    return found

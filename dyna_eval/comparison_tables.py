@@ -6,8 +6,6 @@ differs beside the speed, and what makes a row doubtful, stands in footnotes, wh
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TextIO
@@ -15,16 +13,19 @@ from typing import TextIO
 from dyna_eval.cells import (
     UNKNOWN,
     Notes,
+    confidence_level,
     configuration_text,
-    count,
-    one_line,
+    interval_cell,
+    report_title,
     speedup_cell,
     throughput_cell,
 )
-from dyna_eval.report import Row, interval_json
-from dyna_eval.statistics import Interval
+from dyna_eval.intervals import Interval
+from dyna_eval.report import Row
+from dyna_eval.report_json import interval_json
 from dyna_eval.sweep_comparison import Baselines, Match, Regression, Side, SweepComparison, Verdict
 from dyna_eval.tables import (
+    csv_text,
     escape_csv,
     escape_markdown,
     markdown_label,
@@ -34,6 +35,7 @@ from dyna_eval.tables import (
     print_notes,
     terminal,
 )
+from dyna_eval.wording import count, one_line
 
 # ------------------------------------------------------------------------------ cells
 
@@ -74,7 +76,7 @@ def _compared_pair(
 ) -> ComparedPair:
     own = [match for match in comparison.matches if match.a.pair == both.pair_a]
     shown = own[first:] if size is None else own[first : first + size]
-    texts = {id(match): match_notes(match) for match in shown}
+    texts = {id(match): _match_notes(match) for match in shown}
     notes = Notes(tuple(dict.fromkeys(text for one in texts.values() for text in one)), ())
     letters = {text: letter for letter, text in notes.lettered()}
     rows = tuple(
@@ -113,17 +115,13 @@ def _ratio_interval(match: Match) -> Interval | None:
     return match.ratio.interval if match.ratio else None
 
 
-def _interval_cell(interval: Interval | None) -> str:
-    return f"[{interval.low:.3f}, {interval.high:.3f}]" if interval else UNKNOWN
-
-
 def _cells(match: Match) -> tuple[str, ...]:
     """Return the figures of one row, under `headers`."""
     return (
         throughput_cell(match.a),
         throughput_cell(match.b),
         _ratio_cell(match),
-        _interval_cell(_ratio_interval(match)),
+        interval_cell(_ratio_interval(match), 3),
         str(match.verdict),
         speedup_cell(match.a),
         speedup_cell(match.b),
@@ -132,18 +130,17 @@ def _cells(match: Match) -> tuple[str, ...]:
 
 def headers(comparison: SweepComparison) -> tuple[str, ...]:
     """Return the titles of the columns of figures."""
-    level = f"{comparison.confidence * 100:g} %"
-    return ("A tokens/s", "B tokens/s", "B / A", f"{level} interval", "B is", "A speedup", "B speedup")
+    interval = f"{confidence_level(comparison.confidence)} interval"
+    return ("A tokens/s", "B tokens/s", "B / A", interval, "B is", "A speedup", "B speedup")
 
 
-def side_text(letter: str, side: Side) -> str:
+def _side_text(letter: str, side: Side) -> str:
     """Return which sweep a letter stands for."""
-    report = side.report
-    text = f"{letter}: {report.name}: sweep {report.sweep_id}, {report.state}"
+    text = f"{letter}: {report_title(side.report)}"
     return one_line(f"{text}, {side.origin}" if side.origin else text)
 
 
-def match_notes(match: Match) -> tuple[str, ...]:
+def _match_notes(match: Match) -> tuple[str, ...]:
     """Return what must be said beside a row of the comparison."""
     texts = []
     if match.by_label:
@@ -199,7 +196,7 @@ def print_comparison(comparison: SweepComparison, file: TextIO) -> None:
 
     console = terminal(file)
     for letter, side in _sides(comparison):
-        console.print(Text(side_text(letter, side), style="bold"))
+        console.print(Text(_side_text(letter, side), style="bold"))
     for pair in compared_pairs(comparison):
         console.print(Text(f"\npair {pair.name}"))
         table = new_table()
@@ -222,7 +219,7 @@ def print_comparison(comparison: SweepComparison, file: TextIO) -> None:
 
 def comparison_markdown(comparison: SweepComparison) -> str:
     """Return one table per pair with its footnotes."""
-    sides = [f"**{escape_markdown(side_text(*one))}**  " for one in _sides(comparison)]
+    sides = [f"**{escape_markdown(_side_text(*one))}**  " for one in _sides(comparison)]
     tables = [_markdown_table(pair, headers(comparison)) for pair in compared_pairs(comparison)]
     general = [f"{escape_markdown(text)}  " for text in remarks(comparison)]
     return "\n".join([*sides, "", *tables, *general]).rstrip() + "\n"
@@ -263,19 +260,16 @@ _CSV_COLUMNS: dict[str, Callable[[Match], object]] = {
     "ratio_high": lambda match: (known := _ratio_interval(match)) and known.high,
     "prompts": lambda match: match.prompts or None,
     "verdict": lambda match: str(match.verdict),
-    "notes": lambda match: escape_csv("; ".join(match_notes(match))),
+    "notes": lambda match: escape_csv("; ".join(_match_notes(match))),
 }
 
 
 def comparison_csv(comparison: SweepComparison) -> str:
     """Return a line per row that both have, and then per row that only one has; figures unrounded."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_CSV_COLUMNS)
-    writer.writerows([read(match) for read in _CSV_COLUMNS.values()] for match in comparison.matches)
+    lines = [[read(match) for read in _CSV_COLUMNS.values()] for match in comparison.matches]
     for letter, rows in (("a", comparison.only_a), ("b", comparison.only_b)):
-        writer.writerows(_lonely(letter, row) for row in rows)
-    return text.getvalue()
+        lines += [_lonely(letter, row) for row in rows]
+    return csv_text(_CSV_COLUMNS, lines)
 
 
 def _lonely(letter: str, row: Row) -> list[object]:

@@ -1,21 +1,22 @@
 """The controller: claims jobs from the store, hands them to Ray actors, and lands what comes back.
 
 The store is the truth and Ray is disposable compute. Each actor has one call in flight. What a failure means
-is judged by `verdicts`, whether a worker still answers is watched by `supervision`, and outcomes wait in
-`outbox` while the database is away. The store's epochs make sure that a late result lands nowhere.
+is judged by `verdicts`, whether a worker still answers is watched by `supervision`, and failures wait in
+`outbox`, as results do here, while the database is away. The store's epochs make sure that a late result
+lands nowhere.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import ray
-from dyna_eval_db.store import Claim, Landing, Store
+from dyna_eval_db.store import Claim, Claimant, Landing, Store
 from dyna_eval_workers.actor import DecodingActor
 
 from dyna_eval.cluster import Slot, find_slots
@@ -31,6 +32,8 @@ from dyna_eval.verdicts import Verdict, judge_contradiction, judge_error, judge_
 RENEW_SECONDS = 10.0
 POLL_SECONDS = 1.0
 """How long to wait for an answer before looking at everything else again."""
+GATHER_SECONDS = 0.02
+"""How long to take in answers that are there before the first of them is landed."""
 
 Watcher = Callable[[Notice | Standstill], None]
 
@@ -60,6 +63,8 @@ class Controller:
     _begun: bool = False
     _placeless: bool = False
     """Whether jobs wait for a node to come."""
+    _results: list[tuple[str, Claim, JobResult]] = field(default_factory=list)
+    """What actors brought and the store has not taken yet, with the names of the actors."""
     _outbox: Outbox = field(default_factory=Outbox)
     _away: bool = False
     _renewed: float = float("-inf")
@@ -91,7 +96,8 @@ class Controller:
                 self._write()
             except DatabaseAwayError as error:
                 self._stand_still(error)
-            if not self._calls and not self._outbox and not self._away and not self._placeless:
+            waiting = self._calls or self._results or self._outbox
+            if not waiting and not self._away and not self._placeless:
                 return
             self._collect()
             self._supervise()
@@ -101,6 +107,7 @@ class Controller:
 
     def _write(self) -> None:
         """All that needs the database: land what waits, renew, and start jobs on free actors."""
+        self._land()
         self._outbox.flush()
         if self._away:
             self._come_back()
@@ -109,9 +116,9 @@ class Controller:
             self._placeless = False
             return
         busy = {call.slot.name for call in self._calls.values()}
-        for slot in self._slots:
-            if not slot.late and slot.name not in busy:
-                self._start_next(slot)
+        free = [slot for slot in self._slots if not slot.late and slot.name not in busy]
+        if free:
+            self._start_next(free)
         if self._placeless and not self.store.queued_pairs(self.sweep_id):
             self._placeless = False
 
@@ -133,15 +140,45 @@ class Controller:
 
     # ------------------------------------------------------------------- starting a job
 
-    def _start_next(self, slot: Slot) -> None:
-        """Claim a job for a free slot, of the pair that its actor holds if there is one."""
-        claim = self._claim(slot)
-        if claim is None and not self._calls and self.refill is not None and self.refill():
-            claim = self._claim(slot)
-        if claim is None:
+    def _start_next(self, free: Sequence[Slot]) -> None:
+        """Start jobs on free slots, and end the actors of those that none is left for."""
+        left = self._start_queued(free)
+        if left and not self._calls and self.refill is not None and self.refill():
+            left = self._start_queued(left)
+        for slot in left:
             slot.stop()  # so that a cluster can shrink
-            return
-        slot.claim, job = claim, claim.job
+
+    def _start_queued(self, free: Sequence[Slot]) -> list[Slot]:
+        """Start queued jobs, on each slot of the pair that its actor holds and only where that has none left
+        of another one, and return the slots that no job is left for."""
+        left: list[Slot] = []
+        for pair in dict.fromkeys(slot.pair for slot in free):
+            slots = [slot for slot in free if slot.pair == pair]
+            left += slots if pair is None else self._start_of_pair(pair, slots)
+        for pair in self.store.queued_pairs(self.sweep_id) if left else ():
+            left = self._start_of_pair(pair, left)
+        return left
+
+    def _start_of_pair(self, pair: str, slots: Sequence[Slot]) -> list[Slot]:
+        """Claim a pair's next jobs and start them; return the slots that there was none for."""
+        if not slots:
+            return []
+        claims = self.store.claim_jobs(
+            self.sweep_id,
+            pair=pair,
+            claimants=[Claimant(actor=slot.actor_name, node=slot.node_id) for slot in slots],
+            lease_seconds=LEASE_SECONDS,
+            holder=self.holder,
+        )
+        for slot, claim in zip(slots, claims, strict=False):
+            slot.claim = claim
+        for slot, claim in zip(slots, claims, strict=False):
+            self._start(slot, claim)
+        return list(slots[len(claims) :])
+
+    def _start(self, slot: Slot, claim: Claim) -> None:
+        """Let a slot's actor run a claimed job."""
+        job = claim.job
         reference, prompts = self._prompt_set(job.prompt_set)
         calibrations = self._calibrations_of(job.pair)
         slot.start()
@@ -157,26 +194,6 @@ class Controller:
         self._calls[call.answer] = call
         self._export.started(call.started)
         self._tell(Happening.STARTED, slot.actor_name, claim)
-
-    def _claim(self, slot: Slot) -> Claim | None:
-        for pair in self._pairs_for(slot):
-            claim = self.store.claim(
-                self.sweep_id,
-                pair=pair,
-                actor=slot.actor_name,
-                lease_seconds=LEASE_SECONDS,
-                holder=self.holder,
-                node=slot.node_id,
-            )
-            if claim is not None:
-                return claim
-        return None
-
-    def _pairs_for(self, slot: Slot) -> Iterator[str]:
-        """Yield the pair that a slot's actor holds, and only where it has no job left, those that have."""
-        if slot.pair is not None:
-            yield slot.pair
-        yield from (pair for pair in self.store.queued_pairs(self.sweep_id) if pair != slot.pair)
 
     def _calibrations_of(self, pair: Pair) -> list[Calibration]:
         """Return what a pair's passes cost; read again once a result brings one that is not known."""
@@ -195,17 +212,24 @@ class Controller:
     # ---------------------------------------------------------------- what comes back
 
     def _collect(self) -> None:
-        """Wait a little for answers, and take in one that is there: its actor gets its next job at once."""
+        """Wait a little for an answer, and take in what else is there by then, to be landed with it.
+
+        Large answers are taken in one by one, so that an actor gets its next job at once.
+        """
         answers = [*self._calls, *self._late]
         if not answers:
             time.sleep(POLL_SECONDS)
             return
-        ready, _ = ray.wait(answers, num_returns=1, timeout=POLL_SECONDS)
-        for answer in ready:
+        if not ray.wait(answers, num_returns=1, timeout=POLL_SECONDS)[0]:
+            return
+        until = time.monotonic() + GATHER_SECONDS
+        for answer in ray.wait(answers, num_returns=len(answers), timeout=0)[0]:
             if answer in self._calls:
                 self._finish(self._calls.pop(answer))
             else:
                 self._finish_late(self._late.pop(answer))
+            if time.monotonic() > until:
+                return
 
     def _finish(self, call: Call) -> None:
         slot, claim = call.slot, call.claim
@@ -221,7 +245,7 @@ class Controller:
             if broken:
                 self._failed_by(slot, claim, judge_contradiction(broken))
             else:
-                self._outbox.put(partial(self._land, slot.actor_name, claim, result))
+                self._results.append((slot.actor_name, claim, result))
 
     def _finish_late(self, call: Call) -> None:
         """Take in the answer of a worker that was given up: the store discards it and logs that it came.
@@ -238,18 +262,28 @@ class Controller:
         except ray.exceptions.RayError:
             pass  # it has died without an answer, as it was taken to have
         else:
-            self._outbox.put(partial(self._land, call.actor, call.claim, result))
+            self._results.append((call.actor, call.claim, result))
 
     def _discard_failure(self, call: Call, verdict: Verdict) -> None:
         claim = call.claim
         self.store.fail(claim, error_class=verdict.error_class, message=verdict.message, final=verdict.final)
         self._tell(Happening.DISCARDED, call.actor, claim, detail=f"it failed late: {verdict.message}")
 
-    def _land(self, actor: str, claim: Claim, result: JobResult) -> None:
-        pair = claim.job.pair.spec.name
-        if result.calibration is not None and result.calibration not in self._calibrations.get(pair, ()):
+    def _land(self) -> None:
+        """Land the results that wait, all in one transaction."""
+        waiting = list(self._results)
+        if not waiting:
+            return
+        landings = self.store.land_results([(claim, result) for _, claim, result in waiting])
+        self._results.clear()
+        for (actor, claim, result), landing in zip(waiting, landings, strict=True):
+            self._landed(actor, claim, result, landing)
+
+    def _landed(self, actor: str, claim: Claim, result: JobResult, landing: Landing) -> None:
+        known = self._calibrations.get(claim.job.pair.spec.name, ())
+        if result.calibration is not None and result.calibration not in known:
             self._calibrations.clear()
-        if self.store.land(claim, result) is Landing.FENCED:
+        if landing is Landing.FENCED:
             detail = "its job was cancelled or taken over meanwhile"
             self._tell(Happening.DISCARDED, actor, claim, detail=detail)
         else:
@@ -361,6 +395,7 @@ class Controller:
         for slot in [*self._slots, *(call.slot for call in self._late.values())]:
             slot.stop()
         with contextlib.suppress(DatabaseError):
+            self._land()
             self._outbox.flush()
             for slot in self._slots:
                 if slot.claim is not None:

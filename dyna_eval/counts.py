@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from dyna_eval.imported import Counts, ImportedFile, ImportedRow, ImportedSweep
 from dyna_eval.jobs import Method, Scalar, canonical_json
+from dyna_eval.methods import SYMBOLS
+from dyna_eval.wording import listed
 
 DIGITS = 9
 _SHAPE = ("depth", "branch", "k", "root_branch")
 _ROWS_NAMED = 6
-_SHOWN = {"depth": "D", "branch": "B", "k": "K", "threshold": "τ"}
 
 Signature = tuple[float | None, ...]
 
@@ -44,10 +45,14 @@ def _rounded(value: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identical:
-    """Rows whose settings differ, but none of whose counts do."""
+    """Rows of one pair whose settings differ, but none of whose counts do."""
 
-    labels: tuple[str, ...]
+    rows: tuple[ImportedRow, ...]
     text: str
+
+    def has(self, row: ImportedRow) -> bool:
+        """Whether this very row is one of them; a row of another pair may have its label."""
+        return any(own is row for own in self.rows)
 
 
 def identical_rows(file: ImportedFile) -> list[Identical]:
@@ -61,8 +66,7 @@ def identical_rows(file: ImportedFile) -> list[Identical]:
     for rows in groups.values():
         differing = _differing(rows)
         if differing:
-            text = _identical_text(rows, differing)
-            found.append(Identical(labels=tuple(row.label for row in rows), text=text))
+            found.append(Identical(rows=tuple(rows), text=_identical_text(rows, differing)))
     return found
 
 
@@ -75,7 +79,7 @@ def _differing(rows: Sequence[ImportedRow]) -> dict[str, list[Scalar]]:
 
 def _identical_text(rows: Sequence[ImportedRow], differing: Mapping[str, Sequence[Scalar]]) -> str:
     settings = "; ".join(
-        f"{_SHOWN.get(name, name)} = {_listed([_scalar(value) for value in values])}"
+        f"{SYMBOLS.get(name, name)} = {listed([_scalar(value) for value in values])}"
         for name, values in differing.items()
     )
     unpruned = rows[0].method is Method.TREE and all(row.params.get("threshold") == 0 for row in rows)
@@ -90,10 +94,6 @@ def _identical_text(rows: Sequence[ImportedRow], differing: Mapping[str, Sequenc
 
 def _scalar(value: Scalar) -> str:
     return "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _listed(texts: Sequence[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
 # -------------------------------------------------------------------- between files

@@ -6,23 +6,13 @@ gives. What a file does not say is None; what it defines otherwise than this pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import fmean
 
 from dyna_eval.jobs import Method, Params, digest
-from dyna_eval.statistics import (
-    Acceptance,
-    Agreement,
-    Bootstrap,
-    Comparison,
-    Figures,
-    Latency,
-    Shares,
-    Throughput,
-)
+from dyna_eval.statistics import Comparison, Figures
 
-NOT_RECORDED = "pair not recorded"
+PAIR_NOT_RECORDED = "pair not recorded"
 """Stands for the pair where a file does not name its models."""
 
 
@@ -148,71 +138,3 @@ class ImportedSweep:
     @property
     def rows(self) -> tuple[ImportedRow, ...]:
         return tuple(row for file in self.files for row in file.rows)
-
-
-# ---------------------------------------------------------------------- figures
-
-
-def given_figures(
-    throughput: float,
-    *,
-    std: float | None = None,
-    prompts: int | None = None,
-    mean_length: float | None = None,
-) -> Figures:
-    """Return the figures of a row of which hardly more than a mean throughput is known."""
-    return Figures(
-        prompts=prompts,
-        repeats=None,
-        tokens=None,
-        throughput=Throughput(mean=throughput, interval=None, std=std, pooled=None, end_to_end=None),
-        acceptance=Acceptance(mean_length=mean_length),
-        shares=Shares(),
-        latency=Latency(),
-        agreement=Agreement(),
-        distinct_2=None,
-        predicted_speedup=None,
-    )
-
-
-def sample_rates(samples: Sequence[ImportedSample]) -> dict[int, float]:
-    """Return tokens per second by question: all its tokens over all its seconds, prefill included."""
-    tokens: dict[int, int] = {}
-    seconds: dict[int, float] = {}
-    for sample in samples:
-        tokens[sample.prompt] = tokens.get(sample.prompt, 0) + sample.tokens
-        seconds[sample.prompt] = seconds.get(sample.prompt, 0.0) + sample.seconds
-    return {prompt: tokens[prompt] / spent for prompt, spent in sorted(seconds.items())}
-
-
-def sample_figures(method: Method, samples: Sequence[ImportedSample], bootstrap: Bootstrap) -> Figures:
-    """Return the figures of a row of samples, of which there is at least one."""
-    by_prompt = sample_rates(samples)
-    rates = list(by_prompt.values())
-    tokens, seconds = sum(s.tokens for s in samples), sum(s.seconds for s in samples)
-    counted = [(s.emitted, s.rounds) for s in samples if s.rounds and s.emitted is not None]
-    lengths = [emitted / rounds for emitted, rounds in counted]
-    pooled = sum(e for e, _ in counted) / sum(r for _, r in counted) if counted else None
-    alone = method is Method.AR
-    return Figures(
-        prompts=len(rates),
-        repeats=1,
-        tokens=tokens,
-        throughput=Throughput(
-            mean=fmean(rates),
-            interval=bootstrap.mean(rates),
-            std=None,
-            pooled=tokens / seconds,
-            end_to_end=fmean(rates),
-            by_prompt=by_prompt,
-        ),
-        acceptance=Acceptance(
-            mean_length=1.0 if alone else pooled,
-            mean_length_per_request=1.0 if alone else fmean(lengths) if lengths else None,
-        ),
-        shares=Shares(),
-        latency=Latency(),
-        agreement=Agreement(),
-        distinct_2=None,
-        predicted_speedup=None,
-    )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
-from dyna_eval.comparisons import distinct_labels
-from dyna_eval.counts import all_files, doubted_prompts, identical_rows
-from dyna_eval.imported import ImportedFile, ImportedRow, ImportedSweep, sample_figures, sample_rates
+from dyna_eval.counts import Identical, all_files, doubted_prompts, identical_rows
+from dyna_eval.imported import ImportedFile, ImportedRow, ImportedSample, ImportedSweep
 from dyna_eval.integrity import mixed_caveats, row_caveats
+from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import Method
+from dyna_eval.labels import labels_with_origin
 from dyna_eval.report import LeftOut, Report, Row, compare_rows, refuse_mixed, with_comparisons
-from dyna_eval.statistics import Bootstrap
+from dyna_eval.statistics import Acceptance, Agreement, Figures, Latency, Shares, Throughput
 
-IMPORTED = "imported"
-DEFAULT_CONFIDENCE = 0.95
+_IMPORTED = "imported"
+_DEFAULT_CONFIDENCE = 0.95
 
 
 def imported_report(
@@ -25,7 +27,7 @@ def imported_report(
     `others` are the imported sweeps to compare its counts with. Raises MixedRowsError where its rows must not
     stand in one table, unless `allow_mixed`.
     """
-    confidence = next((file.confidence for file in sweep.files if file.confidence), DEFAULT_CONFIDENCE)
+    confidence = next((file.confidence for file in sweep.files if file.confidence), _DEFAULT_CONFIDENCE)
     bootstrap = Bootstrap(confidence=confidence)
     pairs = tuple(dict.fromkeys(row.pair for row in sweep.rows))
     rows = tuple(row for pair in pairs for row in _rows_of_pair(sweep, pair, bootstrap))
@@ -35,7 +37,7 @@ def imported_report(
         sweep_id=sweep.id,
         name=sweep.name,
         digest=sweep.digest,
-        state=IMPORTED,
+        state=_IMPORTED,
         created_at=sweep.created_at,
         confidence=confidence,
         pairs=pairs,
@@ -63,7 +65,7 @@ def _rows_of_pair(sweep: ImportedSweep, pair: str, bootstrap: Bootstrap) -> list
     entries = [(file, row) for file in sweep.files for row in file.rows if row.pair == pair]
     base = next((row for _, row in entries if row.is_baseline), None)
     reference = base or entries[0][1]
-    labels = distinct_labels([(row.label, file.source.file) for file, row in entries])
+    labels = labels_with_origin([(row.label, file.source.file) for file, row in entries])
     rows = [
         _row(file, row, label, step, bootstrap, is_baseline=row is base, mixed=_mixed_within(row, reference))
         for step, ((file, row), label) in enumerate(zip(entries, labels, strict=True), start=1)
@@ -77,8 +79,9 @@ def _rows_of_pair(sweep: ImportedSweep, pair: str, bootstrap: Bootstrap) -> list
         )
         for row, (_, own) in zip(compared, entries, strict=True)
     ]
+    identical = [group for file in sweep.files for group in identical_rows(file)]
     return [
-        replace(row, caveats=_caveats(row, own, file, bootstrap.confidence))
+        replace(row, caveats=_caveats(row, own, file, identical, bootstrap.confidence))
         for row, (file, own) in zip(given, entries, strict=True)
     ]
 
@@ -99,19 +102,19 @@ def _row(
         label=label,
         method=row.method,
         params=row.params,
-        state=IMPORTED,
+        state=_IMPORTED,
         is_baseline=is_baseline,
         job_ids=(),
         prompt_set=row.prompt_set,
         environment=row.environment,
         mixed=mixed,
-        figures=row.figures or sample_figures(row.method, row.samples, bootstrap),
+        figures=row.figures or _sample_figures(row.method, row.samples, bootstrap),
         versus_baseline=None,
         versus_previous=None,
         caveats=(),
         generation=row.generation,
         key=row.key,
-        rates=sample_rates(row.samples) if row.samples else None,
+        rates=_sample_rates(row.samples) if row.samples else None,
         source=file.source,
         foreign=row.foreign,
     )
@@ -124,7 +127,9 @@ def _mixed_within(row: ImportedRow, reference: ImportedRow) -> tuple[str, ...]:
     return row.mixed
 
 
-def _caveats(row: Row, own: ImportedRow, file: ImportedFile, confidence: float) -> tuple[str, ...]:
+def _caveats(
+    row: Row, own: ImportedRow, file: ImportedFile, identical: Sequence[Identical], confidence: float
+) -> tuple[str, ...]:
     assert row.figures is not None  # noqa: S101 - an imported row has figures
     texts = row_caveats(
         method=row.method,
@@ -137,7 +142,7 @@ def _caveats(row: Row, own: ImportedRow, file: ImportedFile, confidence: float) 
     rate = own.counts.acceptance_rate
     if rate is not None and rate > 1.0:
         texts.append(f"its file's acceptance rate is above 1 ({rate * 100:.1f} %): foreign, not comparable")
-    texts += [group.text for group in identical_rows(file) if own.label in group.labels]
+    texts += [group.text for group in identical if group.has(own)]
     source = f"imported from {file.source}"
     return tuple(dict.fromkeys([*mixed_caveats(row.mixed), source, *texts, *own.notes]))
 
@@ -173,3 +178,49 @@ def pruning_notes(rows: Sequence[Row], pair: str) -> list[str]:
 def _is_tree(row: Row, shape: tuple[object, object]) -> bool:
     own = (row.params.get("depth"), row.params.get("branch"))
     return row.method is Method.TREE and None not in own and own == shape
+
+
+# ---------------------------------------------------------------------- figures of samples
+
+
+def _sample_rates(samples: Sequence[ImportedSample]) -> dict[int, float]:
+    """Return tokens per second by question: all its tokens over all its seconds, prefill included."""
+    tokens: dict[int, int] = {}
+    seconds: dict[int, float] = {}
+    for sample in samples:
+        tokens[sample.prompt] = tokens.get(sample.prompt, 0) + sample.tokens
+        seconds[sample.prompt] = seconds.get(sample.prompt, 0.0) + sample.seconds
+    return {prompt: tokens[prompt] / spent for prompt, spent in sorted(seconds.items())}
+
+
+def _sample_figures(method: Method, samples: Sequence[ImportedSample], bootstrap: Bootstrap) -> Figures:
+    """Return the figures of a row of samples, of which there is at least one."""
+    by_prompt = _sample_rates(samples)
+    rates = list(by_prompt.values())
+    tokens, seconds = sum(s.tokens for s in samples), sum(s.seconds for s in samples)
+    counted = [(s.emitted, s.rounds) for s in samples if s.rounds and s.emitted is not None]
+    lengths = [emitted / rounds for emitted, rounds in counted]
+    pooled = sum(e for e, _ in counted) / sum(r for _, r in counted) if counted else None
+    alone = method is Method.AR
+    return Figures(
+        prompts=len(rates),
+        repeats=1,
+        tokens=tokens,
+        throughput=Throughput(
+            mean=fmean(rates),
+            interval=bootstrap.mean(rates),
+            std=None,
+            pooled=tokens / seconds,
+            end_to_end=fmean(rates),
+            by_prompt=by_prompt,
+        ),
+        acceptance=Acceptance(
+            mean_length=1.0 if alone else pooled,
+            mean_length_per_request=1.0 if alone else fmean(lengths) if lengths else None,
+        ),
+        shares=Shares(),
+        latency=Latency(),
+        agreement=Agreement(),
+        distinct_2=None,
+        predicted_speedup=None,
+    )

@@ -10,8 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
+from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import GPU_SHARE, PACKAGE, Method, Params, Scalar, StoredJob, StoredSentinel
-from dyna_eval.statistics import Bootstrap, Comparison, Figures, Run, compare, prompt_throughputs
+from dyna_eval.statistics import Comparison, Figures, Run, compare, prompt_throughputs
 
 PACE_TOLERANCE = 0.05
 """Sentinels within 5 % of each other are called equal, however narrow their interval."""
@@ -115,7 +116,7 @@ def shared_gpu_caveats(used: Iterable[str], environments: Environments) -> list[
     ]
 
 
-def load_caveats(jobs: Iterable[StoredJob]) -> list[str]:
+def load_caveats(jobs: Sequence[StoredJob]) -> list[str]:
     """Return how busy others kept the cores of a row's jobs, where that was more than a little."""
     texts = []
     for fact, who in (

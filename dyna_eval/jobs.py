@@ -57,6 +57,11 @@ class Method(StrEnum):
         return self in (Method.HF_GENERATE, Method.HF_ASSISTED)
 
     @property
+    def is_target_alone(self) -> bool:
+        """Whether nothing is drafted, in our loop or in transformers': a round is a token."""
+        return self in (Method.AR, Method.HF_GENERATE)
+
+    @property
     def is_external(self) -> bool:
         """Whether it is the growth policy of another package."""
         return self.name not in Method.__members__

@@ -9,26 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dyna_eval.comparisons import distinct_labels
 from dyna_eval.counts import all_files
 from dyna_eval.errors import InputError
 from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.imported_report import imported_report, pruning_notes
 from dyna_eval.integrity import mixed_caveats, separability_caveats
+from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import SweepRecord, digest
+from dyna_eval.labels import labels_with_origin
+from dyna_eval.measured_report import build_report
 from dyna_eval.report import (
     JoinedSweep,
     LeftOut,
     Report,
     Row,
-    build_report,
+    baseline_of,
     compare_rows,
     refuse_mixed,
     with_comparisons,
 )
 from dyna_eval.selection import Candidate, select
-from dyna_eval.statistics import Bootstrap
-from dyna_eval.workloads import Origin, models_difference, workload_differences
+from dyna_eval.workloads import SourcedRow, models_difference, workload_differences
 
 Part = SweepRecord | ImportedSweep
 
@@ -43,7 +44,7 @@ class _Member:
     """By digest; empty for a sweep of our own."""
 
     def baseline(self, pair: str) -> Row | None:
-        return next((row for row in self.report.rows_of(pair) if row.is_baseline), None)
+        return baseline_of(self.report.rows_of(pair))
 
     def file(self, row: Row) -> ImportedFile | None:
         return self.files.get(row.source.sha256) if row.source else None
@@ -79,7 +80,7 @@ def joined_report(
         created_at=max(member.report.created_at for member in members),
         pairs=pairs,
         made_of=tuple(member.part.digest for member in members),
-        chosen_rows=tuple(rows),
+        selectors=tuple(rows),
         rows=tuple(row for _, row in shown),
         left_out=tuple(_left_out(members, pairs, [one.row for one, _ in shown])),
         pair_caveats=tuple(
@@ -107,7 +108,7 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
             files = {file.digest: file for file in part.files}
             members.append(_Member(part=part, report=report, files=files))
             continue
-        report = build_report(part, allow_mixed=True)
+        report = build_report(_with_split_of(records[0], part), allow_mixed=True)
         own = [
             replace(found, label=row.label, step=row.step, is_baseline=row.is_baseline)
             if (found := shared.get((part.id, row.pair, row.label)))
@@ -116,6 +117,12 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
         ]
         members.append(_Member(part=part, report=replace(report, rows=tuple(own))))
     return members
+
+
+def _with_split_of(first: SweepRecord, record: SweepRecord) -> SweepRecord:
+    """Return a sweep that is reported on the prompts that the first one is: all rows of a table are."""
+    fraction = first.measure.tune_fraction
+    return replace(record, seed=first.seed, measure=replace(record.measure, tune_fraction=fraction))
 
 
 def _rows_together(records: Sequence[SweepRecord]) -> dict[tuple[int, str, str], Row]:
@@ -178,7 +185,7 @@ def _table(
     if first is not None and all(first is not one for one in chosen):
         chosen.insert(0, first)
     reference = first or chosen[0]
-    labels = distinct_labels([(one.row.label, one.sweep) for one in chosen])
+    labels = labels_with_origin([(one.row.label, one.sweep) for one in chosen])
     confidence = members[0].report.confidence
     rows = []
     for step, (one, label) in enumerate(zip(chosen, labels, strict=True), start=1):
@@ -198,7 +205,11 @@ def _joined_row_caveats(
     row: Row, one: Candidate, members: Sequence[_Member], confidence: float
 ) -> tuple[str, ...]:
     """Return a row's caveats in its new company, in which its differences stand first."""
-    stale = separability_caveats(one.row.versus_baseline, members[one.part].report.confidence)
+    stale = [
+        text
+        for member in members  # the row may have been compared at the confidence of another one
+        for text in separability_caveats(one.row.versus_baseline, member.report.confidence)
+    ]
     kept = [text for text in one.row.caveats if text not in stale]
     return tuple(
         dict.fromkeys(
@@ -232,7 +243,7 @@ def _differences(
     texts = models_difference(member.baseline(row.pair), base.baseline(row.pair))
     if row.source is None and other.source is None:  # the rest was compared by digests
         return [*texts, *_split_difference(member.part, base.part)]
-    here, there = Origin(row=row, file=member.file(row)), Origin(row=other, file=base.file(other))
+    here, there = SourcedRow(row=row, file=member.file(row)), SourcedRow(row=other, file=base.file(other))
     return [*texts, *workload_differences(here, there, all_files(others))]
 
 

@@ -18,6 +18,17 @@ from dyna_eval.jobs import Method, Params, canonical_json
 DEFAULT_MAX_NODES = 1024
 """The largest tree that grows whole unless `max_nodes` says otherwise, in draft nodes."""
 
+_LARGEST_SIZE = 1024  # of a tree's depth and branches
+
+SYMBOLS: Mapping[str, str] = {
+    "k": "K",
+    "num_assistant_tokens": "K",
+    "depth": "D",
+    "branch": "B",
+    "threshold": "τ",
+}
+"""What tables, figures and footnotes call parameters."""
+
 Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), AfterValidator(lambda p: p + 0.0)]
 """In [0, 1); -0.0 becomes 0.0, so that equal settings have equal digests."""
 
@@ -31,6 +42,36 @@ class Meaning:
 
     key: str
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeShape:
+    """An unpruned tree: its levels, the children of every node, and those of the root."""
+
+    depth: int
+    branch: int
+    root_branch: int
+
+    @classmethod
+    def of(cls, params: Params) -> TreeShape | None:
+        """Return the shape that parameters give; None where a size is unknown, or no sweep file may name it.
+
+        A file of another tool may name any number.
+        """
+        depth, branch = params.get("depth"), params.get("branch")
+        root = params.get("root_branch") or branch
+        sizes = [size for size in (depth, branch, root) if isinstance(size, int)]
+        if len(sizes) < 3 or not all(1 <= size <= _LARGEST_SIZE for size in sizes):
+            return None
+        return cls(depth=sizes[0], branch=sizes[1], root_branch=sizes[2])
+
+    @property
+    def nodes(self) -> int:
+        """All draft nodes: R (B^D - 1) / (B - 1) with B children of a node, R of the root and D levels."""
+        if self.branch == 1:
+            return self.root_branch * self.depth
+        whole: int = self.branch**self.depth
+        return self.root_branch * (whole - 1) // (self.branch - 1)
 
 
 class MethodParameters(BaseModel):
@@ -77,8 +118,8 @@ class Tree(MethodParameters):
 
     method = Method.TREE
 
-    depth: int = Field(ge=1, le=1024, description="Levels of draft nodes.")
-    branch: int = Field(ge=1, le=1024, description="Children of every node.")
+    depth: int = Field(ge=1, le=_LARGEST_SIZE, description="Levels of draft nodes.")
+    branch: int = Field(ge=1, le=_LARGEST_SIZE, description="Children of every node.")
     threshold: Probability = Field(
         0.0, description="Nodes of a lower cumulative draft probability are pruned; 0 prunes nothing."
     )
@@ -86,7 +127,7 @@ class Tree(MethodParameters):
         "node", description="node: a pruned node is dropped; expansion: it stays as a leaf."
     )
     root_branch: int | None = Field(
-        None, ge=1, le=1024, description="Children of the root; the same as branch unless given."
+        None, ge=1, le=_LARGEST_SIZE, description="Children of the root; the same as branch unless given."
     )
     max_nodes: int | None = Field(
         None,
@@ -140,13 +181,8 @@ class Tree(MethodParameters):
 
     def _size_up_to(self, limit: int) -> int:
         """Return the draft nodes of the unpruned tree, or `limit` where there are more."""
-        size, level = 0, self._root_branch
-        for _ in range(self.depth):
-            size += level
-            if size >= limit:
-                return limit
-            level *= self.branch
-        return size
+        shape = TreeShape(depth=self.depth, branch=self.branch, root_branch=self._root_branch)
+        return min(shape.nodes, limit)
 
 
 class BestFirst(MethodParameters):

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Outbox:
-    """Outcomes of jobs on their way into the store.
+    """Failures of jobs on their way into the store.
 
     No job is started while anything waits here, so it holds at most one outcome for each actor. A write may
-    be repeated after its answer was lost: the store knows an attempt that has landed already.
+    be repeated after its answer was lost: the store knows an attempt that has ended already.
     """
 
     _waiting: deque[Callable[[], None]] = field(default_factory=deque)

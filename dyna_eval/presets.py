@@ -21,7 +21,7 @@ class Preset(StrEnum):
     """Every row but the unpruned trees, of which there must be one."""
 
 
-def select(record: SweepRecord, preset: Preset | None) -> tuple[SweepRecord, tuple[Configuration, ...]]:
+def apply_preset(record: SweepRecord, preset: Preset | None) -> tuple[SweepRecord, tuple[Configuration, ...]]:
     """Return the record with the rows of a preset alone, and the configurations that it leaves out.
 
     The baseline is never left out. Raises InputError where the sweep lacks a step that the preset is about.

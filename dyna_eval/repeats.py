@@ -11,8 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
+from dyna_eval.intervals import half_width_over_repeats
 from dyna_eval.jobs import Job, JobState, ResolvedSweep, StoredJob, SweepRecord
-from dyna_eval.statistics import Run, half_width_over_repeats, prompt_throughputs
+from dyna_eval.statistics import Run, prompt_throughputs
 from dyna_eval.sweep import block_of_jobs
 
 

@@ -18,7 +18,7 @@ _ALL_PARAMETERS = tuple(dict.fromkeys(name for method in METHODS.values() for na
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class WrittenRow:
     """An entry of `configs` before expansion; the label is empty where it is itself a mistake."""
 
     location: Location
@@ -28,9 +28,9 @@ class Row:
     axes: tuple[Axis, ...]
 
 
-def read_rows(value: object, mistakes: Mistakes) -> list[Row]:
+def read_rows(value: object, mistakes: Mistakes) -> list[WrittenRow]:
     """Read the entries of `configs` up to the first mistake: those after it come later in the file anyway."""
-    rows: list[Row] = []
+    rows: list[WrittenRow] = []
     for i, entry in enumerate(value if isinstance(value, list) else []):
         row = _read_row(entry, ("configs", i), mistakes) if isinstance(entry, dict) else None
         if row is None:
@@ -39,7 +39,7 @@ def read_rows(value: object, mistakes: Mistakes) -> list[Row]:
     return rows
 
 
-def _read_row(entry: Mapping[str, object], location: Location, mistakes: Mistakes) -> Row | None:
+def _read_row(entry: Mapping[str, object], location: Location, mistakes: Mistakes) -> WrittenRow | None:
     method = _read_method(entry.get("method"), (*location, "method"), mistakes)
     known = [*(method.model_fields if method else _ALL_PARAMETERS), *ROW_KEYS]
     strange = next((key for key in entry if key not in known), None)
@@ -60,7 +60,7 @@ def _read_row(entry: Mapping[str, object], location: Location, mistakes: Mistake
     axes = axes_of(parameters, linked)
     _check_axes(axes, location, mistakes)
     label = header.label if header else ""
-    return Row(location=location, label=label, method=method, parameters=parameters, axes=axes)
+    return WrittenRow(location=location, label=label, method=method, parameters=parameters, axes=axes)
 
 
 def _read_method(value: object, location: Location, mistakes: Mistakes) -> type[MethodParameters] | None:
@@ -123,14 +123,14 @@ def _check_axes(axes: Sequence[Axis], location: Location, mistakes: Mistakes) ->
             seen.add(values)
 
 
-def expand_rows(rows: Sequence[Row], limit: int, mistakes: Mistakes) -> list[Configuration]:
+def expand_rows(rows: Sequence[WrittenRow], limit: int, mistakes: Mistakes) -> list[Configuration]:
     """Expand and resolve all rows, up to the first mistake; nothing if they would exceed the limit."""
     counts = [count_points(row.axes) for row in rows]
     if sum(counts) > limit:
         largest = rows[counts.index(max(counts))]
         mistakes.add(largest.location, too_many(sum(counts), "configurations", limit))
         return []
-    owners: dict[str, Row] = {}
+    owners: dict[str, WrittenRow] = {}
     configurations = []
     for row in rows:
         for point in expand(row.label, row.parameters, row.axes):

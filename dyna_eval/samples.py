@@ -95,6 +95,10 @@ class SampleTable(Sequence[SampleTotals]):
         """Return how many samples compared so with the target's own output."""
         return int((self.column("exactness") == _EXACTNESS.index(exactness)).sum())
 
+    def prompts(self) -> set[int]:
+        """Return the indices of the prompts that have samples."""
+        return set(self.column("prompt_index").astype(int).tolist())
+
     def on_prompts(self, prompts: Iterable[int]) -> SampleTable:
         """Return the samples of some prompts."""
         keep = np.isin(self.column("prompt_index"), np.fromiter(prompts, dtype=np.float64))

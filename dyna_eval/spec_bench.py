@@ -12,11 +12,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from dyna_eval.cells import one_line, pair_slugs, slug
+from dyna_eval.cells import pair_slugs, slug
 from dyna_eval.jobs import JobState, Method, Sample, StoredJob, SweepRecord
 from dyna_eval.report import Report
 from dyna_eval.samples import SampleTable
-from dyna_eval.tuning import split_record
+from dyna_eval.tuning import reported_record
+from dyna_eval.wording import one_line
 
 UNCATEGORIZED = "none"
 """The category of a prompt without one."""
@@ -39,7 +40,7 @@ def answer_files(record: SweepRecord, report: Report, read_samples: ReadSamples)
     With a tuning split the files hold the reported prompts, as all figures do. A prompt without decode time
     is left out, as in our throughput.
     """
-    reported = split_record(record)[1] if record.measure.tune_fraction else record
+    reported = reported_record(record)
     several = len(record.pairs) > 1
     slugs = pair_slugs(report)
     for pair in record.pairs:
@@ -69,7 +70,7 @@ def _lines(
     known: dict[int, str] = {}
     for job in sorted(jobs, key=lambda job: job.repeat):
         known.update(categories.get(job.prompt_set, {}))
-        shown = set(SampleTable.of(job.samples).column("prompt_index").astype(int).tolist())
+        shown = SampleTable.of(job.samples).prompts()
         for sample in read_samples(job.id):
             if sample.prompt_index in shown:
                 turns.setdefault(sample.prompt_index, []).append(sample)
@@ -105,6 +106,6 @@ def choice(method: Method, samples: Iterable[Sample]) -> dict[str, object]:
 
 
 def _accept_lengths(method: Method, sample: Sample) -> list[int]:
-    if method in (Method.AR, Method.HF_GENERATE):
+    if method.is_target_alone:
         return [1] * len(sample.token_ids)
     return [round_.emitted for round_ in sample.rounds]

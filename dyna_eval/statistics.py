@@ -3,10 +3,7 @@
 Pure functions over the stored totals of `dyna_eval.jobs`; times are seconds, throughputs tokens per second.
 A figure that cannot be known is `None`, never 0 and never NaN.
 
-Intervals are bootstrap intervals over prompts. A resampled prompt carries all its repeats, for both rows of
-a ratio alike, so repeats stay clustered and rows stay paired. They are percentile intervals, widened for few
-prompts (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 4.2): over eight prompts a
-plain percentile or BCa interval of 95 % holds the truth in about 88 % of cases, the widened one in 94 %.
+Intervals over prompts are those of `dyna_eval.intervals`.
 """
 
 from __future__ import annotations
@@ -14,29 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dyna_eval.intervals import Bootstrap, Interval
 from dyna_eval.jobs import Calibration, Exactness, Method, SampleTotals
 from dyna_eval.methods import needs_draft
 from dyna_eval.samples import Floats, SampleTable
-
-RESAMPLES = 10_000
-_CHUNK_CELLS = 4_000_000  # resampling counts handled at once: bounds memory, not results
-
-_TARGET_ALONE = (Method.AR, Method.HF_GENERATE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    low: float
-    high: float
-
-    def excludes(self, value: float) -> bool:
-        return not self.low <= value <= self.high
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,89 +140,6 @@ class Figures:
     predicted_speedup: float | None
 
 
-# -------------------------------------------------------------------- bootstrap
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bootstrap:
-    """Resamples prompts; equal fields give equal intervals, and all intervals share their resamples."""
-
-    confidence: float = 0.95
-    resamples: int = RESAMPLES
-    seed: int = 0
-
-    def mean(self, values: Sequence[float]) -> Interval | None:
-        """Return the interval of the mean; None for fewer than two prompts."""
-        if len(values) < 2:
-            return None
-        return self._interval(self._resampled(values).means, len(values))
-
-    def ratio_of_means(self, values: Sequence[float], base: Sequence[float]) -> Interval | None:
-        """Return the interval of mean(values) / mean(base), which are paired by position."""
-        if len(values) < 2:
-            return None
-        return self._interval(self._resampled(values).means / self._resampled(base).means, len(values))
-
-    def geometric_mean_of_ratios(self, values: Sequence[float], base: Sequence[float]) -> Interval | None:
-        """Return the interval of the geometric mean of values / base, all positive and paired by position."""
-        if len(values) < 2:
-            return None
-        logs = self._resampled(values).log_means - self._resampled(base).log_means
-        return self._interval(np.exp(logs), len(values))
-
-    def _resampled(self, values: Sequence[float]) -> _Resampled:
-        return _resample(tuple(values), self.resamples, self.seed)
-
-    def _interval(self, estimates: Floats, prompts: int) -> Interval:
-        tail = widened_tail(self.confidence, prompts)
-        low, high = np.quantile(estimates, [tail, 1.0 - tail])
-        return Interval(low=float(low), high=float(high))
-
-
-def widened_tail(confidence: float, prompts: int) -> float:
-    """Return the share of resamples to cut at each end: (1 - confidence) / 2, less where prompts are few."""
-    from scipy.special import stdtrit  # noqa: PLC0415 (0.2 s that commands without intervals need not pay)
-
-    student = float(stdtrit(prompts - 1, (1.0 + confidence) / 2.0))
-    return NormalDist().cdf(-student * math.sqrt(prompts / (prompts - 1)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Resampled:
-    """A row over resampled prompts, shape (resamples,) each: the mean, and the mean of the logarithms."""
-
-    means: Floats
-    log_means: Floats
-    """NaN and infinite where a value is not positive."""
-
-
-@lru_cache(maxsize=256)
-def _resample(values: tuple[float, ...], resamples: int, seed: int) -> _Resampled:
-    """Resample one row; rows of a table meet the same baseline again and again, so results are kept."""
-    row = np.asarray(values, dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        columns = np.column_stack([row, np.log(row)])
-        counts = _resampling_counts(len(row), resamples, seed)
-        chunk = max(1, _CHUNK_CELLS // len(row))
-        parts = [counts[i : i + chunk].astype(np.float64) @ columns for i in range(0, len(counts), chunk)]
-    means = np.concatenate(parts) / len(row)
-    return _Resampled(means=means[:, 0], log_means=means[:, 1])
-
-
-@lru_cache(maxsize=4)
-def _resampling_counts(prompts: int, resamples: int, seed: int) -> NDArray[np.uint16]:
-    """Return how often each resample drew each prompt, shape (resamples, prompts)."""
-    generator = np.random.default_rng(seed)
-    counts = np.empty((resamples, prompts), dtype=np.uint16)
-    chunk = max(1, _CHUNK_CELLS // prompts)
-    for start in range(0, resamples, chunk):
-        rows = min(chunk, resamples - start)
-        draws = generator.integers(prompts, size=(rows, prompts)) + prompts * np.arange(rows)[:, None]
-        counts[start : start + rows] = np.bincount(draws.ravel(), minlength=rows * prompts).reshape(rows, -1)
-    counts.flags.writeable = False
-    return counts
-
-
 # ------------------------------------------------------------------- throughput
 
 
@@ -313,19 +212,6 @@ def actor_paces(actors: Iterable[str], speeds: Mapping[str, float]) -> dict[str,
     return {name: speeds[name] / speeds[known[0]] for name in known}
 
 
-def half_width_over_repeats(values: Sequence[float], confidence: float) -> float | None:
-    """Return the half-width of the mean's interval over repeats, as a share of the mean; None for one repeat.
-
-    Student's interval: what varies between repeats is the machine, not the prompts, and is near to normal.
-    """
-    from scipy.special import stdtrit  # noqa: PLC0415 (as in widened_tail)
-
-    if len(values) < 2:
-        return None
-    quantile = float(stdtrit(len(values) - 1, (1.0 + confidence) / 2.0))
-    return quantile * stdev(values) / math.sqrt(len(values)) / fmean(values)
-
-
 def _all_samples(runs: Iterable[Run]) -> SampleTable:
     return SampleTable.join([SampleTable.of(run.samples) for run in runs])
 
@@ -363,7 +249,7 @@ def figures(
     samples = _all_samples(runs)
     distinct = samples.column("distinct_2")
     return Figures(
-        prompts=len(np.unique(samples.column("prompt_index"))),
+        prompts=len(samples.prompts()),
         repeats=len({run.repeat for run in runs}),
         tokens=samples.total("tokens"),
         throughput=rates,
@@ -384,9 +270,8 @@ def acceptance(method: Method, samples: Sequence[SampleTotals]) -> Acceptance:
     """
     table = SampleTable.of(samples)
     tokens, rounds = table.total("tokens"), table.total("rounds")
-    alone = method in _TARGET_ALONE
-    if alone or not rounds:
-        length = 1.0 if alone else None
+    if method.is_target_alone or not rounds:
+        length = 1.0 if method.is_target_alone else None
         return Acceptance(mean_length=length, mean_length_per_request=length)
     accepted, verified = table.total("accepted_tokens"), table.total("verified_nodes")
     reached = [int(count) for count in table.accepted_by_depth.sum(axis=1) if count]

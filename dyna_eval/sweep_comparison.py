@@ -15,9 +15,11 @@ from enum import StrEnum
 
 from dyna_eval.errors import InputError
 from dyna_eval.integrity import Environments, environment_difference
+from dyna_eval.intervals import Bootstrap, Interval
 from dyna_eval.jobs import canonical_json
-from dyna_eval.report import Report, Row
-from dyna_eval.statistics import Bootstrap, Comparison, Interval, compare
+from dyna_eval.report import Report, Row, baseline_of
+from dyna_eval.statistics import Comparison, compare
+from dyna_eval.workloads import models_difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,14 +261,7 @@ def _differences(a: Row, b: Row, environments: Environments) -> list[str]:
     ]
     if a.environment is not None and b.environment is not None and a.environment != b.environment:
         texts.append(f"environment ({environment_difference(b.environment, a.environment, environments)})")
-    if (
-        not texts
-        and not _unproven(a, b)
-        and _configuration_key(a) == _configuration_key(b)
-        and a.key != b.key
-    ):
-        texts.append("models, dtype, backend or warm-up")
-    return texts
+    return [*texts, *models_difference(b, a)]
 
 
 def _unproven(a: Row, b: Row) -> tuple[str, ...]:
@@ -285,7 +280,7 @@ def _settings(a: Row, b: Row) -> tuple[tuple[str, str | None, str | None], ...]:
 
 def _baselines(a: Report, b: Report, pair_a: str, pair_b: str) -> Baselines:
     def rate(report: Report, pair: str) -> float | None:
-        base = next((row for row in report.rows_of(pair) if row.is_baseline), None)
+        base = baseline_of(report.rows_of(pair))
         return base.figures.throughput.mean if base and base.figures else None
 
     return Baselines(pair_a=pair_a, pair_b=pair_b, a=rate(a, pair_a), b=rate(b, pair_b))

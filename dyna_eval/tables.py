@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from dyna_eval.cells import (
@@ -21,15 +21,14 @@ from dyna_eval.cells import (
     configuration_text,
     exact_cell,
     interval_cell,
-    one_line,
-    ranges,
+    origin_text,
+    report_title,
     speedup_cell,
-    speedup_interval,
-    sweep_numbers,
     table_title,
     throughput_cell,
 )
 from dyna_eval.report import Report, Row, best_row
+from dyna_eval.wording import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,7 +78,7 @@ def print_table(report: Report, file: TextIO) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     console = terminal(file)
-    console.print(Text(one_line(f"{report.name}: {sweep_numbers(report)}, {report.state}"), style="bold"))
+    console.print(Text(report_title(report), style="bold"))
     for pair in report.pairs:
         console.print(Text(f"\n{table_title(pair, report.rows_of(pair))}"))
         _print_pair(report, pair, console)
@@ -94,14 +93,15 @@ def _print_pair(report: Report, pair: str, console: Console) -> None:
     table.add_column("Step", justify="right")
     table.add_column("Components", overflow="fold")
     table.add_column("Configuration", overflow="fold", min_width=len("Configuration"))
-    headers = ("Tokens/s", "Speedup", f"{confidence_level(report)}\ninterval", "Tokens\n/round", "Exact")
+    interval = f"{confidence_level(report.confidence)}\ninterval"
+    headers = ("Tokens/s", "Speedup", interval, "Tokens\n/round", "Exact")
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         cells = (
             throughput_cell(row),
             speedup_cell(row),
-            interval_cell(speedup_interval(row)),
+            interval_cell(row.speedup_interval),
             acceptance_cell(row),
             exact_cell(row),
         )
@@ -134,10 +134,9 @@ def _markdown_table(report: Report, pair: str) -> str:
     rows, notes = report.rows_of(pair), Notes.of(report, pair)
     best = best_row(rows)
     headers = ["Step", "Components", "Configuration", "Throughput (tokens/s)", "Speedup"]
-    headers += [f"{confidence_level(report)} interval", "Tokens per round", "Exact match"]
+    headers += [f"{confidence_level(report.confidence)} interval", "Tokens per round", "Exact match"]
     lines = [
-        f"<!-- {sweep_numbers(report)}, {report.state}, digest {report.digest}, jobs"
-        f" {ranges(job for row in rows for job in row.job_ids)} -->",
+        f"<!-- {origin_text(report, rows)} -->",
         f"**{escape_markdown(report.name)}**, {escape_markdown(table_title(pair, rows))}",
         "",
         f"| {' | '.join(headers)} |",
@@ -173,7 +172,7 @@ def _markdown_row(row: Row, notes: Notes, *, bold: bool) -> str:
         escape_markdown(configuration_text(row.method, row.params)),
         throughput_cell(row),
         speedup_cell(row),
-        escape_markdown(interval_cell(speedup_interval(row))),
+        escape_markdown(interval_cell(row.speedup_interval)),
         acceptance_cell(row),
         exact_cell(row),
     ]
@@ -200,8 +199,8 @@ CSV_COLUMNS: dict[str, Callable[[Row], object]] = {
     "state": lambda row: str(row.state),
     "throughput_tokens_per_s": lambda row: row.figures and row.figures.throughput.mean,
     "speedup": lambda row: row.versus_baseline and row.versus_baseline.ratio,
-    "speedup_low": lambda row: (known := speedup_interval(row)) and known.low,
-    "speedup_high": lambda row: (known := speedup_interval(row)) and known.high,
+    "speedup_low": lambda row: (known := row.speedup_interval) and known.low,
+    "speedup_high": lambda row: (known := row.speedup_interval) and known.high,
     "predicted_speedup": lambda row: row.figures and row.figures.predicted_speedup,
     "mean_acceptance_length": lambda row: row.figures and row.figures.acceptance.mean_length,
     "exact_match_rate": lambda row: row.figures and row.figures.agreement.exact_match_rate,
@@ -211,8 +210,13 @@ CSV_COLUMNS: dict[str, Callable[[Row], object]] = {
 
 def to_csv(report: Report) -> str:
     """Return all rows of all pairs, figures unrounded, unknown ones empty."""
+    return csv_text(CSV_COLUMNS, ([read(row) for read in CSV_COLUMNS.values()] for row in report.rows))
+
+
+def csv_text(header: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
+    """Return comma-separated values; None is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    writer.writerows([read(row) for read in CSV_COLUMNS.values()] for row in report.rows)
+    writer.writerow(header)
+    writer.writerows(lines)
     return text.getvalue()

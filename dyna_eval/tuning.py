@@ -29,12 +29,16 @@ def split_record(record: SweepRecord) -> tuple[SweepRecord, SweepRecord]:
     return on_prompts(record, tuning), on_prompts(record, others)
 
 
+def reported_record(record: SweepRecord) -> SweepRecord:
+    """Return a sweep as measured on the prompts that its figures are over: all but the tuning ones."""
+    return split_record(record)[1] if record.measure.tune_fraction else record
+
+
 def measured_prompts(record: SweepRecord) -> dict[str, set[int]]:
     """Return the indices of the prompts that jobs have measured, by prompt set."""
     found: dict[str, set[int]] = {}
     for job in record.jobs:
-        indices = SampleTable.of(job.samples).column("prompt_index").astype(int).tolist()
-        found.setdefault(job.prompt_set, set()).update(indices)
+        found.setdefault(job.prompt_set, set()).update(SampleTable.of(job.samples).prompts())
     return found
 
 

@@ -10,22 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyna_eval.counts import doubted_prompts, shared_counts
-from dyna_eval.imported import NOT_RECORDED as PAIR_NOT_RECORDED
-from dyna_eval.imported import Claims, ImportedFile
+from dyna_eval.imported import PAIR_NOT_RECORDED, Claims, ImportedFile
 from dyna_eval.report import Row
 
 _NOT_RECORDED = "not recorded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class SourcedRow:
     """A row and, where it was imported, its file."""
 
     row: Row
     file: ImportedFile | None
 
 
-def workload_differences(one: Origin, base: Origin, known: Sequence[ImportedFile]) -> list[str]:
+def workload_differences(one: SourcedRow, base: SourcedRow, known: Sequence[ImportedFile]) -> list[str]:
     """Name what differs, or cannot be shown to be the same, between rows of which one at least was imported.
 
     `known` are all imported files: their counts may tell what the two really ran on.
@@ -47,14 +46,16 @@ def workload_differences(one: Origin, base: Origin, known: Sequence[ImportedFile
 
 
 def models_difference(own: Row | None, base: Row | None) -> list[str]:
-    """Compare baselines: equal work has equal identities, unless models, or how they run, differ."""
+    """Compare rows of the same work: their identities differ where models, or how they run, do."""
     if own is None or base is None or own.key is None or base.key is None or own.key == base.key:
         return []
     work = [(one.method, dict(one.params), one.prompt_set, one.generation) for one in (own, base)]
     return ["models, dtype, backend or warm-up"] if work[0] == work[1] else []
 
 
-def _prompts_difference(one: Origin, base: Origin, known: Sequence[ImportedFile]) -> tuple[str | None, bool]:
+def _prompts_difference(
+    one: SourcedRow, base: SourcedRow, known: Sequence[ImportedFile]
+) -> tuple[str | None, bool]:
     """Return how prompt sets differ, and whether counts show that all the work was the same."""
     if one.row.prompt_set is not None and base.row.prompt_set is not None:
         return _digest_difference(one.row.prompt_set, base.row.prompt_set), False
@@ -94,7 +95,7 @@ def _workload(claims: Claims) -> str | None:
     return ", ".join(texts)
 
 
-def _generation_difference(one: Origin, base: Origin, *, alike: bool) -> str | None:
+def _generation_difference(one: SourcedRow, base: SourcedRow, *, alike: bool) -> str | None:
     if one.row.generation is not None and base.row.generation is not None:
         return _digest_difference(one.row.generation, base.row.generation)
     here, there = (origin.file.claims.max_new_tokens if origin.file else None for origin in (one, base))

@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import json
 import tempfile
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -24,14 +23,15 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from dyna_eval import comparison_tables, latex, plots, tables
-from dyna_eval import report as reporting
-from dyna_eval.cells import one_line, slug
+from dyna_eval.cells import slug
 from dyna_eval.errors import DatabaseError, DynaEvalError, InputError, UnknownSweepError
 from dyna_eval.jobs import JobState
 from dyna_eval.lease import LEASE_SECONDS
 from dyna_eval.report import Report
+from dyna_eval.report_json import to_json
 from dyna_eval.series.parameters import swept
 from dyna_eval.sweep_comparison import SweepComparison
+from dyna_eval.wording import one_line
 from dyna_eval_dashboards import explore as exploring
 from dyna_eval_dashboards import figures, pages, trees, views
 from dyna_eval_dashboards.comparing import Comparisons
@@ -73,9 +73,7 @@ class Dashboard:
         known = self._rendered.get(address)
         if known is not None and known[0] == state:
             return known[1]
-        begun = time.thread_time()
         answer = self._sweep(sweep_id, request, built)
-        self.reports.page_made(sweep_id, time.thread_time() - begun)
         self._rendered[address] = (state, answer)
         while len(self._rendered) > _PAGES_KEPT:
             self._rendered.popitem(last=False)
@@ -188,7 +186,10 @@ class Dashboard:
     # --------------------------------------------------- what scripts ask for
 
     def pulse(self, request: Request) -> Response:
-        return JSONResponse({"pulse": self.reports.pulse(_number(request, "sweep"))})
+        sweep_id = _number(request, "sweep")
+        pulse = self.reports.pulse(sweep_id)
+        again = self.reports.seconds_to_next_pulse(sweep_id)
+        return JSONResponse({"pulse": pulse, "again_seconds": round(again, 1)})
 
     def pulse_of_all(self, _request: Request) -> Response:
         return JSONResponse({"pulse": str(self.store.latest_event())})
@@ -335,7 +336,7 @@ def _plain_json(value: object) -> str:
 
 
 def _json(report: Report) -> str:
-    return _plain_json(reporting.to_json(report))
+    return _plain_json(to_json(report))
 
 
 def _latex(built: Built) -> str:

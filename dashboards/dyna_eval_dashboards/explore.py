@@ -9,13 +9,13 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dyna_eval.cells import count, one_line
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.report import Report, Row
 from dyna_eval.series.front import MemoryPoint, memory_front
 from dyna_eval.series.measured import Entry, Estimate, Measured
 from dyna_eval.series.parameters import Parameter, Scale, Span, bare_text, span, swept, value_text
 from dyna_eval.series.swept import Curve, CurveChart, HeatPanel, Measure, Panel, curve_chart, heat_map
+from dyna_eval.wording import count, one_line
 from dyna_eval_dashboards.figures import around, dash, error_bars, layout, text
 
 TITLES: dict[Measure, str] = {

@@ -13,10 +13,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dyna_eval.cells import configuration_text, interval_cell, one_line, speedup_interval
+from dyna_eval.cells import configuration_text, interval_cell
 from dyna_eval.plots.ablation import is_slower
 from dyna_eval.report import Report, Row
 from dyna_eval.series.costs import PHASES
+from dyna_eval.wording import one_line
 
 MOST_ROWS = 400
 """Rows that a figure shows; more would be neither read nor fast."""
@@ -78,7 +79,7 @@ def _hover(row: Row) -> str:
     if row.figures:
         lines.append(f"{row.figures.throughput.mean:.1f} tokens/s")
     if row.versus_baseline:
-        lines.append(f"speedup {row.versus_baseline.ratio:.2f} × {interval_cell(speedup_interval(row))}")
+        lines.append(f"speedup {row.versus_baseline.ratio:.2f} × {interval_cell(row.speedup_interval)}")
     return "<br>".join(lines)
 
 
@@ -156,7 +157,7 @@ def speedup_by_acceptance(rows: Sequence[Row]) -> go.Figure | None:
     shown = known[:MOST_ROWS]
     if len(shown) < 2:
         return None
-    intervals = [speedup_interval(row) for row, *_ in shown]
+    intervals = [row.speedup_interval for row, *_ in shown]
     errors = [
         around(ratio, interval.low, interval.high) if interval else (0.0, 0.0)
         for (_, _, ratio), interval in zip(shown, intervals, strict=True)

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dyna_eval import __version__, cells
+from dyna_eval import __version__, cells, wording
 
 ASSETS = ("style.css", "theme.js", "page.js", "figures.js", "icon.svg", "plotly.min.js")
 
@@ -54,13 +54,14 @@ def _environment() -> Environment:
     environment.filters |= {
         "duration": duration,
         "bytes": in_bytes,
-        "one_line": cells.one_line,
+        "one_line": wording.one_line,
         "day": lambda moment: moment[:16].replace("T", " "),
         "milliseconds": lambda seconds: f"{seconds * 1000:.2f}",
         "script_json": script_json,
     }
     environment.globals |= {
         "cells": cells,
+        "count": wording.count,
         "product_version": __version__,
         "with_query": with_query,
         "asset_text": lambda name: Markup(asset(name).decode()),  # noqa: S704  # our own files

@@ -14,15 +14,18 @@ from dyna_eval_db.watching import WatchedStore
 
 from dyna_eval.imported_report import imported_report
 from dyna_eval.integrity import Environments
-from dyna_eval.report import Report, build_report
+from dyna_eval.measured_report import build_report
+from dyna_eval.report import Report
 
 _KEPT = 8
 _PAUSE = 50.0
 """Times as long as a report took to build, no newer one is begun: that costs a run 2 % of a core at most.
 Once it has ended, the next report is its last and begun at once."""
-_BEAT = 1.0
-"""Seconds for which a pulse that was read serves all who watch; longer where its page costs much, ..."""
-_SLOWEST_BEAT = 5.0
+_SHARE = 0.02
+"""Of one core, which all who watch may cost together: pages, reports and answers to their scripts."""
+_BEAT = 2.0
+"""Seconds for which a pulse that was read serves all who watch; longer where they cost more, ..."""
+_SLOWEST_BEAT = 10.0
 """... but no longer than this."""
 
 
@@ -39,15 +42,28 @@ class Built:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """A pulse, when it was read, and the processor time that this process had used by then."""
+
+    pulse: str
+    at: float
+    used: float
+
+    def until(self, used: float) -> float:
+        """Return when to read it anew, if so much processor time is used by now."""
+        return self.at + min(_SLOWEST_BEAT, max(_BEAT, (used - self.used) / _SHARE))
+
+
 @dataclass(slots=True)
 class Reports:
     """Reports by sweep. Methods may be called from several threads."""
 
     store: WatchedStore
     clock: Callable[[], float] = time.monotonic
+    processor: Callable[[], float] = time.process_time
     _built: OrderedDict[int, Built] = field(default_factory=OrderedDict)
-    _pulses: dict[int, tuple[float, str]] = field(default_factory=dict)
-    _page_seconds: dict[int, float] = field(default_factory=dict)
+    _pulses: dict[int, _Held] = field(default_factory=dict)
     _coming: dict[int, Future[Built]] = field(default_factory=dict)
     _pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="report")
@@ -57,20 +73,21 @@ class Reports:
     def pulse(self, sweep_id: int) -> str:
         """Return a text that changes within some seconds after anything happened to a sweep.
 
-        Everyone who watches fetches the page anew when it changes, so it is held for as long as making the
-        page costs 2 % of a core at most.
+        Everyone who watches fetches the page anew when it changes, so it is held until what that cost is no
+        more than a small share of a core.
         """
-        now = self.clock()
-        at, pulse = self._pulses.get(sweep_id, (float("-inf"), ""))
-        beat = min(_SLOWEST_BEAT, max(_BEAT, _PAUSE * self._page_seconds.get(sweep_id, 0.0)))
-        if now >= at + beat:
-            pulse = self.store.pulse(sweep_id)
-            self._pulses[sweep_id] = (now, pulse)
-        return pulse
+        now, used = self.clock(), self.processor()
+        held = self._pulses.get(sweep_id)
+        if held is None or now >= held.until(used):
+            held = _Held(pulse=self.store.pulse(sweep_id), at=now, used=used)
+            self._pulses[sweep_id] = held
+        return held.pulse
 
-    def page_made(self, sweep_id: int, seconds: float) -> None:
-        """Note how long the processor took to make a sweep's page."""
-        self._page_seconds[sweep_id] = seconds
+    def seconds_to_next_pulse(self, sweep_id: int) -> float:
+        """Return in how many seconds it pays to ask for a pulse again."""
+        held = self._pulses.get(sweep_id)
+        left = held.until(self.processor()) - self.clock() if held else 0.0
+        return max(_BEAT, left)
 
     def latest(self, sweep_id: int, *, patience: float) -> Built | None:
         """Return a sweep's report, waiting at most `patience` seconds for a newer one.

@@ -9,11 +9,12 @@ from typing import Any
 
 from dyna_eval_db.watching import SampleDetail
 
-from dyna_eval.cells import Notes, configuration_text, one_line
+from dyna_eval.cells import Notes, configuration_text
 from dyna_eval.comparison_tables import compared_pairs, headers, remarks
 from dyna_eval.jobs import Round
 from dyna_eval.report import LeftOut, Report, Row, best_row
 from dyna_eval.sweep_comparison import SweepComparison, Verdict
+from dyna_eval.wording import one_line
 
 ROWS_PER_PAGE = 200
 LEFT_OUT_SHOWN = 100

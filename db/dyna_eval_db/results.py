@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -45,7 +45,7 @@ from dyna_eval_db.models import (
     SampleRow,
     SentinelRow,
 )
-from dyna_eval_db.values import error_text
+from dyna_eval_db.values import Claim, error_text
 
 _TOTALS = [getattr(SampleRow, field.name) for field in fields(SampleTotals)]
 _JOB = [
@@ -69,28 +69,37 @@ _ROUND = [getattr(RoundRow, field.name) for field in fields(Round)]
 # --------------------------------------------------------------------- writing
 
 
-def insert_result(session: Session, job: JobRow, pair: Pair, attempt_id: int, result: JobResult) -> None:
-    """Store a job's result, with the environment, the calibration and the sentinels that came with it."""
-    insert_environment(session, result.environment)
-    if result.calibration is not None:
-        insert_calibration(session, pair, result.environment, result.calibration)
-    for sentinel in result.sentinels:
-        insert_sentinel(session, job, sentinel, result.environment)
-    session.add(
-        ResultRow(
-            job_id=job.id,
-            attempt_id=attempt_id,
-            actor=result.actor,
-            node=result.node,
-            environment=result.environment.digest,
-            wall_seconds=result.wall_seconds,
-            peak_memory_bytes=result.peak_memory_bytes,
-            conditions=dict(result.conditions),
-            totals=_totals(result.samples),
-        )
-    )
-    session.flush()
-    _insert_samples(session, result.samples, job_id=job.id, sentinel_id=None)
+def insert_results(session: Session, landed: Sequence[tuple[Claim, JobResult]]) -> None:
+    """Store jobs' results, with the environments, the calibrations and the sentinels that came with them."""
+    for environment in {result.environment.digest: result.environment for _, result in landed}.values():
+        insert_environment(session, environment)
+    for claim, result in landed:
+        if result.calibration is not None:
+            insert_calibration(session, claim.job.pair, result.environment, result.calibration)
+        for sentinel in result.sentinels:
+            insert_sentinel(session, claim, sentinel, result.environment)
+    summed = [[sum_rounds(sample) for sample in result.samples] for _, result in landed]
+    rows = [
+        {
+            "job_id": claim.job_id,
+            "attempt_id": claim.attempt_id,
+            "actor": result.actor,
+            "node": result.node,
+            "environment": result.environment.digest,
+            "wall_seconds": result.wall_seconds,
+            "peak_memory_bytes": result.peak_memory_bytes,
+            "conditions": dict(result.conditions),
+            "totals": SampleTable.of(totals).to_bytes(),
+        }
+        for (claim, result), totals in zip(landed, summed, strict=True)
+    ]
+    session.connection().execute(insert(ResultRow), rows)
+    samples = [
+        ({"job_id": claim.job_id, "sentinel_id": None}, sample, totals)
+        for (claim, result), own in zip(landed, summed, strict=True)
+        for sample, totals in zip(result.samples, own, strict=True)
+    ]
+    _insert_samples(session, samples)
 
 
 def insert_environment(session: Session, environment: Environment) -> None:
@@ -111,51 +120,55 @@ def insert_calibration(
     )
 
 
-def insert_sentinel(session: Session, job: JobRow, sentinel: Sentinel, environment: Environment) -> None:
+def insert_sentinel(session: Session, claim: Claim, sentinel: Sentinel, environment: Environment) -> None:
     """Store an actor's own run unless it is there already, brought by an attempt that was repeated."""
     key = {
-        "sweep_id": job.sweep_id,
-        "pair": job.pair,
+        "sweep_id": claim.sweep_id,
+        "pair": claim.job.pair.spec.name,
         "actor": sentinel.actor,
         "sequence": sentinel.sequence,
     }
-    values = {"environment": environment.digest, "totals": _totals(sentinel.samples)}
+    summed = [sum_rounds(sample) for sample in sentinel.samples]
+    values = {"environment": environment.digest, "totals": SampleTable.of(summed).to_bytes()}
     if insert_missing(session, SentinelRow, **key, **values):
-        sentinel_id = session.scalars(select(SentinelRow.id).filter_by(**key)).one()
-        _insert_samples(session, sentinel.samples, job_id=None, sentinel_id=sentinel_id)
+        owner = {
+            "job_id": None,
+            "sentinel_id": session.scalars(select(SentinelRow.id).filter_by(**key)).one(),
+        }
+        samples = zip(sentinel.samples, summed, strict=True)
+        _insert_samples(session, [(owner, sample, totals) for sample, totals in samples])
 
 
-def _totals(samples: Iterable[Sample]) -> bytes:
-    return SampleTable.of(map(sum_rounds, samples)).to_bytes()
+_Owned = tuple[Mapping[str, int | None], Sample, SampleTotals]
+"""Whose a sample is, the sample, and its rounds summed."""
 
 
-def _insert_samples(
-    session: Session, samples: Sequence[Sample], *, job_id: int | None, sentinel_id: int | None
-) -> None:
+def _insert_samples(session: Session, samples: Sequence[_Owned]) -> None:
+    if not samples:
+        return
     rows = [
-        SampleRow(
-            job_id=job_id,
-            sentinel_id=sentinel_id,
-            prompt_digest=sample.prompt_digest,
-            token_ids=list(sample.token_ids),
-            text=sample.text,
-            divergence_index=sample.divergence_index,
-            divergence_margin_ulp=sample.divergence_margin_ulp,
-            **_values(sum_rounds(sample)),
-        )
-        for sample in samples
+        {
+            **owner,
+            "prompt_digest": sample.prompt_digest,
+            "token_ids": list(sample.token_ids),
+            "text": sample.text,
+            "divergence_index": sample.divergence_index,
+            "divergence_margin_ulp": sample.divergence_margin_ulp,
+            **_values(totals),
+        }
+        for owner, sample, totals in samples
     ]
-    session.add_all(rows)
-    session.flush()
+    adding = insert(SampleRow).returning(SampleRow.id, sort_by_parameter_order=True)
+    numbers = session.connection().execute(adding, rows).scalars().all()
     rounds = [
-        {"sample_id": row.id, "number": number, **_values(round_)}
-        for row, sample in zip(rows, samples, strict=True)
+        {"sample_id": sample_id, "number": number, **_values(round_)}
+        for sample_id, (_, sample, _) in zip(numbers, samples, strict=True)
         for number, round_ in enumerate(sample.rounds)
     ]
     insert_many(session, RoundRow, rounds)
     trees = [
-        {"sample_id": row.id, "number": number, "tree": _tree_json(tree)}
-        for row, sample in zip(rows, samples, strict=True)
+        {"sample_id": sample_id, "number": number, "tree": _tree_json(tree)}
+        for sample_id, (_, sample, _) in zip(numbers, samples, strict=True)
         for number, tree in enumerate(sample.trees)
     ]
     if trees:

@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from sqlalchemy import Engine, select, update
 from sqlalchemy import delete as delete_rows
@@ -42,6 +42,7 @@ from dyna_eval.jobs import (
 )
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.audit import audit
+from dyna_eval_db.claims import claim_jobs, close, holds, land_results, release, take_back
 from dyna_eval_db.columns import database_clock, execute_counted, insert_missing
 from dyna_eval_db.engine import (
     bare_engine,
@@ -53,12 +54,14 @@ from dyna_eval_db.engine import (
     store_engine,
     writing,
 )
+from dyna_eval_db.events import log, log_claim, read_events
 from dyna_eval_db.migrate import require_schema, require_usable
-from dyna_eval_db.models import AttemptRow, EventRow, JobRow, LeaseRow, ResultRow, SweepRow
-from dyna_eval_db.results import insert_result, read_calibrations, read_jobs, read_samples, read_tree_sizes
+from dyna_eval_db.models import AttemptRow, JobRow, LeaseRow, SweepRow
+from dyna_eval_db.results import read_calibrations, read_jobs, read_samples, read_tree_sizes
 from dyna_eval_db.values import (
     Attempt,
     Claim,
+    Claimant,
     Discrepancy,
     Event,
     JobError,
@@ -71,6 +74,7 @@ from dyna_eval_db.values import (
 __all__ = [
     "Attempt",
     "Claim",
+    "Claimant",
     "Discrepancy",
     "Event",
     "JobError",
@@ -149,11 +153,11 @@ class Store:
         with self._write() as session:
             sweep_id = sweeps.insert_sweep(session, resolved)
             if sweep_id is not None:
-                _log(session, sweep_id, "submitted", jobs=len(resolved.jobs))
+                log(session, sweep_id, "submitted", jobs=len(resolved.jobs))
                 return sweep_id
             known = select(SweepRow.id).where(SweepRow.digest == resolved.digest)
             sweep_id = session.scalars(known).one()
-            _log(session, sweep_id, "submitted again")
+            log(session, sweep_id, "submitted again")
             return sweep_id
 
     @retried
@@ -163,7 +167,7 @@ class Store:
             sweeps.require_sweep(session, sweep_id)
             added = sweeps.insert_jobs(session, sweep_id, jobs)
             if added:
-                _log(session, sweep_id, "jobs added", jobs=added)
+                log(session, sweep_id, "jobs added", jobs=added)
             return added
 
     def find_sweep(self, name_or_id: str | None) -> int:
@@ -254,7 +258,7 @@ class Store:
             if sweep_id is None:
                 return known or _found(imports.find_import(session, file.digest)), False
             source = file.source
-            _log(session, sweep_id, "imported", file=source.file, format=source.format, sha256=source.sha256)
+            log(session, sweep_id, "imported", file=source.file, format=source.format, sha256=source.sha256)
             return sweep_id, True
 
     def imported(self, sweep_id: int) -> ImportedSweep | None:
@@ -281,7 +285,7 @@ class Store:
             if not acquired:
                 acquired = insert_missing(session, LeaseRow, sweep_id=sweep_id, holder=holder, **times)
             if acquired:
-                _log(session, sweep_id, "lease acquired", holder=holder)
+                log(session, sweep_id, "lease acquired", holder=holder)
             return acquired
 
     def lease_holder(self, sweep_id: int) -> str | None:
@@ -303,7 +307,7 @@ class Store:
         own = delete_rows(LeaseRow).where(LeaseRow.sweep_id == sweep_id, LeaseRow.holder == holder)
         with self._write() as session:
             if execute_counted(session, own):
-                _log(session, sweep_id, "lease released", holder=holder)
+                log(session, sweep_id, "lease released", holder=holder)
 
     @retried
     def recover(self, sweep_id: int, holder: str, *, keep: Collection[Claim] = ()) -> int:
@@ -315,11 +319,10 @@ class Store:
         kept = JobRow.id.in_([claim.job_id for claim in keep])
         with self._write() as session:
             _require_lease(session, sweep_id, holder)
-            return _take_back(session, Outcome.LOST, JobRow.sweep_id == sweep_id, ~kept)
+            return take_back(session, Outcome.LOST, JobRow.sweep_id == sweep_id, ~kept)
 
     # -------------------------------------------------------- claims and results
 
-    @retried
     def claim(
         self,
         sweep_id: int,
@@ -330,37 +333,32 @@ class Store:
         holder: str | None = None,
         node: str | None = None,
     ) -> Claim | None:
-        """Take the next queued job of a pair for an actor on a node; None where there is none.
+        """Take the next queued job of a pair for an actor on a node, as `claim_jobs` does; None where there
+        is none."""
+        claimant = Claimant(actor=actor, node=node)
+        claims = self.claim_jobs(
+            sweep_id, pair=pair, claimants=[claimant], lease_seconds=lease_seconds, holder=holder
+        )
+        return claims[0] if claims else None
+
+    @retried
+    def claim_jobs(
+        self,
+        sweep_id: int,
+        *,
+        pair: str,
+        claimants: Sequence[Claimant],
+        lease_seconds: float,
+        holder: str | None = None,
+    ) -> list[Claim]:
+        """Take the next queued jobs of a pair, one for each claimant as long as there are any.
 
         Raises LeaseLostError where a `holder` is given whose lease on the sweep was taken over.
         """
-        queued = (
-            select(JobRow)
-            .where(JobRow.sweep_id == sweep_id, JobRow.state == JobState.QUEUED, JobRow.pair == pair)
-            .order_by(JobRow.position, JobRow.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
         with self._write() as session:
             if holder is not None:
                 _require_lease(session, sweep_id, holder, alive=False)
-            job = session.scalar(queued)
-            if job is None:
-                return None
-            job.epoch += 1
-            job.state = JobState.RUNNING
-            job.lease_expires_at = database_clock(lease_seconds)
-            attempt = AttemptRow(job_id=job.id, epoch=job.epoch, actor=actor, node=node)
-            session.add(attempt)
-            session.flush()
-            _log(session, sweep_id, "claimed", job.id, actor=actor, epoch=job.epoch)
-            return Claim(
-                job_id=job.id,
-                epoch=job.epoch,
-                attempt_id=attempt.id,
-                tries=job.tries,
-                job=sweeps.read_job(session, job),
-            )
+            return claim_jobs(session, sweep_id, pair, claimants, lease_seconds=lease_seconds)
 
     @retried
     def renew_claim(self, claim: Claim, seconds: float, *, silent_seconds: float | None = None) -> bool:
@@ -370,7 +368,7 @@ class Store:
         """
         values = {"lease_expires_at": database_clock(seconds)}
         with self._write() as session:
-            if not execute_counted(session, update(JobRow).where(*_holds(claim)).values(values)):
+            if not execute_counted(session, update(JobRow).where(*holds(claim)).values(values)):
                 return False
             if silent_seconds is not None:
                 attempt = update(AttemptRow).where(AttemptRow.id == claim.attempt_id)
@@ -382,41 +380,36 @@ class Store:
         """Take back the jobs whose claim was not renewed in time, and return their number."""
         expired = JobRow.lease_expires_at <= database_clock()
         with self._write() as session:
-            return _take_back(session, Outcome.EXPIRED, JobRow.sweep_id == sweep_id, expired)
+            return take_back(session, Outcome.EXPIRED, JobRow.sweep_id == sweep_id, expired)
 
     @retried
     def put_back(self, claim: Claim, reason: str) -> bool:
         """Give a job up without blame, so that it is queued again; False where the claim was not valid."""
         with self._write() as session:
-            if not _release(session, claim, JobState.QUEUED):
+            if not release(session, claim, JobState.QUEUED):
                 return False
-            _close(session, claim.job_id, claim.epoch, Outcome.PUT_BACK, error=reason)
-            _log_claim(session, claim, Outcome.PUT_BACK, reason=reason)
+            close(session, claim.job_id, claim.epoch, Outcome.PUT_BACK, error=reason)
+            log_claim(session, claim, Outcome.PUT_BACK, reason=reason)
             return True
 
-    @retried
     def land(self, claim: Claim, result: JobResult) -> Landing:
         """Store a job's result if its claim is still valid, all of it or nothing.
 
         ALREADY_LANDED where this very attempt has landed before: the answer of a commit may get lost.
         FENCED where the job was taken back or cancelled since: the result is discarded, its sentinels too.
         """
-        if (result.job_key, result.repeat) != (claim.job.key, claim.job.repeat):
-            raise ValueError(
-                f"a result of job {result.job_key}, repeat {result.repeat} is not that of {claim}"
-            )
+        return self.land_results([(claim, result)])[0]
+
+    @retried
+    def land_results(self, finished: Sequence[tuple[Claim, JobResult]]) -> list[Landing]:
+        """Store several results as `land` does each, in one transaction."""
+        for claim, result in finished:
+            if (result.job_key, result.repeat) != (claim.job.key, claim.job.repeat):
+                raise ValueError(
+                    f"a result of job {result.job_key}, repeat {result.repeat} is not that of {claim}"
+                )
         with self._write() as session:
-            if not _release(session, claim, JobState.DONE, error_class=None, error=None):
-                landed = session.scalar(select(ResultRow.attempt_id).where(ResultRow.job_id == claim.job_id))
-                if landed == claim.attempt_id:
-                    return Landing.ALREADY_LANDED
-                _log_claim(session, claim, "fenced", late="result")
-                return Landing.FENCED
-            job = _require_job(session, claim.job_id)
-            insert_result(session, job, claim.job.pair, claim.attempt_id, result)
-            _close(session, claim.job_id, claim.epoch, Outcome.LANDED)
-            _log_claim(session, claim, Outcome.LANDED, wall_seconds=result.wall_seconds)
-            return Landing.LANDED
+            return land_results(session, finished)
 
     @retried
     def fail(self, claim: Claim, *, error_class: str, message: str, final: bool) -> JobState | None:
@@ -428,11 +421,11 @@ class Store:
         message = message[:_MAX_ERROR_CHARACTERS]
         with self._write() as session:
             blame = {"tries": JobRow.tries + 1, "error_class": error_class, "error": message}
-            if not _release(session, claim, state, **blame):
-                _log_claim(session, claim, "fenced", late="failure", error_class=error_class, error=message)
+            if not release(session, claim, state, **blame):
+                log_claim(session, claim, "fenced", late="failure", error_class=error_class, error=message)
                 return None
-            _close(session, claim.job_id, claim.epoch, Outcome.FAILED, error_class=error_class, error=message)
-            _log_claim(session, claim, Outcome.FAILED, error_class=error_class, error=message, final=final)
+            close(session, claim.job_id, claim.epoch, Outcome.FAILED, error_class=error_class, error=message)
+            log_claim(session, claim, Outcome.FAILED, error_class=error_class, error=message, final=final)
             return state
 
     @retried
@@ -445,7 +438,7 @@ class Store:
         values = {"state": JobState.FAILED, "error_class": "PairError", "error": message}
         with self._write() as session:
             count = execute_counted(session, queued.values(values))
-            _log(session, sweep_id, "pair failed", pair=pair, error=message, jobs=count)
+            log(session, sweep_id, "pair failed", pair=pair, error=message, jobs=count)
             return count
 
     @retried
@@ -461,8 +454,8 @@ class Store:
                 values = {"state": JobState.CANCELLED, "lease_expires_at": None}
                 session.execute(update(JobRow).where(JobRow.id == job_id).values(values))
                 if state == JobState.RUNNING:
-                    _close(session, job_id, epoch, Outcome.CANCELLED)
-            _log(session, sweep_id, "cancelled", jobs=len(jobs))
+                    close(session, job_id, epoch, Outcome.CANCELLED)
+            log(session, sweep_id, "cancelled", jobs=len(jobs))
             return len(jobs)
 
     @retried
@@ -473,7 +466,7 @@ class Store:
         with self._write() as session:
             sweeps.require_sweep(session, sweep_id)
             count = execute_counted(session, failed.values(values))
-            _log(session, sweep_id, "retried", jobs=count)
+            log(session, sweep_id, "retried", jobs=count)
             return count
 
     # ------------------------------------------------------------ one job, events
@@ -512,9 +505,8 @@ class Store:
 
     def events(self, sweep_id: int, after: int = 0) -> list[Event]:
         """Return a sweep's events in order, those after the one of a given number."""
-        later = select(EventRow).where(EventRow.sweep_id == sweep_id, EventRow.id > after)
         with self._read() as session:
-            return [_event(row) for row in session.scalars(later.order_by(EventRow.id))]
+            return read_events(session, sweep_id, after=after)
 
     @retried
     def log_event(
@@ -522,52 +514,10 @@ class Store:
     ) -> None:
         """Add an event of the caller's own."""
         with self._write() as session:
-            _log(session, sweep_id, kind, job_id, **detail)
+            log(session, sweep_id, kind, job_id, **detail)
 
 
-# ------------------------------------------------------------------ transitions
-
-
-def _holds(claim: Claim) -> tuple[Any, ...]:
-    """The condition under which a claim may change its job."""
-    return (
-        JobRow.id == claim.job_id,
-        JobRow.state == JobState.RUNNING,
-        JobRow.epoch == claim.epoch,
-    )
-
-
-def _release(session: Session, claim: Claim, state: JobState, **values: Any) -> bool:
-    """Move a claimed job on to its next state; False where the claim is no longer valid."""
-    statement = update(JobRow).where(*_holds(claim)).values(state=state, lease_expires_at=None, **values)
-    return execute_counted(session, statement) > 0
-
-
-def _take_back(session: Session, outcome: Outcome, *conditions: Any) -> int:
-    """Queue running jobs again; those that are just being landed are left alone."""
-    running = select(JobRow).where(JobRow.state == JobState.RUNNING, *conditions)
-    jobs = session.scalars(running.order_by(JobRow.id).with_for_update(skip_locked=True)).all()
-    for job in jobs:
-        job.state = JobState.QUEUED
-        job.lease_expires_at = None
-        _close(session, job.id, job.epoch, outcome)
-        _log(session, job.sweep_id, outcome, job.id, epoch=job.epoch)
-    return len(jobs)
-
-
-def _close(
-    session: Session,
-    job_id: int,
-    epoch: int,
-    outcome: Outcome,
-    *,
-    error_class: str | None = None,
-    error: str | None = None,
-) -> None:
-    attempt = update(AttemptRow).where(AttemptRow.job_id == job_id, AttemptRow.epoch == epoch)
-    session.execute(
-        attempt.values(ended_at=database_clock(), outcome=outcome, error_class=error_class, error=error)
-    )
+# ---------------------------------------------------------------------- conditions
 
 
 def _found(sweep_id: int | None) -> int:
@@ -595,28 +545,6 @@ def _lease_lost(sweep_id: int) -> LeaseLostError:
     return LeaseLostError(
         f"the lease on sweep {sweep_id} ran out or was taken over by another controller; "
         f"see `dyna-eval status {sweep_id}`"
-    )
-
-
-# ----------------------------------------------------------------------- events
-
-
-def _log(session: Session, sweep_id: int, kind: str, job_id: int | None = None, **detail: Scalar) -> None:
-    session.add(EventRow(sweep_id=sweep_id, job_id=job_id, kind=kind, detail=detail))
-
-
-def _log_claim(session: Session, claim: Claim, kind: str, **detail: Scalar) -> None:
-    job = _require_job(session, claim.job_id)
-    _log(session, job.sweep_id, kind, job.id, epoch=claim.epoch, **detail)
-
-
-def _event(row: EventRow) -> Event:
-    return Event(
-        id=row.id,
-        at=row.at.isoformat(timespec="milliseconds"),
-        kind=row.kind,
-        job_id=row.job_id,
-        detail=row.detail,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from dyna_eval.errors import UnknownSweepError
@@ -29,7 +29,7 @@ from dyna_eval.jobs import (
     SweepSpec,
     generation_digest,
 )
-from dyna_eval_db.columns import database_clock, insert_all_missing, insert_missing
+from dyna_eval_db.columns import database_clock, insert_all_missing, insert_many, insert_missing
 from dyna_eval_db.imports import count_imported, is_imported
 from dyna_eval_db.models import JobRow, LeaseRow, PromptRow, SweepRow
 from dyna_eval_db.results import read_calibrations, read_environments, read_jobs, read_sentinels
@@ -64,8 +64,7 @@ def insert_sweep(session: Session, resolved: ResolvedSweep) -> int | None:
     if not new:
         return None
     sweep_id = session.scalars(select(SweepRow.id).where(SweepRow.digest == resolved.digest)).one()
-    if resolved.jobs:
-        session.connection().execute(insert(JobRow), _job_values(sweep_id, resolved.jobs))
+    insert_many(session, JobRow, _job_values(sweep_id, resolved.jobs))
     return sweep_id
 
 
@@ -127,8 +126,7 @@ def insert_jobs(session: Session, sweep_id: int, jobs: Iterable[Job]) -> int:
     stored = select(JobRow.key, JobRow.repeat, JobRow.pair).where(JobRow.sweep_id == sweep_id)
     known = {(key, repeat, pair) for key, repeat, pair in session.execute(stored)}
     new = [row for row in rows if (row["key"], row["repeat"], row["pair"]) not in known]
-    if new:
-        session.connection().execute(insert(JobRow), new)
+    insert_many(session, JobRow, new)
     return len(new)
 
 
@@ -339,16 +337,17 @@ def read_resolved(session: Session, sweep_id: int) -> ResolvedSweep:
     )
 
 
-def read_job(session: Session, row: JobRow) -> Job:
-    """Turn a job's row into what an actor is given."""
-    return _job(row, _read_pairs(require_sweep(session, row.sweep_id))[row.pair])
+def read_sweep_jobs(session: Session, sweep_id: int, rows: Iterable[Any]) -> list[Job]:
+    """Turn rows of a sweep's jobs into what actors are given."""
+    pairs = _read_pairs(require_sweep(session, sweep_id))
+    return [_job(row, pairs[row.pair]) for row in rows]
 
 
 def _read_pairs(row: SweepRow) -> Mapping[str, Pair]:
     return {pair.spec.name: pair for pair in _PAIRS.validate_python(row.pairs)}
 
 
-def _job(row: JobRow, pair: Pair) -> Job:
+def _job(row: Any, pair: Pair) -> Job:
     return Job(
         key=row.key,
         pair=pair,

@@ -41,9 +41,18 @@ class Landing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claimant:
+    """An actor that is to run a job, and the node that it is on."""
+
+    actor: str
+    node: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """The right to run a job once, and to land its result while nobody else has claimed the job since."""
 
+    sweep_id: int
     job_id: int
     epoch: int
     attempt_id: int

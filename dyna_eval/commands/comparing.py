@@ -83,7 +83,7 @@ def read_side(text: str, database: str) -> Side:
     from dyna_eval_db.engine import parse_address, shown
 
     from dyna_eval.imported_report import imported_report
-    from dyna_eval.report import build_report
+    from dyna_eval.measured_report import build_report
     from dyna_eval.sweep_comparison import Side
 
     url, sweep = split_side(text, database)
@@ -134,7 +134,7 @@ def _print(compared: SweepComparison, regressed: Sequence[Regression] | None, fo
 
 
 def _regression_text(regressed: Sequence[Regression], allowed: float) -> str:
-    from dyna_eval.cells import one_line
+    from dyna_eval.wording import one_line
 
     rows = "; ".join(one_line(f"'{one.match.b.label}' ({one.reason})") for one in regressed)
     number = "1 row of B is" if len(regressed) == 1 else f"{len(regressed)} rows of B are"

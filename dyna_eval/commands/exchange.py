@@ -45,7 +45,7 @@ def print_by_category(record: SweepRecord, form: str | None, *, allow_mixed: boo
 
 def write_answers(store: Store, record: SweepRecord, folder: Path, *, allow_mixed: bool) -> None:
     """Write a Spec-Bench answer file for each row that has results, and say on stderr what is left out."""
-    from dyna_eval.report import build_report
+    from dyna_eval.measured_report import build_report
     from dyna_eval.spec_bench import answer_files
 
     written = 0

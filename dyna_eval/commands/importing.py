@@ -159,7 +159,7 @@ def report_of(
     from dyna_eval.imported import ImportedSweep
     from dyna_eval.imported_report import imported_report
     from dyna_eval.joined_report import joined_report
-    from dyna_eval.report import build_report
+    from dyna_eval.measured_report import build_report
 
     parts = [store.imported(sweep_id) or store.record(sweep_id) for sweep_id in ids]
     first = parts[0]

@@ -171,8 +171,8 @@ def _read(path: Path) -> str:
 
 
 def _print(path: Path, findings: Findings) -> None:
-    from dyna_eval.cells import count
     from dyna_eval.latex.style import Part
+    from dyna_eval.wording import count
 
     for note in findings.notes:
         click.echo(f"{path}:{note.line}: {_safe(note.what)}", err=True)
@@ -192,7 +192,7 @@ def _print(path: Path, findings: Findings) -> None:
 
 
 def _safe(text: str) -> str:
-    from dyna_eval.cells import one_line
+    from dyna_eval.wording import one_line
 
     return one_line(text)
 

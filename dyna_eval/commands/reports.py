@@ -131,14 +131,14 @@ def _write_page(built: Report, page: Path) -> None:
 
 def print_report(built: Report, form: str | None, style: Style | None = None) -> None:
     """Print a report on stdout in one of its forms; None is the terminal's table."""
-    from dyna_eval import report, tables
+    from dyna_eval import report_json, tables
     from dyna_eval.latex.prose import to_prose
     from dyna_eval.latex.style import PLAIN
     from dyna_eval.latex.table import to_latex
 
     style = style or PLAIN
     if form == "json":
-        print_json(report.to_json(built))
+        print_json(report_json.to_json(built))
     elif form == "latex":
         click.echo(to_latex(built, style), nl=False)
     elif form == "prose":

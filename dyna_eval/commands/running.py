@@ -208,7 +208,7 @@ def _about(seconds: float) -> str:
 def _execute(store: Store, database: str, sweep_id: int, execution: Execution, *, as_json: bool) -> int:
     """Run what a sweep still lacks, print its table, and return the exit status."""
     from dyna_eval.jobs import JobState
-    from dyna_eval.report import build_report
+    from dyna_eval.measured_report import build_report
 
     _add_repeats(store, sweep_id)  # a run may have been killed just before it did
     counts = store.progress(sweep_id)

@@ -16,17 +16,11 @@ from typing import Any
 
 from pydantic import AliasChoices, Field
 
-from dyna_eval.imported import (
-    NOT_RECORDED,
-    Claims,
-    Counts,
-    ImportedFile,
-    ImportedRow,
-    Source,
-    given_figures,
-)
-from dyna_eval.importers.reading import Content, Count, FileSection, Measured, Rate, Setting, Text, distinct
+from dyna_eval.imported import PAIR_NOT_RECORDED, Claims, Counts, ImportedFile, ImportedRow, Source
+from dyna_eval.importers.reading import Content, Count, FileSection, Rate, Recorded, Setting, Text
 from dyna_eval.jobs import Method, Scalar
+from dyna_eval.labels import numbered_labels
+from dyna_eval.statistics import Acceptance, Agreement, Figures, Latency, Shares, Throughput
 
 NAME = "dynatree"
 SUMMARY = "DynaTree's aggregates: experiment_info or benchmark_info with results or all_results"
@@ -60,20 +54,20 @@ class _Row(FileSection):
     label: Text = Field(validation_alias=AliasChoices("method", "config_name"))
     config: dict[Text, Setting] = Field(validation_alias=AliasChoices("config", "config_params"))
     throughput_tps: Rate
-    speedup: Measured = None
-    total_rounds: Measured = None
-    total_tokens_generated: Measured = None
-    avg_path_length: Measured = None
-    tokens_per_round: Measured = None
-    acceptance_rate: Measured = None
-    ttft_ms: Measured = None
-    tpot_ms: Measured = None
-    peak_memory_mb: Measured = None
-    throughput_std: Measured = None
-    acceptance_std: Measured = None
-    path_length_std: Measured = None
-    ttft_std: Measured = None
-    tpot_std: Measured = None
+    speedup: Recorded = None
+    total_rounds: Recorded = None
+    total_tokens_generated: Recorded = None
+    avg_path_length: Recorded = None
+    tokens_per_round: Recorded = None
+    acceptance_rate: Recorded = None
+    ttft_ms: Recorded = None
+    tpot_ms: Recorded = None
+    peak_memory_mb: Recorded = None
+    throughput_std: Recorded = None
+    acceptance_std: Recorded = None
+    path_length_std: Recorded = None
+    ttft_std: Recorded = None
+    tpot_std: Recorded = None
 
 
 _OF_A_DRAFT = ("acceptance_rate", "acceptance_std", "avg_path_length", "path_length_std", "tokens_per_round")
@@ -114,10 +108,10 @@ def read(content: Content) -> ImportedFile:
 def _imported(rows: list[_Row], claims: Claims) -> list[ImportedRow]:
     methods = [_method(row) for row in rows]
     base = methods.index(Method.AR) if Method.AR in methods else None
-    pair = "/".join(filter(None, (claims.target, claims.draft))) or NOT_RECORDED
+    pair = "/".join(filter(None, (claims.target, claims.draft))) or PAIR_NOT_RECORDED
     imported = []
     for index, (row, method, label) in enumerate(
-        zip(rows, methods, distinct([row.label or "no name" for row in rows]), strict=True)
+        zip(rows, methods, numbered_labels([row.label or "no name" for row in rows]), strict=True)
     ):
         params = _params(row.config, method)
         length = _tokens_per_round(row)
@@ -136,9 +130,8 @@ def _imported(rows: list[_Row], claims: Claims) -> list[ImportedRow]:
                 method=method,
                 params=params,
                 is_baseline=index == base,
-                figures=given_figures(
-                    row.throughput_tps,
-                    std=row.throughput_std,
+                figures=_figures(
+                    row,
                     prompts=claims.prompts,
                     mean_length=1.0 if method is Method.AR else None if impossible else length,
                 ),
@@ -148,6 +141,23 @@ def _imported(rows: list[_Row], claims: Claims) -> list[ImportedRow]:
             )
         )
     return imported
+
+
+def _figures(row: _Row, *, prompts: int | None, mean_length: float | None) -> Figures:
+    """Return a row's figures; hardly more than its mean throughput is known."""
+    rate, std = row.throughput_tps, row.throughput_std
+    return Figures(
+        prompts=prompts,
+        repeats=None,
+        tokens=None,
+        throughput=Throughput(mean=rate, interval=None, std=std, pooled=None, end_to_end=None),
+        acceptance=Acceptance(mean_length=mean_length),
+        shares=Shares(),
+        latency=Latency(),
+        agreement=Agreement(),
+        distinct_2=None,
+        predicted_speedup=None,
+    )
 
 
 def _method(row: _Row) -> Method:

@@ -7,14 +7,15 @@ from typing import Annotated
 from pydantic import Field
 
 from dyna_eval.imported import Claims, Counts, ImportedFile, ImportedRow, LeftOutRow, Source
-from dyna_eval.importers.reading import Content, Count, FileSection, Rate, Setting, Text, distinct
+from dyna_eval.importers.reading import Content, Count, FileSection, Rate, Setting, Text
+from dyna_eval.intervals import Interval
 from dyna_eval.jobs import Method
+from dyna_eval.labels import numbered_labels
 from dyna_eval.statistics import (
     Acceptance,
     Agreement,
     Comparison,
     Figures,
-    Interval,
     Latency,
     Percentiles,
     Shares,
@@ -59,8 +60,8 @@ class _Row(FileSection):
     throughput_tokens_per_s: Rate | None
     throughput_interval: _Two | None = None
     throughput_std: _Positive | None = None
-    throughput_pooled: _Positive | None = None
-    end_to_end_tokens_per_s: _Positive | None = None
+    throughput_pooled: Rate | None = None
+    end_to_end_tokens_per_s: Rate | None = None
     mean_acceptance_length: _Positive | None = None
     mean_acceptance_length_per_request: _Positive | None = None
     draft_acceptance_rate: _Share | None = None
@@ -119,15 +120,16 @@ def read(content: Content) -> ImportedFile:
     measured = [row for row in rows if row.throughput_tokens_per_s is not None]
     if not measured:
         content.refuse(f"holds no finished row (its sweep is {document.sweep.state})")
-    keys = distinct([f"{row.pair}\n{row.label}" for row in measured])
-    notes_of = [_own_warnings(row, document.warnings) for row in measured]
-    general = [text for text in document.warnings if not any(text in own for own in notes_of)]
+    keys = numbered_labels([f"{row.pair}\n{row.label}" for row in measured])
+    several = len({row.pair for row in rows}) > 1
+    openings = [f"{row.pair}: {row.label}: " if several else f"{row.label}: " for row in measured]
+    general = [text for text in document.warnings if not text.startswith(tuple(openings))]
     return ImportedFile(
         source=Source(file=content.file, format=NAME, sha256=content.sha256),
         claims=Claims(),
         rows=tuple(
-            _imported(row, key.split("\n")[1], document.warnings)
-            for row, key in zip(measured, keys, strict=True)
+            _imported(row, key.split("\n")[1], _opened_by(opening, document.warnings))
+            for row, key, opening in zip(measured, keys, openings, strict=True)
         ),
         left_out=tuple(
             LeftOutRow(label=entry.label, pair=entry.pair, state=entry.state, reason=entry.reason)
@@ -138,7 +140,7 @@ def read(content: Content) -> ImportedFile:
     )
 
 
-def _imported(row: _Row, label: str, warnings: list[str]) -> ImportedRow:
+def _imported(row: _Row, label: str, notes: tuple[str, ...]) -> ImportedRow:
     method = _method(row.method)
     return ImportedRow(
         pair=row.pair,
@@ -159,7 +161,7 @@ def _imported(row: _Row, label: str, warnings: list[str]) -> ImportedRow:
         if row.gain_over_previous is None or row.gain_over_previous <= -1.0
         else Comparison(ratio=row.gain_over_previous + 1.0),
         mixed=tuple(row.mixed),
-        notes=tuple(text.partition(f"{row.label}: ")[2] for text in _own_warnings(row, warnings)),
+        notes=notes,
     )
 
 
@@ -171,10 +173,9 @@ def _method(name: str) -> Method:
         return Method.OTHER
 
 
-def _own_warnings(row: _Row, warnings: list[str]) -> list[str]:
-    """Return the warnings that name a row, as `LABEL: text` or, among several pairs, `PAIR: LABEL: text`."""
-    openings = (f"{row.label}: ", f"{row.pair}: {row.label}: ")
-    return [text for text in warnings if text.startswith(openings)]
+def _opened_by(opening: str, warnings: list[str]) -> tuple[str, ...]:
+    """Return the warnings that begin so, without their opening."""
+    return tuple(text.removeprefix(opening) for text in warnings if text.startswith(opening))
 
 
 def _figures(row: _Row) -> Figures:

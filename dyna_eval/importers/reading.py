@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from dyna_eval.errors import ImportFileError
 from dyna_eval.mistakes import shown
+from dyna_eval.wording import one_line
 
 MAX_BYTES = 50_000_000
 MAX_LABEL = 200
@@ -156,8 +156,8 @@ _LOADER = json.JSONDecoder(
 
 
 def plain(text: str, limit: int = MAX_LABEL) -> str:
-    """Return text as one line without control characters, cut to a length."""
-    line = " ".join("".join(" " if unicodedata.category(c)[0] == "C" else c for c in text).split())
+    """Return text on one line, cut to a length."""
+    line = one_line(text)
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
@@ -173,7 +173,7 @@ def _given(value: object) -> object:
 Text = Annotated[str, BeforeValidator(_plain)]
 Rate = Annotated[float, Field(ge=1e-6, le=1e12, allow_inf_nan=False)]
 """Tokens per second: more than nothing."""
-Measured = Annotated[float | None, Field(ge=0, le=1e18, allow_inf_nan=False), BeforeValidator(_given)]
+Recorded = Annotated[float | None, Field(ge=0, le=1e18, allow_inf_nan=False), BeforeValidator(_given)]
 """A count or a time, of which 0 means that it was not recorded."""
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Setting = bool | int | float | Text | None
@@ -183,20 +183,6 @@ class FileSection(BaseModel):
     """A part of a file: what this project reads of it. Strict in kinds; further keys are left alone."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-
-def distinct(labels: Sequence[str]) -> list[str]:
-    """Return labels in which a repeated one is numbered: A, A (2)."""
-    taken: set[str] = set()
-    result = []
-    for label in labels:
-        own, number = label, 1
-        while own in taken:
-            number += 1
-            own = f"{label} ({number})"
-        taken.add(own)
-        result.append(own)
-    return result
 
 
 def _location(where: str, path: Sequence[str | int]) -> str:

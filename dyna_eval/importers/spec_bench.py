@@ -13,7 +13,15 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from dyna_eval.imported import NOT_RECORDED, Claims, Counts, ImportedFile, ImportedRow, ImportedSample, Source
+from dyna_eval.imported import (
+    PAIR_NOT_RECORDED,
+    Claims,
+    Counts,
+    ImportedFile,
+    ImportedRow,
+    ImportedSample,
+    Source,
+)
 from dyna_eval.importers.reading import Content, Count, FileSection, Text
 from dyna_eval.jobs import Method, digest
 
@@ -65,7 +73,7 @@ def read(content: Content) -> ImportedFile:
     ones = [answer.all_ones for answer in answers if answer.all_ones is not None]
     method = Method.AR if ones and all(ones) else Method.OTHER
     row = ImportedRow(
-        pair=NOT_RECORDED,
+        pair=PAIR_NOT_RECORDED,
         label=answers[0].model or "no name",
         method=method,
         params={},

@@ -1,8 +1,8 @@
 """A report as LaTeX: tables, prose, macros, a whole document, and the check of a paper that holds them.
 
 `text` escapes what users wrote; `style` says how a table looks and leaves that in the paper; `grid` computes
-its cells, which `table` prints and `check` compares with those that `paper` reads; `claims` decides what may
-be said of two rows, and `prose` says it.
+its cells, which `table` prints and `check` compares with those that `paper` reads and `columns` matches;
+`claims` decides what may be said of two rows, and `prose` says it.
 """
 
 from dyna_eval.latex.table import to_latex

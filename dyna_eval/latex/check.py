@@ -11,13 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from dyna_eval.cells import one_line
 from dyna_eval.errors import InputError
-from dyna_eval.latex.grid import Grid, Head, grid
+from dyna_eval.latex.columns import PlacedCells, grouped, match_columns, placed
+from dyna_eval.latex.grid import Grid, grid
 from dyna_eval.latex.macros import DIGEST, FIGURES, macros
 from dyna_eval.latex.paper import (
     Definition,
-    PaperCell,
     PaperRow,
     PaperTable,
     definitions,
@@ -35,6 +34,7 @@ from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.style import PLAIN, Marked, Origin, Part, end_mark, find_marks
 from dyna_eval.latex.table import table, table_label
 from dyna_eval.report import Report
+from dyna_eval.wording import one_line
 
 Recompute = Callable[[Origin], Report | None]
 """From a part's origin to its report as it is now; None where the database does not have the sweep."""
@@ -171,15 +171,19 @@ class _Check:
     # --------------------------------------------------------------------- tables
 
     def _check_table(self, marked: Marked, report: Report, origin: Origin, stop: int) -> None:
+        try:
+            now = read_table(without_comments(table(report, origin.pairs, origin.style)))
+        except InputError as error:
+            self._give_up(marked.start, f"the table cannot be computed: {error}")
+            return
         paper = read_table(self.body[marked.end : stop])
-        now = read_table(without_comments(table(report, origin.pairs, origin.style)))
         if paper is None or now is None:
             self._give_up(marked.start, "no table follows this mark")
             return
         self.parts.append(Part.TABLE)
         table_place = _Place(offset=marked.start, where=f"table {table_label(report, origin.pairs)}", row="")
         cells = grid(report, origin.pairs, origin.style)
-        columns = self._columns(paper, now, cells.heads)
+        columns = match_columns(paper, now, cells.heads, self.macros)
         found = dict(paper.rows)
         for (step, expected), row in zip(now.rows, cells.rows, strict=True):
             place = replace(table_place, row=f"step {step} ({plain(row.cells[1].parts[0])})")
@@ -187,7 +191,7 @@ class _Check:
                 self._differ(place, "all columns", "missing", _shown(expected))
                 continue
             place = replace(place, offset=marked.end + found[step].offset)
-            theirs = _placed(found[step].cells, columns, cells.heads)
+            theirs = placed(found[step].cells, columns, cells.heads)
             self._check_row(place, theirs, expected, cells)
             self._check_label(place, theirs.by_column.get(_LABELS, ""), expected, now)
         known = {step for step, _ in now.rows}
@@ -198,23 +202,8 @@ class _Check:
         self._check_numbers(replace(table_place, row="caption"), paper.caption, now.caption)
         self._check_numbers(replace(table_place, row="footnotes"), paper.rest, now.rest)
 
-    def _columns(self, paper: PaperTable, now: PaperTable, heads: Sequence[Head]) -> list[_Column]:
-        """Find which of our columns each of the paper's is: by its title, or else by its place."""
-        if not paper.heads:
-            return [_Column(ours=index, width=head.width) for index, head in enumerate(heads)]
-        titles = [plain(head.latex).casefold() for head in now.heads]
-        free = dict(enumerate(titles))
-        found: list[int | None] = []
-        for head in paper.heads:
-            title = plain(expand(head.latex, self.macros)).casefold()
-            found.append(next((index for index, ours in free.items() if ours == title), None))
-            free.pop(-1 if found[-1] is None else found[-1], None)
-        others = iter(free)  # retitled ones, in their order
-        ours = [next(others, None) if index is None else index for index in found]
-        return [_Column(ours=index, width=head.span) for index, head in zip(ours, paper.heads, strict=True)]
-
-    def _check_row(self, place: _Place, theirs: _PlacedCells, expected: PaperRow, cells: Grid) -> None:
-        ours = _grouped(expected.cells, cells.heads)
+    def _check_row(self, place: _Place, theirs: PlacedCells, expected: PaperRow, cells: Grid) -> None:
+        ours = grouped(expected.cells, cells.heads)
         for column, head in enumerate(cells.heads):
             title = _column_name(cells, column)
             if column not in theirs.by_column:
@@ -352,50 +341,6 @@ _LABELS = 1
 """The column of labels, in every table of ours."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Column:
-    """A column of the paper's: which of ours it is, None for one of its own, and how many cells it takes."""
-
-    ours: int | None
-    width: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PlacedCells:
-    """A row of the paper's: cells by our columns, and what belongs to none."""
-
-    by_column: dict[int, str]
-    others: tuple[str, ...]
-
-
-def _placed(cells: Sequence[PaperCell], columns: Sequence[_Column], heads: Sequence[Head]) -> _PlacedCells:
-    widths = [column.width if column.ours is None else heads[column.ours].width for column in columns]
-    texts = _joined(cells, widths)
-    places = [column.ours for column in columns] + [None] * (len(texts) - len(columns))
-    by_column = {place: text for place, text in zip(places, texts, strict=False) if place is not None}
-    others = [text for place, text in zip(places, texts, strict=False) if place is None]
-    return _PlacedCells(by_column=by_column, others=tuple(others))
-
-
-def _grouped(cells: Sequence[PaperCell], heads: Sequence[Head]) -> list[str]:
-    return _joined(cells, [head.width for head in heads])
-
-
-def _joined(cells: Sequence[PaperCell], widths: Sequence[int]) -> list[str]:
-    """Join cells to columns by their widths; what is left over stays by itself."""
-    columns, at = list[str](), 0
-    for wide in widths:
-        if at >= len(cells):
-            break
-        texts, width = list[str](), 0
-        while width < wide and at < len(cells):
-            texts.append(cells[at].latex)
-            width += cells[at].span
-            at += 1
-        columns.append(" ± ".join(texts))
-    return columns + [cell.latex for cell in cells[at:] if cell.latex]
-
-
 def _shown(row: PaperRow) -> str:
     return "; ".join(plain(cell.latex) for cell in row.cells)
 
@@ -405,7 +350,9 @@ def _column_name(cells: Grid, column: int) -> str:
     return f"{title} on {pair}" if pair else title
 
 
-_STEP = re.compile(r"\\(?:paragraph|subparagraph|subsubsection|textbf)\*?\{\s*(?:Step (\d+)|Taken together)")
+_STEP = re.compile(
+    r"\\(?:paragraph|subparagraph|subsubsection|textbf)\*?\{\s*(?:Step (\d{1,6})(?!\d)|Taken together)"
+)
 
 
 def _paragraphs(prose: str) -> dict[int, str]:

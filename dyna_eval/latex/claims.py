@@ -9,7 +9,7 @@ from dyna_eval.report import Row
 from dyna_eval.statistics import Comparison
 
 
-class Verdict(StrEnum):
+class Claim(StrEnum):
     IMPROVES = "improves"
     DEGRADES = "degrades"
     NOT_SEPARABLE = "not separable"
@@ -17,19 +17,19 @@ class Verdict(StrEnum):
     """There is no interval, or one of the rows was not measured as the other was."""
 
 
-def verdict(comparison: Comparison | None) -> Verdict:
+def claim(comparison: Comparison | None) -> Claim:
     """Return what the intervals allow to say.
 
     The ratio of the means, which tables print, can point the other way than the mean of the prompts' own
     ratios, which the interval is about; then neither row is called faster.
     """
     if comparison is None or comparison.separable is None or comparison.paired is None:
-        return Verdict.UNKNOWN
+        return Claim.UNKNOWN
     if comparison.separable and comparison.ratio > 1.0 and comparison.paired > 1.0:
-        return Verdict.IMPROVES
+        return Claim.IMPROVES
     if comparison.separable and comparison.ratio < 1.0 and comparison.paired < 1.0:
-        return Verdict.DEGRADES
-    return Verdict.NOT_SEPARABLE
+        return Claim.DEGRADES
+    return Claim.NOT_SEPARABLE
 
 
 def is_surpassed(best: Row, rows: Sequence[Row]) -> bool:
@@ -59,7 +59,7 @@ def is_freed_of_pace(row: Row, base: Row, comparison: Comparison) -> bool:
 FREED_OF_PACE = "freed of the unequal speeds of the actors"
 
 
-def verdict_between(row: Row, base: Row, comparison: Comparison | None) -> Verdict:
+def claim_between(row: Row, base: Row, comparison: Comparison | None) -> Claim:
     """Return what may be said of a row against another one; nothing where either is not to be trusted."""
     trusted = all(one.is_exact and not one.mixed for one in (row, base))
-    return verdict(comparison) if trusted else Verdict.UNKNOWN
+    return claim(comparison) if trusted else Claim.UNKNOWN

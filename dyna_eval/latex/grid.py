@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dyna_eval.cells import (
-    UNKNOWN,
-    Notes,
-    Setting,
-    configuration_text,
-    method_name,
-    one_line,
-    settings,
-)
-from dyna_eval.errors import InputError
-from dyna_eval.latex.figures import (
+from dyna_eval.cells import UNKNOWN, Notes, Setting, configuration_text, interval_cell, method_name, settings
+from dyna_eval.digits import (
     acceptance_length,
     exact_percent,
-    interval,
     nodes,
     speedup,
+    speedup_interval,
     throughput,
     throughput_std,
 )
+from dyna_eval.errors import InputError
 from dyna_eval.latex.style import Column, Style
 from dyna_eval.latex.text import escape_latex, marked_latex
 from dyna_eval.report import Report, Row, best_row
+from dyna_eval.wording import one_line
 
 _MATHS = {"τ": r"\tau", "≤": r"\leq "}
 _THIN = r"\,"
 _WIDEST = 40  # characters of a text cell that stays on one line
+_DIGITS = re.compile(r"[0-9.e+/-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +78,8 @@ class Grid:
 
 
 def grid(report: Report, pairs: Sequence[str], style: Style) -> Grid:
-    """Compute a table over pairs whose rows are the same configurations."""
+    """Compute a table over one pair, or over several; raises InputError where these have other rows."""
+    _require_same_rows(report, pairs)
     rows = {pair: report.rows_of(pair) for pair in pairs}
     first = rows[pairs[0]]
     texts, written = _texts(report, pairs, first)
@@ -107,6 +103,8 @@ def require(report: Report, style: Style) -> None:
     measured = [row for row in report.rows if row.figures]
     if style.side_by_side and len(report.pairs) < 2:
         raise InputError(f"sweep {report.name!r} has one pair, so nothing can stand side by side")
+    if style.side_by_side:
+        _require_same_rows(report, report.pairs)
     if style.side_by_side and measured and len(measured) < len(report.rows):
         lacking = [f"{row.label!r} on {row.pair!r}" for row in report.rows if not row.figures]
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
@@ -122,6 +120,14 @@ def require(report: Report, style: Style) -> None:
     for column in style.columns:
         if measured and all(_OPTIONAL[column](row) is None for row in measured):
             raise InputError(f"no row has a figure for column {column.value!r}; leave it out of --columns")
+
+
+def _require_same_rows(report: Report, pairs: Sequence[str]) -> None:
+    if len({tuple(row.label for row in report.rows_of(pair)) for pair in pairs}) > 1:
+        raise InputError(
+            f"the pairs of {report.name!r} have different rows; print a table per pair"
+            " (without --side-by-side)"
+        )
 
 
 # -------------------------------------------------------------------------- text
@@ -192,11 +198,13 @@ def configuration(row: Row) -> str:
 
 
 def _setting(setting: Setting) -> str:
-    text = f"{setting.symbol}{setting.relation}{setting.value}"
-    if len(setting.symbol) != 1:
-        return escape_latex(text)
-    symbol, relation = (_MATHS.get(part, part) for part in (setting.symbol, setting.relation))
-    return f"${symbol}{relation}{setting.value}$"
+    symbol, relation, value = setting.symbol, setting.relation, setting.value
+    if symbol not in _MATHS and not re.fullmatch("[A-Za-z]", symbol):
+        return escape_latex(f"{symbol}{relation}{value}")
+    symbol, relation = (_MATHS.get(part, part) for part in (symbol, relation))
+    if not _DIGITS.fullmatch(value):  # what another tool, or the policy of another package, wrote there
+        return f"${symbol}{relation}${escape_latex(value)}"
+    return f"${symbol}{relation}{value}$"
 
 
 # ----------------------------------------------------------------------- figures
@@ -223,7 +231,7 @@ def _figures(report: Report, rows: Sequence[Row], style: Style) -> list[_Figure]
     }
     for column in style.columns:
         if column is Column.INTERVAL:
-            texts = [interval(row) or UNKNOWN for row in rows]
+            texts = [interval_cell(row.speedup_interval) for row in rows]
             bold = [row is steepest and text != UNKNOWN for row, text in zip(rows, texts, strict=True)]
             columns.append(_plain(titles[column], texts, bold))
         else:
@@ -311,7 +319,7 @@ def _aligned(values: Sequence[str | None]) -> str:
 
 
 _OPTIONAL: dict[Column, Callable[[Row], str | None]] = {
-    Column.INTERVAL: interval,
+    Column.INTERVAL: speedup_interval,
     Column.ACCEPTANCE: acceptance_length,
     Column.NODES: nodes,
     Column.EXACT: exact_percent,

@@ -14,22 +14,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dyna_eval.cells import UNKNOWN, one_line, sweep_numbers
-from dyna_eval.jobs import canonical_json
-from dyna_eval.latex.figures import (
+from dyna_eval.cells import UNKNOWN, sweep_numbers
+from dyna_eval.digits import (
     acceptance_length,
     exact_percent,
     gain,
-    interval_high,
-    interval_low,
     nodes,
     speedup,
+    speedup_high,
+    speedup_low,
     throughput,
     throughput_std,
 )
+from dyna_eval.jobs import canonical_json
 from dyna_eval.latex.prose import theoretical_nodes
 from dyna_eval.latex.style import Part, end_mark, mark, origin_of
 from dyna_eval.report import Report, Row
+from dyna_eval.wording import one_line
 
 _WORDS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 _DIGITS = {str(digit): word for digit, word in enumerate(_WORDS)}
@@ -64,7 +65,7 @@ def to_macros(report: Report) -> str:
 
 def macros(report: Report) -> Iterator[Macro]:
     """Return all macros of a report; their names differ."""
-    prefix = prefix_of(report)
+    prefix = _prefix(report)
     yield Macro(name=f"{prefix}{DIGEST}", value=report.digest, row=None, figure=DIGEST)
     names = _row_names(report)
     for row in report.rows:
@@ -78,7 +79,7 @@ def macros(report: Report) -> Iterator[Macro]:
             )
 
 
-def prefix_of(report: Report) -> str:
+def _prefix(report: Report) -> str:
     r"""Return what all macros of a sweep begin with. LaTeX refuses names that begin with \end."""
     words = letters(report.name) or f"Sweep{letters(str(report.sweep_id))}"
     prefix = words[0].lower() + words[1:]
@@ -121,8 +122,8 @@ FIGURES: dict[str, Callable[[Row], str | None]] = {
     "Throughput": throughput,
     "ThroughputStd": throughput_std,
     "Speedup": speedup,
-    "SpeedupLow": interval_low,
-    "SpeedupHigh": interval_high,
+    "SpeedupLow": speedup_low,
+    "SpeedupHigh": speedup_high,
     "GainOverPrevious": lambda row: gain(row.versus_previous),
     "GainOverBaseline": lambda row: gain(row.versus_baseline),
     "AcceptanceLength": acceptance_length,

@@ -72,7 +72,7 @@ def definitions(text: str) -> list[Definition]:
     """Return the definitions of macros without arguments, in the order of the text."""
     found = []
     for start in _DEFINES.finditer(text):
-        value = braced(text, start.end())
+        value = _braced(text, start.end())
         if value is not None:
             name = start[1] or start[2] or start[3]
             found.append(Definition(name=name, value=value, offset=start.start()))
@@ -91,7 +91,7 @@ def expand(latex: str, values: Mapping[str, str]) -> str:
     return latex
 
 
-def braced(text: str, start: int) -> str | None:
+def _braced(text: str, start: int) -> str | None:
     """Return what stands in the braces that open at `start`; None where they never close."""
     if text[start : start + 1] != "{":
         return None
@@ -154,7 +154,7 @@ def _after_preamble(region: str, begin: re.Match[str]) -> int:
     at = begin.end()
     for _ in range(2 if begin[1] in ("tabular*", "tabularx", "tabulary") else 1):
         at += len(placed[0]) if (placed := re.compile(r"\s*\[[^\[\]]*\]").match(region, at)) else 0
-        argument = braced(region, at)
+        argument = _braced(region, at)
         at += 0 if argument is None else len(argument) + 2
     return at
 
@@ -181,7 +181,7 @@ def _heads(above: list[PaperRow], first: PaperRow) -> tuple[PaperCell, ...]:
 
 def _caption(region: str) -> str:
     found = re.search(r"\\caption\*?\s*(?:\[[^\]]*\])?\s*(?=\{)", region)
-    return (braced(region, found.end()) or "") if found else ""
+    return (_braced(region, found.end()) or "") if found else ""
 
 
 def _rows(text: str, start: int, end: int) -> Iterator[PaperRow]:
@@ -217,8 +217,8 @@ def _cell(text: str) -> PaperCell:
     found = _MULTICOLUMN.match(text)
     if found is None:
         return PaperCell(latex=text.strip(), span=1)
-    template = braced(text, found.end()) or ""
-    inner = braced(text, found.end() + len(template) + 2)
+    template = _braced(text, found.end()) or ""
+    inner = _braced(text, found.end() + len(template) + 2)
     return PaperCell(latex=(inner or "").strip(), span=max(1, int(found[1])))
 
 

@@ -7,23 +7,26 @@ where no interval is known nothing is claimed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from dyna_eval.cells import Notes, count, span
+from dyna_eval.cells import Notes, span
 from dyna_eval.jobs import Method
 from dyna_eval.latex.claims import (
     FREED_OF_PACE,
     THOSE_THAT_MAY_WIN,
-    Verdict,
+    Claim,
+    claim_between,
     is_freed_of_pace,
     is_surpassed,
-    verdict_between,
 )
 from dyna_eval.latex.grid import configuration, level
 from dyna_eval.latex.style import Part, end_mark, mark, origin_of
 from dyna_eval.latex.table import table_label
 from dyna_eval.latex.text import escape_latex, number, percent
-from dyna_eval.report import Report, Row, best_row
+from dyna_eval.methods import TreeShape
+from dyna_eval.report import Report, Row, baseline_of, best_row
 from dyna_eval.statistics import Comparison
+from dyna_eval.wording import count, listed
 
 _SAID_IN_SENTENCES = ("speed not separable", "the node cap")
 """Caveats that the sentences about speed and about the tree say already."""
@@ -58,15 +61,15 @@ def _opening(report: Report, rows: Sequence[Row], label: str) -> list[str]:
     text = rf"Table~\ref{{{label}}} compares {count(len(rows), 'configuration')} step by step."
     if not known:
         return [text, "Nothing has been measured yet."]
-    base = next((row for row in rows if row.is_baseline), None)
+    base = baseline_of(rows)
     against = f" is a ratio to step {base.step} on the same prompts" if base else " is unknown"
     prompts = span([figures.prompts for figures in known], "prompt") or "prompts"
     repeats = span([figures.repeats for figures in known], "repeat")
     each = f" ({repeats})" if repeats else ""
+    of_what = "" if any(row.source for row in rows) else " of decoding, prefill apart"
     return [
         text,
-        f"Throughput is the mean over {prompts} of tokens per second of decoding, prefill apart{each}; a"
-        f" speedup{against}.",
+        f"Throughput is the mean over {prompts} of tokens per second{of_what}{each}; a speedup{against}.",
         f"A step is said to improve or to degrade throughput only where the {level(report)} bootstrap"
         r" interval of the paired ratio excludes $1$.",
     ]
@@ -97,51 +100,47 @@ def _paragraph(report: Report, rows: Sequence[Row], row: Row) -> list[str]:
 def _comparisons(report: Report, rows: Sequence[Row], row: Row) -> list[str]:
     """Compare a row with the step before it, the baseline, and the fastest step so far, each once."""
     by_step = {other.step: other for other in rows}
-    base = next((other for other in rows if other.is_baseline), None)
+    base = baseline_of(rows)
     against = [
-        (previous_of(rows, row), row.versus_previous),
+        (_previous(rows, row), row.versus_previous),
         (base, row.versus_baseline),
         (by_step.get(row.fastest_before or 0), row.versus_fastest_before),
     ]
-    found: dict[Verdict, list[str]] = {}
+    found: dict[Claim, list[str]] = {}
     said = {row.step}
     for other, comparison in against:
         if other is not None and comparison is not None and other.step not in said:
             said.add(other.step)
-            said_of = verdict_between(row, other, comparison)
-            clause = _clause(report, other, comparison, said_of)
+            claim = claim_between(row, other, comparison)
+            clause = _clause(report, other, comparison, claim)
             if is_freed_of_pace(row, other, comparison):
                 clause += f", {FREED_OF_PACE}"
-            found.setdefault(said_of, []).append(clause)
-    return [_CLAIMS[said_of].format(_listed(clauses)) for said_of, clauses in found.items()]
+            found.setdefault(claim, []).append(clause)
+    return [_CLAIMS[claim].format(listed(clauses)) for claim, clauses in found.items()]
 
 
 _CLAIMS = {
-    Verdict.IMPROVES: "This improves throughput {}.",
-    Verdict.DEGRADES: "This degrades throughput {}.",
-    Verdict.NOT_SEPARABLE: "Its speed is not separable {}.",
-    Verdict.UNKNOWN: "Its throughput is {}; nothing is claimed about the difference.",
+    Claim.IMPROVES: "This improves throughput {}.",
+    Claim.DEGRADES: "This degrades throughput {}.",
+    Claim.NOT_SEPARABLE: "Its speed is not separable {}.",
+    Claim.UNKNOWN: "Its throughput is {}; nothing is claimed about the difference.",
 }
 
 
-def _clause(report: Report, other: Row, comparison: Comparison, said_of: Verdict) -> str:
+def _clause(report: Report, other: Row, comparison: Comparison, claim: Claim) -> str:
     change, factor = percent(comparison.ratio - 1.0), number(comparison.ratio, 2)
-    match said_of:
-        case Verdict.IMPROVES:
+    match claim:
+        case Claim.IMPROVES:
             return f"over step {other.step} by {change} ({_evidence(report, comparison)})"
-        case Verdict.DEGRADES:
+        case Claim.DEGRADES:
             return f"against step {other.step} by {change} ({_evidence(report, comparison)})"
-        case Verdict.NOT_SEPARABLE:
+        case Claim.NOT_SEPARABLE:
             return rf"from that of step {other.step} (${factor}\times$; {_evidence(report, comparison)})"
-        case Verdict.UNKNOWN:
+        case Claim.UNKNOWN:
             return rf"${factor}\times$ that of step {other.step}"
 
 
-def _listed(clauses: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(clauses[:-1]), clauses[-1]]))
-
-
-def previous_of(rows: Sequence[Row], row: Row) -> Row | None:
+def _previous(rows: Sequence[Row], row: Row) -> Row | None:
     """Return the row that `versus_previous` is against: the nearest one above that has figures."""
     return next((other for other in reversed(rows) if other.step < row.step and other.figures), None)
 
@@ -159,38 +158,23 @@ def _evidence(report: Report, comparison: Comparison) -> str:
 
 
 def theoretical_nodes(row: Row) -> int | None:
-    """Return the draft nodes of a tree that grows whole; None for other methods.
-
-    With B children of every node and D levels that is (B^(D+1) - 1) / (B - 1) - 1; with R children of the
-    root R (B^D - 1) / (B - 1).
-    """
+    """Return the draft nodes of a tree that grows whole; None for other methods."""
     shape = _shape(row)
-    if shape is None:
-        return None
-    depth, branch, root = shape
-    return root * depth if branch == 1 else root * (branch**depth - 1) // (branch - 1)
+    return shape.nodes if shape else None
 
 
-def _shape(row: Row) -> tuple[int, int, int] | None:
-    """Return a tree's depth, its branch and the branch of its root."""
-    depth, branch = row.params.get("depth"), row.params.get("branch")
-    root = row.params.get("root_branch") or branch
-    if row.method is not Method.TREE:
-        return None
-    if isinstance(depth, int) and isinstance(branch, int) and isinstance(root, int):
-        return depth, branch, root
-    return None
+def _shape(row: Row) -> TreeShape | None:
+    return TreeShape.of(row.params) if row.method is Method.TREE else None
 
 
 def _tree(row: Row) -> list[str]:
     if row.figures is None:
         return []
     nodes, bound = row.figures.acceptance.mean_tree_nodes, row.figures.acceptance.node_cap_bound_rate
-    theory, sentences = theoretical_nodes(row), []
-    if theory is not None:
-        sentences.append(
-            f"Grown whole, its tree has {_formula(row)} draft nodes besides the root{_left(nodes, theory)}."
-        )
+    shape, sentences = _shape(row), []
+    if shape is not None:
+        left = _left(nodes, shape.nodes)
+        sentences.append(f"Grown whole, its tree has {_formula(shape)} draft nodes besides the root{left}.")
     elif nodes is not None:
         sentences.append(f"A round verifies {nodes:.1f} draft nodes on average.")
     if bound:
@@ -208,18 +192,15 @@ def _left(nodes: float | None, theory: int) -> str:
     return f"; a round verifies {nodes:.1f} on average{share}"
 
 
-def _formula(row: Row) -> str:
-    shape, nodes = _shape(row), theoretical_nodes(row)
-    if shape is None or nodes is None:
-        return ""
-    depth, branch, root = shape
+def _formula(shape: TreeShape) -> str:
+    depth, branch, root = shape.depth, shape.branch, shape.root_branch
     if branch == 1:
         left = rf"{root}\cdot {depth}"
     elif root == branch:
         left = f"({branch}^{{{depth + 1}}}-1)/({branch}-1)-1"
     else:
         left = rf"{root}\,({branch}^{{{depth}}}-1)/({branch}-1)"
-    return f"${left}{_whole(nodes)}$"
+    return f"${left}{_whole(shape.nodes)}$"
 
 
 def _whole(nodes: int) -> str:
@@ -234,21 +215,20 @@ def _whole(nodes: int) -> str:
 
 def _rounds(rows: Sequence[Row], row: Row) -> list[str]:
     """Split a speed ratio into what it is made of: tokens per round, and seconds per round."""
-    previous = previous_of(rows, row)
-    here, there = _round(row), _round(previous) if previous else None
+    previous = _previous(rows, row)
+    here, there = _mean_round(row), _mean_round(previous) if previous else None
     if here is None or row.method is Method.AR:
         return []
-    length, seconds = here
-    emitted = f"emits {length:.2f} tokens in {seconds * 1000:.1f}\\,ms"
+    emitted = f"emits {here.tokens:.2f} tokens in {here.seconds * 1000:.1f}\\,ms"
     if there is None or previous is None:
         return [f"A round {emitted}."]
-    slower = verdict_between(row, previous, row.versus_previous) is Verdict.DEGRADES
-    more, longer = length / there[0], seconds / there[1]
+    slower = claim_between(row, previous, row.versus_previous) is Claim.DEGRADES
+    more, longer = here.tokens / there.tokens, here.seconds / there.seconds
     opening = "The cause is in its rounds: one" if slower and longer > more else "A round"
     sentences = [
-        f"{opening} {emitted}, where one of step {previous.step} emits {there[0]:.2f} in"
-        f" {there[1] * 1000:.1f}\\,ms: ${number(more, 2)}\\times$ the tokens in ${number(longer, 2)}\\times$"
-        " the time."
+        f"{opening} {emitted}, where one of step {previous.step} emits {there.tokens:.2f} in"
+        f" {there.seconds * 1000:.1f}\\,ms: ${number(more, 2)}\\times$ the tokens in"
+        f" ${number(longer, 2)}\\times$ the time."
     ]
     shares = row.figures.shares if row.figures else None
     if slower and shares and shares.verify is not None and shares.draft is not None:
@@ -259,13 +239,18 @@ def _rounds(rows: Sequence[Row], row: Row) -> list[str]:
     return sentences
 
 
-def _round(row: Row) -> tuple[float, float] | None:
-    """Return a round's mean tokens and seconds; their quotient is the pooled throughput."""
-    if row.figures is None or row.figures.acceptance.mean_length is None:
-        return None
-    length = row.figures.acceptance.mean_length
-    pooled = row.figures.throughput.pooled
-    return (length, length / pooled) if length and pooled else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _MeanRound:
+    """A row's mean round; tokens / seconds is its pooled throughput."""
+
+    tokens: float
+    seconds: float
+
+
+def _mean_round(row: Row) -> _MeanRound | None:
+    length = row.figures.acceptance.mean_length if row.figures else None
+    pooled = row.figures.throughput.pooled if row.figures else None
+    return _MeanRound(tokens=length, seconds=length / pooled) if length and pooled else None
 
 
 # ----------------------------------------------------------------------- summary
@@ -294,13 +279,13 @@ def _not_separable_from(best: Row, rows: Sequence[Row]) -> list[int]:
     by_step = {row.step: row for row in rows}
     before = by_step.get(best.fastest_before or 0)
     alike = []
-    if before and verdict_between(best, before, best.versus_fastest_before) is Verdict.NOT_SEPARABLE:
+    if before and claim_between(best, before, best.versus_fastest_before) is Claim.NOT_SEPARABLE:
         alike.append(before.step)
     alike += [
         row.step
         for row in rows
         if row.fastest_before == best.step
-        and verdict_between(row, best, row.versus_fastest_before) is Verdict.NOT_SEPARABLE
+        and claim_between(row, best, row.versus_fastest_before) is Claim.NOT_SEPARABLE
     ]
     return alike
 

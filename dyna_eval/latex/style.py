@@ -70,7 +70,7 @@ class Origin:
     made_of: tuple[str, ...] = ()
     """Digests of the sweeps that are computed again: the one, or those that were joined."""
     rows: tuple[str, ...] = ()
-    """What chose rows, where not all of them are shown."""
+    """What selected rows, where not all of them are shown."""
     style: Style = PLAIN
 
 
@@ -82,7 +82,7 @@ def origin_of(report: Report, part: Part, pairs: Sequence[str], style: Style = P
         pairs=tuple(pairs),
         preset=report.preset,
         made_of=report.made_of or (report.digest,),
-        rows=report.chosen_rows,
+        rows=report.selectors,
         style=style,
     )
 

@@ -7,30 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dyna_eval.cells import (
-    Notes,
-    interval_cell,
-    one_line,
-    pair_slugs,
-    ranges,
-    slug,
-    span,
-    speedup_interval,
-    sweep_numbers,
-)
+from dyna_eval.cells import Notes, interval_cell, pair_slugs, ranges, slug, span, sweep_numbers
 from dyna_eval.latex.claims import (
     FREED_OF_PACE,
     THOSE_THAT_MAY_WIN,
-    Verdict,
+    Claim,
+    claim_between,
     is_freed_of_pace,
     is_surpassed,
-    verdict_between,
 )
 from dyna_eval.latex.grid import Cell, Grid, GridRow, Head, best_speedup, grid, level, notes_of
 from dyna_eval.latex.style import PLAIN, Column, Part, Style, end_mark, mark, origin_of
 from dyna_eval.latex.text import escape_latex, footnotes, number
-from dyna_eval.report import Report, Row, best_row
+from dyna_eval.report import Report, Row, baseline_of, best_row
 from dyna_eval.statistics import Comparison
+from dyna_eval.wording import listed, one_line
 
 _SIZES = (
     (6, ""),
@@ -45,12 +36,9 @@ _GROUP_CHARACTERS = 12  # of a pair's name per column below it; a longer name is
 
 def to_latex(report: Report, style: Style = PLAIN) -> str:
     """Return one table per pair, or one over all, under comments that say where the figures come from."""
-    return "\n".join(table(report, pairs, style) for pairs in tables_of(report, style))
-
-
-def tables_of(report: Report, style: Style) -> list[tuple[str, ...]]:
-    """Return the pairs of each table that a style makes of a report."""
-    return [report.pairs] if style.side_by_side else [(pair,) for pair in report.pairs]
+    if style.side_by_side:
+        return table(report, report.pairs, style)
+    return "\n".join(table(report, (pair,), style) for pair in report.pairs)
 
 
 def table(report: Report, pairs: Sequence[str], style: Style) -> str:
@@ -131,10 +119,10 @@ def _title(head: Head, line: int) -> str:
 
 
 def _row(row: GridRow, heads: Sequence[Head]) -> str:
-    return " & ".join(typeset(cell, head) for cell, head in zip(row.cells, heads, strict=True)) + r" \\"
+    return " & ".join(_typeset(cell, head) for cell, head in zip(row.cells, heads, strict=True)) + r" \\"
 
 
-def typeset(cell: Cell, head: Head) -> str:
+def _typeset(cell: Cell, head: Head) -> str:
     """Return a cell as it stands in a table."""
     aligned = "S[" in head.preamble
     parts = [_embolden(part, aligned=aligned) if cell.bold else part for part in cell.parts]
@@ -163,9 +151,9 @@ def _notes(report: Report, pairs: Sequence[str], notes: Notes, style: Style) -> 
 
 def _intervals(report: Report, pair: str, *, several: bool) -> str:
     known = [
-        f"step {row.step} {interval_cell(speedup_interval(row))}"
+        f"step {row.step} {interval_cell(row.speedup_interval)}"
         for row in report.rows_of(pair)
-        if speedup_interval(row)
+        if row.speedup_interval
     ]
     if not known:
         return ""
@@ -195,9 +183,10 @@ def _what_is_added(rows: Sequence[Row]) -> str:
     added = [escape_latex(row.label.lstrip("+ ")) for row in rows if row.label.startswith("+")]
     if not added or len(added) > 6:
         return "Ablation of speculative decoding, step by step"
-    start = next((escape_latex(row.label) for row in rows if row.is_baseline), "the baseline")
-    steps = f"{', '.join(added[:-1])} and {added[-1]} are" if len(added) > 1 else f"{added[0]} is"
-    return f"Ablation of speculative decoding: step by step, {steps} added to {start}"
+    base = baseline_of(rows)
+    start = escape_latex(base.label) if base else "the baseline"
+    verb = "are" if len(added) > 1 else "is"
+    return f"Ablation of speculative decoding: step by step, {listed(added)} {verb} added to {start}"
 
 
 def _what_was_measured(report: Report, rows: Sequence[Row], style: Style) -> str:
@@ -212,7 +201,8 @@ def _what_was_measured(report: Report, rows: Sequence[Row], style: Style) -> str
     each = f" ({', '.join(filter(None, counts))} per row)" if any(counts) else ""
     deviation = r", $\pm$ the standard deviation between repeats" if style.std else ""
     where = "" if Column.INTERVAL in style.columns else " below"
-    intervals = f", with {level(report)} intervals{where}" if any(map(speedup_interval, rows)) else ""
+    known_intervals = any(row.speedup_interval for row in rows)
+    intervals = f", with {level(report)} intervals{where}" if known_intervals else ""
     return (
         f"Throughput is in tokens/s, the mean over {prompts}{each}{deviation};"
         f" speedup is against the baseline{intervals}."
@@ -221,27 +211,27 @@ def _what_was_measured(report: Report, rows: Sequence[Row], style: Style) -> str
 
 def _what_degrades(rows: Sequence[Row], *, several: bool) -> list[str]:
     """Name the steps that are measurably slower than the one before, or than the baseline."""
-    base = next((row for row in rows if row.is_baseline), None)
+    base = baseline_of(rows)
     where = f" on {escape_latex(rows[0].pair)}" if several else ""
-    sentences, verdicts, previous = [], [], None
+    sentences, claims, previous = [], [], None
     for row in rows:
         facts = []
         if previous is not None:
-            verdicts.append(verdict_between(row, previous, row.versus_previous))
+            claims.append(claim_between(row, previous, row.versus_previous))
             facts += _slower("is slower than the step before it", row, previous, row.versus_previous)
         if base is not None:
             facts += _slower("falls below the baseline", row, base, row.versus_baseline)
         if facts:
             sentences.append(f"Step {row.step} ({escape_latex(row.label)}) {' and '.join(facts)}{where}.")
         previous = row if row.figures else previous
-    known = len(verdicts) == len(rows) - 1 and Verdict.UNKNOWN not in verdicts
-    if not sentences and len(verdicts) > 1 and known:
+    known = len(claims) == len(rows) - 1 and Claim.UNKNOWN not in claims
+    if not sentences and len(claims) > 1 and known:
         return [f"No step is measurably slower than the step before it{where}."]
     return sentences
 
 
 def _slower(what: str, row: Row, other: Row, comparison: Comparison | None) -> list[str]:
-    if comparison is None or verdict_between(row, other, comparison) is not Verdict.DEGRADES:
+    if comparison is None or claim_between(row, other, comparison) is not Claim.DEGRADES:
         return []
     freed = f", {FREED_OF_PACE}" if is_freed_of_pace(row, other, comparison) else ""
     return [rf"{what} (${number(comparison.ratio, 2)}\times${freed})"]

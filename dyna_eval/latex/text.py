@@ -6,7 +6,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from dyna_eval.cells import Notes, one_line
+from dyna_eval.cells import Notes
+from dyna_eval.wording import one_line
 
 _ESCAPES = {
     **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dyna_eval.cells import one_line
 from dyna_eval.jobs import Method
 from dyna_eval.plots import look
-from dyna_eval.plots.look import ALARM, CALM, GREY, INK
+from dyna_eval.plots.look import ALARM, CALM, FAINT, GREY, INK
 from dyna_eval.report import Row
 from dyna_eval.series.measured import Entry, Estimate
+from dyna_eval.wording import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,38 +26,68 @@ _MANY = 12  # bars; more lie one under another
 _SMALL = 7.5
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bar:
+    """A row that has a result, and its throughput."""
+
+    row: Row
+    rate: Estimate
+
+    @property
+    def is_slower(self) -> bool:
+        return is_slower(self.row)
+
+    @property
+    def color(self) -> str:
+        return ALARM if self.is_slower else CALM
+
+    @property
+    def speedup(self) -> str:
+        """Empty where it is not known."""
+        return f"{self.row.versus_baseline.ratio:.2f}×" if self.row.versus_baseline else ""
+
+    @property
+    def short_remark(self) -> str:
+        """How slow a slower step is; empty for others."""
+        step = self.row.versus_previous
+        return f"▼{step.ratio:.2f}×" if step and self.is_slower else ""
+
+
 def draw(rows: Sequence[Row]) -> Figure:
     """Return the chart of one pair's rows, of which at least one has figures."""
-    measured = [row for row in rows if row.figures]
-    if len(measured) > _MANY:
-        return _draw_list(rows, measured)
-    width = max(3.4, min(1.4 * len(measured), 9.0), _BESIDE_INCHES + 0.65 * len(measured))
+    bars = [
+        _Bar(row=row, rate=Estimate(value=known.throughput.mean, interval=known.throughput.interval))
+        for row in rows
+        if (known := row.figures) is not None
+    ]
+    if len(bars) > _MANY:
+        return _draw_list(rows, bars)
+    width = max(3.4, min(1.4 * len(bars), 9.0), _BESIDE_INCHES + 0.65 * len(bars))
     figure = look.new_figure(width, 3.3)
     axes = figure.add_subplot()
-    characters = int((width - _BESIDE_INCHES) / len(measured) / _CHARACTER_INCHES)
-    _draw_bars(axes, measured)
-    _draw_baseline(axes, measured)
-    _dress(axes, measured, characters)
+    characters = int((width - _BESIDE_INCHES) / len(bars) / _CHARACTER_INCHES)
+    _draw_bars(axes, bars)
+    _draw_baseline(axes, bars)
+    _dress(axes, bars, characters)
     look.write_note(figure, _notes(rows, short_remarks=characters < _CROWDED))
-    _annotate(figure, axes, measured, characters)
+    _annotate(figure, axes, bars, characters)
     return figure
 
 
-def _draw_list(rows: Sequence[Row], measured: Sequence[Row]) -> Figure:
+def _draw_list(rows: Sequence[Row], bars: Sequence[_Bar]) -> Figure:
     """Return the chart of many rows, bars one under another; speedups and remarks stand at the right."""
-    figure, axes = look.list_figure([Entry.of(row) for row in measured], pitch=0.24)
-    for y, row in enumerate(measured):
-        if row.figures is None:
-            continue
-        rate = Estimate(value=row.figures.throughput.mean, interval=row.figures.throughput.interval)
-        slower = is_slower(row)
-        color, hatch = (ALARM, "////") if slower else (CALM, None)
-        axes.barh(y, rate.value, height=0.66, color=color, edgecolor="white", hatch=hatch, linewidth=0)
-        look.whisker(axes, rate.value, y, rate, along="x")
-        _write_beside(axes, y, row, slower=slower)
-    base = next((row.figures for row in measured if row.is_baseline and row.figures), None)
+    figure, axes = look.list_figure([Entry.of(bar.row) for bar in bars], pitch=0.24)
+    for y, bar in enumerate(bars):
+        hatch = "////" if bar.is_slower else None
+        axes.barh(
+            y, bar.rate.value, height=0.66, color=bar.color, edgecolor="white", hatch=hatch, linewidth=0
+        )
+        look.whisker(axes, bar.rate.value, y, bar.rate, along="x")
+        text = "  ".join(filter(None, (bar.speedup, bar.short_remark)))
+        look.beside(axes, y, text, color=ALARM if bar.is_slower else INK)
+    base = next((bar.rate for bar in bars if bar.row.is_baseline), None)
     if base is not None:
-        axes.axvline(base.throughput.mean, color=GREY, linestyle=(0, (4, 3)), linewidth=0.9)
+        axes.axvline(base.value, **look.BASELINE)
     axes.set_xlim(left=0.0)
     axes.set_xlabel("Throughput (tokens/s)")
     legend = "Dashed: the baseline. At the right: speedup."
@@ -64,41 +95,30 @@ def _draw_list(rows: Sequence[Row], measured: Sequence[Row]) -> Figure:
     return figure
 
 
-def _write_beside(axes: Axes, y: float, row: Row, *, slower: bool) -> None:
-    texts = [f"{row.versus_baseline.ratio:.2f}×"] if row.versus_baseline else []
-    if slower and row.versus_previous:
-        texts.append(f"▼{row.versus_previous.ratio:.2f}×")
-    look.beside(axes, y, "  ".join(texts), color=ALARM if slower else INK)
-
-
-def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
-    for x, row in enumerate(rows):
-        if row.figures is None:
-            continue
-        slower, rate = is_slower(row), row.figures.throughput
+def _draw_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
+    for x, bar in enumerate(bars):
         axes.bar(
             x,
-            rate.mean,
+            bar.rate.value,
             width=0.62,
-            color=ALARM if slower else CALM,
+            color=bar.color,
             edgecolor="white",
-            hatch="///" if slower else None,
+            hatch="///" if bar.is_slower else None,
             linewidth=0,
             zorder=2,
         )
-        if rate.interval:
-            reach = [[max(0.0, rate.mean - rate.interval.low)], [max(0.0, rate.interval.high - rate.mean)]]
-            axes.errorbar(x, rate.mean, yerr=reach, color=INK, capsize=3, linewidth=0.9, zorder=3)
+        style = {"capsize": 3.0, "capthick": 1.0, "linewidth": 0.9, "zorder": 3}
+        look.whisker(axes, x, bar.rate.value, bar.rate, along="y", **style)
 
 
-def _draw_baseline(axes: Axes, rows: Sequence[Row]) -> None:
-    base = next((row.figures for row in rows if row.is_baseline), None)
+def _draw_baseline(axes: Axes, bars: Sequence[_Bar]) -> None:
+    base = next((bar.rate for bar in bars if bar.row.is_baseline), None)
     if base is None:
         return
-    axes.axhline(base.throughput.mean, color=GREY, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+    axes.axhline(base.value, **look.BASELINE)
     axes.text(
         1.01,
-        base.throughput.mean,
+        base.value,
         "baseline",
         transform=axes.get_yaxis_transform(),
         color=GREY,
@@ -107,39 +127,35 @@ def _draw_baseline(axes: Axes, rows: Sequence[Row]) -> None:
     )
 
 
-def _dress(axes: Axes, rows: Sequence[Row], characters: int) -> None:
+def _dress(axes: Axes, bars: Sequence[_Bar], characters: int) -> None:
     axes.set_ylabel("Throughput (tokens/s)")
-    labels = [look.starred(Entry.of(row)) for row in rows]
+    labels = [look.starred(Entry.of(bar.row)) for bar in bars]
     crowded = characters < _CROWDED and max(map(len, labels)) > characters
     wrapped = ["\n".join(textwrap.wrap(label, 26 if crowded else characters)) for label in labels]
-    axes.set_xticks(range(len(rows)), wrapped, parse_math=False)
+    axes.set_xticks(range(len(bars)), wrapped, parse_math=False)
     if crowded:
         axes.tick_params(axis="x", labelrotation=35, labelsize=_SMALL)
         for label in axes.get_xticklabels():
             label.set(horizontalalignment="right", rotation_mode="anchor")
-    axes.set_xlim(-0.6, len(rows) - 0.4)
+    axes.set_xlim(-0.6, len(bars) - 0.4)
     axes.tick_params(axis="x", length=0)
-    axes.grid(axis="y", color="#E6E6E6", linewidth=0.7)
+    axes.grid(axis="y", color=FAINT, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
 
 
-def _annotate(figure: Figure, axes: Axes, rows: Sequence[Row], characters: int) -> None:
+def _annotate(figure: Figure, axes: Axes, bars: Sequence[_Bar], characters: int) -> None:
     """Write the speedup over each bar and, over that, why a bar is red; then make the axes tall enough."""
-    tops = [_top(row) for row in rows]
-    axes.set_ylim(0.0, 1.08 * max(tops))
+    axes.set_ylim(0.0, 1.08 * max(bar.rate.high for bar in bars))
     written = []
-    for x, (row, top) in enumerate(zip(rows, tops, strict=True)):
-        lift = 3.0
-        if row.versus_baseline:
-            written.append(
-                (top, _write(axes, (x, top), f"{row.versus_baseline.ratio:.2f}×", lift, weight="bold"))
-            )
+    for x, bar in enumerate(bars):
+        top, lift = bar.rate.high, 3.0
+        if bar.speedup:
+            written.append((top, _write(axes, (x, top), bar.speedup, lift, weight="bold")))
             lift += 13.0
-        remark = slow_remark(row, rows[x + 1] if x + 1 < len(rows) else None)
-        if remark and characters < _CROWDED and row.versus_previous:
-            remark = f"▼{row.versus_previous.ratio:.2f}×"
+        following = bars[x + 1].row if x + 1 < len(bars) else None
+        remark = bar.short_remark if characters < _CROWDED else _remark(bar.row, following)
         if remark:
             lines = "\n".join(textwrap.wrap(remark, characters, break_long_words=False))
             written.append((top, _write(axes, (x, top), lines, lift, color=ALARM, fontsize=_SMALL)))
@@ -173,13 +189,6 @@ def _make_room(figure: Figure, axes: Axes, written: Sequence[tuple[float, Text]]
     axes.set_ylim(0.0, needed)
 
 
-def _top(row: Row) -> float:
-    if row.figures is None:
-        return 0.0
-    rate = row.figures.throughput
-    return max(rate.mean, rate.interval.high) if rate.interval else rate.mean
-
-
 def _notes(rows: Sequence[Row], *, short_remarks: bool) -> list[str]:
     """Say what short remarks mean, which bars are not to be trusted, and which rows are missing."""
     missing = [f"{one_line(row.label)} ({row.state})" for row in rows if row.figures is None]
@@ -197,11 +206,11 @@ def is_slower(row: Row) -> bool:
     return step is not None and step.ratio < 1.0 and step.separable is not False
 
 
-def slow_remark(row: Row, following: Row | None) -> str | None:
-    """Say why a bar is red: how slow the step is, and whether pruning mends it. None for other bars."""
+def _remark(row: Row, following: Row | None) -> str:
+    """Say why a bar is red: how slow the step is, and whether pruning mends it; nothing of other bars."""
     step = row.versus_previous
     if step is None or not is_slower(row):
-        return None
+        return ""
     before = f"{step.ratio:.2f}× the step before it"
     text = f"slower than the step before it ({step.ratio:.2f}×)" if step.separable else before
     return f"{text}: pruning is essential" if following and _is_mended_by_pruning(row, following) else text

@@ -8,6 +8,7 @@ from math import cos, pi, sin
 from typing import TYPE_CHECKING
 
 from dyna_eval.cells import method_name
+from dyna_eval.intervals import Interval
 from dyna_eval.plots import look
 from dyna_eval.plots.look import BODY, GREY, INK, TINY
 from dyna_eval.report import Report
@@ -45,19 +46,8 @@ _RADII = (6.0, 10.0, 15.0, 22.0, 30.0, 40.0)  # points, in which a label looks f
 def draw_cost(chart: CostChart, report: Report) -> Figure:
     """Return the scatter of speedup over acceptance length, with the cost model's line and predictions."""
     numbered = len(chart.points) > _NAMED
-    lines = -(-len(chart.points) // _KEY_COLUMNS) if numbered else 0
-    key_height = 0.125 * lines
-    width = look.COLUMN if len(chart.points) <= _NAMED else 5.2
-    figure = look.new_figure(width, (3.1 if not numbered else 3.9) + key_height)
-    if numbered:
-        axes, key = figure.subplots(
-            2, 1, gridspec_kw={"height_ratios": [figure.get_figheight() - key_height, key_height + 0.01]}
-        )
-        _write_key(key, chart.points, lines, width)
-    else:
-        axes = figure.add_subplot()
-    look.dress(axes, grid="both")
-    axes.axhline(1.0, color=GREY, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+    figure, axes = _cost_figure(chart.points, numbered=numbered)
+    axes.axhline(1.0, **look.BASELINE)
     methods = list(dict.fromkeys(point.entry.method for point in chart.points))
     colors = look.series_colors(len(methods), ordered=False)
     for index, (method, color) in enumerate(zip(methods, colors, strict=True)):
@@ -66,18 +56,11 @@ def draw_cost(chart: CostChart, report: Report) -> Figure:
         _draw_points(axes, own, color, marker, method_name(method), many=numbered)
     if chart.line:
         axes.plot(*zip(*chart.line, strict=True), color=INK, linewidth=1.0, zorder=1.5, label="_line")
-    axes.set_xlabel("Acceptance length (tokens/round)")
-    axes.set_ylabel("Speedup (×)")
-    axes.set_xlim(left=min(0.9, min(p.length.low for p in chart.points) - 0.1))
-    top, cut = look.top_of([point.speedup for point in chart.points])
-    lowest = min(min(point.speedup.low, point.predicted or 1.0) for point in chart.points)
-    axes.set_ylim(
-        max(0.0, 0.9 * lowest - 0.1), max(top, *(1.06 * (point.predicted or 0.0) for point in chart.points))
-    )
+    cut = _limit_cost(axes, chart.points)
     if len(methods) > 1:
         figure.legend(
             loc="outside upper center",
-            ncols=max(1, min(len(methods), int(width / 1.15))),
+            ncols=max(1, min(len(methods), int(figure.get_figwidth() / 1.15))),
             fontsize=TINY + 0.5,
             frameon=False,
             handletextpad=0.3,
@@ -91,6 +74,34 @@ def draw_cost(chart: CostChart, report: Report) -> Figure:
     ]
     look.write_note(figure, [*notes, *look.doubts(point.entry for point in chart.points)])
     return figure
+
+
+def _cost_figure(points: Sequence[CostPoint], *, numbered: bool) -> tuple[Figure, Axes]:
+    """Return the axes; where points are numbered, over a key to the numbers."""
+    lines = -(-len(points) // _KEY_COLUMNS) if numbered else 0
+    width, key_height = 5.2 if numbered else look.COLUMN, 0.125 * lines
+    figure = look.new_figure(width, (3.9 if numbered else 3.1) + key_height)
+    if numbered:
+        axes, key = figure.subplots(
+            2, 1, gridspec_kw={"height_ratios": [figure.get_figheight() - key_height, key_height + 0.01]}
+        )
+        _write_key(key, points, lines, width)
+    else:
+        axes = figure.add_subplot()
+    look.dress(axes, grid="both")
+    axes.set_xlabel("Acceptance length (tokens/round)")
+    axes.set_ylabel("Speedup (×)")
+    return figure, axes
+
+
+def _limit_cost(axes: Axes, points: Sequence[CostPoint]) -> bool:
+    """Let all points and predictions be seen; return whether an interval is cut off."""
+    axes.set_xlim(left=min(0.9, min(p.length.low for p in points) - 0.1))
+    top, cut = look.top_of([point.speedup for point in points])
+    lowest = min(min(point.speedup.low, point.predicted or 1.0) for point in points)
+    highest = max(top, *(1.06 * (point.predicted or 0.0) for point in points))
+    axes.set_ylim(max(0.0, 0.9 * lowest - 0.1), highest)
+    return cut
 
 
 def _explained(chart: CostChart) -> list[str]:
@@ -263,7 +274,7 @@ def draw_phases(bars: Sequence[PhaseBar], report: Report, *, as_shares: bool) ->
                 y, bar.unknown * scale, left=left, height=0.7, color="white", edgecolor=GREY, linewidth=0.5
             )
         if not as_shares:
-            look.whisker(axes, 1000.0 * bar.total.value, y, _scaled(bar), along="x")
+            look.whisker(axes, 1000.0 * bar.total.value, y, _in_milliseconds(bar), along="x")
             look.beside(axes, y, f"{1000.0 * bar.total.value:.{digits}f}")
     axes.set_xlabel("Share of decode time (%)" if as_shares else "Decode time per token (ms)", fontsize=BODY)
     axes.set_xlim(0.0, 100.0 if as_shares else None)
@@ -277,9 +288,9 @@ def draw_phases(bars: Sequence[PhaseBar], report: Report, *, as_shares: bool) ->
     return figure
 
 
-def _scaled(bar: PhaseBar) -> Estimate:
+def _in_milliseconds(bar: PhaseBar) -> Estimate:
     known = bar.total.interval
-    interval = type(known)(low=1000.0 * known.low, high=1000.0 * known.high) if known else None
+    interval = Interval(low=1000.0 * known.low, high=1000.0 * known.high) if known else None
     return Estimate(value=1000.0 * bar.total.value, interval=interval)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dyna_eval.jobs import Scalar
 from dyna_eval.plots import look
-from dyna_eval.plots.look import ALARM, BODY, GREY, INK, SMALL, TINY
+from dyna_eval.plots.look import ALARM, BODY, INK, SMALL, TINY
 from dyna_eval.report import Report
 from dyna_eval.series.parameters import Parameter, Scale, bare_text
 from dyna_eval.series.swept import Cell, Curve, CurveChart, HeatMap, HeatPanel, Measure, Panel
@@ -84,7 +84,7 @@ def _styles(chart: CurveChart) -> dict[str, dict[str, Any]]:
 
 def _draw_panel(axes: Axes, chart: CurveChart, panel: Panel, styles: dict[str, dict[str, Any]]) -> None:
     if panel.baseline is not None:
-        axes.axhline(panel.baseline.value, color=GREY, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+        axes.axhline(panel.baseline.value, **look.BASELINE)
     for index, curve in enumerate(panel.curves):
         style = styles[curve.name]
         if chart.x.scale is Scale.CATEGORY:
@@ -155,7 +155,7 @@ def _dress_x(axes: Axes, parameter: Parameter, inches: float) -> None:
     texts = [bare_text(value) for value in parameter.values]
     if parameter.scale is Scale.CATEGORY:
         room = look.characters(inches / len(texts), SMALL) - 1
-        texts = [look.wrapped(text, room, 3) for text in texts]
+        texts = [look.literal(look.wrapped(text, room, 3)) for text in texts]
     else:
         texts = look.fitting_ticks(shares, texts, inches)
     axes.xaxis.set_major_locator(FixedLocator(positions))
@@ -286,8 +286,8 @@ def _draw_heat_panel(
         _write_cell(axes, at, cell, color, digits, bold=cell is best, with_interval=with_intervals)
     axes.set_xlim(-0.5, len(xs) - 0.5)
     axes.set_ylim(-0.5, len(ys) - 0.5)
-    axes.set_xticks(range(len(xs)), [bare_text(value) for value in xs], fontsize=SMALL)
-    axes.set_yticks(range(len(ys)), [bare_text(value) for value in ys], fontsize=SMALL)
+    axes.set_xticks(range(len(xs)), [look.literal(bare_text(value)) for value in xs], fontsize=SMALL)
+    axes.set_yticks(range(len(ys)), [look.literal(bare_text(value)) for value in ys], fontsize=SMALL)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     if panel.name:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dyna_eval.cells import one_line, pair_slugs, slug
+from dyna_eval.cells import pair_slugs, slug
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.plots import ablation, costs, curves, drafts, look, paired
 from dyna_eval.report import Report, Row
@@ -18,6 +18,7 @@ from dyna_eval.series.measured import Measured
 from dyna_eval.series.paired import paired_speedups
 from dyna_eval.series.parameters import span, spans_by_default
 from dyna_eval.series.swept import Measure, curve_chart, heat_map
+from dyna_eval.wording import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -27,6 +27,9 @@ INK, GREY, FAINT = "#222222", "#777777", "#E6E6E6"
 CALM, ALARM = "#4477AA", "#CC3311"
 """Blue, and a red that colour-blind readers tell from it; what is red is hatched as well, for grey print."""
 
+BASELINE: Mapping[str, Any] = {"color": GREY, "linestyle": (0, (4, 3)), "linewidth": 0.9, "zorder": 1}
+"""How a line is drawn at what rows are compared with."""
+
 SERIES = ("#20407F", "#E08A3C", "#6B1F4E", "#45A9A0", "#3A3A3A", "#C78BB5", "#5C6B1E", "#7FB2E5")
 """For what has no order: dark and light take turns, so that neighbours differ in grey as well."""
 _RAMP = ("#9CC3E6", "#10264A")  # for what has an order: light to dark
@@ -145,6 +148,11 @@ def wrapped(text: str, width: int, lines: int = 2) -> str:
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
 
 
+def literal(text: str) -> str:
+    """Return text that is printed as it stands where `parse_math` does not reach: in ticks of shared axes."""
+    return text.replace("$", r"\$")
+
+
 def starred(entry: Entry) -> str:
     return entry.label + ("*" if entry.doubt else "")
 
@@ -166,7 +174,7 @@ def intervals_note(report: Report, known: Iterable[Estimate]) -> str:
     """Say what the intervals of a figure are; nothing where it has none."""
     if not any(one.interval for one in known):
         return ""
-    return f"Intervals: {confidence_level(report)}, bootstrap over prompts."
+    return f"Intervals: {confidence_level(report.confidence)}, bootstrap over prompts."
 
 
 def left_out_note(labels: Sequence[str], why: str) -> str:

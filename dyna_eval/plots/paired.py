@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dyna_eval.plots import look
-from dyna_eval.plots.look import BODY, CALM, GREY, INK, SMALL
+from dyna_eval.plots.look import BODY, CALM, INK, SMALL
 from dyna_eval.report import Report
 from dyna_eval.series.paired import PairedSpeedups
 
@@ -23,7 +23,7 @@ _DECADES = (0.001, 0.01, 0.1, 1, 10, 100, 1000)
 def draw_paired(rows: Sequence[PairedSpeedups], report: Report) -> Figure:
     """Return a line of dots for each row, one per prompt, with the geometric mean and its interval."""
     figure, axes = look.list_figure([row.entry for row in rows])
-    axes.axvline(1.0, color=GREY, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+    axes.axvline(1.0, **look.BASELINE)
     for y, row in enumerate(rows):
         ratios = [ratio for _, ratio in row.ratios]
         heights = [y + 0.56 * ((place * _GOLDEN) % 1.0 - 0.5) for place in range(1, len(ratios) + 1)]

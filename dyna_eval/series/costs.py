@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dyna_eval.cells import speedup_interval
 from dyna_eval.errors import NothingToDrawError
 from dyna_eval.jobs import Calibration
 from dyna_eval.report import Row
@@ -45,9 +44,6 @@ class PhaseBar:
     phases: tuple[tuple[str, float], ...]
     unknown: float
 
-    def shares(self) -> tuple[tuple[str, float], ...]:
-        return tuple((phase, seconds / self.total.value) for phase, seconds in self.phases)
-
 
 def cost_chart(measured: Measured, pair: str) -> CostChart:
     """Return measured speedup against acceptance length, with the cost model's line and predictions."""
@@ -60,7 +56,7 @@ def cost_chart(measured: Measured, pair: str) -> CostChart:
             CostPoint(
                 entry=Entry.of(row),
                 length=length,
-                speedup=Estimate(value=known.ratio, interval=speedup_interval(row)),
+                speedup=Estimate(value=known.ratio, interval=row.speedup_interval),
                 predicted=row.figures.predicted_speedup,
             )
         )

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dyna_eval.errors import NothingToDrawError
-from dyna_eval.report import Row
 from dyna_eval.samples import Floats, SampleTable
 from dyna_eval.series.measured import Entry, Estimate, Measured
 
@@ -28,8 +27,6 @@ class TreeSizes:
     entry: Entry
     rounds: tuple[tuple[int, int], ...]
     """(nodes, rounds), by ascending nodes."""
-    cap: int | None
-    """The most nodes that the row's parameters allow, where they say so."""
     capped_share: float | None
     """Share of the rounds in which the cap stopped growth."""
 
@@ -94,7 +91,6 @@ def tree_sizes(
                 TreeSizes(
                     entry=Entry.of(row),
                     rounds=tuple(sorted(counts.items())),
-                    cap=_cap(row),
                     capped_share=row.figures.acceptance.node_cap_bound_rate,
                 )
             )
@@ -106,8 +102,3 @@ def tree_sizes(
 def _reached(depth: int) -> Callable[[SampleTable], Floats]:
     """Return what counts each sample's rounds that accepted at least so many draft tokens."""
     return lambda samples: samples.accepted_by_depth[depth - 1] if depth else samples.column("rounds")
-
-
-def _cap(row: Row) -> int | None:
-    cap = row.params.get("max_nodes")
-    return cap if isinstance(cap, int) else None

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dyna_eval.cells import one_line
+from dyna_eval.intervals import Bootstrap, Interval
 from dyna_eval.jobs import JobState, Method, SweepRecord
 from dyna_eval.report import Report, Row
 from dyna_eval.samples import Floats, SampleTable
-from dyna_eval.statistics import Bootstrap, Interval
-from dyna_eval.tuning import split_record
+from dyna_eval.tuning import reported_record
+from dyna_eval.wording import one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +70,7 @@ class Measured:
 
     @classmethod
     def of(cls, report: Report, record: SweepRecord) -> Measured:
-        if record.measure.tune_fraction:
-            _, record = split_record(record)
+        record = reported_record(record)
         tables: dict[tuple[str, str], list[SampleTable]] = {}
         for job in record.jobs:
             if job.state is JobState.DONE:

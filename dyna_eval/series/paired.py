@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dyna_eval.errors import NothingToDrawError
+from dyna_eval.report import baseline_of
 from dyna_eval.series.measured import Entry, Estimate, Measured
 
 
@@ -19,15 +20,18 @@ class PairedSpeedups:
 def paired_speedups(measured: Measured, pair: str) -> tuple[PairedSpeedups, ...]:
     """Return the per-prompt speedups of every row but the baseline whose prompts can be paired with it."""
     rows = measured.finished(pair)
-    base = next((row.rates for row in rows if row.is_baseline), None)
-    if base is None:
+    base = baseline_of(rows)
+    theirs = base.rates if base else None
+    if theirs is None:
         raise NothingToDrawError("there is no measured baseline whose prompts could be paired")
     found = []
     for row in rows:
         known, own = row.versus_baseline, row.rates or {}
         if row.is_baseline or known is None or known.paired is None:
             continue
-        ratios = tuple((prompt, own[prompt] / base[prompt]) for prompt in own if base.get(prompt, 0.0) > 0.0)
+        ratios = tuple(
+            (prompt, own[prompt] / theirs[prompt]) for prompt in own if theirs.get(prompt, 0.0) > 0.0
+        )
         mean = Estimate(value=known.paired, interval=known.paired_interval)
         found.append(PairedSpeedups(entry=Entry.of(row), ratios=ratios, geometric_mean=mean))
     if not found:

@@ -9,22 +9,14 @@ from typing import TypeGuard
 
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Method, Scalar
-from dyna_eval.methods import METHODS
+from dyna_eval.methods import METHODS, SYMBOLS
 from dyna_eval.mistakes import unknown
 from dyna_eval.report import Row
 
 _OF_ROWS = ("method", "pair")
 """What a row has beside the parameters of its method, and what a figure can be spanned by as well."""
 
-_SYMBOLS = {
-    "k": "K",
-    "num_assistant_tokens": "K",
-    "depth": "D",
-    "branch": "B",
-    "threshold": "τ",
-    "max_nodes": "N",
-    "width": "W",
-}
+_SYMBOLS = {**SYMBOLS, "max_nodes": "N", "width": "W"}
 _TITLES = {
     "k": "Draft length K (tokens)",
     "num_assistant_tokens": "Draft length K (tokens)",

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dyna_eval.cells import one_line, speedup_interval
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Scalar
 from dyna_eval.report import Row
@@ -23,6 +22,7 @@ from dyna_eval.series.parameters import (
     value_text,
 )
 from dyna_eval.statistics import Figures
+from dyna_eval.wording import one_line
 
 
 class Measure(StrEnum):
@@ -120,7 +120,7 @@ def estimate(measured: Measured, row: Row, measure: Measure) -> Estimate | None:
         return Estimate(value=row.figures.throughput.mean, interval=row.figures.throughput.interval)
     if measure is Measure.SPEEDUP:
         known = row.versus_baseline
-        return Estimate(value=known.ratio, interval=speedup_interval(row)) if known else None
+        return Estimate(value=known.ratio, interval=row.speedup_interval) if known else None
     if measure is Measure.ACCEPTANCE:
         return acceptance_length(measured, row)
     value = _READ[measure](row.figures)

@@ -26,7 +26,7 @@ from dyna_eval.errors import NoPlaceError
 from dyna_eval.jobs import Happening, JobState, Notice, Standstill
 from dyna_eval.latex.table import to_latex
 from dyna_eval.lease import leased
-from dyna_eval.report import build_report
+from dyna_eval.measured_report import build_report
 from tests.models import save_model, tiny_gpt_neox
 
 SWEEP = """\

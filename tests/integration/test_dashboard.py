@@ -46,7 +46,8 @@ from dyna_eval.comparison_tables import (
 from dyna_eval.errors import DatabaseError, InputError
 from dyna_eval.holder import own_name
 from dyna_eval.jobs import Configuration, Method, digest
-from dyna_eval.report import Report, build_report
+from dyna_eval.measured_report import build_report
+from dyna_eval.report import Report
 from dyna_eval.sweep_comparison import compare_reports
 from dyna_eval.time_left import Basis, TimeLeft
 from tests.unit.report_records import BASELINE, PRUNED, record
@@ -274,7 +275,9 @@ def test_the_pulse_changes_when_something_happens_and_not_otherwise(tmp_path: Pa
         assert watched.pulse(sweep) == before
         assert store.claim(sweep, pair="demo", actor="a", lease_seconds=60)
         assert watched.pulse(sweep) != before
-        assert client.get("/sweeps/1/pulse").json() == {"pulse": watched.pulse(sweep)}
+        told = client.get("/sweeps/1/pulse").json()
+        assert told["pulse"] == watched.pulse(sweep)
+        assert 2.0 <= told["again_seconds"] <= 10.0
         assert "Claim expires in" in client.get("/cluster").text
 
 

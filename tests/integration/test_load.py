@@ -90,14 +90,31 @@ def test_neither_a_job_nor_status_looks_through_all_jobs_of_a_database(sqlite_st
     store = sqlite_store
     sweep_id = store.add_sweep(make_sweep(pairs=("demo", "other"), repeats=20))
     with statements_of(store) as found:
-        claim = claimed(store, sweep_id)
-        store.land(claim, make_result(claim.job))
+        claims = [claimed(store, sweep_id) for _ in range(3)]
+        store.land_results([(claim, make_result(claim.job)) for claim in claims])
         store.summary(sweep_id)
         store.errors(sweep_id)
         store.is_current(sweep_id)
     plans = plans_of(store, found)
     assert any("job USING" in plan for plan in plans)
     assert not [plan for plan in plans if plan.startswith("SCAN") and " job" in plan]
+
+
+def test_a_claim_on_a_server_reads_the_next_jobs_from_an_index_and_sorts_nothing(
+    store: Store, database_url: str
+) -> None:
+    if not database_url.startswith("postgresql"):
+        pytest.skip("SQLite's plans are looked at above")
+    sweep_id = store.add_sweep(make_sweep(repeats=20))
+    with statements_of(store) as found:
+        claimed(store, sweep_id)
+    [(claiming, parameters)] = [one for one in found if "SKIP LOCKED" in one[0]]
+    with store._engine.connect() as connection:
+        for costly in ("seqscan", "bitmapscan", "sort"):  # which a table as small as this would prefer
+            connection.exec_driver_sql(f"SET enable_{costly} = off")
+        plan = [row[0] for row in connection.exec_driver_sql(f"EXPLAIN {claiming}", parameters)]
+    assert any("Index Scan using ix_job_sweep_id_state_pair_position" in step for step in plan)
+    assert not [step for step in plan if "Sort" in step]
 
 
 def test_counting_jobs_and_cutting_a_page_of_them_read_an_index_alone(sqlite_store: Store) -> None:
@@ -186,24 +203,24 @@ def test_time_left_is_known_once_a_job_has_landed(store: Store) -> None:
     watched.close()
 
 
-def test_who_watches_is_told_of_changes_less_often_where_the_page_costs_much(tmp_path: Path) -> None:
-    url, now = database(tmp_path), [0.0]
+def test_who_watches_is_told_of_changes_less_often_where_that_costs_much(tmp_path: Path) -> None:
+    url, now, used = database(tmp_path), [0.0], [0.0]
     sweep_id = fill(url)
-    shared = reports.Reports(WatchedStore.open(url), clock=lambda: now[0])
+    shared = reports.Reports(WatchedStore.open(url), clock=lambda: now[0], processor=lambda: used[0])
 
-    def changes_after(seconds: float) -> bool:
+    def changes_after(seconds: float, *, processor_seconds: float) -> bool:
         before = shared.pulse(sweep_id)
         with Store.open(url, create=False) as store:
             store.log_event(sweep_id, "something", {})
         now[0] += seconds
+        used[0] += processor_seconds
         return shared.pulse(sweep_id) != before
 
-    assert changes_after(1.1)
-    shared.page_made(sweep_id, 0.06)
-    assert not changes_after(1.1)
-    assert changes_after(3.1)
-    shared.page_made(sweep_id, 60.0)
-    assert changes_after(5.1)
+    assert changes_after(2.1, processor_seconds=0.01)
+    assert not changes_after(2.1, processor_seconds=0.1)
+    assert shared.seconds_to_next_pulse(sweep_id) == pytest.approx(2.9)
+    assert changes_after(3.0, processor_seconds=0.0)
+    assert changes_after(10.1, processor_seconds=60.0)
     shared.close()
     shared.store.close()
 

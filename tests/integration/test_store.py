@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from dyna_eval_db.engine import network_file_system, wal_is_safe
-from dyna_eval_db.store import Claim, Landing, Outcome, Store, SweepState
+from dyna_eval_db.store import Claim, Claimant, Landing, Outcome, Store, SweepState
 from measurements import CALIBRATION, CONFIGURATIONS, make_result, make_sample, make_sentinel, make_sweep
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DataError
@@ -279,6 +279,37 @@ def test_jobs_are_claimed_in_their_order_once_each_and_pair_by_pair(store: Store
     assert store.claim(sweep_id, pair="other", actor="actor-1", lease_seconds=MINUTE) is not None
 
 
+def test_several_claims_at_once_are_those_of_one_after_the_other(store: Store) -> None:
+    resolved = make_sweep(pairs=("demo", "other"), repeats=2)
+    one, several = store.add_sweep(resolved), store.add_sweep(replace(resolved, digest=digest("several")))
+    actors = [Claimant(actor=f"actor-{place}", node=f"node-{place}") for place in range(6)]
+
+    def claimed(sweep_id: int, claimants: list[Claimant]) -> list[Claim]:
+        return store.claim_jobs(sweep_id, pair="demo", claimants=claimants, lease_seconds=MINUTE)
+
+    def told(claims: list[Claim], sweep_id: int) -> list[tuple[object, ...]]:
+        logged = [happened.detail for happened in store.events(sweep_id) if happened.kind == "claimed"]
+        attempts = [store.attempts(claim.job_id) for claim in claims]
+        return [
+            (
+                claim.job,
+                claim.epoch,
+                claim.tries,
+                attempt.id == claim.attempt_id,
+                attempt.actor,
+                attempt.node,
+                log,
+            )
+            for claim, (attempt,), log in zip(claims, attempts, logged, strict=True)
+        ]
+
+    claims = claimed(several, actors)
+    assert len(claims) == 4, "as many as the pair has"
+    assert told(claims, several) == told([claim for own in actors for claim in claimed(one, [own])], one)
+    assert {claim.sweep_id for claim in claims} == {several}
+    assert claimed(several, actors) == []
+
+
 def test_jobs_that_are_added_come_last_and_only_once(store: Store) -> None:
     resolved = make_sweep(repeats=1)
     sweep_id = store.add_sweep(resolved)
@@ -431,6 +462,44 @@ def test_landing_twice_is_noticed_and_changes_nothing(store: Store, sweep_id: in
     assert store.land(claim, result) == Landing.ALREADY_LANDED
     assert store.record(sweep_id) == record
     assert "fenced" not in kinds(store, sweep_id)
+
+
+def test_of_several_results_at_once_each_lands_or_is_fenced_by_itself(store: Store, sweep_id: int) -> None:
+    late = take(store, sweep_id, actor="late", seconds=-1.0)
+    store.expire_claims(sweep_id)
+    claims = [take(store, sweep_id, actor="actor-1") for _ in range(3)]
+    again = claims[0]
+    store.land(again, make_result(again.job))
+
+    finished = [(claim, make_result(claim.job)) for claim in (late, *claims)]
+    assert store.land_results(finished) == [
+        Landing.FENCED,
+        Landing.ALREADY_LANDED,
+        Landing.LANDED,
+        Landing.LANDED,
+    ]
+    for claim, result in finished[1:]:
+        assert store.samples(claim.job_id) == result.samples
+        assert outcomes(store, claim.job_id)[-1] == Outcome.LANDED
+    landed = [happened.job_id for happened in store.events(sweep_id) if happened.kind == Outcome.LANDED]
+    assert landed == [claim.job_id for claim in claims]
+    assert kinds(store, sweep_id).count("fenced") == 1
+    assert store.audit() == []
+
+
+def test_of_two_results_of_one_job_at_once_only_that_of_the_newest_claim_lands(
+    store: Store, sweep_id: int
+) -> None:
+    late = take(store, sweep_id, actor="late", seconds=-1.0)
+    store.expire_claims(sweep_id)
+    newer = take(store, sweep_id, actor="newer")
+    finished = [
+        (claim, make_result(claim.job, actor=claim_actor))
+        for claim, claim_actor in ((late, "late"), (newer, "newer"))
+    ]
+    assert store.land_results(finished) == [Landing.FENCED, Landing.LANDED]
+    assert store.job(newer.job_id).actor == "newer"
+    assert store.audit() == []
 
 
 def test_a_result_that_lands_after_its_claim_expired_leaves_no_row(store: Store, sweep_id: int) -> None:

@@ -18,9 +18,9 @@ from report_records import (
 )
 
 from dyna_eval.jobs import Configuration, Exactness, JobState, SweepRecord
+from dyna_eval.measured_report import build_report
 from dyna_eval.plots.ablation import draw, is_slower
 from dyna_eval.plots.look import ALARM, CALM
-from dyna_eval.report import build_report
 
 
 def drawn(stored: SweepRecord) -> Figure:

@@ -26,7 +26,7 @@ from dyna_eval.category_tables import (
 )
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import JobState, MeasureSpec, SweepRecord
-from dyna_eval.report import build_report
+from dyna_eval.measured_report import build_report
 from dyna_eval.statistics import Run, prompt_throughputs
 
 HOSTILE = "=1+1|[red]x</script>`*_\\&%$#{}~^\n\x1b[31m"

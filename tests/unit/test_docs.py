@@ -16,7 +16,8 @@ from report_records import record
 
 from dyna_eval.cli import cli
 from dyna_eval.config import parse_sweep
-from dyna_eval.report import build_report, to_json
+from dyna_eval.measured_report import build_report
+from dyna_eval.report_json import to_json
 from dyna_eval.sections import SweepFile
 from tests.documents import (
     PAGES,

@@ -30,6 +30,7 @@ from report_records import (
 from dyna_eval.commands.plotting import FIGURE_NAMES, MEASURES
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Configuration, Exactness, JobState, Method, SweepRecord
+from dyna_eval.measured_report import build_report
 from dyna_eval.plots import FIGURES, Plan, Wish, ablation_bars, plan, write
 from dyna_eval.plots.costs import PHASE_STYLES
 from dyna_eval.plots.curves import TITLES
@@ -44,7 +45,6 @@ from dyna_eval.plots.look import (
     settle,
     spread,
 )
-from dyna_eval.report import build_report
 from dyna_eval.series.costs import PHASES
 from dyna_eval.series.measured import Entry, Measured
 from dyna_eval.series.swept import Measure
@@ -294,6 +294,16 @@ def test_a_label_is_text_in_every_figure_and_format(label: str, tmp_path: Path) 
     for path in written:
         if path.suffix == ".svg":
             ET.parse(path)  # noqa: S314 (our own file)
+
+
+def test_the_names_of_pairs_are_text_on_every_axis(tmp_path: Path) -> None:
+    stored = record(pairs=("small", "$\\frac{1}{$ 5"))
+    for wish in (
+        Wish(names=("curves",), x="pair"),
+        Wish(names=("heat",), heat=("pair", "threshold")),
+        Wish(names=("heat",), heat=("threshold", "pair")),
+    ):
+        assert files(stored, tmp_path, wish)
 
 
 # --------------------------------------------------------------------------- look

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_records import FOUR_STEPS, change_samples, record
+from report_records import BASELINE, FOUR_STEPS, LINEAR, change_samples, record
 
 from dyna_eval.errors import ImportFileError
 from dyna_eval.importers import FORMATS, import_file
 from dyna_eval.importers.reading import MAX_BYTES
 from dyna_eval.jobs import Exactness, Method
-from dyna_eval.report import build_report, to_json
+from dyna_eval.labels import labels_with_origin, numbered_labels
+from dyna_eval.measured_report import build_report
+from dyna_eval.report_json import to_json
 from tests import result_files
 from tests.result_files import (
     answer,
@@ -127,6 +130,13 @@ def test_rows_of_one_label_stay_two_rows(tmp_path: Path) -> None:
     rows = [baseline(), tree(4, 0.0, 50.0), tree(4, 0.0, 51.0)]
     labels = [row.label for row in import_file(write(tmp_path, "a.json", dynatree(rows))).rows]
     assert labels == ["Baseline (AR)", "Tree (D=4, t=0.0)", "Tree (D=4, t=0.0) (2)"]
+
+
+def test_labels_are_told_apart_however_many_are_equal() -> None:
+    assert numbered_labels(["A", "A (2)", "A", "A"]) == ["A", "A (2)", "A (3)", "A (4)"]
+    assert numbered_labels(["A"] * 50_000)[-1] == "A (50000)"
+    alike = [("A", "x"), ("A", "y"), ("A", "y"), ("A (y)", "z"), ("A", "x")]
+    assert labels_with_origin(alike) == ["A", "A (y)", "A (y, 2)", "A (y) (z)", "A (x)"]
 
 
 @pytest.mark.parametrize(
@@ -247,6 +257,19 @@ def test_what_our_own_report_left_out_stays_known(tmp_path: Path) -> None:
     imported = import_file(write(tmp_path, "b.json", document))
     assert [entry.label for entry in imported.left_out] == ["Gone"]
     assert [row.label for row in imported.rows] == ["Baseline", "+ Tree structure", "+ Adaptive pruning"]
+
+
+def test_a_row_that_is_called_like_its_pair_keeps_its_own_warnings(tmp_path: Path) -> None:
+    steps = ((BASELINE, 128.0), (replace(LINEAR, label="demo"), 174.0))
+    report = build_report(change_samples(record(steps, pairs=("demo", "other")), "demo", capped_rounds=3))
+    imported = import_file(write(tmp_path, "own.json", to_json(report)))
+    assert [row.notes for row in imported.rows] == [row.caveats for row in report.rows]
+
+
+def test_an_impossible_speed_of_our_own_report_is_refused(tmp_path: Path) -> None:
+    document, _ = own_json(tmp_path)
+    document["rows"][1]["throughput_pooled"] = 0.0
+    assert "rows[1].throughput_pooled is 0.0" in refusal(write(tmp_path, "b.json", document))
 
 
 def test_a_report_without_a_finished_row_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,11 @@ from dyna_eval.errors import ImportFileError
 from dyna_eval.imported import ImportedSweep
 from dyna_eval.imported_report import findings, imported_report
 from dyna_eval.importers import import_file
-from dyna_eval.report import build_report, to_json
+from dyna_eval.latex.macros import to_macros
+from dyna_eval.latex.prose import to_prose
+from dyna_eval.latex.table import to_latex
+from dyna_eval.measured_report import build_report
+from dyna_eval.report_json import to_json
 from dyna_eval.tables import to_csv
 from tests.result_files import FOUR_STEPS, dynatree, faster, second_layout, third_layout, vanilla
 
@@ -58,7 +62,8 @@ def outcome(folder: Path, content: bytes) -> ImportedSweep | None:
     sweep = ImportedSweep(id=1, name="fuzzed", created_at="2026-01-02T03:04:05Z", files=(imported,))
     report = imported_report(sweep, [sweep], allow_mixed=True)
     json.dumps(to_json(report), allow_nan=False)
-    to_csv(report)
+    for form in (to_csv, to_latex, to_prose, to_macros):
+        form(report)
     findings(sweep, [sweep])
     return sweep
 

@@ -19,12 +19,16 @@ from dyna_eval.errors import InputError, MixedRowsError
 from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.imported_report import findings, imported_report
 from dyna_eval.importers import import_file
+from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import SweepRecord
 from dyna_eval.joined_report import joined_report
 from dyna_eval.latex import to_latex
+from dyna_eval.latex.prose import to_prose
+from dyna_eval.measured_report import build_report
 from dyna_eval.plots import ablation_bars
-from dyna_eval.report import Report, Row, best_row, build_report, to_json
-from dyna_eval.statistics import Bootstrap, compare
+from dyna_eval.report import Report, Row, best_row
+from dyna_eval.report_json import to_json
+from dyna_eval.statistics import compare
 from dyna_eval.tables import print_table, to_csv, to_markdown
 from tests import result_files
 from tests.result_files import (
@@ -109,6 +113,15 @@ def test_every_renderer_prints_an_imported_sweep(tmp_path: Path) -> None:
     json.dumps(to_json(report), allow_nan=False)
 
 
+def test_the_prose_claims_of_an_imported_throughput_no_more_than_its_file_does(tmp_path: Path) -> None:
+    file = import_file(write_answers(tmp_path, "a.jsonl", vanilla(8)))
+    said = to_prose(imported_report(sweep(1, file)))
+    assert "tokens per second (1 repeat)" in said
+    assert "prefill apart" not in said
+    assert "prefill included" in said
+    assert "prefill apart" in to_prose(build_report(record()))
+
+
 def test_a_speedup_without_prompts_is_a_ratio_without_interval(tmp_path: Path) -> None:
     report = imported_report(imported(tmp_path, 1, result_files.FOUR_STEPS, "a"))
     for row in report.rows:
@@ -122,6 +135,7 @@ def test_unknown_exactness_is_said_and_such_a_row_is_never_called_the_best(tmp_p
     assert all("output was not compared with the target's" in row.caveats for row in report.rows[1:])
     assert best_row(report.rows) is None
     assert "bold" not in to_latex(report)
+    assert [row.fastest_before for row in report.rows] == [None, 1, 1, 1]
 
 
 def test_rows_carry_the_file_and_its_digest(tmp_path: Path) -> None:
@@ -463,6 +477,9 @@ def test_words_about_another_baseline_do_not_follow_a_row(tmp_path: Path) -> Non
     theirs = imported(tmp_path, 2, [baseline(100.0)], "theirs")
     joined = row_of(joined_report([theirs, stored], allow_mixed=True), LINEAR.label)
     assert not any("not separable" in text for text in joined.caveats)
+    other = replace(second(stored), confidence=0.9)
+    for row in joined_report([theirs, stored, other], allow_mixed=True).rows:
+        assert not any("not separable" in text for text in row.caveats)
 
 
 def test_own_sweeps_of_other_tuning_splits_are_refused() -> None:
@@ -470,6 +487,9 @@ def test_own_sweeps_of_other_tuning_splits_are_refused() -> None:
     other = replace(other, measure=replace(other.measure, tune_fraction=0.25))
     with pytest.raises(MixedRowsError, match=r"tuning split \(0.25 instead of 0 of the prompts\)"):
         joined_report([record(FOUR_STEPS[:2]), other])
+    report = joined_report([record(FOUR_STEPS[:2]), other], allow_mixed=True)
+    assert [row.figures.prompts for row in report.rows if row.figures] == [8, 8, 8, 8]
+    assert "all figures are over the other prompts" not in str(report.pair_caveats)
 
 
 def test_an_imported_row_beside_our_own_is_refused_and_marked(tmp_path: Path) -> None:

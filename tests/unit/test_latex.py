@@ -12,15 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, change_samples, record
 
-from dyna_eval.cells import one_line
 from dyna_eval.errors import InputError
-from dyna_eval.jobs import Configuration, Exactness, JobState, SweepRecord
+from dyna_eval.jobs import Configuration, Exactness, JobState, Method, Params, SweepRecord
+from dyna_eval.latex.check import check_paper
 from dyna_eval.latex.grid import require
 from dyna_eval.latex.style import Column, Style, read_columns
 from dyna_eval.latex.table import to_latex
 from dyna_eval.latex.text import escape_latex, read_text
+from dyna_eval.measured_report import build_report
 from dyna_eval.methods import BestFirst, DynaTree, HfAssisted, HfGenerate, MethodParameters
-from dyna_eval.report import build_report
+from dyna_eval.wording import one_line
 
 
 def table(stored: SweepRecord) -> str:
@@ -71,6 +72,20 @@ def test_the_table_has_booktabs_rules_five_columns_and_centred_figures() -> None
 )
 def test_every_method_has_a_cell_that_latex_can_print(method: MethodParameters, cell: str) -> None:
     row = Configuration(label="Row", method=method.method, params=method.resolved())
+    assert body(table(record(((BASELINE, 100.0), (row, 90.0)))))[1][2] == cell
+
+
+@pytest.mark.parametrize(
+    ("params", "cell"),
+    [
+        ({"k": r"\input{x}$"}, r"other method, $K=$\textbackslash{}input\{x\}\$"),
+        ({"%": 5}, r"other method, \%=5"),
+        ({"x": 5}, "other method, $x=5$"),
+        ({"threshold": None}, r"other method, $\tau=$None"),
+    ],
+)
+def test_the_settings_of_another_tool_are_text_too(params: Params, cell: str) -> None:
+    row = Configuration(label="Row", method=Method.OTHER, params=params)
     assert body(table(record(((BASELINE, 100.0), (row, 90.0)))))[1][2] == cell
 
 
@@ -283,6 +298,19 @@ def test_what_a_sweep_cannot_show_is_refused_in_one_line(
         styled(stored, **style)
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_pairs_with_different_rows_do_not_stand_side_by_side() -> None:
+    """As in a file of another place, in which each pair lacks a row of its own."""
+    report = build_report(record(pairs=("small", "large")))
+    lacking = {("small", LINEAR.label), ("large", TREE.label)}
+    uneven = replace(report, rows=tuple(row for row in report.rows if (row.pair, row.label) not in lacking))
+    style = Style(side_by_side=True)
+    for refuses in (require, to_latex):
+        with pytest.raises(InputError, match="have different rows"):
+            refuses(uneven, style)
+    (unchecked,) = check_paper(to_latex(report, style), lambda _: uneven).unchecked
+    assert "have different rows" in unchecked.what
 
 
 @pytest.mark.parametrize(

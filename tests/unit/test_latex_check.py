@@ -21,8 +21,9 @@ from dyna_eval.latex.paper import without_comments
 from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.style import PLAIN, Column, Origin, Part, Style
 from dyna_eval.latex.table import to_latex
+from dyna_eval.measured_report import build_report
 from dyna_eval.presets import Preset
-from dyna_eval.report import Report, build_report
+from dyna_eval.report import Report
 
 STORED = record()
 

@@ -10,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, change_samples, record
 
+from dyna_eval.intervals import Interval
 from dyna_eval.jobs import Configuration, Exactness, JobState, Method, SweepRecord
-from dyna_eval.latex.claims import Verdict, verdict
+from dyna_eval.latex.claims import Claim, claim
 from dyna_eval.latex.paper import is_bold, numbers, read_table
 from dyna_eval.latex.prose import theoretical_nodes, to_prose
 from dyna_eval.latex.style import Column, Style
 from dyna_eval.latex.table import caption, to_latex
-from dyna_eval.report import Report, Row, best_row, build_report
-from dyna_eval.statistics import Comparison, Interval
+from dyna_eval.measured_report import build_report
+from dyna_eval.report import Report, Row, best_row
+from dyna_eval.statistics import Comparison
 
 STEPS = (BASELINE, LINEAR, TREE, PRUNED)
 
@@ -178,7 +180,7 @@ def throughput(row: Row) -> float:
     return row.figures.throughput.mean
 
 
-# ---------------------------------------------------------------------- verdicts
+# ---------------------------------------------------------------------- claims
 
 
 def compared(ratio: float, paired: float, low: float, high: float) -> Comparison:
@@ -188,19 +190,19 @@ def compared(ratio: float, paired: float, low: float, high: float) -> Comparison
 @pytest.mark.parametrize(
     ("comparison", "expected"),
     [
-        (compared(1.2, 1.2, 1.1, 1.3), Verdict.IMPROVES),
-        (compared(0.8, 0.8, 0.7, 0.9), Verdict.DEGRADES),
-        (compared(1.2, 1.2, 0.9, 1.5), Verdict.NOT_SEPARABLE),
-        (compared(1.2, 0.9, 0.8, 0.95), Verdict.NOT_SEPARABLE),
-        (compared(0.9, 1.2, 1.1, 1.3), Verdict.NOT_SEPARABLE),
-        (Comparison(ratio=1.5), Verdict.UNKNOWN),
-        (None, Verdict.UNKNOWN),
+        (compared(1.2, 1.2, 1.1, 1.3), Claim.IMPROVES),
+        (compared(0.8, 0.8, 0.7, 0.9), Claim.DEGRADES),
+        (compared(1.2, 1.2, 0.9, 1.5), Claim.NOT_SEPARABLE),
+        (compared(1.2, 0.9, 0.8, 0.95), Claim.NOT_SEPARABLE),
+        (compared(0.9, 1.2, 1.1, 1.3), Claim.NOT_SEPARABLE),
+        (Comparison(ratio=1.5), Claim.UNKNOWN),
+        (None, Claim.UNKNOWN),
     ],
 )
-def test_a_verdict_needs_an_interval_and_two_ratios_that_agree(
-    comparison: Comparison | None, expected: Verdict
+def test_a_claim_needs_an_interval_and_two_ratios_that_agree(
+    comparison: Comparison | None, expected: Claim
 ) -> None:
-    assert verdict(comparison) is expected
+    assert claim(comparison) is expected
 
 
 # ------------------------------------------------------------------------- prose
@@ -264,6 +266,13 @@ def test_the_theoretical_nodes_follow_from_depth_and_branches(
     counted = theoretical_nodes(report.rows[1])
     assert counted == (nodes or sum(1024**level for level in range(1, 1025)))
     assert formula in to_prose(report)
+
+
+def test_of_a_tree_of_absurd_size_no_theory_is_told() -> None:
+    tree = Configuration(label="Tree", method=Method.TREE, params={"depth": 10**9, "branch": 10**9})
+    report = build_report(record(((BASELINE, 100.0), (tree, 50.0))))
+    assert theoretical_nodes(report.rows[1]) is None
+    assert "Grown whole" not in to_prose(report)
 
 
 def test_a_cap_that_bound_is_told_with_its_share_of_rounds() -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from report_records import change_jobs, record
 
+from dyna_eval.intervals import half_width_over_repeats
 from dyna_eval.jobs import JobState, MeasureSpec, ResolvedSweep, SweepRecord
 from dyna_eval.repeats import jobs_to_add
-from dyna_eval.statistics import half_width_over_repeats
 from tests.integration.measurements import CONFIGURATIONS, make_sweep
 
 AUTO = MeasureSpec(repeats=3, max_repeats=5, precision=0.05)

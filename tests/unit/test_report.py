@@ -31,7 +31,9 @@ from dyna_eval.jobs import (
     StoredSentinel,
     SweepRecord,
 )
-from dyna_eval.report import Report, Row, best_row, build_report, to_json
+from dyna_eval.measured_report import build_report
+from dyna_eval.report import Report, Row, best_row
+from dyna_eval.report_json import to_json
 
 
 def row(report: Report, label: str) -> Row:

@@ -22,7 +22,8 @@ from dyna_eval.jobs import (
     SweepRecord,
     sum_rounds,
 )
-from dyna_eval.report import Report, build_report
+from dyna_eval.measured_report import build_report
+from dyna_eval.report import Report
 from dyna_eval.spec_bench import AnswerFile, answer_files, choice
 
 KINDS = {0: "qa", 1: "qa", 2: "rag"}

@@ -10,25 +10,22 @@ import pytest
 import scipy.stats
 from report_records import CALIBRATION, sample
 
-from dyna_eval import statistics
+from dyna_eval import intervals
+from dyna_eval.intervals import Bootstrap, Interval, half_width_over_repeats, widened_tail
 from dyna_eval.jobs import Calibration, Exactness, Method
 from dyna_eval.statistics import (
     Agreement,
-    Bootstrap,
-    Interval,
     Run,
     acceptance,
     actor_paces,
     agreement,
     compare,
     figures,
-    half_width_over_repeats,
     latency,
     predicted_speedup,
     prompt_throughputs,
     shares,
     throughput,
-    widened_tail,
 )
 
 
@@ -185,9 +182,9 @@ def test_every_resample_counts_and_is_the_same_however_many_are_drawn_at_once(
     assert single is not None
     assert single.low == single.high
     whole = Bootstrap(resamples=100).mean(ROW)
-    monkeypatch.setattr(statistics, "_CHUNK_CELLS", 3 * PROMPTS)
-    statistics._resample.cache_clear()
-    statistics._resampling_counts.cache_clear()
+    monkeypatch.setattr(intervals, "_CHUNK_CELLS", 3 * PROMPTS)
+    intervals._resample.cache_clear()
+    intervals._resampling_counts.cache_clear()
     assert Bootstrap(resamples=100).mean(ROW) == whole
 
 

@@ -24,9 +24,9 @@ from dyna_eval.comparison_tables import (
     remarks,
 )
 from dyna_eval.errors import InputError
+from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import Configuration, JobState, Method, SweepRecord
-from dyna_eval.report import build_report
-from dyna_eval.statistics import Bootstrap
+from dyna_eval.measured_report import build_report
 from dyna_eval.sweep_comparison import (
     Match,
     Side,
@@ -224,6 +224,18 @@ def test_what_differs_beside_the_speed_is_named() -> None:
 def test_rows_of_equal_settings_but_other_models_say_so() -> None:
     b = change_jobs(record(), LINEAR.label, key="other")
     assert match(compared(record(), b), LINEAR.label).differences == ("models, dtype, backend or warm-up",)
+
+
+def test_other_models_are_told_on_another_machine_too_and_unknown_ones_are_not_called_others() -> None:
+    elsewhere = change_jobs(record(), LINEAR.label, environment="e2", key="other")
+    assert match(compared(record(), elsewhere), LINEAR.label).differences == (
+        "environment (cpu: B instead of A)",
+        "models, dtype, backend or warm-up",
+    )
+    unknown = side(record())
+    rows = tuple(replace(row, key=None) for row in unknown.report.rows)
+    found = compare_reports(side(record()), replace(unknown, report=replace(unknown.report, rows=rows)))
+    assert match(found, LINEAR.label).differences == ()
 
 
 def test_several_environments_in_one_row_are_not_taken_for_one() -> None:

@@ -25,7 +25,6 @@ from dyna_eval.cells import (
     Notes,
     confidence_level,
     configuration_text,
-    count,
     exact_cell,
     pair_slugs,
     ranges,
@@ -40,10 +39,12 @@ from dyna_eval.jobs import (
     Params,
     SweepRecord,
 )
+from dyna_eval.measured_report import build_report
 from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup
-from dyna_eval.report import JoinedSweep, build_report
+from dyna_eval.report import JoinedSweep
 from dyna_eval.statistics import agreement
 from dyna_eval.tables import markdown_label, print_table, to_csv, to_markdown
+from dyna_eval.wording import count
 
 HOSTILE = "=1+1|[red]x</script>`*_\\\n\x1b[31m"
 
@@ -132,6 +133,14 @@ def test_a_configuration_reads_as_a_person_would_write_it(method: Method, params
 def test_of_an_imported_row_only_the_parameters_that_its_file_names_are_told() -> None:
     assert configuration_text(Method.DYNATREE, {"depth": 5}) == "dynatree, D=5"
     assert configuration_text(Method.DYNATREE, {"branch_mid": 2}) == "dynatree, B=2"
+    strange = configuration_text(Method.DYNATREE, {"depth": 5, "cls": 1})
+    assert strange == "dynatree, D=5, cls=1"
+
+
+def test_a_tree_of_absurd_size_in_the_file_of_another_tool_is_told_at_once() -> None:
+    size = 2**62
+    params = {"depth": size, "branch": 1, "max_nodes": size}
+    assert configuration_text(Method.TREE, params) == f"tree, D={size}, B=1, N≤{size}"
 
 
 def test_footnotes_are_lettered_beyond_the_alphabet() -> None:
@@ -150,7 +159,7 @@ def test_a_table_has_the_remarks_on_its_own_pair() -> None:
 def test_numbers_are_written_as_people_write_them() -> None:
     assert [count(number, "job") for number in (0, 1, 2, 1234)] == ["0 jobs", "1 job", "2 jobs", "1,234 jobs"]
     report = build_report(record())
-    levels = [confidence_level(replace(report, confidence=level)) for level in (0.9, 0.95, 0.999)]
+    levels = [confidence_level(level) for level in (0.9, 0.95, 0.999)]
     assert levels == ["90 %", "95 %", "99.9 %"]
     assert sweep_numbers(report) == "sweep 1"
     joined = tuple(JoinedSweep(id=number, name="", digest="") for number in (1, 4))
@@ -182,6 +191,8 @@ def test_job_ids_are_written_as_ranges() -> None:
 def test_pairs_of_similar_names_keep_distinct_slugs() -> None:
     slugs = pair_slugs(build_report(record(pairs=("a/b", "a b", "模型", "c"))))
     assert list(slugs.values()) == ["a-b-1", "a-b-2", "3", "c"]
+    slugs = pair_slugs(build_report(record(pairs=("a b", "a/b", "a-b-2", "模"))))
+    assert list(slugs.values()) == ["a-b-1", "a-b-3", "a-b-2", "4"]
     assert pair_slugs(build_report(record())) == {"demo": ""}
 
 

@@ -51,6 +51,7 @@
   const beat = document.querySelector("[data-beat]");
   let seen = document.body.dataset.seen;
   let failures = 0;
+  let pause = 2; // seconds until it pays to ask again, as the dashboard says
 
   const say = (text) => { if (beat.textContent !== text) beat.textContent = text; };
 
@@ -85,7 +86,8 @@
     try {
       const answer = await fetch(address, { cache: "no-store" });
       if (!answer.ok) throw new Error(String(answer.status));
-      const { pulse } = await answer.json();
+      const { pulse, again_seconds } = await answer.json();
+      pause = again_seconds || 2;
       const pending = document.querySelector("[data-pending]");
       if (pulse !== seen || pending || (lag > 0 && (lag -= 1) === 0)) {
         const page = await fetch(location.href, { cache: "no-store" });
@@ -106,7 +108,7 @@
   };
 
   for (const part of document.querySelectorAll("[data-live]")) part.dataset.html = part.innerHTML;
-  const again = () => setTimeout(async () => { await look(); again(); }, Math.min(2000 * 2 ** Math.min(failures, 4), 30000));
+  const again = () => setTimeout(async () => { await look(); again(); }, Math.min(1000 * pause * 2 ** Math.min(failures, 4), 30000));
   again();
   document.addEventListener("visibilitychange", look);
 })();

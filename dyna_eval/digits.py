@@ -1,8 +1,8 @@
-"""A row's figures as digits, rounded once for tables and macros alike; None where a figure is not known."""
+"""A row's figures as digits, rounded once for all tables, macros and pages; None where one is not known."""
 
 from __future__ import annotations
 
-from dyna_eval.cells import interval_cell, speedup_interval
+from dyna_eval.intervals import Interval
 from dyna_eval.report import Row
 from dyna_eval.statistics import Comparison
 
@@ -20,19 +20,21 @@ def speedup(row: Row) -> str | None:
     return f"{row.versus_baseline.ratio:.2f}" if row.versus_baseline else None
 
 
-def interval(row: Row) -> str | None:
-    known = speedup_interval(row)
-    return interval_cell(known) if known else None
+def speedup_interval(row: Row) -> str | None:
+    return bounds(row.speedup_interval)
 
 
-def interval_low(row: Row) -> str | None:
-    known = speedup_interval(row)
-    return f"{known.low:.2f}" if known else None
+def speedup_low(row: Row) -> str | None:
+    return f"{row.speedup_interval.low:.2f}" if row.speedup_interval else None
 
 
-def interval_high(row: Row) -> str | None:
-    known = speedup_interval(row)
-    return f"{known.high:.2f}" if known else None
+def speedup_high(row: Row) -> str | None:
+    return f"{row.speedup_interval.high:.2f}" if row.speedup_interval else None
+
+
+def bounds(interval: Interval | None, decimals: int = 2) -> str | None:
+    """Return an interval as `[1.20, 1.40]`."""
+    return f"[{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]" if interval else None
 
 
 def gain(comparison: Comparison | None) -> str | None:
@@ -58,5 +60,5 @@ def exact_percent(row: Row) -> str | None:
     return "100" if rate == 1.0 else f"{min(rate * 100, 99.9):.1f}"
 
 
-def _rounded(value: float | None, digits: int) -> str | None:
-    return None if value is None else f"{value:.{digits}f}"
+def _rounded(value: float | None, decimals: int) -> str | None:
+    return None if value is None else f"{value:.{decimals}f}"
