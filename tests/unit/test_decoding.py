@@ -298,7 +298,10 @@ def spend(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str, float], Non
 def test_every_phase_is_given_the_time_that_it_took(
     target: Any, spend: Callable[[object, str, float], None]
 ) -> None:
-    """Two rounds of a draft that is the target: 2 draft steps, 2 choices of the policy, a pass, a keep."""
+    """Two rounds of a draft that is the target: 2 draft steps, 2 choices of the policy, a pass, a keep.
+
+    In the last one a single token is left, and none is drafted.
+    """
     pair = decoder(target, target)
     assert pair.draft is not None
     spend(pair.target, "prefill", 1000.0)
@@ -308,10 +311,10 @@ def test_every_phase_is_given_the_time_that_it_took(
     spend(pair.target, "choose", 10.0)
     spend(pair.target, "keep", 1.0)
     policy = TopBranches(depth=2, branches=1, root_branches=1, threshold=0.0, max_nodes=2)
-    decoded = pair.decode(PROMPT, GenerationSpec(max_new_tokens=6), policy, seed="0")
+    decoded = pair.decode(PROMPT, GenerationSpec(max_new_tokens=7), policy, seed="0")
     phases = [(r.draft_seconds, r.grow_seconds, r.verify_seconds, r.walk_seconds) for r in decoded.rounds]
-    assert phases == [(4.0, 6.0, 10.0, 1.0)] * 2
-    assert (decoded.prefill_seconds, decoded.ttft_seconds, decoded.decode_seconds) == (1100.0, 1121.0, 42.0)
+    assert phases == [(4.0, 6.0, 10.0, 1.0), (4.0, 6.0, 10.0, 1.0), (0.0, 0.0, 10.0, 1.0)]
+    assert (decoded.prefill_seconds, decoded.ttft_seconds, decoded.decode_seconds) == (1100.0, 1121.0, 53.0)
 
 
 def test_a_lookup_is_growth_without_a_draft(target: Any, spend: Callable[[object, str, float], None]) -> None:
