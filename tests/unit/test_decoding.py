@@ -152,6 +152,7 @@ def test_a_draft_that_is_the_target_is_always_accepted(target: Any) -> None:
     assert [r.accepted for r in decoded.rounds] == [6, 6, 6]
     assert [r.draft_steps for r in decoded.rounds] == [6, 6, 6]
     assert [r.draft_rows for r in decoded.rounds] == [6, 7, 7], "the last accepted token was not read yet"
+    assert decoded.traces == (), "none was asked for"
 
 
 def test_an_unpruned_tree_has_all_its_nodes(target: Any) -> None:
