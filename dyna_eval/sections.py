@@ -29,7 +29,7 @@ _NOT_IN_A_LINE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff{_BIDI
 _BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and signs without ink
 
 
-def _one_line(text: str) -> str:
+def _within_a_line(text: str) -> str:
     if _NOT_IN_A_LINE.search(text):
         raise ValueError("should be one line without control characters")
     if not any(unicodedata.category(one)[0] in "LNPS" and one not in _BLANK for one in text):
@@ -76,12 +76,12 @@ Repeats = Annotated[
 Text = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=1000),
-    AfterValidator(_one_line),
+    AfterValidator(_within_a_line),
 ]
 Label = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=80),
-    AfterValidator(_one_line),
+    AfterValidator(_within_a_line),
 ]
 SweepName = Annotated[Label, AfterValidator(_not_a_number)]
 TextOrTexts = Annotated[

@@ -1,4 +1,4 @@
-"""A fixture for all tests: what fault tests of full size leave for the record."""
+"""For all tests: Ctrl-C for what they start, and what fault tests of full size leave for the record."""
 
 from __future__ import annotations
 
@@ -6,11 +6,22 @@ import datetime
 import json
 import os
 import platform
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heard_interrupts() -> Iterator[None]:
+    """Let commands hear Ctrl-C also where these tests run in the background, where a shell ignores it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

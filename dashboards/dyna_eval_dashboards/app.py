@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import json
-import tempfile
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Container
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from dyna_eval_db.watching import WatchedStore
 from starlette.applications import Starlette
@@ -22,26 +17,27 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from dyna_eval import comparison_tables, latex, plots, tables
-from dyna_eval.cells import slug
+from dyna_eval import latex
 from dyna_eval.errors import DatabaseError, DynaEvalError, InputError, UnknownSweepError
 from dyna_eval.jobs import JobState
 from dyna_eval.lease import LEASE_SECONDS
-from dyna_eval.report import Report
-from dyna_eval.report_json import to_json
 from dyna_eval.series.parameters import swept
-from dyna_eval.sweep_comparison import SweepComparison
 from dyna_eval.wording import one_line
+from dyna_eval_dashboards import downloads, figures, pages, trees, views
 from dyna_eval_dashboards import explore as exploring
-from dyna_eval_dashboards import figures, pages, trees, views
 from dyna_eval_dashboards.comparing import Comparisons
 from dyna_eval_dashboards.reports import Built, Reports
-from dyna_eval_dashboards.safety import Access, Guard
+from dyna_eval_dashboards.rounds import time_line
+from dyna_eval_dashboards.safety import HEADERS, Access, Guard
 
 _PATIENCE = 0.5
 """Seconds that a page waits for a report before it is shown without one."""
 _DOWNLOAD_PATIENCE = 600.0
-_LARGEST = 2**63 - 1
+_MOST_DIGITS = 18
+"""Any number of so many digits fits into a column."""
+_LAST_PAGE = 10**8
+_MOST_TEXT = 20_000
+"""Characters of a prompt or an output that a page shows."""
 _PAGES_KEPT = 32
 _KEPT_FOR_A_YEAR = {"cache-control": "public, max-age=31536000, immutable"}
 _LOOKED_UP_EACH_TIME = {"cache-control": "no-cache"}
@@ -59,7 +55,7 @@ class Dashboard:
     # ------------------------------------------------------------------- pages
 
     def sweeps(self, request: Request) -> Response:
-        search = request.query_params.get("q", "").strip()[:200]
+        search = views.searched(request.query_params)
         page = self.store.sweeps(search=search, number=_page(request))
         pulse = str(self.store.latest_event())
         return _html("sweeps.html", page=page, search=search, pulse=pulse)
@@ -92,14 +88,16 @@ class Dashboard:
             wanted=wanted,
             states=states,
             figures=figures.FIGURES,
-            latex=_latex(built) if built and len(built.report.rows) <= figures.MOST_ROWS else None,
+            latex=latex.to_latex(built.report)
+            if built and len(built.report.rows) <= figures.MOST_ROWS
+            else None,
             pulse=built.pulse if built else "",
             standalone=False,
         )
 
     def jobs(self, request: Request) -> Response:
         outline = self.store.outline(_number(request, "sweep"))
-        search = request.query_params.get("q", "").strip()[:200]
+        search = views.searched(request.query_params)
         named = request.query_params.get("state", "")
         state = JobState(named) if named in set(JobState) else None
         page = self.store.jobs(outline.id, state=state, search=search, number=_page(request))
@@ -120,7 +118,8 @@ class Dashboard:
     def sample(self, request: Request) -> Response:
         job = self.store.job(_number(request, "job"))
         detail = self.store.sample(job.line.id, _number(request, "prompt"))
-        return _html("sample.html", job=job, detail=detail, view=views.sample_view(detail))
+        line = time_line(detail.sample)
+        return _html("sample.html", job=job, detail=detail, time_line=line, most_text=_MOST_TEXT)
 
     def explore(self, request: Request) -> Response:
         """Make the page of figures; while the report is being built it says so, and looks again by itself."""
@@ -129,7 +128,7 @@ class Dashboard:
         built = self.reports.latest(sweep_id, patience=_PATIENCE)
         rows = built.report.rows if built else ()
         choice = exploring.Choice.of(request.query_params, rows)
-        explored = exploring.explore(built.report, built.peak_memory, choice) if built else None
+        explored = exploring.explore(built.report, choice) if built else None
         return _html(
             "explore.html",
             outline=outline,
@@ -158,7 +157,7 @@ class Dashboard:
 
     def compare(self, request: Request) -> Response:
         """Compare the two sweeps that the address names, or ask for them."""
-        a, b = (_sweep_number(request.query_params.get(letter, "")) for letter in ("a", "b"))
+        a, b = (_whole(request.query_params.get(letter, "")) for letter in ("a", "b"))
         known = dict(self.store.names())
         known |= {sweep: self.store.outline(sweep).name for sweep in (a, b) if sweep and sweep not in known}
         comparison, message = None, "Choose two sweeps."
@@ -168,6 +167,8 @@ class Dashboard:
             message = ""
             try:
                 comparison = self.comparisons.latest(a, b, patience=_PATIENCE)
+            except (DatabaseError, UnknownSweepError):
+                raise
             except InputError as error:
                 message = str(error)
         page = _page(request)
@@ -175,7 +176,7 @@ class Dashboard:
             "compare.html",
             a=a,
             b=b,
-            known=sorted(known.items(), reverse=True),
+            options=[(sweep, f"{sweep}: {name}") for sweep, name in sorted(known.items(), reverse=True)],
             pending=not message and comparison is None,
             message=message,
             pulse=str(self.store.latest_event()),
@@ -206,29 +207,21 @@ class Dashboard:
 
     def download(self, request: Request) -> Response:
         built = self._built(request)
-        ending = request.path_params["ending"]
-        text, kind = _DOWNLOADS[ending](built.report), _KINDS[ending]
-        return _attached(text.encode(), kind, f"{_file_stem(built.report)}.{ending}")
+        return downloads.report_file(built.report, request.path_params["ending"])
 
     def compared(self, request: Request) -> Response:
         a, b = _number(request, "a"), _number(request, "b")
         comparison = self.comparisons.latest(a, b, patience=_DOWNLOAD_PATIENCE)
         if comparison is None:
             raise HTTPException(503, f"this takes too long; `dyna-eval compare {a} {b}` prints it")
-        ending = request.path_params["ending"]
-        text = _COMPARISONS[ending](comparison)
-        return _attached(text.encode(), _KINDS[ending], f"sweeps-{a}-and-{b}.{ending}")
+        return downloads.comparison_file(comparison, request.path_params["ending"])
 
     def drawing(self, request: Request) -> Response:
         built = self._built(request)
-        place, ending = _number(request, "place"), request.path_params["ending"]
+        place = _number(request, "place")
         if place >= len(built.report.pairs):
             raise HTTPException(404, "there is no such pair")
-        drawn = replace(built.report, pairs=(built.report.pairs[place],))
-        with tempfile.TemporaryDirectory(prefix="dyna-eval-") as folder:
-            written = plots.ablation_bars(drawn, Path(folder))
-            content = next(path for path in written if path.suffix == f".{ending}").read_bytes()
-        return _attached(content, _KINDS[ending], f"{_file_stem(built.report)}-ablation.{ending}")
+        return downloads.drawing_file(built.report, built.report.pairs[place], request.path_params["ending"])
 
     def _built(self, request: Request) -> Built:
         built = self.reports.latest(_number(request, "sweep"), patience=_DOWNLOAD_PATIENCE)
@@ -257,36 +250,38 @@ def create_app(store: WatchedStore, access: Access) -> Starlette:
             Route("/cluster", dashboard.cluster, name="cluster"),
             Route("/compare", dashboard.compare, name="compare"),
             Route(
-                "/compare/{a:int}/{b:int}.{ending}",
-                _only(_COMPARISONS, dashboard.compared),
+                "/compare/{a}/{b}.{ending}",
+                _only(downloads.COMPARISONS, dashboard.compared),
                 name="comparison",
             ),
             Route("/pulse", dashboard.pulse_of_all, name="pulse_of_all"),
-            Route("/sweeps/{sweep:int}", dashboard.sweep, name="sweep"),
-            Route("/sweeps/{sweep:int}/pulse", dashboard.pulse, name="pulse"),
-            Route("/sweeps/{sweep:int}/jobs", dashboard.jobs, name="jobs"),
-            Route("/sweeps/{sweep:int}/explore", dashboard.explore, name="explore"),
-            Route("/sweeps/{sweep:int}/figures/{place:int}/{name}", dashboard.figure, name="figure"),
+            Route("/sweeps/{sweep}", dashboard.sweep, name="sweep"),
+            Route("/sweeps/{sweep}/pulse", dashboard.pulse, name="pulse"),
+            Route("/sweeps/{sweep}/jobs", dashboard.jobs, name="jobs"),
+            Route("/sweeps/{sweep}/explore", dashboard.explore, name="explore"),
+            Route("/sweeps/{sweep}/figures/{place}/{name}", dashboard.figure, name="figure"),
             Route(
-                "/sweeps/{sweep:int}/report.{ending}", _only(_DOWNLOADS, dashboard.download), name="report"
+                "/sweeps/{sweep}/report.{ending}",
+                _only(downloads.REPORTS, dashboard.download),
+                name="report",
             ),
             Route(
-                "/sweeps/{sweep:int}/ablation-{place:int}.{ending}",
-                _only({"pdf", "png"}, dashboard.drawing),
+                "/sweeps/{sweep}/ablation-{place}.{ending}",
+                _only(downloads.DRAWINGS, dashboard.drawing),
                 name="drawing",
             ),
-            Route("/jobs/{job:int}", dashboard.job, name="job"),
-            Route("/jobs/{job:int}/prompts/{prompt:int}", dashboard.sample, name="sample"),
-            Route("/jobs/{job:int}/prompts/{prompt:int}/trees/{round:int}", dashboard.tree, name="tree"),
+            Route("/jobs/{job}", dashboard.job, name="job"),
+            Route("/jobs/{job}/prompts/{prompt}", dashboard.sample, name="sample"),
+            Route("/jobs/{job}/prompts/{prompt}/trees/{round}", dashboard.tree, name="tree"),
             Route("/static/{version}/{name}", _static, name="static"),
         ],
         middleware=[Middleware(Guard, access=access)],
-        exception_handlers={HTTPException: _not_found, DynaEvalError: _failure},
+        exception_handlers={HTTPException: _not_found, DynaEvalError: _failure, Exception: _fault},
         lifespan=lifespan,
     )
 
 
-def _only(endings: Any, endpoint: Callable[[Request], Response]) -> Callable[[Request], Response]:
+def _only(endings: Container[str], endpoint: Callable[[Request], Response]) -> Callable[[Request], Response]:
     def checked(request: Request) -> Response:
         if request.path_params["ending"] not in endings:
             raise HTTPException(404, "there is no such download")
@@ -296,19 +291,19 @@ def _only(endings: Any, endpoint: Callable[[Request], Response]) -> Callable[[Re
 
 
 def _number(request: Request, name: str) -> int:
-    number: int = request.path_params[name]
-    if number > _LARGEST:
+    number = _whole(request.path_params[name])
+    if number is None:
         raise HTTPException(404, "there is nothing of that number")
     return number
 
 
-def _sweep_number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdecimal() and 0 < len(text) < 19 else None
+def _whole(text: str) -> int | None:
+    """Return the number that a part of an address stands for; None where no row can have it."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
 def _page(request: Request) -> int:
-    asked = request.query_params.get("page", "")
-    return max(1, int(asked)) if asked.isdecimal() and len(asked) < 9 else 1
+    return min(max(1, _whole(request.query_params.get("page", "")) or 1), _LAST_PAGE)
 
 
 def _html(template: str, *, status: int = 200, **values: Any) -> Response:
@@ -322,55 +317,18 @@ def _not_found(_request: Request, error: Exception) -> Response:
     return _html("error.html", status=status, code=status, message=message)
 
 
+def _fault(_request: Request, _error: Exception) -> Response:
+    """Answer where no other handler did, outside the guard; the server writes the traceback to stderr."""
+    message = "this is a mistake of dyna-eval; what `dyna-eval dashboard` printed in its terminal tells more"
+    answer = _html("error.html", status=500, code=500, message=message)
+    answer.headers.update(HEADERS)
+    return answer
+
+
 def _failure(_request: Request, error: Exception) -> Response:
     statuses = {UnknownSweepError: 404, DatabaseError: 503}
     status = next((status for kind, status in statuses.items() if isinstance(error, kind)), 400)
     return _html("error.html", status=status, code=status, message=str(error))
-
-
-# ------------------------------------------------------------------------ downloads
-
-
-def _plain_json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-def _json(report: Report) -> str:
-    return _plain_json(to_json(report))
-
-
-def _latex(built: Built) -> str:
-    return latex.to_latex(built.report)
-
-
-_DOWNLOADS: dict[str, Callable[[Report], str]] = {
-    "csv": tables.to_csv,
-    "json": _json,
-    "tex": latex.to_latex,
-    "md": tables.to_markdown,
-}
-_COMPARISONS: dict[str, Callable[[SweepComparison], str]] = {
-    "csv": comparison_tables.comparison_csv,
-    "json": lambda comparison: _plain_json(comparison_tables.comparison_json(comparison, None)),
-    "md": comparison_tables.comparison_markdown,
-}
-_KINDS = {
-    "csv": "text/csv; charset=utf-8",
-    "json": "application/json",
-    "tex": "application/x-tex; charset=utf-8",
-    "md": "text/markdown; charset=utf-8",
-    "pdf": "application/pdf",
-    "png": "image/png",
-}
-
-
-def _file_stem(report: Report) -> str:
-    return slug(report.name) or f"sweep-{report.sweep_id}"
-
-
-def _attached(content: bytes, kind: str, name: str) -> Response:
-    disposition = f"attachment; filename*=UTF-8''{quote(name)}"
-    return Response(content, media_type=kind, headers={"content-disposition": disposition})
 
 
 # ---------------------------------------------------------------- style and scripts

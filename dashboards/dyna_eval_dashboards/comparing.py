@@ -46,7 +46,11 @@ class Comparisons:
             while len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         coming = known[2]
-        return coming.result() if wait([coming], timeout=patience).done else None
+        if not wait([coming], timeout=patience).done:
+            return None
+        if coming.cancelled():  # a newer report came while it waited for its turn
+            return self.latest(a, b, patience=patience)
+        return coming.result()
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

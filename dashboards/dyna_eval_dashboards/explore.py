@@ -16,7 +16,7 @@ from dyna_eval.series.measured import Entry, Estimate, Measured
 from dyna_eval.series.parameters import Parameter, Scale, Span, bare_text, span, swept, value_text
 from dyna_eval.series.swept import Curve, CurveChart, HeatPanel, Measure, Panel, curve_chart, heat_map
 from dyna_eval.wording import count, one_line
-from dyna_eval_dashboards.figures import around, dash, error_bars, layout, text
+from dyna_eval_dashboards.figures import around, dash, error_bars, layout, plain, text
 
 TITLES: dict[Measure, str] = {
     Measure.THROUGHPUT: "Tokens/s",
@@ -88,21 +88,19 @@ class Explored:
     notes: tuple[str, ...]
 
 
-def explore(report: Report, memory: Mapping[tuple[str, str], int], choice: Choice) -> Explored:
-    """Return the chosen figure; `memory` is the peak in bytes, by pair and label."""
+def explore(report: Report, choice: Choice) -> Explored:
+    """Return the chosen figure, or why it cannot be drawn."""
     measured = Measured(report=report)
     try:
         if choice.kind == "front":
-            figure, notes = _front(measured, memory, choice.y)
+            figure, notes = _front(measured, choice.y)
         elif choice.kind == "heat":
             figure, notes = _heat(measured, choice)
         else:
             figure, notes = _curves(measured, choice)
     except (InputError, NothingToDrawError) as error:
         return Explored(figure=None, notes=(f"There is nothing to draw: {error}.",))
-    plain: dict[str, Any] = figure.to_plotly_json()
-    plain["layout"].pop("template", None)
-    return Explored(figure=plain, notes=tuple(notes))
+    return Explored(figure=plain(figure), notes=tuple(notes))
 
 
 # ------------------------------------------------------------------------- curves
@@ -248,10 +246,8 @@ def _squares(panel: HeatPanel, x: str, y: str, measure: Measure, *, with_text: b
 # ---------------------------------------------------------------- speed against memory
 
 
-def _front(
-    measured: Measured, memory: Mapping[tuple[str, str], int], measure: Measure
-) -> tuple[go.Figure, list[str]]:
-    found = memory_front(measured, measured.report.rows, memory, measure)
+def _front(measured: Measured, measure: Measure) -> tuple[go.Figure, list[str]]:
+    found = memory_front(measured, measured.report.rows, measure)
     figure = go.Figure(layout=layout("Peak memory (GiB)", TITLES[measure]))
     traces: tuple[tuple[tuple[MemoryPoint, ...], str, int | str], ...] = (
         (found.points, "markers", 4),

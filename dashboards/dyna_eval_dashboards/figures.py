@@ -32,22 +32,22 @@ _NAMED_BARS = 6
 
 def figures_of(report: Report, pair: str) -> dict[str, dict[str, Any]]:
     """Return all figures of one pair that have something to show, by name."""
-    rows = [row for row in report.rows_of(pair) if row.figures]
-    made = {name: make(rows) for name, (_, make) in FIGURES.items()}
-    return {name: _plain(figure) for name, figure in made.items() if figure is not None}
+    made = {name: figure_of(report, pair, name) for name in FIGURES}
+    return {name: figure for name, figure in made.items() if figure is not None}
 
 
 def figure_of(report: Report, pair: str, name: str) -> dict[str, Any] | None:
     """Return one figure of a pair; None where it has nothing to show."""
     rows = [row for row in report.rows_of(pair) if row.figures]
     figure = FIGURES[name][1](rows)
-    return None if figure is None else _plain(figure)
+    return None if figure is None else plain(figure)
 
 
-def _plain(figure: go.Figure) -> dict[str, Any]:
-    plain: dict[str, Any] = figure.to_plotly_json()
-    plain["layout"].pop("template", None)
-    return plain
+def plain(figure: go.Figure) -> dict[str, Any]:
+    """Return a figure as Plotly's script takes it, without the template that Plotly's package adds."""
+    found: dict[str, Any] = figure.to_plotly_json()
+    found["layout"].pop("template", None)
+    return found
 
 
 def text(value: str) -> str:
@@ -57,9 +57,7 @@ def text(value: str) -> str:
 
 def _short(label: str) -> str:
     line = one_line(label)
-    return escape(
-        line if len(line) <= _LABEL_CHARACTERS else line[: _LABEL_CHARACTERS - 1] + "…", quote=False
-    )
+    return text(line if len(line) <= _LABEL_CHARACTERS else line[: _LABEL_CHARACTERS - 1] + "…")
 
 
 def layout(x: str, y: str, **more: Any) -> go.Layout:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import secrets
+import socket
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +24,9 @@ from dyna_eval.errors import InputError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 TOKEN_COOKIE = "dyna_eval_token"  # noqa: S105  # its name
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+"""A host's name or address as a browser sends it, perhaps with a port."""
+_TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
 _EMPTY_STYLE = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
 """The digest of no text: Plotly makes an empty style sheet and adds its rules by script."""
 _MAP_STYLE = "'sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o='"
@@ -57,18 +62,22 @@ class Access:
     def of(cls, bind: str, *, allowed: tuple[str, ...] = (), token: str | None = None) -> Access:
         """Return the rules for a bind address: a token for every address but loopback.
 
-        Raises InputError where a wildcard address has no allowed host name, or a token is too short.
+        Raises InputError where a wildcard address has no allowed host name, and for a name or a token that no
+        browser would send as it is.
         """
-        if token is not None and len(token) < 16:
-            raise InputError("the dashboard's token must have at least 16 characters")
-        names = {_host_name(name) for name in allowed}
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise InputError(
+                "the dashboard's token must have 16 characters or more: letters of ASCII, digits, and -._~"
+            )
+        names = {_allowed_name(name) for name in allowed}
+        own = {bind.lower(), str(_ip_address(bind) or bind.lower())}
         if is_loopback(bind):
-            return cls(hosts=frozenset({*names, *LOOPBACK_NAMES, bind.lower()}), token=token)
-        if bind not in ("0.0.0.0", "::"):  # noqa: S104  # compared with, not bound to
-            names.add(bind.lower())
+            return cls(hosts=frozenset({*names, *LOOPBACK_NAMES, *own}), token=token)
+        if not is_wildcard(bind):
+            names |= own
         elif not names:
             raise InputError(
-                f"--host {bind} listens on every address: name with --allow-host how browsers reach it"
+                f"--host {bind!r} listens on every address: name with --allow-host how browsers reach it"
             )
         return cls(hosts=frozenset(names), token=token or secrets.token_urlsafe(24))
 
@@ -83,17 +92,41 @@ class Access:
 
 
 def is_loopback(bind: str) -> bool:
-    if bind.lower() == "localhost":
-        return True
+    address = _ip_address(bind)
+    return bind.lower() == "localhost" if address is None else address.is_loopback
+
+
+def is_wildcard(bind: str) -> bool:
+    """Say whether whoever listens there listens on every address of the machine."""
+    address = _ip_address(bind)
+    return not bind.strip() if address is None else address.is_unspecified
+
+
+def _ip_address(bind: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that a socket takes a text for; None for a name."""
     try:
-        return ipaddress.ip_address(bind).is_loopback
+        return ipaddress.ip_address(bind)
     except ValueError:
-        return False
+        pass
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(bind))  # the short ones, as 127.1
+    except (OSError, ValueError):
+        return None
+
+
+def _allowed_name(given: str) -> str:
+    name = f"[{given}]" if given.count(":") > 1 and not given.startswith("[") else given
+    if not _host_name(name):
+        raise InputError(
+            f"--allow-host {given!r} is no host name; write it without http://, as lab.example.org"
+        )
+    return _host_name(name)
 
 
 def _host_name(host: str) -> str:
+    """Return the name in a Host header, without its port; an empty one where it holds anything else."""
     try:
-        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".") if _HOST.fullmatch(host) else ""
     except ValueError:
         return ""
 
@@ -127,7 +160,7 @@ class Guard:
         if not self._access.knows(host):
             return PlainTextResponse("this name is not allowed here; see --allow-host\n", status_code=403)
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             return PlainTextResponse("requests of other sites are refused\n", status_code=403)
         if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
             return PlainTextResponse("requests of other sites are refused\n", status_code=403)
@@ -147,18 +180,11 @@ class Guard:
             answer = RedirectResponse(f"{path}?{rest}" if rest else path, status_code=303)
             answer.set_cookie(TOKEN_COOKIE, offered, httponly=True, samesite="strict", path="/")
             return answer
+        cookie = HTTPConnection(scope).cookies.get(TOKEN_COOKIE)
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
-        if self._access.admits(_cookie(headers)) or self._access.admits(bearer or None):
+        if self._access.admits(cookie) or self._access.admits(bearer or None):
             return None
         return PlainTextResponse(
             "this dashboard asks for a token: open the address that `dyna-eval dashboard` printed\n",
             status_code=401,
         )
-
-
-def _cookie(headers: Headers) -> str | None:
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(TOKEN_COOKIE)
-    except CookieError:
-        return None
-    return found.value if found else None

@@ -9,7 +9,7 @@ import uvicorn
 from dyna_eval_db.watching import WatchedStore
 
 from dyna_eval_dashboards.app import create_app
-from dyna_eval_dashboards.safety import Access
+from dyna_eval_dashboards.safety import Access, is_wildcard
 
 
 def serve(
@@ -33,8 +33,9 @@ def serve(
         config = uvicorn.Config(
             create_app(store, access),
             access_log=False,  # addresses may hold the token
-            log_level="warning",
+            log_level="error",
             server_header=False,
+            ws="none",
             timeout_graceful_shutdown=2,
         )
         ready(address)
@@ -43,6 +44,6 @@ def serve(
 
 def _address(bind: str, port: int, access: Access) -> str:
     """Return the address to open, with the token if one is asked for."""
-    name = bind if bind not in ("0.0.0.0", "::") else min(access.hosts)  # noqa: S104  # compared with
+    name = min(access.hosts) if is_wildcard(bind) else bind
     name = f"[{name}]" if ":" in name else name
     return f"http://{name}:{port}/" + (f"?token={access.token}" if access.token else "")

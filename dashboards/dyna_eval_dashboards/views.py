@@ -1,4 +1,4 @@
-"""What templates show, cut out of reports and samples: rows in their order, and the drawing of rounds."""
+"""What the tables of sweeps and of comparisons show, cut out of reports: a page of rows in their order."""
 
 from __future__ import annotations
 
@@ -7,21 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dyna_eval_db.watching import SampleDetail
-
 from dyna_eval.cells import Notes, configuration_text
 from dyna_eval.comparison_tables import compared_pairs, headers, remarks
-from dyna_eval.jobs import Round
 from dyna_eval.report import LeftOut, Report, Row, best_row
 from dyna_eval.sweep_comparison import SweepComparison, Verdict
 from dyna_eval.wording import one_line
 
 ROWS_PER_PAGE = 200
 LEFT_OUT_SHOWN = 100
-MOST_TEXT = 20_000
-"""Characters of a prompt or an output that a page shows."""
-MOST_ROUNDS = 1_000
-"""Rounds that a time line shows."""
 
 SORTS: dict[str, Callable[[Row], Any]] = {
     "step": lambda row: row.step,
@@ -48,7 +41,7 @@ class Wanted:
     def of(cls, query: Mapping[str, str], *, page: int) -> Wanted:
         sort = query.get("sort", "step")
         return cls(
-            search=query.get("q", "").strip()[:200],
+            search=searched(query),
             sort=sort if sort in SORTS else "step",
             descending=query.get("order") == "desc",
             page=page,
@@ -84,6 +77,11 @@ class Cut:
     @property
     def job_ids(self) -> list[int]:
         return [job for table in self.tables for row in table.rows for job in row.job_ids]
+
+
+def searched(query: Mapping[str, str]) -> str:
+    """Return the text that an address searches for."""
+    return query.get("q", "").strip()[:200]
 
 
 def whole(report: Report) -> Cut:
@@ -159,100 +157,3 @@ def compared(comparison: SweepComparison, page: int) -> dict[str, Any]:
         "page": page,
         "pages": max(-(-pair.total // ROWS_PER_PAGE) for pair in pairs),
     }
-
-
-# ---------------------------------------------------------------- one sample's rounds
-
-_WIDTH, _HEIGHT = 1000.0, 120.0
-PHASES = ("draft", "grow", "verify", "walk")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
-    """A piece of the time line, in the units of its drawing."""
-
-    kind: str
-    x: float
-    y: float
-    width: float
-    height: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundView:
-    number: int
-    round: Round
-    seconds: float
-    bars: tuple[Bar, ...]
-    x: float
-    width: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleView:
-    """A sample's rounds from left to right: each a column as high as it took, in phases."""
-
-    rounds: tuple[RoundView, ...]
-    omitted: int
-    longest: float
-    """Seconds of the longest round: the height of the drawing."""
-    phase_seconds: Mapping[str, float | None]
-    """Over all rounds; `host` is what no phase accounts for."""
-    most_text: int = MOST_TEXT
-    width: float = _WIDTH
-    height: float = _HEIGHT
-
-
-def sample_view(detail: SampleDetail) -> SampleView:
-    rounds = detail.sample.rounds
-    shown = rounds[:MOST_ROUNDS]
-    longest = max((_seconds(round_) for round_ in shown), default=0.0)
-    step = _WIDTH / max(len(shown), 24)
-    totals: dict[str, float | None] = {
-        phase: _total([getattr(round_, f"{phase}_seconds") for round_ in rounds]) for phase in PHASES
-    }
-    totals["host"] = max(0.0, detail.sample.decode_seconds - sum(value or 0.0 for value in totals.values()))
-    return SampleView(
-        rounds=tuple(
-            RoundView(
-                number=number,
-                round=round_,
-                seconds=_seconds(round_),
-                bars=_bars(round_, number * step, step, longest),
-                x=round(number * step, 2),
-                width=round(step, 2),
-            )
-            for number, round_ in enumerate(shown)
-        ),
-        omitted=len(rounds) - len(shown),
-        longest=longest,
-        phase_seconds=totals,
-    )
-
-
-def _bars(round_: Round, left: float, step: float, longest: float) -> tuple[Bar, ...]:
-    bars, top = [], _HEIGHT
-    for phase in PHASES:
-        seconds = getattr(round_, f"{phase}_seconds")
-        if seconds and longest:
-            height = seconds / longest * _HEIGHT
-            top -= height
-            bars.append(
-                Bar(
-                    kind=phase,
-                    x=round(left + step * 0.08, 2),
-                    y=round(top, 2),
-                    width=round(step * 0.84, 2),
-                    height=round(height, 2),
-                )
-            )
-    return tuple(bars)
-
-
-def _seconds(round_: Round) -> float:
-    return sum(getattr(round_, f"{phase}_seconds") or 0.0 for phase in PHASES)
-
-
-def _total(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None

@@ -5,7 +5,9 @@ Each stores the same value exactly on both databases; what cannot be is said at 
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -24,7 +26,7 @@ Id = BigInteger().with_variant(Integer(), "sqlite")
 """A row's number. SQLite numbers rows by itself only where the type is called INTEGER."""
 
 Json = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
-"""Lists, mappings and scalars; NaN and infinity are refused by the engine's serializer."""
+"""Lists, mappings and scalars, written by `to_json`."""
 
 
 class _SqliteDouble(Double[float]):
@@ -50,9 +52,30 @@ class PlainText(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        if value is None:
-            return None
-        return value.replace("\0", "\N{SYMBOL FOR NULL}").encode("utf-8", "backslashreplace").decode()
+        return None if value is None else _storable(value)
+
+
+def _storable(text: str) -> str:
+    return text.replace("\0", "\N{SYMBOL FOR NULL}").encode("utf-8", "backslashreplace").decode()
+
+
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+"""Made once: a sweep may bring hundreds of thousands of values."""
+_PERHAPS_NOT_STORABLE = re.compile(r"\\u(?:0000|d[89a-f])")
+
+
+def to_json(value: Any) -> str:
+    """Write a value for a column of JSON, its texts as PlainText would be; NaN and infinity are refused."""
+    written = _ENCODER.encode(value)
+    return _ENCODER.encode(_all_storable(value)) if _PERHAPS_NOT_STORABLE.search(written) else written
+
+
+def _all_storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return _storable(value)
+    if isinstance(value, Mapping):
+        return {_all_storable(name): _all_storable(part) for name, part in value.items()}
+    return [_all_storable(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 class UtcTime(TypeDecorator[datetime]):

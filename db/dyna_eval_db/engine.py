@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import random
 import re
@@ -23,12 +22,16 @@ from sqlalchemy.exc import (
     InterfaceError,
     OperationalError,
 )
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool
 
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, MissingDatabaseError, first_line
+from dyna_eval_db.columns import to_json
 
 BUSY_SECONDS = 30.0
 """How long a SQLite connection waits for another one's lock."""
+WATCHING_BUSY_SECONDS = 5.0
+"""The same for one that only looks: who watches is told rather than kept waiting."""
 
 _CONFLICTS = frozenset({"40001", "40P01"})
 """Postgres's codes for transactions that met another one: a serialization failure, and a deadlock."""
@@ -49,8 +52,17 @@ _SQLITE_AWAY = frozenset(
 _POSTGRES_PATIENCE = {"connect_timeout": "10", "tcp_user_timeout": "30000"}
 """Seconds to connect, and milliseconds that sent data may go unanswered, where the address names none."""
 
-_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
-"""Made once: a sweep may bring hundreds of thousands of values."""
+_MAY_WRITE = "see that you may write the file and its folder"
+_ADVICE = {
+    "file is not a database": "it is a file of another kind, choose another name",
+    "database disk image is malformed": "the file is damaged, put a copy of it in its place",
+    "unable to open database file": _MAY_WRITE,
+    "attempt to write a readonly database": _MAY_WRITE,
+    "database is locked": "another process has been writing to it for too long",
+    "database or disk is full": "make room on its disk",
+    "permission denied for": "grant it to this user, or connect as its owner",
+}
+"""What to do about what a database says, by how it begins."""
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -122,6 +134,10 @@ def reported(address: URL) -> Iterator[None]:
         yield
     except (IntegrityError, DataError):
         raise
+    except PoolTimeoutError as error:
+        raise DatabaseAwayError(
+            f"{shown(address)}: every connection has been in use for too long; try again later"
+        ) from error
     except DBAPIError as error:
         reason = first_line(error.orig or error)
         for secret in _secrets(address):
@@ -131,8 +147,8 @@ def reported(address: URL) -> Iterator[None]:
 
 
 def _secrets(address: URL) -> set[str]:
-    given = {str(address.password or ""), *map(str, (address.query.get("password", ""),))}
-    return {secret for secret in given if secret}
+    given = (address.password, *address.normalized_query.get("password", ()))
+    return {str(secret) for secret in given if secret}
 
 
 def _is_away(error: DBAPIError) -> bool:
@@ -165,15 +181,7 @@ def _is_conflict(error: BaseException | None) -> bool:
 
 
 def _advice(reason: str) -> str:
-    if reason == "file is not a database":
-        return "; it is a file of another kind, choose another name"
-    if reason == "unable to open database file":
-        return "; see that you may write the file and its folder"
-    if reason == "database is locked":
-        return "; another process has been writing to it for too long"
-    if reason == "database or disk is full":
-        return "; make room on its disk"
-    return ""
+    return next((f"; {advice}" for begin, advice in _ADVICE.items() if reason.startswith(begin)), "")
 
 
 # --------------------------------------------------------------------- engines
@@ -197,10 +205,12 @@ def store_engine(address: URL) -> Engine:
 
 def watching_engine(address: URL) -> Engine:
     """Return an engine through which nothing can be written; a transaction sees one state of the database."""
-    engine = _engine(address, pool_pre_ping=address.get_backend_name() != "sqlite")
-    if engine.dialect.name == "sqlite":
+    if address.get_backend_name() == "sqlite":
+        existing = functools.partial(_open_existing, str(address.database))
+        engine = _engine(address, creator=existing, poolclass=NullPool)  # a file may be replaced
         event.listen(engine, "connect", _refuse_writes)
         return engine
+    engine = _engine(address, pool_pre_ping=True)
     return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
@@ -212,7 +222,7 @@ def _engine(address: URL, **options: Any) -> Engine:
         engine = create_engine(
             address,
             hide_parameters=True,  # they hold prompts and model text
-            json_serializer=_ENCODER.encode,
+            json_serializer=to_json,
             **options,
         )
     except ModuleNotFoundError as error:
@@ -241,6 +251,11 @@ def writing(engine: Engine) -> Engine:
     return engine.execution_options(dyna_eval_writes=True)
 
 
+def _open_existing(file: str) -> sqlite3.Connection:
+    """Open a SQLite file; one that has gone is not made anew, as the driver would."""
+    return sqlite3.connect(f"{Path(file).as_uri()}?mode=rw", uri=True, check_same_thread=False)
+
+
 def _take_over_transactions(connection: Any, _record: object) -> None:
     """Keep Python's driver from beginning transactions by itself, which it does late and not for DDL."""
     connection.isolation_level = None
@@ -260,6 +275,7 @@ def _set_pragmas(journal_mode: str, connection: Any, _record: object) -> None:
 
 def _refuse_writes(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA query_only = ON")
+    connection.execute(f"PRAGMA busy_timeout = {int(WATCHING_BUSY_SECONDS * 1000)}")
 
 
 def _journal_mode(address: URL) -> str:
@@ -281,7 +297,8 @@ def wal_is_safe(version: tuple[int, int, int]) -> bool:
 
 
 def check_file(address: URL, *, create: bool) -> None:
-    """Refuse a SQLite file that cannot be, lies on a network, or is not there unless it is to be created."""
+    """Refuse a SQLite file that cannot be or lies on a network; one that is not there or may not be written
+    to, where `create` says that it is to be filled, and one that is not there where it is to be read."""
     if address.get_backend_name() != "sqlite":
         return
     path = Path(str(address.database))
@@ -304,10 +321,15 @@ def _check_path(path: Path, *, create: bool) -> None:
         raise DatabaseError(f"{path} is a folder; give the name of a database file")
     if not path.parent.is_dir():
         raise DatabaseError(f"cannot open {path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise DatabaseError(f"{path} is no file but a device or a pipe; give the name of a database file")
     if not create and not path.exists():
         raise MissingDatabaseError(
             f"there is no database at {path}; `dyna-eval submit` creates one, --db names another"
         )
+    places = (path.parent, path) if path.exists() else (path.parent,)  # a journal is made beside the file
+    if create and not all(os.access(place, os.W_OK) for place in places):
+        raise DatabaseError(f"cannot write {path}; {_MAY_WRITE}")
 
 
 def network_file_system(path: Path, mounts: str) -> str | None:

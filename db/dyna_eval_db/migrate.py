@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, column, inspect, select, table, text
 
-from dyna_eval.errors import DatabaseError
+from dyna_eval.errors import DatabaseError, first_line
 from dyna_eval_db.engine import bare_engine, check_file, parse_address, reported, shown, writing
 from dyna_eval_db.models import SCHEMA_VERSION
 
@@ -38,14 +38,6 @@ class Schema:
 
     kind: SchemaKind
     version: str | None
-
-
-def check(url: str) -> Schema:
-    """Return the schema of an existing database without changing anything."""
-    address = parse_address(url)
-    check_file(address, create=False)
-    with reported(address):
-        return inspect_schema(bare_engine(address))
 
 
 def upgrade(url: str) -> Schema:
@@ -85,11 +77,19 @@ def inspect_schema(engine: Engine) -> Schema:
     with engine.connect() as connection:
         tables = inspect(connection).get_table_names()
         if not tables:
+            _require_namespace(connection)
             return Schema(kind=SchemaKind.EMPTY, version=None)
         if VERSION_TABLE not in tables:
             return Schema(kind=SchemaKind.FOREIGN, version=None)
         version = connection.scalar(select(column("version_num")).select_from(table(VERSION_TABLE)))
     return Schema(kind=_kind(version), version=version)
+
+
+def _require_namespace(connection: Connection) -> None:
+    """Refuse a Postgres database whose tables this user may not even see: it would look empty."""
+    if connection.dialect.name == "postgresql" and not connection.scalar(text("SELECT current_schema()")):
+        where = shown(connection.engine.url)
+        raise DatabaseError(f"{where}: this user may use none of its schemas; GRANT USAGE, CREATE on one")
 
 
 def _kind(version: str | None) -> SchemaKind:
@@ -102,6 +102,7 @@ def create_schema(engine: Engine) -> None:
     """Run all migrations that a database lacks, in one transaction; those of two processes do not mix."""
     from alembic import command  # noqa: PLC0415  # slow to import, and most runs need no migration
     from alembic.config import Config  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
@@ -109,7 +110,13 @@ def create_schema(engine: Engine) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            where = shown(connection.engine.url)
+            raise DatabaseError(
+                f"{where} cannot be upgraded: {first_line(error)}; restore a copy of it"
+            ) from error
         _require_whole_references(connection)
 
 

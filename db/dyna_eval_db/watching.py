@@ -6,30 +6,25 @@ little. Only `record` reads a whole sweep, for its report.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
 from sqlalchemy import ColumnElement, Engine, Select, String, cast, func, or_, select
 from sqlalchemy.orm import Session
 
-from dyna_eval.errors import UnknownSweepError
+from dyna_eval.errors import DatabaseAwayError, DatabaseError, UnknownSweepError
 from dyna_eval.imported import ImportedSweep
-from dyna_eval.jobs import JobState, Method, Params, Sample, Scalar, SweepRecord
-from dyna_eval.time_left import TimeLeft
+from dyna_eval.jobs import JobState, Method, SweepRecord
 from dyna_eval_db import imports, sweeps
-from dyna_eval_db.columns import database_clock
+from dyna_eval_db.actors import read_cluster
 from dyna_eval_db.engine import bare_engine, check_file, parse_address, reported, shown, watching_engine
 from dyna_eval_db.migrate import require_schema
 from dyna_eval_db.models import (
-    SCHEMA_VERSION,
     AttemptRow,
     EnvironmentRow,
     EventRow,
     JobRow,
-    LeaseRow,
     PromptRow,
     ResultRow,
     SampleRow,
@@ -38,149 +33,11 @@ from dyna_eval_db.models import (
 from dyna_eval_db.remaining import read_time_left
 from dyna_eval_db.results import read_samples
 from dyna_eval_db.store import attempt_value
-from dyna_eval_db.values import Attempt, SweepState, error_text
+from dyna_eval_db.values import SweepState, error_text
+from dyna_eval_db.watched import Cluster, JobDetail, JobLine, Page, SampleDetail, SampleLine, SweepOutline
 
-_Item = TypeVar("_Item")
-_ACTORS_SHOWN = 200
 _AT_ONCE = 5_000  # numbers in one statement: SQLite takes 32,766
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page(Generic[_Item]):
-    """Some of `total` items; `number` counts pages from 1."""
-
-    items: tuple[_Item, ...]
-    total: int
-    number: int
-    size: int
-
-    @property
-    def last(self) -> int:
-        return max(1, -(-self.total // self.size))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepOutline:
-    """What can be said of a sweep without reading what it measured."""
-
-    id: int
-    name: str
-    pairs: tuple[str, ...]
-    state: SweepState
-    jobs: Mapping[JobState, int]
-    created_at: str
-    time_left: TimeLeft | None
-    """None where no controller is at work, and where nothing is known of a pair yet."""
-    may_grow: bool
-    """Whether repeats are added until the speedups are known well enough, beyond the jobs of now."""
-
-    @property
-    def total(self) -> int:
-        return sum(self.jobs.values())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobLine:
-    id: int
-    label: str
-    pair: str
-    method: Method
-    repeat: int
-    state: JobState
-    tries: int
-    error: str | None
-    actor: str | None
-    wall_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobDetail:
-    """One job with what its landed attempt brought; the latter is None unless it is done."""
-
-    line: JobLine
-    sweep_id: int
-    sweep: str
-    params: Params
-    generation: Mapping[str, Scalar]
-    measure: Mapping[str, Scalar]
-    key: str
-    prompt_set: str
-    attempts: tuple[Attempt, ...]
-    environment: str | None
-    facts: Mapping[str, Scalar]
-    conditions: Mapping[str, Scalar]
-    peak_memory_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleLine:
-    prompt_index: int
-    prompt_tokens: int
-    tokens: int
-    rounds: int
-    decode_seconds: float
-    accepted_tokens: int
-    exactness: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleDetail:
-    """A sample with all its rounds and the prompt that it continues."""
-
-    sample: Sample
-    prompt: str | None
-    category: str | None
-    samples: int
-    """How many samples the job has."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActorAtWork:
-    """An actor and the job that it runs."""
-
-    actor: str
-    node: str | None
-    facts: Mapping[str, Scalar]
-    """Of its environment, from the latest job that it, else another actor of its node, landed."""
-    heard_seconds: float | None
-    """Since it last answered its controller, or landed a job; None where it has not yet done so."""
-    sweep_id: int
-    sweep: str
-    pair: str
-    job_id: int
-    label: str
-    running_seconds: float
-    lease_seconds: float | None
-    """Until the job may be taken back, unless the controller renews its claim."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActorKnown:
-    """An actor that has landed jobs."""
-
-    actor: str
-    node: str
-    jobs: int
-    last_landed_at: str
-    facts: Mapping[str, Scalar]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControllerLease:
-    sweep_id: int
-    sweep: str
-    holder: str
-    held_seconds: float
-    left_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    database: str
-    schema: str
-    at_work: tuple[ActorAtWork, ...]
-    leases: tuple[ControllerLease, ...]
-    known: tuple[ActorKnown, ...]
+_LARGEST_INDEX = 2**31 - 1  # of prompts; Postgres refuses to look for a larger one
 
 
 class WatchedStore:
@@ -213,8 +70,19 @@ class WatchedStore:
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
-        with reported(self._engine.url), Session(self._engine) as session:
-            yield session
+        try:
+            with reported(self._engine.url), Session(self._engine) as session:
+                yield session
+        except DatabaseError as error:
+            self._require_same(error)
+            raise
+
+    def _require_same(self, error: DatabaseError) -> None:
+        """Raise what says it better where the database has gone, or become another one, since."""
+        check_file(self._engine.url, create=False)
+        if not isinstance(error, DatabaseAwayError):
+            with reported(self._engine.url):
+                require_schema(self._engine, create=False)
 
     # ------------------------------------------------------------------ sweeps
 
@@ -245,10 +113,13 @@ class WatchedStore:
             return _outline(session, row)
 
     def pulse(self, sweep_id: int) -> str:
-        """Return a text that changes when anything happens to a sweep."""
+        """Return a text that changes when anything happens to a sweep, or another one takes its number."""
         with self._read() as session:
+            added = session.scalar(select(SweepRow.created_at).where(SweepRow.id == sweep_id))
+            if added is None:
+                raise UnknownSweepError(f"no sweep {sweep_id} in this database")
             latest = session.scalar(select(func.max(EventRow.id)).where(EventRow.sweep_id == sweep_id))
-            return f"{latest or 0}-{sweeps.read_state(session, sweep_id)}"
+            return f"{added.timestamp():.3f}-{latest or 0}-{sweeps.read_state(session, sweep_id)}"
 
     def latest_event(self) -> int:
         """Return the number of the latest event of all sweeps, 0 where there is none."""
@@ -269,17 +140,6 @@ class WatchedStore:
         """Return all imported sweeps without their samples."""
         with self._read() as session:
             return imports.read_imports(session)
-
-    def peak_memory(self, sweep_id: int) -> dict[tuple[str, str], int]:
-        """Return the highest peak memory of the done jobs, in bytes, by pair and label."""
-        highest = (
-            select(JobRow.pair, JobRow.label, func.max(ResultRow.peak_memory_bytes))
-            .join(ResultRow, ResultRow.job_id == JobRow.id)
-            .where(JobRow.sweep_id == sweep_id, ResultRow.peak_memory_bytes.is_not(None))
-            .group_by(JobRow.pair, JobRow.label)
-        )
-        with self._read() as session:
-            return {(pair, label): peak for pair, label, peak in session.execute(highest) if peak is not None}
 
     def job_states(self, job_ids: Sequence[int]) -> dict[int, JobState]:
         """Return the states of some jobs."""
@@ -313,8 +173,8 @@ class WatchedStore:
         with self._read() as session:
             total = session.scalar(select(func.count()).select_from(JobRow).where(*conditions)) or 0
             order = (JobRow.position, JobRow.id)
-            shown = _cut(select(JobRow.id).where(*conditions).order_by(*order), number, size)
-            rows = _job_lines().where(JobRow.id.in_(shown)).order_by(*order)  # an index alone finds them
+            cut = _cut(select(JobRow.id).where(*conditions).order_by(*order), number, size)
+            rows = _job_lines().where(JobRow.id.in_(cut)).order_by(*order)  # an index alone finds them
             items = tuple(_job_line(row) for row in session.execute(rows))
         return Page(items=items, total=total, number=number, size=size)
 
@@ -355,7 +215,6 @@ class WatchedStore:
             SampleRow.tokens,
             SampleRow.rounds,
             SampleRow.decode_seconds,
-            SampleRow.accepted_tokens,
             SampleRow.exactness,
         ).where(SampleRow.job_id == job_id)
         of_job = select(func.count()).select_from(SampleRow).where(SampleRow.job_id == job_id)
@@ -368,7 +227,8 @@ class WatchedStore:
     def sample(self, job_id: int, prompt_index: int) -> SampleDetail:
         """Return one sample with its rounds; raises UnknownSweepError where there is none."""
         with self._read() as session:
-            found = read_samples(session, job_id, SampleRow.prompt_index == prompt_index)
+            of_prompt = SampleRow.prompt_index == prompt_index
+            found = read_samples(session, job_id, of_prompt) if prompt_index <= _LARGEST_INDEX else ()
             if not found:
                 raise UnknownSweepError(f"job {job_id} has no sample of prompt {prompt_index}")
             job = session.get_one(JobRow, job_id)
@@ -386,15 +246,7 @@ class WatchedStore:
     def cluster(self) -> Cluster:
         """Return who works on what, by what the database knows."""
         with self._read() as session:
-            now = session.scalars(select(database_clock())).one()
-            known = _known_actors(session)
-            return Cluster(
-                database=self.address,
-                schema=SCHEMA_VERSION,
-                at_work=_at_work(session, now, known),
-                leases=_leases(session, now),
-                known=known,
-            )
+            return read_cluster(session, self.address)
 
 
 def _cut(rows: Select[*tuple[Any, ...]], number: int, size: int) -> Select[*tuple[Any, ...]]:
@@ -455,98 +307,4 @@ def _job_line(row: Any) -> JobLine:
         error=error_text(row.error_class, row.error),
         actor=row.actor,
         wall_seconds=row.wall_seconds,
-    )
-
-
-def _at_work(session: Session, now: Any, known: Sequence[ActorKnown]) -> tuple[ActorAtWork, ...]:
-    running = (
-        select(
-            AttemptRow.actor,
-            AttemptRow.node,
-            AttemptRow.started_at,
-            AttemptRow.heard_at,
-            JobRow.id,
-            JobRow.label,
-            JobRow.pair,
-            JobRow.lease_expires_at,
-            SweepRow.id.label("sweep_id"),
-            SweepRow.name,
-        )
-        .join(JobRow, (JobRow.id == AttemptRow.job_id) & (JobRow.epoch == AttemptRow.epoch))
-        .join(SweepRow, SweepRow.id == JobRow.sweep_id)
-        .where(JobRow.state == JobState.RUNNING)
-        .order_by(AttemptRow.actor)
-        .limit(_ACTORS_SHOWN)
-    )
-    rows = session.execute(running).all()
-    landed = _last_landed(session, {row.actor for row in rows})
-    of_node = {actor.node: actor.facts for actor in reversed(known)}
-    of_actor = {actor.actor: actor.facts for actor in known}
-    return tuple(
-        ActorAtWork(
-            actor=row.actor,
-            node=row.node,
-            facts=of_actor.get(row.actor, of_node.get(row.node or "", {})),
-            heard_seconds=_age(now, row.heard_at, landed.get(row.actor)),
-            sweep_id=row.sweep_id,
-            sweep=row.name,
-            pair=row.pair,
-            job_id=row.id,
-            label=row.label,
-            running_seconds=(now - row.started_at).total_seconds(),
-            lease_seconds=row.lease_expires_at and (row.lease_expires_at - now).total_seconds(),
-        )
-        for row in rows
-    )
-
-
-def _last_landed(session: Session, actors: Collection[str]) -> dict[str, datetime]:
-    latest = select(ResultRow.actor, func.max(ResultRow.landed_at)).where(ResultRow.actor.in_(actors))
-    return {actor: at for actor, at in session.execute(latest.group_by(ResultRow.actor)) if at is not None}
-
-
-def _age(now: datetime, *moments: datetime | None) -> float | None:
-    """Return the seconds since the latest of some moments."""
-    known = [moment for moment in moments if moment is not None]
-    return (now - max(known)).total_seconds() if known else None
-
-
-def _leases(session: Session, now: Any) -> tuple[ControllerLease, ...]:
-    rows = session.execute(
-        select(LeaseRow, SweepRow.name)
-        .join(SweepRow, SweepRow.id == LeaseRow.sweep_id)
-        .order_by(LeaseRow.sweep_id)
-    )
-    return tuple(
-        ControllerLease(
-            sweep_id=lease.sweep_id,
-            sweep=name,
-            holder=lease.holder,
-            held_seconds=(now - lease.acquired_at).total_seconds(),
-            left_seconds=(lease.expires_at - now).total_seconds(),
-        )
-        for lease, name in rows
-    )
-
-
-def _known_actors(session: Session) -> tuple[ActorKnown, ...]:
-    latest = func.max(ResultRow.landed_at).label("latest")
-    grouped = (
-        select(ResultRow.actor, ResultRow.node, ResultRow.environment, func.count().label("jobs"), latest)
-        .group_by(ResultRow.actor, ResultRow.node, ResultRow.environment)
-        .order_by(latest.desc(), ResultRow.actor)
-        .limit(_ACTORS_SHOWN)
-    )
-    rows = session.execute(grouped).all()
-    used = select(EnvironmentRow).where(EnvironmentRow.digest.in_({row.environment for row in rows}))
-    facts = {row.digest: row.facts for row in session.scalars(used)}
-    return tuple(
-        ActorKnown(
-            actor=row.actor,
-            node=row.node,
-            jobs=row.jobs,
-            last_landed_at=row.latest.isoformat(timespec="seconds"),
-            facts=facts[row.environment],
-        )
-        for row in rows
     )

@@ -6,9 +6,10 @@ import contextlib
 
 import click
 
-from dyna_eval.commands.options import database_option, json_option, open_store, print_json
-from dyna_eval.commands.running import stdout_kept_clean
+from dyna_eval.commands.options import database_option, json_option, open_store
+from dyna_eval.commands.output import print_json, stdout_kept_clean
 from dyna_eval.errors import MissingDatabaseError
+from dyna_eval.wording import count
 
 
 @click.group()
@@ -54,6 +55,8 @@ def check_pair(*, target: str, draft: str | None, dtype: str) -> None:
 
     from dyna_eval.jobs import PACKAGED_PAIRS, PairSpec
 
+    if not target or draft == "":
+        raise click.UsageError("TARGET and DRAFT are folders or hub ids; name them")
     if target in PACKAGED_PAIRS and draft is None:
         draft = target
     with stdout_kept_clean():
@@ -88,11 +91,11 @@ def check_database(*, sweep: str | None, database: str) -> int:
     with open_store(database) as store:
         sweep_id = None if sweep is None else store.find_sweep(sweep)
         findings = store.audit(sweep_id)
-        count = len(store.list_sweeps()) if sweep_id is None else 1
+        sound = len(store.list_sweeps()) if sweep_id is None else 1
     for finding in findings:
         sweep_words = "" if finding.sweep_id is None else f"sweep {finding.sweep_id} "
         job_words = "" if finding.job_id is None else f"job {finding.job_id} "
         click.echo(f"{sweep_words}{job_words}{finding.what}")
     if not findings:
-        click.echo(f"ok: {count} sweeps")
+        click.echo(f"ok: {count(sound, 'sweep')}")
     return 1 if findings else 0

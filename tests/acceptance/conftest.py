@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from workplace import Workplace
-
-
-@pytest.fixture(scope="session", autouse=True)
-def heard_interrupts() -> Iterator[None]:
-    """Let commands hear Ctrl-C also where these tests run in the background, where a shell ignores it."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

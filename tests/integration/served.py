@@ -14,7 +14,7 @@ from dyna_eval_db.watching import WatchedStore
 from measurements import make_result, make_sentinel, make_sweep
 from starlette.testclient import TestClient
 
-from dyna_eval.jobs import JobResult, PromptSet, ResolvedSweep, Sample
+from dyna_eval.jobs import JobResult, PromptSet, ResolvedSweep
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}</textarea>\u202e"
 
@@ -57,24 +57,13 @@ def fill(url: str, sweep: ResolvedSweep | None = None, *, failed: bool = False) 
                 store.fail(claim, error_class="ValueError", message=HOSTILE, final=True)
                 continue
             sentinels = [make_sentinel()] if number == 1 else []
-            store.land(claim, believable(make_result(claim.job, sentinels=sentinels)))
+            store.land(claim, _with_hostile_text(make_result(claim.job, sentinels=sentinels)))
     return sweep_id
 
 
-def believable(result: JobResult) -> JobResult:
-    """Return a result whose samples add up, with hostile text."""
-    return replace(
-        result,
-        samples=tuple(_hostile(sample) for sample in result.samples),
-        sentinels=tuple(
-            replace(run, samples=tuple(_hostile(sample) for sample in run.samples))
-            for run in result.sentinels
-        ),
-    )
-
-
-def _hostile(sample: Sample) -> Sample:
-    return replace(sample, text=HOSTILE)
+def _with_hostile_text(result: JobResult) -> JobResult:
+    """Return a result that is the same but for what the samples of its own jobs say."""
+    return replace(result, samples=tuple(replace(sample, text=HOSTILE) for sample in result.samples))
 
 
 def database(folder: Path) -> str:

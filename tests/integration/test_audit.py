@@ -120,7 +120,7 @@ def test_the_command_prints_a_line_for_each_finding_and_exits_with_1(
 ) -> None:
     words = ["db", "check", "--db", database_url]
     sound = CliRunner().invoke(cli, words, standalone_mode=False)
-    assert (sound.output, sound.return_value) == ("ok: 1 sweeps\n", 0)
+    assert (sound.output, sound.return_value) == ("ok: 1 sweep\n", 0)
     done = _by_state(worked)[0]
     alter(database_url, "UPDATE job SET state = 'failed' WHERE state = 'done'")
     for options in ([], ["--sweep", "four-step"]):

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from dyna_eval_db import migrate
 from dyna_eval_db.engine import bare_engine, parse_address, writing
-from dyna_eval_db.migrate import MIGRATIONS, VERSION_TABLE, SchemaKind
+from dyna_eval_db.migrate import MIGRATIONS, VERSION_TABLE, Schema, SchemaKind, inspect_schema
 from dyna_eval_db.models import SCHEMA_VERSION, Base
 from dyna_eval_db.store import Store
 from measurements import make_result, make_sentinel, make_sweep
@@ -32,6 +33,7 @@ from sqlalchemy import Engine, MetaData, Table, event, inspect, select, text
 
 from dyna_eval.errors import DatabaseError
 from dyna_eval.jobs import Backend, EngineSpec
+from tests.postgres import Server
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -60,6 +62,10 @@ def downgrade(url: str, version: str) -> None:
     with writing(bare_engine(parse_address(url))).begin() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, version)
+
+
+def found_schema(url: str) -> Schema:
+    return inspect_schema(bare_engine(parse_address(url)))
 
 
 def refusal(url: str, *, create: bool = True) -> str:
@@ -132,7 +138,7 @@ def test_many_that_open_a_new_database_at_once_make_its_schema_once(database_url
     for thread in threads:
         thread.join()
     assert errors == []
-    assert migrate.check(database_url).kind == SchemaKind.CURRENT
+    assert found_schema(database_url).kind == SchemaKind.CURRENT
 
 
 class CrashError(Exception):
@@ -150,7 +156,7 @@ def test_a_crash_while_a_schema_is_made_leaves_an_empty_database(database_url: s
     with pytest.raises(CrashError):
         Store.open(database_url, create=True)
     event.remove(Engine, "before_cursor_execute", crash_at_the_fifth_table)
-    assert migrate.check(database_url).kind == SchemaKind.EMPTY
+    assert found_schema(database_url).kind == SchemaKind.EMPTY
     with Store.open(database_url, create=True) as store:
         assert store.list_sweeps() == []
 
@@ -172,7 +178,7 @@ def test_an_older_schema_is_refused_with_the_command_that_upgrades_it_and_left_a
 ) -> None:
     monkeypatch.setattr(migrate, "SCHEMA_VERSION", "9999")
     assert "run `dyna-eval db upgrade`" in refusal(database_url)
-    assert migrate.check(database_url) == migrate.Schema(kind=SchemaKind.OLDER, version=SCHEMA_VERSION)
+    assert found_schema(database_url) == Schema(kind=SchemaKind.OLDER, version=SCHEMA_VERSION)
 
 
 def test_upgrading_makes_the_schema_and_then_changes_nothing(database_url: str, tmp_path: Path) -> None:
@@ -210,7 +216,7 @@ def test_rows_of_schema_0001_are_kept_and_lack_only_what_was_not_measured(databa
     as_written_by_0001(database_url)
 
     assert "run `dyna-eval db upgrade`" in refusal(database_url)
-    assert migrate.upgrade(database_url) == migrate.Schema(kind=SchemaKind.OLDER, version="0001")
+    assert migrate.upgrade(database_url) == Schema(kind=SchemaKind.OLDER, version="0001")
 
     with Store.open(database_url, create=False) as store:
         after, samples, resolved = (
@@ -272,6 +278,65 @@ def test_a_file_of_another_kind_is_refused_and_left_alone(tmp_path: Path) -> Non
     file.write_text("not a database\n" * 100)
     assert f"{file}: file is not a database" in refusal(f"sqlite:///{file}")
     assert file.read_text() == "not a database\n" * 100
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_refused_before_it_is_read(tmp_path: Path, kind: str) -> None:
+    place = Path("/dev/null")
+    if kind == "pipe":
+        place = tmp_path / "pipe"
+        os.mkfifo(place)
+    assert refusal(f"sqlite:///{place}").startswith(f"{place} is no file but a device or a pipe; ")
+
+
+def test_a_folder_that_may_not_be_written_to_is_told_before_anything_runs(tmp_path: Path) -> None:
+    """As root without its privileges, which may else write everywhere."""
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o500)
+    code = "import sys; from dyna_eval_db.store import Store; Store.check(sys.argv[1])"
+    bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    if bare and shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed")
+    command = [*bare, sys.executable, "-c", code, f"sqlite:///{folder}/store.db"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"DatabaseError: cannot write {folder}/store.db; see that you may write" in done.stderr, (
+        done.stderr
+    )
+
+
+def test_half_a_file_is_told_to_be_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "store.db"
+    with Store.open(f"sqlite:///{file}", create=True) as store:
+        for number in range(20):
+            store.add_sweep(make_sweep(f"sweep {number}"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(DatabaseError) as refused, Store.open(f"sqlite:///{file}", create=False) as store:
+        store.audit()
+    assert str(refused.value).endswith("malformed; the file is damaged, put a copy of it in its place")
+
+
+def test_a_user_without_rights_is_told_what_to_ask_for(postgres_server: Server) -> None:
+    postgres_server.empty()
+    with bare_engine(parse_address(postgres_server.url)).begin() as owner:
+        owner.execute(text("DROP ROLE IF EXISTS weak"))
+        owner.execute(text("CREATE ROLE weak LOGIN"))
+    url = postgres_server.url.replace("postgres@", "weak@")
+    assert refusal(url).endswith("this user may use none of its schemas; GRANT USAGE, CREATE on one")
+    Store.open(postgres_server.url, create=True).close()
+    execute(postgres_server.url, "GRANT USAGE ON SCHEMA public TO weak")
+    said = refusal(url, create=False)
+    assert said.endswith(
+        "permission denied for table dyna_eval_schema; grant it to this user, or connect as its owner"
+    )
+
+
+@pytest.mark.usefixtures("store")
+def test_a_version_that_never_was_is_refused_in_one_line_and_left_alone(database_url: str) -> None:
+    execute(database_url, "UPDATE dyna_eval_schema SET version_num = '0003x'")
+    with pytest.raises(DatabaseError) as refused:
+        migrate.upgrade(database_url)
+    assert re.search(r"cannot be upgraded: .*'0003x'; restore a copy of it$", str(refused.value))
+    assert found_schema(database_url).version == "0003x"
 
 
 def test_a_folder_and_a_missing_folder_are_named(tmp_path: Path) -> None:

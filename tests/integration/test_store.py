@@ -22,7 +22,15 @@ import pytest
 from click.testing import CliRunner
 from dyna_eval_db.engine import network_file_system, wal_is_safe
 from dyna_eval_db.store import Claim, Claimant, Landing, Outcome, Store, SweepState
-from measurements import CALIBRATION, CONFIGURATIONS, make_result, make_sample, make_sentinel, make_sweep
+from measurements import (
+    CALIBRATION,
+    CONFIGURATIONS,
+    TREE,
+    make_result,
+    make_sample,
+    make_sentinel,
+    make_sweep,
+)
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DataError
 
@@ -415,6 +423,7 @@ def test_a_landed_result_comes_back_exactly(store: Store, sweep_id: int) -> None
     assert stored.state == JobState.DONE
     assert stored.samples == tuple(sum_rounds(sample) for sample in result.samples)
     assert (stored.actor, stored.environment) == ("actor-1", result.environment.digest)
+    assert stored.peak_memory_bytes == result.peak_memory_bytes
     assert outcomes(store, claim.job_id) == [Outcome.LANDED]
 
 
@@ -433,6 +442,7 @@ def test_a_sample_without_rounds_and_without_optional_facts_comes_back_exactly(
     store.land(claim, replace(make_result(claim.job), samples=(bare,), peak_memory_bytes=None))
     assert store.samples(claim.job_id) == (bare,)
     assert store.job(claim.job_id).samples == (sum_rounds(bare),)
+    assert store.job(claim.job_id).peak_memory_bytes is None
 
 
 @pytest.mark.parametrize("margin", [math.nan, math.inf, -math.inf])
@@ -448,10 +458,19 @@ def test_a_number_that_is_not_finite_is_kept_apart_from_unknown(
 
 def test_text_that_a_database_cannot_hold_does_not_stop_a_landing(store: Store, sweep_id: int) -> None:
     claim = take(store, sweep_id)
-    odd = replace(make_sample(), text="a\0b\ud800")
-    store.land(claim, replace(make_result(claim.job), samples=(odd,)))
+    text, stored = (
+        "a\0b\ud800\N{GRINNING FACE}\\u0000",
+        "a\N{SYMBOL FOR NULL}b\\ud800\N{GRINNING FACE}\\u0000",
+    )
+    odd = replace(make_sample(), text=text, trees=(replace(TREE, bonus_text=text),))
+    environment = Environment(digest=digest("odd"), facts={text: text})
+    store.land(claim, replace(make_result(claim.job), samples=(odd,), environment=environment))
     (read,) = store.samples(claim.job_id)
-    assert read.text == "a\N{SYMBOL FOR NULL}b\\ud800"
+    assert (read.text, read.trees[0].bonus_text) == (stored, stored)
+    assert {stored: stored} in store.record(sweep_id).environments.values()
+    other = take(store, sweep_id)
+    store.fail(other, error_class="ValueError", message=text, final=True)
+    assert store.events(sweep_id)[-1].detail["error"] == stored
 
 
 def test_landing_twice_is_noticed_and_changes_nothing(store: Store, sweep_id: int) -> None:

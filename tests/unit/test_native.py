@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -589,6 +590,37 @@ def test_a_folder_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch: pyte
         assert reason().startswith(f"no folder for the kernels at {tmp_path}/file/dyna-eval: ")
     finally:
         kernels.cache_clear()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to_says_so(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", script(tmp_path / "idle", ""))
+    fresh.mkdir(parents=True, mode=0o500)
+    assert reason().startswith(f"no folder for the kernels at {fresh}: [Errno 13] Permission denied")
+
+
+def test_a_folder_in_which_nothing_can_be_made_says_why(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", script(tmp_path / "removing", f'rm -r "{fresh}"'))
+    assert reason().startswith(f"no folder for the kernels at {fresh}: ")
+
+
+def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setenv("CXX", script(tmp_path / "idle", ""))
+    kernels.cache_clear()
+    try:
+        assert reason() == "no folder for the kernels: Could not determine home directory."
+    finally:
+        kernels.cache_clear()
+
+
+def homeless() -> Path:
+    raise RuntimeError("Could not determine home directory.")
 
 
 def test_kernels_are_built_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

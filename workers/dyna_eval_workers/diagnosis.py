@@ -12,7 +12,7 @@ import transformers
 from dyna_eval.errors import PairError
 from dyna_eval.jobs import PACKAGED_PAIRS, Finding, PairSpec
 from dyna_eval_workers.conditions import Watch
-from dyna_eval_workers.native import NoKernelsError, kernels
+from dyna_eval_workers.native import NoFolderError, NoKernelsError, kernels
 from dyna_eval_workers.pairs import available_device, multiplies_bfloat16
 from dyna_eval_workers.selfcheck import check
 
@@ -53,11 +53,11 @@ def _kernels() -> Finding:
     try:
         kernels()
     except NoKernelsError as reason:
-        return Finding(
-            what="kernels",
-            told=str(reason),
-            advice="models run in transformers' code, several times slower; install g++ 12 or later",
-        )
+        remedy = "install g++ 12 or later"
+        if isinstance(reason, NoFolderError):
+            remedy = "let XDG_CACHE_HOME name one that you may write"
+        slower = "models run in transformers' code, several times slower"
+        return Finding(what="kernels", told=str(reason), advice=f"{slower}; {remedy}")
     return Finding(what="kernels", told="built for this processor")
 
 

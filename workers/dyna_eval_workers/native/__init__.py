@@ -44,6 +44,10 @@ class NoKernelsError(Exception):
     """The kernels cannot be built on this machine; the text says why."""
 
 
+class NoFolderError(NoKernelsError):
+    """There is no folder that the kernels can be kept in."""
+
+
 @cache
 def kernels() -> ctypes.CDLL:
     """Return the compiled functions, after building them where no earlier run did.
@@ -78,10 +82,13 @@ def _compiler() -> str:
 
 def _build(compiler: str, library: Path) -> None:
     """Compile into a file of our own and put it into its place in one step: others may do the same."""
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        built = Path(folder) / library.name
-        _output([compiler, *_FLAGS, *_FLAGS_OF_LIBRARIES, str(SOURCE), "-o", str(built)])
-        built.replace(library)
+    try:
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            built = Path(folder) / library.name
+            _output([compiler, *_FLAGS, *_FLAGS_OF_LIBRARIES, str(SOURCE), "-o", str(built)])
+            built.replace(library)
+    except OSError as error:  # it may not be written to, or its disk is full
+        raise NoFolderError(f"no folder for the kernels at {library.parent}: {first_line(error)}") from error
 
 
 def _output(command: list[str]) -> str:
@@ -98,12 +105,15 @@ def _output(command: list[str]) -> str:
 
 def _cache_folder() -> Path:
     """Return a folder of the user's own: what is loaded from it runs with the user's rights."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:  # nobody knows the user's home
+        raise NoFolderError(f"no folder for the kernels: {first_line(error)}") from error
     folder = base / "dyna-eval"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise NoKernelsError(f"no folder for the kernels at {folder}: {first_line(error)}") from error
+        raise NoFolderError(f"no folder for the kernels at {folder}: {first_line(error)}") from error
     return folder
 
 
