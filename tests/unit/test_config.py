@@ -469,6 +469,10 @@ def test_a_wrong_row_is_named_with_its_line(row: str, message: str) -> None:
         ("genaration: {}", "unknown key 'genaration'; did you mean 'generation'?"),
         ("generation: {max_new_tokens: 0}", "'max_new_tokens' should be at least 1, not 0"),
         ("generation: {temperature: -1}", "'temperature' should be at least 0, not -1"),
+        (
+            "generation: {temperature: 1.0e-30}",
+            "'temperature' should be 0, which is greedy, or at least 0.000001, not 1e-30",
+        ),
         ("generation: {seed: 9223372036854775808}", "'seed' should be less than 9223372036854775808"),
         ("generation: []", "'generation' should be a mapping of keys to values, not a list"),
         ("measure: {repeats: 0}", "'repeats' should be at least 1, not 0"),
