@@ -57,6 +57,8 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
     for job in errors:
         what = one_line(f"{job.label} (repeat {job.repeat + 1}) {job.state}: {job.error}")
         click.echo(f"  job {job.job_id} {what}")
+    if summary.state == "interrupted":
+        click.echo(f"no controller runs it; `dyna-eval resume {summary.id}` goes on", err=True)
 
 
 def _print_imported(sweep: ImportedSweep, *, as_json: bool) -> None:
