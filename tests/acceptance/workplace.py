@@ -120,7 +120,7 @@ class Workplace:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, ProcessLookupError):  # it ended just now
-                if process.status() != psutil.STATUS_ZOMBIE and os.getsid(process.pid) in self.sessions:
+                if os.getsid(process.pid) in self.sessions and process.cmdline():  # a dying one has none
                     found.append(" ".join(process.cmdline()))
         return found
 
