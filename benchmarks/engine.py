@@ -18,7 +18,6 @@ import json
 import platform
 import random
 import sys
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -29,7 +28,7 @@ from typing import Any
 import torch
 import transformers
 from dyna_eval_workers.calibration import calibrate
-from dyna_eval_workers.decoding import Decoded, Decoder
+from dyna_eval_workers.decoding import Decoded, Decoder, idle_clock
 from dyna_eval_workers.environment import capture_environment
 from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.pairs import LoadedPair, available_device, demo_folder, inspect_pair, load_pair
@@ -147,17 +146,10 @@ def copy_bandwidth(size: int, device: torch.device) -> float:
     target = torch.empty_like(source)
     best = 0.0
     for _ in range(20):
-        synchronize(device)
-        started = time.perf_counter()
+        started = idle_clock(device)
         target.copy_(source)
-        synchronize(device)
-        best = max(best, 2 * size / (time.perf_counter() - started))
+        best = max(best, 2 * size / (idle_clock(device) - started))
     return best
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 # -------------------------------------------------------------------------- contenders

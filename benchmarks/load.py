@@ -45,8 +45,7 @@ import psutil
 import ray
 from dyna_eval_db.store import Store
 from dyna_eval_db.watching import WatchedStore
-from made_up import made_up_result
-from report import fill, made_up_sweep
+from made_up import fill, made_up_result, made_up_sweep
 
 from dyna_eval.controller import Controller
 from dyna_eval.errors import DynaEvalError

@@ -1,24 +1,76 @@
-"""Results that nothing measured, for benchmarks of everything but decoding."""
+"""Sweeps and results that nothing measured, for benchmarks of everything but decoding."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+
+from dyna_eval_db.store import Store
 
 from dyna_eval.jobs import (
+    Configuration,
     Environment,
     Exactness,
+    GenerationSpec,
     Job,
     JobResult,
+    MeasureSpec,
+    Method,
+    Pair,
+    PairSpec,
     Prompt,
     PromptSet,
+    PromptSpec,
+    ResolvedSweep,
     Round,
     Sample,
+    Sentinel,
+    SweepSpec,
     digest,
+    prompt_digest,
 )
+from dyna_eval.sweep import jobs_for, sweep_digest
 
 ROUNDS = 2
 TOKENS = 3 * ROUNDS
 ENVIRONMENT = Environment(digest=digest("made up"), facts={"processor": "made up"})
+
+
+def made_up_sweep(configurations: int, repeats: int, prompts: int) -> ResolvedSweep:
+    """Return a sweep of linear speculation with every k from 1 on, behind the baseline."""
+    rows = [Configuration(label="Baseline", method=Method.AR, params={})]
+    rows += [
+        Configuration(label=f"K={k}", method=Method.LINEAR, params={"k": k}) for k in range(1, configurations)
+    ]
+    spec = SweepSpec(
+        name="large",
+        pairs=(PairSpec(name="made-up", target="target", draft="draft"),),
+        prompts=PromptSpec(dataset="made-up"),
+        generation=GenerationSpec(max_new_tokens=TOKENS),
+        measure=MeasureSpec(repeats=repeats),
+        baseline="Baseline",
+        configurations=tuple(rows),
+    )
+    pair = Pair(
+        spec=spec.pairs[0],
+        dtype="float32",
+        target_digest=digest("target"),
+        draft_digest=digest("draft"),
+        tokenizer_digest=digest("tokenizer"),
+    )
+    found = tuple(
+        Prompt(index=i, text=f"{i}", token_ids=(i,), digest=prompt_digest(f"{i}", (i,)))
+        for i in range(prompts)
+    )
+    prompt_set = PromptSet(digest=digest([prompt.digest for prompt in found]), prompts=found)
+    jobs = jobs_for(spec, (pair,), {pair.spec.name: prompt_set.digest})
+    return ResolvedSweep(
+        spec=spec,
+        digest=sweep_digest(spec, jobs),
+        pairs=(pair,),
+        prompt_sets={pair.spec.name: prompt_set},
+        jobs=jobs,
+    )
 
 
 def made_up_samples(
@@ -79,3 +131,16 @@ def made_up_result(
         wall_seconds=1.0,
         peak_memory_bytes=None,
     )
+
+
+def fill(store: Store, sweep: ResolvedSweep) -> int:
+    """Land a result of every job, and return the number of samples."""
+    generator, samples = random.Random(1), 0
+    [prompts] = sweep.prompt_sets.values()
+    sweep_id = store.add_sweep(sweep)
+    own = Sentinel(actor="actor", sequence=0, samples=made_up_samples(prompts, 100.0, generator))
+    while claim := store.claim(sweep_id, pair="made-up", actor="actor", lease_seconds=600):
+        result = made_up_result(claim.job, prompts, generator)
+        store.land(claim, replace(result, sentinels=() if samples else (own,)))
+        samples += len(result.samples)
+    return samples

@@ -48,8 +48,7 @@ def keep_token_private(*, create: bool) -> None:
     """
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    file = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    file = _token_file()
     try:
         if create:
             _create(file)
@@ -59,6 +58,17 @@ def keep_token_private(*, create: bool) -> None:
         raise InputError(
             f"{file}: Ray's token cannot be kept from other users of this machine ({first_line(error)});"
             " let its owner set mode 0600, or put the token into RAY_AUTH_TOKEN"
+        ) from error
+
+
+def _token_file() -> Path:
+    """Return where Ray looks for its token; raises InputError where there is no home folder for it."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    try:
+        return Path(named) if named else Path.home() / ".ray" / "auth_token"
+    except RuntimeError as error:
+        raise InputError(
+            "this user has no home folder, where Ray keeps its token; set HOME to one"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Looking at models and prompts in a process of its own, whose libraries end with it.
+"""Looking at models and prompts elsewhere than in this process: in one of its own, or on a Ray cluster.
 
 torch, transformers and datasets take some 400 MB, which a controller would keep for as long as it runs.
 """
@@ -11,14 +11,14 @@ import sys
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from dyna_eval.errors import DynaEvalError
+from dyna_eval.errors import DynaEvalError, first_line
 from dyna_eval.jobs import ResolvedSweep, SweepSpec
 from dyna_eval.sweep import resolved
 
 _GRACE_SECONDS = 5.0
 
 
-def resolve_apart(spec: SweepSpec) -> ResolvedSweep:
+def resolve_here(spec: SweepSpec) -> ResolvedSweep:
     """Resolve a sweep on this machine; raises PairError or PromptError as `resolve_sweep` does."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -56,3 +56,29 @@ def _inspect(sender: Connection, spec: SweepSpec) -> None:
         sender.send(inspect_sweep(spec))
     except DynaEvalError as error:
         sender.send(error)
+
+
+def resolve_on_cluster(spec: SweepSpec) -> ResolvedSweep:
+    """Resolve a sweep on the cluster that this process is connected to, where its models and files are.
+
+    Raises PairError or PromptError as `resolve_sweep` does, DynaEvalError where the cluster cannot look.
+    """
+    import ray  # noqa: PLC0415 - takes seconds, which `resolve_here` does not need
+
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    task = ray.remote(max_retries=0)(_resolve)
+    try:
+        found: ResolvedSweep = ray.get(task.remote(spec, "cuda" if has_gpu else "cpu"))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, DynaEvalError):
+            raise error.cause from error
+        raise DynaEvalError(f"the cluster cannot look at the models: {first_line(error.cause)}") from error
+    except ray.exceptions.RayError as error:
+        raise DynaEvalError(f"the cluster cannot look at the models: {first_line(error)}") from error
+    return found
+
+
+def _resolve(spec: SweepSpec, device: str) -> ResolvedSweep:
+    from dyna_eval_workers.resolution import resolve_sweep  # noqa: PLC0415 - torch stays out of controllers
+
+    return resolve_sweep(spec, device=device)

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from string import ascii_lowercase
 from typing import Any
 
@@ -17,6 +18,17 @@ from dyna_eval.report import Report, Row
 from dyna_eval.wording import count, one_line
 
 UNKNOWN = "--"
+
+
+class Column(StrEnum):
+    """A column that a table has where it is asked for; some kinds of tables have some of them anyway."""
+
+    INTERVAL = "interval"
+    ACCEPTANCE = "acceptance"
+    NODES = "nodes"
+    EXACT = "exact"
+    MEMORY = "memory"
+
 
 _WORDS = {
     "cache": "{} cache",

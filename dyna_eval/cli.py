@@ -7,6 +7,7 @@ line; 130 interrupted.
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -29,21 +30,27 @@ from dyna_eval.commands import (
     watching,
 )
 from dyna_eval.errors import DynaEvalError, InputError
+from dyna_eval.wording import one_line
 
 
 def main() -> NoReturn:
     """Run the command line; every expected failure is one line on stderr."""
-    _replace_closed_streams()
+    _prepare_streams()
     gc.set_threshold(50_000)  # imports make many objects and no garbage: a fifth of their time
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as cleanly as after Ctrl-C
     sys.exit(run(sys.argv[1:]))
 
 
-def _replace_closed_streams() -> None:
-    """Give the numbers of streams that the caller closed to /dev/null, lest a database file get them."""
+def _prepare_streams() -> None:
+    """Give the numbers of streams that the caller closed to /dev/null, lest a database file get them.
+
+    What stdout cannot write, such as a label in another alphabet or a file's odd name, is written as escapes.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - open until the process ends
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def run(arguments: list[str]) -> int:
@@ -56,13 +63,13 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except (click.ClickException, DynaEvalError, KeyboardInterrupt, click.Abort) as error:
         message, status = _failure(error)
-        click.echo(f"dyna-eval: {_one_line(message)}", err=True)
+        click.echo(f"dyna-eval: {one_line(message)}", err=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what stdout still holds cannot be written either
         if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
             return 0
-        click.echo(f"dyna-eval: {_one_line(str(error))}", err=True)
-        return 1
+        message, status = _system_failure(error)
+        click.echo(f"dyna-eval: {one_line(message)}", err=True)
     return status if isinstance(status, int) else 0
 
 
@@ -79,9 +86,14 @@ def _failure(error: BaseException) -> tuple[str, int]:
             return "interrupted", 130
 
 
-def _one_line(text: str) -> str:
-    """Replace what would break the line, such as control characters in a name that a message quotes."""
-    return "".join(character if character.isprintable() else " " for character in text)
+def _system_failure(error: OSError) -> tuple[str, int]:
+    """Return what to say where the system refused what no command expects it to, such as printing."""
+    try:
+        Path.cwd()
+    except OSError:
+        return "the current folder is not there any more; go to another one", 2
+    what = error.strerror or str(error)
+    return f"{error.filename or 'input or output failed'}: {what}", 1
 
 
 @click.group(

@@ -1,18 +1,11 @@
-"""The Ray cluster: connecting to it, and the places on it where an actor can run."""
+"""The places on a Ray cluster where an actor can run."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import signal
 import socket
-import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,9 +13,7 @@ from dyna_eval_db.store import Claim
 from dyna_eval_workers.actor import DecodingActor
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from dyna_eval.access import bound_to_loopback, check_guarded, keep_token_private
-from dyna_eval.errors import DynaEvalError, InputError, NoPlaceError, first_line
-from dyna_eval.jobs import ResolvedSweep, SweepSpec
+from dyna_eval.errors import NoPlaceError
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,99 +135,3 @@ def _refuses(node: Mapping[str, Any]) -> bool:
     except OSError:  # it does not answer at all, which Ray decides upon
         return False
     return False
-
-
-@contextmanager
-def connected(address: str, *, insecure: bool = False) -> Iterator[str]:
-    """Connect to a Ray cluster for the time of a block: `local` starts one, `auto` or host:port joins one.
-
-    Gives HOST:PORT of the cluster's dashboard, which also takes jobs; empty where it has none. Raises
-    InputError where the cluster cannot be joined, or asks for no token and `insecure` does not allow that.
-    """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    folder = _temporary_folder() if address == "local" else None
-    if folder is not None:
-        options |= {"include_dashboard": False, "_temp_dir": folder}
-    keep_token_private(create=address == "local")
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    database = os.environ.pop("DYNA_EVAL_DB", None)  # workers hold no credentials
-    try:
-        with bound_to_loopback() if address == "local" else nullcontext():
-            dashboard = _join(address, options, insecure=insecure)
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would end the process here and now
-        yield dashboard
-    finally:
-        if database is not None:
-            os.environ["DYNA_EVAL_DB"] = database
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)  # logs of Ray's own processes, and their sockets
-
-
-def _join(address: str, options: dict[str, Any], *, insecure: bool) -> str:
-    named = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
-    if named not in ("local", "auto"):
-        _check_reachable(named)
-        if not insecure:  # before our own token is shown to it
-            check_guarded(named)
-    try:
-        dashboard = str(ray.init(address=address, **options).dashboard_url or "")
-    except SystemExit:  # Ray's answer to SIGTERM while it starts
-        raise KeyboardInterrupt from None
-    except ray.exceptions.AuthenticationError as error:
-        raise InputError(
-            f"the Ray cluster at {address!r} asks for a token: {first_line(error)};"
-            " put its token into ~/.ray/auth_token, and leave RAY_AUTH_MODE unset or at token"
-        ) from error
-    except Exception as error:  # a wrong token is a ConnectionError, a node slow to start a bare Exception
-        advice = "start a cluster there, put its token into ~/.ray/auth_token, or leave out --address"
-        if address == "local":
-            advice = "try again when this machine is less busy"
-        raise InputError(
-            f"cannot connect to Ray at {address!r}: {first_line(error).rstrip('.')}; {advice}"
-        ) from error
-    if named == "auto" and not insecure:
-        check_guarded(ray.get_runtime_context().gcs_address)
-    return dashboard
-
-
-def _check_reachable(address: str) -> None:
-    """Refuse at once what Ray would try for many minutes, deaf to Ctrl-C."""
-    found = re.fullmatch(r"(?P<host>[^/\s]+):(?P<port>[0-9]{1,5})", address)
-    if found is None:
-        raise InputError(f"cannot connect to Ray at {address!r}: --address is local, auto or HOST:PORT")
-    try:
-        socket.create_connection((found["host"].strip("[]"), int(found["port"])), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise InputError(
-            f"cannot connect to Ray at {address!r}: {first_line(error)}; "
-            "start a cluster there, or leave out --address"
-        ) from error
-
-
-def resolve_on_cluster(spec: SweepSpec) -> ResolvedSweep:
-    """Inspect models and prompts on the connected cluster, where their files are."""
-    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
-    task = ray.remote(max_retries=0)(_resolve)
-    try:
-        resolved: ResolvedSweep = ray.get(task.remote(spec, "cuda" if has_gpu else "cpu"))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, DynaEvalError):
-            raise error.cause from error
-        raise DynaEvalError(f"the cluster cannot look at the models: {first_line(error.cause)}") from error
-    except ray.exceptions.RayError as error:
-        raise DynaEvalError(f"the cluster cannot look at the models: {first_line(error)}") from error
-    return resolved
-
-
-def _resolve(spec: SweepSpec, device: str) -> ResolvedSweep:
-    from dyna_eval_workers.resolution import resolve_sweep  # noqa: PLC0415 - torch stays out of controllers
-
-    return resolve_sweep(spec, device=device)
-
-
-def _temporary_folder() -> str:
-    """Return a short folder for Ray's sockets, whose paths may have at most 107 bytes."""
-    short = Path("/tmp")  # noqa: S108  # mkdtemp makes a private folder in it
-    return tempfile.mkdtemp(prefix="dyna-eval-ray-", dir=short if short.is_dir() else None)

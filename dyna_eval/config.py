@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dyna_eval.errors import SweepFileError
 from dyna_eval.jobs import (
+    MAX_CONFIGURATIONS,
     Backend,
     Configuration,
     EngineSpec,
@@ -30,15 +31,11 @@ from dyna_eval.sections import (
     GenerationSection,
     MeasureSection,
     SweepFile,
-    json_schema,
 )
 from dyna_eval.sources import DEMO, read_pairs, read_prompt_sets, with_prompts
 from dyna_eval.sweep import merge_equal
-from dyna_eval.yaml_source import Document, Location, apply_override, one_line, read_file, read_yaml
+from dyna_eval.yaml_source import Document, Location, apply_override, printable, read_file, read_yaml
 
-__all__ = ["MAX_CONFIGURATIONS", "json_schema", "load_sweep", "mistake_at", "parse_sweep"]
-
-MAX_CONFIGURATIONS = 10_000
 _JOBS_PER_CONFIGURATION = 100
 """Repeats and pairs may multiply the limit on configurations by so much."""
 
@@ -57,7 +54,7 @@ def load_sweep(
     """
     return parse_sweep(
         read_file(path),
-        file=one_line(str(path)),
+        file=printable(str(path)),
         folder=path.parent,
         overrides=overrides,
         name=name,
@@ -76,10 +73,12 @@ def parse_sweep(
 ) -> SweepSpec:
     """Validate the text of a sweep file, as `load_sweep` does; `folder` is the file's own by default."""
     folder = Path(file).parent if folder is None else folder
-    document = _overridden(read_yaml(text, file=file), overrides, name)
+    document = read_yaml(text, file=file)
     if not isinstance(document.value, dict):
         what = f"a sweep file is a mapping with keys such as 'configs', not {shown(document.value)}"
         raise SweepFileError(what, file=file, line=1)
+    document = _overridden(document, overrides, name)
+    assert isinstance(document.value, dict)  # noqa: S101 - an override changes what is in it
     values = {"name": Path(file).stem, **document.value}
 
     mistakes = Mistakes(document)
@@ -137,7 +136,7 @@ def _overridden(document: Document, overrides: Sequence[str], name: str | None) 
 
 def _source(text: str, overrides: Sequence[str]) -> str:
     """Return the file's text for the record; overrides follow it as comments."""
-    notes = [f"# --set {one_line(assignment)}" for assignment in overrides]
+    notes = [f"# --set {printable(assignment)}" for assignment in overrides]
     return "\n".join([text, *notes]) if notes else text
 
 

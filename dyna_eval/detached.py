@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
 
 import ray
 from dyna_eval_db.engine import parse_address
@@ -16,14 +15,6 @@ from dyna_eval.errors import InputError, first_line
 _HEAD = "node:__internal_head__"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DetachedRun:
-    """A controller that was handed to the cluster."""
-
-    job: str
-    """Ray's name of it, for `ray job logs`."""
-
-
 def check_database_of_detached(database: str) -> None:
     """Raise InputError where a database's address must not travel: job settings show on Ray's dashboard."""
     if parse_address(database).password:
@@ -33,8 +24,8 @@ def check_database_of_detached(database: str) -> None:
         )
 
 
-def start_detached(sweep_id: int, database: str, *, dashboard: str, options: list[str]) -> DetachedRun:
-    """Hand a stored sweep to the cluster that this process is connected to.
+def start_detached(sweep_id: int, database: str, *, dashboard: str, options: list[str]) -> str:
+    """Hand a stored sweep to the cluster that this process is connected to; return Ray's name of the job.
 
     `dashboard` is HOST:PORT of where it takes jobs, `options` are those of `dyna-eval resume` on the head.
     Raises InputError where the head does not see the database, or the cluster takes no jobs.
@@ -58,7 +49,7 @@ def start_detached(sweep_id: int, database: str, *, dashboard: str, options: lis
             f"the cluster takes no jobs: {first_line(error)}; start its head with the dashboard, or leave out"
             " --detach"
         ) from error
-    return DetachedRun(job=job)
+    return job
 
 
 def _check_on_head(address: URL) -> None:

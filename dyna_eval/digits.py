@@ -60,5 +60,10 @@ def exact_percent(row: Row) -> str | None:
     return "100" if rate == 1.0 else f"{min(rate * 100, 99.9):.1f}"
 
 
+def memory(row: Row) -> str | None:
+    """Return the peak memory in GiB."""
+    return None if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**30:.2f}"
+
+
 def _rounded(value: float | None, decimals: int) -> str | None:
     return None if value is None else f"{value:.{decimals}f}"

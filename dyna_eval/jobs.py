@@ -22,9 +22,11 @@ DECODER_VERSION = 3
 PACKAGED_PAIRS = ("demo", "demo-large")
 """Pairs that come with the package; `demo` also names its prompts."""
 
+MAX_CONFIGURATIONS = 10_000
+"""Most configurations that a sweep file may expand to, unless the command line says otherwise."""
+
 Scalar = bool | int | float | str | None
 Params = Mapping[str, Scalar]
-
 
 PACKAGE = "package"
 """The parameter that holds the package, version and source of a method that is not dyna-eval's own."""
@@ -540,6 +542,8 @@ class StoredJob:
     actor: str | None
     conditions: Params | None = None
     """None where no result is stored, or one of an earlier version."""
+    peak_memory_bytes: int | None = None
+    """The most that it took while it decoded; None where no result is stored, or where that was not seen."""
     samples: Sequence[SampleTotals] = field(default=(), repr=False)
 
 

@@ -174,6 +174,7 @@ class _PairTable:
         environment = _only({job.environment for job in done})
         calibration = self.record.calibrations.get((self.pair, environment or ""))
         own = figures(configuration.method, runs, self.bootstrap, calibration)
+        peaks = [job.peak_memory_bytes for job in done if job.peak_memory_bytes is not None]
         mixed: tuple[str, ...] = ()
         if own is not None and self.reference is not None:
             mixed = differences(done, self.reference, self.record.environments)
@@ -196,6 +197,7 @@ class _PairTable:
             generation=_only({job.generation_digest for job in jobs}),
             key=_only({job.key for job in jobs}),
             rates=self._comparable_rates(label),
+            peak_memory_bytes=max(peaks, default=None),
         )
 
     def _comparable_rates(self, label: str) -> dict[int, float] | None:

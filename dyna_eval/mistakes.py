@@ -42,9 +42,6 @@ class Mistakes:
         self._document = document
         self._found: list[SweepFileError] = []
 
-    def __len__(self) -> int:
-        return len(self._found)
-
     def line(self, location: Location) -> int | None:
         return self._document.place(location).line
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 from pydantic import ConfigDict, create_model, model_validator
 
@@ -43,8 +43,6 @@ class PolicyParameters(MethodParameters):
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
-
-    package: ClassVar[str | None] = None
 
     @abstractmethod
     def policy(self, calibration: Calibration) -> object:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dyna_eval.jobs import Happening, Notice, Standstill
+from dyna_eval.wording import one_line
 
 
 class ProgressDisplay:
@@ -70,5 +71,5 @@ class ProgressDisplay:
 
     def _line(self, text: str) -> None:
         self._console.print(
-            f"[{self._done}/{self._total}] {text}", markup=False, highlight=False, soft_wrap=True
+            f"[{self._done}/{self._total}] {one_line(text)}", markup=False, highlight=False, soft_wrap=True
         )

@@ -53,6 +53,8 @@ class Row:
     """The file that an imported row comes from."""
     foreign: Mapping[str, float] = field(default_factory=dict)
     """Figures that the file defines otherwise than this project does."""
+    peak_memory_bytes: int | None = None
+    """The highest of its done jobs."""
 
     @property
     def is_exact(self) -> bool:

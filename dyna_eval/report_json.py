@@ -43,6 +43,7 @@ def _row_json(row: Row) -> dict[str, object]:
         "baseline": row.is_baseline,
         **_figures_json(row.figures),
         **_comparison_json(row),
+        "peak_memory_bytes": row.peak_memory_bytes,
         "prompt_set": row.prompt_set,
         "generation": row.generation,
         "env": row.environment,

@@ -29,7 +29,7 @@ _NOT_IN_A_LINE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff{_BIDI
 _BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and signs without ink
 
 
-def _one_line(text: str) -> str:
+def _within_a_line(text: str) -> str:
     if _NOT_IN_A_LINE.search(text):
         raise ValueError("should be one line without control characters")
     if not any(unicodedata.category(one)[0] in "LNPS" and one not in _BLANK for one in text):
@@ -47,6 +47,14 @@ def _or_auto(value: object, check: ValidatorFunctionWrapHandler) -> object:
     return AUTO_REPEATS if value == "auto" else check(value)
 
 
+def _greedy_or_warm(temperature: float) -> float:
+    if 0 < temperature < LEAST_TEMPERATURE:
+        raise ValueError(
+            f"should be 0, which is greedy, or at least {LEAST_TEMPERATURE:f}, not {temperature}"
+        )
+    return temperature
+
+
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -55,6 +63,9 @@ AUTO_REPEATS = 0
 """Stands for `repeats: auto` once a file is read."""
 FIRST_REPEATS, MAX_REPEATS, PRECISION = 3, 10, 0.03
 """What `repeats: auto` begins with, ends with at the latest, and aims at unless the file says otherwise."""
+
+LEAST_TEMPERATURE = 1e-6
+"""Logits divided by less would no longer be finite numbers, and draws no longer the target's."""
 
 Repeats = Annotated[
     int,
@@ -65,12 +76,12 @@ Repeats = Annotated[
 Text = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=1000),
-    AfterValidator(_one_line),
+    AfterValidator(_within_a_line),
 ]
 Label = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=80),
-    AfterValidator(_one_line),
+    AfterValidator(_within_a_line),
 ]
 SweepName = Annotated[Label, AfterValidator(_not_a_number)]
 TextOrTexts = Annotated[
@@ -126,7 +137,11 @@ class GenerationSection(Section):
     max_new_tokens: int = Field(
         _GENERATION.max_new_tokens, ge=1, le=1_000_000, description="Tokens after each prompt."
     )
-    temperature: NotNegative = Field(_GENERATION.temperature, le=100, description="0 is greedy.")
+    temperature: Annotated[NotNegative, AfterValidator(_greedy_or_warm)] = Field(
+        _GENERATION.temperature,
+        le=100,
+        description=f"0 is greedy; anything else at least {LEAST_TEMPERATURE:f}.",
+    )
     seed: int = Field(
         _GENERATION.seed, ge=0, lt=2**63, description="Of sampling, and of the order in which rows run."
     )

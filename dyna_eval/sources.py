@@ -15,9 +15,8 @@ from dyna_eval.yaml_source import Location
 DEMO = "demo"
 """The packaged pair, and the packaged data set."""
 
-_MAX_PAIRS = 100
-_FILE_BUILDERS = ("csv", "json", "parquet", "text")
-_BUILDERS = {
+_MOST_LISTED = 100
+_BUILDER_OF_ENDING = {
     "csv": "csv",
     "json": "json",
     "jsonl": "json",
@@ -25,20 +24,17 @@ _BUILDERS = {
     "parquet": "parquet",
     "txt": "text",
 }
-"""What reads a file, by its ending."""
+"""What of `datasets` reads a file, by its ending."""
+_FILE_BUILDERS = frozenset(_BUILDER_OF_ENDING.values())
+
 HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
+"""A model or data set of a hub as people write it: a name, or an organisation and a name."""
 
 
 def read_pairs(value: object, folder: Path, mistakes: Mistakes) -> dict[Location, PairSpec]:
     """Return the pairs by where they stand in the file, up to the first mistake."""
-    if isinstance(value, list) and not 0 < len(value) <= _MAX_PAIRS:
-        mistakes.add(("pair",), f"'pair' should list 1 to {_MAX_PAIRS} pairs, not {len(value)}")
-        return {}
-    listed: dict[Location, object] = {("pair",): value}
-    if isinstance(value, list):
-        listed = {("pair", i): item for i, item in enumerate(value)}
     pairs: dict[Location, PairSpec] = {}
-    for location, item in listed.items():
+    for location, item in _listed("pair", "pairs", value, mistakes).items():
         pair = _read_pair(item, location, folder, mistakes)
         if pair is None:
             break
@@ -46,6 +42,16 @@ def read_pairs(value: object, folder: Path, mistakes: Mistakes) -> dict[Location
             mistakes.add(location, f"duplicate pair {shown(pair.name)}; give each its own 'name'")
         pairs[location] = pair
     return pairs
+
+
+def _listed(key: str, what: str, value: object, mistakes: Mistakes) -> dict[Location, object]:
+    """Return what a key holds, or each item of its list, by where it stands; nothing of a list too long."""
+    if not isinstance(value, list):
+        return {(key,): value}
+    if not 0 < len(value) <= _MOST_LISTED:
+        mistakes.add((key,), f"{key!r} should list 1 to {_MOST_LISTED} {what}, not {len(value)}")
+        return {}
+    return {(key, i): item for i, item in enumerate(value)}
 
 
 def _read_pair(value: object, location: Location, folder: Path, mistakes: Mistakes) -> PairSpec | None:
@@ -116,14 +122,8 @@ def _last_name(written: str, found: str) -> str:
 
 def read_prompt_sets(value: object, folder: Path, mistakes: Mistakes) -> dict[str, PromptSpec]:
     """Return the prompt sets by their labels, up to the first mistake: one mapping, or a list of them."""
-    if isinstance(value, list) and not 0 < len(value) <= _MAX_PAIRS:
-        mistakes.add(("prompts",), f"'prompts' should list 1 to {_MAX_PAIRS} prompt sets, not {len(value)}")
-        return {}
-    listed: dict[Location, object] = {("prompts",): value}
-    if isinstance(value, list):
-        listed = {("prompts", i): item for i, item in enumerate(value)}
     prompt_sets: dict[str, PromptSpec] = {}
-    for location, item in listed.items():
+    for location, item in _listed("prompts", "prompt sets", value, mistakes).items():
         section = mistakes.check(PromptsSection, item, location)
         if section is None:
             break
@@ -162,7 +162,7 @@ def _builder_of(dataset: str, folder: Path) -> str | None:
     """Return what reads a file that stands where a data set should, or a kind of files that is so written."""
     path = _beside(dataset, folder)
     is_file = path is not None and path.is_file()
-    return _BUILDERS.get(Path(dataset).suffix[1:].lower() if is_file else dataset)
+    return _BUILDER_OF_ENDING.get(Path(dataset).suffix[1:].lower() if is_file else dataset)
 
 
 def with_prompts(pairs: Iterable[PairSpec], prompt_sets: Mapping[str, PromptSpec]) -> tuple[PairSpec, ...]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from dyna_eval.cells import (
     UNKNOWN,
+    Column,
     Notes,
     acceptance_cell,
     confidence_level,
@@ -27,6 +29,7 @@ from dyna_eval.cells import (
     table_title,
     throughput_cell,
 )
+from dyna_eval.digits import memory, nodes
 from dyna_eval.report import Report, Row, best_row
 from dyna_eval.wording import one_line
 
@@ -34,6 +37,28 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Added:
+    """A column that the tables of this module have only where it is asked for."""
+
+    title: str
+    short_title: str
+    """In a terminal, of two lines."""
+    read: Callable[[Row], str | None]
+
+
+_ADDED = {
+    Column.NODES: _Added(title="Nodes per round", short_title="Nodes\n/round", read=nodes),
+    Column.MEMORY: _Added(title="Peak memory (GiB)", short_title="Memory\n(GiB)", read=memory),
+}
+
+
+def _added(columns: Collection[Column]) -> list[_Added]:
+    """Return the columns of those wanted that are not there anyway."""
+    return [_ADDED[column] for column in columns if column in _ADDED]
+
 
 # --------------------------------------------------------------------- terminal
 
@@ -73,18 +98,21 @@ def print_notes(notes: Notes, console: Console) -> None:
         console.print(Text(text, style="yellow"))
 
 
-def print_table(report: Report, file: TextIO) -> None:
-    """Print the tables with their footnotes; colour and column fitting only where `file` is a terminal."""
+def print_table(report: Report, file: TextIO, columns: Collection[Column] = ()) -> None:
+    """Print the tables with their footnotes; colour and column fitting only where `file` is a terminal.
+
+    `columns` are wanted beside the usual ones.
+    """
     from rich.text import Text  # noqa: PLC0415
 
     console = terminal(file)
     console.print(Text(report_title(report), style="bold"))
     for pair in report.pairs:
         console.print(Text(f"\n{table_title(pair, report.rows_of(pair))}"))
-        _print_pair(report, pair, console)
+        _print_pair(report, pair, console, _added(columns))
 
 
-def _print_pair(report: Report, pair: str, console: Console) -> None:
+def _print_pair(report: Report, pair: str, console: Console, added: Sequence[_Added]) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     rows, notes = report.rows_of(pair), Notes.of(report, pair)
@@ -95,7 +123,7 @@ def _print_pair(report: Report, pair: str, console: Console) -> None:
     table.add_column("Configuration", overflow="fold", min_width=len("Configuration"))
     interval = f"{confidence_level(report.confidence)}\ninterval"
     headers = ("Tokens/s", "Speedup", interval, "Tokens\n/round", "Exact")
-    for header in headers:
+    for header in (*headers, *(column.short_title for column in added)):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         cells = (
@@ -104,6 +132,7 @@ def _print_pair(report: Report, pair: str, console: Console) -> None:
             interval_cell(row.speedup_interval),
             acceptance_cell(row),
             exact_cell(row),
+            *(column.read(row) or UNKNOWN for column in added),
         )
         table.add_row(
             Text(str(row.step)),
@@ -125,23 +154,27 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", safe)
 
 
-def to_markdown(report: Report) -> str:
-    """Return one table per pair with its footnotes; the best row is bold."""
-    return "\n".join(_markdown_table(report, pair) for pair in report.pairs)
+def to_markdown(report: Report, columns: Collection[Column] = ()) -> str:
+    """Return one table per pair with its footnotes; the best row is bold.
+
+    `columns` are wanted beside the usual ones.
+    """
+    return "\n".join(_markdown_table(report, pair, _added(columns)) for pair in report.pairs)
 
 
-def _markdown_table(report: Report, pair: str) -> str:
+def _markdown_table(report: Report, pair: str, added: Sequence[_Added]) -> str:
     rows, notes = report.rows_of(pair), Notes.of(report, pair)
     best = best_row(rows)
     headers = ["Step", "Components", "Configuration", "Throughput (tokens/s)", "Speedup"]
     headers += [f"{confidence_level(report.confidence)} interval", "Tokens per round", "Exact match"]
+    headers += [column.title for column in added]
     lines = [
         f"<!-- {origin_text(report, rows)} -->",
         f"**{escape_markdown(report.name)}**, {escape_markdown(table_title(pair, rows))}",
         "",
         f"| {' | '.join(headers)} |",
-        "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",
-        *(_markdown_row(row, notes, bold=row is best) for row in rows),
+        f"| ---: | --- | --- |{' ---: |' * (len(headers) - 3)}",
+        *(_markdown_row(row, notes, added, bold=row is best) for row in rows),
         *markdown_notes(notes),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -165,7 +198,7 @@ def _superscript(marks: Sequence[str]) -> str:
     return f" <sup>{','.join(marks)}</sup>" if marks else ""
 
 
-def _markdown_row(row: Row, notes: Notes, *, bold: bool) -> str:
+def _markdown_row(row: Row, notes: Notes, added: Sequence[_Added], *, bold: bool) -> str:
     cells = [
         str(row.step),
         escape_markdown(row.label),
@@ -175,6 +208,7 @@ def _markdown_row(row: Row, notes: Notes, *, bold: bool) -> str:
         escape_markdown(interval_cell(row.speedup_interval)),
         acceptance_cell(row),
         exact_cell(row),
+        *(column.read(row) or UNKNOWN for column in added),
     ]
     if bold:
         cells = [cell if cell == UNKNOWN else f"**{cell}**" for cell in cells]
@@ -204,6 +238,7 @@ CSV_COLUMNS: dict[str, Callable[[Row], object]] = {
     "predicted_speedup": lambda row: row.figures and row.figures.predicted_speedup,
     "mean_acceptance_length": lambda row: row.figures and row.figures.acceptance.mean_length,
     "exact_match_rate": lambda row: row.figures and row.figures.agreement.exact_match_rate,
+    "peak_memory_bytes": lambda row: row.peak_memory_bytes,
     "notes": lambda row: escape_csv("; ".join(row.caveats)),
 }
 

@@ -12,6 +12,7 @@ WORKER_TRIES = 3
 PAIR_TRIES = 2
 """Times that a pair is loaded before all its jobs fail."""
 MEMORY_TRIES = 2
+"""Actors on which a job may run out of memory before it fails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,8 @@ MAX_BYTES = 1_000_000
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
 
+_TOO_DEEP = f"values are nested more than {MAX_DEPTH} deep; write the sweep flatter"
+
 Location = tuple[str | int, ...]
 """The keys and list indices that lead from the document to a value."""
 
@@ -75,7 +77,7 @@ class Document:
 
 def read_file(path: Path) -> str:
     """Read a file of at most 1 MB of UTF-8 text; SweepFileError says what is wrong with it otherwise."""
-    file = one_line(str(path))
+    file = printable(str(path))
     try:
         if path.exists() and not path.is_file():
             raise SweepFileError("is not a file; name a sweep file in YAML", file=file)
@@ -115,7 +117,7 @@ def read_yaml(text: str, *, file: str) -> Document:
 
 def apply_override(document: Document, assignment: str) -> Document:
     """Apply `key.key=value` from the command line; the value is YAML, and mistakes name the option."""
-    option = one_line(f"--set {assignment}")
+    option = printable(f"--set {assignment}")
     dotted, equals, text = assignment.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys) or len(keys) > MAX_DEPTH:
@@ -128,10 +130,10 @@ def apply_override(document: Document, assignment: str) -> Document:
     return document.replace(location, value, option=option)
 
 
-def one_line(text: str) -> str:
+def printable(text: str) -> str:
     """Return a text as it may stand in a message: what does not print is replaced, what is long is cut."""
-    printable = "".join(character if character.isprintable() else "?" for character in text[:1000])
-    return printable if len(text) <= 1000 else f"{printable}..."
+    shown = "".join(character if character.isprintable() else "?" for character in text[:1000])
+    return shown if len(text) <= 1000 else f"{shown}..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +310,10 @@ def _error_line(error: yaml.MarkedYAMLError, text: str) -> int:
 
 
 def _syntax(error: yaml.MarkedYAMLError, line: str) -> str:
+    if "nesting depth" in (
+        error.problem or ""
+    ):  # a limit of PyYAML itself, which it meets while it looks ahead
+        return _TOO_DEEP
     mark = error.problem_mark
     if mark is not None and "\t" in line[: mark.column + 1]:
         return "a tab stands where YAML wants spaces; indent with spaces"
@@ -317,7 +323,7 @@ def _syntax(error: yaml.MarkedYAMLError, line: str) -> str:
 
 def _check_depth(depth: int, file: str, line: int) -> None:
     if depth > MAX_DEPTH:
-        _refuse(file, line, f"values are nested more than {MAX_DEPTH} deep; write the sweep flatter")
+        _refuse(file, line, _TOO_DEEP)
 
 
 def _check_size(values: int, file: str, line: int) -> None:

@@ -15,7 +15,7 @@ import click
 
 from dyna_eval.cli import cli
 from dyna_eval.jobs import Method
-from dyna_eval.methods import METHODS, MethodParameters
+from dyna_eval.methods import METHODS
 from dyna_eval.sections import (
     EngineSection,
     GenerationSection,
@@ -34,6 +34,8 @@ Schema = Mapping[str, Any]
 
 
 def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in (("cli", commands()), ("sweep-file", sweep_file()), ("methods", methods())):
@@ -89,13 +91,11 @@ def sweep_file() -> Iterator[str]:
 
 
 def methods() -> Iterator[str]:
-    """The methods of this package alone: those of other packages have documents of their own."""
     yield from ["# Methods", "", inspect.getdoc(Method) or "", ""]
     for name, model in METHODS.items():
-        if model.__module__ == MethodParameters.__module__:
-            yield from [f"## {name}", "", inspect.getdoc(model) or "", ""]
-            yield from [f"Draft model: {'needed' if model.needs_draft else 'not used'}.", ""]
-            yield from _table(model.model_json_schema())
+        yield from [f"## {name}", "", inspect.getdoc(model) or "", ""]
+        yield from [f"Draft model: {'needed' if model.needs_draft else 'not used'}.", ""]
+        yield from _table(model.model_json_schema())
 
 
 # ------------------------------------------------------------------------- tables

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from dyna_eval_workers.cache import PreallocatedCache
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.native import NoKernelsError, kernels
 from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.runner import Runner, TorchRunner
+from torch import Tensor
 
 from tests.models import VOCABULARY
 
@@ -30,3 +32,9 @@ def decoder(target: Any, draft: Any | None, *, backend: str = "eager", **changes
     settings: dict[str, Any] = {"vocabulary": VOCABULARY, "end_of_text": 0} | changes
     make = RUNNERS[backend]
     return Decoder(make(target), None if draft is None else make(draft), **settings)
+
+
+def rows_of(cache: PreallocatedCache) -> Tensor:
+    """Return the rows of all layers of a cache, which lie on one device."""
+    [rows] = cache.blocks
+    return rows

@@ -128,7 +128,7 @@ class Dashboard:
         built = self.reports.latest(sweep_id, patience=_PATIENCE)
         rows = built.report.rows if built else ()
         choice = exploring.Choice.of(request.query_params, rows)
-        explored = exploring.explore(built.report, built.peak_memory, choice) if built else None
+        explored = exploring.explore(built.report, choice) if built else None
         return _html(
             "explore.html",
             outline=outline,

@@ -88,12 +88,12 @@ class Explored:
     notes: tuple[str, ...]
 
 
-def explore(report: Report, memory: Mapping[tuple[str, str], int], choice: Choice) -> Explored:
-    """Return the chosen figure; `memory` is the peak in bytes, by pair and label."""
+def explore(report: Report, choice: Choice) -> Explored:
+    """Return the chosen figure, or why it cannot be drawn."""
     measured = Measured(report=report)
     try:
         if choice.kind == "front":
-            figure, notes = _front(measured, memory, choice.y)
+            figure, notes = _front(measured, choice.y)
         elif choice.kind == "heat":
             figure, notes = _heat(measured, choice)
         else:
@@ -246,10 +246,8 @@ def _squares(panel: HeatPanel, x: str, y: str, measure: Measure, *, with_text: b
 # ---------------------------------------------------------------- speed against memory
 
 
-def _front(
-    measured: Measured, memory: Mapping[tuple[str, str], int], measure: Measure
-) -> tuple[go.Figure, list[str]]:
-    found = memory_front(measured, measured.report.rows, memory, measure)
+def _front(measured: Measured, measure: Measure) -> tuple[go.Figure, list[str]]:
+    found = memory_front(measured, measured.report.rows, measure)
     figure = go.Figure(layout=layout("Peak memory (GiB)", TITLES[measure]))
     traces: tuple[tuple[tuple[MemoryPoint, ...], str, int | str], ...] = (
         (found.points, "markers", 4),

@@ -31,12 +31,10 @@ _SLOWEST_BEAT = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """A report, with what it knows beyond the figures, as of one pulse of its sweep."""
+    """A report, with the environments behind it, as of one pulse of its sweep."""
 
     pulse: str
     report: Report
-    peak_memory: dict[tuple[str, str], int]
-    """Bytes, by pair and label."""
     environments: Environments = field(repr=False)
     at: float
     seconds: float
@@ -126,12 +124,10 @@ class Reports:
         try:
             begun = self.clock()
             report, environments = self._report(sweep_id)
-            memory = self.store.peak_memory(sweep_id)
             ended = self.clock()
             built = Built(
                 pulse=pulse,
                 report=report,
-                peak_memory=memory,
                 environments=environments,
                 at=ended,
                 seconds=ended - begun,

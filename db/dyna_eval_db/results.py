@@ -199,7 +199,13 @@ def read_jobs(session: Session, *conditions: Any, with_samples: bool) -> tuple[S
     Of what a sweep may have a hundred thousand of, only what is used is read, and kept once.
     """
     statement = (
-        select(*_JOB, ResultRow.environment, ResultRow.actor, ResultRow.conditions)
+        select(
+            *_JOB,
+            ResultRow.environment,
+            ResultRow.actor,
+            ResultRow.conditions,
+            ResultRow.peak_memory_bytes,
+        )
         .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
         .where(*conditions)
         .order_by(JobRow.position, JobRow.id)
@@ -241,6 +247,7 @@ def _stored_job(row: Any, params: Params, samples: Sequence[SampleTotals]) -> St
         environment=None if row.environment is None else sys.intern(row.environment),
         actor=None if row.actor is None else sys.intern(row.actor),
         conditions=row.conditions,
+        peak_memory_bytes=row.peak_memory_bytes,
         samples=samples,
     )
 

@@ -141,17 +141,6 @@ class WatchedStore:
         with self._read() as session:
             return imports.read_imports(session)
 
-    def peak_memory(self, sweep_id: int) -> dict[tuple[str, str], int]:
-        """Return the highest peak memory of the done jobs, in bytes, by pair and label."""
-        highest = (
-            select(JobRow.pair, JobRow.label, func.max(ResultRow.peak_memory_bytes))
-            .join(ResultRow, ResultRow.job_id == JobRow.id)
-            .where(JobRow.sweep_id == sweep_id, ResultRow.peak_memory_bytes.is_not(None))
-            .group_by(JobRow.pair, JobRow.label)
-        )
-        with self._read() as session:
-            return {(pair, label): peak for pair, label, peak in session.execute(highest) if peak is not None}
-
     def job_states(self, job_ids: Sequence[int]) -> dict[int, JobState]:
         """Return the states of some jobs."""
         found: dict[int, JobState] = {}

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.options import database_option, open_store, print_json, without_password
+from dyna_eval.commands.options import database_option, open_store, without_password
+from dyna_eval.commands.output import print_json
+from dyna_eval.wording import count, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,8 +136,7 @@ def _print(compared: SweepComparison, regressed: Sequence[Regression] | None, fo
 
 
 def _regression_text(regressed: Sequence[Regression], allowed: float) -> str:
-    from dyna_eval.wording import one_line
-
     rows = "; ".join(one_line(f"'{one.match.b.label}' ({one.reason})") for one in regressed)
-    number = "1 row of B is" if len(regressed) == 1 else f"{len(regressed)} rows of B are"
+    verb = "is" if len(regressed) == 1 else "are"
+    number = f"{count(len(regressed), 'row')} of B {verb}"
     return f"dyna-eval: {number} more than {allowed * 100:g} % slower than A, or without a result: {rows}"

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import click
 
-from dyna_eval.commands.options import database_option, insecure_option, json_option, print_json
-from dyna_eval.commands.running import stdout_kept_clean
+from dyna_eval.commands.options import database_option, insecure_option, json_option
+from dyna_eval.commands.output import print_json, stdout_kept_clean
 from dyna_eval.errors import DatabaseError, InputError, PolicyError
 from dyna_eval.jobs import Finding
+from dyna_eval.wording import count
 
 _LEAST_GIB = 2.0
 """Free space that a sweep, Ray's logs and its object store fit into."""
@@ -62,7 +63,8 @@ def _policies() -> Iterator[Finding]:
 
 
 def _ray(address: str, *, insecure: bool) -> Iterator[Finding]:
-    from dyna_eval.cluster import connected, find_slots
+    from dyna_eval.cluster import find_slots
+    from dyna_eval.connection import connected
 
     try:
         with connected(address, insecure=insecure):
@@ -72,8 +74,8 @@ def _ray(address: str, *, insecure: bool) -> Iterator[Finding]:
         yield Finding(what="Ray", told=str(error), advice="no job can run", fatal=True)
         return
     kind = "GPUs" if slots[0].gpus else "nodes without GPUs"
-    told = f"Ray {version('ray')} at {address}: {nodes} nodes, room for {len(slots)} actors on {kind}"
-    yield Finding(what="Ray", told=told.replace(": 1 nodes", ": 1 node").replace(" 1 actors", " 1 actor"))
+    room = f"{count(nodes, 'node')}, room for {count(len(slots), 'actor')} on {kind}"
+    yield Finding(what="Ray", told=f"Ray {version('ray')} at {address}: {room}")
 
 
 def _database(url: str) -> Iterator[Finding]:

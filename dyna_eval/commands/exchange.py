@@ -8,21 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.options import print_json
+from dyna_eval.commands.output import print_json
 from dyna_eval.errors import InputError
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
     from dyna_eval.jobs import SweepRecord
-
-
-def measured_sweep(store: Store, name_or_id: str | None) -> SweepRecord:
-    """Read a sweep that was measured here; raises InputError for an imported one."""
-    sweep_id = store.find_sweep(name_or_id)
-    if store.imported(sweep_id) is not None:
-        raise InputError(f"sweep {sweep_id} was imported; categories and answer files need one measured here")
-    return store.record(sweep_id)
 
 
 def print_by_category(record: SweepRecord, form: str | None, *, allow_mixed: bool) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dyna_eval.commands.options import json_option, limit_option, overrides_option, print_json
+from dyna_eval.commands.options import json_option, limit_option, overrides_option
+from dyna_eval.commands.output import print_json
 
 if TYPE_CHECKING:
     from dyna_eval.jobs import SweepSpec
@@ -23,7 +24,8 @@ def validate(
     *, file: Path | None, overrides: tuple[str, ...], max_configurations: int, schema: bool, as_json: bool
 ) -> None:
     """Check a sweep file without looking at its models or data."""
-    from dyna_eval.config import json_schema, load_sweep
+    from dyna_eval.config import load_sweep
+    from dyna_eval.sections import json_schema
 
     if schema:
         print_json(json_schema())

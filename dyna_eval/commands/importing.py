@@ -1,21 +1,16 @@
-"""The command that brings results of other tools into the store, and what reads sweeps of either kind."""
+"""The command that brings results of other tools into the store."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from dyna_eval.commands.options import database_option, json_option, open_store, print_json
-from dyna_eval.errors import ImportFileError, InputError
-
-if TYPE_CHECKING:
-    from dyna_eval_db.store import Store
-
-    from dyna_eval.presets import Preset
-    from dyna_eval.report import Report
+from dyna_eval.commands.options import database_option, json_option, open_store
+from dyna_eval.commands.output import print_json
+from dyna_eval.errors import ImportFileError
+from dyna_eval.wording import count, one_line
 
 
 @click.command("import")
@@ -39,6 +34,8 @@ def import_results(
     A file's format is known by what it holds. One that cannot be read is named and left out whole; the others
     are imported.
     """
+    from dyna_eval_db.store import Store
+
     from dyna_eval.importers import FORMATS
 
     if formats:
@@ -52,7 +49,7 @@ def import_results(
     if format_name is not None and format_name not in FORMATS:
         raise click.UsageError(f"unknown format {format_name!r}; known: {', '.join(FORMATS)}")
     sweep_name = None if name is None else _checked(name)
-    _check_database(database)
+    Store.check(database)
     outcomes = []
     for file in files:
         outcomes.append(_import(file, format_name, sweep_name, len(files), database))
@@ -92,20 +89,16 @@ def _import(
 def _say(outcome: dict[str, Any], *, as_json: bool) -> None:
     """Print what became of a file: what was imported on stdout, what could not be on stderr."""
     if outcome["error"]:
-        click.echo(_one_line(f"dyna-eval: {outcome['error']}"), err=True)
+        click.echo(one_line(f"dyna-eval: {outcome['error']}"), err=True)
     elif not as_json:
         where = f"sweep {outcome['sweep']} {outcome['name']!r}"
-        rows = "1 row" if outcome["rows"] == 1 else f"{outcome['rows']} rows"
+        rows = count(outcome["rows"], "row")
         became = (
             f"{rows} ({outcome['format']}) imported into" if outcome["new"] else "was imported before, see"
         )
-        click.echo(_one_line(f"{outcome['file']}: {became} {where}"))
+        click.echo(one_line(f"{outcome['file']}: {became} {where}"))
         for text in outcome["findings"]:
-            click.echo(_one_line(f"  {text}"))
-
-
-def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
+            click.echo(f"  {one_line(text)}")
 
 
 def _checked(name: str) -> str:
@@ -128,46 +121,3 @@ def _name_of(path: Path) -> str:
 
     stem = plain(path.stem, 80)
     return f"imported {stem}" if not stem or stem.isdecimal() else stem
-
-
-def _check_database(database: str) -> None:
-    from dyna_eval_db.store import Store
-
-    Store.check(database)
-
-
-# ------------------------------------------------------------------ sweeps of either kind
-
-
-def stored_report(
-    store: Store,
-    sweeps: Sequence[str | None],
-    *,
-    rows: Sequence[str] = (),
-    allow_mixed: bool = False,
-    preset: Preset | None = None,
-) -> Report:
-    """Return the report of a sweep, measured or imported; of several, or of chosen rows, the joined one."""
-    ids = list(dict.fromkeys(store.find_sweep(sweep) for sweep in sweeps))
-    return report_of(store, ids, rows=rows, allow_mixed=allow_mixed, preset=preset)
-
-
-def report_of(
-    store: Store, ids: Sequence[int], *, rows: Sequence[str], allow_mixed: bool, preset: Preset | None
-) -> Report:
-    """Return the report of the sweeps of these numbers, as `stored_report` does."""
-    from dyna_eval.imported import ImportedSweep
-    from dyna_eval.imported_report import imported_report
-    from dyna_eval.joined_report import joined_report
-    from dyna_eval.measured_report import build_report
-
-    parts = [store.imported(sweep_id) or store.record(sweep_id) for sweep_id in ids]
-    first = parts[0]
-    others = store.imports() if any(isinstance(part, ImportedSweep) for part in parts) else []
-    if preset is not None and (len(parts) > 1 or rows or isinstance(first, ImportedSweep)):
-        raise InputError(f"preset {preset} is for one sweep that was measured here; choose rows with --row")
-    if len(parts) > 1 or rows:
-        return joined_report(parts, rows=rows, others=others, allow_mixed=allow_mixed)
-    if isinstance(first, ImportedSweep):
-        return imported_report(first, others, allow_mixed=allow_mixed)
-    return build_report(first, allow_mixed=allow_mixed, preset=preset)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from dyna_eval.commands.completion import sweep_names
+from dyna_eval.jobs import MAX_CONFIGURATIONS
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
@@ -53,7 +53,7 @@ overrides_option = click.option(
 limit_option = click.option(
     "--max-configurations",
     type=click.IntRange(min=1),
-    default=10_000,
+    default=MAX_CONFIGURATIONS,
     show_default=True,
     help="Refuse a file that expands to more.",
 )
@@ -84,6 +84,17 @@ class Execution:
             options += ["--gpus-per-pair" if whole else "--gpu-fraction", f"{self.gpus_per_pair:g}"]
         options += ["--insecure"] if self.insecure else []
         return options + (["--fail-fast"] if self.fail_fast else [])
+
+
+_LEAST_SHARE = 0.01
+
+
+def _share_of_a_gpu(context: click.Context, parameter: click.Parameter, share: float | None) -> float | None:
+    """Refuse what is no share, also NaN, which click's own ranges let through."""
+    if share is not None and not _LEAST_SHARE <= share < 1.0:
+        what = f"{share:g} is no share of a GPU; it is at least {_LEAST_SHARE} and less than 1"
+        raise click.BadParameter(what, context, parameter)
+    return share
 
 
 def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,22 +140,28 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--gpus-per-pair",
-            type=click.IntRange(min=1),
+            type=click.IntRange(min=1, max=1024),
             help="Whole GPUs for each pair, over which its target is spread; unless given, one.",
         ),
         click.option(
             "--gpu-fraction",
-            type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+            type=float,
+            callback=_share_of_a_gpu,
+            metavar="SHARE",
             help="Let pairs share a GPU, as 0.5 does; timings are then marked as not comparable.",
         ),
         insecure_option,
         click.option("--fail-fast", is_flag=True, help="Start no further job once one has failed."),
         click.option("--detach", is_flag=True, help="Hand the sweep to the cluster's head, and return."),
     ]
-    decorated: Callable[..., Any] = with_execution
+    return with_options(with_execution, options)
+
+
+def with_options(command: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    """Add options to a command, in the order in which its help is to list them."""
     for option in reversed(options):
-        decorated = option(decorated)
-    return decorated
+        command = option(command)
+    return command
 
 
 @contextlib.contextmanager
@@ -154,7 +171,3 @@ def open_store(database: str, *, create: bool = False) -> Iterator[Store]:
 
     with Store.open(database, create=create) as store:
         yield store
-
-
-def print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

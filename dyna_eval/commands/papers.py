@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dyna_eval.commands.importing import report_of
-from dyna_eval.commands.options import open_store, print_json
+from dyna_eval.commands.options import open_store, with_options
+from dyna_eval.commands.output import print_json, write_own
+from dyna_eval.commands.reading import stored_report
 from dyna_eval.errors import InputError
+from dyna_eval.wording import count, one_line
 
 if TYPE_CHECKING:
     from dyna_eval.latex.check import Findings
@@ -58,17 +60,21 @@ def paper_options(command: Callable[..., Any]) -> Callable[..., Any]:
         style = Style(
             columns=read_columns(columns or ""), std=std, siunitx=siunitx, side_by_side=side_by_side
         )
-        styled = {"--columns": columns, "--std": std, "--siunitx": siunitx, "--side-by-side": side_by_side}
-        used = next((option for option, value in styled.items() if value), None)
+        of_latex = {"--std": std, "--siunitx": siunitx, "--side-by-side": side_by_side}
+        used = next((option for option, value in of_latex.items() if value), None)
         if used and others["form"] not in ("latex", "prose") and tex_document is None:
             raise click.UsageError(f"{used} is about LaTeX tables; add {_STYLED}")
+        if columns and others["form"] in ("csv", "json") and tex_document is None:
+            raise click.UsageError(f"--columns is about tables; --{others['form']} has figures of its own")
         paper = Paper(style=style, document=tex_document, macros=macros, papers=papers)
         return command(paper=paper, **others)
 
     file = click.Path(path_type=Path, dir_okay=False)
     options = [
         click.option(
-            "--columns", metavar="NAMES", help="More columns of the table: interval,acceptance,nodes,exact."
+            "--columns",
+            metavar="NAMES",
+            help="More columns of the table: interval,acceptance,nodes,exact,memory.",
         ),
         click.option("--std", is_flag=True, help="Throughput with its standard deviation between repeats."),
         click.option("--siunitx", is_flag=True, help="Align figures by the LaTeX package siunitx."),
@@ -86,10 +92,7 @@ def paper_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Compare a paper with the database; exit 1 where they differ.",
         ),
     ]
-    decorated: Callable[..., Any] = with_paper
-    for option in reversed(options):
-        decorated = option(decorated)
-    return decorated
+    return with_options(with_paper, options)
 
 
 def write_papers(report: Report, paper: Paper, plots: Path | None) -> None:
@@ -110,17 +113,9 @@ _WRITTEN = "% written by dyna-eval; what follows has the SHA-256 "
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file anew, unless somebody else wrote or changed it: a paper is not to be lost."""
+    """Write a file under a line that tells whether somebody changed it since: a paper is not to be lost."""
     header = f"{_WRITTEN}{hashlib.sha256(text.encode()).hexdigest()}\n"
-    try:
-        if path.exists() and not _is_as_written(path.read_bytes()):
-            raise InputError(
-                f"{path}: exists, and is not as dyna-eval wrote it; move it away, or name another file"
-            )
-        path.write_text(header + text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-    click.echo(f"wrote {path}", err=True)
+    write_own(path, header + text, is_own=_is_as_written)
 
 
 def _is_as_written(content: bytes) -> bool:
@@ -146,7 +141,7 @@ def check_papers(papers: Sequence[Path], database: str, *, as_json: bool) -> int
             if any(digest not in sweeps for digest in origin.made_of):
                 return None
             ids = [sweeps[digest] for digest in origin.made_of]
-            return report_of(store, ids, rows=origin.rows, allow_mixed=True, preset=origin.preset)
+            return stored_report(store, ids, rows=origin.rows, allow_mixed=True, preset=origin.preset)
 
         found = {path: check_paper(text, recompute) for path, text in texts.items()}
     for path, findings in found.items():
@@ -172,15 +167,14 @@ def _read(path: Path) -> str:
 
 def _print(path: Path, findings: Findings) -> None:
     from dyna_eval.latex.style import Part
-    from dyna_eval.wording import count
 
     for note in findings.notes:
-        click.echo(f"{path}:{note.line}: {_safe(note.what)}", err=True)
+        click.echo(f"{path}:{note.line}: {one_line(note.what)}", err=True)
     for each in findings.differences:
         place = f"{path}:{each.line}: {each.where}, {each.row}, {each.column}"
-        click.echo(f"{_safe(place)}: {_safe(each.in_paper)} in the paper, {_safe(each.now)} now")
+        click.echo(f"{one_line(place)}: {one_line(each.in_paper)} in the paper, {one_line(each.now)} now")
     for part in findings.unchecked:
-        click.echo(f"{path}:{part.line}: {_safe(part.what)}")
+        click.echo(f"{path}:{part.line}: {one_line(part.what)}")
     named = {Part.TABLE: "table", Part.PROSE: "subsection", Part.MACROS: "macro set"}
     checked = [
         count(findings.parts.count(part), noun) for part, noun in named.items() if part in findings.parts
@@ -189,12 +183,6 @@ def _print(path: Path, findings: Findings) -> None:
         f"{path}: checked {', '.join(checked) or 'nothing'}: {count(len(findings.differences), 'difference')}"
         + (f", {len(findings.unchecked)} not checked" if findings.unchecked else "")
     )
-
-
-def _safe(text: str) -> str:
-    from dyna_eval.wording import one_line
-
-    return one_line(text)
 
 
 def _findings_json(findings: Findings) -> dict[str, object]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dyna_eval.commands.options import with_options
+
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
@@ -99,10 +101,7 @@ def figure_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--phase-unit", type=click.Choice(["ms", "share"]), help="Phase times per token.  [default: ms]"
         ),
     ]
-    decorated: Callable[..., Any] = with_figures
-    for option in reversed(options):
-        decorated = option(decorated)
-    return decorated
+    return with_options(with_figures, options)
 
 
 def _two(heat: str | None) -> tuple[str, str] | None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.exchange import measured_sweep, print_by_category, write_answers
-from dyna_eval.commands.importing import stored_report
-from dyna_eval.commands.options import database_option, open_store, print_json, which_sweep
+from dyna_eval.commands.exchange import print_by_category, write_answers
+from dyna_eval.commands.options import database_option, open_store, which_sweep
+from dyna_eval.commands.output import print_json, write_own
 from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_papers
 from dyna_eval.commands.plotting import Figures, figure_options, write_figures
-from dyna_eval.errors import InputError
+from dyna_eval.commands.reading import find_measured, stored_report
 
 if TYPE_CHECKING:
     from dyna_eval.latex.style import Style
@@ -76,6 +76,7 @@ def report(
     With --check, see whether a paper still says what the database says.
     """
     from dyna_eval.latex.grid import require
+    from dyna_eval.latex.style import PLAIN
     from dyna_eval.presets import Preset
 
     if paper.papers:
@@ -85,13 +86,17 @@ def report(
     if sweep is not None and sources:
         raise click.UsageError("name one SWEEP, or several with --from")
     if by_category or spec_bench is not None:
-        if sources or rows or preset or figures or paper.writes_files or form == "prose":
+        if sources or rows or preset or figures or page or paper.writes_files or form == "prose":
             raise click.UsageError(
                 "--by-category and --spec-bench take one whole sweep, and no --from, --row, --preset,"
-                " --prose, --plots or files of a paper beside them"
+                " --prose, --plots, --html or files of a paper beside them"
+            )
+        if by_category and paper.style != PLAIN:
+            raise click.UsageError(
+                "--by-category has columns of its own, and no --columns, --std, --siunitx or --side-by-side"
             )
         with open_store(database) as store:
-            record = measured_sweep(store, sweep)
+            record = store.record(find_measured(store, sweep))
             if spec_bench is not None:
                 write_answers(store, record, spec_bench, allow_mixed=allow_mixed)
         if by_category:
@@ -101,7 +106,7 @@ def report(
     with open_store(database) as store:
         built = stored_report(
             store,
-            sources or (sweep,),
+            list(dict.fromkeys(store.find_sweep(name) for name in sources or (sweep,))),
             rows=rows,
             allow_mixed=allow_mixed,
             preset=Preset(preset) if preset else None,
@@ -111,22 +116,12 @@ def report(
             write_figures(figures, built, store)
     write_papers(built, paper, figures.directory if figures else None)
     if page is not None:
-        _write_page(built, page)
+        from dyna_eval_dashboards.export import is_page, to_html
+
+        write_own(page, to_html(built), is_own=is_page)
     if form is not None or (figures is None and page is None and not paper.writes_files):
         print_report(built, form, paper.style)
     return 0
-
-
-def _write_page(built: Report, page: Path) -> None:
-    from dyna_eval_dashboards.export import is_page, to_html
-
-    try:
-        if page.exists() and not is_page(page.read_bytes()):
-            raise InputError(f"{page}: exists, and is no page of dyna-eval's; choose another file")
-        page.write_text(to_html(built), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {page}: {error.strerror}; choose another file") from error
-    click.echo(f"wrote {page}", err=True)
 
 
 def print_report(built: Report, form: str | None, style: Style | None = None) -> None:
@@ -144,8 +139,8 @@ def print_report(built: Report, form: str | None, style: Style | None = None) ->
     elif form == "prose":
         click.echo(to_prose(built, one_table=style.side_by_side), nl=False)
     elif form == "markdown":
-        click.echo(tables.to_markdown(built), nl=False)
+        click.echo(tables.to_markdown(built, style.columns), nl=False)
     elif form == "csv":
         click.echo(tables.to_csv(built), nl=False)
     else:
-        tables.print_table(built, sys.stdout)
+        tables.print_table(built, sys.stdout, style.columns)

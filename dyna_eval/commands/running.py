@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +19,10 @@ from dyna_eval.commands.options import (
     limit_option,
     open_store,
     overrides_option,
-    print_json,
     which_sweep,
 )
+from dyna_eval.commands.output import print_json, stdout_kept_clean
+from dyna_eval.commands.reading import find_measured
 from dyna_eval.commands.reports import print_report
 from dyna_eval.errors import DatabaseError, MixedRowsError, PairError, PromptError
 
@@ -76,7 +76,7 @@ def submit(
 def resume(*, sweep: str | None, execution: Execution, database: str, as_json: bool) -> int:
     """Go on with a sweep that was interrupted."""
     with open_store(database) as store:
-        return _execute(store, database, store.find_sweep(sweep), execution, as_json=as_json)
+        return _execute(store, database, find_measured(store, sweep), execution, as_json=as_json)
 
 
 @click.command()
@@ -89,27 +89,13 @@ def retry(*, sweep: str | None, execution: Execution, database: str, as_json: bo
     from dyna_eval.jobs import JobState
 
     with open_store(database) as store:
-        sweep_id = store.find_sweep(sweep)
+        sweep_id = find_measured(store, sweep)
         counts = store.progress(sweep_id)
         if counts[JobState.FAILED] + counts[JobState.QUEUED] + counts[JobState.RUNNING]:
             _check_decoder(store, sweep_id)
         count = store.retry(sweep_id)
         click.echo(f"{count} failed jobs queued again", err=True)
         return _execute(store, database, sweep_id, execution, as_json=as_json)
-
-
-@contextlib.contextmanager
-def stdout_kept_clean() -> Iterator[None]:
-    """Send whatever libraries and Ray's processes print on stdout to stderr, for the time of a block."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 class _Interrupted(click.ClickException):
@@ -152,11 +138,11 @@ def _blamed_on(file: Path, spec: SweepSpec, overrides: tuple[str, ...]) -> Itera
 
 
 def _resolve(spec: SweepSpec, address: str, *, insecure: bool) -> ResolvedSweep:
-    if address == "local":
-        from dyna_eval.apart import resolve_apart
+    from dyna_eval.apart import resolve_here, resolve_on_cluster
 
-        return resolve_apart(spec)
-    from dyna_eval.cluster import connected, resolve_on_cluster
+    if address == "local":
+        return resolve_here(spec)
+    from dyna_eval.connection import connected
 
     with connected(address, insecure=insecure):
         return resolve_on_cluster(spec)
@@ -233,19 +219,19 @@ def _execute(store: Store, database: str, sweep_id: int, execution: Execution, *
 
 def _detach(database: str, sweep_id: int, execution: Execution, *, as_json: bool) -> int:
     """Hand a stored sweep to the cluster's head."""
-    from dyna_eval.cluster import connected
+    from dyna_eval.connection import connected
     from dyna_eval.detached import start_detached
 
     with (
         stdout_kept_clean(),
         connected(execution.address, insecure=execution.insecure) as dashboard,
     ):
-        run = start_detached(sweep_id, database, dashboard=dashboard, options=execution.as_options())
+        job = start_detached(sweep_id, database, dashboard=dashboard, options=execution.as_options())
     if as_json:
-        print_json({"sweep": sweep_id, "ray_job": run.job})
+        print_json({"sweep": sweep_id, "ray_job": job})
     else:
         click.echo(
-            f"sweep {sweep_id} runs on the cluster as Ray job {run.job}; `dyna-eval logs {sweep_id} --follow`"
+            f"sweep {sweep_id} runs on the cluster as Ray job {job}; `dyna-eval logs {sweep_id} --follow`"
             f" watches it, `dyna-eval cancel {sweep_id}` stops it"
         )
     return 0
@@ -287,7 +273,7 @@ def _work(
 def _work_as(
     holder: str, store: Store, sweep_id: int, execution: Execution, counts: dict[JobState, int]
 ) -> dict[JobState, int]:
-    from dyna_eval.cluster import connected
+    from dyna_eval.connection import connected
     from dyna_eval.controller import Controller
     from dyna_eval.jobs import JobState
     from dyna_eval.progress import ProgressDisplay

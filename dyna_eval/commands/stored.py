@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.options import database_option, json_option, open_store, print_json, which_sweep
+from dyna_eval.commands.options import database_option, json_option, open_store, which_sweep
+from dyna_eval.commands.output import print_json
+from dyna_eval.commands.reading import find_measured
+from dyna_eval.wording import count, one_line
 
 if TYPE_CHECKING:
     from dyna_eval.imported import ImportedSweep
@@ -24,7 +27,7 @@ _FOLLOW_SECONDS = 1.0
 def cancel(*, sweep: str | None, database: str) -> None:
     """Stop a sweep: what is not done is cancelled, what is done stays."""
     with open_store(database) as store:
-        sweep_id = store.find_sweep(sweep)
+        sweep_id = find_measured(store, sweep)
         click.echo(f"sweep {sweep_id}: {store.cancel(sweep_id)} jobs cancelled")
 
 
@@ -50,7 +53,8 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
         return
     click.echo(f"sweep {summary.id} {summary.name}: {summary.state}; {_counted(summary.jobs)}")
     for job in errors:
-        click.echo(f"  job {job.job_id} {job.label} (repeat {job.repeat + 1}) {job.state}: {job.error}")
+        what = one_line(f"{job.label} (repeat {job.repeat + 1}) {job.state}: {job.error}")
+        click.echo(f"  job {job.job_id} {what}")
 
 
 def _print_imported(sweep: ImportedSweep, *, as_json: bool) -> None:
@@ -60,7 +64,7 @@ def _print_imported(sweep: ImportedSweep, *, as_json: bool) -> None:
             | {"files": [asdict(file.source) | {"rows": len(file.rows)} for file in sweep.files]}
         )
         return
-    click.echo(f"sweep {sweep.id} {sweep.name}: imported; {len(sweep.rows)} rows")
+    click.echo(f"sweep {sweep.id} {sweep.name}: imported; {count(len(sweep.rows), 'row')}")
     for file in sweep.files:
         click.echo(f"  {len(file.rows)} from {file.source}")
 
@@ -83,7 +87,7 @@ def list_sweeps(*, database: str, as_json: bool) -> None:
         )
         return
     for sweep in sweeps:
-        held = f"{sweep.imported_rows} rows" if sweep.imported_rows else _counted(sweep.jobs)
+        held = count(sweep.imported_rows, "row") if sweep.imported_rows else _counted(sweep.jobs)
         click.echo(f"{sweep.id:>4}  {sweep.created_at}  {sweep.name}: {sweep.state}; {held}")
 
 
@@ -109,7 +113,8 @@ def show(*, job: int, database: str, as_json: bool) -> None:
     for attempt in attempts:
         outcome = attempt.outcome or "running"
         where = f"{attempt.actor}, node {attempt.node}" if attempt.node else f"{attempt.actor}, node unknown"
-        click.echo(f"  attempt {attempt.epoch} on {where}: {outcome} {attempt.error or ''}".rstrip())
+        told = one_line(f"{where}: {outcome} {attempt.error or ''}")
+        click.echo(f"  attempt {attempt.epoch} on {told}")
     for sample in samples:
         speed = len(sample.token_ids) / sample.decode_seconds
         click.echo(
@@ -133,7 +138,7 @@ def logs(*, sweep: str | None, follow: bool, database: str) -> None:
             for event in store.events(sweep_id, after=last):
                 job = f" job {event.job_id}" if event.job_id is not None else ""
                 detail = ", ".join(f"{name}={value}" for name, value in event.detail.items())
-                click.echo(f"{event.at}{job} {event.kind} {detail}".rstrip())
+                click.echo(one_line(f"{event.at}{job} {event.kind} {detail}"))
                 last = event.id
             if not follow or not (counts[JobState.QUEUED] or counts[JobState.RUNNING]):
                 return

@@ -6,8 +6,8 @@ import contextlib
 
 import click
 
-from dyna_eval.commands.options import database_option, json_option, open_store, print_json
-from dyna_eval.commands.running import stdout_kept_clean
+from dyna_eval.commands.options import database_option, json_option, open_store
+from dyna_eval.commands.output import print_json, stdout_kept_clean
 from dyna_eval.errors import MissingDatabaseError
 from dyna_eval.wording import count
 
@@ -55,6 +55,8 @@ def check_pair(*, target: str, draft: str | None, dtype: str) -> None:
 
     from dyna_eval.jobs import PACKAGED_PAIRS, PairSpec
 
+    if not target or draft == "":
+        raise click.UsageError("TARGET and DRAFT are folders or hub ids; name them")
     if target in PACKAGED_PAIRS and draft is None:
         draft = target
     with stdout_kept_clean():

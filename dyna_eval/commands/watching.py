@@ -39,7 +39,8 @@ def dashboard(
 
     try:
         serve(database, bind=host, port=port, allowed=allowed, token=token, ready=ready)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of the internet is written so
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another --port or --host"
+            f"cannot listen on {host} port {port}: {reason}; choose another --port or --host"
         ) from error

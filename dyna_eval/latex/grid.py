@@ -7,10 +7,20 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dyna_eval.cells import UNKNOWN, Notes, Setting, configuration_text, interval_cell, method_name, settings
+from dyna_eval.cells import (
+    UNKNOWN,
+    Column,
+    Notes,
+    Setting,
+    configuration_text,
+    interval_cell,
+    method_name,
+    settings,
+)
 from dyna_eval.digits import (
     acceptance_length,
     exact_percent,
+    memory,
     nodes,
     speedup,
     speedup_interval,
@@ -18,7 +28,7 @@ from dyna_eval.digits import (
     throughput_std,
 )
 from dyna_eval.errors import InputError
-from dyna_eval.latex.style import Column, Style
+from dyna_eval.latex.style import Style
 from dyna_eval.latex.text import escape_latex, marked_latex
 from dyna_eval.report import Report, Row, best_row
 from dyna_eval.wording import one_line
@@ -228,6 +238,7 @@ def _figures(report: Report, rows: Sequence[Row], style: Style) -> list[_Figure]
         Column.ACCEPTANCE: "Tokens\nper round",
         Column.NODES: "Nodes\nper round",
         Column.EXACT: "Exact",
+        Column.MEMORY: "Memory\n(GiB)",
     }
     for column in style.columns:
         if column is Column.INTERVAL:
@@ -323,4 +334,5 @@ _OPTIONAL: dict[Column, Callable[[Row], str | None]] = {
     Column.ACCEPTANCE: acceptance_length,
     Column.NODES: nodes,
     Column.EXACT: exact_percent,
+    Column.MEMORY: memory,
 }

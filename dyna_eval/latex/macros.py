@@ -19,6 +19,7 @@ from dyna_eval.digits import (
     acceptance_length,
     exact_percent,
     gain,
+    memory,
     nodes,
     speedup,
     speedup_high,
@@ -130,4 +131,5 @@ FIGURES: dict[str, Callable[[Row], str | None]] = {
     "Nodes": nodes,
     "NodesInTheory": lambda row: None if (whole := theoretical_nodes(row)) is None else str(whole),
     "ExactMatch": exact_percent,
+    "PeakMemory": memory,
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dyna_eval.cells import Notes, interval_cell, pair_slugs, ranges, slug, span, sweep_numbers
+from dyna_eval.cells import Column, Notes, interval_cell, pair_slugs, ranges, slug, span, sweep_numbers
 from dyna_eval.latex.claims import (
     FREED_OF_PACE,
     THOSE_THAT_MAY_WIN,
@@ -17,7 +17,7 @@ from dyna_eval.latex.claims import (
     is_surpassed,
 )
 from dyna_eval.latex.grid import Cell, Grid, GridRow, Head, best_speedup, grid, level, notes_of
-from dyna_eval.latex.style import PLAIN, Column, Part, Style, end_mark, mark, origin_of
+from dyna_eval.latex.style import PLAIN, Part, Style, end_mark, mark, origin_of
 from dyna_eval.latex.text import escape_latex, footnotes, number
 from dyna_eval.report import Report, Row, baseline_of, best_row
 from dyna_eval.statistics import Comparison

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyna_eval.errors import NothingToDrawError
@@ -27,18 +27,13 @@ class MemoryFront:
     """The points than which none has less memory and is better, each better than the one before."""
 
 
-def memory_front(
-    measured: Measured, rows: Sequence[Row], memory: Mapping[tuple[str, str], int], measure: Measure
-) -> MemoryFront:
-    """Return a measure over the peak memory, which is in bytes by pair and label.
-
-    Raises NothingToDrawError where no row has both.
-    """
+def memory_front(measured: Measured, rows: Sequence[Row], measure: Measure) -> MemoryFront:
+    """Return a measure over the peak memory; raises NothingToDrawError where no row has both."""
     sign = -1.0 if measure.less_is_better else 1.0
     points = [
-        MemoryPoint(memory_bytes=memory[row.pair, row.label], y=y, entry=Entry.of(row))
+        MemoryPoint(memory_bytes=row.peak_memory_bytes, y=y, entry=Entry.of(row))
         for row in rows
-        if (row.pair, row.label) in memory and (y := estimate(measured, row, measure)) is not None
+        if row.peak_memory_bytes is not None and (y := estimate(measured, row, measure)) is not None
     ]
     if not points:
         raise NothingToDrawError(f"no row has both a {measure} and a peak memory")

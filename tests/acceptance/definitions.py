@@ -14,7 +14,7 @@ from statistics import fmean, quantiles, stdev
 from typing import Any
 
 Sample = dict[str, Any]
-"""One prompt decoded once, with its rounds; `repeat` is added."""
+"""One prompt decoded once, with its rounds; `repeat` and `peak_memory_bytes` of its job are added."""
 
 
 def by_prompt(samples: Sequence[Sample]) -> dict[int, list[Sample]]:
@@ -125,6 +125,7 @@ OF_A_ROW: dict[str, Callable[[Sequence[Sample]], Any]] = {
     "ties": lambda s: number_of(s, "tie"),
     "violations": lambda s: number_of(s, "violation"),
     "distinct_2": lambda s: fmean(distinct_pairs(sample["token_ids"]) for sample in s),
+    "peak_memory_bytes": lambda s: max(sample["peak_memory_bytes"] for sample in s),
 }
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from dyna_eval_db.store import Store
 from dyna_eval_workers.resolution import resolve_sweep
-from workplace import SWEEP, Finished, Workplace
+from workplace import COMMAND, SWEEP, Finished, Workplace
 
 from dyna_eval import jobs
 from dyna_eval.config import load_sweep
@@ -116,6 +118,20 @@ def test_a_file_that_cannot_be_read_is_named(workplace: Workplace) -> None:
     assert quick_complaint(workplace, "submit", "latin.yaml").startswith("latin.yaml:1: ")
 
 
+def test_what_a_terminal_cannot_write_is_written_as_escapes(workplace: Workplace) -> None:
+    """A name of bytes that are no text, and a label in an alphabet that the terminal's encoding lacks."""
+    odd = os.fsdecode(b"\xff.yaml")
+    workplace.write(odd, SWEEP.replace("+ Draft model", "模型 𝛕"))
+    named = workplace.run("validate", odd)
+    assert (named.status, named.stderr) == (0, "")
+    assert named.stdout == "\\udcff.yaml: small: 4 configurations, 8 jobs\n"
+    latin = workplace.run("expand", odd, PYTHONIOENCODING="latin-1")
+    assert (latin.status, latin.stderr) == (0, "")
+    assert "\\u6a21\\u578b \\U0001d6d5: linear k=4" in latin.stdout
+    as_json = workplace.run("expand", odd, "--json", PYTHONIOENCODING="latin-1").json()
+    assert as_json["configurations"][1]["label"] == "模型 𝛕"
+
+
 @pytest.mark.parametrize("command", ["submit", "validate", "expand"])
 def test_every_command_that_reads_a_file_tells_the_same_mistake(workplace: Workplace, command: str) -> None:
     workplace.write("sweep.yaml", SWEEP.replace("linear", "lineer"))
@@ -136,6 +152,10 @@ def test_every_command_that_reads_a_file_tells_the_same_mistake(workplace: Workp
         (["--max-configurations", "0"], "--max-configurations"),
         (["--cpus-per-pair", "0"], "--cpus-per-pair"),
         (["--cpus-per-pair", "99999"], "--cpus-per-pair"),
+        (["--gpus-per-pair", "1" + "0" * 400], "--gpus-per-pair"),
+        (["--gpu-fraction", "nan"], "nan is no share of a GPU"),
+        (["--gpu-fraction", "1e-300"], "1e-300 is no share of a GPU"),
+        (["--gpu-fraction", "1"], "1 is no share of a GPU"),
         (["--nonsense"], "--nonsense"),
         (["sweep.yaml", "other.yaml"], "argument"),
     ],
@@ -145,10 +165,33 @@ def test_a_wrong_option_is_named(workplace: Workplace, arguments: list[str], say
     assert says in quick_complaint(workplace, "submit", "sweep.yaml", *arguments)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:10001"])
+LONG_HOST = "a" * 64 + ":6379"  # a name of the internet has at most 63 characters between its dots
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:10001", LONG_HOST])
 def test_a_cluster_that_is_not_there_is_named(workplace: Workplace, address: str) -> None:
     workplace.write("sweep.yaml", SWEEP)
     assert address in complaint(workplace, "submit", "sweep.yaml", "--address", address)
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "says"),
+    [
+        ('"$0" validate sweep.yaml > /dev/full', 1, "input or output failed: No space left on device"),
+        ('mkdir gone; cd gone; rmdir ../gone; "$0" status', 2, "the current folder is not there any more"),
+    ],
+    ids=["a full disk", "a folder that was removed"],
+)
+def test_what_the_system_refuses_is_said_in_one_line(
+    workplace: Workplace, script: str, status: int, says: str
+) -> None:
+    workplace.write("sweep.yaml", SWEEP)
+    done = subprocess.run(
+        ["sh", "-c", script, COMMAND], cwd=workplace.folder, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == status
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"dyna-eval: {says}")
 
 
 def test_a_command_alone_shows_its_help(workplace: Workplace) -> None:
@@ -248,6 +291,12 @@ def test_a_sweep_that_other_decoding_loops_began_is_not_finished_by_these(
     assert "submit its file again" in said
 
 
+def test_a_dashboard_that_cannot_listen_says_where(workplace: Workplace) -> None:
+    Store.open(f"sqlite:///{workplace.database}", create=True).close()
+    for host in ("256.256.256.256", "no host", "a" * 64):
+        assert f"cannot listen on {host} port" in only_line(workplace.run_here("dashboard", "--host", host))
+
+
 def test_plots_do_not_overwrite_a_file(workplace: Workplace) -> None:
     Store.open(f"sqlite:///{workplace.database}", create=True).close()
     workplace.write("taken", "mine")
@@ -337,6 +386,7 @@ def test_prompts_that_cannot_be_used_are_refused_before_anything_is_stored(
 
 def test_pairs_check_refuses_what_cannot_be_loaded(models: Workplace) -> None:
     assert complaint(models, "pairs", "check", "cut").startswith("cut: cannot be loaded: ")
+    assert "name them" in complaint(models, "pairs", "check", "", in_process=True)
 
 
 def test_a_detached_run_needs_a_cluster_and_shows_no_password(workplace: Workplace) -> None:
@@ -350,3 +400,21 @@ def test_a_detached_run_needs_a_cluster_and_shows_no_password(workplace: Workpla
     assert (shown.status, shown.stdout) == (2, "")
     assert "~/.pgpass" in shown.stderr
     assert "s3cret" not in shown.stderr
+
+
+# ------------------------------------------------------------- what others wrote
+
+
+def test_an_error_cannot_drive_the_terminal_that_shows_it(workplace: Workplace) -> None:
+    """What a model's code or another package raises is text, whatever is in it."""
+    spec = load_sweep(workplace.write("sweep.yaml", SWEEP))
+    with Store.open(f"sqlite:///{workplace.database}", create=True) as store:
+        sweep_id = store.add_sweep(resolve_sweep(spec))
+        claim = store.claim(sweep_id, pair="demo", actor="actor-1", lease_seconds=60.0)
+        assert claim is not None
+        store.fail(claim, error_class="Broken", message="\x1b[31mred\r\x07gone", final=True)
+    for words in (["status"], ["show", str(claim.job_id)], ["logs"]):
+        shown = workplace.run_here(*words)
+        assert shown.status == 0
+        assert all(line.isprintable() for line in shown.stdout.split("\n")), words
+        assert "[31mred gone" in shown.stdout or words == ["logs"]

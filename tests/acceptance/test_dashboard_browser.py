@@ -330,6 +330,6 @@ def test_a_report_is_one_page_that_asks_for_nothing(browser: Browser, finished: 
     assert finished.run_here("report", "--html", "page.html").status == 0  # a page may be written anew
     taken = finished.run_here("report", "--html", "dyna-eval.db")
     assert (taken.status, taken.stdout) == (2, "")
-    assert "dyna-eval.db: exists, and is no page" in taken.stderr
+    assert "dyna-eval.db: exists, and is not as dyna-eval wrote it" in taken.stderr
     refused = finished.run_here("report", "--html", "no/such/folder/page.html")
     assert (refused.status, refused.stderr.count("\n")) == (2, 1)

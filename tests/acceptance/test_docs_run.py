@@ -124,7 +124,7 @@ def test_the_commands_for_postgres_run(desk: Workplace, tmp_path: Path) -> None:
         superuser |= {"HOME": str(folder), "XDG_CACHE_HOME": str(Path.home() / ".cache")}  # for ~/.pgpass
         done = run(folder, text, desk.variables | superuser)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert "ok: 1 sweep\n" in done.stdout
+    assert "ok: 1 sweep" in done.stdout
 
 
 # ----------------------------------------------------------------------- metrics
@@ -155,6 +155,7 @@ def test_every_defined_figure_is_computed_by_its_definition() -> None:
 
 
 def samples_of(desk: Workplace, row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the samples of a row's jobs, each with its repeat."""
+    """Return the samples of a row's jobs, each with its job's repeat and peak memory."""
     jobs = [desk.run_here("show", str(job), "--json").json()["job"] for job in row["job_ids"]]
-    return [sample | {"repeat": job["repeat"]} for job in jobs for sample in job["samples"]]
+    of_job = ("repeat", "peak_memory_bytes")
+    return [sample | {name: job[name] for name in of_job} for job in jobs for sample in job["samples"]]

@@ -167,11 +167,11 @@ def test_a_wrong_question_is_answered_in_one_line(
     assert said in one_line(wrong)
 
 
-def test_an_imported_sweep_cannot_be_resumed(workplace: Workplace) -> None:
+def test_an_imported_sweep_has_no_jobs_to_run_or_to_cancel(workplace: Workplace) -> None:
     workplace.run_here("import", write(workplace.folder, "a.json", dynatree(FOUR_STEPS)))
-    wrong = workplace.run("resume")
-    assert wrong.status == 2
-    assert "was imported and has no jobs" in wrong.stderr.splitlines()[-1]
+    for command in ("resume", "retry", "cancel"):
+        assert "was imported and has no jobs" in one_line(workplace.run_here(command))
+    assert workplace.run_here("logs").stdout.count("\n") == 1  # of the import
 
 
 def test_what_was_published_is_imported_doubted_refused_and_marked(workplace: Workplace) -> None:

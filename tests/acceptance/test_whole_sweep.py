@@ -285,7 +285,9 @@ def test_macros_and_prose_are_written_for_a_paper(swept: Swept) -> None:
     ("options", "says"),
     [
         (["--latex", "--columns", "acceptence"], "did you mean 'acceptance'?"),
-        (["--columns", "nodes"], "add --latex or --tex-document"),
+        (["--std"], "--std is about LaTeX tables; add --latex or --tex-document"),
+        (["--csv", "--columns", "nodes"], "--columns is about tables"),
+        (["--by-category", "--columns", "nodes"], "has columns of its own"),
         (["--latex", "--side-by-side"], "has one pair"),
         (["--check", "sweep.yaml"], "sweep.yaml: no table, prose or macros that dyna-eval wrote"),
         (["--check", "missing.tex"], "missing.tex: cannot be read"),

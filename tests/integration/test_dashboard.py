@@ -504,8 +504,15 @@ def trees(*settings: tuple[int, int, float]) -> list[tuple[Configuration, float]
 GRID = trees((2, 1, 201.0), (2, 2, 202.0), (10, 1, 301.0), (10, 2, 402.0))
 
 
-def explored(report: Report, memory: dict[tuple[str, str], int] | None = None, **query: str) -> Explored:
-    return explore(report, memory or {}, Choice.of(query, report.rows))
+def explored(report: Report, **query: str) -> Explored:
+    return explore(report, Choice.of(query, report.rows))
+
+
+def with_memory(report: Report, gibibytes: dict[str, int]) -> Report:
+    """Return a report whose rows took so much memory; those that are not named took nobody knows how much."""
+    sizes = {label: size * 2**30 for label, size in gibibytes.items()}
+    rows = tuple(replace(row, peak_memory_bytes=sizes.get(row.label)) for row in report.rows)
+    return replace(report, rows=rows)
 
 
 def test_a_heat_map_has_a_square_for_each_pair_of_values() -> None:
@@ -538,10 +545,9 @@ def test_rows_and_columns_of_panels_are_chosen_and_named() -> None:
 
 
 def test_the_front_joins_what_no_other_row_beats_in_memory_and_speed() -> None:
-    report = build_report(record([(BASELINE, 90.0), *GRID]))
     sizes = {"2/1/201.0": 1, "2/2/202.0": 3, "10/1/301.0": 2, "10/2/402.0": 4}
-    memory = {("demo", label): size * 2**30 for label, size in sizes.items()}
-    front = explored(report, memory, kind="front", y="throughput").figure
+    report = with_memory(build_report(record([(BASELINE, 90.0), *GRID])), sizes)
+    front = explored(report, kind="front", y="throughput").figure
     assert front
     every, best = front["data"]
     assert list(every["x"]) == [1.0, 2.0, 3.0, 4.0]
@@ -557,7 +563,7 @@ def test_one_parameter_is_not_chosen_twice_and_what_is_asked_for_stays() -> None
 
 def test_what_cannot_be_drawn_says_why() -> None:
     report = build_report(record([(BASELINE, 90.0), *GRID]))
-    assert explored(report, kind="front").notes == (
+    assert explored(with_memory(report, {}), kind="front").notes == (
         "There is nothing to draw: no row has both a speedup and a peak memory.",
     )
     assert "two different parameters" in explored(report, kind="heat", x="depth", curve="").notes[0]

@@ -19,7 +19,7 @@ from measurements import make_result, make_sentinel, make_sweep
 from served import client_of, database, fill
 from sqlalchemy import event
 
-from dyna_eval.apart import resolve_apart
+from dyna_eval.apart import resolve_here
 from dyna_eval.config import load_sweep
 from dyna_eval.errors import PairError
 from dyna_eval.holder import own_name
@@ -177,13 +177,13 @@ def spec(tmp_path: Path) -> SweepSpec:
 
 
 def test_a_process_of_its_own_finds_the_same_sweep(spec: SweepSpec) -> None:
-    assert resolve_apart(spec) == resolve_sweep(spec)
+    assert resolve_here(spec) == resolve_sweep(spec)
 
 
 def test_a_mistake_found_in_a_process_of_its_own_is_told_as_such(spec: SweepSpec) -> None:
     missing = replace(spec, pairs=(replace(spec.pairs[0], target="./nowhere"),))
     with pytest.raises(PairError, match="nowhere"):
-        resolve_apart(missing)
+        resolve_here(missing)
 
 
 # ------------------------------------------------------------------------ dashboard

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
 from dyna_eval_workers import pairs
-from dyna_eval_workers.architecture import check_architecture, self_test
+from dyna_eval_workers.architecture import check_architecture, plain_logits, self_test
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.exactness import Comparison, compare
 from dyna_eval_workers.native import NoKernelsError, kernels
@@ -55,6 +56,7 @@ from tests.runners import RUNNERS
 CPU = torch.device("cpu")
 TREE = TopBranches(depth=4, branches=3, root_branches=3, threshold=0.0, max_nodes=60)
 DEMO = PairSpec(name="demo", target="demo", draft="demo")
+AR = Configuration(label="AR", method=Method.AR, params={})
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +154,7 @@ def test_every_supported_architecture_decodes_exactly(kind: str, backend: str) -
     model, stranger = tiny_model(kind, seed=1), tiny_model(kind, seed=2)
     check_architecture(model.config, kind)
     target, draft = RUNNERS[backend](model), RUNNERS[backend](stranger)
-    self_test(target, model, kind)
+    self_test(target, plain_logits(model), kind)
     decoder = Decoder(target, draft, vocabulary=VOCABULARY, end_of_text=0)
     for temperature in (0.0, 1.0):
         generation = GenerationSpec(max_new_tokens=24, temperature=temperature)
@@ -445,10 +447,12 @@ def test_the_self_test_catches_a_model_that_ignores_its_positions_or_its_mask(
     kind: str, ignored: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model(kind, seed=1).to(dtype)
-    self_test(TorchRunner(model), model, kind)
+    self_test(TorchRunner(model), plain_logits(model), kind)
     whole = model.forward
     monkeypatch.setattr(model, "forward", lambda **given: whole(**(given | {ignored: None})))
-    assert "more than rounding allows" in refusal(lambda: self_test(TorchRunner(model), model, kind))
+    assert "more than rounding allows" in refusal(
+        lambda: self_test(TorchRunner(model), plain_logits(model), kind)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -456,12 +460,14 @@ def test_the_self_test_catches_a_model_that_ignores_its_positions_or_its_mask(
 def test_the_self_test_passes_kernels_that_are_right_and_no_others(kind: str, dtype: torch.dtype) -> None:
     """Others: with the weights of a layer's last matrix a little larger than the model's."""
     model = tiny_model(kind, seed=1).to(dtype)
-    self_test(RUNNERS["compile"](model), model, kind)
+    self_test(RUNNERS["compile"](model), plain_logits(model), kind)
     other = copy.deepcopy(model)
     with torch.no_grad():
         *_, last = (weight for name, weight in other.named_parameters() if weight.dim() > 1 and ".1." in name)
         last.mul_(1.5)
-    assert "more than rounding allows" in refusal(lambda: self_test(RUNNERS["compile"](other), model, kind))
+    assert "more than rounding allows" in refusal(
+        lambda: self_test(RUNNERS["compile"](other), plain_logits(model), kind)
+    )
 
 
 def test_a_model_that_fails_on_a_tree_is_refused_with_its_reason(
@@ -515,6 +521,35 @@ def test_a_changed_configuration_makes_another_model(saved: Path, model: Path) -
     change_config(model, layer_norm_eps=1e-3)
     before, after = inspected(spec_of(saved / "target")).pair, inspected(spec_of(model)).pair
     assert after.target_digest != before.target_digest
+
+
+def hub_commit(hub: Path, model: Any, commit: str) -> None:
+    """Let a commit be the newest one of the model that lies in a cache of the hub."""
+    repository = hub / "models--org--model"
+    (repository / "refs").mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / "main").write_text(commit)
+    save_model(model, repository / "snapshots" / commit)
+
+
+def test_a_model_of_the_hub_is_the_commit_that_it_was_when_it_was_inspected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is pushed later is another model, and neither loaded for the jobs that are there nor confused."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    old, new = "a" * 40, "b" * 40
+    hub_commit(tmp_path, tiny_gpt_neox(seed=1), old)
+    before = inspected(spec_of("org/model", "org/model")).pair
+    hub_commit(tmp_path, tiny_gpt_neox(seed=2), new)
+    after = inspected(spec_of("org/model")).pair
+
+    assert (before.spec.target_revision, before.spec.draft_revision) == (old, old)
+    assert (after.spec.target_revision, after.spec.draft_revision) == (new, None)
+    assert before.target_digest == before.draft_digest != after.target_digest
+    first, second = (load_pair(pair, CPU).peer_models(AR)[0] for pair in (before, after))
+    for loaded_model, seed in ((first, 1), (second, 2)):
+        own = tiny_gpt_neox(seed=seed).state_dict()
+        assert all(torch.equal(weight, own[name]) for name, weight in loaded_model.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from transformers import AutoTokenizer
 
 from dyna_eval.config import load_sweep, parse_sweep
 from dyna_eval.errors import PromptError
-from dyna_eval.jobs import Exactness, Method, Prompt, PromptSet, PromptSpec, prompt_digest
-from tests.models import byte_tokenizer, save_model, tiny_gpt_neox
+from dyna_eval.jobs import Exactness, Method, Prompt, PromptSet, PromptSpec, ResolvedSweep, prompt_digest
+from tests.models import VOCABULARY, byte_tokenizer, save_model, tiny_gpt_neox
 
 ROOT = Path(__file__).parents[2]
 WIKITEXT = ROOT.parent / "shared" / "data" / "wikitext-2" / "test.parquet"
@@ -300,6 +300,29 @@ def test_a_prompt_that_does_not_fit_comes_with_the_cut_that_would() -> None:
 def test_a_continuation_longer_than_the_model_is_to_be_shortened() -> None:
     reason = refusal(lambda: check_fit([a_prompt(1)], max_new_tokens=128, positions=128))
     assert reason.endswith("lower generation.max_new_tokens")
+
+
+def test_a_token_that_the_target_does_not_have_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    """As where a token was added to a tokenizer, and the model was not enlarged for it."""
+    model = save_model(tiny_gpt_neox(seed=1), tmp_path / "model")
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([f"<{number}>" for number in range(VOCABULARY - len(tokenizer) + 1)])
+    tokenizer.save_pretrained(model)
+    last = f"<{VOCABULARY - len(byte_tokenizer())}>"
+
+    def resolve(text: str) -> ResolvedSweep:
+        (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "a"}) + "\n" + json.dumps({"text": text}))
+        file = tmp_path / "sweep.yaml"
+        file.write_text(
+            f"pair: {{target: {model}}}\nprompts: {{dataset: json, data_files: rows.jsonl}}\n"
+            "generation: {max_new_tokens: 4}\nconfigs:\n  - {label: Baseline, method: ar}\n"
+        )
+        return resolve_sweep(load_sweep(file), device="cpu")
+
+    assert resolve("b <0> c").jobs
+    assert refusal(lambda: resolve(f"b {last} c")).startswith(
+        f"prompt 1 holds token {VOCABULARY}, but the target knows {VOCABULARY} tokens only"
+    )
 
 
 # ------------------------------------------------------------- the packaged prompts

@@ -423,6 +423,7 @@ def test_a_landed_result_comes_back_exactly(store: Store, sweep_id: int) -> None
     assert stored.state == JobState.DONE
     assert stored.samples == tuple(sum_rounds(sample) for sample in result.samples)
     assert (stored.actor, stored.environment) == ("actor-1", result.environment.digest)
+    assert stored.peak_memory_bytes == result.peak_memory_bytes
     assert outcomes(store, claim.job_id) == [Outcome.LANDED]
 
 
@@ -441,6 +442,7 @@ def test_a_sample_without_rounds_and_without_optional_facts_comes_back_exactly(
     store.land(claim, replace(make_result(claim.job), samples=(bare,), peak_memory_bytes=None))
     assert store.samples(claim.job_id) == (bare,)
     assert store.job(claim.job_id).samples == (sum_rounds(bare),)
+    assert store.job(claim.job_id).peak_memory_bytes is None
 
 
 @pytest.mark.parametrize("margin", [math.nan, math.inf, -math.inf])

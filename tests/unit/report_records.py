@@ -113,6 +113,7 @@ def record(
                         generation_digest="g1",
                         environment="e1" if done else None,
                         actor="actor-1" if done else None,
+                        peak_memory_bytes=2**30 + repeat * 2**28 if done else None,
                         samples=samples(speed) if done else (),
                     )
                 )

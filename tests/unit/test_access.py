@@ -54,6 +54,17 @@ def test_a_token_that_cannot_be_closed_to_others_is_refused(
     assert not token.exists()
 
 
+def test_without_a_home_folder_the_token_has_no_place(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user is a number that no list of users knows."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+    with pytest.raises(InputError, match="set HOME to one"):
+        keep_token_private(create=True)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    keep_token_private(create=True)
+    assert token.exists()
+
+
 def test_no_token_is_made_where_none_is_wanted(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_token_private(create=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from tests.models import tiny_gpt_neox, tiny_llama
+from tests.runners import rows_of
 
 PREFIX = [17, 5, 250, 31]
 MAKERS: dict[str, Callable[..., Any]] = {"gpt_neox": tiny_gpt_neox, "llama": tiny_llama}
@@ -40,8 +41,8 @@ def assert_holds(runner: TorchRunner, tokens: list[int]) -> None:
     cache = runner.cache
     assert runner.length == cache.length == cache.written == cache.get_seq_length() == len(tokens)
     for index, (keys, values) in enumerate(recomputed(runner, tokens)):
-        torch.testing.assert_close(cache.rows[index, 0, :, :, : len(tokens)], keys)
-        torch.testing.assert_close(cache.rows[index, 1, :, :, : len(tokens)], values)
+        torch.testing.assert_close(rows_of(cache)[index, 0, :, :, : len(tokens)], keys)
+        torch.testing.assert_close(rows_of(cache)[index, 1, :, :, : len(tokens)], values)
 
 
 def write_tree(runner: TorchRunner) -> None:
@@ -121,8 +122,8 @@ def test_all_layers_share_one_buffer() -> None:
     )
     for index, layer in enumerate(cache.layers):
         layer.update(torch.full((1, 2, 1, 4), index + 1.0), torch.full((1, 2, 1, 4), -index - 1.0))
-    assert cache.rows[:, 0, 0, 0, 0, 0].tolist() == [1.0, 2.0, 3.0]
-    assert cache.rows[:, 1, 0, 0, 0, 0].tolist() == [-1.0, -2.0, -3.0]
+    assert rows_of(cache)[:, 0, 0, 0, 0, 0].tolist() == [1.0, 2.0, 3.0]
+    assert rows_of(cache)[:, 1, 0, 0, 0, 0].tolist() == [-1.0, -2.0, -3.0]
 
 
 def test_more_room_is_made_where_a_sequence_needs_it() -> None:
@@ -162,5 +163,5 @@ def test_a_row_sees_itself_and_its_parents_up_to_the_committed_rows(
         while parents[above] != COMMITTED:
             above = parents[above]
             expected.add(above)
-        assert rows.places[row] == 7 + len(expected) - 1
+        assert rows.positions[row] == 7 + len(expected) - 1
         assert row < cut or set(seen[row - cut].nonzero()[0].tolist()) == expected

@@ -107,6 +107,25 @@ def test_seconds_are_those_of_pass_and_choice_together(monkeypatch: pytest.Monke
         assert all(seconds == size + 10 for size, seconds in points)
 
 
+@pytest.mark.parametrize(("seconds", "passes"), [(0.001, 2), (0.5, 1)])
+def test_only_a_short_pass_is_warmed_up(seconds: float, passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long one reads more than caches hold, and a large model's calibration would take twice as long."""
+    pair = decoder(tiny_gpt_neox(seed=1), None)
+    whole, now, sizes_passed = TorchRunner.extend, 0.0, list[int]()
+
+    def extend(self: TorchRunner, tokens: Sequence[int], parents: Sequence[int], **options: bool) -> None:
+        nonlocal now
+        now += seconds
+        sizes_passed.append(len(tokens))
+        whole(self, tokens, parents, **options)
+
+    monkeypatch.setattr(TorchRunner, "extend", extend)
+    monkeypatch.setattr("dyna_eval_workers.calibration.time.perf_counter", lambda: now)
+    measured = calibrate(pair, positions=POSITIONS)
+    assert sizes_passed.count(1) == 5 * passes
+    assert all(found == pytest.approx(seconds) for _, found in measured.verify_seconds)
+
+
 def test_a_pair_decodes_after_its_calibration_as_before(backend: str) -> None:
     pair = decoder(tiny_gpt_neox(seed=1), None, backend=backend, vocabulary=VOCABULARY)
     before = pair.decode((17, 5, 250), GenerationSpec(max_new_tokens=12), None, seed="0").token_ids

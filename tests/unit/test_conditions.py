@@ -6,9 +6,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
+from dyna_eval_workers import conditions
 from dyna_eval_workers.conditions import Watch
 
 CPU = torch.device("cpu")
@@ -43,10 +48,75 @@ def test_our_own_work_is_not_that_of_others() -> None:
 
 
 def test_a_checkout_is_named_by_its_commit() -> None:
-    conditions = Watch(CPU).conditions()
-
-    if "commit" not in conditions:
+    found = Watch(CPU).conditions()
+    if "commit" not in found:
         pytest.skip("the package does not run from a checkout")
-    commit = str(conditions["commit"])
+    commit = str(found["commit"])
     assert len(commit.rstrip("+")) == 12
     int(commit.rstrip("+"), 16)
+
+
+# ------------------------------------------------------------------- tools of the machine
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose programs come before the machine's own; the commit is asked for anew."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    conditions._commit.cache_clear()
+    yield tmp_path
+    conditions._commit.cache_clear()
+
+
+def program(folder: Path, name: str, lines: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{lines}\n")
+    (folder / name).chmod(0o755)
+
+
+def watch_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    """Watch the second GPU of a machine, the only one that this process may use, and so its first."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="22-b"))
+    return Watch(torch.device("cuda"))
+
+
+def test_a_gpu_is_asked_for_by_what_the_driver_calls_it_too(
+    tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number would be another GPU's where a process may not use all of them."""
+    program(
+        tools,
+        "nvidia-smi",
+        'for one; do case "$one" in --id=GPU-22-b) echo "590.1, 1400, 1980, 61, 0x4" ;; esac; done',
+    )
+    found = watch_of_a_gpu(monkeypatch).conditions()
+    assert {name: fact for name, fact in found.items() if name.startswith("gpu_")} == {
+        "gpu_driver": "590.1",
+        "gpu_clock_mhz": 1400,
+        "gpu_most_clock_mhz": 1980,
+        "gpu_temperature": 61,
+        "gpu_throttle_reasons": "0x4",
+    }
+
+
+@pytest.mark.parametrize("lines", ["exec sleep 30", "exit 9"], ids=["that never answers", "that fails"])
+def test_a_tool_that_gives_no_answer_costs_its_facts_and_no_job(
+    lines: str, tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditions, "_PATIENCE_SECONDS", 0.2)
+    for name in ("nvidia-smi", "git"):
+        program(tools, name, lines)
+    found = watch_of_a_gpu(monkeypatch).conditions()
+    assert "others_share" in found
+    assert not [name for name in found if name.startswith(("gpu_", "commit"))]
+
+
+def test_a_processor_that_does_not_tell_its_clock_costs_that_fact_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def untold() -> None:
+        raise NotImplementedError("can't find current frequency file")
+
+    monkeypatch.setattr(psutil, "cpu_freq", untold)
+    found = Watch(CPU).conditions()
+    assert "others_share" in found
+    assert "cpu_mhz" not in found

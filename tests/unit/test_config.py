@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dyna_eval.config import json_schema, load_sweep, parse_sweep
+from dyna_eval.config import load_sweep, parse_sweep
 from dyna_eval.errors import SweepFileError
 from dyna_eval.jobs import (
     Backend,
@@ -24,6 +24,7 @@ from dyna_eval.jobs import (
     SweepSpec,
 )
 from dyna_eval.methods import METHODS
+from dyna_eval.sections import json_schema
 
 AR = "  - {label: Baseline, method: ar}\n"
 
@@ -459,6 +460,10 @@ def test_a_wrong_row_is_named_with_its_line(row: str, message: str) -> None:
         ("genaration: {}", "unknown key 'genaration'; did you mean 'generation'?"),
         ("generation: {max_new_tokens: 0}", "'max_new_tokens' should be at least 1, not 0"),
         ("generation: {temperature: -1}", "'temperature' should be at least 0, not -1"),
+        (
+            "generation: {temperature: 1.0e-30}",
+            "'temperature' should be 0, which is greedy, or at least 0.000001, not 1e-30",
+        ),
         ("generation: {seed: 9223372036854775808}", "'seed' should be less than 9223372036854775808"),
         ("generation: []", "'generation' should be a mapping of keys to values, not a list"),
         ("measure: {repeats: 0}", "'repeats' should be at least 1, not 0"),
@@ -525,6 +530,11 @@ def test_a_wrong_section_is_named_with_its_line(head: str, message: str) -> None
 )
 def test_a_file_that_is_no_sweep_is_refused(text: str, message: str) -> None:
     assert mistake_in(text).startswith(message)
+
+
+def test_a_file_without_keys_is_refused_as_such_whatever_options_would_set_in_it() -> None:
+    for options in ({"name": "x"}, {"overrides": ["generation.seed=1"]}):
+        assert mistake_in("- a\n", **options).startswith("sweep.yaml:1: a sweep file is a mapping")
 
 
 def test_the_first_of_several_mistakes_is_reported() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from dyna_eval_workers import cudagraph
-from dyna_eval_workers.architecture import self_test
+from dyna_eval_workers.architecture import plain_logits, self_test
 from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.policies import BestFirst, Drafting, TopBranches
@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from dyna_eval.errors import DecodingError
 from dyna_eval.jobs import GenerationSpec
 from tests.models import SUPPORTED, VOCABULARY, tiny_gpt_neox, tiny_llama, tiny_model
+from tests.runners import rows_of
 
 TREE = ([9, 11, 12, 13, 14, 15, 16], [COMMITTED, 0, 0, 1, 1, 2, 2])  # tokens and parents, padded to 8 nodes
 LONG_PROMPT = tuple((7 * index + 5) % VOCABULARY for index in range(50))
@@ -138,7 +139,7 @@ def test_a_tree_of_seven_has_the_logits_of_an_eager_pass(
         runner.extend(*TREE)
     torch.testing.assert_close(ours.logits(), eager.logits(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
-        ours.cache.rows[..., : committed + 7, :], eager.cache.rows[..., : committed + 7, :]
+        rows_of(ours.cache)[..., : committed + 7, :], rows_of(eager.cache)[..., : committed + 7, :]
     )
     for runner in (eager, ours):
         runner.keep([0, 2, 5])
@@ -172,18 +173,18 @@ def test_the_tree_self_test_passes_in_every_dtype(
     kind: str, dtype: torch.dtype, make: Callable[[Any], GraphRunner]
 ) -> None:
     model = tiny_model(kind, seed=1).to(dtype)
-    self_test(make(model), model, kind)
+    self_test(make(model), plain_logits(model), kind)
 
 
 @pytest.mark.parametrize("count", [1, 5, 8, 17, 33])
 def test_a_pass_writes_its_own_rows_and_the_spare_one_alone(count: int) -> None:
     runner = started(GraphRunner(tiny_llama(seed=1)), 40)
     runner.reserve(120)
-    runner.cache.rows.fill_(0.5)
+    rows_of(runner.cache).fill_(0.5)
     runner.prefill(LONG_PROMPT[:40])
-    before = runner.cache.rows.clone()
+    before = rows_of(runner.cache).clone()
     runner.extend([7] * count, [COMMITTED] * count)
-    changed = (runner.cache.rows != before).any(dim=-1).any(dim=(0, 1, 2, 3)).nonzero()[:, 0].tolist()
+    changed = (rows_of(runner.cache) != before).any(dim=-1).any(dim=(0, 1, 2, 3)).nonzero()[:, 0].tolist()
     padding = [] if count in (1, 8) else [runner.cache.capacity - 1]
     assert changed == [*range(40, 40 + count), *padding]
 
@@ -193,7 +194,7 @@ def test_what_the_spare_row_holds_does_not_matter() -> None:
     runner = started(GraphRunner(tiny_llama(seed=1)), 63)
     runner.reserve(128)
     runner.prefill(LONG_PROMPT)
-    runner.cache.rows[..., -1, :] = float("nan")
+    rows_of(runner.cache)[..., -1, :] = float("nan")
     runner.extend([7] * 78, [COMMITTED] * 78)
     assert runner.cache.written == runner.cache.capacity - 1
     assert runner.logits().isfinite().all()
@@ -225,9 +226,9 @@ def test_sizes_are_padded_to_few_ones() -> None:
 def test_graphs_and_addresses_outlive_a_prompt_and_end_where_the_cache_grows() -> None:
     runner = RecordedRunner(tiny_llama(seed=1))
     started(runner, 40).extend(*TREE)
-    address = runner.cache.rows.data_ptr()
+    address = rows_of(runner.cache).data_ptr()
     started(runner, 20).extend(*TREE)
-    assert (runner.captures, runner.cache.rows.data_ptr()) == (1, address)
+    assert (runner.captures, rows_of(runner.cache).data_ptr()) == (1, address)
     eager = started(TorchRunner(runner.model), 90)
     eager.extend(*TREE)
     started(runner, 90).extend(*TREE)
@@ -308,4 +309,4 @@ def test_graphs_on_a_gpu_emit_the_tokens_of_eager_ar(kind: str, temperature: flo
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_graphs_on_a_gpu_pass_the_tree_self_test(dtype: torch.dtype) -> None:
     model = tiny_llama(seed=1).to("cuda", dtype)
-    self_test(GraphRunner(model), model, "llama")
+    self_test(GraphRunner(model), plain_logits(model), "llama")

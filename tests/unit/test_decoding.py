@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -17,10 +17,11 @@ from dyna_eval_workers.policies import (
     PromptLookup,
     TopBranches,
 )
+from dyna_eval_workers.tree import Tree
 
 from dyna_eval.errors import DecodingError
 from dyna_eval.jobs import Calibration, GenerationSpec
-from tests.models import SUPPORTED, tiny_gpt_neox, tiny_llama, tiny_model
+from tests.models import SUPPORTED, VOCABULARY, tiny_gpt_neox, tiny_llama, tiny_model
 from tests.runners import RUNNERS, decoder
 
 PROMPT = (17, 5, 250, 31, 8)
@@ -149,6 +150,9 @@ def test_a_draft_that_is_the_target_is_always_accepted(target: Any) -> None:
         PROMPT, GenerationSpec(max_new_tokens=21), POLICIES["linear"], seed="0"
     )
     assert [r.accepted for r in decoded.rounds] == [6, 6, 6]
+    assert [r.draft_steps for r in decoded.rounds] == [6, 6, 6]
+    assert [r.draft_rows for r in decoded.rounds] == [6, 7, 7], "the last accepted token was not read yet"
+    assert decoded.traces == (), "none was asked for"
 
 
 def test_an_unpruned_tree_has_all_its_nodes(target: Any) -> None:
@@ -166,6 +170,30 @@ def test_a_binding_cap_is_noted(target: Any) -> None:
     )
     assert decoded.rounds[0].capped
     assert decoded.rounds[0].verified == 9
+
+
+@pytest.mark.parametrize(
+    ("max_nodes", "steps", "drafted"),
+    [(6, 2, 6), (7, 3, 14), (14, 3, 14)],
+    ids=["full before a level", "full within a level", "full with the last level"],
+)
+def test_a_full_tree_takes_no_further_step(target: Any, max_nodes: int, steps: int, drafted: int) -> None:
+    """And the cap is noted where it kept nodes out: those of a whole level, or some of one."""
+    policy = TopBranches(depth=3, branches=2, root_branches=2, threshold=0.0, max_nodes=max_nodes)
+    decoded = decoder(target, drafts(target)["stranger"]).decode(
+        PROMPT, GenerationSpec(max_new_tokens=12), policy, seed="0"
+    )
+    first = decoded.rounds[0]
+    assert (first.draft_steps, first.drafted, first.verified) == (steps, drafted, max_nodes)
+    assert first.capped == (max_nodes < 14)
+
+
+def test_a_tree_that_is_chosen_from_grows_beyond_its_cap(target: Any) -> None:
+    decoded = decoder(target, drafts(target)["stranger"]).decode(
+        PROMPT, GenerationSpec(max_new_tokens=12), BestFirst(depth=3, width=3, max_nodes=4), seed="0"
+    )
+    first = decoded.rounds[0]
+    assert (first.draft_steps, first.drafted, first.verified, first.capped) == (3, 3 + 9 + 9, 4, False)
 
 
 def test_a_threshold_no_child_reaches_leaves_the_pending_token_alone(target: Any) -> None:
@@ -197,6 +225,39 @@ def test_decoding_stops_at_an_end_token_inside_an_accepted_path(target: Any) -> 
         assert sum(r.emitted for r in decoded.rounds) == stop
 
 
+class Listener(BestFirst):
+    """Notes what it hears: that a prompt starts, or the tokens of an accepted path behind the pending one."""
+
+    heard: ClassVar[list[list[int] | None]] = []
+
+    def begin(self) -> None:
+        self.heard.append(None)
+
+    def learn(self, tree: Tree, path: Sequence[int]) -> None:
+        self.heard.append([tree.token[node] for node in path[1:]])
+
+
+def test_a_policy_hears_of_every_prompt_and_of_what_counts_of_every_path(target: Any) -> None:
+    """The draft is the target, so all levels are accepted; in the last round not beyond the end token."""
+    free = decoder(target, None).decode(PROMPT, GenerationSpec(max_new_tokens=24), None, seed="0").token_ids
+    end = next(token for place, token in enumerate(free) if place >= 5 and free.index(token) == place)
+    stop = free.index(end) + 1
+    Listener.heard.clear()
+    decoded = decoder(target, target, end_of_text=end).decode(
+        PROMPT,
+        GenerationSpec(max_new_tokens=24, stop_at_eos=True),
+        Listener(depth=3, width=2, max_nodes=9),
+        seed="0",
+    )
+    assert decoded.token_ids == free[:stop]
+    begun, *paths = Listener.heard
+    assert begun is None
+    starts = [sum(r.emitted for r in decoded.rounds[:place]) for place in range(len(decoded.rounds))]
+    expected = zip(starts, decoded.rounds, strict=True)
+    assert paths == [list(free[start : start + r.accepted]) for start, r in expected]
+    assert all(r.accepted == 3 for r in decoded.rounds[:-1])
+
+
 def test_one_decoder_gives_the_same_tokens_whatever_it_decoded_before(target: Any) -> None:
     used = decoder(target, drafts(target)["stranger"])
     generation = GenerationSpec(max_new_tokens=16)
@@ -214,6 +275,56 @@ def test_phase_times_are_known_in_every_round_and_fit_into_the_decode_time(targe
     assert all(draft is not None and verify is not None for draft, verify in phases)
     assert sum((draft or 0) + (verify or 0) for draft, verify in phases) <= decoded.decode_seconds
     assert 0 < decoded.ttft_seconds <= decoded.prefill_seconds + decoded.decode_seconds
+
+
+@pytest.fixture
+def spend(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str, float], None]:
+    """The engine's clock stands still, but for what a test lets calls of a method take."""
+    now = 50.0
+    monkeypatch.setattr("dyna_eval_workers.decoding._clock", lambda: now)
+
+    def spend(owner: object, method: str, seconds: float) -> None:
+        whole = getattr(owner, method)
+
+        def spending(*arguments: Any, **options: Any) -> Any:
+            nonlocal now
+            now += seconds
+            return whole(*arguments, **options)
+
+        monkeypatch.setattr(owner, method, spending)
+
+    return spend
+
+
+def test_every_phase_is_given_the_time_that_it_took(
+    target: Any, spend: Callable[[object, str, float], None]
+) -> None:
+    """Two rounds of a draft that is the target: 2 draft steps, 2 choices of the policy, a pass, a keep.
+
+    In the last one a single token is left, and none is drafted.
+    """
+    pair = decoder(target, target)
+    assert pair.draft is not None
+    spend(pair.target, "prefill", 1000.0)
+    spend(pair.draft, "prefill", 100.0)
+    spend(pair.draft, "rank", 2.0)
+    spend(TopBranches, "select", 3.0)
+    spend(pair.target, "choose", 10.0)
+    spend(pair.target, "keep", 1.0)
+    policy = TopBranches(depth=2, branches=1, root_branches=1, threshold=0.0, max_nodes=2)
+    decoded = pair.decode(PROMPT, GenerationSpec(max_new_tokens=7), policy, seed="0")
+    phases = [(r.draft_seconds, r.grow_seconds, r.verify_seconds, r.walk_seconds) for r in decoded.rounds]
+    assert phases == [(4.0, 6.0, 10.0, 1.0), (4.0, 6.0, 10.0, 1.0), (0.0, 0.0, 10.0, 1.0)]
+    assert (decoded.prefill_seconds, decoded.ttft_seconds, decoded.decode_seconds) == (1100.0, 1121.0, 53.0)
+
+
+def test_a_lookup_is_growth_without_a_draft(target: Any, spend: Callable[[object, str, float], None]) -> None:
+    pair = decoder(target, None)
+    spend(PromptLookup, "propose", 3.0)
+    spend(pair.target, "choose", 10.0)
+    decoded = pair.decode(PROMPT, GenerationSpec(max_new_tokens=2), POLICIES["prompt lookup"], seed="0")
+    first = decoded.rounds[0]
+    assert (first.draft_seconds, first.grow_seconds, first.verify_seconds) == (None, 3.0, 10.0)
 
 
 def test_ar_has_no_draft_time(target: Any) -> None:
@@ -235,6 +346,9 @@ def test_prompt_lookup_needs_no_draft_and_finds_what_repeats() -> None:
     assert set(decoded.token_ids) == {0}
     assert max(r.accepted for r in decoded.rounds) == 4
     assert all(r.draft_steps == 0 and r.draft_seconds is None for r in decoded.rounds)
+    assert all(r.drafted == r.verified == r.depth for r in decoded.rounds), (
+        "a chain, of which all is verified"
+    )
 
 
 def test_another_seed_samples_other_tokens(target: Any) -> None:
@@ -249,6 +363,22 @@ def test_a_draft_never_proposes_ids_beyond_the_tokenizer(target: Any) -> None:
     reference = decoder(target, None).decode(PROMPT, generation, None, seed="0")
     padded = decoder(target, drafts(target)["stranger"], vocabulary=100)
     assert padded.decode(PROMPT, generation, POLICIES["full tree"], seed="0").token_ids == reference.token_ids
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("size", [100, VOCABULARY + 20])
+def test_a_draft_may_have_fewer_or_more_ids_than_the_target(
+    size: int, temperature: float, backend: str
+) -> None:
+    """Vocabularies are padded by size of model: what the target emits need not be an id of the draft."""
+    target, draft = tiny_gpt_neox(seed=1), tiny_gpt_neox(seed=2, vocabulary=size)
+    pair = decoder(target, draft, backend=backend, vocabulary=90)
+    generation = GenerationSpec(max_new_tokens=24, temperature=temperature)
+    reference = pair.decode(PROMPT, generation, None, seed="0")
+    assert max(reference.token_ids) >= 100
+    for name in ("linear", "full tree", "best first"):
+        decoded = pair.decode(PROMPT, generation, POLICIES[name], seed="0")
+        assert decoded.token_ids == reference.token_ids, name
 
 
 def test_a_speculative_method_without_a_draft_is_refused(target: Any) -> None:

@@ -55,6 +55,22 @@ def test_every_figure_of_the_json_report_is_defined() -> None:
         assert named & parts, figure
 
 
+def test_the_architecture_names_modules_that_there_are() -> None:
+    """By their paths or the ends of these, as `jobs.py`, `latex/grid.py` or `native/`."""
+    folders = [
+        ROOT / name for name in ("dyna_eval", "workers", "db", "dashboards", "scripts", "benchmarks", "tests")
+    ]
+    there = {f"/{path.relative_to(ROOT).as_posix()}" for folder in folders for path in folder.rglob("*.py")}
+    there |= {
+        f"/{folder.relative_to(ROOT).as_posix()}/" for path in folders for folder in (path, *path.rglob("*"))
+    }
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:\w+/)*\w+(?:\.py|/))`", text)) | set(re.findall(r"\| ([\w/]+\.py) ", text))
+    assert len(named) > 30
+    for name in named - {"docs/reference/"}:
+        assert any(path.endswith(f"/{name}") for path in there), name
+
+
 # ------------------------------------------------------------------------ fences
 
 

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, change_samples, record
 
+from dyna_eval.cells import Column
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import Configuration, Exactness, JobState, Method, Params, SweepRecord
 from dyna_eval.latex.check import check_paper
 from dyna_eval.latex.grid import require
-from dyna_eval.latex.style import Column, Style, read_columns
+from dyna_eval.latex.style import Style, read_columns
 from dyna_eval.latex.table import to_latex
 from dyna_eval.latex.text import escape_latex, read_text
 from dyna_eval.measured_report import build_report
@@ -232,13 +233,21 @@ def test_optional_columns_stand_in_the_order_in_which_they_are_asked_for() -> No
     assert linear[7:] == [r"100\,\%", "3.00"]
 
 
+def test_peak_memory_is_a_column_in_gibibytes() -> None:
+    for siunitx in (False, True):
+        latex = styled(record(), columns=(Column.MEMORY,), siunitx=siunitx)
+        assert "Memory" in latex
+        assert "(GiB)" in latex
+        assert [cells[-1] for cells in body(latex)] == ["1.50"] * 4
+
+
 def test_intervals_in_a_column_are_not_repeated_below_the_table() -> None:
     assert "bootstrap intervals" not in styled(record(), columns=(Column.INTERVAL,))
 
 
 def test_only_figures_that_are_the_best_are_bold() -> None:
     cells = body(styled(record(), columns=tuple(Column)))[3]
-    assert [r"\textbf{" in cell for cell in cells] == [True] * 6 + [False] * 3
+    assert [r"\textbf{" in cell for cell in cells] == [True] * 6 + [False] * 4
 
 
 def test_deviations_between_repeats_follow_the_means() -> None:

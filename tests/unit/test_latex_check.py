@@ -207,14 +207,13 @@ INTERVAL = 5
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.permutations(range(9)).filter(lambda order: order[0] != INTERVAL), st.booleans())
+@given(st.permutations(range(5 + len(Column))).filter(lambda order: order[0] != INTERVAL), st.booleans())
 def test_columns_in_another_order_are_found_by_their_titles(order: list[int], siunitx: bool) -> None:
     style = Style(columns=tuple(Column), siunitx=siunitx)
     latex = reordered(to_latex(build_report(STORED), style), order)
     assert check(latex).agrees, check(latex)
-    value = re.search(r"\d+\.\d", latex.split(r"\midrule")[1])
-    assert value is not None
-    wrong = check(latex.replace(value[0], "99999.5"))
+    head, rule, rows = latex.partition(r"\midrule")
+    wrong = check(head + rule + re.sub(r"\d+\.\d", "99999.5", rows, count=1))
     assert {row for row, *_ in differences(wrong)} == {"step 1 (Baseline)"}
 
 

@@ -122,6 +122,14 @@ def test_without_sentinels_two_actors_have_no_speedup_and_the_report_says_why() 
     assert any("no speedup for what ran on actor-1, actor-2" in warning for warning in report.warnings)
 
 
+def test_a_rows_peak_memory_is_the_highest_of_its_done_jobs() -> None:
+    stored = change_jobs(record(), LINEAR.label, repeats=[2], state=JobState.FAILED, samples=())
+    unseen = change_jobs(stored, TREE.label, peak_memory_bytes=None)
+    rows = to_json(build_report(unseen))["rows"]
+    assert isinstance(rows, list)
+    assert [row["peak_memory_bytes"] for row in rows] == [1.5 * 2**30, 1.25 * 2**30, None, 1.5 * 2**30]
+
+
 def test_gain_is_over_the_nearest_row_above_that_has_figures() -> None:
     report = build_report(record(states={TREE.label: JobState.FAILED}))
     rows = to_json(report)["rows"]

@@ -22,6 +22,7 @@ from report_records import (
 )
 
 from dyna_eval.cells import (
+    Column,
     Notes,
     confidence_level,
     configuration_text,
@@ -265,6 +266,20 @@ def test_each_pair_has_its_own_table() -> None:
     assert text.count("Configuration") == 2
 
 
+def test_columns_that_are_asked_for_stand_at_the_end_of_the_terminals_table() -> None:
+    columns = (Column.MEMORY, Column.NODES, Column.INTERVAL)  # the last of them is there anyway
+    text = io.StringIO()
+    print_table(build_report(unfinished()), text, columns)
+    lines = text.getvalue().splitlines()
+    [head] = [line for line in lines if line.startswith("Step")]
+    assert head.split()[-2:] == ["(GiB)", "/round"]
+    found = {
+        label: next(line for line in lines if label in line).split()[-2:]
+        for label in ("Baseline", "linear", "Adaptive")
+    }
+    assert found == {"Baseline": ["1.50", "--"], "linear": ["1.50", "4.0"], "Adaptive": ["--", "--"]}
+
+
 # -------------------------------------------------------------------- Markdown
 
 
@@ -298,6 +313,17 @@ def test_markdown_keeps_footnotes_and_dashes() -> None:
     assert markdown_rows(text)[3][3:] == ["--"] * 5
 
 
+def test_columns_that_are_asked_for_stand_at_the_end_of_a_markdown_table() -> None:
+    text = to_markdown(build_report(unfinished()), [Column.NODES, Column.MEMORY])
+    assert "| Exact match | Nodes per round | Peak memory (GiB) |" in text
+    assert [cells[8:] for cells in markdown_rows(text)] == [
+        ["--", "1.50"],
+        ["4.0", "1.50"],
+        ["4.0", "1.50"],
+        ["--", "--"],
+    ]
+
+
 # ------------------------------------------------------------------------- CSV
 
 
@@ -325,6 +351,7 @@ def test_csv_figures_are_those_of_the_report_unrounded() -> None:
         assert float(cells["throughput_tokens_per_s"]) == row.figures.throughput.mean
         assert float(cells["speedup"]) == row.versus_baseline.ratio
         assert float(cells["predicted_speedup"]) == row.figures.predicted_speedup
+        assert int(cells["peak_memory_bytes"]) == row.peak_memory_bytes
 
 
 def test_csv_cells_that_a_spreadsheet_would_take_for_formulas_get_an_apostrophe() -> None:

@@ -8,15 +8,17 @@ and a loaded model must pass a self-test against plain forward passes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dyna_eval.errors import PairError
 from dyna_eval_workers.native.weights import FAMILIES
-from dyna_eval_workers.runner import Runner, position_limit
+from dyna_eval_workers.runner import Runner, position_limit, vocabulary_size
 from dyna_eval_workers.tree import ROOT, Tree
 
 _ALIBI = {"bloom", "mpt"}
@@ -83,28 +85,35 @@ def _model_class(config: Any) -> Any:
 
 
 @torch.inference_mode()
-def self_test(runner: Runner, model: Any, name: str) -> None:
-    """Verify a tree of 7 nodes in one pass of the runner, and every path in a plain pass of the model.
-
-    Raises PairError where the two disagree by more than rounding.
-    """
-    generator = torch.Generator().manual_seed(0)
-    prompt = torch.randint(1, runner.vocabulary, (5,), generator=generator).tolist()
-    tree = _seven_nodes(prompt[-1], runner.vocabulary)
-    runner.reserve(len(prompt) + len(tree))
-    runner.prefill(prompt[:-1])
-    runner.extend(tree.token, tree.parent)
-    in_one_pass = runner.logits().float()
+def plain_logits(model: Any) -> list[Tensor]:
+    """Return a model's logits after each path of the self-test's tree, in a plain pass each; 7 times (V,)."""
+    prompt, tree = _prompt_and_tree(vocabulary_size(model.config))
+    device = next(model.parameters()).device
+    found = []
     for node in range(len(tree)):
         path = [node]
         while path[0] != ROOT:
             path.insert(0, tree.parent[path[0]])
         ids = [*prompt[:-1], *(tree.token[passed] for passed in path)]
-        plain = model(input_ids=torch.tensor([ids], device=runner.device), use_cache=False).logits[0, -1]
-        difference = (in_one_pass[node] - plain.float()).abs().max()
-        allowed = (
-            _ROUNDING[runner.dtype] * torch.finfo(runner.dtype).eps * plain.float().abs().max().clamp(min=1)
-        )
+        logits = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits
+        found.append(logits[0, -1].float())
+    return found
+
+
+@torch.inference_mode()
+def self_test(runner: Runner, plain: Sequence[Tensor], name: str) -> None:
+    """Let a runner verify a tree of 7 nodes in one pass, and compare it with its model's plain passes.
+
+    Raises PairError where the two disagree by more than rounding.
+    """
+    prompt, tree = _prompt_and_tree(runner.vocabulary)
+    runner.reserve(len(prompt) + len(tree))
+    runner.prefill(prompt[:-1])
+    runner.extend(tree.token, tree.parent)
+    in_one_pass = runner.logits().float()
+    for node, expected in enumerate(plain):
+        difference = (in_one_pass[node] - expected).abs().max()
+        allowed = _ROUNDING[runner.dtype] * torch.finfo(runner.dtype).eps * expected.abs().max().clamp(min=1)
         if not difference <= allowed:  # also catches NaN
             raise PairError(
                 f"{name}: verifying a tree changes its logits by {difference:.2g}, more than rounding allows "
@@ -113,10 +122,12 @@ def self_test(runner: Runner, model: Any, name: str) -> None:
     runner.keep([])
 
 
-def _seven_nodes(pending: int, vocabulary: int) -> Tree:
-    """Return a root, two children, and two children of each."""
-    tree = Tree.plant(pending)
+def _prompt_and_tree(vocabulary: int) -> tuple[list[int], Tree]:
+    """Return 5 tokens, and a tree on the last of them: two children, and two children of each."""
+    generator = torch.Generator().manual_seed(0)
+    prompt: list[int] = torch.randint(1, vocabulary, (5,), generator=generator).tolist()
+    tree = Tree.plant(prompt[-1])
     for parents in ([0, 0], [1, 1, 2, 2]):
         for token, parent in enumerate(parents, start=1):
             tree.add(parent, token % vocabulary, 0.0)
-    return tree
+    return prompt, tree

@@ -73,12 +73,6 @@ class PreallocatedCache(Cache):  # type: ignore[misc]  # transformers is not typ
         self.written = 0
 
     @property
-    def rows(self) -> Tensor:
-        """All layers' rows, where they lie on one device."""
-        [rows] = self.blocks
-        return rows
-
-    @property
     def capacity(self) -> int:
         return int(self.blocks[0].shape[-2])
 

@@ -17,6 +17,7 @@ _CONTEXT = 128  # committed rows behind which the passes are timed
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 _NODES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)
 _REPEATS = 5
+_LONG_SECONDS = 0.01  # a pass that takes longer finds nothing in caches that one before it left there
 _BRANCH = 4
 
 
@@ -48,13 +49,20 @@ def _time(
     measured: list[list[float]] = [[] for _ in sizes]
     for _ in range(_REPEATS):  # size by size within a repeat, so that a disturbance hits all alike
         for size, seconds in zip(sizes, measured, strict=True):
-            for _ in range(2):  # the first pass warms up: decoding repeats passes of one size
-                started = time.perf_counter()
-                runner.extend(tokens[:size], range(COMMITTED, size - 1))
-                choose()
-                spent = time.perf_counter() - started
-                runner.keep([])
+            spent = _pass_seconds(runner, tokens[:size], choose)
+            if spent < _LONG_SECONDS:  # it warmed up: decoding repeats passes of one size
+                spent = _pass_seconds(runner, tokens[:size], choose)
             seconds.append(spent)
     medians = [statistics.median(seconds) for seconds in measured]
     never_less = isotonic_regression(medians).x  # more tokens take no less time: what seems so is noise
     return tuple(zip(sizes, map(float, never_less), strict=True))
+
+
+def _pass_seconds(runner: Runner, tokens: Sequence[int], choose: Callable[[], object]) -> float:
+    """Time a pass of a chain of tokens and the choice after it, and forget the pass."""
+    started = time.perf_counter()
+    runner.extend(tokens, range(COMMITTED, len(tokens) - 1))
+    choose()
+    spent = time.perf_counter() - started
+    runner.keep([])
+    return spent

@@ -1,11 +1,12 @@
 """What else the machine did while a job was measured: the load of others, clocks, throttling.
 
 The environment says which machine it is; conditions say how it was at the time. They explain a figure and
-never decide whether two may be compared.
+never decide whether two may be compared; what cannot be found out is left out, and fails no job.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import os
@@ -29,6 +30,7 @@ _GPU_FACTS = {
     "gpu_temperature": "temperature.gpu",
     "gpu_throttle_reasons": "clocks_event_reasons.active",
 }
+_PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +62,9 @@ class Watch:
             others = (end.busy - start.busy) - (end.own - start.own)
             facts["others_share"] = round(min(1.0, max(0.0, others / capacity)), 3)
             facts["stolen_share"] = round(min(1.0, max(0.0, (end.stolen - start.stolen) / capacity)), 3)
-        frequency = psutil.cpu_freq()
-        if frequency is not None and frequency.current:
-            facts["cpu_mhz"] = round(frequency.current)
+        facts["cpu_mhz"] = _cpu_mhz()
         if self._device.type == "cuda":
-            facts |= _gpu_facts(self._device.index or 0)
+            facts |= _gpu_facts(self._device)
         return {name: fact for name, fact in facts.items() if fact is not None}
 
 
@@ -81,16 +81,23 @@ def _times() -> _Times:
     )
 
 
-def _gpu_facts(index: int) -> Mapping[str, Scalar]:
-    """Ask the driver's own tool; nothing where there is none."""
+def _cpu_mhz() -> int | None:
+    with contextlib.suppress(OSError, NotImplementedError):  # on some ARM machines nothing tells
+        frequency = psutil.cpu_freq()
+        if frequency is not None and frequency.current:
+            return round(frequency.current)
+    return None
+
+
+def _gpu_facts(device: torch.device) -> Mapping[str, Scalar]:
+    """Ask the driver's own tool, which numbers all GPUs of a machine: ours may have another number there."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return {}
-    query = [f"--query-gpu={','.join(_GPU_FACTS.values())}", "--format=csv,noheader,nounits", f"--id={index}"]
-    answer = subprocess.run([tool, *query], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - fixed arguments
-    if answer.returncode:
-        return {}
-    values = next(csv.reader(answer.stdout.splitlines(), skipinitialspace=True), [])
+    gpu = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    query = f"--query-gpu={','.join(_GPU_FACTS.values())}"
+    answer = _said(tool, query, "--format=csv,noheader,nounits", f"--id={gpu}")
+    values = next(csv.reader(answer.splitlines(), skipinitialspace=True), [])
     return {name: _number(value) for name, value in zip(_GPU_FACTS, values, strict=False)}
 
 
@@ -104,10 +111,17 @@ def _commit() -> str | None:
     git, folder = shutil.which("git"), Path(dyna_eval.__file__).parent.parent
     if git is None or not (folder / ".git").exists():
         return None
+    commit = _said(git, "-C", str(folder), "rev-parse", "--short=12", "HEAD")
+    edited = _said(git, "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}{'+' if edited else ''}" if commit else None
 
-    def said(*arguments: str) -> str:
-        command = [git or "", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()  # noqa: S603 - fixed arguments
 
-    commit = said("rev-parse", "--short=12", "HEAD")
-    return f"{commit}{'+' if said('status', '--porcelain', '--untracked-files=no') else ''}" or None
+def _said(*command: str) -> str:
+    """Return what a tool says; nothing where it fails, or takes so long that it may never answer."""
+    try:
+        run = subprocess.run(  # noqa: S603 - fixed arguments
+            command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return run.stdout.strip()

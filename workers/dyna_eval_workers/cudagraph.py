@@ -42,18 +42,18 @@ class CaptureError(DecodingError):
 
 
 class Window(Cache):  # type: ignore[misc]  # transformers is not typed
-    """The first `size` rows of a cache, written at the places that a tensor holds when a pass runs, (N,)."""
+    """The first `size` rows of a cache; a pass writes those that a tensor names when it runs, (N,)."""
 
-    def __init__(self, cache: PreallocatedCache, places: Tensor, size: int) -> None:
+    def __init__(self, cache: PreallocatedCache, written: Tensor, size: int) -> None:
         super().__init__(layers=cache.layers)
-        self.places, self.size = places, size
+        self.written, self.size = written, size
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         keys, values = self.layers[layer_idx].keys, self.layers[layer_idx].values
-        keys.index_copy_(-2, self.places, key_states)
-        values.index_copy_(-2, self.places, value_states)
+        keys.index_copy_(-2, self.written, key_states)
+        values.index_copy_(-2, self.written, value_states)
         return keys[:, :, : self.size], values[:, :, : self.size]
 
 
@@ -112,29 +112,20 @@ class GraphRunner(TorchRunner):
 
     @torch.inference_mode()
     def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
-        count, first = len(tokens), len(self._written.places)
+        count, first = len(tokens), len(self._written.positions)
         end = self.cache.written + count
         if end >= self.cache.capacity:
             raise DecodingError(f"a pass ends at row {end} of {self.cache.capacity - 1}: reserve more")
         self._written.add(parents, self.length)
         size, rows = _padded(count), _multiple(end, _ROWS)
         step = self._static(self._pass, size, rows)
-        header = self._header(size, tokens, self._written.places[first:])
+        header = self._header(size, tokens, self._written.positions[first:])
         packed = np.concatenate([header, _bits(size, rows, self.length, self._written.seen(first))])
         step.inputs.copy_(self._pinned(packed), non_blocking=True)
         step.run()
         self.cache.advance(count)
         self._latest = size, slice(count - 1 if last_only else 0, count)
         self._logits = step.outputs[self._latest[1]]
-
-    @torch.inference_mode()
-    def keep(self, rows: Sequence[int]) -> None:
-        if list(rows) == list(range(len(rows))):
-            super().keep(rows)
-        else:
-            offsets = self._pinned(np.array(rows, dtype=np.int64))
-            self.cache.keep(offsets.to(self.device, non_blocking=True))
-            self._written.clear()
 
     @torch.inference_mode()
     def choose(self, chooser: Chooser) -> list[int]:
@@ -173,7 +164,7 @@ class GraphRunner(TorchRunner):
         nobody = np.zeros((0, 0), dtype=np.bool_)
         packed = np.concatenate([self._header(nodes, [], []), _bits(nodes, rows, 0, nobody)])
         inputs = torch.from_numpy(packed).to(self.device)
-        tokens, places, written = inputs[: 3 * nodes].view(3, 1, nodes)
+        tokens, positions, written = inputs[: 3 * nodes].view(3, 1, nodes)
         seen = inputs[3 * nodes :].view(nodes, rows // _WORD, 1)
         window = Window(self.cache, written[0], rows)
         logits = self._logits_for(nodes)
@@ -183,7 +174,7 @@ class GraphRunner(TorchRunner):
             mask = torch.zeros(1, 1, nodes, rows, dtype=self.dtype, device=self.device)
             output = self.model(
                 input_ids=tokens,
-                position_ids=places,
+                position_ids=positions,
                 attention_mask=mask.masked_fill_(hidden, self._blocked),
                 past_key_values=window,
                 use_cache=True,
@@ -243,11 +234,14 @@ class GraphRunner(TorchRunner):
         current.wait_stream(self._side)
         return graph.replay
 
-    def _header(self, nodes: int, tokens: Sequence[int], places: Sequence[int]) -> NDArray[np.int64]:
+    def _on_device(self, array: NDArray[np.int64]) -> Tensor:
+        return self._pinned(array).to(self.device, non_blocking=True)
+
+    def _header(self, nodes: int, tokens: Sequence[int], positions: Sequence[int]) -> NDArray[np.int64]:
         """Return tokens, positions and the rows to write, (3 * nodes,); padding writes the spare row."""
         count, first = len(tokens), self.cache.written
         header = np.zeros((3, nodes), dtype=np.int64)
-        header[0, :count], header[1, :count] = tokens, places
+        header[0, :count], header[1, :count] = tokens, positions
         header[2] = self.cache.capacity - 1
         header[2, :count] = range(first, first + count)
         return header.ravel()

@@ -142,15 +142,17 @@ class Decoder:
             chooser=Chooser(temperature=generation.temperature, seed=seed, vocabulary=self.target.vocabulary),
             drafting=drafting,
         )
-        runners = [self.target] if draft is None else [self.target, draft]
-        for runner in runners:
-            runner.reserve(sequence.limit + _most_rows(drafting) + 1)
+        rows = sequence.limit + (0 if drafting is None else drafting.most_rows)
+        self.target.reserve(rows)
+        if draft is not None:
+            draft.reserve(rows)
 
         rounds: list[Round] = []
         traces: list[Trace] = []
         started = idle_clock(self.target.device)
-        for runner in runners:
-            runner.prefill(sequence.committed[:-1])
+        self.target.prefill(sequence.committed[:-1])
+        if draft is not None:
+            draft.prefill(_readable(sequence.committed[:-1], draft))
         prefilled = first = idle_clock(self.target.device)
         while not sequence.finished:
             rounds.append(self._round(sequence, draft, traces if len(rounds) < kept_traces else None))
@@ -226,7 +228,7 @@ class Decoder:
             begun = _clock()
             branch = min(policy.branch(level), self._proposable)
             if level == 1:
-                lacking = sequence.committed[draft.length :]
+                lacking = _readable(sequence.committed[draft.length :], draft)
                 draft.extend(lacking, range(COMMITTED, len(lacking) - 1), last_only=True)
                 proposed = draft.rank(branch, sequence.chooser, self._proposable)
                 draft.keep(range(len(lacking)))
@@ -261,13 +263,12 @@ def idle_clock(device: torch.device) -> float:
     return _clock()
 
 
-def _most_rows(drafting: Drafting | None) -> int:
-    """Return how many rows a round may write behind the committed ones, in either cache."""
-    if drafting is None:
-        return 0
-    if isinstance(drafting, PromptLookup):
-        return drafting.k
-    return drafting.most_rows
+def _readable(tokens: Sequence[int], draft: Runner) -> list[int]:
+    """Return tokens as the draft reads them: its last id stands for ids that it does not have.
+
+    The target, whose vocabulary may be padded further, may emit one; the draft only predicts.
+    """
+    return [min(token, draft.vocabulary - 1) for token in tokens]
 
 
 def _feed(draft: Runner, tree: Tree, nodes: Sequence[int], *, first_row: int) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from transformers.initialization import no_init_weights
 
 if TYPE_CHECKING:
     from transformers import GPTNeoXForCausalLM  # takes two seconds, which only loading a model need pay
@@ -30,7 +31,7 @@ def enlarge(model: GPTNeoXForCausalLM, *, width: int, layers: int) -> GPTNeoXFor
     config.num_hidden_layers = layers
     config.tie_word_embeddings = False  # the embedding repeats values where the head takes their mean
     config._attn_implementation = model.config._attn_implementation
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and all of them replaced
+    with no_init_weights():  # to draw them takes longer than all else, and all of them are replaced
         larger = type(model)(config).to(next(model.parameters()).dtype).eval()
     own = model.state_dict()
     with torch.no_grad():

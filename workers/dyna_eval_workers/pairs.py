@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
+from transformers.utils import resolve_revision
 
 from dyna_eval.errors import PairError, first_line
-from dyna_eval.jobs import Backend, Configuration, Method, Pair, PairSpec, digest
+from dyna_eval.jobs import PACKAGED_PAIRS, Backend, Configuration, Method, Pair, PairSpec, digest
 from dyna_eval.sources import HUB_ID
-from dyna_eval_workers.architecture import check_architecture, self_test
+from dyna_eval_workers.architecture import check_architecture, plain_logits, self_test
 from dyna_eval_workers.cudagraph import CaptureError, GraphRunner
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.enlarged import enlarge
@@ -28,25 +29,29 @@ from dyna_eval_workers.native import NoKernelsError
 from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.native.weights import UnsupportedModelError
 from dyna_eval_workers.placement import check_spread, is_spread, spreading
-from dyna_eval_workers.runner import Runner, TorchRunner, position_limit
+from dyna_eval_workers.runner import Runner, TorchRunner, position_limit, vocabulary_size
 
-DEMO = "demo"
-"""Name of the packaged pair, of its models, and of its prompts."""
-DEMO_LARGE = "demo-large"
-"""Name of the packaged pair enlarged, and of its models."""
+DEMO, DEMO_LARGE = PACKAGED_PAIRS
+"""Names of the packaged pair, its models and its prompts, and of the pair enlarged and its models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InspectedPair:
-    """A pair that may run, its tokenizer, and the positions that both models have (None: no limit)."""
+    """A pair that may run, and its tokenizer.
+
+    `vocabulary` counts the target's tokens, `positions` what both models have (None: no limit).
+    """
 
     pair: Pair
     tokenizer: Any
+    vocabulary: int
     positions: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedPair:
+    """A pair in memory that passed the self-test, its tokenizer, and the positions that both models have."""
+
     pair: Pair
     decoder: Decoder
     tokenizer: Any
@@ -88,26 +93,28 @@ def multiplies_bfloat16() -> bool:
 def inspect_pair(spec: PairSpec, *, device: str, backend: Backend = Backend.AUTO) -> InspectedPair:
     """Read a pair's configurations, tokenizers and digests; no weights are loaded.
 
+    The revision of a model on the hub becomes the commit that it is now, so that every job loads that one.
     Raises PairError where a model is missing or unsupported, where the two do not share a tokenizer, or where
     the backend is not one for the device.
     """
     _check_backend(backend, device)
     target = _inspect_model(spec.target, _Role.TARGET, spec.target_revision)
-    models = [target]
+    models, draft = [target], None
     if spec.draft is not None:
         draft = _inspect_model(spec.draft, _Role.DRAFT, spec.draft_revision)
         _check_same_tokenizer(target, draft)
         models.append(draft)
-    limits = [limit for model in models if (limit := position_limit(model.config)) is not None]
     pair = Pair(
-        spec=spec,
+        spec=replace(spec, target_revision=target.revision, draft_revision=draft.revision if draft else None),
         dtype=_resolve_dtype(spec.dtype, target.config, device),
         backend=backend,
         target_digest=target.digest,
-        draft_digest=models[1].digest if spec.draft is not None else None,
+        draft_digest=draft.digest if draft else None,
         tokenizer_digest=_tokenizer_digest(target.tokenizer),
     )
-    return InspectedPair(pair=pair, tokenizer=target.tokenizer, positions=min(limits, default=None))
+    positions = _common_positions(position_limit(model.config) for model in models)
+    vocabulary = vocabulary_size(target.config)
+    return InspectedPair(pair=pair, tokenizer=target.tokenizer, vocabulary=vocabulary, positions=positions)
 
 
 def load_pair(pair: Pair, device: torch.device, *, gpus: int = 1) -> LoadedPair:
@@ -125,25 +132,26 @@ def load_pair(pair: Pair, device: torch.device, *, gpus: int = 1) -> LoadedPair:
     if spec.draft is not None:
         draft = _load_runner(spec.draft, _Role.DRAFT, spec.draft_revision, pair, device)
     with _loading(spec.target):
-        location = _location(spec.target, _Role.TARGET)
-        tokenizer = AutoTokenizer.from_pretrained(
-            location, revision=spec.target_revision, trust_remote_code=False
-        )
+        tokenizer = _load_tokenizer(spec.target, _Role.TARGET, spec.target_revision)
     if _tokenizer_digest(tokenizer) != pair.tokenizer_digest:  # transformers makes one up where none is
         raise PairError(
             f"{spec.target}: the tokenizer is missing, or changed since the sweep was submitted; "
             "put the same files there, or submit the sweep again"
         )
     decoder = Decoder(target, draft, vocabulary=len(tokenizer), end_of_text=tokenizer.eos_token_id)
-    limits = [runner.positions for runner in (target, draft) if runner is not None and runner.positions]
-    return LoadedPair(
-        pair=pair, decoder=decoder, tokenizer=tokenizer, positions=min(limits, default=None), gpus=gpus
-    )
+    positions = _common_positions(runner.positions for runner in (target, draft) if runner is not None)
+    return LoadedPair(pair=pair, decoder=decoder, tokenizer=tokenizer, positions=positions, gpus=gpus)
+
+
+def _common_positions(limits: Iterable[int | None]) -> int | None:
+    """Return how many positions all models have; None where none states a limit."""
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _InspectedModel:
     name: str
+    revision: str | None
     config: Any
     tokenizer: Any
     digest: str
@@ -160,7 +168,7 @@ _ENLARGED = {_Role.TARGET: (2, 24), _Role.DRAFT: (1, 8)}
 
 def _location(model: str, role: _Role) -> str:
     """Return the folder of the packaged model, or the user's folder or hub id as it is."""
-    return str(demo_folder() / role) if model in (DEMO, DEMO_LARGE) else model
+    return str(demo_folder() / role) if model in PACKAGED_PAIRS else model
 
 
 def _inspect_model(model: str, role: _Role, revision: str | None) -> _InspectedModel:
@@ -172,15 +180,26 @@ def _inspect_model(model: str, role: _Role, revision: str | None) -> _InspectedM
         raise PairError(f"{model}: there is no such folder; every node needs the model at the same path")
     elif not HUB_ID.fullmatch(model):
         raise PairError(f"{model}: there is no such folder, and it is no hub id such as org/name either")
+    revision = _commit(model, revision)
     with _loading(model, failure=_UNREADABLE if folder.is_dir() else _UNREADABLE_ON_HUB):
         config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
         check_architecture(config, model)
-        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=False)
-    if folder.is_dir():
-        content = _content_digest(model, folder, role)
-    else:
-        content = digest(["hub", model, getattr(config, "_commit_hash", None) or revision])
-    return _InspectedModel(name=model, config=config, tokenizer=tokenizer, digest=content)
+        tokenizer = _load_tokenizer(model, role, revision)
+    content = _content_digest(model, folder, role) if folder.is_dir() else digest(["hub", model, revision])
+    return _InspectedModel(name=model, revision=revision, config=config, tokenizer=tokenizer, digest=content)
+
+
+def _commit(model: str, revision: str | None) -> str | None:
+    """Return the commit that a revision on the hub is now; the revision where it is none, or unknown."""
+    if model in PACKAGED_PAIRS:
+        return revision
+    known: str | None = resolve_revision(model, revision)
+    commit: str | None = getattr(known, "resolved", known)
+    return commit
+
+
+def _load_tokenizer(model: str, role: _Role, revision: str | None) -> Any:
+    return AutoTokenizer.from_pretrained(_location(model, role), revision=revision, trust_remote_code=False)
 
 
 def _check_folder(folder: Path, model: str) -> None:
@@ -273,17 +292,17 @@ def _load_runner(
     """
     loaded = _load_model(model, role, revision, pair.dtype, device, gpus=gpus)
     with _loading(model, failure="cannot run a tree"):
-        plain = TorchRunner(loaded)
-        self_test(plain, loaded, model)
+        expected, plain = plain_logits(loaded), TorchRunner(loaded)
+        self_test(plain, expected, model)
         faster = _faster_runner(pair.backend, device)
-        if faster is not None and is_spread(loaded):
-            plain.backend = f"eager (it is spread over {gpus} GPUs)"
-            return plain
         if faster is None:
+            return plain
+        if is_spread(loaded):
+            plain.backend = f"eager (it is spread over {gpus} GPUs)"
             return plain
         try:
             runner = faster(loaded)
-            self_test(runner, loaded, model)
+            self_test(runner, expected, model)
         except (NoKernelsError, UnsupportedModelError, CaptureError) as reason:
             plain.backend = f"eager ({first_line(reason)})"
         except PairError:  # its text names the model, which is no fact of the environment

@@ -22,8 +22,11 @@ from dyna_eval_workers.tree import ROOT, Tree
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which candidates of a level to use: indices of those that join the tree, in their order, and which of
-    these get children; `capped`: the node cap left one out."""
+    """Which candidates of a level to use.
+
+    kept: indices of those that join the tree, ascending; grows: which of these get children; capped: whether
+    the node cap left one out.
+    """
 
     kept: Sequence[int]
     grows: Sequence[bool]
@@ -415,6 +418,11 @@ class PromptLookup:
 
     k: int
     ngram: int
+
+    @property
+    def most_rows(self) -> int:
+        """Return how many rows a round may write behind the committed ones."""
+        return self.k
 
     def propose(self, tokens: Sequence[int], limit: int) -> list[int]:
         """Return at most `k` and at most `limit` tokens to follow."""

@@ -53,6 +53,16 @@ def check_fit(prompts: Sequence[Prompt], *, max_new_tokens: int, positions: int 
     )
 
 
+def check_known(prompts: Sequence[Prompt], *, vocabulary: int) -> None:
+    """Raise PromptError where a prompt holds a token that the target, with so many tokens, does not have."""
+    for prompt in prompts:
+        if (beyond := max(prompt.token_ids)) >= vocabulary:
+            raise PromptError(
+                f"prompt {prompt.index} holds token {beyond}, but the target knows {vocabulary} tokens only: "
+                "its tokenizer was given more; take the prompt out, or enlarge the model's embeddings"
+            )
+
+
 def check_split(prompts: Sequence[Prompt], *, tune_fraction: float) -> None:
     """Raise PromptError where there are too few prompts to choose on some and to report the others."""
     if tune_fraction and len(prompts) < 2:
@@ -107,7 +117,7 @@ def _prompt_from(
     if not ids:
         return None
     token_ids = tuple(int(token) for token in ids)
-    if len(token_ids) == spec.max_prompt_tokens:
+    if len(token_ids) == spec.max_prompt_tokens:  # cut, or just as long
         text = tokenizer.decode(token_ids)
     return Prompt(
         index=index,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from dyna_eval.jobs import Pair, PairSpec, PromptSet, ResolvedSweep, SweepSpec
 from dyna_eval.sweep import resolved
 from dyna_eval_workers.pairs import InspectedPair, available_device, inspect_pair
-from dyna_eval_workers.prompts import check_fit, check_split, load_prompts
+from dyna_eval_workers.prompts import check_fit, check_known, check_split, load_prompts
 
 
 def resolve_sweep(spec: SweepSpec, *, device: str | None = None) -> ResolvedSweep:
@@ -34,11 +34,13 @@ def inspect_sweep(
         inspected = known[models]
         prompt_set = load_prompts(pair_spec.prompts or spec.prompts, inspected.tokenizer)
         check_split(prompt_set.prompts, tune_fraction=spec.measure.tune_fraction)
+        check_known(prompt_set.prompts, vocabulary=inspected.vocabulary)
         check_fit(
             prompt_set.prompts,
             max_new_tokens=spec.generation.max_new_tokens,
             positions=inspected.positions,
         )
-        pairs.append(replace(inspected.pair, spec=pair_spec))
+        spec_here = replace(inspected.pair.spec, name=pair_spec.name, prompts=pair_spec.prompts)
+        pairs.append(replace(inspected.pair, spec=spec_here))
         prompt_sets[pair_spec.name] = prompt_set
     return tuple(pairs), prompt_sets

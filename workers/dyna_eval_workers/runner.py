@@ -87,6 +87,11 @@ class Runner(Protocol):
         ...
 
 
+def vocabulary_size(config: Any) -> int:
+    """Return how many tokens a model has, those beyond its tokenizer included."""
+    return int(config.get_text_config().vocab_size)
+
+
 def position_limit(config: Any) -> int | None:
     """Return the number of positions a model has, or None where it states no limit."""
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -94,31 +99,31 @@ def position_limit(config: Any) -> int | None:
 
 
 class WrittenRows:
-    """The rows behind the committed ones: at which position each stands, and which of them it sees."""
+    """The rows behind the committed ones: the position of each, and which of them it sees."""
 
     def __init__(self) -> None:
-        self.places: list[int] = []
+        self.positions: list[int] = []
         self._seen = np.zeros((_SPARE_ROWS, _SPARE_ROWS), dtype=np.bool_)
 
     def add(self, parents: Sequence[int], committed: int) -> None:
-        first = len(self.places)
+        first = len(self.positions)
         self._make_room(first + len(parents))
         for row, parent in enumerate(parents, start=first):
             if parent == COMMITTED:
                 self._seen[row] = False
-                self.places.append(committed)
+                self.positions.append(committed)
             else:
                 self._seen[row] = self._seen[parent]
-                self.places.append(self.places[parent] + 1)
+                self.positions.append(self.positions[parent] + 1)
             self._seen[row, row] = True
 
     def seen(self, first: int) -> NDArray[np.bool_]:
         """Return which rows each row from `first` on sees, itself included; (rows, all rows)."""
-        size = len(self.places)
+        size = len(self.positions)
         return self._seen[first:size, :size]
 
     def clear(self) -> None:
-        self.places.clear()
+        self.positions.clear()
 
     def _make_room(self, rows: int) -> None:
         if rows > len(self._seen):
@@ -140,7 +145,7 @@ class TorchRunner:
         self.model = model
         parameter = next(model.parameters())
         self.dtype, self.device = parameter.dtype, parameter.device
-        self.vocabulary = int(model.config.get_text_config().vocab_size)
+        self.vocabulary = vocabulary_size(model.config)
         self.positions = position_limit(model.config)
         self.cache = self._allocate(0)
         self._written = WrittenRows()
@@ -170,19 +175,21 @@ class TorchRunner:
 
     @torch.inference_mode()
     def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
-        first = len(self._written.places)
+        first = len(self._written.positions)
         self._written.add(parents, self.length)
         self._logits = self._call(
-            tokens, self._written.places[first:], self._mask(self._written.seen(first)), last_only=last_only
+            tokens,
+            self._written.positions[first:],
+            self._mask(self._written.seen(first)),
+            last_only=last_only,
         )
 
     @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
-        count = len(rows)
-        if list(rows) == list(range(count)):
-            self.cache.commit(count)
+        if list(rows) == list(range(len(rows))):
+            self.cache.commit(len(rows))
         else:
-            self.cache.keep(torch.tensor(rows, device=self.device))
+            self.cache.keep(self._on_device(np.array(rows, dtype=np.int64)))
         self._written.clear()
 
     @torch.inference_mode()
@@ -203,7 +210,7 @@ class TorchRunner:
 
     def _scores(self, chooser: Chooser, tokens: int) -> Tensor:
         """Return the scores of the first so many tokens, whose argmax is the chosen one."""
-        noise = chooser.noise([place + 1 for place in self._written.places[-len(self._logits) :]])
+        noise = chooser.noise([position + 1 for position in self._written.positions[-len(self._logits) :]])
         logits = self._logits[:, :tokens]
         if noise is None:
             return logits
@@ -219,12 +226,15 @@ class TorchRunner:
         mask[0, 0, :, self.length :].masked_fill_(blocked, self._blocked)
         return mask
 
+    def _on_device(self, array: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
     def _call(
-        self, tokens: Sequence[int], places: Sequence[int], mask: Tensor | None, *, last_only: bool
+        self, tokens: Sequence[int], positions: Sequence[int], mask: Tensor | None, *, last_only: bool
     ) -> Tensor:
         output = self.model(
             input_ids=torch.tensor([list(tokens)], device=self.device),
-            position_ids=torch.tensor([list(places)], device=self.device),
+            position_ids=torch.tensor([list(positions)], device=self.device),
             attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,

@@ -165,9 +165,8 @@ class _PairAtWork:
     def loop(self, configuration: Configuration, *, tokens: int, kept_traces: int = 0) -> Loop:
         """Return the configuration's loop, ready for sequences of so many tokens.
 
-        `kept_traces` is the number of first rounds whose trees can be built; a peer shows none of its own.
-
-        A peer's models are loaded for it, beside ours, and compiled where its method says so.
+        `kept_traces` is the number of first rounds whose trees can be built; a peer shows none of its own. A
+        peer's models are loaded for it, beside ours, and compiled where its method says so.
         """
         self.pair.decoder.prepare(tokens)
         if configuration.method.is_peer:

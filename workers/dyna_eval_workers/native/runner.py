@@ -39,7 +39,7 @@ class NativeRunner:
         self._capacity = 0
         self._tables: tuple[Tensor, Tensor] | None = None
         self._length = 0
-        self._places: list[int] = []
+        self._written_positions: list[int] = []
         self._rows = 0  # that the latest pass has logits of
         self._room(1)
 
@@ -59,7 +59,7 @@ class NativeRunner:
         if not self._kernels.dyna_reserve(self._state, capacity, cosine, sine):
             raise MemoryError(f"no memory for a cache of {capacity} tokens")
         self._length = 0
-        self._places.clear()
+        self._written_positions.clear()
 
     def warm_up(
         self, nodes: Iterable[int], *, shortest: int, longest: int, proposable: int | None = None
@@ -74,9 +74,9 @@ class NativeRunner:
 
     def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
         self._pass(tokens, parents, logits_from=len(tokens) - 1 if last_only else 0)
-        places, length = self._places, self._length
+        positions, length = self._written_positions, self._length
         for parent in parents:
-            places.append(length if parent == COMMITTED else places[parent] + 1)
+            positions.append(length if parent == COMMITTED else positions[parent] + 1)
 
     def keep(self, rows: Sequence[int]) -> None:
         count = len(rows)
@@ -84,7 +84,7 @@ class NativeRunner:
         self._tokens[:count] = rows
         self._kernels.dyna_keep(self._state, self._tokens_at, count)
         self._length += count
-        self._places.clear()
+        self._written_positions.clear()
 
     def choose(self, chooser: Chooser) -> list[int]:
         noise = self._noise(chooser)
@@ -128,7 +128,7 @@ class NativeRunner:
         self._rows = count - logits_from
 
     def _noise(self, chooser: Chooser) -> NDArray[np.float32] | None:
-        return chooser.noise([place + 1 for place in self._places[-self._rows :]])
+        return chooser.noise([position + 1 for position in self._written_positions[-self._rows :]])
 
     def _room(self, size: int) -> None:
         """Make the arrays that the kernels read and write large enough."""

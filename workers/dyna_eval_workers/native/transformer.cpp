@@ -3,7 +3,7 @@
 // Weights keep their 16 bits in memory, because at batch 1 the time of a step is the time to read them; sums are
 // float32. Every sum runs in an order that depends on its terms alone: not on how many tokens go through at once,
 // and not on the rows that hold a token's ancestors. So the logits of a tree node are, bit for bit, those that plain
-// decoding computes at the same place, in every dtype.
+// decoding computes at the same position, in every dtype.
 //
 // Every thread takes the same part of equally long lists of tasks, and writes columns of a row that no other does. So
 // threads wait for each other only before they read what others wrote.
@@ -173,7 +173,6 @@ struct Model {
   const float *cosine, *sine;  // (positions, rotary), or null
   const float *norm_weight, *norm_bias;
   Matrix head_matrix;
-  const Layer* layer;
 };
 
 }  // extern "C"
@@ -406,11 +405,11 @@ void normalise(const float* x, int64_t size, Moments moments, const float* weigh
   }
 }
 
-// The cache of one sequence. `length` rows are committed; `parents` and `places` belong to the rows behind them:
+// The cache of one sequence. `length` rows are committed; `parents` and `positions` belong to the rows behind them:
 // which of those rows a row continues (-1: the committed ones), and at which position it stands.
 struct Cache {
   int64_t length = 0, capacity = 0;
-  std::vector<int32_t> parents, places;
+  std::vector<int32_t> parents, positions;
   Array<char> keys, values;  // of every layer and head, see HeadCache
 };
 
@@ -504,16 +503,16 @@ template <class T> struct HeadCache {
   }
 };
 
-// Copies a head's query, key or value to a row that is padded with zeros; with a place, rotated, and normalised where
-// there are weights for that.
-void copy_head(const Model& model, const float* from, const float* norm, const int32_t* place, Rows& to, int64_t m) {
+// Copies a head's query, key or value to a row that is padded with zeros; with a position, rotated, and normalised
+// where there are weights for that.
+void copy_head(const Model& model, const float* from, const float* norm, const int32_t* position, Rows& to, int64_t m) {
   const int64_t D = model.head, half = model.rotary / 2;
   float* head = to.row(m);
   std::copy_n(from, D, head);
   std::fill(head + D, head + to.stride, 0.0f);
   if (norm) normalise(head, D, Moments(head, D, model.epsilon, true), norm, nullptr, to, m);
-  if (model.cosine && place) {
-    const float *cosine = model.cosine + *place * model.rotary, *sine = model.sine + *place * model.rotary;
+  if (model.cosine && position) {
+    const float *cosine = model.cosine + *position * model.rotary, *sine = model.sine + *position * model.rotary;
     for (int64_t j = 0; j < half; ++j) {
       const float a = head[j], b = head[j + half];
       head[j] = a * cosine[j] - b * sine[j];
@@ -532,7 +531,7 @@ template <class T> void write_cache(State& s, int64_t layer, int64_t rows, int64
     const int64_t m = task / model.key_heads, h = task % model.key_heads, row = s.cache.length + first + m;
     const HeadCache<T> cache(s, layer, h);
     const float *key = s.qkv.row(m) + (model.heads + h) * D, *value = key + model.key_heads * D;
-    copy_head(model, key, s.layers[layer].key_norm, &s.cache.places[first + m], scratch.heads, 0);
+    copy_head(model, key, s.layers[layer].key_norm, &s.cache.positions[first + m], scratch.heads, 0);
     copy_head(model, value, nullptr, nullptr, scratch.heads, 1);
     cache.write(row, scratch.heads.row_of<T>(0), scratch.heads.row_of<T>(1));
   }
@@ -569,8 +568,8 @@ template <class T> void attention(State& s, int64_t layer, int64_t rows, int64_t
     const auto token = [&](int64_t q) { return (begin + q) / group; };
     const auto column = [&](int64_t q) { return (key_head * group + (begin + q) % group) * D; };
     for (int64_t q = 0; q < count; ++q)
-      copy_head(model, s.qkv.row(token(q)) + column(q), s.layers[layer].query_norm, &s.cache.places[first + token(q)],
-                queries, q);
+      copy_head(model, s.qkv.row(token(q)) + column(q), s.layers[layer].query_norm,
+                &s.cache.positions[first + token(q)], queries, q);
     using Keys = typename HeadCache<T>::Keys;
     multiply<Keys>(Keys::inputs(queries), queries.stride, count, cache.key_panels(), 0, parts(end, PANEL),
                    [&](int64_t q, int64_t p, const Sums& sums) { scores.put(q, p * PANEL, sums); });
@@ -609,7 +608,7 @@ void embed(State& s, const int32_t* tokens, int64_t rows, int64_t first) {
     const int64_t token = tokens[m], start = model.embedding ? token * H
         : token / PANEL * PANEL * rounded_up(H, step) + token % PANEL * step;
     const char* data = (model.embedding ? model.embedding : tied.data) + start * bytes;
-    const float* positions = model.positions ? model.positions + s.cache.places[first + m] * H : nullptr;
+    const float* positions = model.positions ? model.positions + s.cache.positions[first + m] * H : nullptr;
     float* x = s.x.row(m);
     for (int64_t k = from * PANEL; k < std::min(H, to * PANEL); ++k) {
       const char* at = data + (k / step * apart + k % step) * bytes;
@@ -759,7 +758,7 @@ void dyna_close(State* s) { delete s; }
 int32_t dyna_reserve(State* s, int64_t capacity, const float* cosine, const float* sine) {
   Cache& cache = s->cache;
   s->model.cosine = cosine, s->model.sine = sine;
-  cache.length = 0, cache.parents.clear(), cache.places.clear();
+  cache.length = 0, cache.parents.clear(), cache.positions.clear();
   if (cache.capacity >= capacity) return 1;
   const int64_t rows = rounded_up(capacity, PANEL);
   const int64_t bytes = (s->model.rounds ? HeadCache<uint16_t>::bytes : HeadCache<float>::bytes)(s->model, rows);
@@ -779,13 +778,13 @@ int32_t dyna_extend(State* s, const int32_t* tokens, const int32_t* parents, int
     size_t seen = 0;
     for (int64_t m = 0; m < rows; ++m) {
       cache.parents.push_back(parents[m]);
-      cache.places.push_back(parents[m] < 0 ? length : cache.places[parents[m]] + 1);
-      seen += cache.places.back() - length + 1;
+      cache.positions.push_back(parents[m] < 0 ? length : cache.positions[parents[m]] + 1);
+      seen += cache.positions.back() - length + 1;
     }
     s->seen_rows.resize(seen), s->seen.resize(rows);
     int32_t* free = s->seen_rows.data();
     for (int32_t m = 0; m < rows; ++m) {
-      const int32_t count = cache.places[first + m] - length + 1;
+      const int32_t count = cache.positions[first + m] - length + 1;
       s->seen[m] = {free, count};
       free += count;
       for (int32_t row = first + m, *at = free; row >= 0; row = cache.parents[row]) *--at = row;
@@ -807,7 +806,7 @@ void dyna_keep(State* s, const int32_t* rows, int64_t count) {
       if (s->model.rounds) move_row<uint16_t>(*s, cache.length + rows[j], cache.length + j);
       else move_row<float>(*s, cache.length + rows[j], cache.length + j);
     }
-  cache.length += count, cache.parents.clear(), cache.places.clear();
+  cache.length += count, cache.parents.clear(), cache.positions.clear();
 }
 
 const float* dyna_logits(State* s) { return s->logits.data(); }

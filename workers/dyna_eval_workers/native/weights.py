@@ -78,7 +78,6 @@ class _Model(ctypes.Structure):
             for name in ("embedding", "positions", "cosine", "sine", "norm_weight", "norm_bias")
         ),
         ("head_matrix", _Matrix),
-        ("layer", ctypes.c_void_p),
     ]
 
 
@@ -117,16 +116,12 @@ class _Stack:
 
 
 class Weights:
-    """A model's weights, packed; `pointer` and `layers` are for `dyna_open`, valid while this lives.
-
-    With `rounds`, the inputs of all matrices and the cache are rounded to bfloat16.
-    """
+    """A model's weights, packed; `model` and `layers` are for `dyna_open`, valid while this lives."""
 
     def __init__(self, model: Any, *, threads: int) -> None:
         stack = _stack_of(model)
         self._kept: list[Tensor] = []
-        self.rotary = stack.rotary
-        self.rounds = next(model.parameters()).dtype is torch.bfloat16
+        self._rotary = stack.rotary
         self.vocabulary = int(stack.head[0].shape[0])
         tied = stack.embedding.data_ptr() == stack.head[0].data_ptr()
         self.layers = (_Layer * len(stack.blocks))(*(self._layer(stack, block) for block in stack.blocks))
@@ -145,7 +140,7 @@ class Weights:
             gated=stack.gated,
             residual=stack.residual,
             threads=threads,
-            rounds=self.rounds,
+            rounds=next(model.parameters()).dtype is torch.bfloat16,
             epsilon=stack.epsilon,
             scale=stack.head_size**-0.5,
             embedding_kind=_KINDS[embedding.dtype] if embedding is not None else 0,
@@ -158,11 +153,10 @@ class Weights:
 
     def rotary_tables(self, positions: int) -> tuple[Tensor, Tensor] | None:
         """Return cosine and sine for so many positions, each (positions, rotary size) float32."""
-        if self.rotary is None:
+        if self._rotary is None:
             return None
-        places = torch.arange(positions)[None]
         with torch.inference_mode():
-            cosine, sine = self.rotary(torch.zeros(1, dtype=torch.float32), places)
+            cosine, sine = self._rotary(torch.zeros(1), torch.arange(positions)[None])
         return cosine[0].contiguous(), sine[0].contiguous()
 
     def _layer(self, stack: _Stack, block: _Block) -> _Layer:

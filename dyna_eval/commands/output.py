@@ -1,0 +1,55 @@
+"""What commands write: JSON and nothing else on stdout, and files that replace nobody else's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from dyna_eval.errors import InputError
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON; where stdout cannot write its characters, with JSON's own escapes for them."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    click.echo(text)
+
+
+@contextlib.contextmanager
+def stdout_kept_clean() -> Iterator[None]:
+    """Send whatever libraries and Ray's processes print on stdout to stderr, for the time of a block."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def write_own(path: Path, text: str, *, is_own: Callable[[bytes], bool]) -> None:
+    """Write a file, and say so on stderr.
+
+    `is_own` tells by its content whether a file is one that dyna-eval may write anew. Raises InputError where
+    another one stands there, or where nothing can be written.
+    """
+    try:
+        if path.exists() and not is_own(path.read_bytes()):
+            raise InputError(
+                f"{path}: exists, and is not as dyna-eval wrote it; move it away, or name another file"
+            )
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}; name another file") from error
+    click.echo(f"wrote {path}", err=True)

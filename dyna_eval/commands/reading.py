@@ -1,0 +1,51 @@
+"""Reports of stored sweeps, whether they were measured here or imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dyna_eval.errors import InputError
+
+if TYPE_CHECKING:
+    from dyna_eval_db.store import Store
+
+    from dyna_eval.presets import Preset
+    from dyna_eval.report import Report
+
+
+def stored_report(
+    store: Store,
+    ids: Sequence[int],
+    *,
+    rows: Sequence[str] = (),
+    allow_mixed: bool = False,
+    preset: Preset | None = None,
+) -> Report:
+    """Return the report of the sweep of a number; of several sweeps, or of chosen rows, the joined one.
+
+    Raises MixedRowsError as the reports do, and InputError where a preset does not fit.
+    """
+    from dyna_eval.imported import ImportedSweep
+    from dyna_eval.imported_report import imported_report
+    from dyna_eval.joined_report import joined_report
+    from dyna_eval.measured_report import build_report
+
+    parts = [store.imported(sweep_id) or store.record(sweep_id) for sweep_id in ids]
+    first = parts[0]
+    others = store.imports() if any(isinstance(part, ImportedSweep) for part in parts) else []
+    if preset is not None and (len(parts) > 1 or rows or isinstance(first, ImportedSweep)):
+        raise InputError(f"preset {preset} is for one sweep that was measured here; choose rows with --row")
+    if len(parts) > 1 or rows:
+        return joined_report(parts, rows=rows, others=others, allow_mixed=allow_mixed)
+    if isinstance(first, ImportedSweep):
+        return imported_report(first, others, allow_mixed=allow_mixed)
+    return build_report(first, allow_mixed=allow_mixed, preset=preset)
+
+
+def find_measured(store: Store, name_or_id: str | None) -> int:
+    """Return the number of a sweep that was measured here; raises InputError for an imported one."""
+    sweep_id = store.find_sweep(name_or_id)
+    if store.imported(sweep_id) is not None:
+        raise InputError(f"sweep {sweep_id} was imported and has no jobs; name one that was measured here")
+    return sweep_id
