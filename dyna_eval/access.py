@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 from ray._private import ray_constants
+from ray._raylet import Config  # type: ignore[attr-defined]  # compiled, and without types
 
 from dyna_eval.errors import InputError, first_line
 
@@ -39,6 +40,16 @@ def check_guarded(address: str) -> None:
         f"the Ray cluster at {address} asks for no token, so whoever reaches it can run anything there;"
         " start it with RAY_AUTH_MODE=token, or join it with --insecure"
     )
+
+
+def show_token() -> None:
+    """Let this process show its token to a cluster that asks for one, unless RAY_AUTH_MODE says otherwise.
+
+    Ray shows none to a cluster that is named by HOST:PORT, and then tries for a long time.
+    """
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")  # it read the variable when Ray was imported
 
 
 def keep_token_private(*, create: bool) -> None:

@@ -34,6 +34,7 @@ from dyna_eval.tables import (
     markdown_notes,
     marked,
     new_table,
+    print_fitting,
     print_notes,
     terminal,
 )
@@ -104,7 +105,7 @@ def print_categories(report: CategorizedReport, file: TextIO) -> None:
                 for cell in (throughput_cell(group.rows[place]), speedup_cell(group.rows[place]))
             ]
             table.add_row(Text(str(row.step)), marked(row.label, notes.marks(row)), *cells)
-        console.print(table)
+        print_fitting(table, console)
         print_notes(notes, console)
 
 

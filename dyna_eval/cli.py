@@ -96,11 +96,20 @@ def _system_failure(error: OSError) -> tuple[str, int]:
     return f"{error.filename or 'input or output failed'}: {what}", 1
 
 
+class InOrderOfUse(click.Group):
+    """Commands are listed as they are met on the way from a file to a table, not by their first letter."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the commands' names in the order in which they were added."""
+        return list(self.commands)
+
+
 @click.group(
+    cls=InOrderOfUse,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
-    }
+    },
 )
 @click.version_option(__version__)
 def cli() -> None:
@@ -117,23 +126,23 @@ def cli() -> None:
 
 
 for _command in (
-    running.submit,
+    doctor.doctor,
+    upkeep.pairs,
     files.validate,
     files.expand,
-    running.resume,
-    running.retry,
-    stored.cancel,
+    running.submit,
     stored.status,
+    stored.logs,
     stored.list_sweeps,
     stored.show,
-    stored.logs,
+    stored.cancel,
+    running.resume,
+    running.retry,
     reports.report,
-    watching.dashboard,
     comparing.compare,
+    watching.dashboard,
     importing.import_results,
-    upkeep.pairs,
     upkeep.database,
-    doctor.doctor,
     completion.completion,
 ):
     cli.add_command(_command)

@@ -32,6 +32,7 @@ from dyna_eval.tables import (
     markdown_notes,
     marked,
     new_table,
+    print_fitting,
     print_notes,
     terminal,
 )
@@ -203,15 +204,21 @@ def print_comparison(comparison: SweepComparison, file: TextIO) -> None:
         table.add_column("Components", overflow="fold")
         table.add_column("Configuration", overflow="fold", min_width=len("Configuration"))
         for header in headers(comparison):
-            table.add_column(header, justify="right", no_wrap=header != "B is")
+            title = _of_two_lines(header) if file.isatty() else header
+            table.add_column(title, justify="right", no_wrap=True)
         for row in pair.rows:
             label = marked(row.label, row.marks)
             style = {Verdict.FASTER: "green", Verdict.SLOWER: "red"}.get(row.match.verdict)
             table.add_row(label, Text(row.configuration), *map(Text, row.cells), style=style)
-        console.print(table)
+        print_fitting(table, console)
         print_notes(pair.notes, console)
     for text in remarks(comparison):
         console.print(Text(text, style="yellow"))
+
+
+def _of_two_lines(header: str) -> str:
+    """Break a title before its last word, unless that makes its column no narrower."""
+    return header if len(header) <= len("B / A") else "\n".join(header.rsplit(" ", 1))
 
 
 # --------------------------------------------------------------------------- Markdown

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
 from statistics import fmean
 
 from dyna_eval.intervals import Bootstrap
@@ -117,7 +118,10 @@ def shared_gpu_caveats(used: Iterable[str], environments: Environments) -> list[
 
 
 def load_caveats(jobs: Sequence[StoredJob]) -> list[str]:
-    """Return how busy others kept the cores of a row's jobs, where that was more than a little."""
+    """Return how busy others kept the cores of a row's jobs, where that was more than a little.
+
+    Shares are raised to full tenths, so that rows measured side by side share one note.
+    """
     texts = []
     for fact, who in (
         ("others_share", "other processes used"),
@@ -126,7 +130,7 @@ def load_caveats(jobs: Sequence[StoredJob]) -> list[str]:
         shares = [(job.conditions or {}).get(fact) for job in jobs]
         worst = max((share for share in shares if isinstance(share, float)), default=0.0)
         if worst > LOAD_TOLERANCE:
-            texts.append(f"{who} up to {_percent(worst)} of the cores while it was measured")
+            texts.append(f"{who} up to {_next_tenth(worst)} of the cores while it was measured")
     return texts
 
 
@@ -149,7 +153,7 @@ def _drift(actor: str, sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap
     if change is None or change.ratio <= 1.0 + PACE_TOLERANCE or change.separable is False:
         return []
     return [
-        f"{actor} drifted: its own AR runs range from {fmean(slowest.values()):.1f}"
+        f"actor {actor} drifted: its own AR runs range from {fmean(slowest.values()):.1f}"
         f" to {fmean(fastest.values()):.1f} tokens/s"
     ]
 
@@ -188,6 +192,10 @@ def _others(values: Iterable[str | None], expected: str | None) -> list[str | No
 
 def _short(digest: str | None) -> str:
     return "unknown" if digest is None else digest[:12]
+
+
+def _next_tenth(share: float) -> str:
+    return f"{ceil(round(share * 10.0, 6)) * 10} %"
 
 
 def _percent(share: float) -> str:

@@ -579,6 +579,7 @@ class SweepRecord:
     seed: int = 0
     categories: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
     """Prompt index to category, by the digest of the prompt set. What has none is left out."""
+    generation: GenerationSpec | None = field(default=None, repr=False)
 
 
 # --------------------------------------------------------------------- identity

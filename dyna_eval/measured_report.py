@@ -59,6 +59,7 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Pres
         ),
         pair_caveats=tuple((table.pair, text) for table in tables for text in table.caveats()),
         preset=preset,
+        generation=record.generation,
     )
 
 

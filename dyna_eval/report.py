@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from dyna_eval.errors import MixedRowsError
 from dyna_eval.imported import Source
 from dyna_eval.intervals import Bootstrap, Interval
-from dyna_eval.jobs import JobState, Method, Params
+from dyna_eval.jobs import GenerationSpec, JobState, Method, Params
 from dyna_eval.presets import Preset
 from dyna_eval.statistics import Comparison, Figures, compare
 
@@ -123,6 +123,8 @@ class Report:
     chosen: tuple[Choice, ...] = ()
     """What was chosen on the tuning prompts, per pair; empty without a tuning split."""
     preset: Preset | None = None
+    generation: GenerationSpec | None = None
+    """How the sweep's rows were generated; None where it was not measured here."""
 
     def rows_of(self, pair: str) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.pair == pair)

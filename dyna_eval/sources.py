@@ -108,10 +108,15 @@ def _located(text: str, folder: Path, location: Location, mistakes: Mistakes) ->
     if path is not None and path.is_dir():
         return str(path)
     if text.startswith((".", "/", "~")) or text.count("/") > 1:
-        mistakes.add(location, f"there is no folder {shown(text)}; relative ones start at the sweep file's")
+        mistakes.add(location, f"there is no folder {shown(text)}{_looked_in(text, folder)}")
     elif not HUB_ID.fullmatch(text):
         mistakes.add(location, f"{shown(text)} is neither a folder nor a hub id such as org/name")
     return text
+
+
+def _looked_in(text: str, folder: Path) -> str:
+    """Return where a relative path was looked for: at the sweep file, not where the command runs."""
+    return "" if text.startswith(("/", "~")) else f" in {folder.resolve()}, where the sweep file is"
 
 
 def _last_name(written: str, found: str) -> str:

@@ -9,14 +9,14 @@ interval over prompts. It is never corrected for the machine: other environments
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 from dyna_eval.errors import InputError
 from dyna_eval.integrity import Environments, environment_difference
 from dyna_eval.intervals import Bootstrap, Interval
-from dyna_eval.jobs import canonical_json
+from dyna_eval.jobs import GenerationSpec, canonical_json, generation_digest
 from dyna_eval.report import Report, Row, baseline_of
 from dyna_eval.statistics import Comparison, compare
 from dyna_eval.workloads import models_difference
@@ -120,13 +120,20 @@ def compare_reports(a: Side, b: Side) -> SweepComparison:
             f"{_named(a)} and {_named(b)} have no row in common: neither a method with the same parameters"
             " nor a label, on a pair that both have"
         )
-    environments = {**a.environments, **b.environments}
+    facts = _Facts(
+        environments={**a.environments, **b.environments},
+        generations={
+            generation_digest(spec): spec
+            for spec in (a.report.generation, b.report.generation)
+            if spec is not None
+        },
+    )
     taken = {id(row) for one, other, _ in found for row in (one, other)}
     return SweepComparison(
         a=a,
         b=b,
         confidence=confidence,
-        matches=tuple(_match(*entry, bootstrap, environments) for entry in found),
+        matches=tuple(_match(*entry, bootstrap, facts) for entry in found),
         only_a=tuple(row for row in a.report.rows if id(row) not in taken),
         only_b=tuple(row for row in b.report.rows if id(row) not in taken),
         baselines=tuple(_baselines(a.report, b.report, *pair) for pair in pairs),
@@ -214,9 +221,17 @@ def _row_key(row: Row) -> Hashable:
     return row.label, _configuration_key(row)
 
 
-def _match(a: Row, b: Row, by_label: bool, bootstrap: Bootstrap, environments: Environments) -> Match:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What rows' digests stand for, by digest, as far as it is known."""
+
+    environments: Environments
+    generations: Mapping[str, GenerationSpec]
+
+
+def _match(a: Row, b: Row, by_label: bool, bootstrap: Bootstrap, facts: _Facts) -> Match:
     ratio, prompts = _ratio(a, b, bootstrap)
-    differences = _differences(a, b, environments)
+    differences = _differences(a, b, facts)
     if prompts and a.figures and b.figures:
         measured = [len(row.throughput.by_prompt) for row in (a.figures, b.figures)]
         if prompts < max(measured):
@@ -250,18 +265,30 @@ def _ratio(a: Row, b: Row, bootstrap: Bootstrap) -> tuple[Comparison | None, int
 # ------------------------------------------------------------------------ differences
 
 
-def _differences(a: Row, b: Row, environments: Environments) -> list[str]:
+def _differences(a: Row, b: Row, facts: _Facts) -> list[str]:
     """Name what differs between two rows that have results."""
     if a.figures is None or b.figures is None:
         return []
     texts = [
-        f"{what} ({there[:12]} instead of {here[:12]})"
+        f"{what} ({_changed(here, there, facts.generations)})"
         for what, here, there in _settings(a, b)
         if here is not None and there is not None and here != there
     ]
     if a.environment is not None and b.environment is not None and a.environment != b.environment:
-        texts.append(f"environment ({environment_difference(b.environment, a.environment, environments)})")
+        texts.append(
+            f"environment ({environment_difference(b.environment, a.environment, facts.environments)})"
+        )
     return [*texts, *models_difference(b, a)]
+
+
+def _changed(here: str, there: str, generations: Mapping[str, GenerationSpec]) -> str:
+    """Return which settings differ between two digests, and how; the digests where they are not known."""
+    if here not in generations or there not in generations:
+        return f"{there[:12]} instead of {here[:12]}"
+    ours, theirs = asdict(generations[here]), asdict(generations[there])
+    return ", ".join(
+        f"{name} {theirs[name]} instead of {ours[name]}" for name in ours if theirs[name] != ours[name]
+    )
 
 
 def _unproven(a: Row, b: Row) -> tuple[str, ...]:

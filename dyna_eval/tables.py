@@ -34,7 +34,7 @@ from dyna_eval.report import Report, Row, best_row
 from dyna_eval.wording import one_line
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.table import Table
     from rich.text import Text
 
@@ -62,12 +62,15 @@ def _added(columns: Collection[Column]) -> list[_Added]:
 
 # --------------------------------------------------------------------- terminal
 
+_UNLIMITED = 10_000
+_BETWEEN_COLUMNS = 2
+
 
 def terminal(file: TextIO) -> Console:
     """Return a console that prints text as it stands; colour and fitting only where `file` is a terminal."""
     from rich.console import Console  # noqa: PLC0415 (other formats need not load it)
 
-    width = None if file.isatty() else 10_000
+    width = None if file.isatty() else _UNLIMITED
     return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
 
 
@@ -77,6 +80,33 @@ def new_table() -> Table:
     from rich.table import Table  # noqa: PLC0415
 
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+
+
+def print_fitting(table: Table, console: Console) -> None:
+    """Print a table whose folding columns give up width, the widest first, until it fits the terminal.
+
+    They get no narrower than their titles: a table that is too wide even so is printed whole, and the
+    terminal breaks its lines.
+    """
+    from rich.measure import Measurement  # noqa: PLC0415
+
+    def width_of(*parts: RenderableType) -> int:
+        return max(Measurement.get(console, unlimited, part).maximum for part in parts)
+
+    unlimited, given = console.options.update(width=_UNLIMITED), console.width
+    columns = table.columns
+    least = [width_of(column.header) for column in columns]
+    widths = [width_of(column.header, *column.cells) for column in columns]
+    excess = sum(widths) + _BETWEEN_COLUMNS * (len(columns) - 1) - given
+    folding = [place for place, column in enumerate(columns) if column.overflow == "fold"]
+    while excess > 0 and (wide := [place for place in folding if widths[place] > least[place]]):
+        widths[max(wide, key=widths.__getitem__)] -= 1
+        excess -= 1
+    for column, width in zip(columns, widths, strict=True):
+        column.width = width
+    console.width = given + max(excess, 0)
+    console.print(table)
+    console.width = given
 
 
 def marked(label: str, marks: Sequence[str]) -> Text:
@@ -141,7 +171,7 @@ def _print_pair(report: Report, pair: str, console: Console, added: Sequence[_Ad
             *map(Text, cells),
             style="bold" if row is best else None,
         )
-    console.print(table)
+    print_fitting(table, console)
     print_notes(notes, console)
 
 

@@ -136,7 +136,7 @@ def ablation(rows: Sequence[Row]) -> go.Figure | None:
         )
     if len(shown) <= _NAMED_BARS:
         names = ["<br>".join(map(text, textwrap.wrap(one_line(row.label), 14)[:3])) for row in shown]
-        figure.update_xaxes(tickvals=[row.step for row in shown], ticktext=names, tickangle=0)
+        figure.update_xaxes(tickvals=[row.step for row in shown], ticktext=names, autotickangles=[0, 90])
     else:
         figure.update_xaxes(title_text="Step")
     base = next((row.figures for row in rows if row.is_baseline and row.figures), None)

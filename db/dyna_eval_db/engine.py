@@ -61,8 +61,10 @@ _ADVICE = {
     "database is locked": "another process has been writing to it for too long",
     "database or disk is full": "make room on its disk",
     "permission denied for": "grant it to this user, or connect as its owner",
+    "no password supplied": "put it into ~/.pgpass, or into DYNA_EVAL_DB",
+    "password authentication failed": "correct it in ~/.pgpass or DYNA_EVAL_DB, whichever has it",
 }
-"""What to do about what a database says, by how it begins."""
+"""What to do about what a database says, by a part of it."""
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -181,7 +183,7 @@ def _is_conflict(error: BaseException | None) -> bool:
 
 
 def _advice(reason: str) -> str:
-    return next((f"; {advice}" for begin, advice in _ADVICE.items() if reason.startswith(begin)), "")
+    return next((f"; {advice}" for part, advice in _ADVICE.items() if part in reason), "")
 
 
 # --------------------------------------------------------------------- engines

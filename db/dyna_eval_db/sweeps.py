@@ -308,6 +308,7 @@ def read_record(session: Session, sweep_id: int) -> SweepRecord:
         },
         measure=spec.measure,
         seed=spec.generation.seed,
+        generation=spec.generation,
         categories=_read_categories(session, set(row.prompt_sets.values())),
     )
 

@@ -14,7 +14,7 @@ _VARIABLE = "_DYNA_EVAL_COMPLETE"
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(*, shell: str) -> None:
-    """Print the script that completes commands, options and sweeps in a shell.
+    """Print the script that completes commands in a shell.
 
     bash: eval "$(dyna-eval completion bash)" in ~/.bashrc; zsh the same in ~/.zshrc;
     fish: dyna-eval completion fish > ~/.config/fish/completions/dyna-eval.fish

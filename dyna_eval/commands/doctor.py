@@ -28,7 +28,10 @@ _LEAST_GIB = 2.0
 @database_option
 @json_option
 def doctor(*, address: str, insecure: bool, database: str, as_json: bool) -> int:
-    """Look at this machine: models, GPU, compiler, other packages' policies, Ray, database, disk."""
+    """Look at this machine, and say what is missing.
+
+    That is models, GPU, compiler, other packages' policies, Ray, database and disk.
+    """
     from dyna_eval_workers.diagnosis import diagnose
 
     findings = []

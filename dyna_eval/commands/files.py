@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def validate(
     *, file: Path | None, overrides: tuple[str, ...], max_configurations: int, schema: bool, as_json: bool
 ) -> None:
-    """Check a sweep file without looking at its models or data."""
+    """Check a sweep file, without its models and data."""
     from dyna_eval.config import load_sweep
     from dyna_eval.sections import json_schema
 
@@ -50,7 +50,7 @@ def validate(
 @limit_option
 @json_option
 def expand(*, file: Path, overrides: tuple[str, ...], max_configurations: int, as_json: bool) -> None:
-    """List the configurations that a sweep file stands for, with every default resolved."""
+    """List the rows of a sweep file, with every default."""
     from dyna_eval.config import load_sweep
 
     spec = load_sweep(file, overrides, max_configurations=max_configurations)

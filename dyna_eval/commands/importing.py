@@ -29,10 +29,10 @@ def import_results(
     database: str,
     as_json: bool,
 ) -> int:
-    """Bring result files of other tools into the store, marked as imported.
+    """Bring result files of other tools into the database.
 
-    A file's format is known by what it holds. One that cannot be read is named and left out whole; the others
-    are imported.
+    They stay marked as imported. A file's format is known by what it holds. One that cannot be read is named
+    and left out whole; the others are imported.
     """
     from dyna_eval_db.store import Store
 

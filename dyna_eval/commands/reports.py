@@ -71,9 +71,10 @@ def report(
     allow_mixed: bool,
     database: str,
 ) -> int:
-    """Print the ablation table of a sweep, measured or imported, or of several joined with --from.
+    """Print the table of a sweep, and write its figures.
 
-    With --check, see whether a paper still says what the database says.
+    SWEEP was measured here or imported; --from joins several. With --check, see whether a paper still
+    says what the database says.
     """
     from dyna_eval.latex.grid import require
     from dyna_eval.latex.style import PLAIN

@@ -52,7 +52,7 @@ def submit(
     database: str,
     as_json: bool,
 ) -> int:
-    """Expand a sweep file, run what is not done yet, and print the table."""
+    """Run what a sweep file still lacks, and print the table."""
     from dyna_eval.config import load_sweep
 
     spec = load_sweep(file, overrides, name=name, max_configurations=max_configurations)

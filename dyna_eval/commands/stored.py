@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dyna_eval.imported import ImportedSweep
     from dyna_eval.jobs import JobState
 
+_NODE_DIGITS = 16
+"""Enough of Ray's number of a node to find it by; `--json` has all 56 digits."""
 _FOLLOW_SECONDS = 1.0
 
 
@@ -25,7 +27,7 @@ _FOLLOW_SECONDS = 1.0
 @which_sweep
 @database_option
 def cancel(*, sweep: str | None, database: str) -> None:
-    """Stop a sweep: what is not done is cancelled, what is done stays."""
+    """Cancel what is not done of a sweep; what is done stays."""
     with open_store(database) as store:
         sweep_id = find_measured(store, sweep)
         click.echo(f"sweep {sweep_id}: {store.cancel(sweep_id)} jobs cancelled")
@@ -55,6 +57,8 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
     for job in errors:
         what = one_line(f"{job.label} (repeat {job.repeat + 1}) {job.state}: {job.error}")
         click.echo(f"  job {job.job_id} {what}")
+    if summary.state == "interrupted":
+        click.echo(f"no controller runs it; `dyna-eval resume {summary.id}` goes on", err=True)
 
 
 def _print_imported(sweep: ImportedSweep, *, as_json: bool) -> None:
@@ -96,7 +100,7 @@ def list_sweeps(*, database: str, as_json: bool) -> None:
 @database_option
 @json_option
 def show(*, job: int, database: str, as_json: bool) -> None:
-    """Show one job: its configuration, its attempts, and what every prompt was continued with."""
+    """Show one job: its configuration, attempts and texts."""
     with open_store(database) as store:
         stored, attempts, samples = store.job(job), store.attempts(job), store.samples(job)
     if as_json:
@@ -112,7 +116,7 @@ def show(*, job: int, database: str, as_json: bool) -> None:
     click.echo(f"  {stored.method} {settings}".rstrip())
     for attempt in attempts:
         outcome = attempt.outcome or "running"
-        where = f"{attempt.actor}, node {attempt.node}" if attempt.node else f"{attempt.actor}, node unknown"
+        where = f"{attempt.actor}, node {(attempt.node or 'unknown')[:_NODE_DIGITS]}"
         told = one_line(f"{where}: {outcome} {attempt.error or ''}")
         click.echo(f"  attempt {attempt.epoch} on {told}")
     for sample in samples:
@@ -137,12 +141,17 @@ def logs(*, sweep: str | None, follow: bool, database: str) -> None:
             counts = store.progress(sweep_id)  # before the events, so that none after the last job is missed
             for event in store.events(sweep_id, after=last):
                 job = f" job {event.job_id}" if event.job_id is not None else ""
-                detail = ", ".join(f"{name}={value}" for name, value in event.detail.items())
+                detail = ", ".join(f"{name}={_short(value)}" for name, value in event.detail.items())
                 click.echo(one_line(f"{event.at}{job} {event.kind} {detail}"))
                 last = event.id
             if not follow or not (counts[JobState.QUEUED] or counts[JobState.RUNNING]):
                 return
             time.sleep(_FOLLOW_SECONDS)
+
+
+def _short(value: object) -> object:
+    """Return a number with as many digits as a reader of the log can use, anything else as it is."""
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def _counted(counts: Mapping[JobState, int]) -> str:

@@ -26,9 +26,10 @@ from dyna_eval.errors import InputError
 def dashboard(
     *, host: str, port: int, allowed: tuple[str, ...], token: str | None, open_browser: bool, database: str
 ) -> None:
-    """Serve the web page that shows sweeps live, read-only and without internet.
+    """Show sweeps live in a browser, read-only.
 
-    On this machine alone unless --host says otherwise; then browsers need the printed address with its token.
+    It needs no internet. It listens on this machine alone unless --host says otherwise; then browsers need
+    the printed address with its token.
     """
     from dyna_eval_dashboards.server import serve
 

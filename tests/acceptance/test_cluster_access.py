@@ -75,3 +75,16 @@ def test_a_cluster_with_a_token_refuses_a_wrong_one_in_a_line(workplace: Workpla
         assert refused.status == 2
         assert "Traceback" not in refused.stderr
         assert "put its token into ~/.ray/auth_token" in refused.stderr.splitlines()[-1]
+
+
+def test_a_clusters_token_is_shown_without_being_told_to_and_missed_at_once(workplace: Workplace) -> None:
+    """A newcomer copies the token and sets no variable."""
+    with running_cluster(workplace.environment()) as cluster:
+        looking = ("doctor", "--json", "--address", cluster.address)
+        without = workplace.run(*looking, RAY_AUTH_TOKEN_PATH=str(workplace.folder / "none"))
+        assert f"the Ray cluster at '{cluster.address}' asks for a token; put its token" in without.stdout
+        token = cluster.variables["RAY_AUTH_TOKEN_PATH"]
+        found = workplace.run(*looking, RAY_AUTH_TOKEN_PATH=token)
+        [told] = [finding["told"] for finding in found.json() if finding["what"] == "Ray"]
+        assert "neither a GPU nor a free core" in told  # joined: the head has none
+        assert "gcs_client" not in without.stderr + found.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from workplace import SWEEP, Workplace, wait_until
+
+from tests.result_files import baseline, dynatree, linear, tree, write
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -281,6 +284,22 @@ def test_no_page_is_wider_than_the_window(browser: Browser, finished: Workplace,
             watched.page.wait_for_timeout(300)
             assert watched.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
         assert watched.complaints == []
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_names_under_the_bars_do_not_run_into_each_other(
+    browser: Browser, workplace: Workplace, width: int
+) -> None:
+    rows = [baseline(100.0), linear(6, 150.0), linear(8, 140.0), tree(7, 0.0, 50.0), tree(7, 0.1, 160.0)]
+    assert workplace.run("import", write(workplace.folder, "theirs.json", dynatree(rows))).status == 0
+    with served(workplace) as address:
+        page = Watched(browser, address, viewport={"width": width, "height": 900}).page
+        page.goto(f"{address}/sweeps/1")
+        page.wait_for_selector(".xtick text")
+        boxes = [tick.bounding_box() for tick in page.locator(".xtick text").all()[: len(rows)]]
+        ends = [(box["x"], box["x"] + box["width"]) for box in boxes if box]
+        assert len(ends) == len(rows)
+        assert all(left[1] <= right[0] for left, right in itertools.pairwise(ends))
 
 
 @pytest.mark.parametrize("width", [360, 2560])

@@ -336,6 +336,8 @@ def test_logs_tell_the_sweeps_story_in_order(swept: Swept) -> None:
     landed = [i for i, event in enumerate(story) if " landed " in event]
     assert len(landed) == JOBS
     assert acquired < landed[0] < landed[-1] < released
+    took = [re.search(r"wall_seconds=\d+\.(\d+)$", story[i]) for i in landed]
+    assert all(match and len(match[1]) <= 3 for match in took)
 
 
 def test_the_database_may_be_named_by_a_variable_or_an_option(swept: Swept, workplace: Workplace) -> None:

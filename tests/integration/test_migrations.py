@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
 import re
 import shutil
+import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -395,6 +398,29 @@ def test_an_address_that_cannot_be_used_is_explained(url: str, said: str) -> Non
 )
 def test_no_error_shows_a_password(url: str) -> None:
     assert "s3cret" not in refusal(url)
+
+
+def test_a_password_that_is_missing_is_told_where_to_put(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is no more than Postgres's question for a password."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    monkeypatch.setenv("PGPASSFILE", "/nonexistent")
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def ask() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(1000)
+                        connection.sendall(b"R" + struct.pack("!II", 8, 3))
+                        connection.recv(1000)
+
+        threading.Thread(target=ask, daemon=True).start()
+        port = server.getsockname()[1]
+        message = refusal(f"postgresql://me@127.0.0.1:{port}/name?sslmode=disable&gssencmode=disable")
+        server.shutdown(socket.SHUT_RDWR)
+    assert message.endswith("no password supplied; put it into ~/.pgpass, or into DYNA_EVAL_DB")
 
 
 def test_a_server_that_does_not_answer_is_reported() -> None:

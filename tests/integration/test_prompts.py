@@ -259,7 +259,8 @@ def test_a_split_that_is_not_there_is_refused(rows: Path, tokenizer: Any) -> Non
 def test_a_file_that_is_not_what_it_should_be_is_refused(tmp_path: Path, tokenizer: Any) -> None:
     path = tmp_path / "rows.parquet"
     path.write_text("no parquet")
-    assert "cannot be loaded" in refusal(lambda: load_prompts(spec_of(path, "parquet"), tokenizer))
+    reason = refusal(lambda: load_prompts(spec_of(path, "parquet"), tokenizer))
+    assert reason.startswith(f"{path} cannot be loaded as parquet: ")
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path, tokenizer: Any) -> None:

@@ -45,3 +45,11 @@ def test_a_variable_does_what_its_option_does_and_the_option_wins() -> None:
     )
     both = CliRunner().invoke(cli, ["validate", EXAMPLE, "--set", "measure.repeats=2"], env=variables)
     assert both.output == f"{EXAMPLE}: four-step: 4 configurations, 8 jobs\n"
+
+
+def test_the_commands_are_told_whole_in_a_narrow_terminal_and_in_the_order_of_their_use() -> None:
+    told = CliRunner().invoke(cli, ["--help"], terminal_width=80).stdout.partition("Commands:\n")[2]
+    names = [line.split()[0] for line in told.splitlines()]
+    assert names.index("validate") < names.index("submit") < names.index("status") < names.index("report")
+    assert len(names) == len(cli.commands)
+    assert "..." not in told

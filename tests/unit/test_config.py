@@ -237,11 +237,11 @@ def test_data_files_are_found_beside_the_sweep_file(tmp_path: Path) -> None:
     [
         (
             "{target: ./gone, draft: demo}",
-            "there is no folder './gone'; relative ones start at the sweep file's",
+            "there is no folder './gone' in ",
         ),
         (
             "{target: a/b/c, draft: demo}",
-            "there is no folder 'a/b/c'; relative ones start at the sweep file's",
+            "there is no folder 'a/b/c' in ",
         ),
         ("{target: ~nobody-here/x, draft: demo}", "there is no folder '~nobody-here/x'"),
         ("{target: 'a b', draft: demo}", "'a b' is neither a folder nor a hub id such as org/name"),
@@ -310,13 +310,22 @@ def test_a_single_prompt_set_changes_no_pair() -> None:
         ),
         ("{dataset: parquet}", "data set 'parquet' is read from files; name them with 'data_files'"),
         ("{dataset: json, data_files: gone.json}", "there is no file 'gone.json'; correct 'data_files'"),
-        ("{dataset: ./gone}", "there is no folder './gone'; relative ones start at the sweep file's"),
+        ("{dataset: ./gone}", "there is no folder './gone' in "),
         ("{dataset: demo, limit: 0}", "'limit' should be at least 1, not 0"),
         ("{dataset: demo, colunm: text}", "unknown key 'colunm'; did you mean 'column'?"),
     ],
 )
 def test_wrong_prompts_are_named(prompts: str, message: str) -> None:
     assert mistake_in(sweep(prompts=prompts)).startswith(f"sweep.yaml:2: {message}")
+
+
+def test_a_folder_that_is_not_there_is_told_with_the_place_where_it_was_looked_for(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    for written, place in (("./gone", f" in {tmp_path.resolve()}, where the sweep file is"), ("/gone", "")):
+        file.write_text(sweep(pair=f"{{target: {written}, draft: demo}}"))
+        with pytest.raises(SweepFileError) as caught:
+            load_sweep(file)
+        assert str(caught.value).endswith(f": there is no folder '{written}'{place}")
 
 
 def test_a_file_in_the_place_of_a_data_set_is_told_how_to_be_named(tmp_path: Path) -> None:

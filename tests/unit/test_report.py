@@ -359,10 +359,20 @@ def test_one_prompt_has_no_interval_and_a_warning() -> None:
     assert [row.versus_baseline.interval for row in report.rows if row.versus_baseline] == [None] * 4
 
 
+def test_rows_that_were_disturbed_alike_share_one_note() -> None:
+    """Shares are raised to full tenths: `up to` stays true, and a busy machine's table is not all notes."""
+    disturbed = change_jobs(record(), LINEAR.label, conditions={"others_share": 0.83})
+    disturbed = change_jobs(disturbed, TREE.label, conditions={"others_share": 0.861})
+    report = build_report(change_jobs(disturbed, PRUNED.label, conditions={"others_share": 0.7}))
+    told = [[text for text in line.caveats if "cores" in text] for line in report.rows]
+    said = "other processes used up to {} % of the cores while it was measured"
+    assert told == [[], [said.format(90)], [said.format(90)], [said.format(70)]]
+
+
 @pytest.mark.parametrize(("factors", "drifts"), [((1.0, 1.3), True), ((1.0, 1.02), False), ((1.0,), False)])
 def test_an_actor_whose_own_runs_slow_down_is_said_to_drift(factors: tuple[float, ...], drifts: bool) -> None:
     report = build_report(with_sentinels(record(), *factors))
-    assert any("actor-1 drifted" in warning for warning in report.warnings) is drifts
+    assert any("actor actor-1 drifted" in warning for warning in report.warnings) is drifts
 
 
 def test_unequal_actors_are_named_with_their_speeds() -> None:

@@ -25,7 +25,7 @@ from dyna_eval.comparison_tables import (
 )
 from dyna_eval.errors import InputError
 from dyna_eval.intervals import Bootstrap
-from dyna_eval.jobs import Configuration, JobState, Method, SweepRecord
+from dyna_eval.jobs import Configuration, GenerationSpec, JobState, Method, SweepRecord, generation_digest
 from dyna_eval.measured_report import build_report
 from dyna_eval.sweep_comparison import (
     Match,
@@ -218,6 +218,19 @@ def test_what_differs_beside_the_speed_is_named() -> None:
     assert match(compared(record(), b), LINEAR.label).differences == (
         "generation settings (g2 instead of g1)",
         "environment (cpu: B instead of A)",
+    )
+
+
+def test_of_settings_that_differ_only_those_are_told_that_do() -> None:
+    short, long = GenerationSpec(max_new_tokens=64), GenerationSpec(max_new_tokens=96, seed=3)
+    a, b = (
+        replace(
+            change_jobs(record(), LINEAR.label, generation_digest=generation_digest(spec)), generation=spec
+        )
+        for spec in (short, long)
+    )
+    assert match(compared(a, b), LINEAR.label).differences == (
+        "generation settings (max_new_tokens 96 instead of 64, seed 3 instead of 0)",
     )
 
 

@@ -31,6 +31,7 @@ from dyna_eval.cells import (
     ranges,
     sweep_numbers,
 )
+from dyna_eval.comparison_tables import print_comparison
 from dyna_eval.jobs import (
     Configuration,
     Exactness,
@@ -44,6 +45,7 @@ from dyna_eval.measured_report import build_report
 from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup
 from dyna_eval.report import JoinedSweep
 from dyna_eval.statistics import agreement
+from dyna_eval.sweep_comparison import Side, compare_reports
 from dyna_eval.tables import markdown_label, print_table, to_csv, to_markdown
 from dyna_eval.wording import count
 
@@ -382,3 +384,27 @@ def test_no_format_hides_a_merged_configuration() -> None:
 def test_a_parameter_that_the_tables_do_not_know_is_shown_by_its_name() -> None:
     configuration = Configuration(label="x", method=Method.TREE, params={"width": 3, "greedy": True})
     assert configuration_text(configuration.method, configuration.params) == "tree, width=3, greedy=True"
+
+
+def test_a_terminal_of_80_columns_gets_every_cell_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", printed(record(), Terminal()))
+    lines = [line for line in plain.splitlines() if "×" in line]
+    assert len(lines) == 4
+    assert all(line.rstrip().endswith("100 %") for line in lines)
+    assert all(len(line) <= 80 for line in plain.splitlines())
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+def test_a_comparison_in_a_narrow_terminal_loses_no_cell(
+    monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    file = Terminal()
+    side = Side(report=build_report(record()))
+    print_comparison(compare_reports(side, side), file)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
+    assert plain.count("not separable ") == 4
+    assert len(re.findall(r"not separable +\d\.\d\d × +\d\.\d\d ×", plain)) == 4
+    assert "Components" in plain

@@ -86,7 +86,8 @@ def _load_rows(spec: PromptSpec) -> Any:
         try:
             return datasets.load_dataset(**arguments)
         except Exception as error:  # the builders raise OSError, ValueError, DatasetGenerationError, ...
-            raise PromptError(f"data set {spec.dataset!r} cannot be loaded: {_reason(error)}") from error
+            form = f" as {spec.dataset}" if spec.data_files else ""
+            raise PromptError(f"{_source(spec)} cannot be loaded{form}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
