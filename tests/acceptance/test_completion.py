@@ -42,7 +42,7 @@ def stocked(workplace: Workplace, tmp_path: Path) -> Workplace:
 
 
 def test_commands_and_options_are_completed(workplace: Workplace) -> None:
-    assert completed(workplace, "dyna-eval re") == ["report", "resume", "retry"]
+    assert completed(workplace, "dyna-eval re") == ["resume", "retry", "report"]  # in the order of their use
     assert "--dry-run" in completed(workplace, "dyna-eval submit --d")
 
 
