@@ -171,7 +171,10 @@ LONG_HOST = "a" * 64 + ":6379"  # a name of the internet has at most 63 characte
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:10001", LONG_HOST])
 def test_a_cluster_that_is_not_there_is_named(workplace: Workplace, address: str) -> None:
     workplace.write("sweep.yaml", SWEEP)
-    assert address in complaint(workplace, "submit", "sweep.yaml", "--address", address)
+    in_process = address != "127.0.0.1:1"
+    assert address in complaint(
+        workplace, "submit", "sweep.yaml", "--address", address, in_process=in_process
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,7 +262,7 @@ def test_another_programs_database_is_left_alone(workplace: Workplace) -> None:
     with sqlite3.connect(workplace.database) as connection:
         connection.execute("CREATE TABLE theirs (x)")
     connection.close()
-    assert "another program" in complaint(workplace, "submit", "sweep.yaml")
+    assert "another program" in complaint(workplace, "submit", "sweep.yaml", in_process=True)
 
 
 def test_without_a_database_every_command_says_how_to_make_one(workplace: Workplace) -> None:
@@ -271,8 +274,8 @@ def test_a_sweep_or_job_that_is_not_there_is_named(workplace: Workplace) -> None
     Store.open(f"sqlite:///{workplace.database}", create=True).close()
     for name in ([], ["99"], ["9" * 30], ["a\nb"]):
         assert "no sweep yet" in complaint(workplace, "report", *name, in_process=True)
-    assert "no job 99" in complaint(workplace, "show", "99")
-    assert "JOB" in complaint(workplace, "show", "9" * 30)
+    assert "no job 99" in complaint(workplace, "show", "99", in_process=True)
+    assert "JOB" in complaint(workplace, "show", "9" * 30, in_process=True)
 
 
 @pytest.mark.parametrize("command", ["resume", "retry"])
@@ -300,7 +303,7 @@ def test_a_dashboard_that_cannot_listen_says_where(workplace: Workplace) -> None
 def test_plots_do_not_overwrite_a_file(workplace: Workplace) -> None:
     Store.open(f"sqlite:///{workplace.database}", create=True).close()
     workplace.write("taken", "mine")
-    assert "'taken' is a file" in complaint(workplace, "report", "--plots", "taken")
+    assert "'taken' is a file" in complaint(workplace, "report", "--plots", "taken", in_process=True)
 
 
 def test_options_of_figures_need_a_folder_for_them(workplace: Workplace) -> None:
@@ -391,12 +394,12 @@ def test_pairs_check_refuses_what_cannot_be_loaded(models: Workplace) -> None:
 
 def test_a_detached_run_needs_a_cluster_and_shows_no_password(workplace: Workplace) -> None:
     workplace.write("sweep.yaml", SWEEP)
-    here = workplace.run("submit", "sweep.yaml", "--detach")
+    here = workplace.run_here("submit", "sweep.yaml", "--detach")
     assert (here.status, here.stdout) == (2, "")
     assert "a cluster that starts here ends here; name one with --address" in here.stderr
 
     url = "postgresql://somebody:s3cret@127.0.0.1:1/results"
-    shown = workplace.run("submit", "sweep.yaml", "--detach", "--address", "127.0.0.1:1", "--db", url)
+    shown = workplace.run_here("submit", "sweep.yaml", "--detach", "--address", "127.0.0.1:1", "--db", url)
     assert (shown.status, shown.stdout) == (2, "")
     assert "~/.pgpass" in shown.stderr
     assert "s3cret" not in shown.stderr

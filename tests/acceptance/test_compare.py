@@ -32,7 +32,8 @@ class Swept:
     workplace: Workplace
 
     def run(self, *arguments: str | Path) -> Finished:
-        return self.workplace.run(*arguments)
+        """Run a command that reads databases, in this process."""
+        return self.workplace.run_here(*arguments)
 
     def complaint(self, *arguments: str | Path) -> str:
         """Run a command that must refuse its input in one line."""

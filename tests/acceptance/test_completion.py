@@ -14,7 +14,7 @@ from tests.result_files import FOUR_STEPS, dynatree, write
 
 def completed(workplace: Workplace, line: str, **variables: str) -> list[str]:
     """Return what bash offers after a line, by the script that `completion bash` prints."""
-    script = workplace.run("completion", "bash").stdout
+    script = workplace.run_here("completion", "bash").stdout
     words = line.split(" ")
     ask = (
         f'COMP_WORDS=({" ".join(words[:-1])} "{words[-1]}"); COMP_CWORD={len(words) - 1};'
@@ -36,13 +36,13 @@ def stocked(workplace: Workplace, tmp_path: Path) -> Workplace:
     """A workplace whose database has two sweeps."""
     file = write(tmp_path, "theirs.json", dynatree(FOUR_STEPS))
     for name, database in (("monday", "dyna-eval.db"), ("tuesday", "other.db")):
-        done = workplace.run("import", file, "--name", name, "--db", f"sqlite:///{database}")
+        done = workplace.run_here("import", file, "--name", name, "--db", f"sqlite:///{database}")
         assert done.status == 0, done.stderr
     return workplace
 
 
 def test_commands_and_options_are_completed(workplace: Workplace) -> None:
-    assert completed(workplace, "dyna-eval re") == ["report", "resume", "retry"]
+    assert completed(workplace, "dyna-eval re") == ["resume", "retry", "report"]  # in the order of their use
     assert "--dry-run" in completed(workplace, "dyna-eval submit --d")
 
 

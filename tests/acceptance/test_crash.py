@@ -41,18 +41,24 @@ def start(workplace: Workplace, *, until_done: int) -> subprocess.Popen[str]:
     """Start a `submit` and return it when so many of its jobs are done."""
     workplace.write("sweep.yaml", SWEEP)
     process = workplace.start("submit", "sweep.yaml")
-    wait_until(lambda: len(done_jobs(workplace)) >= until_done, process)
+    wait_until(lambda: number_done(workplace) >= until_done, process)
     return process
 
 
-def done_jobs(workplace: Workplace) -> dict[int, list[Outcome | None]]:
-    """Return the outcomes of every attempt of each finished job; none while there is no sweep."""
+def number_done(workplace: Workplace) -> int:
+    """Return how many jobs are done; none while there is no sweep."""
     try:
         with workplace.store() as store:
-            jobs = [job for job in store.record(1).jobs if job.state is JobState.DONE]
-            return {job.id: [attempt.outcome for attempt in store.attempts(job.id)] for job in jobs}
+            return store.progress(1)[JobState.DONE]
     except (DatabaseError, UnknownSweepError):  # not created yet
-        return {}
+        return 0
+
+
+def done_jobs(workplace: Workplace) -> dict[int, list[Outcome | None]]:
+    """Return the outcomes of every attempt of each finished job."""
+    with workplace.store() as store:
+        jobs = [job for job in store.record(1).jobs if job.state is JobState.DONE]
+        return {job.id: [attempt.outcome for attempt in store.attempts(job.id)] for job in jobs}
 
 
 def stop(process: subprocess.Popen[str], how: signal.Signals, *, group: bool) -> tuple[int, str, str]:
@@ -63,12 +69,17 @@ def stop(process: subprocess.Popen[str], how: signal.Signals, *, group: bool) ->
 
 
 def test_after_kill_9_the_same_submit_does_only_what_is_left(workplace: Workplace) -> None:
-    """First the controller alone is killed, so that Ray's processes are orphans; then all at once."""
+    """First the controller alone is killed, so that Ray's processes are orphans; then all at once.
+
+    What is killed is not told to be running.
+    """
     stop(start(workplace, until_done=2), signal.SIGKILL, group=False)
     first = done_jobs(workplace)
     stop(start(workplace, until_done=len(first) + 2), signal.SIGKILL, group=True)
     second = done_jobs(workplace)
     assert 4 <= len(second) < JOBS
+    with workplace.store() as store:
+        assert store.sweep_state(1) == "interrupted"
 
     again = workplace.run("submit", "sweep.yaml", "--json")
     assert again.status == 0, again.stderr
@@ -99,13 +110,13 @@ def test_an_interrupted_run_puts_its_jobs_back_and_says_how_to_go_on(
     assert "dyna-eval resume 1" in hint
     wait_until(lambda: workplace.living() == [])
 
-    looked = workplace.run("status", "--json").json()
-    done = len(done_jobs(workplace))
+    looked = workplace.run_here("status", "--json").json()
+    done = number_done(workplace)
     assert (looked["state"], looked["jobs"]["running"]) == ("interrupted", 0)
     assert looked["jobs"]["done"] == done == JOBS - looked["jobs"]["queued"]
     assert workplace.run("status").stderr == "no controller runs it; `dyna-eval resume 1` goes on\n"
 
-    assert f"{JOBS - done} jobs cancelled" in workplace.run("cancel").stdout
+    assert f"{JOBS - done} jobs cancelled" in workplace.run_here("cancel").stdout
     resumed = workplace.run("resume", "--json")
     assert resumed.status == 1
     assert "nothing left to run" in resumed.stderr
@@ -126,7 +137,7 @@ def test_jobs_of_a_pair_that_is_gone_fail_with_the_reason_and_can_be_tried_again
     assert resumed.status == 1
     assert "Left out" in resumed.stdout
     assert "Traceback" not in resumed.stderr
-    failed = workplace.run("status", "--json").json()
+    failed = workplace.run_here("status", "--json").json()
     assert failed["state"] == "failed"
     assert failed["jobs"]["failed"] == 2
     assert all(str(folder / "draft") in job["error"] for job in failed["errors"])

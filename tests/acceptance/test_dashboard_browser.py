@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import re
-import threading
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from workplace import SWEEP, Workplace
+from workplace import SWEEP, Workplace, wait_until
 
 from tests.result_files import baseline, dynatree, linear, tree, write
 
@@ -81,31 +84,41 @@ class Watched:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A sweep that runs, or has run, and what its `submit` prints."""
+
+    workplace: Workplace
+    submit: subprocess.Popen[str]
+    printed: Future[tuple[str, str]]
+
+
 @pytest.fixture(scope="module")
-def finished(new_workplace: Callable[[], Workplace]) -> Workplace:
+def running(new_workplace: Callable[[], Workplace]) -> Iterator[Running]:
     workplace = new_workplace()
     workplace.write("small.yaml", SWEEP)
-    assert workplace.run("submit", "small.yaml").status == 0
-    return workplace
+    submit = workplace.start("submit", "small.yaml")
+    with ThreadPoolExecutor() as threads:
+        yield Running(workplace=workplace, submit=submit, printed=threads.submit(submit.communicate))
 
 
-def test_a_page_follows_a_real_sweep_to_its_end_and_then_rests(
-    browser: Browser, workplace: Workplace
-) -> None:
-    workplace.write("small.yaml", SWEEP)
-    run = workplace.start("submit", "small.yaml")
-    drained = threading.Thread(target=run.communicate, daemon=True)
-    drained.start()
+@pytest.fixture(scope="module")
+def finished(running: Running) -> Workplace:
+    _, stderr = running.printed.result()
+    assert running.submit.returncode == 0, stderr
+    return running.workplace
+
+
+def test_a_page_follows_a_real_sweep_to_its_end_and_then_rests(browser: Browser, running: Running) -> None:
+    """The first test here, so that the sweep has just begun."""
+    wait_until(lambda: "small" in running.workplace.run_here("ls").stdout)
     deadline = time.monotonic() + 120
-    while "small" not in workplace.run("ls").stdout:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    with served(workplace) as address:
+    with served(running.workplace) as address:
         watched = Watched(browser, address)
         page = watched.page
         page.goto(f"{address}/sweeps/1")
         states = set()
-        while time.monotonic() < deadline + 120:
+        while time.monotonic() < deadline:
             states.add(page.locator(".summary .state").inner_text())
             if "done" in states:
                 break
@@ -121,7 +134,6 @@ def test_a_page_follows_a_real_sweep_to_its_end_and_then_rests(
         page.wait_for_timeout(5000)
         assert page.evaluate("window.changes") == 0  # nothing happens, so nothing moves
         assert watched.complaints == []
-    drained.join(timeout=60)
 
 
 def test_figures_downloads_sorting_and_every_page_without_a_complaint(
@@ -167,14 +179,13 @@ def test_figures_downloads_sorting_and_every_page_without_a_complaint(
 
 
 @pytest.fixture(scope="module")
-def compared(new_workplace: Callable[[], Workplace]) -> Workplace:
-    """Two finished sweeps; the first stores draft trees and lacks a row of the second."""
+def compared(finished: Workplace, new_workplace: Callable[[], Workplace]) -> Workplace:
+    """Two finished sweeps; the second stores draft trees and lacks a row of the first."""
     workplace = new_workplace()
-    kept = SWEEP.replace("warmup: 1}", "warmup: 1, store_trees: 2}")
-    workplace.write("first.yaml", kept.replace("  - {label: + Draft model, method: linear, k: 4}\n", ""))
-    workplace.write("second.yaml", SWEEP.replace("name: small", "name: other"))
-    for file in ("first.yaml", "second.yaml"):
-        assert workplace.run("submit", file).status == 0
+    shutil.copy(finished.database, workplace.database)
+    kept = SWEEP.replace("warmup: 1}", "warmup: 1, store_trees: 2}").replace("name: small", "name: other")
+    workplace.write("other.yaml", kept.replace("  - {label: + Draft model, method: linear, k: 4}\n", ""))
+    assert workplace.run("submit", "other.yaml").status == 0
     return workplace
 
 
@@ -182,7 +193,7 @@ def test_a_draft_tree_shows_what_was_accepted_what_was_pruned_and_the_bonus_toke
     browser: Browser, compared: Workplace
 ) -> None:
     with compared.store() as store:
-        pruned = [job for job in store.record(1).jobs if job.label == "+ Adaptive pruning"]
+        pruned = [job for job in store.record(2).jobs if job.label == "+ Adaptive pruning"]
         found = [
             (job.id, sample.prompt_index, number, tree)
             for job in pruned
@@ -239,14 +250,14 @@ def test_two_sweeps_are_compared_from_the_list_with_downloads_of_what_the_comman
         page.wait_for_url("**b=2**")
         page.wait_for_selector(".ablation tbody tr >> nth=2")
         assert page.locator(".ablation tbody tr").count() == 3
-        assert "only in B: '+ Draft model'" in page.locator("main").inner_text()
+        assert "only in A: '+ Draft model'" in page.locator("main").inner_text()
         for name, option in (("CSV", "--csv"), ("Markdown", "--markdown"), ("JSON", "--json")):
             with page.expect_download() as download:
                 page.get_by_role("link", name=name, exact=True).click()
-            printed = compared.run("compare", "1", "2", option).stdout
+            printed = compared.run_here("compare", "1", "2", option).stdout
             assert without_origin(Path(download.value.path()).read_text()) == without_origin(printed)
         page.get_by_role("link", name="Swap A and B").click()
-        page.wait_for_selector("text=only in A: '+ Draft model'")
+        page.wait_for_selector("text=only in B: '+ Draft model'")
         assert watched.complaints == []
 
 
@@ -298,7 +309,7 @@ def test_a_comparison_and_a_tree_are_not_wider_than_the_window(
     with served(compared) as address:
         watched = Watched(browser, address, viewport={"width": width, "height": 900})
         with compared.store() as store:
-            job = next(job.id for job in store.record(1).jobs if job.label == "+ Tree structure")
+            job = next(job.id for job in store.record(2).jobs if job.label == "+ Tree structure")
         for path in ("/compare?a=1&b=2", f"/jobs/{job}/prompts/0/trees/0"):
             watched.page.goto(address + path)
             watched.page.wait_for_timeout(1000)
@@ -328,16 +339,16 @@ def test_dark_follows_the_system_and_the_switch(browser: Browser, finished: Work
 
 
 def test_a_report_is_one_page_that_asks_for_nothing(browser: Browser, finished: Workplace) -> None:
-    assert finished.run("report", "--html", "page.html").status == 0
+    assert finished.run_here("report", "--html", "page.html").status == 0
     watched = Watched(browser, "file:", viewport={"width": 1400, "height": 3000})
     watched.page.goto((finished.folder / "page.html").as_uri())
     watched.page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 4")
     assert watched.page.locator(".ablation tbody tr").count() == 4
     assert watched.complaints == []
     assert [path.name for path in finished.folder.glob("*.html")] == ["page.html"]
-    assert finished.run("report", "--html", "page.html").status == 0  # a page may be written anew
-    taken = finished.run("report", "--html", "dyna-eval.db")
+    assert finished.run_here("report", "--html", "page.html").status == 0  # a page may be written anew
+    taken = finished.run_here("report", "--html", "dyna-eval.db")
     assert (taken.status, taken.stdout) == (2, "")
     assert "dyna-eval.db: exists, and is not as dyna-eval wrote it" in taken.stderr
-    refused = finished.run("report", "--html", "no/such/folder/page.html")
+    refused = finished.run_here("report", "--html", "no/such/folder/page.html")
     assert (refused.status, refused.stderr.count("\n")) == (2, 1)

@@ -36,7 +36,7 @@ def cluster(workplace: Workplace) -> Iterator[Cluster]:
     """A head as `ray start` makes it, with the dashboard that takes jobs; it ends with the test."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="de-", ignore_cleanup_errors=True) as folder:
-        arguments = ["--head", "--block", f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}"]
+        arguments = ["--head", "--block", f"--port={port}", "--num-cpus=1", f"--temp-dir={folder}"]
         arguments += [f"--dashboard-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}"]
         arguments += ["--node-ip-address=127.0.0.1", "--include-dashboard=true", "--disable-usage-stats"]
         variables = workplace.environment() | {

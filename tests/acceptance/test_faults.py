@@ -299,16 +299,6 @@ def test_a_controller_killed_again_and_again_is_resumed(run: Run, record: dict[s
     }
 
 
-def test_status_does_not_call_a_killed_run_running(run: Run) -> None:
-    run.prepare(400)
-    process = run.start()
-    run.wait_for(1, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    with run_store(run) as store:
-        assert store.sweep_state(1) == "interrupted"
-
-
 # -------------------------------------------------------------------- databases
 
 

@@ -52,7 +52,7 @@ def test_files_that_cannot_be_read_are_named_and_the_others_imported(workplace: 
     (folder / "binary.bin").write_bytes(b"\x7fELF\0\0")
     half = write(folder, "half.json", dynatree([baseline(), {"method": "x", "config": {}}]))
     bad = [folder / "empty.json", folder / "binary.bin", half, folder / "missing.json", folder]
-    done = workplace.run("import", good[0], *bad, good[1])
+    done = workplace.run_here("import", good[0], *bad, good[1])
     assert done.status == 2
     assert len(done.stderr.splitlines()) == len(bad)
     assert all(line.startswith("dyna-eval: ") for line in done.stderr.splitlines())
@@ -65,7 +65,7 @@ def test_files_that_cannot_be_read_are_named_and_the_others_imported(workplace: 
 def test_json_says_what_became_of_every_file(workplace: Workplace) -> None:
     rows = [baseline(), *(tree(depth, 0.0, 50.0, path=4.829789) for depth in (5, 6))]
     file = write(workplace.folder, "a.json", dynatree(rows))
-    good, bad = workplace.run("import", "--json", file, "missing.json").json()
+    good, bad = workplace.run_here("import", "--json", file, "missing.json").json()
     assert (good["sweep"], good["rows"], good["new"], good["error"]) == (1, 3, True, None)
     assert "must have bound" in good["findings"][0]
     assert (bad["sweep"], bad["rows"]) == (None, 0)
@@ -73,9 +73,9 @@ def test_json_says_what_became_of_every_file(workplace: Workplace) -> None:
 
 
 def test_formats_are_listed_and_unknown_ones_refused(workplace: Workplace) -> None:
-    listed = workplace.run("import", "--formats").stdout
+    listed = workplace.run_here("import", "--formats").stdout
     assert [line.partition(":")[0] for line in listed.splitlines()] == ["dynatree", "spec-bench", "dyna-eval"]
-    wrong = workplace.run("import", "--format", "csv", "a.json")
+    wrong = workplace.run_here("import", "--format", "csv", "a.json")
     assert wrong.status == 2
     assert "unknown format 'csv'; known: dynatree, spec-bench, dyna-eval" in one_line(wrong)
     assert not workplace.database.exists()
@@ -86,7 +86,7 @@ def test_formats_are_listed_and_unknown_ones_refused(workplace: Workplace) -> No
 )
 def test_a_name_that_no_sweep_may_have_is_refused(workplace: Workplace, name: str, said: str) -> None:
     file = write(workplace.folder, "a.json", dynatree([baseline()]))
-    wrong = workplace.run("import", file, "--name", name)
+    wrong = workplace.run_here("import", file, "--name", name)
     assert wrong.status == 2
     assert said in one_line(wrong)
     assert not workplace.database.exists()
@@ -94,10 +94,10 @@ def test_a_name_that_no_sweep_may_have_is_refused(workplace: Workplace, name: st
 
 def test_whole_sweeps_do_not_share_a_name(workplace: Workplace) -> None:
     files = [write(workplace.folder, f"{n}.json", dynatree([baseline(100.0 + n)])) for n in range(2)]
-    done = workplace.run("import", "--name", "both", *files)
+    done = workplace.run_here("import", "--name", "both", *files)
     assert done.status == 2
     assert "cannot share the name 'both'" in done.stderr
-    assert workplace.run("import", files[0]).stdout.endswith("imported into sweep 1 'imported 0'\n")
+    assert workplace.run_here("import", files[0]).stdout.endswith("imported into sweep 1 'imported 0'\n")
 
 
 def test_answer_files_of_one_name_are_one_table(workplace: Workplace) -> None:
@@ -105,8 +105,8 @@ def test_answer_files_of_one_name_are_one_table(workplace: Workplace) -> None:
         write_answers(workplace.folder, "base.jsonl", vanilla()),
         write_answers(workplace.folder, "eagle.jsonl", faster()),
     ]
-    assert workplace.run("import", *files, "--name", "bench").status == 0
-    base, eagle = workplace.run("report", "bench", "--json").json()["rows"]
+    assert workplace.run_here("import", *files, "--name", "bench").status == 0
+    base, eagle = workplace.run_here("report", "bench", "--json").json()["rows"]
     assert (base["baseline"], base["speedup"]) == (True, 1.0)
     assert eagle["speedup_paired"] == pytest.approx(2.0)
     assert eagle["separable_from_baseline"] is True
@@ -115,12 +115,12 @@ def test_answer_files_of_one_name_are_one_table(workplace: Workplace) -> None:
 def test_joining_is_refused_unless_mixed_rows_are_asked_for(workplace: Workplace) -> None:
     write(workplace.folder, "a.json", dynatree([baseline(100.0), tree(7, 0.0, 50.0)], dataset="A"))
     write(workplace.folder, "b.json", dynatree([baseline(102.0), linear(6, 150.0)], dataset="B"))
-    assert workplace.run("import", "a.json", "b.json").status == 0
+    assert workplace.run_here("import", "a.json", "b.json").status == 0
     join = ("report", "--from", "a", "--from", "b", "--row", "Linear K=6")
-    refused = workplace.run(*join)
+    refused = workplace.run_here(*join)
     assert (refused.status, refused.stdout) == (2, "")
     assert "prompt set ('B', 10 prompts instead of 'A', 10 prompts)" in one_line(refused)
-    mixed = workplace.run(*join, "--allow-mixed")
+    mixed = workplace.run_here(*join, "--allow-mixed")
     assert mixed.status == 0
     assert "1.50 ×" in mixed.stdout
     assert "are 100.0 and 102.0 tokens/s, 2.0 % apart" in mixed.stdout
@@ -129,25 +129,25 @@ def test_joining_is_refused_unless_mixed_rows_are_asked_for(workplace: Workplace
 def test_a_paper_with_joined_rows_is_checked_against_the_sweeps_they_came_from(workplace: Workplace) -> None:
     write(workplace.folder, "a.json", dynatree([baseline(100.0), tree(7, 0.0, 50.0)], dataset="A"))
     write(workplace.folder, "b.json", dynatree([baseline(102.0), linear(6, 150.0)], dataset="B"))
-    workplace.run("import", "a.json", "b.json")
+    workplace.run_here("import", "a.json", "b.json")
     join = ("report", "--from", "a", "--from", "b", "--row", "Linear K=6", "--allow-mixed")
-    assert workplace.run(*join, "--tex-document", "paper.tex").status == 0
+    assert workplace.run_here(*join, "--tex-document", "paper.tex").status == 0
     paper = workplace.folder / "paper.tex"
     text = paper.read_text(encoding="utf-8")
     assert "among the rows that were measured alike" in text  # the row of 150.0 tokens/s may not win
-    agreed = workplace.run("report", "--check", "paper.tex")
+    agreed = workplace.run_here("report", "--check", "paper.tex")
     assert (agreed.status, agreed.stderr) == (0, "")
     assert agreed.stdout == "paper.tex: checked 1 table, 1 subsection, 1 macro set: 0 differences\n"
     paper.write_text(text.replace("& 150.0 &", "& 155.0 &"), encoding="utf-8")
-    edited = workplace.run("report", "--check", "paper.tex")
+    edited = workplace.run_here("report", "--check", "paper.tex")
     assert edited.status == 1
     assert "(Linear K=6), Throughput: 155.0 in the paper, 150.0 now" in edited.stdout
 
 
 def test_presets_are_for_sweeps_that_were_measured_here(workplace: Workplace) -> None:
     write(workplace.folder, "a.json", dynatree([baseline(100.0), tree(7, 0.0, 50.0)]))
-    workplace.run("import", "a.json")
-    assert "choose rows with --row" in one_line(workplace.run("report", "--preset", "three-step"))
+    workplace.run_here("import", "a.json")
+    assert "choose rows with --row" in one_line(workplace.run_here("report", "--preset", "three-step"))
 
 
 @pytest.mark.parametrize(
@@ -161,32 +161,32 @@ def test_presets_are_for_sweeps_that_were_measured_here(workplace: Workplace) ->
 def test_a_wrong_question_is_answered_in_one_line(
     workplace: Workplace, arguments: tuple[str, ...], said: str
 ) -> None:
-    workplace.run("import", write(workplace.folder, "a.json", dynatree(FOUR_STEPS)))
-    wrong = workplace.run("report", *arguments)
+    workplace.run_here("import", write(workplace.folder, "a.json", dynatree(FOUR_STEPS)))
+    wrong = workplace.run_here("report", *arguments)
     assert wrong.status == 2
     assert said in one_line(wrong)
 
 
 def test_an_imported_sweep_has_no_jobs_to_run_or_to_cancel(workplace: Workplace) -> None:
-    workplace.run("import", write(workplace.folder, "a.json", dynatree(FOUR_STEPS)))
+    workplace.run_here("import", write(workplace.folder, "a.json", dynatree(FOUR_STEPS)))
     for command in ("resume", "retry", "cancel"):
-        assert "was imported and has no jobs" in one_line(workplace.run(command))
-    assert workplace.run("logs").stdout.count("\n") == 1  # of the import
+        assert "was imported and has no jobs" in one_line(workplace.run_here(command))
+    assert workplace.run_here("logs").stdout.count("\n") == 1  # of the import
 
 
 def test_what_was_published_is_imported_doubted_refused_and_marked(workplace: Workplace) -> None:
     names = ("pruning_ablation", "wikitext_benchmark_500tokens", "fallback_benchmark_500tokens")
-    done = workplace.run("import", *(real_file(f"{name}.json") for name in names))
+    done = workplace.run_here("import", *(real_file(f"{name}.json") for name in names))
     assert done.status == 0
     assert "D = 5, 6 and 7 without pruning are identical in every count" in done.stdout
     assert "wikitext_benchmark_500tokens.json says that it ran on" not in done.stderr
     join = ("report", "--from", names[0], "--from", names[1], "--row", "Linear K=6")
-    refused = workplace.run(*join)
+    refused = workplace.run_here(*join)
     assert refused.status == 2
     assert "prompt set ('Fallback Prompts" in one_line(refused)
     rows = {
         row["label"]: row
-        for row in json.loads(workplace.run(*join, "--allow-mixed", "--json").stdout)["rows"]
+        for row in json.loads(workplace.run_here(*join, "--allow-mixed", "--json").stdout)["rows"]
     }
     linear_row = rows["Linear K=6"]
     assert f"{linear_row['throughput_tokens_per_s']:.1f} {linear_row['speedup']:.2f}" == "174.2 1.35"
@@ -194,13 +194,13 @@ def test_what_was_published_is_imported_doubted_refused_and_marked(workplace: Wo
 
 
 def test_a_report_of_ours_can_be_taken_to_another_database(workplace: Workplace, tmp_path: Path) -> None:
-    workplace.run("import", write(workplace.folder, "a.json", dynatree(FOUR_STEPS)))
+    workplace.run_here("import", write(workplace.folder, "a.json", dynatree(FOUR_STEPS)))
     report = workplace.folder / "report.json"
-    report.write_text(workplace.run("report", "--json").stdout, encoding="utf-8")
+    report.write_text(workplace.run_here("report", "--json").stdout, encoding="utf-8")
     other = f"sqlite:///{tmp_path}/other.db"
-    assert workplace.run("import", report, "--db", other).status == 0
+    assert workplace.run_here("import", report, "--db", other).status == 0
     before, after = (
-        workplace.run("report", "--csv", "--db", url).stdout for url in ("sqlite:///dyna-eval.db", other)
+        workplace.run_here("report", "--csv", "--db", url).stdout for url in ("sqlite:///dyna-eval.db", other)
     )
     cells = [[line.split(",")[5:7] for line in text.splitlines()] for text in (before, after)]
     assert cells[0] == cells[1]

@@ -49,8 +49,14 @@ class Swept:
     workplace: Workplace
     submitted: Finished
 
-    def run(self, *arguments: str, **variables: str) -> Finished:
-        done = self.workplace.run(*arguments, **variables)
+    def run(self, *arguments: str) -> Finished:
+        done = self.workplace.run(*arguments)
+        assert done.status == 0, done.stderr
+        return done
+
+    def read(self, *arguments: str) -> Finished:
+        """Run a command that reads the database; what starts processes is run in one of its own."""
+        done = self.workplace.run_here(*arguments)
         assert done.status == 0, done.stderr
         return done
 
@@ -88,7 +94,7 @@ def test_a_sweep_leaves_no_process_and_no_file_behind_but_its_database(swept: Sw
 
 
 def test_submitting_the_same_file_again_runs_nothing(swept: Swept) -> None:
-    before, reported = attempts(swept.workplace), swept.run("report", "--json").json()
+    before, reported = attempts(swept.workplace), swept.read("report", "--json").json()
     again = swept.run("submit", "sweep.yaml", "--json")
     assert "nothing left to run" in again.stderr
     assert again.json() == reported
@@ -103,8 +109,8 @@ def test_a_finished_sweep_has_nothing_to_resume_or_retry(swept: Swept, command: 
 
 
 def test_cancelling_a_finished_sweep_changes_nothing(swept: Swept) -> None:
-    assert "0 jobs cancelled" in swept.run("cancel").stdout
-    assert swept.run("status", "--json").json()["jobs"]["done"] == JOBS
+    assert "0 jobs cancelled" in swept.read("cancel").stdout
+    assert swept.read("status", "--json").json()["jobs"]["done"] == JOBS
 
 
 def test_samples_drawn_with_a_draft_are_those_that_the_target_draws_alone(workplace: Workplace) -> None:
@@ -124,7 +130,7 @@ def test_samples_drawn_with_a_draft_are_those_that_the_target_draws_alone(workpl
 
 
 def rows_of(swept: Swept) -> dict[str, dict[str, Any]]:
-    rows = swept.run("report", "--json").json()["rows"]
+    rows = swept.read("report", "--json").json()["rows"]
     assert [row["label"] for row in rows] == LABELS
     return {row["label"]: row for row in rows}
 
@@ -151,7 +157,7 @@ def test_automatic_repeats_go_on_to_their_limit_and_the_choice_is_made_on_other_
 
 
 def test_the_json_report_has_every_promised_key(swept: Swept) -> None:
-    report = swept.run("report", "--json").json()
+    report = swept.read("report", "--json").json()
     assert {"sweep", "rows", "left_out", "warnings"} <= report.keys()
     assert {"id", "name", "state", "digest"} <= report["sweep"].keys()
     assert (report["sweep"]["name"], report["sweep"]["state"]) == ("small", "done")
@@ -193,11 +199,11 @@ def test_a_full_tree_verifies_all_its_nodes_and_a_pruned_one_fewer(swept: Swept)
 
 
 def test_latex_markdown_and_csv_have_the_four_rows(swept: Swept) -> None:
-    latex = swept.run("report", "--latex").stdout
+    latex = swept.read("report", "--latex").stdout
     for part in ("\\toprule", "\\bottomrule", "\\caption{", "\\label{", "\\textbf{"):
         assert part in latex
-    markdown = swept.run("report", "--markdown").stdout
-    table = list(csv.DictReader(io.StringIO(swept.run("report", "--csv").stdout)))
+    markdown = swept.read("report", "--markdown").stdout
+    table = list(csv.DictReader(io.StringIO(swept.read("report", "--csv").stdout)))
     assert len(table) == len(LABELS)
     for label in LABELS:
         assert label in latex
@@ -205,7 +211,7 @@ def test_latex_markdown_and_csv_have_the_four_rows(swept: Swept) -> None:
 
 
 def test_figures_are_written_as_pdf_svg_and_png_and_what_is_left_out_is_said(swept: Swept) -> None:
-    done = swept.run("report", "--plots", "figures/new")
+    done = swept.read("report", "--plots", "figures/new")
     assert done.stdout == ""
     files = {path.name: path.read_bytes() for path in (swept.workplace.folder / "figures/new").iterdir()}
     stems = {"ablation", "curves-speedup-threshold", "cost-model", "phases", "depth", "tree-size", "prompts"}
@@ -217,7 +223,7 @@ def test_figures_are_written_as_pdf_svg_and_png_and_what_is_left_out_is_said(swe
 
 
 def test_a_figure_can_be_chosen_and_spanned_by_parameters(swept: Swept) -> None:
-    done = swept.run(
+    done = swept.read(
         "report", "--plots", "chosen", "--var-x", "threshold", "--measure", "throughput", "--csv"
     )
     assert done.stdout.startswith("pair,step,")
@@ -236,17 +242,17 @@ def test_a_figure_can_be_chosen_and_spanned_by_parameters(swept: Swept) -> None:
 def test_a_figure_that_cannot_be_drawn_is_refused_before_any_is(
     swept: Swept, options: list[str], said: str
 ) -> None:
-    done = swept.workplace.run("report", "--plots", "refused", *options)
+    done = swept.workplace.run_here("report", "--plots", "refused", *options)
     assert (done.status, done.stdout) == (2, "")
     assert said in done.stderr
     assert not (swept.workplace.folder / "refused").exists()
 
 
 def test_a_paper_agrees_with_the_database_until_a_number_is_edited(swept: Swept) -> None:
-    swept.run(
+    swept.read(
         "report", "--tex-document", "paper.tex", "--columns", "interval,exact", "--preset", "three-step"
     )
-    assert "0 differences" in swept.run("report", "--check", "paper.tex").stdout
+    assert "0 differences" in swept.read("report", "--check", "paper.tex").stdout
     paper = swept.workplace.folder / "paper.tex"
     text = paper.read_text(encoding="utf-8")
     assert "+ Tree structure" in text  # said to be left out
@@ -254,25 +260,25 @@ def test_a_paper_agrees_with_the_database_until_a_number_is_edited(swept: Swept)
     assert cell is not None
     rate = cell["rate"]
     paper.write_text(text.replace(cell[0], cell[0].replace(rate, "1.5")), encoding="utf-8")
-    edited = swept.workplace.run("report", "--check", "paper.tex")
+    edited = swept.workplace.run_here("report", "--check", "paper.tex")
     assert edited.status == 1
     assert f"step 1 (Baseline), Throughput: 1.5 in the paper, {rate} now" in edited.stdout
-    refused = swept.workplace.run("report", "--tex-document", "paper.tex")
+    refused = swept.workplace.run_here("report", "--tex-document", "paper.tex")
     assert (refused.status, refused.stdout) == (2, "")
     assert "paper.tex: exists, and is not as dyna-eval wrote it" in refused.stderr
     assert cell[0].replace(rate, "1.5") in paper.read_text(encoding="utf-8")
-    as_json = swept.workplace.run("report", "--check", "paper.tex", "--json")
+    as_json = swept.workplace.run_here("report", "--check", "paper.tex", "--json")
     assert as_json.status == 1
     assert [found["in_paper"] for found in as_json.json()[0]["differences"]] == ["1.5"]
 
 
 def test_macros_and_prose_are_written_for_a_paper(swept: Swept) -> None:
-    swept.run("report", "--macros", "macros.tex")
-    swept.run("report", "--macros", "macros.tex")  # its own file it writes anew
+    swept.read("report", "--macros", "macros.tex")
+    swept.read("report", "--macros", "macros.tex")  # its own file it writes anew
     macros = (swept.workplace.folder / "macros.tex").read_text(encoding="utf-8")
     assert r"\newcommand{\smallAdaptivePruningThroughput}" in macros
-    assert "0 differences" in swept.run("report", "--check", "macros.tex").stdout
-    assert r"\paragraph{Step 4: + Adaptive pruning.}" in swept.run("report", "--prose").stdout
+    assert "0 differences" in swept.read("report", "--check", "macros.tex").stdout
+    assert r"\paragraph{Step 4: + Adaptive pruning.}" in swept.read("report", "--prose").stdout
 
 
 @pytest.mark.parametrize(
@@ -290,7 +296,7 @@ def test_macros_and_prose_are_written_for_a_paper(swept: Swept) -> None:
     ],
 )
 def test_what_a_paper_cannot_have_is_refused_in_one_line(swept: Swept, options: list[str], says: str) -> None:
-    done = swept.workplace.run("report", *options)
+    done = swept.workplace.run_here("report", *options)
     assert (done.status, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert says in line
@@ -300,28 +306,28 @@ def test_what_a_paper_cannot_have_is_refused_in_one_line(swept: Swept, options: 
 
 
 def test_status_and_ls_count_the_jobs(swept: Swept) -> None:
-    assert f"done; {JOBS} done" in swept.run("status").stdout
-    assert f"small: done; {JOBS} done" in swept.run("ls").stdout
-    status = swept.run("status", "small", "--json").json()
+    assert f"done; {JOBS} done" in swept.read("status").stdout
+    assert f"small: done; {JOBS} done" in swept.read("ls").stdout
+    status = swept.read("status", "small", "--json").json()
     assert (status["state"], status["jobs"]["done"], status["errors"]) == ("done", JOBS, [])
-    assert [sweep["name"] for sweep in swept.run("ls", "--json").json()] == ["small"]
+    assert [sweep["name"] for sweep in swept.read("ls", "--json").json()] == ["small"]
 
 
 def test_show_tells_a_jobs_attempts_prompts_and_rounds(swept: Swept) -> None:
     job = rows_of(swept)["+ Draft model"]["job_ids"][0]
-    shown = swept.run("show", str(job), "--json").json()
+    shown = swept.read("show", str(job), "--json").json()
     assert [attempt["outcome"] for attempt in shown["attempts"]] == ["landed"]
     samples = shown["job"]["samples"]
     assert [sample["exactness"] for sample in samples] == ["exact", "exact"]
     for sample in samples:
         assert sum(played["emitted"] for played in sample["rounds"]) == len(sample["token_ids"]) == 16
-    text = swept.run("show", str(job)).stdout
+    text = swept.read("show", str(job)).stdout
     assert "linear k=4" in text
     assert re.search(r"attempt 1 on \S+, node [0-9a-f]{16,}: landed", text)
 
 
 def test_logs_tell_the_sweeps_story_in_order(swept: Swept) -> None:
-    events = [line.split()[1:] for line in swept.run("logs").stdout.splitlines()]
+    events = [line.split()[1:] for line in swept.read("logs").stdout.splitlines()]
     story = [" ".join(event) for event in events]
     submitted = next(i for i, event in enumerate(story) if event.startswith("submitted"))
     acquired = next(i for i, event in enumerate(story) if event.startswith("lease acquired"))
@@ -336,20 +342,20 @@ def test_logs_tell_the_sweeps_story_in_order(swept: Swept) -> None:
 
 def test_the_database_may_be_named_by_a_variable_or_an_option(swept: Swept, workplace: Workplace) -> None:
     url = f"sqlite:///{swept.workplace.database}"
-    assert "8 done" in workplace.run("status", DYNA_EVAL_DB=url).stdout
-    assert "8 done" in workplace.run("status", "--db", url, DYNA_EVAL_DB="sqlite:///other.db").stdout
-    assert workplace.run("status").status == 2
+    assert "8 done" in workplace.run_here("status", DYNA_EVAL_DB=url).stdout
+    assert "8 done" in workplace.run_here("status", "--db", url, DYNA_EVAL_DB="sqlite:///other.db").stdout
+    assert workplace.run_here("status").status == 2
     assert list(workplace.folder.iterdir()) == []
 
 
 def test_db_check_and_upgrade_find_the_schema_current(swept: Swept) -> None:
-    assert "ok: 1 sweep\n" in swept.run("db", "check").stdout
-    assert "current" in swept.run("db", "upgrade").stdout
+    assert swept.read("db", "check").stdout == "ok: 1 sweep\n"
+    assert "current" in swept.read("db", "upgrade").stdout
 
 
 def test_pairs_list_names_the_packaged_pair(swept: Swept) -> None:
-    assert "demo" in swept.run("pairs", "list").stdout
-    assert "demo" in swept.run("pairs", "list", "--json").json()
+    assert "demo" in swept.read("pairs", "list").stdout
+    assert "demo" in swept.read("pairs", "list", "--json").json()
 
 
 def test_pairs_check_finds_the_packaged_pair_exact(workplace: Workplace) -> None:
@@ -376,19 +382,19 @@ def test_a_dry_run_stores_nothing(workplace: Workplace) -> None:
 def test_validate_and_expand_look_at_the_file_alone(workplace: Workplace) -> None:
     row = "  - {label: Depths, method: tree, depth: [3, 4], branch: [1, 2], threshold: 0.05}\n"
     workplace.write("sweep.yaml", SWEEP + row)
-    checked = workplace.run("validate", "sweep.yaml", "--json")
+    checked = workplace.run_here("validate", "sweep.yaml", "--json")
     assert checked.json() == {"name": "small", "configurations": 7, "jobs": 14, "most_jobs": 14}
-    expanded = workplace.run("expand", "sweep.yaml", "--json").json()
+    expanded = workplace.run_here("expand", "sweep.yaml", "--json").json()
     labels = [row["label"] for row in expanded["configurations"]]
     assert labels[:4] == LABELS
     assert "Depths (depth=4, branch=2)" in labels
     assert [merged["into"] for merged in expanded["merged"]] == ["+ Adaptive pruning"]
-    assert "left out" in workplace.run("expand", "sweep.yaml").stdout
-    assert "7 configurations, 14 jobs" in workplace.run("validate", "sweep.yaml").stdout
+    assert "left out" in workplace.run_here("expand", "sweep.yaml").stdout
+    assert "7 configurations, 14 jobs" in workplace.run_here("validate", "sweep.yaml").stdout
 
 
 def test_the_schema_for_editors_is_json_schema(workplace: Workplace) -> None:
-    schema = workplace.run("validate", "--schema").json()
+    schema = workplace.run_here("validate", "--schema").json()
     assert schema["$schema"].startswith("https://json-schema.org/")
     assert {"pair", "prompts", "configs"} <= schema["properties"].keys()
 

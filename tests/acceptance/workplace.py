@@ -21,6 +21,8 @@ from dyna_eval_db.store import Store
 from dyna_eval import cli
 
 COMMAND = Path(sys.executable).with_name("dyna-eval")
+ONE_CORE = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}
+"""For a command that starts Ray, so that tests can run side by side: its actor decodes with one thread."""
 
 SWEEP = """\
 name: small
@@ -95,13 +97,12 @@ class Workplace:
     def start(self, *arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
         """Start a command in a session of its own, as a terminal does.
 
-        A Ray that it starts has one core, so that two tests can run side by side on two; clusters that tests
-        start themselves have what these give them.
+        A Ray that it starts has one core; clusters that tests start themselves have what these give them.
         """
         process = subprocess.Popen(
             [COMMAND, *arguments],
             cwd=self.folder,
-            env=self.environment() | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'} | variables,
+            env=self.environment() | ONE_CORE | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -120,7 +121,7 @@ class Workplace:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, ProcessLookupError):  # it ended just now
-                if process.status() != psutil.STATUS_ZOMBIE and os.getsid(process.pid) in self.sessions:
+                if os.getsid(process.pid) in self.sessions and process.cmdline():  # a dying one has none
                     found.append(" ".join(process.cmdline()))
         return found
 

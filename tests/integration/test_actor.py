@@ -135,7 +135,7 @@ def call_of(actor: Any, job: Job) -> Call:
     """The call as the controller holds it."""
     [slot, *_] = find_slots(1)
     slot.actor = actor
-    claim = Claim(job_id=1, epoch=1, attempt_id=1, tries=0, job=job)
+    claim = Claim(sweep_id=1, job_id=1, epoch=1, attempt_id=1, tries=0, job=job)
     return Call(
         slot=slot,
         actor=slot.actor_name,

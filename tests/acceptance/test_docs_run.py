@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from definitions import AGAINST_THE_BASELINE, OF_A_ROW
-from workplace import Workplace
+from workplace import ONE_CORE, Workplace
 
 from tests.documents import PAGES, ROOT, fences, lay_out_checkout, lay_out_own
 from tests.postgres import running_server
@@ -52,7 +52,7 @@ def run(folder: Path, text: str, variables: Mapping[str, str]) -> subprocess.Com
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", text],
         cwd=folder,
-        env=kept | own | variables,
+        env=kept | own | ONE_CORE | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -132,7 +132,7 @@ def test_the_commands_for_postgres_run(desk: Workplace, tmp_path: Path) -> None:
 
 def test_the_figures_of_a_report_follow_from_its_samples_by_their_definitions(desk: Workplace) -> None:
     """Of a row with a draft; what the baseline has, it has by the same code."""
-    rows = {row["label"]: row for row in desk.run("report", "--json").json()["rows"]}
+    rows = {row["label"]: row for row in desk.run_here("report", "--json").json()["rows"]}
     row, base = rows["+ Adaptive pruning"], rows["Baseline"]
     samples, base_samples = samples_of(desk, row), samples_of(desk, base)
 
@@ -156,6 +156,6 @@ def test_every_defined_figure_is_computed_by_its_definition() -> None:
 
 def samples_of(desk: Workplace, row: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the samples of a row's jobs, each with its job's repeat and peak memory."""
-    jobs = [desk.run("show", str(job), "--json").json()["job"] for job in row["job_ids"]]
+    jobs = [desk.run_here("show", str(job), "--json").json()["job"] for job in row["job_ids"]]
     of_job = ("repeat", "peak_memory_bytes")
     return [sample | {name: job[name] for name in of_job} for job in jobs for sample in job["samples"]]
