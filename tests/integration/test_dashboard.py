@@ -409,7 +409,8 @@ def test_comparing_says_what_is_missing_and_what_cannot_be_compared(tmp_path: Pa
 
 
 def test_one_is_not_counted_as_several(client: TestClient, tmp_path: Path) -> None:
-    Store.open(url := database(tmp_path), create=True).add_sweep(make_sweep())
+    with Store.open(url := database(tmp_path), create=True) as store:
+        store.add_sweep(make_sweep())
     with client_of(url) as one:
         assert "1 sweep</span>" in one.get("/").text
     assert "2 sweeps</span>" in client.get("/").text
