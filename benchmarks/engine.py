@@ -3,12 +3,14 @@
 
     python benchmarks/engine.py --out benchmarks/engine-cpu.json        about 10 minutes on 2 cores
     python benchmarks/engine.py --quick                                 a look, in 3 minutes
+    python benchmarks/engine.py --prompts 4 --out benchmarks/engine-gpu.json        on a machine with a GPU
 
 Nothing else may run beside it. Every contender decodes the same prompts in the same process, and all take
 turns prompt by prompt, so that a disturbance hits them alike. Throughput is the mean over prompts of tokens
 per second of decoding, prefill apart, as in reports. Peers run with their best settings. On a machine with a
 GPU other parts run: a random model of Pythia-2.8B's shape, and the demo pair enlarged to about the cost of
-Pythia-2.8B and 70M.
+Pythia-2.8B and 70M; our passes are CUDA graphs there, and eager ones stand beside them. What is measured is
+written part by part, so that a part that fails takes nothing with it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import json
 import platform
 import random
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -28,22 +31,36 @@ from typing import Any
 import torch
 import transformers
 from dyna_eval_workers.calibration import calibrate
+from dyna_eval_workers.cudagraph import CaptureError, GraphRunner
 from dyna_eval_workers.decoding import Decoded, Decoder, idle_clock
+from dyna_eval_workers.enlarged import enlarge
 from dyna_eval_workers.environment import capture_environment
 from dyna_eval_workers.native.runner import NativeRunner
-from dyna_eval_workers.pairs import LoadedPair, available_device, demo_folder, inspect_pair, load_pair
+from dyna_eval_workers.pairs import available_device, demo_folder, inspect_pair, load_pair
 from dyna_eval_workers.peers import PeerDecoder
 from dyna_eval_workers.policies import drafting_for
 from dyna_eval_workers.prompts import load_prompts
-from dyna_eval_workers.runner import Runner, TorchRunner
+from dyna_eval_workers.runner import TorchRunner
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
+from dyna_eval.errors import first_line
 from dyna_eval.jobs import Backend, Configuration, GenerationSpec, Method, PairSpec, Params, PromptSpec
 from dyna_eval.methods import METHODS
 
 Loop = Callable[[Sequence[int]], Decoded]
 SPLIT = "test[8:]"  # the prompts that no example reports
-DEMO = PairSpec(name="demo", target="demo", draft="demo")
+ROWS = 512  # that sequences of all parts fit into, trees included
+
+PYTHIA_2_8B = {
+    "hidden_size": 2560,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 10240,
+    "vocab_size": 50304,
+    "max_position_embeddings": 2048,
+}
+ENLARGED = {"target": {"width": 8, "layers": 38}, "draft": {"width": 4, "layers": 6}}
+"""2.8 B parameters, and the width and depth of Pythia-70M, whose output layer is larger."""
 
 
 def configuration(label: str, method: Method, **params: Any) -> Configuration:
@@ -156,12 +173,12 @@ def copy_bandwidth(size: int, device: torch.device) -> float:
 
 
 def our_loops(
-    pair: LoadedPair, wanted: Sequence[Configuration], generation: GenerationSpec
+    decoder: Decoder, positions: int | None, wanted: Sequence[Configuration], generation: GenerationSpec
 ) -> dict[str, Loop]:
-    calibration = calibrate(pair.decoder, positions=pair.positions)
+    calibration = calibrate(decoder, positions=positions)
     return {
         row.label: partial(
-            pair.decoder.decode,
+            decoder.decode,
             generation=generation,
             drafting=drafting_for(row, calibration),
             seed="0",
@@ -171,15 +188,14 @@ def our_loops(
 
 
 def peer_loops(
-    pair: LoadedPair, wanted: Sequence[Configuration], generation: GenerationSpec
+    models: Callable[[Configuration], tuple[Any, Any | None]],
+    tokenizer: Any,
+    wanted: Sequence[Configuration],
+    generation: GenerationSpec,
 ) -> dict[str, Loop]:
     loops: dict[str, Loop] = {}
     for row in wanted:
-        peer = PeerDecoder(
-            *pair.peer_models(row),
-            vocabulary=len(pair.tokenizer),
-            end_of_text=pair.tokenizer.eos_token_id,
-        )
+        peer = PeerDecoder(*models(row), vocabulary=len(tokenizer), end_of_text=tokenizer.eos_token_id)
         peer.warm_up(row, tokens=64 + generation.max_new_tokens)
         loops[row.label] = partial(peer.decode, generation=generation, configuration=row, seed="0")
     return loops
@@ -188,24 +204,41 @@ def peer_loops(
 def pair_part(
     spec: PairSpec, settings: argparse.Namespace, *, peers: Sequence[Configuration]
 ) -> dict[str, Any]:
-    """Measure all contenders on one pair."""
-    device = torch.device(available_device())
-    pair = load_pair(inspect_pair(spec, device=device.type).pair, device)
-    prompts = demo_prompts(settings)
+    """Measure all contenders on one pair, on a CPU."""
+    device = torch.device("cpu")
+    pair = load_pair(inspect_pair(spec, device="cpu").pair, device)
+    eager = load_pair(inspect_pair(spec, device="cpu", backend=Backend.EAGER).pair, device)
+    return contest(
+        pair.decoder,
+        eager.decoder,
+        partial(peer_loops, pair.peer_models, pair.tokenizer, peers),
+        settings,
+        positions=pair.positions,
+        weights=weight_bytes(pair.peer_models(AR)[0]),
+    )
+
+
+def contest(
+    decoder: Decoder,
+    eager: Decoder,
+    peers: Callable[[GenerationSpec], dict[str, Loop]],
+    settings: argparse.Namespace,
+    *,
+    positions: int | None,
+    weights: int,
+) -> dict[str, Any]:
+    """Measure all methods with one decoder, AR with an eager one, and the peers."""
     generation = GenerationSpec(max_new_tokens=settings.tokens)
-    pair.decoder.prepare(512)
-    loops = our_loops(pair, [AR, *SWEEP, *UNTUNED], generation) | peer_loops(pair, peers, generation)
-    if device.type == "cpu":
-        eager = load_pair(inspect_pair(spec, device="cpu", backend=Backend.EAGER).pair, device)
-        loops |= {"AR, eager backend": our_loops(eager, [AR], generation)["AR"]}
-    found = with_ratios(take_turns(loops, prompts, repeats=settings.repeats))
-    weights = weight_bytes(pair)
+    decoder.prepare(ROWS)
+    loops = our_loops(decoder, positions, [AR, *SWEEP, *UNTUNED], generation) | peers(generation)
+    loops["AR, eager backend"] = our_loops(eager, positions, [AR], generation)["AR"]
+    found = with_ratios(take_turns(loops, demo_prompts(settings), repeats=settings.repeats))
     return {
-        "dtype": pair.pair.dtype,
-        "backend": pair.backend,
+        "dtype": str(decoder.target.dtype).removeprefix("torch."),
+        "backend": decoder.target.backend,
         "contenders": found,
         "ratios": ratios(found),
-        "bandwidth": bandwidth(weights, found["AR"]["tokens_per_s"], device),
+        "bandwidth": bandwidth(weights, found["AR"]["tokens_per_s"], decoder.target.device),
     }
 
 
@@ -274,10 +307,9 @@ def bandwidth(weights: int, tokens_per_s: float, device: torch.device) -> dict[s
     }
 
 
-def weight_bytes(pair: LoadedPair) -> int:
-    """Return the bytes of the target's weights, each read once per token; a tied embedding counts once."""
-    target, _ = pair.peer_models(AR)
-    weights = {w.data_ptr(): w.numel() * w.element_size() for w in target.parameters()}
+def weight_bytes(model: Any) -> int:
+    """Return the bytes of a model's weights, each read once per token; a tied embedding counts once."""
+    weights = {w.data_ptr(): w.numel() * w.element_size() for w in model.parameters()}
     return sum(weights.values())
 
 
@@ -294,7 +326,7 @@ def long_generation(positions: int = 2304) -> dict[str, Any]:
     """Time AR steps at growing context, on a random model of the demo target's shape with more positions."""
     config = GPTNeoXConfig.from_pretrained(demo_folder() / "target", max_position_embeddings=positions)
     torch.manual_seed(0)
-    runner = runner_of(GPTNeoXForCausalLM(config).to(torch.bfloat16).eval())
+    runner = NativeRunner(GPTNeoXForCausalLM(config).to(torch.bfloat16).eval())
     decoder = Decoder(runner, None, vocabulary=config.vocab_size, end_of_text=None)
     decoded = decoder.decode([1, 2, 3], GenerationSpec(max_new_tokens=2000), None, seed="0")
     steps = [r.verify_seconds or 0.0 for r in decoded.rounds]
@@ -305,36 +337,79 @@ def long_generation(positions: int = 2304) -> dict[str, Any]:
     }
 
 
-def runner_of(model: Any) -> Runner:
-    return TorchRunner(model) if model.device.type == "cuda" else NativeRunner(model)
-
-
-def large_random_model(settings: argparse.Namespace) -> dict[str, Any]:
+def large_random_model(settings: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """AR on a random model of Pythia-2.8B's shape in float16, on a GPU."""
-    device = torch.device("cuda")
-    config = GPTNeoXConfig(
-        hidden_size=2560,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        intermediate_size=10240,
-        vocab_size=50304,
-        max_position_embeddings=2048,
-        rotary_pct=0.25,
-    )
+    config = GPTNeoXConfig(**PYTHIA_2_8B, rotary_pct=0.25)
     torch.manual_seed(0)
     with torch.device(device):
         model = GPTNeoXForCausalLM(config).to(torch.float16).eval()
     generation = GenerationSpec(max_new_tokens=settings.tokens)
-    decoder = Decoder(runner_of(model), None, vocabulary=config.vocab_size, end_of_text=None)
+    decoder = graph_decoder(model, None, vocabulary=config.vocab_size)
+    eager = Decoder(TorchRunner(model), None, vocabulary=config.vocab_size, end_of_text=None)
     peer = PeerDecoder(model, None, vocabulary=config.vocab_size, end_of_text=None)
-    loops: dict[str, Loop] = {"AR": partial(decoder.decode, generation=generation, drafting=None, seed="0")}
+    loops: dict[str, Loop] = {
+        name: partial(own.decode, generation=generation, drafting=None, seed="0")
+        for name, own in {"AR": decoder, "AR, eager backend": eager}.items()
+    }
     for row in PEERS[:2]:
         peer.warm_up(row, tokens=64 + generation.max_new_tokens)
         loops[row.label] = partial(peer.decode, generation=generation, configuration=row, seed="0")
     prompts = [list(range(start, start + 64)) for start in range(100, 100 + settings.prompts)]
     found = with_ratios(take_turns(loops, prompts, repeats=settings.repeats))
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    return {"contenders": found, "bandwidth": bandwidth(weights, found["AR"]["tokens_per_s"], device)}
+    speed = {name: own["tokens_per_s"] for name, own in found.items()}
+    return {
+        "dtype": "float16",
+        "backend": decoder.target.backend,
+        "contenders": found,
+        "ratios": {f"AR / {row.label}": speed["AR"] / speed[row.label] for row in PEERS[:2]}
+        | {"host share of AR": found["AR"]["host_share"]},
+        "bandwidth": bandwidth(weight_bytes(model), speed["AR"], device),
+    }
+
+
+def enlarged_on_gpu(settings: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """All contenders on the demo pair enlarged to about the cost of Pythia-2.8B and 70M, in bfloat16."""
+    models = {}
+    for role, sizes in ENLARGED.items():
+        small = GPTNeoXForCausalLM.from_pretrained(
+            demo_folder() / role, dtype=torch.bfloat16, attn_implementation="sdpa"
+        )
+        models[role] = enlarge(small, **sizes).to(device)
+    target, draft = models["target"], models["draft"]
+    tokenizer = AutoTokenizer.from_pretrained(demo_folder() / "target")
+    eager = Decoder(
+        TorchRunner(target), TorchRunner(draft), vocabulary=len(tokenizer), end_of_text=tokenizer.eos_token_id
+    )
+    found = contest(
+        graph_decoder(target, draft, vocabulary=len(tokenizer), end_of_text=tokenizer.eos_token_id),
+        eager,
+        partial(peer_loops, lambda _: (target, draft), tokenizer, PEERS),
+        settings,
+        positions=target.config.max_position_embeddings,
+        weights=weight_bytes(target),
+    )
+    return found | {
+        "parameters": {role: sum(w.numel() for w in m.parameters()) for role, m in models.items()}
+    }
+
+
+def graph_decoder(
+    target: Any, draft: Any | None, *, vocabulary: int, end_of_text: int | None = None
+) -> Decoder:
+    """Return a decoder whose passes are CUDA graphs, or where they cannot be captured an eager one."""
+    decoder = Decoder(
+        GraphRunner(target),
+        None if draft is None else GraphRunner(draft),
+        vocabulary=vocabulary,
+        end_of_text=end_of_text,
+    )
+    try:
+        decoder.prepare(ROWS)
+    except CaptureError as error:
+        print(f"  {first_line(error)}; eager passes instead", file=sys.stderr, flush=True)
+        drafting = None if draft is None else TorchRunner(draft)
+        return Decoder(TorchRunner(target), drafting, vocabulary=vocabulary, end_of_text=end_of_text)
+    return decoder
 
 
 # -------------------------------------------------------------------------------- main
@@ -363,10 +438,16 @@ def main() -> None:
     }
     for name, part in parts(device, settings).items():
         print(f"{name} ...", file=sys.stderr, flush=True)
-        results["parts"][name] = part()
-        show(name, results["parts"][name])
-    if settings.out is not None:
-        settings.out.write_text(json.dumps(results, indent=1) + "\n")
+        try:
+            results["parts"][name] = part()
+            show(name, results["parts"][name])
+        except Exception as error:  # the other parts are worth having
+            traceback.print_exc()
+            results["parts"][name] = {"failed": first_line(error)}
+        if settings.out is not None:
+            settings.out.write_text(json.dumps(results, indent=1) + "\n")
+    if any("failed" in part for part in results["parts"].values()):
+        sys.exit(1)
 
 
 def parts(device: torch.device, settings: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -380,8 +461,8 @@ def parts(device: torch.device, settings: argparse.Namespace) -> dict[str, Calla
 
     if device.type == "cuda":
         return {
-            "random model of Pythia-2.8B's shape": partial(large_random_model, settings),
-            "demo pair enlarged": enlarged,
+            "random model of Pythia-2.8B's shape": partial(large_random_model, settings, device),
+            "demo pair enlarged": partial(enlarged_on_gpu, settings, device),
         }
     return {
         "demo pair, float32": partial(demo, "float32"),
