@@ -202,6 +202,8 @@ def store_engine(address: URL) -> Engine:
     engine = _engine(address, pool_pre_ping=address.get_backend_name() != "sqlite")  # servers restart
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", functools.partial(_set_pragmas, _journal_mode(address)))
+        event.listen(engine, "connect", functools.partial(_remember_file, str(address.database)))
+        event.listen(engine, "begin", functools.partial(_check_unmoved, address))
     return engine
 
 
@@ -267,6 +269,28 @@ def _take_over_transactions(connection: Any, _record: object) -> None:
 def _begin(connection: Connection) -> None:
     writes = connection.get_execution_options().get("dyna_eval_writes")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _remember_file(file: str, _connection: object, record: Any) -> None:
+    record.info["file"] = _file_identity(file)
+
+
+def _check_unmoved(address: URL, connection: Connection) -> None:
+    """Refuse to go on with a file that has gone from its place: what is written to it would go with it.
+
+    SQLite itself looks for that in its other journal modes alone.
+    """
+    if _file_identity(str(address.database)) != connection.info["file"]:
+        raise DatabaseAwayError(f"{shown(address)}: the file was deleted, moved or replaced; put it back")
+
+
+def _file_identity(file: str) -> tuple[int, int] | None:
+    """Return what stays the same when a file is moved on its disk; None where there is none."""
+    try:
+        found = Path(file).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _set_pragmas(journal_mode: str, connection: Any, _record: object) -> None:

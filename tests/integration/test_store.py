@@ -1067,6 +1067,24 @@ def test_a_write_that_the_database_refuses_is_reported_in_one_line(file: Path) -
         assert store.list_sweeps() == []
 
 
+@pytest.mark.parametrize("replaced", [False, True], ids=["gone", "replaced"])
+def test_nothing_lands_in_a_sqlite_file_that_has_gone_from_its_place(file: Path, replaced: bool) -> None:
+    """Put back, it goes on from where it was."""
+    with Store.open(f"sqlite:///{file}", create=True) as store:
+        sweep_id = store.add_sweep(make_sweep())
+        claim = take(store, sweep_id)
+        elsewhere = file.rename(file.with_name("moved.db"))
+        if replaced:
+            file.write_bytes(elsewhere.read_bytes())
+        with pytest.raises(DatabaseAwayError) as refused:
+            store.land(claim, make_result(claim.job))
+        assert str(refused.value) == (
+            f"sqlite:///{file}: the file was deleted, moved or replaced; put it back"
+        )
+        elsewhere.rename(file)
+        assert store.land(claim, make_result(claim.job)) is Landing.LANDED
+
+
 def test_sqlite_keeps_foreign_keys_and_syncs_every_commit(file: Path) -> None:
     with Store.open(f"sqlite:///{file}", create=True) as store:
         pragmas: dict[str, Any] = {}
