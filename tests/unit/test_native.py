@@ -503,6 +503,34 @@ def test_what_the_kernels_do_not_know_is_refused_by_name(name: str) -> None:
         NativeRunner(tiny_model(kind, seed=1, **changes))
 
 
+# -------------------------------------------------------------------- memory
+
+
+def test_tensors_of_all_sizes_are_copied_side_by_side_at_cache_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights._Memory, "_PIECE", 4 << 20)
+    memory = weights._Memory()
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(3,), (5, 7), (1 << 20,), (2 << 20,), (9, 11, 13), (1 << 19,), (0,)]
+    kept = {}
+    for index, dtype in enumerate((torch.float32, torch.bfloat16, torch.float16)):
+        for size in sizes:
+            tensor = torch.randn(size, generator=generator).to(dtype)
+            kept[index, size] = tensor, memory.copy_of(tensor)
+    for tensor, copy in kept.values():
+        assert copy.dtype is tensor.dtype
+        assert torch.equal(copy, tensor)
+        assert copy.data_ptr() % 64 == 0
+
+
+def test_weights_that_memory_has_no_room_for_are_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Any, **__: Any) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(weights.mmap, "mmap", refuses)
+    with pytest.raises(MemoryError, match="no memory for 12 bytes of weights"):
+        weights._Memory().copy_of(torch.zeros(3))
+
+
 # ---------------------------------------------------------------------------- building
 
 

@@ -25,6 +25,9 @@
 #include <vector>
 
 #include <omp.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
@@ -34,7 +37,7 @@ namespace {
 // Vectors fill a register: longer ones are taken apart by the compiler, through memory, at a tenth of the speed.
 #if defined(__AVX512F__)
 constexpr int64_t LANES = 16;  // floats in a vector
-constexpr int64_t BLOCK = 8;   // tokens that share one reading of a panel: their sums stay in registers
+constexpr int64_t BLOCK = 14;  // tokens that share one reading of a panel: their sums stay in registers
 constexpr int64_t FEW = 2;     // up to so many take two panels at once: sums enough to hide their latency
 #elif defined(__AVX__)
 constexpr int64_t LANES = 8, BLOCK = 2, FEW = 1;
@@ -46,6 +49,8 @@ constexpr int64_t VECTORS = PANEL / LANES;  // of a panel
 constexpr int64_t QUERIES = 4;              // queries that share one reading of a head's cache
 constexpr int64_t SCAN = 256;               // scores whose maximum is kept while the best are picked one by one
 constexpr int64_t WORTH_THREADS = 1 << 15;  // scores to scan for which several threads pay
+constexpr int64_t AHEAD = 8192;             // bytes of weights that are fetched before their turn
+constexpr size_t HUGE = 2 << 20;            // bytes of a huge page
 constexpr int SPINS = 10000;                // some tens of microseconds
 constexpr float LOWEST = -std::numeric_limits<float>::infinity();
 
@@ -179,12 +184,20 @@ struct Model {
 
 namespace {
 
-template <class T> struct Aligned {  // so that vectors of 64 bytes do not straddle cache lines
+// So that vectors of 64 bytes do not straddle cache lines, and what is large lies in huge pages.
+template <class T> struct Aligned {
   using value_type = T;
   Aligned() = default;
   template <class U> Aligned(const Aligned<U>&) {}
-  T* allocate(size_t count) { return static_cast<T*>(operator new(count * sizeof(T), std::align_val_t(64))); }
-  void deallocate(T* from, size_t) { operator delete(from, std::align_val_t(64)); }
+  static std::align_val_t alignment(size_t count) { return std::align_val_t(count * sizeof(T) < HUGE ? 64 : HUGE); }
+  T* allocate(size_t count) {
+    void* memory = operator new(count * sizeof(T), alignment(count));
+#ifdef __linux__
+    if (count * sizeof(T) >= HUGE) madvise(memory, count * sizeof(T), MADV_HUGEPAGE);  // one that it may decline
+#endif
+    return static_cast<T*>(memory);
+  }
+  void deallocate(T* from, size_t count) { operator delete(from, alignment(count)); }
   bool operator==(const Aligned&) const = default;
 };
 template <class T> using Array = std::vector<T, Aligned<T>>;
@@ -303,21 +316,26 @@ struct Panels {
 template <class Weights, int M, int P, class Input>
 void multiply_block(const Input* x, int64_t stride, const char* panel, const Panels& w, Sums* sums) {
   Sums totals[P * M];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < P * M; ++i)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int64_t v = 0; v < VECTORS; ++v) totals[i][v] = Floats{};
   for (int64_t k = 0; k < w.inputs; k += Weights::STEP) {
     typename Weights::Vectors weights[P];
-    for (int p = 0; p < P; ++p) weights[p] = Weights::read(panel + p * w.bytes, k);
-#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      const char* from = panel + p * w.bytes + k * PANEL * Weights::BYTES;
+      for (int64_t line = 0; line < Weights::STEP * PANEL * Weights::BYTES; line += 64)
+        __builtin_prefetch(from + AHEAD + line, 0, 2);
+      weights[p] = Weights::read(panel + p * w.bytes, k);
+    }
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
       for (int p = 0; p < P; ++p) Weights::add(totals[p * M + m], x + m * stride + k, weights[p]);
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < P * M; ++i)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int64_t v = 0; v < VECTORS; ++v) sums[i][v] = totals[i][v];
 }
 

@@ -6,7 +6,9 @@ grouped heads and normalised queries, and an MLP with or without a gate, one beh
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -115,11 +117,48 @@ class _Stack:
     rotary: Any = None
 
 
+class _Memory:
+    """Memory for tensors, side by side in huge pages where the system has them.
+
+    To find the place of a small page takes longer than to read it.
+    """
+
+    _PIECE = 64 << 20  # bytes that are reserved at once; a page of them is taken when it is first written
+    _HUGE = 2 << 20
+    _LINE = 64  # bytes of a cache line, which tensors begin at
+
+    def __init__(self) -> None:
+        self._piece = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+
+    def copy_of(self, tensor: Tensor) -> Tensor:
+        """Return a contiguous copy of a tensor."""
+        size = tensor.numel() * tensor.element_size()
+        if self._used + size > len(self._piece):
+            self._reserve(size)
+        place = self._piece[self._used : self._used + size]
+        self._used = -(-(self._used + size) // self._LINE) * self._LINE
+        return place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+
+    def _reserve(self, size: int) -> None:
+        room = -(-max(size, self._PIECE) // self._HUGE) * self._HUGE + self._HUGE
+        try:
+            piece = mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise MemoryError(f"no memory for {size} bytes of weights") from error
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a kernel without them
+                piece.madvise(mmap.MADV_HUGEPAGE)
+        whole = torch.frombuffer(piece, dtype=torch.uint8)
+        self._piece, self._used = whole[-whole.data_ptr() % self._HUGE :], 0
+
+
 class Weights:
     """A model's weights, packed; `model` and `layers` are for `dyna_open`, valid while this lives."""
 
     def __init__(self, model: Any, *, threads: int) -> None:
         stack = _stack_of(model)
+        self._memory = _Memory()
         self._kept: list[Tensor] = []
         self._rotary = stack.rotary
         self.vocabulary = int(stack.head[0].shape[0])
@@ -195,8 +234,8 @@ class Weights:
     def _keep(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
             return None
-        self._kept.append(tensor)
-        return tensor.data_ptr()
+        self._kept.append(self._memory.copy_of(tensor))
+        return self._kept[-1].data_ptr()
 
 
 def _narrowest(weight: Tensor) -> Tensor:
