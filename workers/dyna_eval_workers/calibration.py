@@ -17,7 +17,7 @@ _CONTEXT = 128  # committed rows behind which the passes are timed
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 _NODES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)
 _REPEATS = 5
-_LONG_SECONDS = 0.01  # a pass that takes longer finds nothing in caches that one before it left there
+_SETTLING_SECONDS = 0.005
 _BRANCH = 4
 
 
@@ -49,13 +49,23 @@ def _time(
     measured: list[list[float]] = [[] for _ in sizes]
     for _ in range(_REPEATS):  # size by size within a repeat, so that a disturbance hits all alike
         for size, seconds in zip(sizes, measured, strict=True):
-            spent = _pass_seconds(runner, tokens[:size], choose)
-            if spent < _LONG_SECONDS:  # it warmed up: decoding repeats passes of one size
-                spent = _pass_seconds(runner, tokens[:size], choose)
-            seconds.append(spent)
+            seconds.append(_settled_seconds(runner, tokens[:size], choose))
     medians = [statistics.median(seconds) for seconds in measured]
     never_less = isotonic_regression(medians).x  # more tokens take no less time: what seems so is noise
     return tuple(zip(sizes, map(float, never_less), strict=True))
+
+
+def _settled_seconds(runner: Runner, tokens: Sequence[int], choose: Callable[[], object]) -> float:
+    """Time the last of several passes: decoding repeats passes of about one size.
+
+    After a larger one it takes half a dozen of the smallest until the processor's caches hold what they read.
+    One that takes longer than all of that finds nothing in them.
+    """
+    until = time.perf_counter() + _SETTLING_SECONDS
+    while True:
+        spent = _pass_seconds(runner, tokens, choose)
+        if time.perf_counter() >= until:
+            return spent
 
 
 def _pass_seconds(runner: Runner, tokens: Sequence[int], choose: Callable[[], object]) -> float:

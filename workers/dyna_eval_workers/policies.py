@@ -11,10 +11,10 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from dyna_eval.jobs import Calibration, Configuration, Method, Params
 from dyna_eval_workers.tree import ROOT, Tree
@@ -291,8 +291,12 @@ class CostAware(GrowthPolicy):
     _others: Reliability = field(default_factory=Reliability)
     _levels: deque[list[float]] = field(default_factory=deque)
     """The chances of all proposals of one node, for each of the latest levels."""
-    _grown: list[_Grown] = field(default_factory=list)
-    """What is known of every node of the growing tree, the root included."""
+    _chance: list[float] = field(default_factory=list)
+    """The chance of the path of every node of the growing tree, the root's included."""
+    _probability: list[float] = field(default_factory=list)
+    """A node's own probability under its parent, as the draft says it."""
+    _rank: list[int] = field(default_factory=list)
+    """A node's place among its parent's proposals, the best at 0."""
     _worthy: int = 0
     """How many of them, besides the root, are worth verifying."""
     _verified: Sequence[int] = ()
@@ -324,9 +328,10 @@ class CostAware(GrowthPolicy):
     def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
         self._drafting_seconds += self._draft[len(set(candidates.parent))]  # of the step that was just taken
         own = self._add(candidates, tree)
-        self._worthy = self._worth(node.chance for node in self._grown[1:])
+        rate = self._tokens / self._seconds
+        self._worthy = self._worth(rate)
+        node_cost = self._node_cost(rate)
         likeliest = sorted(range(len(own)), key=own.__getitem__, reverse=True)[: self.width]
-        rate, node_cost = self._rate, self._node_cost()
         chances = sorted(chain.from_iterable(self._levels))
         sums = list(accumulate(chances, initial=0.0))
         gain, grown, most = 0.0, 0, 0.0
@@ -339,72 +344,63 @@ class CostAware(GrowthPolicy):
             worth = gain - rate * self._draft[count]
             if worth > most:
                 grown, most = count, worth
-        chosen = set(likeliest[:grown])
-        kept = range(len(candidates))
-        return Selection(kept, [index in chosen for index in kept])
+        grows = [False] * len(own)
+        for index in likeliest[:grown]:
+            grows[index] = True
+        return Selection(range(len(own)), grows)
 
     def finish(self, tree: Tree) -> Sequence[int]:
-        chances = [node.chance for node in self._grown]
-        self._verified = [ROOT, *best(range(1, len(tree)), chances, self._worthy)]
+        self._verified = [ROOT, *best(range(1, len(tree)), self._chance, self._worthy)]
         return self._verified
 
     def learn(self, tree: Tree, path: Sequence[int]) -> None:
         for node in range(1, len(tree)):
             if tree.parent[node] in path:
-                grown = self._grown[self._verified[node]]
-                grown.reliability.learn(grown.probability, accepted=node in path)
+                grown = self._verified[node]
+                reliability = self._best if self._rank[grown] == 0 else self._others
+                reliability.learn(self._probability[grown], accepted=node in path)
         self._tokens += len(path)
         self._seconds += self._drafting_seconds + self._verify[len(tree)]
         self._plant()
 
     def _plant(self) -> None:
-        self._grown, self._worthy = [_Grown(1.0, 1.0, self._best)], 0
-        self._drafting_seconds = 0.0
+        self._chance, self._probability, self._rank = [1.0], [1.0], [0]
+        self._worthy, self._drafting_seconds = 0, 0.0
 
     def _add(self, candidates: Candidates, tree: Tree) -> list[float]:
         """Note what all candidates promise, and return their chances."""
         first, siblings = candidates.parent[0], []
         own = []
+        best_chance, other_chance = self._best.chance, self._others.chance
         for parent, joint, rank in zip(
             candidates.parent, candidates.log_probability, candidates.rank, strict=True
         ):
             probability = math.exp(joint - tree.log_probability[parent])
-            reliability = self._best if rank == 0 else self._others
-            taken = reliability.chance(probability)
+            taken = other_chance(probability) if rank else best_chance(probability)
             if parent == first:
                 siblings.append(taken)
-            own.append(self._grown[parent].chance * taken)
-            self._grown.append(_Grown(own[-1], probability, reliability))
+            own.append(self._chance[parent] * taken)
+            self._probability.append(probability)
+        self._chance += own
+        self._rank += candidates.rank
         self._levels.append(siblings)
         return own
 
-    @property
-    def _rate(self) -> float:
-        return self._tokens / self._seconds
-
-    def _node_cost(self) -> float:
+    def _node_cost(self, rate: float) -> float:
         """Return the tokens that one more node must emit on average to be worth its time."""
         nodes = self._worthy + 1
-        return self._rate * (self._verify[nodes + self._CHILDREN] - self._verify[nodes]) / self._CHILDREN
+        return rate * (self._verify[nodes + self._CHILDREN] - self._verify[nodes]) / self._CHILDREN
 
-    def _worth(self, chances: Iterable[float]) -> int:
+    def _worth(self, rate: float) -> int:
         """Return how many of the likeliest nodes are worth verifying."""
-        rate, verify = self._rate, self._verify
+        verify = self._verify
         tokens, nodes, most = 0.0, 0, -rate * verify[1]
-        for count, chance in enumerate(sorted(chances, reverse=True)[: self.max_nodes], start=1):
+        for count, chance in enumerate(sorted(self._chance[1:], reverse=True)[: self.max_nodes], start=1):
             tokens += chance
             worth = tokens - rate * verify[count + 1]
             if worth > most:
                 nodes, most = count, worth
         return nodes
-
-
-class _Grown(NamedTuple):
-    """What `CostAware` knows of a node: the chance of its path, and its own probability under its parent."""
-
-    chance: float
-    probability: float
-    reliability: Reliability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -443,9 +439,9 @@ class PromptLookup:
 Drafting = GrowthPolicy | PromptLookup
 
 
-def best(nodes: Sequence[int], log_probability: Sequence[float], count: int) -> list[int]:
-    """Return the `count` likeliest nodes, ascending; of equals the first, so that parents come along."""
-    return sorted(sorted(nodes, key=lambda node: (-log_probability[node], node))[:count])
+def best(nodes: Sequence[int], likelihood: Sequence[float], count: int) -> list[int]:
+    """Return the `count` likeliest of ascending nodes, ascending; of equals the first: parents come along."""
+    return sorted(sorted(nodes, key=likelihood.__getitem__, reverse=True)[:count])
 
 
 def drafting_for(configuration: Configuration, calibration: Calibration | None = None) -> Drafting | None:
