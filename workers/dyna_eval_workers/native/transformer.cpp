@@ -38,11 +38,10 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int64_t LANES = 16;  // floats in a vector
 constexpr int64_t BLOCK = 14;  // tokens that share one reading of a panel: their sums stay in registers
-constexpr int64_t FEW = 2;     // up to so many take two panels at once: sums enough to hide their latency
 #elif defined(__AVX__)
-constexpr int64_t LANES = 8, BLOCK = 2, FEW = 1;
+constexpr int64_t LANES = 8, BLOCK = 2;
 #else
-constexpr int64_t LANES = 4, BLOCK = 2, FEW = 1;
+constexpr int64_t LANES = 4, BLOCK = 2;
 #endif
 constexpr int64_t PANEL = 32;               // outputs of a matrix that are computed together
 constexpr int64_t VECTORS = PANEL / LANES;  // of a panel
@@ -242,9 +241,10 @@ struct Rows {
   }
 };
 
-// How the weights of a panel are read and multiplied: `STEP` inputs at a time.
+// How the weights of a panel are read and multiplied: `STEP` inputs at a time. Up to `FEW` tokens take two panels at
+// once.
 struct Float32Weights {
-  static constexpr int64_t STEP = 1, BYTES = 4;
+  static constexpr int64_t STEP = 1, BYTES = 4, FEW = 0;
   typedef std::array<Floats, VECTORS> Vectors;
   static const float* inputs(const Rows& x) { return x.floats.data(); }
   static Vectors read(const char* panel, int64_t k) {
@@ -267,7 +267,7 @@ struct Float16Weights : Float32Weights {
   }
 };
 struct BFloat16Weights {  // two inputs of an output share a word
-  static constexpr int64_t STEP = 2, BYTES = 2;
+  static constexpr int64_t STEP = 2, BYTES = 2, FEW = 0;
   typedef std::array<Words, VECTORS> Vectors;
   static const float* inputs(const Rows& x) { return x.floats.data(); }
   static Vectors read(const char* panel, int64_t k) {
@@ -295,6 +295,7 @@ struct BFloat16Values : Float32Weights {  // two outputs of an input, half a pan
 };
 #ifdef __AVX512BF16__
 struct RoundedWeights : BFloat16Weights {  // for inputs that are rounded too
+  static constexpr int64_t FEW = 2;        // sums enough to hide the latency of a product
   static const uint16_t* inputs(const Rows& x) { return x.halves.data(); }
   static void add(Sums& sums, const uint16_t* x, const Vectors& w) {
     const auto pair = (__m512bh)_mm512_set1_epi32(load<int32_t>(x));
@@ -349,7 +350,8 @@ auto block_of(int64_t rows, std::integer_sequence<int, M...>) {
 // Multiplies rows by the panels [from, to) and hands the sums to `take(m, panel, sums)`.
 template <class Weights, class Input, class Take>
 void multiply(const Input* x, int64_t stride, int64_t rows, const Panels& w, int64_t from, int64_t to, Take take) {
-  const int64_t blocks = parts(rows, BLOCK), most = rows <= FEW ? 2 : 1;
+  constexpr int64_t FEW = std::max<int64_t>(Weights::FEW, 1);
+  const int64_t blocks = parts(rows, BLOCK), most = rows <= Weights::FEW ? 2 : 1;
   for (int64_t p = from, count; p < to; p += count) {
     count = std::min(most, to - p);
     for (int64_t b = 0; b < blocks; ++b) {
