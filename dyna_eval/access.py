@@ -24,22 +24,51 @@ def check_guarded(address: str) -> None:
     `address` is HOST:PORT of its control service. What this process was told of tokens says nothing about
     the cluster, so it is asked.
     """
-    with grpc.insecure_channel(address) as channel:
-        is_alive = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
-        try:
-            is_alive(b"", timeout=_PROBE_SECONDS)
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-                return
-            raise InputError(
-                f"cannot tell whether the Ray cluster at {address} asks for a token:"
-                f" {first_line(error) if error.details() is None else error.details()};"
-                " --insecure joins it nevertheless"
-            ) from error
+    try:
+        _ask(address)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            return
+        raise InputError(
+            f"cannot tell whether the Ray cluster at {address} asks for a token:"
+            f" {first_line(error) if error.details() is None else error.details()};"
+            " --insecure joins it nevertheless"
+        ) from error
     raise InputError(
         f"the Ray cluster at {address} asks for no token, so whoever reaches it can run anything there;"
         " start it with RAY_AUTH_MODE=token, or join it with --insecure"
     )
+
+
+def check_token(address: str) -> None:
+    """Raise InputError where a cluster refuses our token: Ray would try it for 20 s, and warn each second."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return
+    token = os.environ.get("RAY_AUTH_TOKEN")
+    if not token:
+        with contextlib.suppress(OSError, UnicodeDecodeError):  # what Ray tells of a missing one
+            token = _token_file().read_text(encoding="ascii").strip()
+    if token:
+        try:
+            _ask(address, ("authorization", f"Bearer {token}"))
+        except (grpc.RpcError, ValueError) as error:  # no header holds such a token
+            if isinstance(error, ValueError) or error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                raise InputError(refusal(address)) from error
+
+
+def refusal(address: str) -> str:
+    """Return what to say of a cluster that took no token, or not ours."""
+    return (
+        f"the Ray cluster at {address!r} asks for a token;"
+        " put its token into ~/.ray/auth_token, and leave RAY_AUTH_MODE unset or at token"
+    )
+
+
+def _ask(address: str, *headers: tuple[str, str]) -> None:
+    """Ask a cluster's control service whether it lives; raises grpc.RpcError where it does not say so."""
+    with grpc.insecure_channel(address) as channel:
+        is_alive = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
+        is_alive(b"", timeout=_PROBE_SECONDS, metadata=headers)
 
 
 def show_token() -> None:

@@ -15,7 +15,14 @@ from typing import Any
 
 import ray
 
-from dyna_eval.access import bound_to_loopback, check_guarded, keep_token_private, show_token
+from dyna_eval.access import (
+    bound_to_loopback,
+    check_guarded,
+    check_token,
+    keep_token_private,
+    refusal,
+    show_token,
+)
 from dyna_eval.errors import InputError, first_line
 
 
@@ -54,15 +61,13 @@ def _join(address: str, options: dict[str, Any], *, insecure: bool) -> str:
         if not insecure:  # before our own token is shown to it
             check_guarded(named)
             show_token()
+            check_token(named)
     try:
         dashboard = str(ray.init(address=address, **options).dashboard_url or "")
     except SystemExit:  # Ray's answer to SIGTERM while it starts
         raise KeyboardInterrupt from None
     except ray.exceptions.AuthenticationError as error:
-        raise InputError(
-            f"the Ray cluster at {address!r} asks for a token;"
-            " put its token into ~/.ray/auth_token, and leave RAY_AUTH_MODE unset or at token"
-        ) from error
+        raise InputError(refusal(address)) from error
     except Exception as error:  # a wrong token is a ConnectionError, a node slow to start a bare Exception
         advice = "start a cluster there, put its token into ~/.ray/auth_token, or leave out --address"
         if address == "local":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 import transformers
@@ -18,6 +19,7 @@ from dyna_eval_workers.selfcheck import check
 
 _LOOK_SECONDS = 1.0
 _BUSY_SHARE = 0.1
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def diagnose() -> Iterator[Finding]:
@@ -30,6 +32,7 @@ def diagnose() -> Iterator[Finding]:
     yield _gpu() if device == "cuda" else _processor()
     if device == "cpu":
         yield _kernels()
+        yield from _pages()
     yield _others(device)
     yield _packaged_pair()
 
@@ -59,6 +62,22 @@ def _kernels() -> Finding:
         slower = "models run in transformers' code, several times slower"
         return Finding(what="kernels", told=str(reason), advice=f"{slower}; {remedy}")
     return Finding(what="kernels", told="built for this processor")
+
+
+def _pages() -> Iterator[Finding]:
+    """Yield whether the kernels' weights lie in huge pages; nothing where the system has no such setting."""
+    try:
+        setting = _HUGE_PAGES.read_text()
+    except OSError:
+        return
+    if "[never]" in setting:
+        yield Finding(
+            what="memory",
+            told="the system gives no huge pages",
+            advice=f"the kernels read weights more slowly; as root, write madvise into {_HUGE_PAGES}",
+        )
+    else:
+        yield Finding(what="memory", told="huge pages for the kernels' weights")
 
 
 def _others(device: str) -> Finding:

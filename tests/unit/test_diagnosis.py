@@ -1,0 +1,37 @@
+"""What `doctor` finds on machines unlike this one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dyna_eval_workers import diagnosis
+
+
+@pytest.mark.parametrize(
+    ("setting", "told", "advised"),
+    [
+        ("always [madvise] never\n", "huge pages for the kernels' weights", False),
+        ("[always] madvise never\n", "huge pages for the kernels' weights", False),
+        ("always madvise [never]\n", "the system gives no huge pages", True),
+    ],
+)
+def test_a_system_without_huge_pages_is_told_of_with_what_to_do(
+    setting: str, told: str, advised: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "enabled"
+    file.write_text(setting)
+    monkeypatch.setattr(diagnosis, "_HUGE_PAGES", file)
+    (found,) = diagnosis._pages()
+    assert found.told == told
+    assert (
+        found.advice == f"the kernels read weights more slowly; as root, write madvise into {file}"
+    ) is advised
+    assert not found.fatal
+
+
+def test_nothing_is_said_of_pages_where_the_system_has_no_such_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "_HUGE_PAGES", tmp_path / "none")
+    assert list(diagnosis._pages()) == []
