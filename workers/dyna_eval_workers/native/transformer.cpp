@@ -48,7 +48,8 @@ constexpr int64_t VECTORS = PANEL / LANES;  // of a panel
 constexpr int64_t QUERIES = 4;              // queries that share one reading of a head's cache
 constexpr int64_t SCAN = 256;               // scores whose maximum is kept while the best are picked one by one
 constexpr int64_t WORTH_THREADS = 1 << 15;  // scores to scan for which several threads pay
-constexpr int64_t AHEAD = 8192;             // bytes of weights that are fetched before their turn
+constexpr int64_t AHEAD = 8192;             // bytes of weights that are fetched before their turn,
+constexpr int64_t SLOW = 5;                 // in passes of so many tokens: faster ones the processor itself keeps up with
 constexpr size_t HUGE = 2 << 20;            // bytes of a huge page
 constexpr int SPINS = 10000;                // some tens of microseconds
 constexpr float LOWEST = -std::numeric_limits<float>::infinity();
@@ -325,7 +326,7 @@ void multiply_block(const Input* x, int64_t stride, const char* panel, const Pan
     typename Weights::Vectors weights[P];
     for (int p = 0; p < P; ++p) {
       const char* from = panel + p * w.bytes + k * PANEL * Weights::BYTES;
-      for (int64_t line = 0; line < Weights::STEP * PANEL * Weights::BYTES; line += 64)
+      for (int64_t line = 0; M >= SLOW && line < Weights::STEP * PANEL * Weights::BYTES; line += 64)
         __builtin_prefetch(from + AHEAD + line, 0, 2);
       weights[p] = Weights::read(panel + p * w.bytes, k);
     }
