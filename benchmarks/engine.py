@@ -189,13 +189,15 @@ def our_loops(
 
 def peer_loops(
     models: Callable[[Configuration], tuple[Any, Any | None]],
-    tokenizer: Any,
     wanted: Sequence[Configuration],
     generation: GenerationSpec,
+    *,
+    vocabulary: int,
+    end_of_text: int | None = None,
 ) -> dict[str, Loop]:
     loops: dict[str, Loop] = {}
     for row in wanted:
-        peer = PeerDecoder(*models(row), vocabulary=len(tokenizer), end_of_text=tokenizer.eos_token_id)
+        peer = PeerDecoder(*models(row), vocabulary=vocabulary, end_of_text=end_of_text)
         peer.warm_up(row, tokens=64 + generation.max_new_tokens)
         loops[row.label] = partial(peer.decode, generation=generation, configuration=row, seed="0")
     return loops
@@ -208,10 +210,18 @@ def pair_part(
     device = torch.device("cpu")
     pair = load_pair(inspect_pair(spec, device="cpu").pair, device)
     eager = load_pair(inspect_pair(spec, device="cpu", backend=Backend.EAGER).pair, device)
+    pair.decoder.prepare(ROWS)
+    generation = GenerationSpec(max_new_tokens=settings.tokens)
     return contest(
         pair.decoder,
         eager.decoder,
-        partial(peer_loops, pair.peer_models, pair.tokenizer, peers),
+        peer_loops(
+            pair.peer_models,
+            peers,
+            generation,
+            vocabulary=len(pair.tokenizer),
+            end_of_text=pair.tokenizer.eos_token_id,
+        ),
         settings,
         positions=pair.positions,
         weights=weight_bytes(pair.peer_models(AR)[0]),
@@ -221,16 +231,15 @@ def pair_part(
 def contest(
     decoder: Decoder,
     eager: Decoder,
-    peers: Callable[[GenerationSpec], dict[str, Loop]],
+    peers: dict[str, Loop],
     settings: argparse.Namespace,
     *,
     positions: int | None,
     weights: int,
 ) -> dict[str, Any]:
-    """Measure all methods with one decoder, AR with an eager one, and the peers."""
+    """Measure all methods with one decoder that is prepared, AR with an eager one, and the peers."""
     generation = GenerationSpec(max_new_tokens=settings.tokens)
-    decoder.prepare(ROWS)
-    loops = our_loops(decoder, positions, [AR, *SWEEP, *UNTUNED], generation) | peers(generation)
+    loops = our_loops(decoder, positions, [AR, *SWEEP, *UNTUNED], generation) | peers
     loops["AR, eager backend"] = our_loops(eager, positions, [AR], generation)["AR"]
     found = with_ratios(take_turns(loops, demo_prompts(settings), repeats=settings.repeats))
     return {
@@ -344,16 +353,12 @@ def large_random_model(settings: argparse.Namespace, device: torch.device) -> di
     with torch.device(device):
         model = GPTNeoXForCausalLM(config).to(torch.float16).eval()
     generation = GenerationSpec(max_new_tokens=settings.tokens)
-    decoder = graph_decoder(model, None, vocabulary=config.vocab_size)
-    eager = Decoder(TorchRunner(model), None, vocabulary=config.vocab_size, end_of_text=None)
-    peer = PeerDecoder(model, None, vocabulary=config.vocab_size, end_of_text=None)
+    decoder, eager = graphs_and_eager(model, None, vocabulary=config.vocab_size)
     loops: dict[str, Loop] = {
         name: partial(own.decode, generation=generation, drafting=None, seed="0")
         for name, own in {"AR": decoder, "AR, eager backend": eager}.items()
     }
-    for row in PEERS[:2]:
-        peer.warm_up(row, tokens=64 + generation.max_new_tokens)
-        loops[row.label] = partial(peer.decode, generation=generation, configuration=row, seed="0")
+    loops |= peer_loops(lambda _: (model, None), PEERS[:2], generation, vocabulary=config.vocab_size)
     prompts = [list(range(start, start + 64)) for start in range(100, 100 + settings.prompts)]
     found = with_ratios(take_turns(loops, prompts, repeats=settings.repeats))
     speed = {name: own["tokens_per_s"] for name, own in found.items()}
@@ -370,20 +375,18 @@ def large_random_model(settings: argparse.Namespace, device: torch.device) -> di
 def enlarged_on_gpu(settings: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """All contenders on the demo pair enlarged to about the cost of Pythia-2.8B and 70M, in bfloat16."""
     models = {}
-    for role, sizes in ENLARGED.items():
+    for role, growth in ENLARGED.items():
         small = GPTNeoXForCausalLM.from_pretrained(
             demo_folder() / role, dtype=torch.bfloat16, attn_implementation="sdpa"
         )
-        models[role] = enlarge(small, **sizes).to(device)
+        models[role] = enlarge(small, **growth).to(device)
     target, draft = models["target"], models["draft"]
     tokenizer = AutoTokenizer.from_pretrained(demo_folder() / "target")
-    eager = Decoder(
-        TorchRunner(target), TorchRunner(draft), vocabulary=len(tokenizer), end_of_text=tokenizer.eos_token_id
-    )
+    sizes = {"vocabulary": len(tokenizer), "end_of_text": tokenizer.eos_token_id}
+    generation = GenerationSpec(max_new_tokens=settings.tokens)
     found = contest(
-        graph_decoder(target, draft, vocabulary=len(tokenizer), end_of_text=tokenizer.eos_token_id),
-        eager,
-        partial(peer_loops, lambda _: (target, draft), tokenizer, PEERS),
+        *graphs_and_eager(target, draft, **sizes),
+        peer_loops(lambda _: (target, draft), PEERS, generation, **sizes),
         settings,
         positions=target.config.max_position_embeddings,
         weights=weight_bytes(target),
@@ -393,23 +396,22 @@ def enlarged_on_gpu(settings: argparse.Namespace, device: torch.device) -> dict[
     }
 
 
-def graph_decoder(
+def graphs_and_eager(
     target: Any, draft: Any | None, *, vocabulary: int, end_of_text: int | None = None
-) -> Decoder:
-    """Return a decoder whose passes are CUDA graphs, or where they cannot be captured an eager one."""
-    decoder = Decoder(
-        GraphRunner(target),
-        None if draft is None else GraphRunner(draft),
-        vocabulary=vocabulary,
-        end_of_text=end_of_text,
-    )
+) -> tuple[Decoder, Decoder]:
+    """Return a prepared decoder of CUDA graphs and an eager one, which is both where none can be captured."""
+
+    def over(runner: type[TorchRunner]) -> Decoder:
+        drafting = None if draft is None else runner(draft)
+        return Decoder(runner(target), drafting, vocabulary=vocabulary, end_of_text=end_of_text)
+
+    graphs, eager = over(GraphRunner), over(TorchRunner)
     try:
-        decoder.prepare(ROWS)
+        graphs.prepare(ROWS)
     except CaptureError as error:
         print(f"  {first_line(error)}; eager passes instead", file=sys.stderr, flush=True)
-        drafting = None if draft is None else TorchRunner(draft)
-        return Decoder(TorchRunner(target), drafting, vocabulary=vocabulary, end_of_text=end_of_text)
-    return decoder
+        return eager, eager
+    return graphs, eager
 
 
 # -------------------------------------------------------------------------------- main

@@ -276,10 +276,7 @@ def _remember_file(file: str, _connection: object, record: Any) -> None:
 
 
 def _check_unmoved(address: URL, connection: Connection) -> None:
-    """Refuse to go on with a file that has gone from its place: what is written to it would go with it.
-
-    SQLite itself looks for that in its other journal modes alone.
-    """
+    """Refuse to go on with a file that has gone from its place: what is written to it would go with it."""
     if _file_identity(str(address.database)) != connection.info["file"]:
         raise DatabaseAwayError(f"{shown(address)}: the file was deleted, moved or replaced; put it back")
 

@@ -164,7 +164,7 @@ class Weights:
         self.vocabulary = int(stack.head[0].shape[0])
         tied = stack.embedding.data_ptr() == stack.head[0].data_ptr()
         self.layers = (_Layer * len(stack.blocks))(*(self._layer(stack, block) for block in stack.blocks))
-        embedding = None if tied else _narrowest(stack.embedding.detach().contiguous())
+        embedding = None if tied else _narrowest(stack.embedding.detach())
         self.model = _Model(
             hidden=stack.embedding.shape[1],
             heads=stack.heads,
@@ -184,7 +184,7 @@ class Weights:
             scale=stack.head_size**-0.5,
             embedding_kind=_KINDS[embedding.dtype] if embedding is not None else 0,
             embedding=self._keep(embedding),
-            positions=self._keep(None if stack.positions is None else stack.positions.float().contiguous()),
+            positions=self._keep(None if stack.positions is None else stack.positions.detach().float()),
             norm_weight=self._vector(stack.norm.weight),
             norm_bias=self._vector(getattr(stack.norm, "bias", None)),
             head_matrix=self._matrix(*stack.head),
@@ -229,9 +229,10 @@ class Weights:
         if values is None:
             return None
         vector = values.detach().float()
-        return self._keep(torch.nn.functional.pad(vector, (0, -len(vector) % PANEL)).contiguous().clone())
+        return self._keep(torch.nn.functional.pad(vector, (0, -len(vector) % PANEL)))
 
     def _keep(self, tensor: Tensor | None) -> int | None:
+        """Keep a contiguous copy, and return its address."""
         if tensor is None:
             return None
         self._kept.append(self._memory.copy_of(tensor))
@@ -255,8 +256,8 @@ def _panels(weight: Tensor) -> Tensor:
     outputs, inputs = weight.shape
     padded = torch.nn.functional.pad(weight, (0, inputs % 2 if pairs else 0, 0, -outputs % PANEL))
     if pairs:
-        return padded.view(-1, PANEL, padded.shape[1] // 2, 2).transpose(1, 2).contiguous()
-    return padded.view(-1, PANEL, inputs).transpose(1, 2).contiguous()
+        return padded.view(-1, PANEL, padded.shape[1] // 2, 2).transpose(1, 2)
+    return padded.view(-1, PANEL, inputs).transpose(1, 2)
 
 
 def _interleaved(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
