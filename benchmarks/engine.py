@@ -9,7 +9,8 @@ Nothing else may run beside it. Every contender decodes the same prompts in the 
 turns prompt by prompt, so that a disturbance hits them alike. Throughput is the mean over prompts of tokens
 per second of decoding, prefill apart, as in reports. Peers run with their best settings. On a machine with a
 GPU other parts run: a random model of Pythia-2.8B's shape, and the demo pair enlarged to about the cost of
-Pythia-2.8B and 70M; our passes are CUDA graphs there, and eager ones stand beside them. What is measured is
+Pythia-2.8B and 70M; our passes are fused kernels in CUDA graphs there, and
+transformers' passes, captured and eager, stand beside them. What is measured is
 written part by part, so that a part that fails takes nothing with it.
 """
 
@@ -31,10 +32,11 @@ from typing import Any
 import torch
 import transformers
 from dyna_eval_workers.calibration import calibrate
-from dyna_eval_workers.cudagraph import CaptureError, GraphRunner
+from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.decoding import Decoded, Decoder, idle_clock
 from dyna_eval_workers.enlarged import enlarge
 from dyna_eval_workers.environment import capture_environment
+from dyna_eval_workers.fused.runner import FusedRunner
 from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.pairs import available_device, demo_folder, inspect_pair, load_pair
 from dyna_eval_workers.peers import PeerDecoder
@@ -49,6 +51,7 @@ from dyna_eval.methods import METHODS
 
 Loop = Callable[[Sequence[int]], Decoded]
 SPLIT = "test[8:]"  # the prompts that no example reports
+MOST_PROMPT = 64
 ROWS = 512  # that sequences of all parts fit into, trees included
 
 PYTHIA_2_8B = {
@@ -187,6 +190,10 @@ def our_loops(
     }
 
 
+def plain_loop(decoder: Decoder, generation: GenerationSpec) -> Loop:
+    return partial(decoder.decode, generation=generation, drafting=None, seed="0")
+
+
 def peer_loops(
     models: Callable[[Configuration], tuple[Any, Any | None]],
     wanted: Sequence[Configuration],
@@ -198,7 +205,7 @@ def peer_loops(
     loops: dict[str, Loop] = {}
     for row in wanted:
         peer = PeerDecoder(*models(row), vocabulary=vocabulary, end_of_text=end_of_text)
-        peer.warm_up(row, tokens=64 + generation.max_new_tokens)
+        peer.warm_up(row, tokens=MOST_PROMPT + generation.max_new_tokens)
         loops[row.label] = partial(peer.decode, generation=generation, configuration=row, seed="0")
     return loops
 
@@ -214,7 +221,7 @@ def pair_part(
     generation = GenerationSpec(max_new_tokens=settings.tokens)
     return contest(
         pair.decoder,
-        eager.decoder,
+        {"AR, eager backend": eager.decoder},
         peer_loops(
             pair.peer_models,
             peers,
@@ -224,30 +231,30 @@ def pair_part(
         ),
         settings,
         positions=pair.positions,
-        weights=weight_bytes(pair.peer_models(AR)[0]),
+        read=bytes_read(pair.peer_models(AR)[0], settings),
     )
 
 
 def contest(
     decoder: Decoder,
-    eager: Decoder,
+    others: dict[str, Decoder],
     peers: dict[str, Loop],
     settings: argparse.Namespace,
     *,
     positions: int | None,
-    weights: int,
+    read: int,
 ) -> dict[str, Any]:
-    """Measure all methods with one decoder that is prepared, AR with an eager one, and the peers."""
+    """Measure all methods with one decoder that is prepared, AR with the others, and the peers."""
     generation = GenerationSpec(max_new_tokens=settings.tokens)
     loops = our_loops(decoder, positions, [AR, *SWEEP, *UNTUNED], generation) | peers
-    loops["AR, eager backend"] = our_loops(eager, positions, [AR], generation)["AR"]
+    loops |= {name: plain_loop(other, generation) for name, other in others.items()}
     found = with_ratios(take_turns(loops, demo_prompts(settings), repeats=settings.repeats))
     return {
         "dtype": str(decoder.target.dtype).removeprefix("torch."),
         "backend": decoder.target.backend,
         "contenders": found,
         "ratios": ratios(found),
-        "bandwidth": bandwidth(weights, found["AR"]["tokens_per_s"], decoder.target.device),
+        "bandwidth": bandwidth(read, found["AR"]["tokens_per_s"], decoder.target.device),
     }
 
 
@@ -305,26 +312,34 @@ def chosen_beforehand(found: dict[str, dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def bandwidth(weights: int, tokens_per_s: float, device: torch.device) -> dict[str, float]:
-    """Compare AR with reading its weights once per token, at the speed of copies in the same run."""
-    copied = copy_bandwidth(weights, device)
+def bandwidth(read: int, tokens_per_s: float, device: torch.device) -> dict[str, float]:
+    """Compare AR with reading weights and cache once per token, at the speed of copies in the same run."""
+    copied = copy_bandwidth(read, device)
     return {
-        "weight_bytes": weights,
+        "bytes_per_token": read,
         "copy_bytes_per_s": copied,
         "copy_bytes_per_s_of_512_MiB": copy_bandwidth(2**29, device),
-        "share_of_limit": tokens_per_s * weights / copied,
+        "share_of_limit": tokens_per_s * read / copied,
     }
 
 
-def weight_bytes(model: Any) -> int:
-    """Return the bytes of a model's weights, each read once per token; a tied embedding counts once."""
+def bytes_read(model: Any, settings: argparse.Namespace) -> int:
+    """Return the bytes of a model that a token reads: all weights once, and the cache of half a sequence.
+
+    Of an embedding that is not the output layer too, it reads one row.
+    """
+    config = model.config.get_text_config()
     weights = {w.data_ptr(): w.numel() * w.element_size() for w in model.parameters()}
-    return sum(weights.values())
+    embedding = model.get_input_embeddings().weight
+    if embedding.data_ptr() != model.get_output_embeddings().weight.data_ptr():
+        weights[embedding.data_ptr()] = embedding.shape[1] * embedding.element_size()
+    row = 2 * config.num_hidden_layers * config.hidden_size * embedding.element_size()
+    return sum(weights.values()) + row * (MOST_PROMPT + settings.tokens // 2)
 
 
 def demo_prompts(settings: argparse.Namespace) -> list[tuple[int, ...]]:
     tokenizer = AutoTokenizer.from_pretrained(demo_folder() / "target")
-    spec = PromptSpec(dataset="demo", split=SPLIT, limit=settings.prompts, max_prompt_tokens=64)
+    spec = PromptSpec(dataset="demo", split=SPLIT, limit=settings.prompts, max_prompt_tokens=MOST_PROMPT)
     return [prompt.token_ids for prompt in load_prompts(spec, tokenizer).prompts]
 
 
@@ -353,13 +368,10 @@ def large_random_model(settings: argparse.Namespace, device: torch.device) -> di
     with torch.device(device):
         model = GPTNeoXForCausalLM(config).to(torch.float16).eval()
     generation = GenerationSpec(max_new_tokens=settings.tokens)
-    decoder, eager = graphs_and_eager(model, None, vocabulary=config.vocab_size)
-    loops: dict[str, Loop] = {
-        name: partial(own.decode, generation=generation, drafting=None, seed="0")
-        for name, own in {"AR": decoder, "AR, eager backend": eager}.items()
-    }
+    decoder, others = decoders_on_gpu(model, None, vocabulary=config.vocab_size)
+    loops = {name: plain_loop(own, generation) for name, own in ({"AR": decoder} | others).items()}
     loops |= peer_loops(lambda _: (model, None), PEERS[:2], generation, vocabulary=config.vocab_size)
-    prompts = [list(range(start, start + 64)) for start in range(100, 100 + settings.prompts)]
+    prompts = [list(range(start, start + MOST_PROMPT)) for start in range(100, 100 + settings.prompts)]
     found = with_ratios(take_turns(loops, prompts, repeats=settings.repeats))
     speed = {name: own["tokens_per_s"] for name, own in found.items()}
     return {
@@ -368,7 +380,7 @@ def large_random_model(settings: argparse.Namespace, device: torch.device) -> di
         "contenders": found,
         "ratios": {f"AR / {row.label}": speed["AR"] / speed[row.label] for row in PEERS[:2]}
         | {"host share of AR": found["AR"]["host_share"]},
-        "bandwidth": bandwidth(weight_bytes(model), speed["AR"], device),
+        "bandwidth": bandwidth(bytes_read(model, settings), speed["AR"], device),
     }
 
 
@@ -378,40 +390,38 @@ def enlarged_on_gpu(settings: argparse.Namespace, device: torch.device) -> dict[
     for role, growth in ENLARGED.items():
         small = GPTNeoXForCausalLM.from_pretrained(
             demo_folder() / role, dtype=torch.bfloat16, attn_implementation="sdpa"
-        )
-        models[role] = enlarge(small, **growth).to(device)
+        ).to(device)
+        with torch.device(device):
+            models[role] = enlarge(small, **growth)
     target, draft = models["target"], models["draft"]
     tokenizer = AutoTokenizer.from_pretrained(demo_folder() / "target")
     sizes = {"vocabulary": len(tokenizer), "end_of_text": tokenizer.eos_token_id}
     generation = GenerationSpec(max_new_tokens=settings.tokens)
     found = contest(
-        *graphs_and_eager(target, draft, **sizes),
+        *decoders_on_gpu(target, draft, **sizes),
         peer_loops(lambda _: (target, draft), PEERS, generation, **sizes),
         settings,
         positions=target.config.max_position_embeddings,
-        weights=weight_bytes(target),
+        read=bytes_read(target, settings),
     )
     return found | {
         "parameters": {role: sum(w.numel() for w in m.parameters()) for role, m in models.items()}
     }
 
 
-def graphs_and_eager(
+def decoders_on_gpu(
     target: Any, draft: Any | None, *, vocabulary: int, end_of_text: int | None = None
-) -> tuple[Decoder, Decoder]:
-    """Return a prepared decoder of CUDA graphs and an eager one, which is both where none can be captured."""
+) -> tuple[Decoder, dict[str, Decoder]]:
+    """Return a prepared decoder of our kernels, and those of transformers' passes, captured and eager."""
 
     def over(runner: type[TorchRunner]) -> Decoder:
         drafting = None if draft is None else runner(draft)
         return Decoder(runner(target), drafting, vocabulary=vocabulary, end_of_text=end_of_text)
 
-    graphs, eager = over(GraphRunner), over(TorchRunner)
-    try:
-        graphs.prepare(ROWS)
-    except CaptureError as error:
-        print(f"  {first_line(error)}; eager passes instead", file=sys.stderr, flush=True)
-        return eager, eager
-    return graphs, eager
+    fused, graphs, eager = over(FusedRunner), over(GraphRunner), over(TorchRunner)
+    for prepared in (fused, graphs):
+        prepared.prepare(ROWS)
+    return fused, {"AR, graphs of transformers' passes": graphs, "AR, eager backend": eager}
 
 
 # -------------------------------------------------------------------------------- main
@@ -425,6 +435,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--only", default="", help="run the parts whose names contain this alone")
     parser.add_argument("--quick", action="store_true", help="one repeat of three prompts")
     settings = parser.parse_args()
     if settings.quick:
@@ -439,6 +450,8 @@ def main() -> None:
         "parts": {},
     }
     for name, part in parts(device, settings).items():
+        if settings.only not in name:
+            continue
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
             results["parts"][name] = part()

@@ -17,11 +17,13 @@ import torch
 import transformers
 from dyna_eval_workers import pairs
 from dyna_eval_workers.architecture import check_architecture, plain_logits, self_test
+from dyna_eval_workers.cudagraph import CaptureError, GraphRunner
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.exactness import Comparison, compare
+from dyna_eval_workers.families import FAMILIES, UnsupportedModelError
+from dyna_eval_workers.fused.runner import FusedRunner
 from dyna_eval_workers.native import NoKernelsError, kernels
 from dyna_eval_workers.native.runner import NativeRunner
-from dyna_eval_workers.native.weights import FAMILIES
 from dyna_eval_workers.pairs import demo_folder, inspect_pair, load_pair
 from dyna_eval_workers.policies import TopBranches
 from dyna_eval_workers.prompts import load_prompts
@@ -240,6 +242,35 @@ def test_kernels_that_compute_something_else_are_not_used(
     pair = loaded(spec_of(saved / "target", saved / "draft"), Backend.AUTO)
     assert pair.backend == "eager (the kernels fail the self-test)"
     assert isinstance(pair.decoder.target, TorchRunner)
+
+
+def test_on_a_gpu_the_kernels_are_tried_first_and_transformers_passes_as_graphs_next(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one both runners just call what they would capture, and Triton interprets the kernels."""
+    pytest.importorskip("triton", reason="there is no Triton for this system")
+    gpu = torch.device("cuda")
+    assert pairs._faster_runners(Backend.EAGER, gpu) == []
+    for backend in (Backend.AUTO, Backend.CUDAGRAPH):
+        assert pairs._faster_runners(backend, gpu) == [FusedRunner, GraphRunner]
+    monkeypatch.setattr(pairs, "_faster_runners", lambda *_: [FusedRunner, GraphRunner])
+    spec = spec_of(saved / "target", saved / "draft", dtype="float32")
+    assert loaded(spec).backend == "cudagraph, fused kernels"
+
+    whole = FusedRunner.logits
+    monkeypatch.setattr(FusedRunner, "logits", lambda self: 1.001 * whole(self))
+    assert loaded(spec).backend == "cudagraph (the kernels fail the self-test)"
+    monkeypatch.setattr(FusedRunner, "__init__", raising(UnsupportedModelError("no kernels for it")))
+    assert loaded(spec).backend == "cudagraph (no kernels for it)"
+    monkeypatch.setattr(GraphRunner, "__init__", raising(CaptureError("cannot be captured")))
+    assert loaded(spec).backend == "eager (no kernels for it; cannot be captured)"
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def fail(*_: Any) -> None:
+        raise error
+
+    return fail
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,12 @@ def decoder(make: Callable[[Any], Runner], target: Any, draft: Any = None) -> De
     return Decoder(
         make(target), None if draft is None else make(draft), vocabulary=VOCABULARY, end_of_text=None
     )
+
+
+def run(runner: TorchRunner, tokens: Sequence[int], parents: Sequence[int]) -> None:
+    """Let a pass that nobody asks about run all the same."""
+    runner.extend(tokens, parents)
+    runner.logits()
 
 
 def started(runner: TorchRunner, committed: int) -> TorchRunner:
@@ -183,7 +189,7 @@ def test_a_pass_writes_its_own_rows_and_the_spare_one_alone(count: int) -> None:
     rows_of(runner.cache).fill_(0.5)
     runner.prefill(LONG_PROMPT[:40])
     before = rows_of(runner.cache).clone()
-    runner.extend([7] * count, [COMMITTED] * count)
+    run(runner, [7] * count, [COMMITTED] * count)
     changed = (rows_of(runner.cache) != before).any(dim=-1).any(dim=(0, 1, 2, 3)).nonzero()[:, 0].tolist()
     padding = [] if count in (1, 8) else [runner.cache.capacity - 1]
     assert changed == [*range(40, 40 + count), *padding]
@@ -206,7 +212,7 @@ def test_the_bits_say_which_rows_a_node_sees(committed: int) -> None:
     written.add(*(TREE[1], committed))
     written.add([3, COMMITTED], committed)
     seen = written.seen(7)
-    words = cudagraph._bits(4, 192, committed, seen).reshape(4, 3)
+    words = cudagraph.bits_of(4, 192, committed, seen).reshape(4, 3)
     bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little").astype(np.bool_)
     assert bits[:2, :committed].all()
     assert (bits[:2, committed : committed + 9] == seen).all()
@@ -225,18 +231,18 @@ def test_sizes_are_padded_to_few_ones() -> None:
 
 def test_graphs_and_addresses_outlive_a_prompt_and_end_where_the_cache_grows() -> None:
     runner = RecordedRunner(tiny_llama(seed=1))
-    started(runner, 40).extend(*TREE)
+    run(started(runner, 40), *TREE)
     address = rows_of(runner.cache).data_ptr()
-    started(runner, 20).extend(*TREE)
+    run(started(runner, 20), *TREE)
     assert (runner.captures, rows_of(runner.cache).data_ptr()) == (1, address)
     eager = started(TorchRunner(runner.model), 90)
     eager.extend(*TREE)
-    started(runner, 90).extend(*TREE)
+    run(started(runner, 90), *TREE)
     assert runner.captures == 2
     torch.testing.assert_close(runner.logits(), eager.logits(), rtol=1e-4, atol=1e-4)
-    started(runner, 40).extend(*TREE)
+    run(started(runner, 40), *TREE)
     assert runner.captures == 3
-    started(runner, 90).extend(*TREE)
+    run(started(runner, 90), *TREE)
     assert runner.captures == 3
 
 
@@ -250,7 +256,7 @@ def test_a_warm_runner_captures_nothing_while_it_decodes() -> None:
     target.warm_up(range(1, 13), shortest=1, longest=100)
     draft.warm_up(range(1, 4), shortest=1, longest=100, proposable=VOCABULARY)
     captures = target.captures, draft.captures
-    assert captures == (5 * 2 + 5, 3 * 2 + 3)
+    assert captures == (5 * 2, 3 * 2)
     pair.decode(LONG_PROMPT, GenerationSpec(max_new_tokens=24), POLICIES["best first"], seed="0")
     assert (target.captures, draft.captures) == captures
 
@@ -271,7 +277,7 @@ def test_only_so_many_graphs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = RecordedRunner(tiny_llama(seed=1))
     started(runner, 5)
     for tokens, captures in ((1, 1), (2, 2), (1, 2), (4, 3), (1, 3), (2, 4)):
-        runner.extend([7] * tokens, [COMMITTED] * tokens)
+        run(runner, [7] * tokens, [COMMITTED] * tokens)
         runner.keep([])
         assert runner.captures == captures
     generation = GenerationSpec(max_new_tokens=24)
@@ -279,6 +285,29 @@ def test_only_so_many_graphs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = decoder(RecordedRunner, runner.model, tiny_llama(seed=2))
     decoded = ours.decode(LONG_PROMPT, generation, POLICIES["full tree"], seed="0")
     assert decoded.token_ids == expected.token_ids
+
+
+@pytest.mark.parametrize("ask", ["choose", "rank", "logits", "nothing"])
+def test_a_pass_runs_once_however_it_is_asked(ask: str) -> None:
+    """And one that is forgotten unasked does not run at all."""
+    runner = started(RecordedRunner(tiny_llama(seed=1)), 5)
+    for kept in ([], [0, 2]):
+        runner.extend(*TREE)
+        rows_of(runner.cache)[..., 5:, :] = 0.5
+        before = rows_of(runner.cache).clone()
+        if ask == "choose":
+            runner.choose(GREEDY)
+        elif ask == "rank":
+            runner.rank(2, GREEDY, VOCABULARY)
+        elif ask == "logits":
+            runner.logits()
+        asked = rows_of(runner.cache).clone()
+        assert torch.equal(asked, before) == (ask == "nothing")
+        runner.keep(kept)
+    eager = started(TorchRunner(runner.model), 5)
+    eager.extend(*TREE)
+    eager.keep([0, 2])
+    torch.testing.assert_close(rows_of(runner.cache)[..., :7, :], rows_of(eager.cache)[..., :7, :])
 
 
 def test_a_pass_beyond_the_reserved_rows_is_refused() -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from dyna_eval_workers import native
+from dyna_eval_workers.families import UnsupportedModelError
 from dyna_eval_workers.native import NoKernelsError, kernels, weights
 from dyna_eval_workers.native.runner import NativeRunner
-from dyna_eval_workers.native.weights import UnsupportedModelError
 from dyna_eval_workers.runner import COMMITTED, Runner, TorchRunner
 from dyna_eval_workers.sampling import Chooser
 from hypothesis import given, settings

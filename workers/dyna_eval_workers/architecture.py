@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dyna_eval.errors import PairError
-from dyna_eval_workers.native.weights import FAMILIES
+from dyna_eval_workers.families import FAMILIES
 from dyna_eval_workers.runner import Runner, position_limit, vocabulary_size
 from dyna_eval_workers.tree import ROOT, Tree
 

@@ -2,14 +2,12 @@
 
 A pass of N nodes over the first C rows of the cache is padded to one of few shapes. All that differs from
 one pass to the next goes to the device in one copy: tokens, positions, the rows to write, and a bit for
-every node and row that it sees, of which the mask is made there. On other devices the same functions are
-just called.
+every node and row that it sees, of which the mask is made there. A graph does that copy, the pass, what is
+asked about it, and the copy of the answer. On other devices the same functions are just called.
 
 Memory: the graphs of a runner share one pool, which holds what the largest pass computes on its way, and
 passes of one N share their logits, (N, vocabulary). A graph adds its inputs, 24 + C/8 bytes per node, and
 what the driver keeps of its launches.
-
-Tried on a CPU alone, where recorded operations are replayed: on a GPU it was neither run nor measured.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -27,13 +26,15 @@ from transformers.cache_utils import Cache
 
 from dyna_eval.errors import DecodingError
 from dyna_eval_workers.cache import PreallocatedCache
+from dyna_eval_workers.memory import ran_out
 from dyna_eval_workers.runner import TorchRunner
 from dyna_eval_workers.sampling import Chooser
 
 _ROWS = 256  # C is a multiple of it, and it is one of _WORD
 _WORD = 64  # rows whose bits stand in one integer
-_BRANCH = 8  # proposals that a graph ranks
+BRANCH = 8  # proposals that a graph ranks
 _MOST_GRAPHS = 64
+NOBODY = np.zeros((0, 0), dtype=np.bool_)  # who sees what where all of a pass is padding
 _WARM_UPS = 2  # runs before a capture, in which libraries allocate and choose their kernels
 
 
@@ -57,30 +58,53 @@ class Window(Cache):  # type: ignore[misc]  # transformers is not typed
         return keys[:, :, : self.size], values[:, :, : self.size]
 
 
+class Tail(StrEnum):
+    """What a graph does behind its pass."""
+
+    NOTHING = "nothing"
+    CHOOSE = "choose"
+    RANK = "rank"
+
+
 @dataclass(frozen=True, slots=True)
-class _Static:
-    """Work between tensors at fixed addresses."""
+class Static:
+    """Work between tensors at fixed addresses: the host fills `inputs`, runs it, and reads `answer`."""
 
     inputs: Tensor
-    outputs: Tensor
+    answer: Tensor
     run: Callable[[], object]
+    work: Callable[[], object]
+    """What `run` replays: it holds the tensors in between, whose memory nobody else may have meanwhile."""
+
+
+@dataclass(slots=True)
+class _Latest:
+    """The latest pass: its sizes, the nodes that are asked about, and whether it is still to be run."""
+
+    nodes: int
+    rows: int
+    asked: slice
+    packed: NDArray[np.int64]
+    waits: bool = True
 
 
 class GraphRunner(TorchRunner):
     """Runs a transformers model by replaying graphs; prompts and sampling run eagerly.
 
+    A pass waits for what is asked about it, since one graph does both, with the copies to and from the host.
     The first pass of a shape captures its graph, and raises CaptureError where the model does not allow it. A
     graph lives until the cache grows, or `_MOST_GRAPHS` others were used since. The cache has a spare last
     row, which padding writes and nothing reads.
     """
 
     backend = "cudagraph"
+    what = "CUDA graphs"
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        self._kept: OrderedDict[tuple[str, tuple[int, ...]], _Static] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int, Tail, int], Static] = OrderedDict()
         self._logits_of: dict[int, Tensor] = {}
-        self._latest = (0, slice(0))  # the padded size of the latest pass, and the nodes that are asked about
+        self._latest = _Latest(0, 0, slice(0), np.zeros(0, dtype=np.int64), waits=False)
         bits = np.left_shift(np.uint64(1), np.arange(_WORD, dtype=np.uint64)).view(np.int64)
         self._bits = torch.from_numpy(bits).to(self.device)
         self._side: torch.cuda.Stream | None = None
@@ -88,6 +112,7 @@ class GraphRunner(TorchRunner):
             self._side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch's own
 
     def reserve(self, capacity: int) -> None:
+        self._latest.waits = False
         rows = _multiple(capacity, _ROWS) + 1
         if rows > self.cache.capacity:
             self._kept.clear()
@@ -95,79 +120,134 @@ class GraphRunner(TorchRunner):
 
     @torch.inference_mode()
     def warm_up(
-        self, nodes: Iterable[int], *, shortest: int, longest: int, proposable: int | None = None
+        self,
+        nodes: Iterable[int],
+        *,
+        shortest: int,
+        longest: int,
+        greedy: bool = True,
+        proposable: int | None = None,
     ) -> None:
         """Capture the passes of these sizes that end at `shortest` to `longest` rows of the reserved ones.
 
-        With them what follows when greedy: `rank` under `proposable`, or where that is None `choose`. Of more
-        than `_MOST_GRAPHS` only the last stay: the largest sizes.
+        With them what follows when `greedy`: `rank` under `proposable`, or where that is None `choose`. Of
+        more than `_MOST_GRAPHS` only the last stay: the largest sizes.
         """
+        tail = Tail.NOTHING if not greedy else Tail.CHOOSE if proposable is None else Tail.RANK
+        lengths = sorted({self._readable(end) for end in range(shortest, longest + 1)})
         for size in sorted({_padded(count) for count in nodes}):
-            for rows in range(_multiple(shortest, _ROWS), _multiple(longest, _ROWS) + 1, _ROWS):
-                self._static(self._pass, size, rows)
-            if proposable is None:
-                self._static(self._choice, size)
-            else:
-                self._static(self._ranking, size, proposable)
+            for rows in lengths:
+                self._static(size, rows, tail, proposable if tail is Tail.RANK and proposable else 0)
 
     @torch.inference_mode()
     def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
+        self._catch_up()
         count, first = len(tokens), len(self._written.positions)
         end = self.cache.written + count
         if end >= self.cache.capacity:
             raise DecodingError(f"a pass ends at row {end} of {self.cache.capacity - 1}: reserve more")
         self._written.add(parents, self.length)
-        size, rows = _padded(count), _multiple(end, _ROWS)
-        step = self._static(self._pass, size, rows)
-        header = self._header(size, tokens, self._written.positions[first:])
-        packed = np.concatenate([header, _bits(size, rows, self.length, self._written.seen(first))])
-        step.inputs.copy_(self._pinned(packed), non_blocking=True)
-        step.run()
+        size, rows = _padded(count), self._readable(end)
+        positions, seen = self._written.positions[first:], self._written.seen(first)
+        packed = self._packed(size, rows, tokens, positions, seen)
+        self._latest = _Latest(size, rows, slice(count - 1 if last_only else 0, count), packed)
         self.cache.advance(count)
-        self._latest = size, slice(count - 1 if last_only else 0, count)
-        self._logits = step.outputs[self._latest[1]]
+
+    @torch.inference_mode()
+    def keep(self, rows: Sequence[int]) -> None:
+        if len(rows) > 0:
+            self._catch_up()
+        self._latest.waits = False  # of a pass that is forgotten nothing was asked
+        super().keep(rows)
 
     @torch.inference_mode()
     def choose(self, chooser: Chooser) -> list[int]:
         if chooser.temperature > 0:
             return super().choose(chooser)
-        size, asked = self._latest
-        choice = self._static(self._choice, size)
-        choice.run()
-        chosen: list[int] = choice.outputs[asked].tolist()
+        chosen: list[int] = self._asked(Tail.CHOOSE).tolist()
         return chosen
 
     @torch.inference_mode()
     def rank(
         self, branch: int, chooser: Chooser, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
-        if chooser.temperature > 0 or branch > _BRANCH:
+        if chooser.temperature > 0 or branch > BRANCH:
             return super().rank(branch, chooser, proposable)
-        size, asked = self._latest
-        ranking = self._static(self._ranking, size, proposable)
-        ranking.run()
-        best = ranking.outputs[asked].cpu()[..., :branch]
+        best = self._asked(Tail.RANK, proposable)[..., :branch]
         return best[:, 0].tolist(), best[:, 1].view(torch.float32).tolist()
 
-    def _static(self, build: Callable[..., _Static], *sizes: int) -> _Static:
+    @torch.inference_mode()
+    def logits(self) -> Tensor:
+        self._catch_up()
+        return self._logits
+
+    def _scores(self, chooser: Chooser, tokens: int) -> Tensor:
+        self._catch_up()
+        return super()._scores(chooser, tokens)
+
+    def _catch_up(self) -> None:
+        """Run the latest pass if it waits, as nothing is asked about it that a graph could answer."""
+        if self._latest.waits:
+            self._run(Tail.NOTHING, 0)
+
+    def _asked(self, tail: Tail, proposable: int = 0) -> Tensor:
+        """Return the answer about the nodes that are asked about, on the host."""
+        if self._latest.waits:
+            answer = self._run(tail, proposable)
+        else:
+            answer, ask = self._behind(self._latest.nodes, tail, proposable)
+            ask()
+            self._wait()
+        return answer[self._latest.asked]
+
+    def _run(self, tail: Tail, proposable: int) -> Tensor:
+        """Run the latest pass and what stands behind it, and wait; return the answer for all its nodes."""
+        latest = self._latest
+        latest.waits = False
+        step = self._static(latest.nodes, latest.rows, tail, proposable)
+        step.inputs.numpy()[:] = latest.packed
+        step.run()
+        self._wait()
+        self._logits = self._logits_for(latest.nodes)[latest.asked]
+        return step.answer
+
+    def _wait(self) -> None:
+        if self._side is not None:
+            torch.cuda.current_stream(self.device).synchronize()
+
+    def _readable(self, end: int) -> int:
+        """Return how many rows a pass that ends at `end` is built for."""
+        return _multiple(end, _ROWS)
+
+    def _static(self, nodes: int, rows: int, tail: Tail, proposable: int) -> Static:
         """Return what was built for these sizes; what was unused for longest makes room for what is new."""
-        key = build.__name__, sizes
+        key = nodes, rows, tail, proposable
         if key not in self._kept:
-            self._kept[key] = build(*sizes)
+            self._kept[key] = self._built(*key)
             if len(self._kept) > _MOST_GRAPHS:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]
 
-    def _pass(self, nodes: int, rows: int) -> _Static:
-        """Return a forward pass from its packed inputs, as yet of padding alone, to logits, (nodes, V)."""
-        nobody = np.zeros((0, 0), dtype=np.bool_)
-        packed = np.concatenate([self._header(nodes, [], []), _bits(nodes, rows, 0, nobody)])
-        inputs = torch.from_numpy(packed).to(self.device)
+    def _built(self, nodes: int, rows: int, tail: Tail, proposable: int) -> Static:
+        """Return a pass from its packed inputs, as yet of padding alone, to its answer, both on the host."""
+        staged = self._pinned(torch.from_numpy(self._packed(nodes, rows, [], [], NOBODY)))
+        inputs = staged.to(self.device)
+        forward = self._pass(nodes, rows, inputs, self._logits_for(nodes))
+        answer, ask = self._behind(nodes, tail, proposable)
+
+        def run() -> None:
+            inputs.copy_(staged, non_blocking=True)
+            forward()
+            ask()
+
+        return Static(staged, answer, self._captured(run), run)
+
+    def _pass(self, nodes: int, rows: int, inputs: Tensor, logits: Tensor) -> Callable[[], object]:
+        """Return a forward pass from packed inputs to logits, (nodes, V)."""
         tokens, positions, written = inputs[: 3 * nodes].view(3, 1, nodes)
         seen = inputs[3 * nodes :].view(nodes, rows // _WORD, 1)
         window = Window(self.cache, written[0], rows)
-        logits = self._logits_for(nodes)
 
         def forward() -> None:
             hidden = ((seen & self._bits) == 0).view(nodes, rows)
@@ -181,29 +261,42 @@ class GraphRunner(TorchRunner):
             )
             logits.copy_(output.logits[0])
 
-        return _Static(inputs, logits, self._captured(forward))
+        return forward
 
-    def _choice(self, nodes: int) -> _Static:
-        """Return the step from logits to the best token of every node, (nodes,)."""
-        logits = self._logits_for(nodes)
-        tokens = torch.zeros(nodes, dtype=torch.int64, device=self.device)
-        return _Static(logits, tokens, self._captured(lambda: tokens.copy_(logits.argmax(dim=-1))))
+    def _behind(self, nodes: int, tail: Tail, proposable: int) -> tuple[Tensor, Callable[[], object]]:
+        """Return an answer on the host, and the step from logits to it.
 
-    def _ranking(self, nodes: int, proposable: int) -> _Static:
-        """Return the step from logits to the best tokens and the bits of their log-probabilities.
-
-        They come in one tensor, (nodes, 2, branch), so that they are one copy to the host.
+        It is the best token of every node, (nodes,), or its best tokens and the bits of their
+        log-probabilities, (nodes, 2, branch), or nothing.
         """
         logits = self._logits_for(nodes)
-        branch = min(_BRANCH, proposable)
-        packed = torch.zeros(nodes, 2, branch, dtype=torch.int32, device=self.device)
+        if tail is Tail.NOTHING:
+            return logits, lambda: None
+        if tail is Tail.CHOOSE:
+            found = torch.zeros(nodes, dtype=torch.int64, device=self.device)
+        else:
+            branch = min(BRANCH, proposable)
+            found = torch.zeros(nodes, 2, branch, dtype=torch.int32, device=self.device)
+        answer = self._pinned(torch.zeros_like(found, device="cpu"))
 
-        def rank() -> None:
-            best = logits[:, :proposable].float().log_softmax(dim=-1).topk(branch, dim=-1)
-            packed[:, 0] = best.indices
-            packed[:, 1] = best.values.view(torch.int32)
+        def ask() -> None:
+            if tail is Tail.CHOOSE:
+                self._choose_into(found, logits)
+            else:
+                self._rank_into(found, logits[:, :proposable])
+            answer.copy_(found, non_blocking=True)
 
-        return _Static(logits, packed, self._captured(rank))
+        return answer, ask
+
+    def _choose_into(self, tokens: Tensor, logits: Tensor) -> None:
+        """Write the best token of every node, (nodes,)."""
+        tokens.copy_(logits.argmax(dim=-1))
+
+    def _rank_into(self, found: Tensor, logits: Tensor) -> None:
+        """Write the best tokens of every node and the bits of their log-probabilities, (nodes, 2, branch)."""
+        best = logits.float().log_softmax(dim=-1).topk(found.shape[-1], dim=-1)
+        found[:, 0] = best.indices
+        found[:, 1] = best.values.view(torch.int32)
 
     def _logits_for(self, nodes: int) -> Tensor:
         if nodes not in self._logits_of:
@@ -225,34 +318,47 @@ class GraphRunner(TorchRunner):
             with torch.cuda.device(self.device), torch.cuda.stream(self._side):
                 for _ in range(_WARM_UPS):
                     function()
+                # So that they come from the graph's own memory: others may free those of the process.
+                torch._C._cuda_clearCublasWorkspaces()
                 with torch.cuda.graph(
                     graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"
                 ):
                     function()
         except RuntimeError as error:
+            if ran_out(error):
+                raise
             raise CaptureError(f"cannot be captured as a CUDA graph: {error}") from error
         current.wait_stream(self._side)
         return graph.replay
 
     def _on_device(self, array: NDArray[np.int64]) -> Tensor:
-        return self._pinned(array).to(self.device, non_blocking=True)
+        return self._pinned(torch.from_numpy(array)).to(self.device, non_blocking=True)
 
-    def _header(self, nodes: int, tokens: Sequence[int], positions: Sequence[int]) -> NDArray[np.int64]:
-        """Return tokens, positions and the rows to write, (3 * nodes,); padding writes the spare row."""
+    def _packed(
+        self,
+        nodes: int,
+        rows: int,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        seen: NDArray[np.bool_],
+    ) -> NDArray[np.int64]:
+        """Return what a pass reads: tokens, positions, rows to write, and the bits of the rows that are seen.
+
+        The first three are (nodes,); padding writes the spare row.
+        """
         count, first = len(tokens), self.cache.written
         header = np.zeros((3, nodes), dtype=np.int64)
         header[0, :count], header[1, :count] = tokens, positions
         header[2] = self.cache.capacity - 1
         header[2, :count] = range(first, first + count)
-        return header.ravel()
+        return np.concatenate([header.ravel(), bits_of(nodes, rows, self.length, seen)])
 
-    def _pinned(self, array: NDArray[np.int64]) -> Tensor:
-        """Return an array in memory that a copy may still read after it is freed: torch waits to reuse it."""
-        tensor = torch.from_numpy(array)
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        """Return a tensor in memory that a copy may still read after it is freed: torch waits to reuse it."""
         return tensor if self._side is None else tensor.pin_memory()
 
 
-def _bits(nodes: int, rows: int, committed: int, seen: NDArray[np.bool_]) -> NDArray[np.int64]:
+def bits_of(nodes: int, rows: int, committed: int, seen: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return a bit for every node and row that it sees, flat; `seen` is (real nodes, written rows).
 
     Padding sees row 0, which always holds numbers: a node that sees nothing may become NaN.

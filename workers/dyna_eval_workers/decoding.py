@@ -106,15 +106,17 @@ class Decoder:
         # Ids beyond the tokenizer (padded vocabularies) or beyond the target are never proposed.
         self._proposable = min(vocabulary, target.vocabulary, draft.vocabulary if draft else vocabulary)
 
-    def prepare(self, tokens: int) -> None:
+    def prepare(self, tokens: int, *, greedy: bool = True) -> None:
         """Make room for sequences of so many tokens, and capture graphs, so that no measured one has to."""
         for runner in (self.target, self.draft):
             if runner is not None:
                 runner.reserve(tokens + _USUAL_TREE)
         longest = tokens + _USUAL_PASSES[-1]
-        self.target.warm_up(_USUAL_PASSES, shortest=1, longest=longest)
+        self.target.warm_up(_USUAL_PASSES, shortest=1, longest=longest, greedy=greedy)
         if self.draft is not None:
-            self.draft.warm_up(_USUAL_STEPS, shortest=1, longest=longest, proposable=self._proposable)
+            self.draft.warm_up(
+                _USUAL_STEPS, shortest=1, longest=longest, greedy=greedy, proposable=self._proposable
+            )
 
     def decode(
         self,

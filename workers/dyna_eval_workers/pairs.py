@@ -24,10 +24,11 @@ from dyna_eval_workers.architecture import check_architecture, plain_logits, sel
 from dyna_eval_workers.cudagraph import CaptureError, GraphRunner
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.enlarged import enlarge
+from dyna_eval_workers.families import UnsupportedModelError
+from dyna_eval_workers.fused.runner import FusedRunner
 from dyna_eval_workers.memory import ran_out
 from dyna_eval_workers.native import NoKernelsError
 from dyna_eval_workers.native.runner import NativeRunner
-from dyna_eval_workers.native.weights import UnsupportedModelError
 from dyna_eval_workers.placement import check_spread, is_spread, spreading
 from dyna_eval_workers.runner import Runner, TorchRunner, position_limit, vocabulary_size
 
@@ -294,33 +295,31 @@ def _load_runner(
     with _loading(model, failure="cannot run a tree"):
         expected, plain = plain_logits(loaded), TorchRunner(loaded)
         self_test(plain, expected, model)
-        faster = _faster_runner(pair.backend, device)
-        if faster is None:
-            return plain
-        if is_spread(loaded):
+        faster = _faster_runners(pair.backend, device)
+        if faster and is_spread(loaded):
             plain.backend = f"eager (it is spread over {gpus} GPUs)"
             return plain
-        try:
-            runner = faster(loaded)
-            self_test(runner, expected, model)
-        except (NoKernelsError, UnsupportedModelError, CaptureError) as reason:
-            plain.backend = f"eager ({first_line(reason)})"
-        except PairError:  # its text names the model, which is no fact of the environment
-            what = "the kernels fail" if faster is NativeRunner else "CUDA graphs fail"
-            plain.backend = f"eager ({what} the self-test)"
-        else:
-            return runner
+        reasons: list[str] = []
+        for kind in faster:
+            try:
+                runner = kind(loaded)
+                self_test(runner, expected, model)
+            except (NoKernelsError, UnsupportedModelError, CaptureError) as reason:
+                reasons.append(first_line(reason))
+            except PairError:  # its text names the model, which is no fact of the environment
+                reasons.append(f"{kind.what} fail the self-test")
+            else:
+                runner.backend += f" ({reasons[0]})" if reasons else ""
+                return runner
+        plain.backend += f" ({'; '.join(reasons)})" if reasons else ""
         return plain
 
 
-def _faster_runner(backend: Backend, device: torch.device) -> type[NativeRunner | GraphRunner] | None:
-    """Return what shall run the passes instead of transformers; None where nothing shall.
-
-    `auto` leaves CUDA graphs out until they were seen to work on a GPU.
-    """
-    if backend is Backend.CUDAGRAPH:
-        return GraphRunner
-    return NativeRunner if device.type == "cpu" and backend is not Backend.EAGER else None
+def _faster_runners(backend: Backend, device: torch.device) -> list[type[NativeRunner | GraphRunner]]:
+    """Return what shall run the passes instead of transformers, the fastest first."""
+    if backend is Backend.EAGER:
+        return []
+    return [NativeRunner] if device.type == "cpu" else [FusedRunner, GraphRunner]
 
 
 def _load_model(

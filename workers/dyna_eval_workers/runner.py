@@ -46,11 +46,17 @@ class Runner(Protocol):
         ...
 
     def warm_up(
-        self, nodes: Iterable[int], *, shortest: int, longest: int, proposable: int | None = None
+        self,
+        nodes: Iterable[int],
+        *,
+        shortest: int,
+        longest: int,
+        greedy: bool = True,
+        proposable: int | None = None,
     ) -> None:
         """Prepare passes of these sizes that end at `shortest` to `longest` rows of the reserved ones.
 
-        With them what follows when greedy: `rank` under `proposable`, or where that is None `choose`.
+        With them what follows when `greedy`: `rank` under `proposable`, or where that is None `choose`.
         """
         ...
 
@@ -163,7 +169,13 @@ class TorchRunner:
         self._written.clear()
 
     def warm_up(
-        self, nodes: Iterable[int], *, shortest: int, longest: int, proposable: int | None = None
+        self,
+        nodes: Iterable[int],
+        *,
+        shortest: int,
+        longest: int,
+        greedy: bool = True,
+        proposable: int | None = None,
     ) -> None:
         """Do nothing: passes of every size are run alike."""
 

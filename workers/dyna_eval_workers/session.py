@@ -87,7 +87,10 @@ class DecodingSession:
         """
         work = self._use(job.pair)
         loop = work.loop(
-            job.configuration, tokens=_most_tokens(job, prompts), kept_traces=job.measure.store_trees
+            job.configuration,
+            tokens=_most_tokens(job, prompts),
+            greedy=job.generation.temperature == 0,
+            kept_traces=job.measure.store_trees,
         )
         reference = self._references.setdefault((prompts.digest, job.generation), _Reference())
         self._measure_sentinel(work, job, prompts, reference)
@@ -130,7 +133,8 @@ class DecodingSession:
         """Run the target alone where a reference is missing or old; the first run sets the tokens."""
         if reference.tokens and reference.jobs_since < job.measure.sentinel_every:
             return
-        loop = work.loop(_TARGET_ALONE, tokens=_most_tokens(job, prompts))
+        greedy = job.generation.temperature == 0
+        loop = work.loop(_TARGET_ALONE, tokens=_most_tokens(job, prompts), greedy=greedy)
         _warm_up(loop, job, prompts)
         decoded = _decode_all(loop, job, prompts)
         samples = _samples(work, job, prompts, decoded, configuration=_TARGET_ALONE, reference=reference)
@@ -162,13 +166,13 @@ class _PairAtWork:
             load_seconds=time.perf_counter() - started,
         )
 
-    def loop(self, configuration: Configuration, *, tokens: int, kept_traces: int = 0) -> Loop:
+    def loop(self, configuration: Configuration, *, tokens: int, greedy: bool, kept_traces: int = 0) -> Loop:
         """Return the configuration's loop, ready for sequences of so many tokens.
 
         `kept_traces` is the number of first rounds whose trees can be built; a peer shows none of its own. A
         peer's models are loaded for it, beside ours, and compiled where its method says so.
         """
-        self.pair.decoder.prepare(tokens)
+        self.pair.decoder.prepare(tokens, greedy=greedy)
         if configuration.method.is_peer:
             decoder = self.pair.decoder
             peer = PeerDecoder(

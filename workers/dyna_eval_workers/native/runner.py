@@ -26,6 +26,7 @@ class NativeRunner:
     """
 
     backend = "compile"
+    what = "the kernels"
 
     def __init__(self, model: Any, *, threads: int | None = None) -> None:
         self._kernels = kernels()
@@ -62,7 +63,13 @@ class NativeRunner:
         self._written_positions.clear()
 
     def warm_up(
-        self, nodes: Iterable[int], *, shortest: int, longest: int, proposable: int | None = None
+        self,
+        nodes: Iterable[int],
+        *,
+        shortest: int,
+        longest: int,
+        greedy: bool = True,
+        proposable: int | None = None,
     ) -> None:
         """Do nothing: the kernels have no shapes to prepare."""
 

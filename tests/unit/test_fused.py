@@ -1,0 +1,232 @@
+"""Fused kernels compute what transformers computes, and the same numbers however many nodes a pass has.
+
+Without a GPU Triton's interpreter runs the kernels, which knows no arithmetic in bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dyna_eval_workers.architecture import plain_logits, self_test
+from dyna_eval_workers.families import ACTIVATIONS, UnsupportedModelError
+from dyna_eval_workers.fused.runner import FusedRunner, _matrix
+from dyna_eval_workers.runner import COMMITTED, TorchRunner
+from dyna_eval_workers.sampling import Chooser
+
+from dyna_eval.jobs import GenerationSpec
+from tests.models import SUPPORTED, VOCABULARY, tiny_llama, tiny_model
+from tests.runners import rows_of
+from tests.unit.test_cudagraph import GREEDY, LONG_PROMPT, POLICIES, TREE, decoder, started
+
+pytest.importorskip("triton", reason="there is no Triton for this system")
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if ON_GPU else [])]
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "odd head size": ("gpt_neox", {"hidden_size": 40, "num_attention_heads": 2}),
+    "whole heads rotated": (
+        "gpt_neox",
+        {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 1.0}},
+    ),
+    "one behind the other": ("gpt_neox", {"use_parallel_residual": False}),
+    "three queries a key": ("llama", {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 2}),
+    "one key for all": ("llama", {"num_key_value_heads": 1}),
+    "biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "relu": ("gpt_neox", {"hidden_act": "relu"}),
+    "tied": ("llama", {"tie_word_embeddings": True}),
+    "split inputs": ("gpt_neox", {"intermediate_size": 1024}),
+    "split inputs of a gate": ("llama", {"hidden_size": 1024, "num_hidden_layers": 1}),
+}
+
+
+def model_of(kind: str, *, seed: int = 1, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+    return tiny_model(kind, seed=seed, **changes).to(DEVICE, dtype)
+
+
+# ------------------------------------------------------------------------------------------ whole models
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("kind", SUPPORTED if ON_GPU else ["phi", "qwen3"])
+def test_every_method_emits_the_tokens_of_eager_ar(kind: str, temperature: float) -> None:
+    target, draft = model_of(kind, seed=1), model_of(kind, seed=2)
+    generation = GenerationSpec(max_new_tokens=16 if ON_GPU else 3, temperature=temperature)
+    eager, ours = decoder(TorchRunner, target), decoder(FusedRunner, target, draft)
+    for prompt in (LONG_PROMPT, (9,)) if ON_GPU else (LONG_PROMPT,):
+        expected = eager.decode(prompt, generation, None, seed="3").token_ids
+        for policy in (None, *POLICIES.values()) if ON_GPU else (POLICIES["linear"], POLICIES["pruned tree"]):
+            assert ours.decode(prompt, generation, policy, seed="3").token_ids == expected
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_every_family_passes_the_tree_self_test(kind: str, dtype: torch.dtype) -> None:
+    model = model_of(kind, dtype=dtype)
+    self_test(FusedRunner(model), plain_logits(model), kind)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_models_of_a_family_differ_in_is_known(variant: str) -> None:
+    kind, changes = VARIANTS[variant]
+    model = model_of(kind, **changes)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_()
+    self_test(FusedRunner(model), plain_logits(model), variant)
+
+
+def test_a_family_that_nobody_described_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="no kernels for bloom"):
+        FusedRunner(tiny_model("bloom", seed=1))
+
+
+def test_the_weights_are_the_models_own() -> None:
+    """Joined matrices take the place of their parts, so that no weight is there twice."""
+    model = model_of("llama")
+    runner = FusedRunner(model)
+    attention, joined = model.model.layers[0].self_attn, runner._layers[0].qkv.weight
+    parts = attention.q_proj, attention.k_proj, attention.v_proj
+    assert [part.weight.data_ptr() for part in parts] == [
+        joined[start].data_ptr() for start in (0, len(parts[0].weight), len(joined) - len(parts[2].weight))
+    ]
+    assert runner._head.weight.data_ptr() == model.lm_head.weight.data_ptr()
+
+
+# ------------------------------------------------------------------------------------ passes and the cache
+
+
+@pytest.mark.parametrize("committed", [0, 1, 57, 58, 63, 64, 100])
+@pytest.mark.parametrize("kind", ["gpt_neox", "qwen3"])
+def test_a_tree_of_seven_has_the_logits_of_an_eager_pass(kind: str, committed: int) -> None:
+    """On both sides of the borders: of a word of bits, and of the rows that a program takes at once."""
+    model = model_of(kind)
+    eager, ours = started(TorchRunner(model), committed), started(FusedRunner(model), committed)
+    for runner in (eager, ours):
+        runner.extend(*TREE)
+    torch.testing.assert_close(ours.logits(), eager.logits(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        rows_of(ours.cache)[..., : committed + 7, :], rows_of(eager.cache)[..., : committed + 7, :]
+    )
+    for runner in (eager, ours):
+        runner.keep([0, 2, 5])
+        runner.extend([40, 41], [COMMITTED, COMMITTED])
+        runner.extend([42, 43, 44], [0, 1, 1])
+    torch.testing.assert_close(ours.logits(), eager.logits(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("count", [5, 8, 17, 33])
+def test_a_pass_writes_its_own_rows_alone(count: int) -> None:
+    model = model_of("llama")
+    runner = started(FusedRunner(model), 30)
+    runner.reserve(120)
+    rows_of(runner.cache).fill_(0.5)
+    runner.prefill(LONG_PROMPT[:30])
+    before = rows_of(runner.cache).clone()
+    runner.extend([7] * count, [COMMITTED] * count)
+    runner.logits()
+    changed = (rows_of(runner.cache) != before).any(dim=-1).any(dim=(0, 1, 2, 3)).nonzero()[:, 0].tolist()
+    assert changed == [*range(30, 30 + count)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [2, 7, 20, *([40, 70] if ON_GPU else [])])
+def test_a_chain_has_the_numbers_of_one_token_after_another(count: int, dtype: torch.dtype) -> None:
+    """On a GPU to the last bit: each number is a sum in one order. The interpreter's order varies."""
+    model = model_of(
+        "gpt_neox", dtype=dtype, **({"hidden_size": 640, "num_hidden_layers": 4} if ON_GPU else {})
+    )
+    whole, single = started(FusedRunner(model), 30), started(FusedRunner(model), 30)
+    tokens = [(11 * index + 7) % VOCABULARY for index in range(count)]
+    whole.extend(tokens, range(COMMITTED, count - 1))
+    logits = whole.logits()
+    for index, token in enumerate(tokens if ON_GPU else tokens[:5]):
+        single.extend([token], [COMMITTED])
+        if ON_GPU:
+            assert torch.equal(single.logits()[0], logits[index])
+        else:
+            torch.testing.assert_close(single.logits()[0], logits[index], rtol=2e-2, atol=2e-2)
+        single.keep([0])
+
+
+# -------------------------------------------------------------------------------------------- the kernels
+
+
+@pytest.mark.parametrize("last_only", [False, True])
+def test_choose_and_rank_answer_as_the_eager_runner_does(last_only: bool) -> None:
+    model = model_of("gpt_neox")
+    eager, ours = started(TorchRunner(model), 5), started(FusedRunner(model), 5)
+    for runner in (eager, ours):
+        runner.extend(*TREE, last_only=last_only)
+    for chooser in (GREEDY, Chooser(temperature=0.7, seed="1", vocabulary=VOCABULARY)):
+        assert ours.choose(chooser) == eager.choose(chooser)
+        for branch, proposable in ((1, VOCABULARY), (3, 100), (8, 100), (12, 100), (2, 2)):
+            tokens, values = ours.rank(branch, chooser, proposable)
+            expected_tokens, expected_values = eager.rank(branch, chooser, proposable)
+            assert tokens == expected_tokens
+            np.testing.assert_allclose(values, expected_values, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("branch", [1, 3, 8])
+def test_of_equal_logits_the_first_token_is_the_better_one(branch: int) -> None:
+    """Also where they stand in parts of the vocabulary that different programs rank."""
+    runner = FusedRunner(tiny_llama(seed=1).to(DEVICE))
+    logits = torch.randint(0, 4, (3, 5000), generator=torch.Generator().manual_seed(1)).float().to(DEVICE)
+    found = torch.zeros(3, 2, branch, dtype=torch.int32, device=DEVICE)
+    for proposable in (5000, 4321, 10):
+        runner._rank_into(found, logits[:, :proposable])
+        order = logits[:, :proposable].sort(dim=-1, descending=True, stable=True)
+        assert torch.equal(found[:, 0].long(), order.indices[:, :branch])
+        expected = logits[:, :proposable].log_softmax(dim=-1).gather(1, order.indices[:, :branch])
+        torch.testing.assert_close(found[:, 1].view(torch.float32), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("nodes", [1, 3, 16, 17, 64, 70])
+@pytest.mark.parametrize(("outputs", "inputs"), [(64, 256), (33, 130), (96, 1024), (70, 1100)])
+def test_a_product_is_what_torch_computes(nodes: int, outputs: int, inputs: int, dtype: torch.dtype) -> None:
+    """With and without bias, by rows and by columns, activated, added, and gated."""
+    runner = FusedRunner(tiny_llama(seed=1).to(DEVICE, dtype))
+    generator = torch.Generator().manual_seed(outputs)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(DEVICE, dtype)
+
+    def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+        tolerance = 1e-4 if dtype is torch.float32 else 2e-2
+        torch.testing.assert_close(actual.float(), expected, rtol=tolerance, atol=tolerance)
+
+    x, weight, bias = drawn(nodes, inputs), drawn(outputs, inputs) / inputs**0.5, drawn(outputs)
+    plain = x.float() @ weight.float().T
+    assert _matrix(weight, None).splits == max(1, inputs // 512)
+    close(runner._product("product", x, _matrix(weight, None)), plain)
+    close(runner._product("product", x, _matrix(weight.T.contiguous().T, bias)), plain + bias.float())
+    old = drawn(nodes, outputs)
+    close(
+        runner._product("product", x, _matrix(weight, bias), onto=old.clone()),
+        old.float() + plain + bias.float(),
+    )
+    functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "gelu": torch.nn.functional.gelu,
+        "gelu_new": lambda values: torch.nn.functional.gelu(values, approximate="tanh"),
+        "relu": torch.relu,
+        "silu": torch.nn.functional.silu,
+    }
+    for name, function in functions.items():
+        close(
+            runner._product("product", x, _matrix(weight, None), activation=ACTIVATIONS[name]),
+            function(plain),
+        )
+    both = torch.cat([drawn(outputs, inputs) / inputs**0.5, weight])
+    gate = x.float() @ both[:outputs].float().T
+    close(
+        runner._product(
+            "product", x, _matrix(both, None, halves=2), activation=ACTIVATIONS["silu"], gated=True
+        ),
+        torch.nn.functional.silu(gate) * plain,
+    )

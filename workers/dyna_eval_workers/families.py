@@ -1,0 +1,286 @@
+"""The families of models that our own forward passes know, in one form.
+
+One description serves all of them: normalisation, attention with or without rotary positions, grouped heads
+and normalised queries, and an MLP with or without a gate, one behind the other or side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ACTIVATIONS = {
+    "gelu": 0,
+    "gelu_new": 1,
+    "gelu_pytorch_tanh": 1,
+    "gelu_fast": 1,
+    "relu": 2,
+    "silu": 3,
+    "swish": 3,
+}
+"""Each activation by transformers' name: 0 GELU, 1 GELU by tanh, 2 ReLU, 3 SiLU."""
+SEQUENTIAL, PARALLEL, PARALLEL_SHARED_NORM = range(3)
+"""Whether the MLP follows the attention, or both read the same rows, after norms of their own or one."""
+_FIXED_ROTARY = {"default", "linear", "llama3", "yarn"}  # the others change with the length of the sequence
+
+
+class UnsupportedModelError(Exception):
+    """The kernels do not know this kind of model; the text says what about it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One layer: its norms, and its matrices as (weight (N, K), bias or None).
+
+    The outputs of `qkv` are all queries, then all keys, then all values; where the stack is `by_head`, those
+    of each head stand together.
+    """
+
+    norm: Any
+    mlp_norm: Any
+    qkv: tuple[Tensor, Tensor | None]
+    out: tuple[Tensor, Tensor | None]
+    up: tuple[Tensor, Tensor | None]
+    down: tuple[Tensor, Tensor | None]
+    query_norm: Any = None
+    key_norm: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """A whole model as the kernels see it."""
+
+    blocks: list[Block]
+    embedding: Tensor
+    head: tuple[Tensor, Tensor | None]
+    norm: Any
+    activation: str
+    epsilon: float
+    head_size: int
+    heads: int
+    key_heads: int
+    inner: int
+    residual: int = SEQUENTIAL
+    gated: bool = False
+    """The outputs of `up` are those of the gate, then those that it multiplies."""
+    by_head: bool = False
+    positions: Tensor | None = None
+    rotary: Any = None
+
+
+def is_rms(norm: Any) -> bool:
+    """Whether a norm divides by the root mean square, else it is a LayerNorm."""
+    return not isinstance(norm, torch.nn.LayerNorm)
+
+
+def rotary_size(stack: Stack) -> int:
+    """Return how many values of a head are rotated."""
+    return 0 if stack.rotary is None else 2 * int(stack.rotary.inv_freq.shape[0])
+
+
+def stack_of(model: Any) -> Stack:
+    """Return a transformers model in the form of all families; the tensors are the model's own.
+
+    Raises UnsupportedModelError where it is of no known family, or differs from it.
+    """
+    config = model.config
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise UnsupportedModelError(f"no kernels for {config.model_type}")
+    stack = family(model, config)
+    if stack.activation not in ACTIVATIONS:
+        raise UnsupportedModelError(f"no kernel for the activation {stack.activation}")
+    if stack.rotary is not None and stack.rotary.rope_type not in _FIXED_ROTARY:
+        raise UnsupportedModelError(f"no kernel for rotary positions of type {stack.rotary.rope_type}")
+    return stack
+
+
+# ---------------------------------------------------------------------- the families
+
+
+def _linear(*modules: Any) -> tuple[Tensor, Tensor | None]:
+    """Return linear layers as one, their outputs one behind the other; their weights become views of it."""
+    weight = torch.cat([module.weight.detach() for module in modules])
+    ends = list(accumulate(len(module.weight) for module in modules))
+    for module, part in zip(modules, torch.tensor_split(weight, ends[:-1]), strict=True):
+        module.weight.data = part
+    if all(module.bias is None for module in modules):
+        return weight, None
+    biases = [m.bias if m.bias is not None else m.weight.new_zeros(len(m.weight)) for m in modules]
+    return weight, torch.cat([bias.detach() for bias in biases])
+
+
+def _single(module: Any) -> tuple[Tensor, Tensor | None]:
+    return module.weight, module.bias
+
+
+def _conv1d(module: Any) -> tuple[Tensor, Tensor | None]:
+    return module.weight.t(), module.bias
+
+
+def _gpt_neox(model: Any, config: Any) -> Stack:
+    def block(layer: Any) -> Block:
+        return Block(
+            norm=layer.input_layernorm,
+            mlp_norm=layer.post_attention_layernorm,
+            qkv=_single(layer.attention.query_key_value),
+            out=_single(layer.attention.dense),
+            up=_single(layer.mlp.dense_h_to_4h),
+            down=_single(layer.mlp.dense_4h_to_h),
+        )
+
+    base = model.gpt_neox
+    return Stack(
+        blocks=[block(layer) for layer in base.layers],
+        embedding=base.embed_in.weight,
+        head=_single(model.get_output_embeddings()),
+        norm=base.final_layer_norm,
+        activation=config.hidden_act,
+        epsilon=config.layer_norm_eps,
+        head_size=config.hidden_size // config.num_attention_heads,
+        heads=config.num_attention_heads,
+        key_heads=config.num_attention_heads,
+        inner=config.intermediate_size,
+        by_head=True,
+        residual=PARALLEL if config.use_parallel_residual else SEQUENTIAL,
+        rotary=base.rotary_emb,
+    )
+
+
+def _llama(model: Any, config: Any) -> Stack:
+    def block(layer: Any) -> Block:
+        attention, mlp = layer.self_attn, layer.mlp
+        return Block(
+            norm=layer.input_layernorm,
+            mlp_norm=layer.post_attention_layernorm,
+            qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
+            out=_single(attention.o_proj),
+            up=_linear(mlp.gate_proj, mlp.up_proj),
+            down=_single(mlp.down_proj),
+            query_norm=getattr(attention, "q_norm", None),
+            key_norm=getattr(attention, "k_norm", None),
+        )
+
+    return Stack(
+        blocks=[block(layer) for layer in model.model.layers],
+        embedding=model.model.embed_tokens.weight,
+        head=_single(model.get_output_embeddings()),
+        norm=model.model.norm,
+        activation=config.hidden_act,
+        epsilon=config.rms_norm_eps,
+        head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        heads=config.num_attention_heads,
+        key_heads=config.num_key_value_heads,
+        inner=config.intermediate_size,
+        gated=True,
+        rotary=model.model.rotary_emb,
+    )
+
+
+def _phi(model: Any, config: Any) -> Stack:
+    if config.qk_layernorm:
+        raise UnsupportedModelError("no kernel for phi with normalised queries")
+
+    def block(layer: Any) -> Block:
+        attention = layer.self_attn
+        return Block(
+            norm=layer.input_layernorm,
+            mlp_norm=layer.input_layernorm,
+            qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
+            out=_single(attention.dense),
+            up=_single(layer.mlp.fc1),
+            down=_single(layer.mlp.fc2),
+        )
+
+    return Stack(
+        blocks=[block(layer) for layer in model.model.layers],
+        embedding=model.model.embed_tokens.weight,
+        head=_single(model.get_output_embeddings()),
+        norm=model.model.final_layernorm,
+        activation=config.hidden_act,
+        epsilon=config.layer_norm_eps,
+        head_size=config.hidden_size // config.num_attention_heads,
+        heads=config.num_attention_heads,
+        key_heads=config.num_key_value_heads,
+        inner=config.intermediate_size,
+        residual=PARALLEL_SHARED_NORM,
+        rotary=model.model.rotary_emb,
+    )
+
+
+def _gpt2(model: Any, config: Any) -> Stack:
+    if not config.scale_attn_weights or config.scale_attn_by_inverse_layer_idx:
+        raise UnsupportedModelError("no kernel for gpt2 with attention scaled by layer")
+
+    def block(layer: Any) -> Block:
+        return Block(
+            norm=layer.ln_1,
+            mlp_norm=layer.ln_2,
+            qkv=_conv1d(layer.attn.c_attn),
+            out=_conv1d(layer.attn.c_proj),
+            up=_conv1d(layer.mlp.c_fc),
+            down=_conv1d(layer.mlp.c_proj),
+        )
+
+    base = model.transformer
+    return Stack(
+        blocks=[block(layer) for layer in base.h],
+        embedding=base.wte.weight,
+        head=_single(model.get_output_embeddings()),
+        norm=base.ln_f,
+        activation=config.activation_function,
+        epsilon=config.layer_norm_epsilon,
+        head_size=config.hidden_size // config.num_attention_heads,
+        heads=config.num_attention_heads,
+        key_heads=config.num_attention_heads,
+        inner=config.n_inner or 4 * config.hidden_size,
+        positions=base.wpe.weight,
+    )
+
+
+def _opt(model: Any, config: Any) -> Stack:
+    base = model.model.decoder
+    if not config.do_layer_norm_before or base.project_in is not None or base.final_layer_norm is None:
+        raise UnsupportedModelError("no kernel for opt with projected embeddings or late normalisation")
+
+    def block(layer: Any) -> Block:
+        attention = layer.self_attn
+        return Block(
+            norm=layer.self_attn_layer_norm,
+            mlp_norm=layer.final_layer_norm,
+            qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
+            out=_single(attention.out_proj),
+            up=_single(layer.fc1),
+            down=_single(layer.fc2),
+        )
+
+    return Stack(
+        blocks=[block(layer) for layer in base.layers],
+        embedding=base.embed_tokens.weight,
+        head=_single(model.get_output_embeddings()),
+        norm=base.final_layer_norm,
+        activation=config.activation_function,
+        epsilon=base.final_layer_norm.eps,
+        head_size=config.hidden_size // config.num_attention_heads,
+        heads=config.num_attention_heads,
+        key_heads=config.num_attention_heads,
+        inner=config.ffn_dim,
+        positions=base.embed_positions.weight[base.embed_positions.offset :],
+    )
+
+
+FAMILIES: dict[str, Callable[[Any, Any], Stack]] = {
+    "gpt_neox": _gpt_neox,
+    "llama": _llama,
+    "mistral": _llama,
+    "qwen2": _llama,
+    "qwen3": _llama,
+    "phi": _phi,
+    "gpt2": _gpt2,
+    "opt": _opt,
+}

@@ -1,0 +1,1 @@
+"""Forward passes of few, large kernels on a GPU, written in Triton, which comes with torch for CUDA."""

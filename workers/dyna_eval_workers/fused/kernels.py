@@ -1,0 +1,450 @@
+"""The kernels of a pass: few nodes, so all that counts is to read the weights once, without a pause.
+
+Each number is a sum in one order, whatever else goes through the pass: the products of a node do not depend
+on how many nodes there are, nor its attention on which program finishes first. So a chain that is verified
+has, bit for bit, the logits that one token after another has. A branch of a tree has them up to rounding: its
+rows stand in other places of the cache than they would if its siblings were not there.
+
+Shapes: M nodes, H hidden values, N outputs and K inputs of a matrix, C rows of the cache.
+"""
+
+# Triton reads annotations as they are: no `from __future__ import annotations` here.
+import triton
+import triton.language as tl
+
+GELU, GELU_TANH, RELU, SILU, LINEAR = range(5)
+"""Activations as `families.ACTIVATIONS` numbers them, and none."""
+WORD: tl.constexpr = tl.constexpr(64)
+"""Rows whose bits stand in one integer."""
+
+
+@triton.jit
+def embed(tokens, positions, words, places, hidden, H, HAS_PLACES: tl.constexpr, BLOCK: tl.constexpr):
+    """Write the embedding of each token, and of its position where the model has such; one program a node."""
+    node = tl.program_id(0)
+    column = tl.arange(0, BLOCK)
+    there = column < H
+    row = tl.load(tokens + node)
+    value = tl.load(words + row * H + column, mask=there, other=0.0).to(tl.float32)
+    if HAS_PLACES:
+        place = tl.load(positions + node)
+        value += tl.load(places + place * H + column, mask=there, other=0.0).to(tl.float32)
+    tl.store(hidden + node.to(tl.int64) * H + column, value.to(hidden.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def normalise(
+    hidden,
+    added,
+    weight,
+    bias,
+    out,
+    second_weight,
+    second_bias,
+    second_out,
+    H,
+    epsilon,
+    ROOT_MEAN_SQUARE: tl.constexpr,
+    ADD: tl.constexpr,
+    TWO: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Normalise each node's hidden values, to which `added` is added first, where there is something to ADD.
+
+    With one weight and bias, or with TWO. One program a node.
+    """
+    start = tl.program_id(0).to(tl.int64) * H
+    column = tl.arange(0, BLOCK)
+    there = column < H
+    value = tl.load(hidden + start + column, mask=there, other=0.0).to(tl.float32)
+    scale = tl.load(weight + column, mask=there, other=0.0).to(tl.float32)
+    shift = tl.zeros((BLOCK,), tl.float32)
+    if not ROOT_MEAN_SQUARE:
+        shift += tl.load(bias + column, mask=there, other=0.0).to(tl.float32)
+    if ADD:
+        value += tl.load(added + start + column, mask=there, other=0.0).to(tl.float32)
+        rounded = value.to(hidden.dtype.element_ty)
+        tl.store(hidden + start + column, rounded, mask=there)
+        value = rounded.to(tl.float32)
+    if not ROOT_MEAN_SQUARE:
+        value = tl.where(there, value - tl.sum(value) / H, 0.0)
+    value = value / tl.sqrt(tl.sum(value * value) / H + epsilon)
+    tl.store(out + start + column, (value * scale + shift).to(out.dtype.element_ty), mask=there)
+    if TWO:
+        scale = tl.load(second_weight + column, mask=there, other=0.0).to(tl.float32)
+        if not ROOT_MEAN_SQUARE:
+            shift = tl.load(second_bias + column, mask=there, other=0.0).to(tl.float32)
+        tl.store(second_out + start + column, (value * scale + shift).to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit(do_not_specialize=["M"])
+def multiply(
+    x,
+    weight,
+    bias,
+    out,
+    partial,
+    arrived,
+    M,
+    N,
+    K,
+    stride_n,
+    stride_k,
+    SPLITS,
+    ACTIVATION: tl.constexpr,
+    GATED: tl.constexpr,
+    ADD: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    EVEN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Write activation(x weight' + bias), (M, N), or ADD it to what is there.
+
+    x is (M, K), weight (N, K). GATED: weight is (2 N, K), and what the first half comes to, activated,
+    multiplies what the second does. The inputs are split among SPLITS programs; the last one to arrive adds
+    the parts up, in their order.
+    """
+    split = tl.program_id(2)
+    node = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    row = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    blocks = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLITS)
+    first, last = split * blocks * BLOCK_K, tl.minimum(K, (split + 1) * blocks * BLOCK_K)
+    step = tl.arange(0, BLOCK_K)
+    weights = weight + row.to(tl.int64)[:, None] * stride_n + step[None, :] * stride_k
+    half = tl.cast(N, tl.int64) * stride_n
+    inputs = x + node[None, :] * K + step[:, None]
+    sums = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    others = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    for start in range(first, last, BLOCK_K):
+        if EVEN:
+            w = tl.load(weights + start * stride_k, eviction_policy="evict_first")
+            a = tl.load(inputs + start, mask=node[None, :] < M, other=0.0)
+            sums = tl.dot(w, a, sums, input_precision="ieee")
+            if GATED:
+                w = tl.load(weights + half + start * stride_k, eviction_policy="evict_first")
+                others = tl.dot(w, a, others, input_precision="ieee")
+        else:
+            inside = start + step < last
+            mask = (row < N)[:, None] & inside[None, :]
+            w = tl.load(weights + start * stride_k, mask=mask, other=0.0)
+            a = tl.load(inputs + start, mask=inside[:, None] & (node[None, :] < M), other=0.0)
+            sums = tl.dot(w, a, sums, input_precision="ieee")
+            if GATED:
+                w = tl.load(weights + half + start * stride_k, mask=mask, other=0.0)
+                others = tl.dot(w, a, others, input_precision="ieee")
+    there = (row[:, None] < N) & (node[None, :] < M)
+    spot = node[None, :].to(tl.int64) * N + row[:, None]
+    if SPLITS == 1:
+        _finish(sums, others, bias, out, row, spot, there, N, ACTIVATION, GATED, ADD, HAS_BIAS)
+    else:
+        size = tl.cast(M, tl.int64) * N
+        parts = partial + spot
+        tl.store(parts + split * size, sums, mask=there)
+        if GATED:
+            tl.store(parts + (SPLITS + split) * size, others, mask=there)
+        tl.debug_barrier()
+        counter = arrived + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+        if tl.atomic_add(counter, 1, sem="acq_rel") == SPLITS - 1:
+            tl.store(counter, 0)
+            sums = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+            others = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+            for part in range(SPLITS):
+                sums += tl.load(parts + part * size, mask=there, other=0.0, cache_modifier=".cg")
+                if GATED:
+                    others += tl.load(
+                        parts + (SPLITS + part) * size, mask=there, other=0.0, cache_modifier=".cg"
+                    )
+            _finish(sums, others, bias, out, row, spot, there, N, ACTIVATION, GATED, ADD, HAS_BIAS)
+
+
+@triton.jit
+def _finish(
+    sums,
+    others,
+    bias,
+    out,
+    row,
+    spot,
+    there,
+    N,
+    ACTIVATION: tl.constexpr,
+    GATED: tl.constexpr,
+    ADD: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+):
+    if HAS_BIAS:
+        sums += tl.load(bias + row, mask=row < N, other=0.0).to(tl.float32)[:, None]
+        if GATED:
+            others += tl.load(bias + N + row, mask=row < N, other=0.0).to(tl.float32)[:, None]
+    value = _activated(sums, ACTIVATION)
+    if GATED:
+        value *= others
+    if ADD:
+        value += tl.load(out + spot, mask=there, other=0.0).to(tl.float32)
+    tl.store(out + spot, value.to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _activated(x, ACTIVATION: tl.constexpr):
+    if ACTIVATION == 0:
+        return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    if ACTIVATION == 1:  # by tanh u = 1 - 2 / (exp 2u + 1)
+        u = 0.7978845608028654 * (x + 0.044715 * x * x * x)
+        return x - x / (tl.exp(2.0 * u) + 1.0)
+    if ACTIVATION == 2:
+        return tl.maximum(x, 0.0)
+    if ACTIVATION == 3:
+        return x / (1.0 + tl.exp(-x))
+    return x
+
+
+@triton.jit(do_not_specialize=["M"])
+def attend(
+    qkv,
+    out,
+    keys,
+    values,
+    positions,
+    bits,
+    span,
+    cosine,
+    sine,
+    query_norm,
+    key_norm,
+    partial,
+    arrived,
+    M,
+    width,
+    words,
+    row_stride,
+    head_stride,
+    query_at,
+    key_at,
+    value_at,
+    between_heads,
+    scale,
+    epsilon,
+    GROUP: tl.constexpr,
+    HEAD: tl.constexpr,
+    ROTATED: tl.constexpr,
+    NORMED: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_R: tl.constexpr,  # divides WORD
+    BLOCK_D: tl.constexpr,
+):
+    """Write each node's attention, (M, heads, HEAD), and its key and value into the cache.
+
+    qkv is (M, width); the value d of head h lies at `between_heads` h + d behind `query_at`, `key_at` or
+    `value_at`. `span` holds the first row that the pass writes, and the row behind the last. Bit r of a node,
+    (M, words), says that it sees row r. cosine and sine are (positions, ROTATED).
+
+    A program takes the GROUP of heads that share a key, of as many nodes as BLOCK_Q has room for, and every
+    SPLITS-th block of rows. Whoever takes a block with new rows makes their keys and values itself, and
+    writes them; the last one to arrive adds the blocks up, in their order.
+    """
+    NODES: tl.constexpr = BLOCK_Q // GROUP
+    head, split = tl.program_id(1), tl.program_id(2)
+    slot = tl.arange(0, BLOCK_Q)
+    node = tl.program_id(0) * NODES + slot // GROUP
+    real = (slot < NODES * GROUP) & (node < M)
+    node = tl.where(real, node, 0)
+    query_head = head * GROUP + slot % GROUP
+    first, end = tl.load(span), tl.load(span + 1)
+    d = tl.arange(0, BLOCK_D)
+    fits = real[:, None] & (d < HEAD)[None, :]
+    start = qkv + node.to(tl.int64) * width + query_at + query_head * between_heads
+    q = _placed(
+        tl.load(start[:, None] + d[None, :], mask=fits, other=0.0),
+        start,
+        real,
+        tl.load(positions + node),
+        cosine,
+        sine,
+        query_norm,
+        epsilon,
+        HEAD,
+        ROTATED,
+        NORMED,
+        BLOCK_D,
+    )
+    highest = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_Q,), tl.float32)
+    mixed = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
+    for block in range(split, tl.cdiv(end, BLOCK_R), SPLITS):
+        row = block * BLOCK_R + tl.arange(0, BLOCK_R)
+        seen = tl.load(bits + node * words + block * BLOCK_R // WORD, mask=real, other=0)
+        new = (row >= first) & (row < end)
+        source = tl.where(new, row - first, 0)
+        base = qkv + source.to(tl.int64) * width + head * between_heads
+        spot = (head * head_stride + row * row_stride).to(tl.int64)
+        old = (row < first)[:, None] & (d < HEAD)[None, :]
+        fresh = new[:, None] & (d < HEAD)[None, :]
+        k = tl.load(keys + spot[:, None] + d[None, :], mask=old, other=0.0)
+        v = tl.load(values + spot[:, None] + d[None, :], mask=old, other=0.0)
+        if block * BLOCK_R + BLOCK_R > first:
+            placed = _placed(
+                tl.load(base[:, None] + key_at + d[None, :], mask=fresh, other=0.0),
+                base + key_at,
+                new,
+                tl.load(positions + source),
+                cosine,
+                sine,
+                key_norm,
+                epsilon,
+                HEAD,
+                ROTATED,
+                NORMED,
+                BLOCK_D,
+            )
+            k = tl.where(fresh, placed, k)
+            v = tl.where(fresh, tl.load(base[:, None] + value_at + d[None, :], mask=fresh, other=0.0), v)
+            tl.store(keys + spot[:, None] + d[None, :], k, mask=fresh)
+            tl.store(values + spot[:, None] + d[None, :], v, mask=fresh)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        visible = ((seen[:, None] >> (row % WORD)[None, :]) & 1) != 0
+        scores = tl.where(visible, scores, float("-inf"))
+        new_highest = tl.maximum(highest, tl.max(scores, axis=1))
+        finite = tl.where(new_highest == float("-inf"), 0.0, new_highest)
+        shares = tl.exp(scores - finite[:, None])
+        old_share = tl.exp(highest - finite)
+        total = total * old_share + tl.sum(shares, axis=1)
+        mixed = mixed * old_share[:, None]
+        mixed = tl.dot(shares.to(v.dtype), v, mixed, input_precision="ieee")
+        highest = new_highest
+    result = out + ((node.to(tl.int64) * tl.num_programs(1) + head) * GROUP + slot % GROUP)[:, None] * HEAD
+    if SPLITS == 1:
+        tl.store(result + d[None, :], _shared(mixed, total).to(out.dtype.element_ty), mask=fits)
+    else:
+        # A part: BLOCK_D sums of each slot, then its highest score and its total, in columns of their own.
+        group = tl.program_id(0) * tl.num_programs(1) + head
+        part_size: tl.constexpr = BLOCK_Q * (BLOCK_D + 2)
+        mine = partial + (group * SPLITS + split).to(tl.int64) * part_size
+        tl.store(mine + slot[:, None] * BLOCK_D + d[None, :], mixed)
+        tl.store(mine + BLOCK_Q * BLOCK_D + slot, highest)
+        tl.store(mine + BLOCK_Q * (BLOCK_D + 1) + slot, total)
+        tl.debug_barrier()
+        if tl.atomic_add(arrived + group, 1, sem="acq_rel") == SPLITS - 1:
+            tl.store(arrived + group, 0)
+            highest = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
+            total = tl.zeros((BLOCK_Q,), tl.float32)
+            mixed = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
+            for part in range(SPLITS):
+                its = partial + (group * SPLITS + part).to(tl.int64) * part_size
+                its_highest = tl.load(its + BLOCK_Q * BLOCK_D + slot, cache_modifier=".cg")
+                its_total = tl.load(its + BLOCK_Q * (BLOCK_D + 1) + slot, cache_modifier=".cg")
+                its_mixed = tl.load(its + slot[:, None] * BLOCK_D + d[None, :], cache_modifier=".cg")
+                new_highest = tl.maximum(highest, its_highest)
+                finite = tl.where(new_highest == float("-inf"), 0.0, new_highest)
+                mine_share, its_share = tl.exp(highest - finite), tl.exp(its_highest - finite)
+                total = total * mine_share + its_total * its_share
+                mixed = mixed * mine_share[:, None] + its_mixed * its_share[:, None]
+                highest = new_highest
+            tl.store(result + d[None, :], _shared(mixed, total).to(out.dtype.element_ty), mask=fits)
+
+
+@triton.jit
+def _shared(mixed, total):
+    """Divide sums by the totals of their shares, which are zero for what sees nothing, say padding."""
+    return mixed / tl.where(total > 0, total, 1.0)[:, None]
+
+
+@triton.jit
+def _placed(
+    head,
+    start,
+    real,
+    position,
+    cosine,
+    sine,
+    norm,
+    epsilon,
+    HEAD: tl.constexpr,
+    ROTATED: tl.constexpr,
+    NORMED: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Return heads, (S, BLOCK_D), as their positions turn them; the `real` ones begin at `start`, (S,)."""
+    d = tl.arange(0, BLOCK_D)
+    value = head.to(tl.float32)
+    if NORMED:
+        inverse = 1.0 / tl.sqrt(tl.sum(value * value, axis=1) / HEAD + epsilon)
+        value = value * inverse[:, None] * tl.load(norm + d, mask=d < HEAD, other=0.0).to(tl.float32)[None, :]
+    if ROTATED > 0:
+        HALF: tl.constexpr = ROTATED // 2
+        turned = real[:, None] & (d < ROTATED)[None, :]
+        mate = tl.where(d < HALF, d + HALF, d - HALF)
+        mate = tl.where(d < ROTATED, mate, 0)
+        other = tl.load(start[:, None] + mate[None, :], mask=turned, other=0.0).to(tl.float32)
+        if NORMED:
+            other = other * inverse[:, None] * tl.load(norm + mate).to(tl.float32)[None, :]
+        angle = position[:, None] * ROTATED + tl.where(d < ROTATED, d, 0)[None, :]
+        c = tl.load(cosine + angle, mask=turned, other=1.0)
+        s = tl.load(sine + angle, mask=turned, other=0.0)
+        value = value * c + tl.where((d < HALF)[None, :], -other, other) * s
+    return value.to(head.dtype)
+
+
+@triton.jit
+def rank_parts(
+    logits,
+    values,
+    tokens,
+    V,
+    proposable,
+    BRANCH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write the BRANCH best of each BLOCK of a node's logits, and what normalises them.
+
+    That is (BRANCH + 2,) float32: their logits, the highest one, and the sum of all exponentials beside it;
+    the tokens are (BRANCH,).
+    """
+    part, node = tl.program_id(0), tl.program_id(1)
+    token = part * BLOCK + tl.arange(0, BLOCK)
+    own = tl.load(logits + node.to(tl.int64) * V + token, mask=token < proposable, other=float("-inf"))
+    own = own.to(tl.float32)
+    spot = node * tl.num_programs(0) + part
+    highest = tl.max(own)
+    finite = tl.where(highest == float("-inf"), 0.0, highest)
+    tl.store(values + spot * (BRANCH + 2) + BRANCH, highest)
+    tl.store(values + spot * (BRANCH + 2) + BRANCH + 1, tl.sum(tl.exp(own - finite)))
+    for place in tl.static_range(BRANCH):
+        value, index = tl.max(own, axis=0, return_indices=True)
+        tl.store(values + spot * (BRANCH + 2) + place, value)
+        tl.store(tokens + spot * BRANCH + place, part * BLOCK + index)
+        own = tl.where(tl.arange(0, BLOCK) == index, float("-inf"), own)
+
+
+@triton.jit
+def rank_all(
+    values,
+    tokens,
+    found,
+    parts,
+    BRANCH: tl.constexpr,
+    BLOCK_PARTS: tl.constexpr,
+    BLOCK_BRANCH: tl.constexpr,
+):
+    """Write the BRANCH best tokens of a node and the bits of their log-probabilities, (2, BRANCH) int32."""
+    node = tl.program_id(0)
+    part = tl.arange(0, BLOCK_PARTS)
+    stats = values + (node * parts + part) * (BRANCH + 2)
+    highests = tl.load(stats + BRANCH, mask=part < parts, other=float("-inf"))
+    sums = tl.load(stats + BRANCH + 1, mask=part < parts, other=0.0)
+    highest = tl.max(highests)
+    normaliser = highest + tl.log(tl.sum(sums * tl.exp(highests - highest)))
+    place = tl.arange(0, BLOCK_PARTS * BLOCK_BRANCH)
+    its_part, its_rank = place // BLOCK_BRANCH, place % BLOCK_BRANCH
+    there = (its_part < parts) & (its_rank < BRANCH)
+    spot = node * parts + its_part
+    candidates = tl.load(values + spot * (BRANCH + 2) + its_rank, mask=there, other=float("-inf"))
+    for rank in tl.static_range(BRANCH):
+        value, index = tl.max(candidates, axis=0, return_indices=True)
+        chosen = node * parts + index // BLOCK_BRANCH
+        tl.store(found + node * 2 * BRANCH + rank, tl.load(tokens + chosen * BRANCH + index % BLOCK_BRANCH))
+        bits = (value - normaliser).to(tl.int32, bitcast=True)
+        tl.store(found + node * 2 * BRANCH + BRANCH + rank, bits)
+        candidates = tl.where(place == index, float("-inf"), candidates)
