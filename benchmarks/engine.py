@@ -3,7 +3,7 @@
 
     python benchmarks/engine.py --out benchmarks/engine-cpu.json        about 10 minutes on 2 cores
     python benchmarks/engine.py --quick                                 a look, in 3 minutes
-    python benchmarks/engine.py --prompts 4 --out benchmarks/engine-gpu.json        on a machine with a GPU
+    python benchmarks/engine.py --prompts 3 --repeats 2 --out benchmarks/engine-gpu.json        on a GPU
 
 Nothing else may run beside it. Every contender decodes the same prompts in the same process, and all take
 turns prompt by prompt, so that a disturbance hits them alike. Throughput is the mean over prompts of tokens
@@ -324,9 +324,10 @@ def bandwidth(read: int, tokens_per_s: float, device: torch.device) -> dict[str,
 
 
 def bytes_read(model: Any, settings: argparse.Namespace) -> int:
-    """Return the bytes of a model that a token reads: all weights once, and the cache of half a sequence.
+    """Return the bytes of a model that a token reads, for models without grouped heads.
 
-    Of an embedding that is not the output layer too, it reads one row.
+    They are all weights once, and the cache of the longest prompt and of half of what follows. Of an
+    embedding that is not the output layer too, it is one row.
     """
     config = model.config.get_text_config()
     weights = {w.data_ptr(): w.numel() * w.element_size() for w in model.parameters()}

@@ -94,17 +94,18 @@ def actor_caveats(sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap) -> 
 
 
 def backend_caveats(used: Iterable[str], environments: Environments) -> list[str]:
-    """Return where actors fell back to the slower eager code, and why, by the facts of their environments.
+    """Return where actors fell back to slower passes, and why, by the facts of their environments.
 
-    An actor writes `eager (why)` for both models, or `..., draft eager (why)` for a draft of its own backend.
+    An actor writes `eager (why)` or `cudagraph (why)` for both models, or `..., draft eager (why)` for a
+    draft of its own backend.
     """
     facts = [str(environments.get(digest, {}).get("backend", "")) for digest in sorted(used)]
     texts = []
     for fact in facts:
         target, _, draft = fact.partition(", draft ")
         for whose, backend in (("", target), ("the draft ", draft)):
-            if fallen := re.fullmatch(r"eager \((.+)\)", backend):
-                texts.append(f"{whose}ran on the slower eager backend: {fallen[1]}")
+            if fallen := re.fullmatch(r"(eager|cudagraph) \((.+)\)", backend):
+                texts.append(f"{whose}ran on the slower {fallen[1]} backend: {fallen[2]}")
     return list(dict.fromkeys(texts))
 
 

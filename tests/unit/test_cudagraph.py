@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -261,14 +263,38 @@ def test_a_warm_runner_captures_nothing_while_it_decodes() -> None:
     assert (target.captures, draft.captures) == captures
 
 
-def test_a_prepared_decoder_captures_nothing_while_it_decodes() -> None:
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_prepared_decoder_captures_nothing_while_it_decodes(temperature: float) -> None:
     target, draft = RecordedRunner(tiny_gpt_neox(seed=1)), RecordedRunner(tiny_gpt_neox(seed=2))
     pair = Decoder(target, draft, vocabulary=VOCABULARY, end_of_text=None)
-    pair.prepare(80)
+    pair.prepare(80, greedy=temperature == 0)
     captures = target.captures, draft.captures
+    generation = GenerationSpec(max_new_tokens=24, temperature=temperature)
     for policy in (None, POLICIES["linear"], POLICIES["pruned tree"]):
-        pair.decode(LONG_PROMPT, GenerationSpec(max_new_tokens=24), policy, seed="0")
+        pair.decode(LONG_PROMPT, generation, policy, seed="0")
     assert (target.captures, draft.captures) == captures
+
+
+class _Forgetful(GraphRunner):
+    """A runner whose replays hold nothing of what was captured, as those of CUDA graphs."""
+
+    def _captured(self, function: Callable[[], object]) -> Callable[[], object]:
+        function()
+        return lambda: None
+
+
+def test_a_runner_that_is_dropped_frees_its_model_at_once() -> None:
+    """Garbage that refers to itself would wait on a GPU that the next pair needs."""
+    runner = started(_Forgetful(tiny_llama(seed=1)), 5)
+    runner.extend(*TREE)
+    runner.choose(GREEDY)
+    model = weakref.ref(runner.model)
+    gc.disable()
+    try:
+        del runner
+        assert model() is None
+    finally:
+        gc.enable()
 
 
 def test_only_so_many_graphs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,16 +313,21 @@ def test_only_so_many_graphs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decoded.token_ids == expected.token_ids
 
 
-@pytest.mark.parametrize("ask", ["choose", "rank", "logits", "nothing"])
-def test_a_pass_runs_once_however_it_is_asked(ask: str) -> None:
+@pytest.mark.parametrize("ask", ["choose, then rank", "rank", "logits", "nothing"])
+def test_a_pass_runs_once_however_it_is_asked(ask: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And one that is forgotten unasked does not run at all."""
     runner = started(RecordedRunner(tiny_llama(seed=1)), 5)
+    runs: list[object] = []
+    run = runner._run
+    monkeypatch.setattr(runner, "_run", lambda *asked: runs.append(asked) or run(*asked))
     for kept in ([], [0, 2]):
+        runs.clear()
         runner.extend(*TREE)
         rows_of(runner.cache)[..., 5:, :] = 0.5
         before = rows_of(runner.cache).clone()
-        if ask == "choose":
+        if ask == "choose, then rank":
             runner.choose(GREEDY)
+            runner.rank(2, GREEDY, VOCABULARY)
         elif ask == "rank":
             runner.rank(2, GREEDY, VOCABULARY)
         elif ask == "logits":
@@ -304,6 +335,7 @@ def test_a_pass_runs_once_however_it_is_asked(ask: str) -> None:
         asked = rows_of(runner.cache).clone()
         assert torch.equal(asked, before) == (ask == "nothing")
         runner.keep(kept)
+        assert len(runs) == (0 if ask == "nothing" and not kept else 1)
     eager = started(TorchRunner(runner.model), 5)
     eager.extend(*TREE)
     eager.keep([0, 2])

@@ -5,15 +5,19 @@ Without a GPU Triton's interpreter runs the kernels, which knows no arithmetic i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from dyna_eval_workers import architecture
 from dyna_eval_workers.architecture import plain_logits, self_test
+from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.families import ACTIVATIONS, UnsupportedModelError
 from dyna_eval_workers.fused.runner import FusedRunner, _matrix
+from dyna_eval_workers.native import NoKernelsError
 from dyna_eval_workers.runner import COMMITTED, TorchRunner
 from dyna_eval_workers.sampling import Chooser
 
@@ -23,6 +27,7 @@ from tests.runners import rows_of
 from tests.unit.test_cudagraph import GREEDY, LONG_PROMPT, POLICIES, TREE, decoder, started
 
 pytest.importorskip("triton", reason="there is no Triton for this system")
+from triton.runtime.errors import OutOfResources  # where there is Triton
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
@@ -44,6 +49,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the wider passes of the self-test where the interpreter runs them."""
+    if not ON_GPU:
+        monkeypatch.setattr(architecture, "_WIDTHS", (7,))
+
+
 def model_of(kind: str, *, seed: int = 1, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     return tiny_model(kind, seed=seed, **changes).to(DEVICE, dtype)
 
@@ -54,6 +66,7 @@ def model_of(kind: str, *, seed: int = 1, dtype: torch.dtype = torch.float32, **
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("kind", SUPPORTED if ON_GPU else ["phi", "qwen3"])
 def test_every_method_emits_the_tokens_of_eager_ar(kind: str, temperature: float) -> None:
+    """Without a GPU two methods and two families stand for all: the interpreter is slow."""
     target, draft = model_of(kind, seed=1), model_of(kind, seed=2)
     generation = GenerationSpec(max_new_tokens=16 if ON_GPU else 3, temperature=temperature)
     eager, ours = decoder(TorchRunner, target), decoder(FusedRunner, target, draft)
@@ -63,6 +76,7 @@ def test_every_method_emits_the_tokens_of_eager_ar(kind: str, temperature: float
             assert ours.decode(prompt, generation, policy, seed="3").token_ids == expected
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", SUPPORTED)
 def test_every_family_passes_the_tree_self_test(kind: str, dtype: torch.dtype) -> None:
@@ -70,6 +84,12 @@ def test_every_family_passes_the_tree_self_test(kind: str, dtype: torch.dtype) -
     self_test(FusedRunner(model), plain_logits(model), kind)
 
 
+def test_wider_passes_pass_the_self_test_too() -> None:
+    model = model_of("llama", dtype=torch.float16)
+    self_test(FusedRunner(model), plain_logits(model), "llama")
+
+
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_models_of_a_family_differ_in_is_known(variant: str) -> None:
     kind, changes = VARIANTS[variant]
@@ -84,6 +104,32 @@ def test_what_models_of_a_family_differ_in_is_known(variant: str) -> None:
 def test_a_family_that_nobody_described_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="no kernels for bloom"):
         FusedRunner(tiny_model("bloom", seed=1))
+
+
+def test_without_triton_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dyna_eval_workers.fused.kernels", None)
+    monkeypatch.delattr("dyna_eval_workers.fused.kernels", raising=False)
+    with pytest.raises(NoKernelsError, match="there is no Triton that works"):
+        FusedRunner(tiny_llama(seed=1))
+
+
+def test_kernels_that_do_not_fit_a_device_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OutOfResources(200_000, 100_000, "shared memory")
+
+    runner = FusedRunner(model_of("llama"))
+    monkeypatch.setattr(FusedRunner, "_forward", fail)
+    monkeypatch.setattr(GraphRunner, "_captured", lambda _, function: function())
+    with pytest.raises(NoKernelsError, match="the kernels cannot run on this device: out of resource"):
+        started(runner, 5).warm_up([1], shortest=1, longest=9)
+
+
+def test_more_programs_than_counters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dyna_eval_workers.fused.runner._COUNTERS", 1)
+    runner = started(FusedRunner(model_of("llama")), 5)
+    runner.extend(*TREE)
+    with pytest.raises(NoKernelsError, match="more than there are counters"):
+        runner.logits()
 
 
 def test_the_weights_are_the_models_own() -> None:
@@ -101,7 +147,7 @@ def test_the_weights_are_the_models_own() -> None:
 # ------------------------------------------------------------------------------------ passes and the cache
 
 
-@pytest.mark.parametrize("committed", [0, 1, 57, 58, 63, 64, 100])
+@pytest.mark.parametrize("committed", [0, 57, 58, 64])
 @pytest.mark.parametrize("kind", ["gpt_neox", "qwen3"])
 def test_a_tree_of_seven_has_the_logits_of_an_eager_pass(kind: str, committed: int) -> None:
     """On both sides of the borders: of a word of bits, and of the rows that a program takes at once."""
@@ -135,7 +181,7 @@ def test_a_pass_writes_its_own_rows_alone(count: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("count", [2, 7, 20, *([40, 70] if ON_GPU else [])])
+@pytest.mark.parametrize("count", [2, 20, *([40, 70] if ON_GPU else [])])
 def test_a_chain_has_the_numbers_of_one_token_after_another(count: int, dtype: torch.dtype) -> None:
     """On a GPU to the last bit: each number is a sum in one order. The interpreter's order varies."""
     model = model_of(
@@ -150,7 +196,8 @@ def test_a_chain_has_the_numbers_of_one_token_after_another(count: int, dtype: t
         if ON_GPU:
             assert torch.equal(single.logits()[0], logits[index])
         else:
-            torch.testing.assert_close(single.logits()[0], logits[index], rtol=2e-2, atol=2e-2)
+            tolerance = 1e-4 if dtype is torch.float32 else 2e-2
+            torch.testing.assert_close(single.logits()[0], logits[index], rtol=tolerance, atol=tolerance)
         single.keep([0])
 
 
@@ -172,6 +219,17 @@ def test_choose_and_rank_answer_as_the_eager_runner_does(last_only: bool) -> Non
             np.testing.assert_allclose(values, expected_values, rtol=1e-3, atol=1e-4)
 
 
+def test_logits_that_are_no_numbers_give_tokens_that_there_are() -> None:
+    """Wherever a place behind the vocabulary won, the next pass would read behind the embedding."""
+    runner = FusedRunner(tiny_llama(seed=1).to(DEVICE))
+    logits = torch.full((3, 5000), float("nan"), device=DEVICE)
+    logits[1, 4999] = logits[2, 17] = 1.0
+    found = torch.zeros(3, 2, 2, dtype=torch.int32, device=DEVICE)
+    runner._rank_into(found, logits)
+    assert ((found[:, 0] >= 0) & (found[:, 0] < 5000)).all()
+    assert found[1:, 0, 0].tolist() == [4999, 17]
+
+
 @pytest.mark.parametrize("branch", [1, 3, 8])
 def test_of_equal_logits_the_first_token_is_the_better_one(branch: int) -> None:
     """Also where they stand in parts of the vocabulary that different programs rank."""
@@ -187,8 +245,8 @@ def test_of_equal_logits_the_first_token_is_the_better_one(branch: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("nodes", [1, 3, 16, 17, 64, 70])
-@pytest.mark.parametrize(("outputs", "inputs"), [(64, 256), (33, 130), (96, 1024), (70, 1100)])
+@pytest.mark.parametrize("nodes", [1, 3, 16, 17, 64, 70] if ON_GPU else [3, 17, 70])
+@pytest.mark.parametrize(("outputs", "inputs"), [(64, 256), (33, 130), (70, 1100)])
 def test_a_product_is_what_torch_computes(nodes: int, outputs: int, inputs: int, dtype: torch.dtype) -> None:
     """With and without bias, by rows and by columns, activated, added, and gated."""
     runner = FusedRunner(tiny_llama(seed=1).to(DEVICE, dtype))

@@ -390,6 +390,10 @@ def test_warnings_name_the_pair_where_there_are_several() -> None:
     [
         ("compile", ()),
         ("eager", ()),
+        ("cudagraph, fused kernels", ()),
+        ("cudagraph (no kernels for bloom)", ("ran on the slower cudagraph backend: no kernels for bloom",)),
+        ("cudagraph, fused kernels, draft cudagraph (the kernels fail the self-test)",
+         ("the draft ran on the slower cudagraph backend: the kernels fail the self-test",)),
         ("eager (no C++ compiler)", ("ran on the slower eager backend: no C++ compiler",)),
         ("compile, draft eager (no kernel for mpt)",
          ("the draft ran on the slower eager backend: no kernel for mpt",)),
@@ -397,7 +401,7 @@ def test_warnings_name_the_pair_where_there_are_several() -> None:
          ("ran on the slower eager backend: a (b)", "the draft ran on the slower eager backend: c")),
     ],
 )  # fmt: skip
-def test_an_actor_that_fell_back_to_eager_says_why(backend: str, warnings: tuple[str, ...]) -> None:
+def test_an_actor_that_fell_back_says_why(backend: str, warnings: tuple[str, ...]) -> None:
     environments = {name: {**facts, "backend": backend} for name, facts in ENVIRONMENTS.items()}
     assert build_report(replace(record(), environments=environments)).warnings == warnings
 

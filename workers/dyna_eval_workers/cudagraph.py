@@ -6,14 +6,15 @@ every node and row that it sees, of which the mask is made there. A graph does t
 asked about it, and the copy of the answer. On other devices the same functions are just called.
 
 Memory: the graphs of a runner share one pool, which holds what the largest pass computes on its way, and
-passes of one N share their logits, (N, vocabulary). A graph adds its inputs, 24 + C/8 bytes per node, and
-what the driver keeps of its launches.
+passes of one N share their logits, (N, vocabulary). A graph adds its inputs, 24 + C/8 bytes per node
+(16 + C/8 for fused kernels, whose C is the whole cache), and what the driver keeps of its launches.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -30,16 +31,16 @@ from dyna_eval_workers.memory import ran_out
 from dyna_eval_workers.runner import TorchRunner
 from dyna_eval_workers.sampling import Chooser
 
-_ROWS = 256  # C is a multiple of it, and it is one of _WORD
-_WORD = 64  # rows whose bits stand in one integer
-BRANCH = 8  # proposals that a graph ranks
-_MOST_GRAPHS = 64
-NOBODY = np.zeros((0, 0), dtype=np.bool_)  # who sees what where all of a pass is padding
+_ROWS = 256  # C is a multiple of it, and it is one of WORD
+WORD = 64  # rows whose bits stand in one integer
+_BRANCH = 8  # proposals that a graph ranks
+_MOST_GRAPHS = 128
+_NOBODY = np.zeros((0, 0), dtype=np.bool_)  # who sees what where all of a pass is padding
 _WARM_UPS = 2  # runs before a capture, in which libraries allocate and choose their kernels
 
 
 class CaptureError(DecodingError):
-    """The passes of a model cannot be captured, say because the host decides inside; the text says why."""
+    """The passes of a model cannot run as CUDA graphs, say as the host decides inside; the text says why."""
 
 
 class Window(Cache):  # type: ignore[misc]  # transformers is not typed
@@ -58,7 +59,7 @@ class Window(Cache):  # type: ignore[misc]  # transformers is not typed
         return keys[:, :, : self.size], values[:, :, : self.size]
 
 
-class Tail(StrEnum):
+class _Tail(StrEnum):
     """What a graph does behind its pass."""
 
     NOTHING = "nothing"
@@ -67,14 +68,14 @@ class Tail(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Static:
+class _Static:
     """Work between tensors at fixed addresses: the host fills `inputs`, runs it, and reads `answer`."""
 
     inputs: Tensor
     answer: Tensor
     run: Callable[[], object]
-    work: Callable[[], object]
-    """What `run` replays: it holds the tensors in between, whose memory nobody else may have meanwhile."""
+    between: tuple[Tensor, ...]
+    """What lies on the device, whose memory nobody else may have meanwhile."""
 
 
 @dataclass(slots=True)
@@ -89,7 +90,7 @@ class _Latest:
 
 
 class GraphRunner(TorchRunner):
-    """Runs a transformers model by replaying graphs; prompts and sampling run eagerly.
+    """Runs a transformers model by replaying graphs; prompts run eagerly, and so do sampled choices.
 
     A pass waits for what is asked about it, since one graph does both, with the copies to and from the host.
     The first pass of a shape captures its graph, and raises CaptureError where the model does not allow it. A
@@ -98,14 +99,15 @@ class GraphRunner(TorchRunner):
     """
 
     backend = "cudagraph"
-    what = "CUDA graphs"
+    passes = "CUDA graphs"
+    """What a reason calls them, as in: they fail the self-test."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        self._kept: OrderedDict[tuple[int, int, Tail, int], Static] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int, _Tail, int], _Static] = OrderedDict()
         self._logits_of: dict[int, Tensor] = {}
         self._latest = _Latest(0, 0, slice(0), np.zeros(0, dtype=np.int64), waits=False)
-        bits = np.left_shift(np.uint64(1), np.arange(_WORD, dtype=np.uint64)).view(np.int64)
+        bits = np.left_shift(np.uint64(1), np.arange(WORD, dtype=np.uint64)).view(np.int64)
         self._bits = torch.from_numpy(bits).to(self.device)
         self._side: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
@@ -133,11 +135,11 @@ class GraphRunner(TorchRunner):
         With them what follows when `greedy`: `rank` under `proposable`, or where that is None `choose`. Of
         more than `_MOST_GRAPHS` only the last stay: the largest sizes.
         """
-        tail = Tail.NOTHING if not greedy else Tail.CHOOSE if proposable is None else Tail.RANK
-        lengths = sorted({self._readable(end) for end in range(shortest, longest + 1)})
+        tail = _Tail.NOTHING if not greedy else _Tail.CHOOSE if proposable is None else _Tail.RANK
+        lengths = sorted({self._rows_read(end) for end in range(shortest, longest + 1)})
         for size in sorted({_padded(count) for count in nodes}):
             for rows in lengths:
-                self._static(size, rows, tail, proposable if tail is Tail.RANK and proposable else 0)
+                self._static(size, rows, tail, proposable if tail is _Tail.RANK and proposable else 0)
 
     @torch.inference_mode()
     def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
@@ -147,7 +149,7 @@ class GraphRunner(TorchRunner):
         if end >= self.cache.capacity:
             raise DecodingError(f"a pass ends at row {end} of {self.cache.capacity - 1}: reserve more")
         self._written.add(parents, self.length)
-        size, rows = _padded(count), self._readable(end)
+        size, rows = _padded(count), self._rows_read(end)
         positions, seen = self._written.positions[first:], self._written.seen(first)
         packed = self._packed(size, rows, tokens, positions, seen)
         self._latest = _Latest(size, rows, slice(count - 1 if last_only else 0, count), packed)
@@ -164,16 +166,16 @@ class GraphRunner(TorchRunner):
     def choose(self, chooser: Chooser) -> list[int]:
         if chooser.temperature > 0:
             return super().choose(chooser)
-        chosen: list[int] = self._asked(Tail.CHOOSE).tolist()
+        chosen: list[int] = self._asked(_Tail.CHOOSE).tolist()
         return chosen
 
     @torch.inference_mode()
     def rank(
         self, branch: int, chooser: Chooser, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
-        if chooser.temperature > 0 or branch > BRANCH:
+        if chooser.temperature > 0 or branch > _BRANCH:
             return super().rank(branch, chooser, proposable)
-        best = self._asked(Tail.RANK, proposable)[..., :branch]
+        best = self._asked(_Tail.RANK, proposable)[..., :branch]
         return best[:, 0].tolist(), best[:, 1].view(torch.float32).tolist()
 
     @torch.inference_mode()
@@ -188,19 +190,20 @@ class GraphRunner(TorchRunner):
     def _catch_up(self) -> None:
         """Run the latest pass if it waits, as nothing is asked about it that a graph could answer."""
         if self._latest.waits:
-            self._run(Tail.NOTHING, 0)
+            self._run(_Tail.NOTHING, 0)
 
-    def _asked(self, tail: Tail, proposable: int = 0) -> Tensor:
+    def _asked(self, tail: _Tail, proposable: int = 0) -> Tensor:
         """Return the answer about the nodes that are asked about, on the host."""
         if self._latest.waits:
             answer = self._run(tail, proposable)
         else:
-            answer, ask = self._behind(self._latest.nodes, tail, proposable)
-            ask()
-            self._wait()
+            found = self._room_for(self._latest.nodes, tail, proposable)
+            with nullcontext() if self._side is None else torch.cuda.device(self.device):
+                self._find(found, tail, proposable)
+            answer = found.cpu()
         return answer[self._latest.asked]
 
-    def _run(self, tail: Tail, proposable: int) -> Tensor:
+    def _run(self, tail: _Tail, proposable: int) -> Tensor:
         """Run the latest pass and what stands behind it, and wait; return the answer for all its nodes."""
         latest = self._latest
         latest.waits = False
@@ -215,11 +218,11 @@ class GraphRunner(TorchRunner):
         if self._side is not None:
             torch.cuda.current_stream(self.device).synchronize()
 
-    def _readable(self, end: int) -> int:
+    def _rows_read(self, end: int) -> int:
         """Return how many rows a pass that ends at `end` is built for."""
         return _multiple(end, _ROWS)
 
-    def _static(self, nodes: int, rows: int, tail: Tail, proposable: int) -> Static:
+    def _static(self, nodes: int, rows: int, tail: _Tail, proposable: int) -> _Static:
         """Return what was built for these sizes; what was unused for longest makes room for what is new."""
         key = nodes, rows, tail, proposable
         if key not in self._kept:
@@ -229,24 +232,26 @@ class GraphRunner(TorchRunner):
         self._kept.move_to_end(key)
         return self._kept[key]
 
-    def _built(self, nodes: int, rows: int, tail: Tail, proposable: int) -> Static:
+    def _built(self, nodes: int, rows: int, tail: _Tail, proposable: int) -> _Static:
         """Return a pass from its packed inputs, as yet of padding alone, to its answer, both on the host."""
-        staged = self._pinned(torch.from_numpy(self._packed(nodes, rows, [], [], NOBODY)))
+        staged = self._pinned(torch.from_numpy(self._packed(nodes, rows, [], [], _NOBODY)))
         inputs = staged.to(self.device)
+        found = self._room_for(nodes, tail, proposable)
+        answer = self._pinned(torch.zeros_like(found, device="cpu"))
         forward = self._pass(nodes, rows, inputs, self._logits_for(nodes))
-        answer, ask = self._behind(nodes, tail, proposable)
 
         def run() -> None:
             inputs.copy_(staged, non_blocking=True)
             forward()
-            ask()
+            self._find(found, tail, proposable)
+            answer.copy_(found, non_blocking=True)
 
-        return Static(staged, answer, self._captured(run), run)
+        return _Static(staged, answer, self._captured(run), (inputs, found))
 
     def _pass(self, nodes: int, rows: int, inputs: Tensor, logits: Tensor) -> Callable[[], object]:
         """Return a forward pass from packed inputs to logits, (nodes, V)."""
         tokens, positions, written = inputs[: 3 * nodes].view(3, 1, nodes)
-        seen = inputs[3 * nodes :].view(nodes, rows // _WORD, 1)
+        seen = inputs[3 * nodes :].view(nodes, rows // WORD, 1)
         window = Window(self.cache, written[0], rows)
 
         def forward() -> None:
@@ -263,30 +268,23 @@ class GraphRunner(TorchRunner):
 
         return forward
 
-    def _behind(self, nodes: int, tail: Tail, proposable: int) -> tuple[Tensor, Callable[[], object]]:
-        """Return an answer on the host, and the step from logits to it.
+    def _room_for(self, nodes: int, tail: _Tail, proposable: int) -> Tensor:
+        """Return a tensor for the answer about all nodes.
 
-        It is the best token of every node, (nodes,), or its best tokens and the bits of their
-        log-probabilities, (nodes, 2, branch), or nothing.
+        It is the best token of each, (nodes,), or its best tokens and the bits of their log-probabilities,
+        (nodes, 2, branch), or nothing.
         """
-        logits = self._logits_for(nodes)
-        if tail is Tail.NOTHING:
-            return logits, lambda: None
-        if tail is Tail.CHOOSE:
-            found = torch.zeros(nodes, dtype=torch.int64, device=self.device)
-        else:
-            branch = min(BRANCH, proposable)
-            found = torch.zeros(nodes, 2, branch, dtype=torch.int32, device=self.device)
-        answer = self._pinned(torch.zeros_like(found, device="cpu"))
+        if tail is _Tail.RANK:
+            shape: tuple[int, ...] = nodes, 2, min(_BRANCH, proposable)
+            return torch.zeros(shape, dtype=torch.int32, device=self.device)
+        return torch.zeros(nodes if tail is _Tail.CHOOSE else 0, dtype=torch.int64, device=self.device)
 
-        def ask() -> None:
-            if tail is Tail.CHOOSE:
-                self._choose_into(found, logits)
-            else:
-                self._rank_into(found, logits[:, :proposable])
-            answer.copy_(found, non_blocking=True)
-
-        return answer, ask
+    def _find(self, found: Tensor, tail: _Tail, proposable: int) -> None:
+        """Write the answer about all nodes of a pass that was run."""
+        if tail is _Tail.CHOOSE:
+            self._choose_into(found, self._logits_for(len(found)))
+        elif tail is _Tail.RANK:
+            self._rank_into(found, self._logits_for(len(found))[:, :proposable])
 
     def _choose_into(self, tokens: Tensor, logits: Tensor) -> None:
         """Write the best token of every node, (nodes,)."""
@@ -325,9 +323,11 @@ class GraphRunner(TorchRunner):
                 ):
                     function()
         except RuntimeError as error:
+            with suppress(RuntimeError):  # what a capture that failed leaves on would fail all later ones
+                torch._C._cuda_endAllocateToPool(self.device.index or 0, self._pool)
             if ran_out(error):
                 raise
-            raise CaptureError(f"cannot be captured as a CUDA graph: {error}") from error
+            raise CaptureError(f"its passes cannot run or be captured: {error}") from error
         current.wait_stream(self._side)
         return graph.replay
 
@@ -364,12 +364,12 @@ def bits_of(nodes: int, rows: int, committed: int, seen: NDArray[np.bool_]) -> N
     Padding sees row 0, which always holds numbers: a node that sees nothing may become NaN.
     """
     count, written = seen.shape
-    whole, part = divmod(committed, _WORD)
-    tail = np.zeros((count, _multiple(part + written, _WORD)), dtype=np.bool_)
+    whole, part = divmod(committed, WORD)
+    tail = np.zeros((count, _multiple(part + written, WORD)), dtype=np.bool_)
     tail[:, :part] = True
     tail[:, part : part + written] = seen
     words = np.packbits(tail, axis=1, bitorder="little").view("<i8")
-    bits = np.zeros((nodes, rows // _WORD), dtype=np.int64)
+    bits = np.zeros((nodes, rows // WORD), dtype=np.int64)
     bits[count:, 0] = 1
     bits[:count, :whole] = -1
     bits[:count, whole : whole + words.shape[1]] = words

@@ -29,7 +29,11 @@ from dyna_eval_workers.tree import NOT_FED, ROOT, Tree
 
 _clock = time.perf_counter
 _USUAL_TREE = 320  # nodes for which room is made before any method is known
-_USUAL_PASSES, _USUAL_STEPS = range(1, 65), range(1, 17)  # tokens of a target's and of a draft's pass
+_USUAL_PASS, _USUAL_STEP, _LARGEST_PASS = (
+    64,
+    16,
+    256,
+)  # tokens of a target's and of a draft's pass, and of any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,17 +110,20 @@ class Decoder:
         # Ids beyond the tokenizer (padded vocabularies) or beyond the target are never proposed.
         self._proposable = min(vocabulary, target.vocabulary, draft.vocabulary if draft else vocabulary)
 
-    def prepare(self, tokens: int, *, greedy: bool = True) -> None:
-        """Make room for sequences of so many tokens, and capture graphs, so that no measured one has to."""
+    def prepare(self, tokens: int, *, greedy: bool = True, most_rows: int = 0) -> None:
+        """Make room for sequences of so many tokens, and capture graphs, so that no measured one has to.
+
+        `most_rows` is how many rows a method writes behind them at most.
+        """
         for runner in (self.target, self.draft):
             if runner is not None:
-                runner.reserve(tokens + _USUAL_TREE)
-        longest = tokens + _USUAL_PASSES[-1]
-        self.target.warm_up(_USUAL_PASSES, shortest=1, longest=longest, greedy=greedy)
+                runner.reserve(tokens + max(_USUAL_TREE, most_rows))
+        passes = range(1, min(max(_USUAL_PASS, most_rows + 1), _LARGEST_PASS) + 1)
+        steps = range(1, min(max(_USUAL_STEP, most_rows // 2), _LARGEST_PASS) + 1)
+        longest = tokens + passes[-1]
+        self.target.warm_up(passes, shortest=1, longest=longest, greedy=greedy)
         if self.draft is not None:
-            self.draft.warm_up(
-                _USUAL_STEPS, shortest=1, longest=longest, greedy=greedy, proposable=self._proposable
-            )
+            self.draft.warm_up(steps, shortest=1, longest=longest, greedy=greedy, proposable=self._proposable)
 
     def decode(
         self,

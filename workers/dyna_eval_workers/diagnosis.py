@@ -14,7 +14,7 @@ from dyna_eval.errors import PairError
 from dyna_eval.jobs import PACKAGED_PAIRS, Finding, PairSpec
 from dyna_eval_workers.conditions import Watch
 from dyna_eval_workers.native import NoFolderError, NoKernelsError, kernels
-from dyna_eval_workers.pairs import available_device, multiplies_bfloat16
+from dyna_eval_workers.pairs import available_device, inspect_pair, load_pair, multiplies_bfloat16
 from dyna_eval_workers.selfcheck import check
 
 _LOOK_SECONDS = 1.0
@@ -33,6 +33,8 @@ def diagnose() -> Iterator[Finding]:
     if device == "cpu":
         yield _kernels()
         yield from _pages()
+    else:
+        yield _gpu_kernels(_backend_of_packaged_pair(device))
     yield _others(device)
     yield _packaged_pair()
 
@@ -62,6 +64,23 @@ def _kernels() -> Finding:
         slower = "models run in transformers' code, several times slower"
         return Finding(what="kernels", told=str(reason), advice=f"{slower}; {remedy}")
     return Finding(what="kernels", told="built for this processor")
+
+
+def _backend_of_packaged_pair(device: str) -> str:
+    name = PACKAGED_PAIRS[0]
+    pair = inspect_pair(PairSpec(name=name, target=name, draft=None), device=device).pair
+    return load_pair(pair, torch.device(device)).backend
+
+
+def _gpu_kernels(backend: str) -> Finding:
+    _, fell_back, reason = backend.partition(" (")
+    if not fell_back:
+        return Finding(what="kernels", told="built for this GPU")
+    return Finding(
+        what="kernels",
+        told=reason.removesuffix(")"),
+        advice="models run in transformers' code, half as fast; install Triton and a C compiler (gcc)",
+    )
 
 
 def _pages() -> Iterator[Finding]:

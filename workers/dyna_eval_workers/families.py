@@ -83,8 +83,20 @@ def rotary_size(stack: Stack) -> int:
     return 0 if stack.rotary is None else 2 * int(stack.rotary.inv_freq.shape[0])
 
 
+def rotary_tables(rotary: Any, positions: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """Return cosine and sine for so many positions, each (positions, rotary size) float32; None without."""
+    if rotary is None:
+        return None
+    with torch.inference_mode():
+        cosine, sine = rotary(torch.zeros(1, device=device), torch.arange(positions, device=device)[None])
+    return cosine[0].contiguous(), sine[0].contiguous()
+
+
 def stack_of(model: Any) -> Stack:
-    """Return a transformers model in the form of all families; the tensors are the model's own.
+    """Return a transformers model in the form of all families.
+
+    The tensors are the model's own: matrices that belong together are joined, and the model's become views of
+    them. Their biases are copied.
 
     Raises UnsupportedModelError where it is of no known family, or differs from it.
     """

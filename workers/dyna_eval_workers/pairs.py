@@ -61,7 +61,7 @@ class LoadedPair:
 
     @property
     def backend(self) -> str:
-        """What really runs the forward passes, and why it is the slower eager code where it is."""
+        """What really runs the forward passes, and why nothing faster does where something could."""
         target, draft = self.decoder.target.backend, self.decoder.draft and self.decoder.draft.backend
         return target if draft in (None, target) else f"{target}, draft {draft}"
 
@@ -289,7 +289,8 @@ def _load_runner(
 ) -> Runner:
     """Load a model and let its runner pass the tree self-test.
 
-    Where our kernels cannot run a model, or do not compute what transformers computes, transformers runs it.
+    Where our kernels cannot run a model, or do not compute what transformers computes, transformers' passes
+    are captured as graphs, or run as they are.
     """
     loaded = _load_model(model, role, revision, pair.dtype, device, gpus=gpus)
     with _loading(model, failure="cannot run a tree"):
@@ -307,7 +308,7 @@ def _load_runner(
             except (NoKernelsError, UnsupportedModelError, CaptureError) as reason:
                 reasons.append(first_line(reason))
             except PairError:  # its text names the model, which is no fact of the environment
-                reasons.append(f"{kind.what} fail the self-test")
+                reasons.append(f"{kind.passes} fail the self-test")
             else:
                 runner.backend += f" ({reasons[0]})" if reasons else ""
                 return runner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -122,7 +123,8 @@ class DecodingSession:
 
     def _use(self, pair: Pair) -> _PairAtWork:
         if self._work is None or not self._work.pair.pair.same_models(pair):
-            self._work = None  # frees the memory before the next pair needs it
+            self._work = None
+            gc.collect()  # frees the memory before the next pair needs it, also what refers to itself
             self._references.clear()
             self._work = _PairAtWork.load(pair, self.device, self.gpus)
         return self._work
@@ -172,9 +174,9 @@ class _PairAtWork:
         `kept_traces` is the number of first rounds whose trees can be built; a peer shows none of its own. A
         peer's models are loaded for it, beside ours, and compiled where its method says so.
         """
-        self.pair.decoder.prepare(tokens, greedy=greedy)
+        decoder = self.pair.decoder
         if configuration.method.is_peer:
-            decoder = self.pair.decoder
+            decoder.prepare(tokens, greedy=greedy)
             peer = PeerDecoder(
                 *self.pair.peer_models(configuration),
                 vocabulary=len(self.pair.tokenizer),
@@ -183,11 +185,9 @@ class _PairAtWork:
             peer.warm_up(configuration, tokens=tokens)
             return partial(peer.decode, configuration=configuration)
         make = external_policy if configuration.method.is_external else drafting_for
-        return partial(
-            self.pair.decoder.decode,
-            drafting=make(configuration, self.calibration),
-            kept_traces=kept_traces,
-        )
+        drafting = make(configuration, self.calibration)
+        decoder.prepare(tokens, greedy=greedy, most_rows=drafting.most_rows if drafting else 0)
+        return partial(decoder.decode, drafting=drafting, kept_traces=kept_traces)
 
 
 def _decode_all(loop: Loop, job: Job, prompts: PromptSet) -> list[Decoded]:

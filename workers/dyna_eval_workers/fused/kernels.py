@@ -12,10 +12,8 @@ Shapes: M nodes, H hidden values, N outputs and K inputs of a matrix, C rows of 
 import triton
 import triton.language as tl
 
-GELU, GELU_TANH, RELU, SILU, LINEAR = range(5)
-"""Activations as `families.ACTIVATIONS` numbers them, and none."""
-WORD: tl.constexpr = tl.constexpr(64)
-"""Rows whose bits stand in one integer."""
+LINEAR = 4
+"""No activation, beside those that `families.ACTIVATIONS` numbers."""
 
 
 @triton.jit
@@ -188,7 +186,7 @@ def _finish(
 
 @triton.jit
 def _activated(x, ACTIVATION: tl.constexpr):
-    if ACTIVATION == 0:
+    if ACTIVATION == 0:  # as `families.ACTIVATIONS` numbers them
         return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
     if ACTIVATION == 1:  # by tanh u = 1 - 2 / (exp 2u + 1)
         u = 0.7978845608028654 * (x + 0.044715 * x * x * x)
@@ -200,7 +198,7 @@ def _activated(x, ACTIVATION: tl.constexpr):
     return x
 
 
-@triton.jit(do_not_specialize=["M"])
+@triton.jit(do_not_specialize=["M", "words"])
 def attend(
     qkv,
     out,
@@ -231,6 +229,7 @@ def attend(
     ROTATED: tl.constexpr,
     NORMED: tl.constexpr,
     SPLITS: tl.constexpr,
+    WORD: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_R: tl.constexpr,  # divides WORD
     BLOCK_D: tl.constexpr,
@@ -279,7 +278,7 @@ def attend(
         new = (row >= first) & (row < end)
         source = tl.where(new, row - first, 0)
         base = qkv + source.to(tl.int64) * width + head * between_heads
-        spot = (head * head_stride + row * row_stride).to(tl.int64)
+        spot = head.to(tl.int64) * head_stride + row * row_stride
         old = (row < first)[:, None] & (d < HEAD)[None, :]
         fresh = new[:, None] & (d < HEAD)[None, :]
         k = tl.load(keys + spot[:, None] + d[None, :], mask=old, other=0.0)
@@ -406,6 +405,7 @@ def rank_parts(
     token = part * BLOCK + tl.arange(0, BLOCK)
     own = tl.load(logits + node.to(tl.int64) * V + token, mask=token < proposable, other=float("-inf"))
     own = own.to(tl.float32)
+    own = tl.where(own <= float("inf"), own, float("-inf"))  # NaN would be the best of all, at any place
     spot = node * tl.num_programs(0) + part
     highest = tl.max(own)
     finite = tl.where(highest == float("-inf"), 0.0, highest)
@@ -435,7 +435,9 @@ def rank_all(
     highests = tl.load(stats + BRANCH, mask=part < parts, other=float("-inf"))
     sums = tl.load(stats + BRANCH + 1, mask=part < parts, other=0.0)
     highest = tl.max(highests)
-    normaliser = highest + tl.log(tl.sum(sums * tl.exp(highests - highest)))
+    finite = tl.where(highest == float("-inf"), 0.0, highest)
+    total = tl.sum(sums * tl.exp(highests - finite))
+    normaliser = finite + tl.log(tl.where(total > 0, total, 1.0))
     place = tl.arange(0, BLOCK_PARTS * BLOCK_BRANCH)
     its_part, its_rank = place // BLOCK_BRANCH, place % BLOCK_BRANCH
     there = (its_part < parts) & (its_rank < BRANCH)

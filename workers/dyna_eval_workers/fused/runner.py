@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from math import ceil
+from subprocess import SubprocessError
 from typing import Any
 
 import numpy as np
@@ -14,23 +16,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dyna_eval.errors import first_line
-from dyna_eval_workers.cudagraph import GraphRunner, bits_of
-from dyna_eval_workers.families import ACTIVATIONS, SEQUENTIAL, Block, Stack, is_rms, rotary_size, stack_of
+from dyna_eval_workers.cudagraph import WORD, GraphRunner, bits_of
+from dyna_eval_workers.families import (
+    ACTIVATIONS,
+    SEQUENTIAL,
+    Block,
+    Stack,
+    is_rms,
+    rotary_size,
+    rotary_tables,
+    stack_of,
+)
 from dyna_eval_workers.native import NoKernelsError
 
 # Found on an H200, for models of 70 M to 2.8 B parameters.
 _PROGRAMS = 80  # that a product is split among at least, so that all of the device reads weights
 _INPUTS = 512  # and the least that each of them takes
 _RANKED = 2048  # logits that a program ranks
-_ROWS = 64  # rows of the cache that a program of `attend` takes at once, of numbers of 16 bits
+_BLOCK_ROWS = 64  # rows of the cache that a program of `attend` takes at once, of numbers of 16 bits
 _SPLITS, _ATTENDING = 8, 128  # the most programs that share a head of `attend`, and all heads together
 _SLOTS = 16  # heads times nodes of such a program
 _WARPS = 8  # and how it is run
-_COUNTERS = 1 << 16
+_COUNTERS = 1 << 16  # groups of programs that add up parts, at most
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class _Tile:
     """What a program of `multiply` takes at once, and how it is run.
 
     The order of each sum, and so `inputs`, is one for all numbers of nodes.
@@ -43,13 +54,13 @@ class Tile:
     stages: int
 
 
-_TILES = (Tile(16, 64, 128, 4, 4), Tile(32, 64, 128, 4, 4), Tile(64, 64, 128, 4, 3))
+_TILES = (_Tile(16, 64, 128, 4, 4), _Tile(32, 64, 128, 4, 4), _Tile(64, 64, 128, 4, 3))
 """For numbers of 16 bits, by the most nodes; the last one is repeated for more."""
-_WIDE_TILE = Tile(16, 64, 64, 4, 4)
+_WIDE_TILE = _Tile(16, 64, 64, 4, 4)
 """For float32, of which no larger one fits into the registers."""
 
 
-def tile_for(nodes: int, dtype: torch.dtype, *, gated: bool) -> Tile:
+def _tile_for(nodes: int, dtype: torch.dtype, *, gated: bool) -> _Tile:
     """Return the tile for a number of nodes; a gated one has room for the outputs of both halves."""
     tile = _WIDE_TILE
     if dtype.itemsize == 2:
@@ -91,19 +102,20 @@ class _Inputs:
 class FusedRunner(GraphRunner):
     """Runs a model of a known family on a GPU; raises NoKernelsError or UnsupportedModelError if it cannot.
 
-    Prompts and sampling run as transformers has them, over the same weights and the same cache. What a pass
-    computes on its way has room of its own, which passes of one number of nodes share.
+    Prompts run as transformers has them, over the same weights and the same cache. What a pass computes on
+    its way has room of its own, which passes of one number of nodes share.
     """
 
     backend = "cudagraph, fused kernels"
-    what = "the kernels"
+    passes = "the kernels"
+    """What a reason calls them, as in: they fail the self-test."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         try:
             from dyna_eval_workers.fused import kernels  # noqa: PLC0415  # not every system has Triton
-        except ImportError as error:
-            raise NoKernelsError("there is no Triton") from error
+        except (ImportError, OSError, AssertionError) as error:  # it looks for the driver's library
+            raise NoKernelsError(f"there is no Triton that works ({first_line(error)})") from error
         self._kernels = kernels
         self._stack = stack = stack_of(model)
         self._tables: tuple[Tensor, Tensor] | None = None
@@ -130,17 +142,10 @@ class FusedRunner(GraphRunner):
     def reserve(self, capacity: int) -> None:
         before = self.cache.capacity
         super().reserve(capacity)
-        if self._stack.rotary is not None and self.cache.capacity != before:
-            self._tables = self._rotary_tables(self.cache.capacity)
+        if self.cache.capacity != before:
+            self._tables = rotary_tables(self._stack.rotary, self.cache.capacity, self.device)
 
-    @torch.inference_mode()
-    def _rotary_tables(self, positions: int) -> tuple[Tensor, Tensor]:
-        """Return cosine and sine for so many positions, each (positions, rotary size) float32."""
-        nothing = torch.zeros(1, device=self.device)
-        cosine, sine = self._stack.rotary(nothing, torch.arange(positions, device=self.device)[None])
-        return cosine[0].contiguous(), sine[0].contiguous()
-
-    def _readable(self, end: int) -> int:  # noqa: ARG002
+    def _rows_read(self, end: int) -> int:  # noqa: ARG002
         """Return the rows there are: one pass serves all lengths, and reads from the device where it ends."""
         return self.cache.capacity - 1
 
@@ -183,7 +188,7 @@ class FusedRunner(GraphRunner):
     def _rank_into(self, found: Tensor, logits: Tensor) -> None:
         nodes, proposable = logits.shape
         branch = found.shape[-1]
-        parts = -(-proposable // _RANKED)
+        parts = ceil(proposable / _RANKED)
         values = self._room("values", nodes, parts, branch + 2, dtype=torch.float32)
         tokens = self._room("tokens", nodes, parts, branch, dtype=torch.int32)
         self._kernels.rank_parts[(parts, nodes)](
@@ -251,9 +256,11 @@ class FusedRunner(GraphRunner):
             return
         self._beside.wait_stream(torch.cuda.current_stream(self.device))
         self._arrived = self._counters_beside
-        with torch.cuda.stream(self._beside):
-            yield
-        self._arrived = self._main_counters
+        try:
+            with torch.cuda.stream(self._beside):
+                yield
+        finally:
+            self._arrived = self._main_counters
 
     def _inner(self, normed: Tensor, layer: _Layer) -> Tensor:
         activation = ACTIVATIONS[self._stack.activation]
@@ -317,10 +324,10 @@ class FusedRunner(GraphRunner):
         out = onto if onto is not None else into
         if out is None:
             out = self._room(name, nodes, matrix.outputs)
-        tile = tile_for(nodes, self.dtype, gated=gated)
+        tile = _tile_for(nodes, self.dtype, gated=gated)
         parts = 0 if matrix.splits == 1 else matrix.splits * (2 if gated else 1)
         partial_sums = self._room(f"parts of {name}", parts, nodes, matrix.outputs, dtype=torch.float32)
-        grid = -(-nodes // tile.nodes), -(-matrix.outputs // tile.outputs), matrix.splits
+        grid = ceil(nodes / tile.nodes), ceil(matrix.outputs / tile.outputs), matrix.splits
         self._check_counters(grid[0] * grid[1] if matrix.splits > 1 else 0)
         self._kernels.multiply[grid](
             x,
@@ -355,7 +362,7 @@ class FusedRunner(GraphRunner):
         group = stack.heads // stack.key_heads
         slots, columns = max(_SLOTS, _power_of_two(group)), max(16, _power_of_two(size))
         splits = max(1, min(_SPLITS, _ATTENDING // stack.key_heads))
-        grid = -(-nodes // (slots // group)), stack.key_heads, splits
+        grid = ceil(nodes / (slots // group)), stack.key_heads, splits
         self._check_counters(grid[0] * grid[1])
         parts = self._room("parts of mixed", *grid, slots, columns + 2, dtype=torch.float32)
         starts = (0, size, 2 * size, 3 * size) if stack.by_head else _starts(stack)
@@ -387,8 +394,9 @@ class FusedRunner(GraphRunner):
             ROTATED=rotary_size(stack),
             NORMED=block.query_norm is not None,
             SPLITS=splits,
+            WORD=WORD,
             BLOCK_Q=slots,
-            BLOCK_R=_ROWS if self.dtype.itemsize == 2 else _ROWS // 2,
+            BLOCK_R=_BLOCK_ROWS if self.dtype.itemsize == 2 else _BLOCK_ROWS // 2,
             BLOCK_D=columns,
             num_warps=_WARPS,
             num_stages=1,
@@ -411,7 +419,7 @@ class FusedRunner(GraphRunner):
 
         try:
             return super()._captured(function)
-        except TritonError as error:
+        except (TritonError, SubprocessError, OSError, AssertionError) as error:  # of its C compiler, say
             raise NoKernelsError(f"the kernels cannot run on this device: {first_line(error)}") from error
 
     def _check_counters(self, count: int) -> None:
@@ -423,8 +431,8 @@ def _matrix(weight: Tensor, bias: Tensor | None, *, halves: int = 1) -> _Matrix:
     weight = weight.detach()
     outputs, inputs = weight.shape
     outputs //= halves
-    programs = -(-outputs // tile_for(1, weight.dtype, gated=halves == 2).outputs)
-    splits = max(1, min(_power_of_two(-(-_PROGRAMS // programs)), inputs // _INPUTS))
+    programs = ceil(outputs / _tile_for(1, weight.dtype, gated=halves == 2).outputs)
+    splits = max(1, min(_power_of_two(ceil(_PROGRAMS / programs)), inputs // _INPUTS))
     return _Matrix(weight, bias, outputs, inputs, splits)
 
 

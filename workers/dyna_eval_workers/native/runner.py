@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dyna_eval_workers.families import rotary_tables
 from dyna_eval_workers.native import kernels
 from dyna_eval_workers.native.weights import PANEL, Weights
 from dyna_eval_workers.runner import COMMITTED, position_limit
@@ -26,7 +27,8 @@ class NativeRunner:
     """
 
     backend = "compile"
-    what = "the kernels"
+    passes = "the kernels"
+    """What a reason calls them, as in: they fail the self-test."""
 
     def __init__(self, model: Any, *, threads: int | None = None) -> None:
         self._kernels = kernels()
@@ -54,7 +56,7 @@ class NativeRunner:
 
     def reserve(self, capacity: int) -> None:
         if capacity > self._capacity:
-            self._tables = self._weights.rotary_tables(capacity)
+            self._tables = rotary_tables(self._weights.rotary, capacity, self.device)
             self._capacity = capacity
         cosine, sine = (table.data_ptr() for table in self._tables) if self._tables else (None, None)
         if not self._kernels.dyna_reserve(self._state, capacity, cosine, sine):

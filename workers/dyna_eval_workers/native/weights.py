@@ -107,7 +107,7 @@ class Weights:
         stack = stack_of(model)
         self._memory = _Memory()
         self._kept: list[Tensor] = []
-        self._rotary = stack.rotary
+        self.rotary = stack.rotary
         self.vocabulary = int(stack.head[0].shape[0])
         tied = stack.embedding.data_ptr() == stack.head[0].data_ptr()
         self.layers = (_Layer * len(stack.blocks))(*(self._layer(stack, block) for block in stack.blocks))
@@ -136,14 +136,6 @@ class Weights:
             norm_bias=self._vector(getattr(stack.norm, "bias", None)),
             head_matrix=self._matrix(*stack.head),
         )
-
-    def rotary_tables(self, positions: int) -> tuple[Tensor, Tensor] | None:
-        """Return cosine and sine for so many positions, each (positions, rotary size) float32."""
-        if self._rotary is None:
-            return None
-        with torch.inference_mode():
-            cosine, sine = self._rotary(torch.zeros(1), torch.arange(positions)[None])
-        return cosine[0].contiguous(), sine[0].contiguous()
 
     def _layer(self, stack: Stack, block: Block) -> _Layer:
         up = _interleaved(*block.up) if stack.gated else block.up
