@@ -56,6 +56,13 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(architecture, "_WIDTHS", (7,))
 
 
+@pytest.fixture(autouse=True)
+def prompts_by_transformers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let transformers read prompts where the interpreter would, but in the tests of prompts."""
+    if not ON_GPU and "prompt" not in request.node.name:
+        monkeypatch.setattr(FusedRunner, "prefill", TorchRunner.prefill)
+
+
 def model_of(kind: str, *, seed: int = 1, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     return tiny_model(kind, seed=seed, **changes).to(DEVICE, dtype)
 
@@ -164,6 +171,25 @@ def test_a_tree_of_seven_has_the_logits_of_an_eager_pass(kind: str, committed: i
         runner.extend([40, 41], [COMMITTED, COMMITTED])
         runner.extend([42, 43, 44], [0, 1, 1])
     torch.testing.assert_close(ours.logits(), eager.logits(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "llama"])
+def test_a_prompt_of_two_passes_fills_the_cache_as_transformers_does(kind: str) -> None:
+    model = model_of(kind)
+    eager, ours = started(TorchRunner(model), 70), started(FusedRunner(model), 70)
+    assert ours.length == 70
+    torch.testing.assert_close(rows_of(ours.cache)[..., :70, :], rows_of(eager.cache)[..., :70, :])
+    for runner in (eager, ours):
+        runner.extend(*TREE)
+    torch.testing.assert_close(ours.logits(), eager.logits(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_prompt_uses_the_graphs_that_are_there() -> None:
+    runner = started(FusedRunner(model_of("llama")), 0)
+    runner.warm_up([1, 8], shortest=1, longest=30)
+    kept = list(runner._kept)
+    runner.prefill([3, 4, 5, 6, 7])
+    assert list(runner._kept) == kept
 
 
 @pytest.mark.parametrize("count", [5, 8, 17, 33])

@@ -188,9 +188,14 @@ class GraphRunner(TorchRunner):
         return super()._scores(chooser, tokens)
 
     def _catch_up(self) -> None:
-        """Run the latest pass if it waits, as nothing is asked about it that a graph could answer."""
+        """Run the latest pass if it waits, as nothing is asked about it that a graph could answer.
+
+        A graph of its size that answers a question does as well as another one, which had to be captured.
+        """
         if self._latest.waits:
-            self._run(_Tail.NOTHING, 0)
+            size = self._latest.nodes, self._latest.rows
+            tail, proposable = next((key[2:] for key in self._kept if key[:2] == size), (_Tail.NOTHING, 0))
+            self._run(tail, proposable)
 
     def _asked(self, tail: _Tail, proposable: int = 0) -> Tensor:
         """Return the answer about the nodes that are asked about, on the host."""

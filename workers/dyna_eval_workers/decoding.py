@@ -29,11 +29,8 @@ from dyna_eval_workers.tree import NOT_FED, ROOT, Tree
 
 _clock = time.perf_counter
 _USUAL_TREE = 320  # nodes for which room is made before any method is known
-_USUAL_PASS, _USUAL_STEP, _LARGEST_PASS = (
-    64,
-    16,
-    256,
-)  # tokens of a target's and of a draft's pass, and of any
+_USUAL_PASS = 64  # tokens of a pass, or of a step of the draft, that is made ready whatever the method
+_LARGEST_PASS = 256  # and of one that is for a large tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +116,7 @@ class Decoder:
             if runner is not None:
                 runner.reserve(tokens + max(_USUAL_TREE, most_rows))
         passes = range(1, min(max(_USUAL_PASS, most_rows + 1), _LARGEST_PASS) + 1)
-        steps = range(1, min(max(_USUAL_STEP, most_rows // 2), _LARGEST_PASS) + 1)
+        steps = range(1, min(max(_USUAL_PASS, most_rows // 2), _LARGEST_PASS) + 1)
         longest = tokens + passes[-1]
         self.target.warm_up(passes, shortest=1, longest=longest, greedy=greedy)
         if self.draft is not None:

@@ -28,6 +28,7 @@ from dyna_eval_workers.families import (
     stack_of,
 )
 from dyna_eval_workers.native import NoKernelsError
+from dyna_eval_workers.runner import COMMITTED
 
 # Found on an H200, for models of 70 M to 2.8 B parameters.
 _PROGRAMS = 80  # that a product is split among at least, so that all of the device reads weights
@@ -37,6 +38,7 @@ _BLOCK_ROWS = 64  # rows of the cache that a program of `attend` takes at once, 
 _SPLITS, _ATTENDING = 8, 128  # the most programs that share a head of `attend`, and all heads together
 _SLOTS = 16  # heads times nodes of such a program
 _WARPS = 8  # and how it is run
+_PROMPT_PASS = 64  # tokens of a prompt in one pass
 _COUNTERS = 1 << 16  # groups of programs that add up parts, at most
 
 
@@ -102,8 +104,8 @@ class _Inputs:
 class FusedRunner(GraphRunner):
     """Runs a model of a known family on a GPU; raises NoKernelsError or UnsupportedModelError if it cannot.
 
-    Prompts run as transformers has them, over the same weights and the same cache. What a pass computes on
-    its way has room of its own, which passes of one number of nodes share.
+    Prompts run through the same passes, so that a token's logits do not depend on what of it was the prompt.
+    What a pass computes on its way has room of its own, which passes of one number of nodes share.
     """
 
     backend = "cudagraph, fused kernels"
@@ -144,6 +146,12 @@ class FusedRunner(GraphRunner):
         super().reserve(capacity)
         if self.cache.capacity != before:
             self._tables = rotary_tables(self._stack.rotary, self.cache.capacity, self.device)
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        for start in range(0, len(tokens), _PROMPT_PASS):
+            part = tokens[start : start + _PROMPT_PASS]
+            self.extend(part, range(COMMITTED, len(part) - 1), last_only=True)
+            self.keep(range(len(part)))
 
     def _rows_read(self, end: int) -> int:  # noqa: ARG002
         """Return the rows there are: one pass serves all lengths, and reads from the device where it ends."""
@@ -406,8 +414,8 @@ class FusedRunner(GraphRunner):
     def _room(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Return the tensor of this name and shape, in the model's dtype unless another is given.
 
-        All graphs share it, and it stays: what is allocated while a graph is captured lives in memory that
-        torch may give to others, at least where a second stream takes part.
+        All graphs share it, and it stays: what a second stream allocates while a graph is captured, torch may
+        give to others.
         """
         key = name, shape, dtype or self.dtype
         if key not in self._rooms:
