@@ -35,7 +35,7 @@ WATCHING_BUSY_SECONDS = 5.0
 
 _CONFLICTS = frozenset({"40001", "40P01"})
 """Postgres's codes for transactions that met another one: a serialization failure, and a deadlock."""
-_CONFLICT_TRIES = 20
+_CONFLICT_TRIES = 60  # more than a machine under load was seen to need, by far
 
 _SQLITE_AWAY = frozenset(
     {
@@ -172,7 +172,7 @@ def retried(transaction: Callable[_Arguments, _Result]) -> Callable[_Arguments, 
             except DatabaseAwayError as error:
                 if not _is_conflict(error.__cause__):
                     raise
-                time.sleep(random.uniform(0, 0.005 * tried))
+                time.sleep(random.uniform(0, min(0.005 * tried, 0.2)))
         return transaction(*args, **kwargs)
 
     return run
