@@ -20,7 +20,7 @@ from dyna_eval_db.store import Claim, Claimant, Landing, Store
 from dyna_eval_workers.actor import DecodingActor
 
 from dyna_eval.cluster import Slot, find_slots
-from dyna_eval.errors import DatabaseAwayError, DatabaseError, NoPlaceError, StuckWorkerError
+from dyna_eval.errors import DatabaseAwayError, DatabaseError, LeaseLostError, NoPlaceError, StuckWorkerError
 from dyna_eval.invariants import broken_invariants
 from dyna_eval.jobs import Calibration, Happening, JobResult, JobState, Notice, Pair, PromptSet, Standstill
 from dyna_eval.lease import LEASE_SECONDS
@@ -400,6 +400,8 @@ class Controller:
             for slot in self._slots:
                 if slot.claim is not None:
                     self.store.put_back(slot.claim, "the controller stopped")
+        with contextlib.suppress(DatabaseError, LeaseLostError):
+            self.store.recover(self.sweep_id, self.holder)  # what Ctrl-C came between claiming and knowing
         self._calls.clear()
         self._late.clear()
 
