@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from dyna_eval_workers.cache import PreallocatedCache
-from dyna_eval_workers.runner import COMMITTED, TorchRunner, WrittenRows
+from dyna_eval_workers.runner import COMMITTED, TorchRunner, WrittenRows, unpacked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
@@ -71,10 +71,11 @@ def test_keep_of_a_path_whose_rows_are_already_in_place(runner: TorchRunner) -> 
     assert_holds(runner, [*PREFIX, 9, 11])
 
 
-def test_the_cache_itself_may_keep_such_rows_too(runner: TorchRunner) -> None:
+def test_rows_that_trade_places_are_read_before_they_are_written(runner: TorchRunner) -> None:
     write_tree(runner)
-    runner.cache.keep(torch.tensor([0, 1]))
-    assert_holds(runner, [*PREFIX, 9, 11])
+    before = rows_of(runner.cache).clone()
+    runner.cache.move(torch.tensor([5, 6, 4]), torch.tensor([4, 5, 6]))
+    assert torch.equal(rows_of(runner.cache)[..., [6, 4, 5], :], before[..., [4, 5, 6], :])
 
 
 def test_keep_of_nothing_forgets_what_was_written(runner: TorchRunner) -> None:
@@ -156,7 +157,7 @@ def test_a_row_sees_itself_and_its_parents_up_to_the_committed_rows(
     cut = data.draw(st.integers(0, len(parents)))
     for part in (parents[:cut], parents[cut:]):
         rows.add(part, 7)
-    seen = rows.seen(cut)
+    seen = unpacked(rows.seen[cut:], len(rows.seen))
     assert seen.shape == (len(parents) - cut, len(parents))
     for row in range(len(parents)):
         expected, above = {row}, row

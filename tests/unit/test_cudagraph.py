@@ -15,7 +15,7 @@ from dyna_eval_workers.architecture import plain_logits, self_test
 from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.policies import BestFirst, Drafting, TopBranches
-from dyna_eval_workers.runner import COMMITTED, Runner, TorchRunner, WrittenRows
+from dyna_eval_workers.runner import COMMITTED, Runner, TorchRunner, WrittenRows, unpacked
 from dyna_eval_workers.sampling import Chooser
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -68,7 +68,7 @@ class RecordedRunner(GraphRunner):
         function()
         with _Recording() as recording:
             function()
-        return recording.replay
+        return torch.inference_mode()(recording.replay)
 
 
 RUNNERS: dict[str, Callable[[Any], GraphRunner]] = {"called": GraphRunner, "replayed": RecordedRunner}
@@ -213,9 +213,9 @@ def test_the_bits_say_which_rows_a_node_sees(committed: int) -> None:
     written = WrittenRows()
     written.add(*(TREE[1], committed))
     written.add([3, COMMITTED], committed)
-    seen = written.seen(7)
-    words = cudagraph.bits_of(4, 192, committed, seen).reshape(4, 3)
-    bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little").astype(np.bool_)
+    seen = unpacked(written.seen[7:], 9)
+    packed = np.frombuffer(cudagraph.bits_of(4, 192, committed, written.seen[7:]), dtype=np.uint8)
+    bits = np.unpackbits(packed.reshape(4, 24), axis=1, bitorder="little").astype(np.bool_)
     assert bits[:2, :committed].all()
     assert (bits[:2, committed : committed + 9] == seen).all()
     assert not bits[:2, committed + 9 :].any()
@@ -258,7 +258,7 @@ def test_a_warm_runner_captures_nothing_while_it_decodes() -> None:
     target.warm_up(range(1, 13), shortest=1, longest=100)
     draft.warm_up(range(1, 4), shortest=1, longest=100, proposable=VOCABULARY)
     captures = target.captures, draft.captures
-    assert captures == (5 * 2, 3 * 2)
+    assert captures == (5 * 2 + 2, 3 * 2 + 1)  # passes, and moves of 8 and 16 rows
     pair.decode(LONG_PROMPT, GenerationSpec(max_new_tokens=24), POLICIES["best first"], seed="0")
     assert (target.captures, draft.captures) == captures
 
@@ -340,6 +340,25 @@ def test_a_pass_runs_once_however_it_is_asked(ask: str, monkeypatch: pytest.Monk
     eager.extend(*TREE)
     eager.keep([0, 2])
     torch.testing.assert_close(rows_of(runner.cache)[..., :7, :], rows_of(eager.cache)[..., :7, :])
+
+
+@pytest.mark.parametrize("path", [[1], [0, 2], [3, 5, 7], [0, 1, 2, 9], range(3, 12), range(0, 20, 2)])
+def test_accepted_rows_are_moved_together_by_a_graph(
+    path: Sequence[int], make: Callable[[Any], GraphRunner]
+) -> None:
+    """Also rows that take each other's places, and more than the smallest graph moves."""
+    model = tiny_llama(seed=1)
+    eager, ours = TorchRunner(model), make(model)
+    for runner in (eager, ours):
+        runner.reserve(120)
+        runner.prefill(LONG_PROMPT)
+        for parents in ([COMMITTED] * 20, range(COMMITTED, 19)):  # the second one through the same graph
+            run(runner, [(11 * index + 7) % VOCABULARY for index in range(20)], parents)
+            runner.keep(path)
+    assert list(ours._moves) == [8 if len(path) <= 8 else 16]
+    kept = eager.length
+    assert ours.length == kept == 50 + 2 * len(path)
+    torch.testing.assert_close(rows_of(ours.cache)[..., :kept, :], rows_of(eager.cache)[..., :kept, :])
 
 
 def test_a_pass_beyond_the_reserved_rows_is_refused() -> None:

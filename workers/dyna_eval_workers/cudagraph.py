@@ -3,7 +3,11 @@
 A pass of N nodes over the first C rows of the cache is padded to one of few shapes. All that differs from
 one pass to the next goes to the device in one copy: tokens, positions, the rows to write, and a bit for
 every node and row that it sees, of which the mask is made there. A graph does that copy, the pass, what is
-asked about it, and the copy of the answer. On other devices the same functions are just called.
+asked about it, and the copy of the answer. Another one moves the accepted rows of a tree together. On other
+devices the same functions are just called.
+
+What the host does between two passes of a small draft takes as long as a part of them, so it is plain Python
+over a few integers and bytes; even a view of a tensor would cost more.
 
 Memory: the graphs of a runner share one pool, which holds what the largest pass computes on its way, and
 passes of one N share their logits, (N, vocabulary). A graph adds its inputs, 24 + C/8 bytes per node
@@ -12,6 +16,7 @@ passes of one N share their logits, (N, vocabulary). A graph adds its inputs, 24
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
@@ -33,9 +38,11 @@ from dyna_eval_workers.sampling import Chooser
 
 _ROWS = 256  # C is a multiple of it, and it is one of WORD
 WORD = 64  # rows whose bits stand in one integer
+_INTEGER = 8  # and its bytes
 _BRANCH = 8  # proposals that a graph ranks
 _MOST_GRAPHS = 128
-_NOBODY = np.zeros((0, 0), dtype=np.bool_)  # who sees what where all of a pass is padding
+_FEWEST_MOVED = 8  # rows that a graph moves, padding among them
+_MOST_MOVED = 64  # and of those that are made ready: paths are hardly ever longer
 _WARM_UPS = 2  # runs before a capture, in which libraries allocate and choose their kernels
 
 
@@ -71,8 +78,8 @@ class _Tail(StrEnum):
 class _Static:
     """Work between tensors at fixed addresses: the host fills `inputs`, runs it, and reads `answer`."""
 
-    inputs: Tensor
-    answer: Tensor
+    inputs: memoryview
+    answer: NDArray[Any]
     run: Callable[[], object]
     between: tuple[Tensor, ...]
     """What lies on the device, whose memory nobody else may have meanwhile."""
@@ -85,7 +92,7 @@ class _Latest:
     nodes: int
     rows: int
     asked: slice
-    packed: NDArray[np.int64]
+    packed: bytes
     waits: bool = True
 
 
@@ -105,8 +112,9 @@ class GraphRunner(TorchRunner):
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         self._kept: OrderedDict[tuple[int, int, _Tail, int], _Static] = OrderedDict()
+        self._moves: dict[int, _Static] = {}
         self._logits_of: dict[int, Tensor] = {}
-        self._latest = _Latest(0, 0, slice(0), np.zeros(0, dtype=np.int64), waits=False)
+        self._latest = _Latest(0, 0, slice(0), b"", waits=False)
         bits = np.left_shift(np.uint64(1), np.arange(WORD, dtype=np.uint64)).view(np.int64)
         self._bits = torch.from_numpy(bits).to(self.device)
         self._side: torch.cuda.Stream | None = None
@@ -118,9 +126,9 @@ class GraphRunner(TorchRunner):
         rows = _multiple(capacity, _ROWS) + 1
         if rows > self.cache.capacity:
             self._kept.clear()
+            self._moves.clear()
         super().reserve(rows)
 
-    @torch.inference_mode()
     def warm_up(
         self,
         nodes: Iterable[int],
@@ -132,16 +140,16 @@ class GraphRunner(TorchRunner):
     ) -> None:
         """Capture the passes of these sizes that end at `shortest` to `longest` rows of the reserved ones.
 
-        With them what follows when `greedy`: `rank` under `proposable`, or where that is None `choose`. Of
-        more than `_MOST_GRAPHS` only the last stay: the largest sizes.
+        With them the moves of as many rows, and what follows when `greedy`: `rank` under `proposable`, or
+        where that is None `choose`. Of more than `_MOST_GRAPHS` passes only the last stay, the largest ones.
         """
         tail = _Tail.NOTHING if not greedy else _Tail.CHOOSE if proposable is None else _Tail.RANK
         lengths = sorted({self._rows_read(end) for end in range(shortest, longest + 1)})
         for size in sorted({_padded(count) for count in nodes}):
+            self._move_of(min(max(size, _FEWEST_MOVED), _MOST_MOVED))
             for rows in lengths:
                 self._static(size, rows, tail, proposable if tail is _Tail.RANK and proposable else 0)
 
-    @torch.inference_mode()
     def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
         self._catch_up()
         count, first = len(tokens), len(self._written.positions)
@@ -150,41 +158,38 @@ class GraphRunner(TorchRunner):
             raise DecodingError(f"a pass ends at row {end} of {self.cache.capacity - 1}: reserve more")
         self._written.add(parents, self.length)
         size, rows = _padded(count), self._rows_read(end)
-        positions, seen = self._written.positions[first:], self._written.seen(first)
+        positions, seen = self._written.positions[first:], self._written.seen[first:]
         packed = self._packed(size, rows, tokens, positions, seen)
         self._latest = _Latest(size, rows, slice(count - 1 if last_only else 0, count), packed)
         self.cache.advance(count)
 
-    @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
         if len(rows) > 0:
             self._catch_up()
         self._latest.waits = False  # of a pass that is forgotten nothing was asked
         super().keep(rows)
 
-    @torch.inference_mode()
     def choose(self, chooser: Chooser) -> list[int]:
         if chooser.temperature > 0:
             return super().choose(chooser)
         chosen: list[int] = self._asked(_Tail.CHOOSE).tolist()
         return chosen
 
-    @torch.inference_mode()
     def rank(
         self, branch: int, chooser: Chooser, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
         if chooser.temperature > 0 or branch > _BRANCH:
             return super().rank(branch, chooser, proposable)
-        best = self._asked(_Tail.RANK, proposable)[..., :branch]
-        return best[:, 0].tolist(), best[:, 1].view(torch.float32).tolist()
+        best = self._asked(_Tail.RANK, proposable)
+        return best[:, 0, :branch].tolist(), best[:, 1, :branch].view(np.float32).tolist()
 
-    @torch.inference_mode()
     def logits(self) -> Tensor:
         self._catch_up()
+        self._logits = self._logits_for(self._latest.nodes)[self._latest.asked]
         return self._logits
 
     def _scores(self, chooser: Chooser, tokens: int) -> Tensor:
-        self._catch_up()
+        self.logits()
         return super()._scores(chooser, tokens)
 
     def _catch_up(self) -> None:
@@ -197,27 +202,46 @@ class GraphRunner(TorchRunner):
             tail, proposable = next((key[2:] for key in self._kept if key[:2] == size), (_Tail.NOTHING, 0))
             self._run(tail, proposable)
 
-    def _asked(self, tail: _Tail, proposable: int = 0) -> Tensor:
+    def _asked(self, tail: _Tail, proposable: int = 0) -> NDArray[Any]:
         """Return the answer about the nodes that are asked about, on the host."""
-        if self._latest.waits:
-            answer = self._run(tail, proposable)
-        else:
-            found = self._room_for(self._latest.nodes, tail, proposable)
-            with nullcontext() if self._side is None else torch.cuda.device(self.device):
-                self._find(found, tail, proposable)
-            answer = found.cpu()
+        answer = self._run(tail, proposable) if self._latest.waits else self._found(tail, proposable)
         return answer[self._latest.asked]
 
-    def _run(self, tail: _Tail, proposable: int) -> Tensor:
+    @torch.inference_mode()
+    def _found(self, tail: _Tail, proposable: int) -> NDArray[Any]:
+        """Return the answer for all nodes of the latest pass, which was run without it."""
+        found = self._room_for(self._latest.nodes, tail, proposable)
+        with nullcontext() if self._side is None else torch.cuda.device(self.device):
+            self._find(found, tail, proposable)
+        return found.cpu().numpy()
+
+    def _run(self, tail: _Tail, proposable: int) -> NDArray[Any]:
         """Run the latest pass and what stands behind it, and wait; return the answer for all its nodes."""
         latest = self._latest
         latest.waits = False
         step = self._static(latest.nodes, latest.rows, tail, proposable)
-        step.inputs.numpy()[:] = latest.packed
+        step.inputs[:] = latest.packed
         step.run()
         self._wait()
-        self._logits = self._logits_for(latest.nodes)[latest.asked]
         return step.answer
+
+    def _move(self, sources: Sequence[int], places: Sequence[int]) -> None:
+        """Copy rows without waiting for it: the pass that comes before the next copy waits for both."""
+        step = self._move_of(max(_padded(len(sources)), _FEWEST_MOVED))
+        length, spare = self.length, self.cache.capacity - 1
+        padding = [spare] * (len(step.inputs) // (2 * _INTEGER) - len(sources))
+        rows = array("q", [length + row for row in sources])
+        rows.extend(padding)
+        rows.extend(length + row for row in places)
+        rows.extend(padding)
+        step.inputs[:] = rows.tobytes()
+        step.run()
+
+    def _move_of(self, count: int) -> _Static:
+        """Return what copies so many rows, padding among them, which copies the spare row onto itself."""
+        if count not in self._moves:
+            self._moves[count] = self._built_move(count)
+        return self._moves[count]
 
     def _wait(self) -> None:
         if self._side is not None:
@@ -237,9 +261,11 @@ class GraphRunner(TorchRunner):
         self._kept.move_to_end(key)
         return self._kept[key]
 
+    @torch.inference_mode()
     def _built(self, nodes: int, rows: int, tail: _Tail, proposable: int) -> _Static:
         """Return a pass from its packed inputs, as yet of padding alone, to its answer, both on the host."""
-        staged = self._pinned(torch.from_numpy(self._packed(nodes, rows, [], [], _NOBODY)))
+        padding = np.frombuffer(self._packed(nodes, rows, [], [], []), dtype=np.int64)
+        staged = self._pinned(torch.tensor(padding))
         inputs = staged.to(self.device)
         found = self._room_for(nodes, tail, proposable)
         answer = self._pinned(torch.zeros_like(found, device="cpu"))
@@ -251,7 +277,19 @@ class GraphRunner(TorchRunner):
             self._find(found, tail, proposable)
             answer.copy_(found, non_blocking=True)
 
-        return _Static(staged, answer, self._captured(run), (inputs, found))
+        return _Static(_bytes_of(staged), answer.numpy(), self._captured(run), (inputs, found))
+
+    @torch.inference_mode()
+    def _built_move(self, count: int) -> _Static:
+        """Return what copies rows: its inputs are their numbers, and those of their places."""
+        staged = self._pinned(torch.full((2 * count,), self.cache.capacity - 1))
+        inputs = staged.to(self.device)
+
+        def run() -> None:
+            inputs.copy_(staged, non_blocking=True)
+            self.cache.move(inputs[:count], inputs[count:])
+
+        return _Static(_bytes_of(staged), np.zeros(0), self._captured(run), (inputs,))
 
     def _pass(self, nodes: int, rows: int, inputs: Tensor, logits: Tensor) -> Callable[[], object]:
         """Return a forward pass from packed inputs to logits, (nodes, V)."""
@@ -310,8 +348,8 @@ class GraphRunner(TorchRunner):
     def _captured(self, function: Callable[[], object]) -> Callable[[], object]:
         """Return what does the same as a function over static tensors: on CUDA, the replay of its graph."""
         if self._side is None:
-            return function
-        if not self._kept:  # a pool ends with its last graph, and its handle is not to be used again
+            return torch.inference_mode()(function)
+        if not (self._kept or self._moves):  # a pool ends with its last graph: its handle is not used again
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream(self.device)
@@ -336,49 +374,43 @@ class GraphRunner(TorchRunner):
         current.wait_stream(self._side)
         return graph.replay
 
-    def _on_device(self, array: NDArray[np.int64]) -> Tensor:
-        return self._pinned(torch.from_numpy(array)).to(self.device, non_blocking=True)
-
     def _packed(
-        self,
-        nodes: int,
-        rows: int,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        seen: NDArray[np.bool_],
-    ) -> NDArray[np.int64]:
+        self, nodes: int, rows: int, tokens: Sequence[int], positions: Sequence[int], seen: Sequence[int]
+    ) -> bytes:
         """Return what a pass reads: tokens, positions, rows to write, and the bits of the rows that are seen.
 
         The first three are (nodes,); padding writes the spare row.
         """
         count, first = len(tokens), self.cache.written
-        header = np.zeros((3, nodes), dtype=np.int64)
-        header[0, :count], header[1, :count] = tokens, positions
-        header[2] = self.cache.capacity - 1
-        header[2, :count] = range(first, first + count)
-        return np.concatenate([header.ravel(), bits_of(nodes, rows, self.length, seen)])
+        header = array("q", tokens)
+        padding = [0] * (nodes - count)
+        header.extend(padding)
+        header.extend(positions)
+        header.extend(padding)
+        header.extend(range(first, first + count))
+        header.extend([self.cache.capacity - 1] * (nodes - count))
+        return header.tobytes() + bits_of(nodes, rows, self.length, seen)
 
     def _pinned(self, tensor: Tensor) -> Tensor:
         """Return a tensor in memory that a copy may still read after it is freed: torch waits to reuse it."""
         return tensor if self._side is None else tensor.pin_memory()
 
 
-def bits_of(nodes: int, rows: int, committed: int, seen: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return a bit for every node and row that it sees, flat; `seen` is (real nodes, written rows).
+def bits_of(nodes: int, rows: int, committed: int, seen: Sequence[int]) -> bytes:
+    """Return a bit for every node and row of the cache that it sees, the first ones of a byte lowest.
 
-    Padding sees row 0, which always holds numbers: a node that sees nothing may become NaN.
+    `seen` are those of the rows behind the committed ones, for every real node. Padding sees row 0, which
+    always holds numbers: a node that sees nothing may become NaN.
     """
-    count, written = seen.shape
-    whole, part = divmod(committed, WORD)
-    tail = np.zeros((count, _multiple(part + written, WORD)), dtype=np.bool_)
-    tail[:, :part] = True
-    tail[:, part : part + written] = seen
-    words = np.packbits(tail, axis=1, bitorder="little").view("<i8")
-    bits = np.zeros((nodes, rows // WORD), dtype=np.int64)
-    bits[count:, 0] = 1
-    bits[:count, :whole] = -1
-    bits[:count, whole : whole + words.shape[1]] = words
-    return bits.ravel()
+    size = rows // 8
+    before = (1 << committed) - 1
+    real = b"".join((before | bits << committed).to_bytes(size, "little") for bits in seen)
+    return real + (1).to_bytes(size, "little") * (nodes - len(seen))
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """Return the memory of a tensor on the host."""
+    return tensor.numpy().data.cast("B")
 
 
 def _padded(count: int) -> int:

@@ -22,8 +22,6 @@ from dyna_eval_workers.sampling import Chooser
 COMMITTED = -1
 """The parent of a row that continues the committed rows."""
 
-_SPARE_ROWS = 64
-
 
 class Runner(Protocol):
     """A causal language model and its cache, for one sequence at a time."""
@@ -105,37 +103,36 @@ def position_limit(config: Any) -> int | None:
 
 
 class WrittenRows:
-    """The rows behind the committed ones: the position of each, and which of them it sees."""
+    """The rows behind the committed ones: the position of each, and which of them it sees.
+
+    `seen` has bit r where a row sees row r of them, itself included.
+    """
 
     def __init__(self) -> None:
         self.positions: list[int] = []
-        self._seen = np.zeros((_SPARE_ROWS, _SPARE_ROWS), dtype=np.bool_)
+        self.seen: list[int] = []
 
     def add(self, parents: Sequence[int], committed: int) -> None:
-        first = len(self.positions)
-        self._make_room(first + len(parents))
-        for row, parent in enumerate(parents, start=first):
+        positions, seen = self.positions, self.seen
+        for row, parent in enumerate(parents, start=len(positions)):
             if parent == COMMITTED:
-                self._seen[row] = False
-                self.positions.append(committed)
+                positions.append(committed)
+                seen.append(1 << row)
             else:
-                self._seen[row] = self._seen[parent]
-                self.positions.append(self.positions[parent] + 1)
-            self._seen[row, row] = True
-
-    def seen(self, first: int) -> NDArray[np.bool_]:
-        """Return which rows each row from `first` on sees, itself included; (rows, all rows)."""
-        size = len(self.positions)
-        return self._seen[first:size, :size]
+                positions.append(positions[parent] + 1)
+                seen.append(seen[parent] | 1 << row)
 
     def clear(self) -> None:
         self.positions.clear()
+        self.seen.clear()
 
-    def _make_room(self, rows: int) -> None:
-        if rows > len(self._seen):
-            larger = np.zeros((2 * rows, 2 * rows), dtype=np.bool_)
-            larger[: len(self._seen), : len(self._seen)] = self._seen
-            self._seen = larger
+
+def unpacked(seen: Sequence[int], rows: int) -> NDArray[np.bool_]:
+    """Return whether each row is seen, (len(seen), rows), from one bit for each."""
+    size = -(-rows // 8)
+    packed = b"".join(bits.to_bytes(size, "little") for bits in seen)
+    matrix = np.frombuffer(packed, dtype=np.uint8).reshape(-1, size)
+    return np.unpackbits(matrix, axis=1, count=rows, bitorder="little").view(np.bool_)
 
 
 class TorchRunner:
@@ -189,19 +186,17 @@ class TorchRunner:
     def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
         first = len(self._written.positions)
         self._written.add(parents, self.length)
+        seen = unpacked(self._written.seen[first:], len(self._written.seen))
         self._logits = self._call(
-            tokens,
-            self._written.positions[first:],
-            self._mask(self._written.seen(first)),
-            last_only=last_only,
+            tokens, self._written.positions[first:], self._mask(seen), last_only=last_only
         )
 
-    @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
-        if list(rows) == list(range(len(rows))):
-            self.cache.commit(len(rows))
-        else:
-            self.cache.keep(self._on_device(np.array(rows, dtype=np.int64)))
+        count = len(rows)
+        staying = next((place for place, row in enumerate(rows) if row != place), count)  # none behind a gap
+        if staying < count:
+            self._move(rows[staying:], range(staying, count))
+        self.cache.commit(count)
         self._written.clear()
 
     @torch.inference_mode()
@@ -220,6 +215,12 @@ class TorchRunner:
     def logits(self) -> Tensor:
         return self._logits
 
+    @torch.inference_mode()
+    def _move(self, sources: Sequence[int], places: Sequence[int]) -> None:
+        """Copy rows behind the committed ones to other places there."""
+        moves = torch.tensor([list(sources), list(places)], device=self.device)
+        self.cache.move(*(moves + self.length))
+
     def _scores(self, chooser: Chooser, tokens: int) -> Tensor:
         """Return the scores of the first so many tokens, whose argmax is the chosen one."""
         noise = chooser.noise([position + 1 for position in self._written.positions[-len(self._logits) :]])
@@ -237,9 +238,6 @@ class TorchRunner:
         blocked = torch.from_numpy(~seen).to(self.device)
         mask[0, 0, :, self.length :].masked_fill_(blocked, self._blocked)
         return mask
-
-    def _on_device(self, array: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
 
     def _call(
         self, tokens: Sequence[int], positions: Sequence[int], mask: Tensor | None, *, last_only: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dyna_eval.errors import first_line
@@ -158,23 +158,16 @@ class FusedRunner(GraphRunner):
         return self.cache.capacity - 1
 
     def _packed(
-        self,
-        nodes: int,
-        rows: int,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        seen: NDArray[np.bool_],
-    ) -> NDArray[np.int64]:
+        self, nodes: int, rows: int, tokens: Sequence[int], positions: Sequence[int], seen: Sequence[int]
+    ) -> bytes:
         """Return what a pass reads: the first row it writes, the row behind its last, and what each node is.
 
         That is tokens and positions, with room for an even number of nodes, and the bits of the rows seen.
         """
-        count, first, places = len(tokens), self.cache.written, _even(nodes)
-        header = np.zeros(2 + 2 * places, dtype=np.int64)
-        header[:2] = first, first + count
-        header[2 : 2 + count] = tokens
-        header[2 + places : 2 + places + count] = positions
-        return np.concatenate([header, bits_of(nodes, rows, self.length, seen)])
+        count, first = len(tokens), self.cache.written
+        padding = [0] * (_even(nodes) - count)
+        header = array("q", [first, first + count, *tokens, *padding, *positions, *padding])
+        return header.tobytes() + bits_of(nodes, rows, self.length, seen)
 
     def _pass(
         self,
