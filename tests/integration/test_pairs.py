@@ -501,6 +501,16 @@ def test_the_self_test_passes_kernels_that_are_right_and_no_others(kind: str, dt
     )
 
 
+def test_the_self_test_catches_accepted_rows_that_stay_where_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(TorchRunner, "_move", lambda *_: None)
+    model = tiny_model("llama", seed=1)
+    assert "more than rounding allows" in refusal(
+        lambda: self_test(TorchRunner(model), plain_logits(model), "llama")
+    )
+
+
 def test_a_model_that_fails_on_a_tree_is_refused_with_its_reason(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,7 +141,7 @@ def test_more_room_is_made_where_a_sequence_needs_it() -> None:
 
 @st.composite
 def parents(draw: st.DrawFn) -> list[int]:
-    """The parents of up to 100 rows, more than the space that is there at first."""
+    """The parents of up to 100 rows: more than the bits of one integer of a machine."""
     return [draw(st.integers(COMMITTED, row - 1)) for row in range(draw(st.integers(1, 100)))]
 
 

@@ -32,7 +32,8 @@ def test_layers_of_one_device_after_the_other_share_a_buffer_each_and_move_toget
         rows = torch.arange(4.0).reshape(1, 1, 4, 1).expand(1, 2, 4, 4) + 10 * index
         layer.update(rows, -rows)
     cache.advance(4)
-    cache.keep(torch.tensor([1, 3]))
+    cache.move(torch.tensor([1, 3]), torch.tensor([0, 1]))
+    cache.commit(2)
     for index, layer in enumerate(cache.layers):
         assert layer.keys[0, 0, :2, 0].tolist() == [10.0 * index + 1, 10.0 * index + 3]
         assert layer.values[0, 1, :2, 3].tolist() == [-10.0 * index - 1, -10.0 * index - 3]

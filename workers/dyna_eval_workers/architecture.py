@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from dyna_eval.errors import PairError
 from dyna_eval_workers.families import FAMILIES
-from dyna_eval_workers.runner import Runner, position_limit, vocabulary_size
+from dyna_eval_workers.runner import COMMITTED, Runner, position_limit, vocabulary_size
 from dyna_eval_workers.tree import ROOT, Tree
 
 _ALIBI = {"bloom", "mpt"}
@@ -101,12 +101,12 @@ def plain_logits(model: Any) -> list[Tensor]:
     return found
 
 
-@torch.inference_mode()
 def self_test(runner: Runner, plain: Sequence[Tensor], name: str) -> None:
     """Let a runner verify a tree of 7 nodes in one pass, and compare it with its model's plain passes.
 
-    Again beside more children of the root, since kernels have other code for wider passes. Raises PairError
-    where the two disagree by more than rounding.
+    Again beside more children of the root, since kernels have other code for wider passes, and once more a
+    leaf alone, after the path to it was accepted. Raises PairError where the two disagree by more than
+    rounding.
     """
     prompt, tree = _prompt_and_tree(runner.vocabulary)
     runner.reserve(len(prompt) + max(_WIDTHS))
@@ -116,6 +116,11 @@ def self_test(runner: Runner, plain: Sequence[Tensor], name: str) -> None:
         runner.extend([*tree.token, *[1] * more], [*tree.parent, *[ROOT] * more])
         _compare(runner, plain, name)
         runner.keep([])
+    leaf = len(tree) - 1
+    runner.extend(tree.token, tree.parent)
+    runner.keep([ROOT, tree.parent[leaf]])
+    runner.extend(tree.token[leaf:], [COMMITTED])
+    _compare(runner, plain[leaf:], name)
 
 
 def _compare(runner: Runner, plain: Sequence[Tensor], name: str) -> None:

@@ -6,8 +6,8 @@ every node and row that it sees, of which the mask is made there. A graph does t
 asked about it, and the copy of the answer. Another one moves the accepted rows of a tree together. On other
 devices the same functions are just called.
 
-What the host does between two passes of a small draft takes as long as a part of them, so it is plain Python
-over a few integers and bytes; even a view of a tensor would cost more.
+The passes of a small draft are so short that what the host does between them counts: so that is plain Python
+over a few integers and bytes, where even a view of a tensor would take longer.
 
 Memory: the graphs of a runner share one pool, which holds what the largest pass computes on its way, and
 passes of one N share their logits, (N, vocabulary). A graph adds its inputs, 24 + C/8 bytes per node
@@ -42,7 +42,6 @@ _INTEGER = 8  # and its bytes
 _BRANCH = 8  # proposals that a graph ranks
 _MOST_GRAPHS = 128
 _FEWEST_MOVED = 8  # rows that a graph moves, padding among them
-_MOST_MOVED = 64  # and of those that are made ready: paths are hardly ever longer
 _WARM_UPS = 2  # runs before a capture, in which libraries allocate and choose their kernels
 
 
@@ -101,8 +100,8 @@ class GraphRunner(TorchRunner):
 
     A pass waits for what is asked about it, since one graph does both, with the copies to and from the host.
     The first pass of a shape captures its graph, and raises CaptureError where the model does not allow it. A
-    graph lives until the cache grows, or `_MOST_GRAPHS` others were used since. The cache has a spare last
-    row, which padding writes and nothing reads.
+    graph lives until the cache grows, or `_MOST_GRAPHS` other passes were used since. The cache has a spare
+    last row, which padding writes and nothing reads.
     """
 
     backend = "cudagraph"
@@ -125,6 +124,7 @@ class GraphRunner(TorchRunner):
         self._latest.waits = False
         rows = _multiple(capacity, _ROWS) + 1
         if rows > self.cache.capacity:
+            self._wait()  # for moves, whose inputs go with them
             self._kept.clear()
             self._moves.clear()
         super().reserve(rows)
@@ -140,13 +140,13 @@ class GraphRunner(TorchRunner):
     ) -> None:
         """Capture the passes of these sizes that end at `shortest` to `longest` rows of the reserved ones.
 
-        With them the moves of as many rows, and what follows when `greedy`: `rank` under `proposable`, or
-        where that is None `choose`. Of more than `_MOST_GRAPHS` passes only the last stay, the largest ones.
+        With them what follows when `greedy`: `rank` under `proposable`, or where that is None `choose`, and
+        the moves of as many rows. Of more than `_MOST_GRAPHS` passes only the last stay, the largest ones.
         """
         tail = _Tail.NOTHING if not greedy else _Tail.CHOOSE if proposable is None else _Tail.RANK
         lengths = sorted({self._rows_read(end) for end in range(shortest, longest + 1)})
         for size in sorted({_padded(count) for count in nodes}):
-            self._move_of(min(max(size, _FEWEST_MOVED), _MOST_MOVED))
+            self._move_of(max(size, _FEWEST_MOVED))
             for rows in lengths:
                 self._static(size, rows, tail, proposable if tail is _Tail.RANK and proposable else 0)
 
@@ -261,7 +261,7 @@ class GraphRunner(TorchRunner):
         self._kept.move_to_end(key)
         return self._kept[key]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _built(self, nodes: int, rows: int, tail: _Tail, proposable: int) -> _Static:
         """Return a pass from its packed inputs, as yet of padding alone, to its answer, both on the host."""
         padding = np.frombuffer(self._packed(nodes, rows, [], [], []), dtype=np.int64)
@@ -279,7 +279,7 @@ class GraphRunner(TorchRunner):
 
         return _Static(_bytes_of(staged), answer.numpy(), self._captured(run), (inputs, found))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _built_move(self, count: int) -> _Static:
         """Return what copies rows: its inputs are their numbers, and those of their places."""
         staged = self._pinned(torch.full((2 * count,), self.cache.capacity - 1))
@@ -348,7 +348,7 @@ class GraphRunner(TorchRunner):
     def _captured(self, function: Callable[[], object]) -> Callable[[], object]:
         """Return what does the same as a function over static tensors: on CUDA, the replay of its graph."""
         if self._side is None:
-            return torch.inference_mode()(function)
+            return torch.no_grad()(function)
         if not (self._kept or self._moves):  # a pool ends with its last graph: its handle is not used again
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
@@ -392,7 +392,7 @@ class GraphRunner(TorchRunner):
         return header.tobytes() + bits_of(nodes, rows, self.length, seen)
 
     def _pinned(self, tensor: Tensor) -> Tensor:
-        """Return a tensor in memory that a copy may still read after it is freed: torch waits to reuse it."""
+        """Return a tensor in memory that a device copies by itself, so that it has to be kept until then."""
         return tensor if self._side is None else tensor.pin_memory()
 
 

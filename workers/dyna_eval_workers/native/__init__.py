@@ -32,9 +32,9 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "dyna_extend": (ctypes.c_int32, [Pointer, Pointer, Pointer, ctypes.c_int64, ctypes.c_int64]),
     "dyna_keep": (None, [Pointer, Pointer, ctypes.c_int64]),
     "dyna_logits": (Pointer, [Pointer]),
-    "dyna_choose": (None, [Pointer, ctypes.c_float, Pointer, ctypes.c_int64, Pointer]),
+    "dyna_choose": (ctypes.c_int32, [Pointer, ctypes.c_float, Pointer, ctypes.c_int64, Pointer]),
     "dyna_rank": (
-        None,
+        ctypes.c_int32,
         [Pointer, *[ctypes.c_int64] * 2, ctypes.c_float, Pointer, ctypes.c_int64, Pointer, Pointer],
     ),
 }

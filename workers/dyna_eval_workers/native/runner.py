@@ -97,7 +97,8 @@ class NativeRunner:
 
     def choose(self, chooser: Chooser) -> list[int]:
         noise = self._noise(chooser)
-        self._kernels.dyna_choose(self._state, chooser.temperature, *_at(noise), self._tokens_at)
+        if not self._kernels.dyna_choose(self._state, chooser.temperature, *_at(noise), self._tokens_at):
+            raise MemoryError("no memory for the scores of a token")
         chosen: list[int] = self._tokens[: self._rows].tolist()
         return chosen
 
@@ -106,7 +107,7 @@ class NativeRunner:
     ) -> tuple[list[list[int]], list[list[float]]]:
         self._room(self._rows * branch)
         noise = self._noise(chooser)
-        self._kernels.dyna_rank(
+        if not self._kernels.dyna_rank(
             self._state,
             branch,
             proposable,
@@ -114,7 +115,8 @@ class NativeRunner:
             *_at(noise),
             self._tokens_at,
             self._scores_at,
-        )
+        ):
+            raise MemoryError("no memory for the scores of a token")
         size = self._rows * branch
         tokens = self._tokens[:size].reshape(self._rows, branch)
         return tokens.tolist(), self._scores[:size].reshape(self._rows, branch).tolist()

@@ -455,6 +455,7 @@ struct Barrier {
 // What a thread works with.
 struct Scratch {
   Rows normed, mlp_normed, heads, scores;
+  Array<float> logits, tops;  // of one row, perturbed; and the highest of each SCAN of them
 };
 
 // The rows behind the committed ones that a token sees: its own and its ancestors', ascending.
@@ -763,6 +764,16 @@ template <class Work> int32_t fits(Work work) noexcept {
   }
 }
 
+// Makes room for the scores of a row in every thread: what is allocated by several at once, nobody could catch.
+bool has_room(State& s, int64_t scores) {
+  return fits([&] {
+    for (Scratch& scratch : s.scratch) {
+      if (static_cast<int64_t>(scratch.logits.size()) >= scores) continue;
+      scratch.tops.resize(parts(scores, SCAN)), scratch.logits.resize(scores);
+    }
+  });
+}
+
 }  // namespace
 
 extern "C" {
@@ -833,40 +844,43 @@ void dyna_keep(State* s, const int32_t* rows, int64_t count) {
 const float* dyna_logits(State* s) { return s->logits.data(); }
 
 // The token with the highest score at every row with logits; of equal ones the first. `noise` is (rows, width) or
-// null.
-void dyna_choose(State* s, float temperature, const float* noise, int64_t width, int32_t* tokens) {
+// null. Returns 0 where memory does not suffice.
+int32_t dyna_choose(State* s, float temperature, const float* noise, int64_t width, int32_t* tokens) {
   const int64_t size = s->model.vocabulary;
+  if (noise && !has_room(*s, size)) return 0;
 #pragma omp parallel for schedule(static) num_threads(s->model.threads) if (s->logits_rows * size > WORTH_THREADS)
   for (int64_t m = 0; m < s->logits_rows; ++m) {
     const float* scores = s->logits.data() + m * s->logits_stride;
-    Array<float> noisy;
     if (noise) {
-      noisy.resize(size);
-      scores_of(*s, m, size, temperature, noise, width, noisy.data());
-      scores = noisy.data();
+      float* noisy = s->scratch[omp_get_thread_num()].logits.data();
+      scores_of(*s, m, size, temperature, noise, width, noisy);
+      scores = noisy;
     }
     tokens[m] = static_cast<int32_t>(first_of(scores, size, highest(scores, size)));
   }
+  return 1;
 }
 
 // The `branch` best of the first `proposable` tokens at every row, best first, and their log-probabilities; both
-// (rows, branch).
-void dyna_rank(State* s, int64_t branch, int64_t proposable, float temperature, const float* noise, int64_t width,
-               int32_t* tokens, float* log_probabilities) {
+// (rows, branch). Returns 0 where memory does not suffice.
+int32_t dyna_rank(State* s, int64_t branch, int64_t proposable, float temperature, const float* noise, int64_t width,
+                  int32_t* tokens, float* log_probabilities) {
+  const int64_t size = rounded_up(proposable, SCAN), count = size / SCAN;
+  if (!has_room(*s, size)) return 0;
 #pragma omp parallel for schedule(static) num_threads(s->model.threads) if (s->logits_rows > 1)
   for (int64_t m = 0; m < s->logits_rows; ++m) {
-    const int64_t size = rounded_up(proposable, SCAN);
-    Array<float> scores(size, LOWEST), tops(size / SCAN);
-    scores_of(*s, m, proposable, temperature, noise, width, scores.data());
-    const auto count = static_cast<int64_t>(tops.size());
-    for (int64_t v = 0; v < count; ++v) tops[v] = highest(scores.data() + v * SCAN, SCAN);
-    const float best = highest(tops.data(), count);
+    Scratch& scratch = s->scratch[omp_get_thread_num()];
+    float *scores = scratch.logits.data(), *tops = scratch.tops.data();
+    std::fill(scores + proposable, scores + size, LOWEST);
+    scores_of(*s, m, proposable, temperature, noise, width, scores);
+    for (int64_t v = 0; v < count; ++v) tops[v] = highest(scores + v * SCAN, SCAN);
+    const float best = highest(tops, count);
     Floats sums{};
-    for (int64_t t = 0; t < size; t += LANES) sums += exponential(loaded(scores.data() + t) - best);
+    for (int64_t t = 0; t < size; t += LANES) sums += exponential(loaded(scores + t) - best);
     const float normaliser = best + std::log(total(sums));
     for (int64_t b = 0; b < branch; ++b) {
-      const int64_t v = first_of(tops.data(), count, highest(tops.data(), count));
-      float* scan = scores.data() + v * SCAN;
+      const int64_t v = first_of(tops, count, highest(tops, count));
+      float* scan = scores + v * SCAN;
       const int64_t t = first_of(scan, SCAN, tops[v]);
       tokens[m * branch + b] = static_cast<int32_t>(v * SCAN + t);
       log_probabilities[m * branch + b] = scan[t] - normaliser;
@@ -874,6 +888,7 @@ void dyna_rank(State* s, int64_t branch, int64_t proposable, float temperature, 
       tops[v] = highest(scan, SCAN);
     }
   }
+  return 1;
 }
 
 }  // extern "C"
