@@ -23,6 +23,7 @@ import random
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -86,6 +87,7 @@ UNTUNED = [
     configuration("prompt_lookup K=6", Method.PROMPT_LOOKUP, k=6),
 ]
 AR = configuration("AR", Method.AR)
+SAMPLED = " at temperature 1"
 PEERS = [
     configuration("generate, dynamic cache", Method.HF_GENERATE, cache="dynamic"),
     configuration("generate, static cache, compiled", Method.HF_GENERATE, cache="static"),
@@ -149,11 +151,13 @@ def figures(runs: list[list[Decoded]]) -> dict[str, Any]:
 
 
 def with_ratios(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Add each contender's speed as a multiple of our AR's, and the share of prompts with its very tokens."""
-    base = found["AR"]
-    texts = base["tokens"]
-    for own in found.values():
-        own["over_ar"] = own["tokens_per_s"] / base["tokens_per_s"]
+    """Add each contender's speed as a multiple of our AR's, and the share of prompts with its very tokens.
+
+    Those of a sampled contender are compared with what AR draws.
+    """
+    for name, own in found.items():
+        texts = found[f"AR{SAMPLED}" if name.endswith(SAMPLED) else "AR"]["tokens"]
+        own["over_ar"] = own["tokens_per_s"] / found["AR"]["tokens_per_s"]
         own["exact"] = fmean(a == b for a, b in zip(own["tokens"], texts, strict=True))
     for own in found.values():
         del own["tokens"]
@@ -192,6 +196,18 @@ def our_loops(
 
 def plain_loop(decoder: Decoder, generation: GenerationSpec) -> Loop:
     return partial(decoder.decode, generation=generation, drafting=None, seed="0")
+
+
+def sampled_loops(
+    decoder: Decoder, rows: Sequence[Configuration], generation: GenerationSpec
+) -> dict[str, Loop]:
+    drawing = replace(generation, temperature=1.0)
+    return {
+        f"{row.label}{SAMPLED}": partial(
+            decoder.decode, generation=drawing, drafting=drafting_for(row), seed="0"
+        )
+        for row in rows
+    }
 
 
 def peer_loops(
@@ -247,6 +263,7 @@ def contest(
     """Measure all methods with one decoder that is prepared, AR with the others, and the peers."""
     generation = GenerationSpec(max_new_tokens=settings.tokens)
     loops = our_loops(decoder, positions, [AR, *SWEEP, *UNTUNED], generation) | peers
+    loops |= sampled_loops(decoder, [AR, LINEAR[4]], generation)
     loops |= {name: plain_loop(other, generation) for name, other in others.items()}
     found = with_ratios(take_turns(loops, demo_prompts(settings), repeats=settings.repeats))
     return {
@@ -280,6 +297,7 @@ def ratios(found: dict[str, dict[str, Any]]) -> dict[str, float | None]:
         "best pruned tree / best linear": best_tree / best_linear,
         "cost_aware / best fixed configuration": speed["cost_aware"] / best_fixed,
         **chosen_beforehand(found),
+        "AR at temperature 1 / AR": speed[f"AR{SAMPLED}"] / speed["AR"],
         "host share of AR": found["AR"]["host_share"],
         "host share of linear K=6": found["linear K=6"]["host_share"],
         "host share of tree D=7 B=2 tau=0.03": found["tree D=7 B=2 tau=0.03"]["host_share"],
@@ -371,6 +389,7 @@ def large_random_model(settings: argparse.Namespace, device: torch.device) -> di
     generation = GenerationSpec(max_new_tokens=settings.tokens)
     decoder, others = decoders_on_gpu(model, None, vocabulary=config.vocab_size)
     loops = {name: plain_loop(own, generation) for name, own in ({"AR": decoder} | others).items()}
+    loops |= sampled_loops(decoder, [AR], generation)
     loops |= peer_loops(lambda _: (model, None), PEERS[:2], generation, vocabulary=config.vocab_size)
     prompts = [list(range(start, start + MOST_PROMPT)) for start in range(100, 100 + settings.prompts)]
     found = with_ratios(take_turns(loops, prompts, repeats=settings.repeats))
@@ -380,7 +399,10 @@ def large_random_model(settings: argparse.Namespace, device: torch.device) -> di
         "backend": decoder.target.backend,
         "contenders": found,
         "ratios": {f"AR / {row.label}": speed["AR"] / speed[row.label] for row in PEERS[:2]}
-        | {"host share of AR": found["AR"]["host_share"]},
+        | {
+            "AR at temperature 1 / AR": speed[f"AR{SAMPLED}"] / speed["AR"],
+            "host share of AR": found["AR"]["host_share"],
+        },
         "bandwidth": bandwidth(bytes_read(model, settings), speed["AR"], device),
     }
 

@@ -16,7 +16,7 @@ from enum import StrEnum
 IDENTITY_VERSION = 2
 """Version of the job identity; it changes when `job_key` hashes other facts."""
 
-DECODER_VERSION = 3
+DECODER_VERSION = 4
 """Version of the decoding loops' semantics; results of another version are not reused."""
 
 PACKAGED_PAIRS = ("demo", "demo-large")

@@ -245,13 +245,53 @@ def test_choose_and_rank_answer_as_the_eager_runner_does(last_only: bool) -> Non
             np.testing.assert_allclose(values, expected_values, rtol=1e-3, atol=1e-4)
 
 
+def inputs_for(runner: FusedRunner, nodes: int, chooser: Chooser = GREEDY) -> torch.Tensor:
+    """Return the inputs of a pass of nodes one behind the other, from position 10 on, over 256 rows."""
+    seen = [1 << node for node in range(nodes)]
+    packed = runner._packed(nodes, 256, [5] * nodes, range(10, 10 + nodes), seen)
+    return torch.tensor(np.frombuffer(runner._by_law(packed, chooser), dtype=np.int64), device=DEVICE)
+
+
+@pytest.mark.parametrize("vocabulary", [40, 2049, 5000])
+def test_the_noise_beside_the_logits_is_that_of_the_host(vocabulary: int) -> None:
+    runner = FusedRunner(tiny_llama(seed=1).to(DEVICE))
+    chooser = Chooser(temperature=0.5, seed="s", vocabulary=vocabulary)
+    logits = torch.randn(3, vocabulary, generator=torch.Generator().manual_seed(1))
+    found = torch.zeros(3, 2, 8, dtype=torch.int32, device=DEVICE)
+    runner._rank_into(found, logits.to(DEVICE), inputs_for(runner, 3, chooser))
+    noise = chooser.noise([11, 12, 13])
+    assert noise is not None
+    best = (logits / 0.5 + torch.from_numpy(noise)).log_softmax(dim=-1).topk(8, dim=-1)
+    assert torch.equal(found[:, 0].cpu().long(), best.indices)
+    torch.testing.assert_close(found[:, 1].cpu().view(torch.float32), best.values, rtol=1e-4, atol=1e-4)
+    chosen = torch.zeros(3, dtype=torch.int64, device=DEVICE)
+    runner._choose_into(chosen, logits.to(DEVICE), inputs_for(runner, 3, chooser))
+    assert torch.equal(chosen.cpu(), best.indices[:, 0])
+
+
+def test_sampled_choices_are_those_of_a_graph_too() -> None:
+    """One and the same serves greedy and sampled passes; and what one was told, the next one forgets."""
+    runner = started(FusedRunner(model_of("llama")), 5)
+    runner.warm_up([1], shortest=1, longest=20, greedy=False)
+    kept = list(runner._kept)
+    tokens = []
+    for temperature in (0.0, 5.0, 0.0):
+        chooser = Chooser(temperature=temperature, seed="9", vocabulary=VOCABULARY)
+        runner.extend([7], [COMMITTED])
+        tokens += runner.choose(chooser)
+        assert runner.choose(chooser) == tokens[-1:]
+        runner.keep([])
+    assert tokens[0] == tokens[2] != tokens[1]
+    assert list(runner._kept) == kept
+
+
 def test_logits_that_are_no_numbers_give_tokens_that_there_are() -> None:
     """Wherever a place behind the vocabulary won, the next pass would read behind the embedding."""
     runner = FusedRunner(tiny_llama(seed=1).to(DEVICE))
     logits = torch.full((3, 5000), float("nan"), device=DEVICE)
     logits[1, 4999] = logits[2, 17] = 1.0
     found = torch.zeros(3, 2, 2, dtype=torch.int32, device=DEVICE)
-    runner._rank_into(found, logits)
+    runner._rank_into(found, logits, inputs_for(runner, 3))
     assert ((found[:, 0] >= 0) & (found[:, 0] < 5000)).all()
     assert found[1:, 0, 0].tolist() == [4999, 17]
 
@@ -263,7 +303,7 @@ def test_of_equal_logits_the_first_token_is_the_better_one(branch: int) -> None:
     logits = torch.randint(0, 4, (3, 5000), generator=torch.Generator().manual_seed(1)).float().to(DEVICE)
     found = torch.zeros(3, 2, branch, dtype=torch.int32, device=DEVICE)
     for proposable in (5000, 4321, 10):
-        runner._rank_into(found, logits[:, :proposable])
+        runner._rank_into(found, logits[:, :proposable], inputs_for(runner, 3))
         order = logits[:, :proposable].sort(dim=-1, descending=True, stable=True)
         assert torch.equal(found[:, 0].long(), order.indices[:, :branch])
         expected = logits[:, :proposable].log_softmax(dim=-1).gather(1, order.indices[:, :branch])

@@ -9,8 +9,8 @@ import pytest
 import torch
 from dyna_eval_workers.policies import TopBranches
 from dyna_eval_workers.runner import COMMITTED
-from dyna_eval_workers.sampling import Chooser
-from scipy.stats import chisquare
+from dyna_eval_workers.sampling import Chooser, gumbel, philox
+from scipy.stats import binomtest, chisquare, gumbel_r, kstest, pearsonr
 
 from dyna_eval.jobs import GenerationSpec
 from tests.laws import after, chi_square, law_alone
@@ -52,6 +52,51 @@ def test_the_noise_of_a_position_is_its_own_alone() -> None:
         alone = chooser(1.0, "s").noise([position])
         assert alone is not None
         assert np.array_equal(together[row], alone[0])
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [
+        ([0, 0, 0, 0], 0, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([2**32 - 1] * 4, 2**64 - 1, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            0x299F31D0A4093822,
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ],
+    ids=["zeros", "ones", "pi"],
+)
+def test_random_words_are_those_of_philox(counter: list[int], key: int, words: list[int]) -> None:
+    """The known answers that its authors publish with their library, Random123."""
+    arrays = [np.array([word], dtype=np.uint64) for word in counter]
+    assert [int(word[0]) for word in philox(arrays, key)] == words
+
+
+def test_the_noise_is_gumbels_to_its_tails() -> None:
+    """The upper one decides what is drawn: of 4 million values, some 180 are over 10, and 9 over 13."""
+    noise = np.concatenate([gumbel(7, position, 65536) for position in range(64)]).astype(np.float64)
+    assert np.isfinite(noise).all()
+    assert kstest(noise[:: len(noise) // 100_000], "gumbel_r").pvalue > 1e-3
+    for bound in (-2.0, 5.0, 10.0, 13.0):
+        over = int((noise > bound).sum())
+        assert binomtest(over, len(noise), gumbel_r.sf(bound)).pvalue > 1e-3, bound
+
+
+def test_neither_neighbours_nor_positions_are_correlated() -> None:
+    noise = np.stack([gumbel(7, position, 4096) for position in range(256)]).astype(np.float64)
+    for one, other in (
+        (noise[:, :-1], noise[:, 1:]),
+        (noise[:, :-16], noise[:, 16:]),
+        (noise[:, :-64], noise[:, 64:]),
+        (noise[:-1], noise[1:]),
+    ):
+        assert pearsonr(one.ravel(), other.ravel()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("vocabulary", [1, 63, 64, 65, 4099])
+def test_the_noise_of_a_token_does_not_depend_on_how_many_there_are(vocabulary: int) -> None:
+    assert np.array_equal(gumbel(5, 9, vocabulary), gumbel(5, 9, 5000)[:vocabulary])
 
 
 def test_another_seed_has_another_noise() -> None:

@@ -96,7 +96,7 @@ class _Latest:
 
 
 class GraphRunner(TorchRunner):
-    """Runs a transformers model by replaying graphs; prompts run eagerly, and so do sampled choices.
+    """Runs a transformers model by replaying graphs; prompts run eagerly, and so do sampled choices here.
 
     A pass waits for what is asked about it, since one graph does both, with the copies to and from the host.
     The first pass of a shape captures its graph, and raises CaptureError where the model does not allow it. A
@@ -107,6 +107,8 @@ class GraphRunner(TorchRunner):
     backend = "cudagraph"
     passes = "CUDA graphs"
     """What a reason calls them, as in: they fail the self-test."""
+    _samples = False
+    """Whether a graph answers also where tokens are sampled."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -140,10 +142,12 @@ class GraphRunner(TorchRunner):
     ) -> None:
         """Capture the passes of these sizes that end at `shortest` to `longest` rows of the reserved ones.
 
-        With them what follows when `greedy`: `rank` under `proposable`, or where that is None `choose`, and
-        the moves of as many rows. Of more than `_MOST_GRAPHS` passes only the last stay, the largest ones.
+        With them what follows: `rank` under `proposable`, or where that is None `choose`, and the moves of as
+        many rows. Of more than `_MOST_GRAPHS` passes only the last stay, the largest ones.
         """
-        tail = _Tail.NOTHING if not greedy else _Tail.CHOOSE if proposable is None else _Tail.RANK
+        tail = _Tail.CHOOSE if proposable is None else _Tail.RANK
+        if not greedy and not self._samples:
+            tail = _Tail.NOTHING
         lengths = sorted({self._rows_read(end) for end in range(shortest, longest + 1)})
         for size in sorted({_padded(count) for count in nodes}):
             self._move_of(max(size, _FEWEST_MOVED))
@@ -170,17 +174,17 @@ class GraphRunner(TorchRunner):
         super().keep(rows)
 
     def choose(self, chooser: Chooser) -> list[int]:
-        if chooser.temperature > 0:
+        if chooser.temperature > 0 and not self._samples:
             return super().choose(chooser)
-        chosen: list[int] = self._asked(_Tail.CHOOSE).tolist()
+        chosen: list[int] = self._asked(_Tail.CHOOSE, chooser).tolist()
         return chosen
 
     def rank(
         self, branch: int, chooser: Chooser, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
-        if chooser.temperature > 0 or branch > _BRANCH:
+        if branch > _BRANCH or (chooser.temperature > 0 and not self._samples):
             return super().rank(branch, chooser, proposable)
-        best = self._asked(_Tail.RANK, proposable)
+        best = self._asked(_Tail.RANK, chooser, proposable)
         return best[:, 0, :branch].tolist(), best[:, 1, :branch].view(np.float32).tolist()
 
     def logits(self) -> Tensor:
@@ -202,17 +206,23 @@ class GraphRunner(TorchRunner):
             tail, proposable = next((key[2:] for key in self._kept if key[:2] == size), (_Tail.NOTHING, 0))
             self._run(tail, proposable)
 
-    def _asked(self, tail: _Tail, proposable: int = 0) -> NDArray[Any]:
+    def _asked(self, tail: _Tail, chooser: Chooser, proposable: int = 0) -> NDArray[Any]:
         """Return the answer about the nodes that are asked about, on the host."""
+        self._latest.packed = self._by_law(self._latest.packed, chooser)
         answer = self._run(tail, proposable) if self._latest.waits else self._found(tail, proposable)
         return answer[self._latest.asked]
+
+    def _by_law(self, packed: bytes, chooser: Chooser) -> bytes:  # noqa: ARG002
+        """Return the inputs of a pass with how its tokens are chosen, of which they say nothing here."""
+        return packed
 
     @torch.inference_mode()
     def _found(self, tail: _Tail, proposable: int) -> NDArray[Any]:
         """Return the answer for all nodes of the latest pass, which was run without it."""
         found = self._room_for(self._latest.nodes, tail, proposable)
+        inputs = torch.tensor(np.frombuffer(self._latest.packed, dtype=np.int64), device=self.device)
         with nullcontext() if self._side is None else torch.cuda.device(self.device):
-            self._find(found, tail, proposable)
+            self._find(found, tail, proposable, inputs)
         return found.cpu().numpy()
 
     def _run(self, tail: _Tail, proposable: int) -> NDArray[Any]:
@@ -274,7 +284,7 @@ class GraphRunner(TorchRunner):
         def run() -> None:
             inputs.copy_(staged, non_blocking=True)
             forward()
-            self._find(found, tail, proposable)
+            self._find(found, tail, proposable, inputs)
             answer.copy_(found, non_blocking=True)
 
         return _Static(_bytes_of(staged), answer.numpy(), self._captured(run), (inputs, found))
@@ -322,18 +332,18 @@ class GraphRunner(TorchRunner):
             return torch.zeros(shape, dtype=torch.int32, device=self.device)
         return torch.zeros(nodes if tail is _Tail.CHOOSE else 0, dtype=torch.int64, device=self.device)
 
-    def _find(self, found: Tensor, tail: _Tail, proposable: int) -> None:
-        """Write the answer about all nodes of a pass that was run."""
+    def _find(self, found: Tensor, tail: _Tail, proposable: int, inputs: Tensor) -> None:
+        """Write the answer about all nodes of a pass that was run over such inputs."""
         if tail is _Tail.CHOOSE:
-            self._choose_into(found, self._logits_for(len(found)))
+            self._choose_into(found, self._logits_for(len(found)), inputs)
         elif tail is _Tail.RANK:
-            self._rank_into(found, self._logits_for(len(found))[:, :proposable])
+            self._rank_into(found, self._logits_for(len(found))[:, :proposable], inputs)
 
-    def _choose_into(self, tokens: Tensor, logits: Tensor) -> None:
+    def _choose_into(self, tokens: Tensor, logits: Tensor, inputs: Tensor) -> None:  # noqa: ARG002
         """Write the best token of every node, (nodes,)."""
         tokens.copy_(logits.argmax(dim=-1))
 
-    def _rank_into(self, found: Tensor, logits: Tensor) -> None:
+    def _rank_into(self, found: Tensor, logits: Tensor, inputs: Tensor) -> None:  # noqa: ARG002
         """Write the best tokens of every node and the bits of their log-probabilities, (nodes, 2, branch)."""
         best = logits.float().log_softmax(dim=-1).topk(found.shape[-1], dim=-1)
         found[:, 0] = best.indices

@@ -389,6 +389,8 @@ def _placed(
 @triton.jit
 def rank_parts(
     logits,
+    positions,
+    law,
     values,
     tokens,
     V,
@@ -396,16 +398,20 @@ def rank_parts(
     BRANCH: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write the BRANCH best of each BLOCK of a node's logits, and what normalises them.
+    """Write the BRANCH best of each BLOCK of a node's scores, and what normalises them.
 
-    That is (BRANCH + 2,) float32: their logits, the highest one, and the sum of all exponentials beside it;
-    the tokens are (BRANCH,).
+    That is (BRANCH + 2,) float32: their scores, the highest one, and the sum of all exponentials beside it;
+    the tokens are (BRANCH,). Scores are logits, or where `law` has a temperature, logits / temperature +
+    noise of its key, of the position that the token will have, and of the token.
     """
     part, node = tl.program_id(0), tl.program_id(1)
     token = part * BLOCK + tl.arange(0, BLOCK)
     own = tl.load(logits + node.to(tl.int64) * V + token, mask=token < proposable, other=float("-inf"))
     own = own.to(tl.float32)
     own = tl.where(own <= float("inf"), own, float("-inf"))  # NaN would be the best of all, at any place
+    temperature = tl.load(law).to(tl.int32).to(tl.float32, bitcast=True)
+    if temperature > 0:
+        own = own / temperature + _gumbel(token, tl.load(positions + node) + 1, tl.load(law + 1))
     spot = node * tl.num_programs(0) + part
     highest = tl.max(own)
     finite = tl.where(highest == float("-inf"), 0.0, highest)
@@ -416,6 +422,19 @@ def rank_parts(
         tl.store(values + spot * (BRANCH + 2) + place, value)
         tl.store(tokens + spot * BRANCH + place, part * BLOCK + index)
         own = tl.where(tl.arange(0, BLOCK) == index, float("-inf"), own)
+
+
+@triton.jit
+def _gumbel(token, position, key):
+    """Return the noise of tokens at a position, as `sampling.gumbel` computes it."""
+    counter = token // 64 * 16 + token % 16
+    nothing = tl.zeros_like(counter)
+    a, b, c, d = tl.philox(key, counter, nothing + position.to(tl.int32), nothing, nothing)
+    word = token // 16 % 4
+    bits = tl.where(word == 0, a, tl.where(word == 1, b, tl.where(word == 2, c, d)))
+    uniform = tl.minimum(bits.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10, 0.99999994)
+    series = uniform * (1.0 + uniform * (0.5 + uniform * (0.3333333333 + uniform * 0.25)))
+    return -tl.log(tl.where(uniform < 0.015625, series, -tl.log(1.0 - uniform)))
 
 
 @triton.jit

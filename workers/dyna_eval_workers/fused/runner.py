@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
+from struct import pack
 from subprocess import SubprocessError
 from typing import Any
 
@@ -29,6 +30,7 @@ from dyna_eval_workers.families import (
 )
 from dyna_eval_workers.native import NoKernelsError
 from dyna_eval_workers.runner import COMMITTED
+from dyna_eval_workers.sampling import Chooser
 
 # Found on an H200, for models of 70 M to 2.8 B parameters.
 _PROGRAMS = 80  # that a product is split among at least, so that all of the device reads weights
@@ -40,6 +42,8 @@ _SLOTS = 16  # heads times nodes of such a program
 _WARPS = 8  # and how it is run
 _PROMPT_PASS = 64  # tokens of a prompt in one pass
 _COUNTERS = 1 << 16  # groups of programs that add up parts, at most
+_LAW = 2  # integers that say how tokens are chosen,
+_GREEDY = bytes(8 * _LAW)  # and those of the best one
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +103,28 @@ class _Inputs:
     tokens: Tensor
     positions: Tensor
     bits: Tensor
+    law: Tensor
+
+    @classmethod
+    def of(cls, packed: Tensor, nodes: int) -> _Inputs:
+        """Return the parts of what was packed."""
+        places = _even(nodes)
+        ends = np.cumsum([2, places, places, len(packed) - 2 * places - 2 - _LAW])
+        return cls(nodes, *torch.tensor_split(packed, ends.tolist()))
 
 
 class FusedRunner(GraphRunner):
     """Runs a model of a known family on a GPU; raises NoKernelsError or UnsupportedModelError if it cannot.
 
     Prompts run through the same passes, so that a token's logits do not depend on what of it was the prompt.
+    Where tokens are sampled, the noise is computed beside the logits.
     What a pass computes on its way has room of its own, which passes of one number of nodes share.
     """
 
     backend = "cudagraph, fused kernels"
     passes = "the kernels"
     """What a reason calls them, as in: they fail the self-test."""
+    _samples = True
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -163,11 +177,18 @@ class FusedRunner(GraphRunner):
         """Return what a pass reads: the first row it writes, the row behind its last, and what each node is.
 
         That is tokens and positions, with room for an even number of nodes, and the bits of the rows seen.
+        Last comes the law that tokens are chosen by, as yet a greedy one: the bits of the temperature, as of
+        float32, and the key of the noise.
         """
         count, first = len(tokens), self.cache.written
         padding = [0] * (_even(nodes) - count)
         header = array("q", [first, first + count, *tokens, *padding, *positions, *padding])
-        return header.tobytes() + bits_of(nodes, rows, self.length, seen)
+        return header.tobytes() + bits_of(nodes, rows, self.length, seen) + _GREEDY
+
+    def _by_law(self, packed: bytes, chooser: Chooser) -> bytes:
+        if chooser.temperature == 0 and packed.endswith(_GREEDY):
+            return packed
+        return packed[: -len(_GREEDY)] + pack("<fiQ", chooser.temperature, 0, chooser.key)
 
     def _pass(
         self,
@@ -176,24 +197,24 @@ class FusedRunner(GraphRunner):
         inputs: Tensor,
         logits: Tensor,
     ) -> Callable[[], object]:
-        places = _even(nodes)
-        starts = np.cumsum([2, places, places])
-        span, tokens, positions, bits = torch.tensor_split(inputs, starts.tolist())
-        return partial(self._forward, _Inputs(nodes, span, tokens, positions, bits), logits)
+        return partial(self._forward, _Inputs.of(inputs, nodes), logits)
 
-    def _choose_into(self, tokens: Tensor, logits: Tensor) -> None:
+    def _choose_into(self, tokens: Tensor, logits: Tensor, inputs: Tensor) -> None:
         best = self._room("best", len(logits), 2, 1, dtype=torch.int32)
-        self._rank_into(best, logits)
+        self._rank_into(best, logits, inputs)
         tokens.copy_(best[:, 0, 0])
 
-    def _rank_into(self, found: Tensor, logits: Tensor) -> None:
+    def _rank_into(self, found: Tensor, logits: Tensor, inputs: Tensor) -> None:
         nodes, proposable = logits.shape
+        own = _Inputs.of(inputs, nodes)
         branch = found.shape[-1]
         parts = ceil(proposable / _RANKED)
         values = self._room("values", nodes, parts, branch + 2, dtype=torch.float32)
         tokens = self._room("tokens", nodes, parts, branch, dtype=torch.int32)
         self._kernels.rank_parts[(parts, nodes)](
             logits,
+            own.positions,
+            own.law,
             values,
             tokens,
             logits.stride(0),

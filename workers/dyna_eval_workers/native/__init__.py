@@ -32,10 +32,10 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "dyna_extend": (ctypes.c_int32, [Pointer, Pointer, Pointer, ctypes.c_int64, ctypes.c_int64]),
     "dyna_keep": (None, [Pointer, Pointer, ctypes.c_int64]),
     "dyna_logits": (Pointer, [Pointer]),
-    "dyna_choose": (ctypes.c_int32, [Pointer, ctypes.c_float, Pointer, ctypes.c_int64, Pointer]),
+    "dyna_choose": (ctypes.c_int32, [Pointer, ctypes.c_float, ctypes.c_uint64, Pointer]),
     "dyna_rank": (
         ctypes.c_int32,
-        [Pointer, *[ctypes.c_int64] * 2, ctypes.c_float, Pointer, ctypes.c_int64, Pointer, Pointer],
+        [Pointer, *[ctypes.c_int64] * 2, ctypes.c_float, ctypes.c_uint64, Pointer, Pointer],
     ),
 }
 

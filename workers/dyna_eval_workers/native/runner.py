@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dyna_eval_workers.families import rotary_tables
@@ -42,7 +41,6 @@ class NativeRunner:
         self._capacity = 0
         self._tables: tuple[Tensor, Tensor] | None = None
         self._length = 0
-        self._written_positions: list[int] = []
         self._rows = 0  # that the latest pass has logits of
         self._room(1)
 
@@ -62,7 +60,6 @@ class NativeRunner:
         if not self._kernels.dyna_reserve(self._state, capacity, cosine, sine):
             raise MemoryError(f"no memory for a cache of {capacity} tokens")
         self._length = 0
-        self._written_positions.clear()
 
     def warm_up(
         self,
@@ -83,9 +80,6 @@ class NativeRunner:
 
     def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
         self._pass(tokens, parents, logits_from=len(tokens) - 1 if last_only else 0)
-        positions, length = self._written_positions, self._length
-        for parent in parents:
-            positions.append(length if parent == COMMITTED else positions[parent] + 1)
 
     def keep(self, rows: Sequence[int]) -> None:
         count = len(rows)
@@ -93,11 +87,9 @@ class NativeRunner:
         self._tokens[:count] = rows
         self._kernels.dyna_keep(self._state, self._tokens_at, count)
         self._length += count
-        self._written_positions.clear()
 
     def choose(self, chooser: Chooser) -> list[int]:
-        noise = self._noise(chooser)
-        if not self._kernels.dyna_choose(self._state, chooser.temperature, *_at(noise), self._tokens_at):
+        if not self._kernels.dyna_choose(self._state, chooser.temperature, chooser.key, self._tokens_at):
             raise MemoryError("no memory for the scores of a token")
         chosen: list[int] = self._tokens[: self._rows].tolist()
         return chosen
@@ -106,13 +98,12 @@ class NativeRunner:
         self, branch: int, chooser: Chooser, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
         self._room(self._rows * branch)
-        noise = self._noise(chooser)
         if not self._kernels.dyna_rank(
             self._state,
             branch,
             proposable,
             chooser.temperature,
-            *_at(noise),
+            chooser.key,
             self._tokens_at,
             self._scores_at,
         ):
@@ -138,9 +129,6 @@ class NativeRunner:
             raise MemoryError(f"no memory for a pass of {count} tokens")
         self._rows = count - logits_from
 
-    def _noise(self, chooser: Chooser) -> NDArray[np.float32] | None:
-        return chooser.noise([position + 1 for position in self._written_positions[-self._rows :]])
-
     def _room(self, size: int) -> None:
         """Make the arrays that the kernels read and write large enough."""
         if size <= len(getattr(self, "_tokens", ())):
@@ -152,8 +140,3 @@ class NativeRunner:
         self._tokens_at, self._parents_at, self._scores_at = (
             array.ctypes.data for array in (self._tokens, self._parents, self._scores)
         )
-
-
-def _at(noise: NDArray[np.float32] | None) -> tuple[int | None, int]:
-    """Return the address of noise and the width of its rows."""
-    return (None, 0) if noise is None else (noise.ctypes.data, noise.shape[1])

@@ -46,6 +46,7 @@ constexpr int64_t LANES = 4, BLOCK = 2;
 constexpr int64_t PANEL = 32;               // outputs of a matrix that are computed together
 constexpr int64_t VECTORS = PANEL / LANES;  // of a panel
 constexpr int64_t QUERIES = 4;              // queries that share one reading of a head's cache
+constexpr int64_t COUNTERS = 16;            // of random numbers, for four times as many tokens
 constexpr int64_t SCAN = 256;               // scores whose maximum is kept while the best are picked one by one
 constexpr int64_t WORTH_THREADS = 1 << 15;  // scores to scan for which several threads pay
 constexpr int64_t AHEAD = 8192;             // bytes of weights that are fetched before their turn,
@@ -57,6 +58,7 @@ constexpr float LOWEST = -std::numeric_limits<float>::infinity();
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint64_t Longs __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 typedef Floats Sums[VECTORS];  // of the outputs of a panel
 
@@ -126,6 +128,19 @@ Floats exponential(Floats x) {  // relative error under 2e-7; Cephes' expf
   return (Floats)((Ints)p + ((Ints)shifted << 23));
 }
 
+Floats logarithm(Floats x) {  // of positive normal numbers, relative error under 2e-7; Cephes' logf
+  Ints exponent = ((Ints)x >> 23) - 126;
+  Floats m = (Floats)(((Ints)x & 0x007fffff) | 0x3f000000);
+  const Ints low = m < 0.70710678f;
+  exponent += low, m = m + (low ? m : Floats{}) - 1.0f;
+  const Floats e = __builtin_convertvector(exponent, Floats), s = m * m;
+  Floats p = Floats{} + 7.0376836292e-2f;
+  for (float c : {-1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f, -1.6668057665e-1f,
+                  2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f})
+    p = p * m + c;
+  return m + (p * m * s + e * -2.12194440e-4f - 0.5f * s) + e * 0.693359375f;
+}
+
 Floats error_function(Floats x) {  // absolute error under 4e-7; a rational function, Eigen's
   x = smaller(larger(x, Floats{} - 4.0f), Floats{} + 4.0f);
   const Floats s = x * x;
@@ -136,6 +151,31 @@ Floats error_function(Floats x) {  // absolute error under 4e-7; a rational func
   for (float c : {-2.13374055278905e-04f, -1.68282697438203e-03f, -7.37332916720468e-03f, -1.42647390514189e-02f})
     q = q * s + c;
   return x * p / q;
+}
+
+// The high and the low words of products of 32 bits by 32 bits.
+std::array<Words, 2> product(Words a, uint64_t by) {
+  const Longs even = ((Longs)a & 0xffffffff) * by, odd = ((Longs)a >> 32) * by;
+  return {(Words)((even >> 32) | (odd & 0xffffffff00000000)), (Words)((even & 0xffffffff) | (odd << 32))};
+}
+
+// Four random words for each counter of four: Philox-4x32-10 (Salmon et al. 2011).
+std::array<Words, 4> philox(std::array<Words, 4> counter, uint64_t key) {
+  auto [a, b, c, d] = counter;
+  auto low = static_cast<uint32_t>(key), high = static_cast<uint32_t>(key >> 32);
+  for (int round = 0; round < 10; ++round, low += 0x9e3779b9, high += 0xbb67ae85) {
+    const auto left = product(a, 0xd2511f53), right = product(c, 0xcd9e8d57);
+    a = right[0] ^ b ^ low, c = left[0] ^ d ^ high;
+    b = right[1], d = left[1];
+  }
+  return {a, b, c, d};
+}
+
+// Standard Gumbel noise: -log of an exponential, which is -log(1 - u) for a uniform u, or its series.
+Floats gumbel(Words bits) {
+  const Floats u = smaller(__builtin_convertvector(bits, Floats) * 0x1p-32f + 0x1p-33f, Floats{} + (1.0f - 0x1p-24f));
+  const Floats series = u * (1.0f + u * (0.5f + u * (1.0f / 3.0f + u * 0.25f)));
+  return -logarithm(u < 1.0f / 64.0f ? series : -logarithm(1.0f - u));
 }
 
 Floats activated(Floats x, int32_t activation) {
@@ -720,13 +760,29 @@ template <class T> void move_row(State& s, int64_t from, int64_t to) {
     for (int64_t h = 0; h < s.model.key_heads; ++h) HeadCache<T>(s, layer, h).move(from, to);
 }
 
-// Scores are logits / temperature + noise, or logits where there is no noise; they are written to `to`.
-void scores_of(const State& s, int64_t m, int64_t size, float temperature, const float* noise, int64_t width,
-               float* to) {
+// Writes scores: logits, or where there is a temperature, logits / temperature + noise of the key, of the position
+// that the token will have, and of the token, as in sampling.py.
+void scores_of(const State& s, int64_t m, int64_t size, float temperature, uint64_t key, float* to) {
   const float* logits = s.logits.data() + m * s.logits_stride;
-  if (!noise) std::copy_n(logits, size, to);
-  else
-    for (int64_t t = 0; t < size; ++t) to[t] = logits[t] / temperature + noise[m * width + t];
+  if (temperature == 0) {
+    std::copy_n(logits, size, to);
+    return;
+  }
+  const auto position = static_cast<uint32_t>(s.cache.positions.end()[m - s.logits_rows] + 1);
+  Words lane;
+  for (uint32_t l = 0; l < LANES; ++l) lane[l] = l;
+  for (int64_t block = 0; block < size; block += 4 * COUNTERS)
+    for (int64_t counter = 0; counter < COUNTERS; counter += LANES) {
+      const auto first = static_cast<uint32_t>(block / 4 + counter);
+      const auto words = philox({lane + first, Words{} + position, Words{}, Words{}}, key);
+      for (int64_t word = 0; word < 4; ++word) {
+        const int64_t t = block + word * COUNTERS + counter;
+        const Floats noise = gumbel(words[word]);
+        if (t + LANES <= size) store(to + t, loaded(logits + t) / temperature + noise);
+        else
+          for (int64_t l = 0; t + l < size; ++l) to[t + l] = logits[t + l] / temperature + noise[l];
+      }
+    }
 }
 
 float highest(const float* scores, int64_t size) {
@@ -843,17 +899,17 @@ void dyna_keep(State* s, const int32_t* rows, int64_t count) {
 
 const float* dyna_logits(State* s) { return s->logits.data(); }
 
-// The token with the highest score at every row with logits; of equal ones the first. `noise` is (rows, width) or
-// null. Returns 0 where memory does not suffice.
-int32_t dyna_choose(State* s, float temperature, const float* noise, int64_t width, int32_t* tokens) {
+// The token with the highest score at every row with logits; of equal ones the first. Returns 0 where memory does not
+// suffice.
+int32_t dyna_choose(State* s, float temperature, uint64_t key, int32_t* tokens) {
   const int64_t size = s->model.vocabulary;
-  if (noise && !has_room(*s, size)) return 0;
+  if (temperature > 0 && !has_room(*s, size)) return 0;
 #pragma omp parallel for schedule(static) num_threads(s->model.threads) if (s->logits_rows * size > WORTH_THREADS)
   for (int64_t m = 0; m < s->logits_rows; ++m) {
     const float* scores = s->logits.data() + m * s->logits_stride;
-    if (noise) {
+    if (temperature > 0) {
       float* noisy = s->scratch[omp_get_thread_num()].logits.data();
-      scores_of(*s, m, size, temperature, noise, width, noisy);
+      scores_of(*s, m, size, temperature, key, noisy);
       scores = noisy;
     }
     tokens[m] = static_cast<int32_t>(first_of(scores, size, highest(scores, size)));
@@ -863,8 +919,8 @@ int32_t dyna_choose(State* s, float temperature, const float* noise, int64_t wid
 
 // The `branch` best of the first `proposable` tokens at every row, best first, and their log-probabilities; both
 // (rows, branch). Returns 0 where memory does not suffice.
-int32_t dyna_rank(State* s, int64_t branch, int64_t proposable, float temperature, const float* noise, int64_t width,
-                  int32_t* tokens, float* log_probabilities) {
+int32_t dyna_rank(State* s, int64_t branch, int64_t proposable, float temperature, uint64_t key, int32_t* tokens,
+                  float* log_probabilities) {
   const int64_t size = rounded_up(proposable, SCAN), count = size / SCAN;
   if (!has_room(*s, size)) return 0;
 #pragma omp parallel for schedule(static) num_threads(s->model.threads) if (s->logits_rows > 1)
@@ -872,7 +928,7 @@ int32_t dyna_rank(State* s, int64_t branch, int64_t proposable, float temperatur
     Scratch& scratch = s->scratch[omp_get_thread_num()];
     float *scores = scratch.logits.data(), *tops = scratch.tops.data();
     std::fill(scores + proposable, scores + size, LOWEST);
-    scores_of(*s, m, proposable, temperature, noise, width, scores);
+    scores_of(*s, m, proposable, temperature, key, scores);
     for (int64_t v = 0; v < count; ++v) tops[v] = highest(scores + v * SCAN, SCAN);
     const float best = highest(tops, count);
     Floats sums{};
