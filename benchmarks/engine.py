@@ -260,7 +260,9 @@ def contest(
     positions: int | None,
     read: int,
 ) -> dict[str, Any]:
-    """Measure all methods with one decoder that is prepared, AR with the others, and the peers."""
+    """Measure all methods with one decoder that is prepared, two of them sampled too, AR with the others, and
+    the peers.
+    """
     generation = GenerationSpec(max_new_tokens=settings.tokens)
     loops = our_loops(decoder, positions, [AR, *SWEEP, *UNTUNED], generation) | peers
     loops |= sampled_loops(decoder, [AR, LINEAR[4]], generation)

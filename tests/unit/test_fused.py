@@ -269,10 +269,25 @@ def test_the_noise_beside_the_logits_is_that_of_the_host(vocabulary: int) -> Non
     assert torch.equal(chosen.cpu(), best.indices[:, 0])
 
 
+def test_the_noise_of_likely_tokens_is_exact_however_many_there_are() -> None:
+    """It is that of the smallest uniform numbers, which are lost where they are subtracted from 1."""
+    vocabulary = 1 << 18
+    runner = FusedRunner(tiny_llama(seed=1).to(DEVICE))
+    chooser = Chooser(temperature=1.0, seed="t", vocabulary=vocabulary)
+    found = torch.zeros(1, 2, 8, dtype=torch.int32, device=DEVICE)
+    runner._rank_into(found, torch.zeros(1, vocabulary, device=DEVICE), inputs_for(runner, 1, chooser))
+    noise = chooser.noise([11])
+    assert noise is not None
+    best = torch.from_numpy(noise[0]).log_softmax(dim=-1).topk(8)
+    assert torch.equal(found[0, 0].cpu().long(), best.indices)
+    torch.testing.assert_close(found[0, 1].cpu().view(torch.float32), best.values, rtol=0, atol=1e-4)
+
+
 def test_sampled_choices_are_those_of_a_graph_too() -> None:
     """One and the same serves greedy and sampled passes; and what one was told, the next one forgets."""
     runner = started(FusedRunner(model_of("llama")), 5)
     runner.warm_up([1], shortest=1, longest=20, greedy=False)
+    runner.warm_up([1], shortest=1, longest=20, greedy=False, proposable=100)
     kept = list(runner._kept)
     tokens = []
     for temperature in (0.0, 5.0, 0.0):
@@ -280,6 +295,9 @@ def test_sampled_choices_are_those_of_a_graph_too() -> None:
         runner.extend([7], [COMMITTED])
         tokens += runner.choose(chooser)
         assert runner.choose(chooser) == tokens[-1:]
+        runner.keep([])
+        runner.extend([7], [COMMITTED])
+        runner.rank(2, chooser, 100)
         runner.keep([])
     assert tokens[0] == tokens[2] != tokens[1]
     assert list(runner._kept) == kept

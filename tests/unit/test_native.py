@@ -253,6 +253,19 @@ def other_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     kernels.cache_clear()
 
 
+def assert_sampled_alike(ours: Runner, model: Any) -> None:
+    """Compare what is drawn and proposed after a tree with what the eager runner makes of the same logits."""
+    theirs = TorchRunner(model)
+    for runner in (ours, theirs):
+        runner.reserve(32)
+        runner.prefill(PROMPT)
+        runner.extend([3, 4, 5, 6, 7], [COMMITTED, COMMITTED, 0, 0, 1])
+    theirs._logits = ours.logits().clone()
+    chooser = Chooser(temperature=3.0, seed="s", vocabulary=ours.vocabulary)
+    assert ours.choose(chooser) == theirs.choose(chooser)
+    assert ours.rank(4, chooser, 257)[0] == theirs.rank(4, chooser, 257)[0]
+
+
 @pytest.mark.usefixtures("other_processor")
 def test_other_processors_compute_the_model_too_with_the_same_bits_in_a_tree() -> None:
     tokens, parents = [260, 11, 12, 13, 14, 15, 16, 17, 18], [COMMITTED, 0, 0, 1, 2, 2, 5, 6, 6]
@@ -270,6 +283,7 @@ def test_other_processors_compute_the_model_too_with_the_same_bits_in_a_tree() -
                 runner.prefill(PROMPT)
                 runner.extend(tokens, parents)
                 assert_same_bits(runner, PROMPT, tokens, parents)
+            assert_sampled_alike(runner, model)
             alone = token_by_token(runner, [*PROMPT, tokens[0]])
             with torch.inference_mode():
                 expected = model(input_ids=torch.tensor([[*PROMPT, tokens[0]]])).logits[0, -1]
@@ -423,6 +437,30 @@ def test_choices_and_ranks_are_those_of_the_eager_runner(vocabulary: int, temper
         expected_tokens, expected_scores = theirs.rank(branch, chooser(), proposable)
         assert tokens == expected_tokens
         torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected_scores), rtol=1e-5, atol=1e-5)
+
+
+def test_the_noise_of_likely_tokens_is_exact_however_many_there_are() -> None:
+    """It is that of the smallest uniform numbers, which are lost where they are subtracted from 1."""
+    vocabulary = 1 << 18
+    model = tiny_model("llama", seed=1, vocab_size=vocabulary)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    ours, _ = twins(model)
+    noise = Chooser(temperature=1.0, seed="t", vocabulary=vocabulary).noise([len(PROMPT) + 3])
+    assert noise is not None
+    best = torch.from_numpy(noise[0]).log_softmax(dim=-1).topk(8)
+    tokens, scores = ours.rank(8, Chooser(temperature=1.0, seed="t", vocabulary=vocabulary), vocabulary)
+    assert tokens[-1] == best.indices.tolist()
+    torch.testing.assert_close(torch.tensor(scores[-1]), best.values, rtol=0, atol=2e-5)
+
+
+def test_what_was_asked_about_can_be_asked_again_after_its_rows_were_kept() -> None:
+    chooser = Chooser(temperature=5.0, seed="s", vocabulary=VOCABULARY)
+    ours, _ = twins(lively("llama"))
+    chosen = ours.choose(chooser)
+    ours.keep([0, 2])
+    assert ours.choose(chooser) == chosen
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

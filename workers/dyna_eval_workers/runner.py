@@ -54,7 +54,8 @@ class Runner(Protocol):
     ) -> None:
         """Prepare passes of these sizes that end at `shortest` to `longest` rows of the reserved ones.
 
-        With them what follows when `greedy`: `rank` under `proposable`, or where that is None `choose`.
+        With them what follows: `rank` under `proposable`, or where that is None `choose`, unless that is not
+        `greedy` and no part of what is prepared.
         """
         ...
 

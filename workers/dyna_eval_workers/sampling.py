@@ -4,9 +4,9 @@ argmax(logits / T + G) with standard Gumbel noise G is a draw from softmax(logit
 function of the seed, the absolute position and the token alone, every method that asks the target at the
 same position draws the same token: sampled speculative output equals sampled AR output, token for token.
 
-The random numbers are those of a counter, so that kernels compute them where the logits are: drawing them
-here, and copying them there, takes as long as a pass of a model of 8 B parameters. For the same reason all
-is float32, and the small exponentials by a series: what a GPU calls a logarithm is wrong near 1.
+The random numbers are those of a counter, so that kernels compute them where the logits are. What they
+compute is the same up to rounding, in float32; small exponentials come from a series, since 1 - u rounds a
+small u away, and a GPU's logarithm is wrong near 1 besides.
 """
 
 from __future__ import annotations

@@ -426,7 +426,7 @@ def rank_parts(
 
 @triton.jit
 def _gumbel(token, position, key):
-    """Return the noise of tokens at a position, as `sampling.gumbel` computes it."""
+    """Return the noise of tokens at a position: that of `sampling.gumbel` up to rounding."""
     counter = token // 64 * 16 + token % 16
     nothing = tl.zeros_like(counter)
     a, b, c, d = tl.philox(key, counter, nothing + position.to(tl.int32), nothing, nothing)

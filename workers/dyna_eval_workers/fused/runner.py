@@ -43,7 +43,7 @@ _WARPS = 8  # and how it is run
 _PROMPT_PASS = 64  # tokens of a prompt in one pass
 _COUNTERS = 1 << 16  # groups of programs that add up parts, at most
 _LAW = 2  # integers that say how tokens are chosen,
-_GREEDY = bytes(8 * _LAW)  # and those of the best one
+_GREEDY = bytes(8 * _LAW)  # and their bytes where the best one is
 
 
 @dataclass(frozen=True, slots=True)

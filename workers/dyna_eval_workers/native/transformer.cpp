@@ -48,7 +48,8 @@ constexpr int64_t VECTORS = PANEL / LANES;  // of a panel
 constexpr int64_t QUERIES = 4;              // queries that share one reading of a head's cache
 constexpr int64_t COUNTERS = 16;            // of random numbers, for four times as many tokens
 constexpr int64_t SCAN = 256;               // scores whose maximum is kept while the best are picked one by one
-constexpr int64_t WORTH_THREADS = 1 << 15;  // scores to scan for which several threads pay
+constexpr int64_t WORTH_THREADS = 1 << 15;  // scores to scan for which several threads pay,
+constexpr int64_t NOISE = 16;               // and how many of them take as long as one with its noise
 constexpr int64_t AHEAD = 8192;             // bytes of weights that are fetched before their turn,
 constexpr int64_t SLOW = 5;                 // in passes of so many tokens: faster ones the processor itself keeps up with
 constexpr size_t HUGE = 2 << 20;            // bytes of a huge page
@@ -515,6 +516,7 @@ extern "C" struct State {
   std::vector<Scratch> scratch;    // of every thread
   std::vector<int32_t> seen_rows;  // of all tokens of the pass, one token behind the other
   std::vector<Seen> seen;          // of every token of the pass
+  std::vector<int32_t> asked;      // the positions of the tokens of the latest pass that have logits
   Array<float> logits;             // (rows, stride) of the latest pass
   int64_t logits_stride = 0, logits_rows = 0;
 };
@@ -761,14 +763,14 @@ template <class T> void move_row(State& s, int64_t from, int64_t to) {
 }
 
 // Writes scores: logits, or where there is a temperature, logits / temperature + noise of the key, of the position
-// that the token will have, and of the token, as in sampling.py.
+// that the token will have, and of the token, which is that of sampling.py up to rounding.
 void scores_of(const State& s, int64_t m, int64_t size, float temperature, uint64_t key, float* to) {
   const float* logits = s.logits.data() + m * s.logits_stride;
   if (temperature == 0) {
     std::copy_n(logits, size, to);
     return;
   }
-  const auto position = static_cast<uint32_t>(s.cache.positions.end()[m - s.logits_rows] + 1);
+  const auto position = static_cast<uint32_t>(s.asked[m] + 1);
   Words lane;
   for (uint32_t l = 0; l < LANES; ++l) lane[l] = l;
   for (int64_t block = 0; block < size; block += 4 * COUNTERS)
@@ -881,6 +883,7 @@ int32_t dyna_extend(State* s, const int32_t* tokens, const int32_t* parents, int
     s->attended.shape(rows, model.heads * model.head, model.rounds), s->inner.shape(rows, model.inner, model.rounds);
     s->logits_stride = rounded_up(model.vocabulary, PANEL), s->logits_rows = rows - logits_from;
     s->logits.resize(std::max<size_t>(s->logits.size(), s->logits_rows * s->logits_stride));
+    s->asked.assign(cache.positions.end() - s->logits_rows, cache.positions.end());
     if (model.rounds) run<uint16_t>(*s, tokens, rows, first, logits_from);
     else run<float>(*s, tokens, rows, first, logits_from);
   });
@@ -903,8 +906,9 @@ const float* dyna_logits(State* s) { return s->logits.data(); }
 // suffice.
 int32_t dyna_choose(State* s, float temperature, uint64_t key, int32_t* tokens) {
   const int64_t size = s->model.vocabulary;
+  const int64_t work = s->logits_rows * size * (temperature > 0 ? NOISE : 1);
   if (temperature > 0 && !has_room(*s, size)) return 0;
-#pragma omp parallel for schedule(static) num_threads(s->model.threads) if (s->logits_rows * size > WORTH_THREADS)
+#pragma omp parallel for schedule(static) num_threads(s->model.threads) if (work > WORTH_THREADS)
   for (int64_t m = 0; m < s->logits_rows; ++m) {
     const float* scores = s->logits.data() + m * s->logits_stride;
     if (temperature > 0) {
