@@ -9,7 +9,7 @@ import pytest
 import torch
 from dyna_eval_workers.policies import TopBranches
 from dyna_eval_workers.runner import COMMITTED
-from dyna_eval_workers.sampling import Chooser, gumbel, philox
+from dyna_eval_workers.sampling import Chooser, from_words, gumbel, philox
 from scipy.stats import binomtest, chisquare, gumbel_r, kstest, pearsonr
 
 from dyna_eval.jobs import GenerationSpec
@@ -81,6 +81,15 @@ def test_the_noise_is_gumbels_to_its_tails() -> None:
     for bound in (-2.0, 5.0, 10.0, 13.0):
         over = int((noise > bound).sum())
         assert binomtest(over, len(noise), gumbel_r.sf(bound)).pvalue > 1e-3, bound
+
+
+def test_the_noise_of_every_word_is_a_number_and_that_of_small_ones_exact() -> None:
+    """Those are the likely tokens'. From words that come near 2^32, of the least likely, float32 makes 1."""
+    words = np.concatenate([np.arange(300), 2 ** np.arange(9, 32), [3 << 30, 2**32 - 1]]).astype(np.uint64)
+    uniform = (words.astype(np.float64) + 0.5) / 2**32
+    noise = from_words(words)
+    np.testing.assert_allclose(noise[:-1], -np.log(-np.log1p(-uniform[:-1])), rtol=0, atol=2e-6)
+    assert -3 < noise[-1] < noise[:-1].min()
 
 
 def test_neither_neighbours_nor_positions_are_correlated() -> None:

@@ -61,8 +61,12 @@ def gumbel(key: int, position: int, vocabulary: int) -> Noise:
     counters = -(-vocabulary // BLOCK) * _COUNTERS
     counter = [np.arange(counters, dtype=np.uint64), np.full(counters, position, dtype=np.uint64)]
     words = np.stack(philox([*counter, *np.zeros((2, counters), dtype=np.uint64)], key))
-    tokens = words.reshape(4, -1, _COUNTERS).swapaxes(0, 1).reshape(-1)[:vocabulary]
-    uniform = tokens.astype(np.float32) * np.float32(2**-32) + np.float32(2**-33)  # of the open interval
+    return from_words(words.reshape(4, -1, _COUNTERS).swapaxes(0, 1).reshape(-1)[:vocabulary])
+
+
+def from_words(words: NDArray[np.uint64]) -> Noise:
+    """Return standard Gumbel noise from random words of 32 bits: minus the logarithm of an exponential."""
+    uniform = words.astype(np.float32) * np.float32(2**-32) + np.float32(2**-33)  # of the open interval
     uniform = np.minimum(uniform, _MOST)
     series = uniform * (1 + uniform * (np.float32(1 / 2) + uniform * (np.float32(1 / 3) + uniform / 4)))
     exponential = np.where(uniform < _SERIES_BELOW, series, -np.log(1 - uniform))
