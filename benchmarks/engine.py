@@ -87,6 +87,7 @@ UNTUNED = [
     configuration("prompt_lookup K=6", Method.PROMPT_LOOKUP, k=6),
 ]
 AR = configuration("AR", Method.AR)
+SAMPLED_ROWS = [AR, configuration("linear K=6", Method.LINEAR, k=6)]
 SAMPLED = " at temperature 1"
 PEERS = [
     configuration("generate, dynamic cache", Method.HF_GENERATE, cache="dynamic"),
@@ -201,10 +202,10 @@ def plain_loop(decoder: Decoder, generation: GenerationSpec) -> Loop:
 def sampled_loops(
     decoder: Decoder, rows: Sequence[Configuration], generation: GenerationSpec
 ) -> dict[str, Loop]:
-    drawing = replace(generation, temperature=1.0)
+    sampled = replace(generation, temperature=1.0)
     return {
         f"{row.label}{SAMPLED}": partial(
-            decoder.decode, generation=drawing, drafting=drafting_for(row), seed="0"
+            decoder.decode, generation=sampled, drafting=drafting_for(row), seed="0"
         )
         for row in rows
     }
@@ -260,12 +261,13 @@ def contest(
     positions: int | None,
     read: int,
 ) -> dict[str, Any]:
-    """Measure all methods with one decoder that is prepared, two of them sampled too, AR with the others, and
-    the peers.
+    """Measure all methods with one prepared decoder, two of them also sampled, and their peers.
+
+    AR is measured with the other decoders too.
     """
     generation = GenerationSpec(max_new_tokens=settings.tokens)
     loops = our_loops(decoder, positions, [AR, *SWEEP, *UNTUNED], generation) | peers
-    loops |= sampled_loops(decoder, [AR, LINEAR[4]], generation)
+    loops |= sampled_loops(decoder, SAMPLED_ROWS, generation)
     loops |= {name: plain_loop(other, generation) for name, other in others.items()}
     found = with_ratios(take_turns(loops, demo_prompts(settings), repeats=settings.repeats))
     return {

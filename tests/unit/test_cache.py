@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from dyna_eval_workers.cache import PreallocatedCache
-from dyna_eval_workers.runner import COMMITTED, TorchRunner, WrittenRows, unpacked
+from dyna_eval_workers.runner import COMMITTED, TorchRunner, WrittenRows, unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
@@ -141,7 +141,7 @@ def test_more_room_is_made_where_a_sequence_needs_it() -> None:
 
 @st.composite
 def parents(draw: st.DrawFn) -> list[int]:
-    """The parents of up to 100 rows: more than the bits of one integer of a machine."""
+    """The parents of up to 100 rows: more than a machine's integer has bits."""
     return [draw(st.integers(COMMITTED, row - 1)) for row in range(draw(st.integers(1, 100)))]
 
 
@@ -157,7 +157,7 @@ def test_a_row_sees_itself_and_its_parents_up_to_the_committed_rows(
     cut = data.draw(st.integers(0, len(parents)))
     for part in (parents[:cut], parents[cut:]):
         rows.add(part, 7)
-    seen = unpacked(rows.seen[cut:], len(rows.seen))
+    seen = unpack(rows.seen[cut:], len(rows.seen))
     assert seen.shape == (len(parents) - cut, len(parents))
     for row in range(len(parents)):
         expected, above = {row}, row

@@ -15,7 +15,7 @@ from dyna_eval_workers.architecture import plain_logits, self_test
 from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.policies import BestFirst, Drafting, TopBranches
-from dyna_eval_workers.runner import COMMITTED, Runner, TorchRunner, WrittenRows, unpacked
+from dyna_eval_workers.runner import COMMITTED, Runner, TorchRunner, WrittenRows, unpack
 from dyna_eval_workers.sampling import Chooser
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -213,7 +213,7 @@ def test_the_bits_say_which_rows_a_node_sees(committed: int) -> None:
     written = WrittenRows()
     written.add(*(TREE[1], committed))
     written.add([3, COMMITTED], committed)
-    seen = unpacked(written.seen[7:], 9)
+    seen = unpack(written.seen[7:], 9)
     packed = np.frombuffer(cudagraph.bits_of(4, 192, committed, written.seen[7:]), dtype=np.uint8)
     bits = np.unpackbits(packed.reshape(4, 24), axis=1, bitorder="little").astype(np.bool_)
     assert bits[:2, :committed].all()

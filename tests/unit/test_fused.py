@@ -249,7 +249,7 @@ def inputs_for(runner: FusedRunner, nodes: int, chooser: Chooser = GREEDY) -> to
     """Return the inputs of a pass of nodes one behind the other, from position 10 on, over 256 rows."""
     seen = [1 << node for node in range(nodes)]
     packed = runner._packed(nodes, 256, [5] * nodes, range(10, 10 + nodes), seen)
-    return torch.tensor(np.frombuffer(runner._by_law(packed, chooser), dtype=np.int64), device=DEVICE)
+    return torch.tensor(np.frombuffer(runner._with_law(packed, chooser), dtype=np.int64), device=DEVICE)
 
 
 @pytest.mark.parametrize("vocabulary", [40, 2049, 5000])
@@ -283,8 +283,8 @@ def test_the_noise_of_likely_tokens_is_exact_however_many_there_are() -> None:
     torch.testing.assert_close(found[0, 1].cpu().view(torch.float32), best.values, rtol=0, atol=1e-4)
 
 
-def test_sampled_choices_are_those_of_a_graph_too() -> None:
-    """One and the same serves greedy and sampled passes; and what one was told, the next one forgets."""
+def test_one_graph_serves_greedy_and_sampled_passes() -> None:
+    """A pass keeps nothing of the law that an earlier one was given."""
     runner = started(FusedRunner(model_of("llama")), 5)
     runner.warm_up([1], shortest=1, longest=20, greedy=False)
     runner.warm_up([1], shortest=1, longest=20, greedy=False, proposable=100)

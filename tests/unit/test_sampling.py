@@ -9,7 +9,7 @@ import pytest
 import torch
 from dyna_eval_workers.policies import TopBranches
 from dyna_eval_workers.runner import COMMITTED
-from dyna_eval_workers.sampling import Chooser, from_words, gumbel, philox
+from dyna_eval_workers.sampling import Chooser, gumbel_noise, noise_from_words, random_words
 from scipy.stats import binomtest, chisquare, gumbel_r, kstest, pearsonr
 
 from dyna_eval.jobs import GenerationSpec
@@ -70,12 +70,12 @@ def test_the_noise_of_a_position_is_its_own_alone() -> None:
 def test_random_words_are_those_of_philox(counter: list[int], key: int, words: list[int]) -> None:
     """The known answers that its authors publish with their library, Random123."""
     arrays = [np.array([word], dtype=np.uint64) for word in counter]
-    assert [int(word[0]) for word in philox(arrays, key)] == words
+    assert [int(word[0]) for word in random_words(arrays, key)] == words
 
 
-def test_the_noise_is_gumbels_to_its_tails() -> None:
+def test_the_noise_follows_gumbels_law_to_its_tails() -> None:
     """The upper one decides what is drawn: of 4 million values, some 190 are over 10, and 9 over 13."""
-    noise = np.concatenate([gumbel(7, position, 65536) for position in range(64)]).astype(np.float64)
+    noise = np.concatenate([gumbel_noise(7, position, 65536) for position in range(64)]).astype(np.float64)
     assert np.isfinite(noise).all()
     assert kstest(noise[:: len(noise) // 100_000], "gumbel_r").pvalue > 1e-3
     for bound in (-2.0, 5.0, 10.0, 13.0):
@@ -84,16 +84,16 @@ def test_the_noise_is_gumbels_to_its_tails() -> None:
 
 
 def test_the_noise_of_every_word_is_a_number_and_that_of_small_ones_exact() -> None:
-    """Those are the likely tokens'. From words that come near 2^32, of the least likely, float32 makes 1."""
+    """Small words are those of likely tokens. Near 2^32, those of the least likely, float32 rounds to 1."""
     words = np.concatenate([np.arange(300), 2 ** np.arange(9, 32), [3 << 30, 2**32 - 1]]).astype(np.uint64)
     uniform = (words.astype(np.float64) + 0.5) / 2**32
-    noise = from_words(words)
+    noise = noise_from_words(words)
     np.testing.assert_allclose(noise[:-1], -np.log(-np.log1p(-uniform[:-1])), rtol=0, atol=2e-6)
     assert -3 < noise[-1] < noise[:-1].min()
 
 
 def test_neither_neighbours_nor_positions_are_correlated() -> None:
-    noise = np.stack([gumbel(7, position, 4096) for position in range(256)]).astype(np.float64)
+    noise = np.stack([gumbel_noise(7, position, 4096) for position in range(256)]).astype(np.float64)
     for one, other in (
         (noise[:, :-1], noise[:, 1:]),
         (noise[:, :-16], noise[:, 16:]),
@@ -105,7 +105,7 @@ def test_neither_neighbours_nor_positions_are_correlated() -> None:
 
 @pytest.mark.parametrize("vocabulary", [1, 63, 64, 65, 4099])
 def test_the_noise_of_a_token_does_not_depend_on_how_many_there_are(vocabulary: int) -> None:
-    assert np.array_equal(gumbel(5, 9, vocabulary), gumbel(5, 9, 5000)[:vocabulary])
+    assert np.array_equal(gumbel_noise(5, 9, vocabulary), gumbel_noise(5, 9, 5000)[:vocabulary])
 
 
 def test_another_seed_has_another_noise() -> None:

@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 @dataclass(slots=True)
 class _Written:
-    """The rows that were written, the same of every layer."""
+    """How many rows were written: one count, which all layers share."""
 
     rows: int = 0
 
@@ -60,8 +60,7 @@ class PreallocatedCache(Cache):  # type: ignore[misc]  # transformers is not typ
     """The cache of one model for one sequence; `devices` says where each layer lies.
 
     `length` counts the committed rows, `written` those and the ones that forward passes wrote behind them.
-    Nothing is committed until `commit` says how many of the written rows stay, for which `move` puts them
-    together.
+    Nothing is committed until `move` has put the accepted rows together and `commit` says how many stay.
     """
 
     def __init__(

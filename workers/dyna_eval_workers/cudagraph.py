@@ -38,7 +38,6 @@ from dyna_eval_workers.sampling import Chooser
 
 _ROWS = 256  # C is a multiple of it, and it is one of WORD
 WORD = 64  # rows whose bits stand in one integer
-_INTEGER = 8  # and its bytes
 _BRANCH = 8  # proposals that a graph ranks
 _MOST_GRAPHS = 128
 _FEWEST_MOVED = 8  # rows that a graph moves, padding among them
@@ -107,8 +106,8 @@ class GraphRunner(TorchRunner):
     backend = "cudagraph"
     passes = "CUDA graphs"
     """What a reason calls them, as in: they fail the self-test."""
-    _samples = False
-    """Whether a graph answers also where tokens are sampled."""
+    _samples_in_graphs = False
+    """Whether graphs answer where tokens are sampled too."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -126,7 +125,7 @@ class GraphRunner(TorchRunner):
         self._latest.waits = False
         rows = _multiple(capacity, _ROWS) + 1
         if rows > self.cache.capacity:
-            self._wait()  # for moves, whose inputs go with them
+            self._wait()  # a move may still read its inputs, which go with its graph
             self._kept.clear()
             self._moves.clear()
         super().reserve(rows)
@@ -142,11 +141,12 @@ class GraphRunner(TorchRunner):
     ) -> None:
         """Capture the passes of these sizes that end at `shortest` to `longest` rows of the reserved ones.
 
-        With them what follows: `rank` under `proposable`, or where that is None `choose`, and the moves of as
-        many rows. Of more than `_MOST_GRAPHS` passes only the last stay, the largest ones.
+        With them what follows: `rank` under `proposable`, or where that is None `choose`, sampled ones only
+        where graphs answer these; and the moves of as many rows. Of more than `_MOST_GRAPHS` passes only the
+        last stay, the largest ones.
         """
         tail = _Tail.CHOOSE if proposable is None else _Tail.RANK
-        if not greedy and not self._samples:
+        if not greedy and not self._samples_in_graphs:
             tail = _Tail.NOTHING
         lengths = sorted({self._rows_read(end) for end in range(shortest, longest + 1)})
         for size in sorted({_padded(count) for count in nodes}):
@@ -174,7 +174,7 @@ class GraphRunner(TorchRunner):
         super().keep(rows)
 
     def choose(self, chooser: Chooser) -> list[int]:
-        if chooser.temperature > 0 and not self._samples:
+        if chooser.temperature > 0 and not self._samples_in_graphs:
             return super().choose(chooser)
         chosen: list[int] = self._asked(_Tail.CHOOSE, chooser).tolist()
         return chosen
@@ -182,7 +182,7 @@ class GraphRunner(TorchRunner):
     def rank(
         self, branch: int, chooser: Chooser, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
-        if branch > _BRANCH or (chooser.temperature > 0 and not self._samples):
+        if branch > _BRANCH or (chooser.temperature > 0 and not self._samples_in_graphs):
             return super().rank(branch, chooser, proposable)
         best = self._asked(_Tail.RANK, chooser, proposable)
         return best[:, 0, :branch].tolist(), best[:, 1, :branch].view(np.float32).tolist()
@@ -193,7 +193,7 @@ class GraphRunner(TorchRunner):
         return self._logits
 
     def _scores(self, chooser: Chooser, tokens: int) -> Tensor:
-        self.logits()
+        self.logits()  # which `_logits` are from then on
         return super()._scores(chooser, tokens)
 
     def _catch_up(self) -> None:
@@ -208,17 +208,17 @@ class GraphRunner(TorchRunner):
 
     def _asked(self, tail: _Tail, chooser: Chooser, proposable: int = 0) -> NDArray[Any]:
         """Return the answer about the nodes that are asked about, on the host."""
-        self._latest.packed = self._by_law(self._latest.packed, chooser)
-        answer = self._run(tail, proposable) if self._latest.waits else self._found(tail, proposable)
+        self._latest.packed = self._with_law(self._latest.packed, chooser)
+        answer = self._run(tail, proposable) if self._latest.waits else self._asked_late(tail, proposable)
         return answer[self._latest.asked]
 
-    def _by_law(self, packed: bytes, chooser: Chooser) -> bytes:  # noqa: ARG002
-        """Return the inputs of a pass with how its tokens are chosen, of which they say nothing here."""
+    def _with_law(self, packed: bytes, chooser: Chooser) -> bytes:  # noqa: ARG002  # fused kernels read it
+        """Return the inputs of a pass with the law that its tokens are chosen by, where they hold one."""
         return packed
 
-    @torch.inference_mode()
-    def _found(self, tail: _Tail, proposable: int) -> NDArray[Any]:
-        """Return the answer for all nodes of the latest pass, which was run without it."""
+    @torch.no_grad()
+    def _asked_late(self, tail: _Tail, proposable: int) -> NDArray[Any]:
+        """Return the answer about all nodes of the latest pass, which ran before it was asked."""
         found = self._room_for(self._latest.nodes, tail, proposable)
         inputs = torch.tensor(np.frombuffer(self._latest.packed, dtype=np.int64), device=self.device)
         with nullcontext() if self._side is None else torch.cuda.device(self.device):
@@ -226,7 +226,7 @@ class GraphRunner(TorchRunner):
         return found.cpu().numpy()
 
     def _run(self, tail: _Tail, proposable: int) -> NDArray[Any]:
-        """Run the latest pass and what stands behind it, and wait; return the answer for all its nodes."""
+        """Run the latest pass and what stands behind it, and wait; return the answer about all its nodes."""
         latest = self._latest
         latest.waits = False
         step = self._static(latest.nodes, latest.rows, tail, proposable)
@@ -236,10 +236,10 @@ class GraphRunner(TorchRunner):
         return step.answer
 
     def _move(self, sources: Sequence[int], places: Sequence[int]) -> None:
-        """Copy rows without waiting for it: the pass that comes before the next copy waits for both."""
-        step = self._move_of(max(_padded(len(sources)), _FEWEST_MOVED))
-        length, spare = self.length, self.cache.capacity - 1
-        padding = [spare] * (len(step.inputs) // (2 * _INTEGER) - len(sources))
+        """Copy rows without waiting: the next pass waits for it, before another move fills its inputs."""
+        size = max(_padded(len(sources)), _FEWEST_MOVED)
+        step, length = self._move_of(size), self.length
+        padding = [self.cache.capacity - 1] * (size - len(sources))
         rows = array("q", [length + row for row in sources])
         rows.extend(padding)
         rows.extend(length + row for row in places)
@@ -271,7 +271,7 @@ class GraphRunner(TorchRunner):
         self._kept.move_to_end(key)
         return self._kept[key]
 
-    @torch.no_grad()
+    @torch.no_grad()  # what inference mode made could not be written by replays outside of it
     def _built(self, nodes: int, rows: int, tail: _Tail, proposable: int) -> _Static:
         """Return a pass from its packed inputs, as yet of padding alone, to its answer, both on the host."""
         padding = np.frombuffer(self._packed(nodes, rows, [], [], []), dtype=np.int64)
@@ -339,11 +339,21 @@ class GraphRunner(TorchRunner):
         elif tail is _Tail.RANK:
             self._rank_into(found, self._logits_for(len(found))[:, :proposable], inputs)
 
-    def _choose_into(self, tokens: Tensor, logits: Tensor, inputs: Tensor) -> None:  # noqa: ARG002
+    def _choose_into(
+        self,
+        tokens: Tensor,
+        logits: Tensor,
+        inputs: Tensor,  # noqa: ARG002  # fused kernels read them
+    ) -> None:
         """Write the best token of every node, (nodes,)."""
         tokens.copy_(logits.argmax(dim=-1))
 
-    def _rank_into(self, found: Tensor, logits: Tensor, inputs: Tensor) -> None:  # noqa: ARG002
+    def _rank_into(
+        self,
+        found: Tensor,
+        logits: Tensor,
+        inputs: Tensor,  # noqa: ARG002  # fused kernels read them
+    ) -> None:
         """Write the best tokens of every node and the bits of their log-probabilities, (nodes, 2, branch)."""
         best = logits.float().log_softmax(dim=-1).topk(found.shape[-1], dim=-1)
         found[:, 0] = best.indices
@@ -402,15 +412,18 @@ class GraphRunner(TorchRunner):
         return header.tobytes() + bits_of(nodes, rows, self.length, seen)
 
     def _pinned(self, tensor: Tensor) -> Tensor:
-        """Return a tensor in memory that a device copies by itself, so that it has to be kept until then."""
+        """Return a tensor in page-locked memory, which a device reads or writes while the host goes on.
+
+        It has to be kept until that is done.
+        """
         return tensor if self._side is None else tensor.pin_memory()
 
 
 def bits_of(nodes: int, rows: int, committed: int, seen: Sequence[int]) -> bytes:
-    """Return a bit for every node and row of the cache that it sees, the first ones of a byte lowest.
+    """Return one bit for every node and row of the cache: whether the node sees the row, lowest bit first.
 
-    `seen` are those of the rows behind the committed ones, for every real node. Padding sees row 0, which
-    always holds numbers: a node that sees nothing may become NaN.
+    `seen` has an integer for every real node, whose bit r stands for row r behind the committed ones. Padding
+    sees row 0, which always holds numbers: a node that sees nothing may become NaN.
     """
     size = rows // 8
     before = (1 << committed) - 1

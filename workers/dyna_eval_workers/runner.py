@@ -54,8 +54,8 @@ class Runner(Protocol):
     ) -> None:
         """Prepare passes of these sizes that end at `shortest` to `longest` rows of the reserved ones.
 
-        With them what follows: `rank` under `proposable`, or where that is None `choose`, unless that is not
-        `greedy` and no part of what is prepared.
+        With them what follows: `rank` under `proposable`, or where that is None `choose`. Where tokens are
+        sampled (not `greedy`), a runner may leave that out.
         """
         ...
 
@@ -106,7 +106,7 @@ def position_limit(config: Any) -> int | None:
 class WrittenRows:
     """The rows behind the committed ones: the position of each, and which of them it sees.
 
-    `seen` has bit r where a row sees row r of them, itself included.
+    `seen` has an integer for each row, whose bit r says whether it sees row r of them; it sees itself.
     """
 
     def __init__(self) -> None:
@@ -128,8 +128,8 @@ class WrittenRows:
         self.seen.clear()
 
 
-def unpacked(seen: Sequence[int], rows: int) -> NDArray[np.bool_]:
-    """Return whether each row is seen, (len(seen), rows), from one bit for each."""
+def unpack(seen: Sequence[int], rows: int) -> NDArray[np.bool_]:
+    """Return which of so many rows each integer's bits say are seen, (len(seen), rows)."""
     size = -(-rows // 8)
     packed = b"".join(bits.to_bytes(size, "little") for bits in seen)
     matrix = np.frombuffer(packed, dtype=np.uint8).reshape(-1, size)
@@ -187,14 +187,16 @@ class TorchRunner:
     def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
         first = len(self._written.positions)
         self._written.add(parents, self.length)
-        seen = unpacked(self._written.seen[first:], len(self._written.seen))
+        seen = unpack(self._written.seen[first:], len(self._written.seen))
         self._logits = self._call(
             tokens, self._written.positions[first:], self._mask(seen), last_only=last_only
         )
 
     def keep(self, rows: Sequence[int]) -> None:
         count = len(rows)
-        staying = next((place for place, row in enumerate(rows) if row != place), count)  # none behind a gap
+        staying = next(
+            (place for place, row in enumerate(rows) if row != place), count
+        )  # all behind one that moves do
         if staying < count:
             self._move(rows[staying:], range(staying, count))
         self.cache.commit(count)

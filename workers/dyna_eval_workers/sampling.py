@@ -4,9 +4,9 @@ argmax(logits / T + G) with standard Gumbel noise G is a draw from softmax(logit
 function of the seed, the absolute position and the token alone, every method that asks the target at the
 same position draws the same token: sampled speculative output equals sampled AR output, token for token.
 
-The random numbers are those of a counter, so that kernels compute them where the logits are. What they
-compute is the same up to rounding, in float32; small exponentials come from a series, since 1 - u rounds a
-small u away, and a GPU's logarithm is wrong near 1 besides.
+The random numbers come from a counter, so kernels compute the noise where the logits are, equal to this one
+up to rounding in float32. Small exponentials come from a series: 1 - u loses a small u, and a GPU's logarithm
+is inexact near 1.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 Noise = NDArray[np.float32]
 
-BLOCK = 64
-"""Tokens that get their noise from 16 counters: token 16 j + i of them from word j of counter i."""
-_COUNTERS = BLOCK // 4
-_WORD, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+_COUNTERS = 16  # for a block of tokens: token 16 j + i of it gets word j of counter i
+_BLOCK = 4 * _COUNTERS
+_MASK, _BITS = np.uint64(0xFFFFFFFF), np.uint64(32)  # of a word
+# Philox's multipliers, the steps of its key, and its rounds.
 _FACTORS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _STEPS = 0x9E3779B9, 0xBB67AE85
 _ROUNDS = 10
 _SERIES_BELOW = np.float32(1 / 64)
-_MOST = np.float32(1 - 2**-24)
+_BELOW_1 = np.float32(1 - 2**-24)
 
 
 class Chooser:
@@ -47,7 +47,7 @@ class Chooser:
 
     def _row(self, position: int) -> Noise:
         if position not in self._known:
-            self._known[position] = gumbel(self.key, position, self._vocabulary)
+            self._known[position] = gumbel_noise(self.key, position, self._vocabulary)
         return self._known[position]
 
     def forget_before(self, position: int) -> None:
@@ -56,34 +56,36 @@ class Chooser:
             del self._known[decided]
 
 
-def gumbel(key: int, position: int, vocabulary: int) -> Noise:
+def gumbel_noise(key: int, position: int, vocabulary: int) -> Noise:
     """Return standard Gumbel noise, (vocabulary,), by a key of 64 bits and a position of 32."""
-    counters = -(-vocabulary // BLOCK) * _COUNTERS
+    counters = -(-vocabulary // _BLOCK) * _COUNTERS
     counter = [np.arange(counters, dtype=np.uint64), np.full(counters, position, dtype=np.uint64)]
-    words = np.stack(philox([*counter, *np.zeros((2, counters), dtype=np.uint64)], key))
-    return from_words(words.reshape(4, -1, _COUNTERS).swapaxes(0, 1).reshape(-1)[:vocabulary])
+    words = np.stack(random_words([*counter, *np.zeros((2, counters), dtype=np.uint64)], key))
+    return noise_from_words(words.reshape(4, -1, _COUNTERS).swapaxes(0, 1).reshape(-1)[:vocabulary])
 
 
-def from_words(words: NDArray[np.uint64]) -> Noise:
-    """Return standard Gumbel noise from random words of 32 bits: minus the logarithm of an exponential."""
-    uniform = words.astype(np.float32) * np.float32(2**-32) + np.float32(2**-33)  # of the open interval
-    uniform = np.minimum(uniform, _MOST)
+def noise_from_words(words: NDArray[np.uint64]) -> Noise:
+    """Return standard Gumbel noise, -log E, from random words of 32 bits; E is an exponential variate."""
+    uniform = words.astype(np.float32) * np.float32(2**-32) + np.float32(
+        2**-33
+    )  # in (0, 1]: words near 2^32 round to 1
+    uniform = np.minimum(uniform, _BELOW_1)
     series = uniform * (1 + uniform * (np.float32(1 / 2) + uniform * (np.float32(1 / 3) + uniform / 4)))
     exponential = np.where(uniform < _SERIES_BELOW, series, -np.log(1 - uniform))
     result: Noise = -np.log(exponential)
     return result
 
 
-def philox(counter: Sequence[NDArray[np.uint64]], key: int) -> list[NDArray[np.uint64]]:
-    """Return four random words of 32 bits for each counter of four, all in arrays of one shape.
+def random_words(counter: Sequence[NDArray[np.uint64]], key: int) -> list[NDArray[np.uint64]]:
+    """Return four random words of 32 bits for every counter of four; both are four arrays of shape (N,).
 
     Philox-4x32-10. Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
     """
     a, b, c, d = counter
-    low, high = key & int(_WORD), key >> 32
+    low, high = key & int(_MASK), key >> 32
     for _ in range(_ROUNDS):
         left, right = a * _FACTORS[0], c * _FACTORS[1]
-        a, c = right >> _HALF ^ b ^ np.uint64(low), left >> _HALF ^ d ^ np.uint64(high)
-        b, d = right & _WORD, left & _WORD
-        low, high = low + _STEPS[0] & int(_WORD), high + _STEPS[1] & int(_WORD)
+        a, c = right >> _BITS ^ b ^ np.uint64(low), left >> _BITS ^ d ^ np.uint64(high)
+        b, d = right & _MASK, left & _MASK
+        low, high = low + _STEPS[0] & int(_MASK), high + _STEPS[1] & int(_MASK)
     return [a, b, c, d]

@@ -401,8 +401,8 @@ def rank_parts(
     """Write the BRANCH best of each BLOCK of a node's scores, and what normalises them.
 
     That is (BRANCH + 2,) float32: their scores, the highest one, and the sum of all exponentials beside it;
-    the tokens are (BRANCH,). Scores are logits, or where `law` has a temperature, logits / temperature +
-    noise of its key, of the position that the token will have, and of the token.
+    the tokens are (BRANCH,). Scores are logits, or where `law` has a temperature above 0, logits /
+    temperature + the noise that its key gives each token at the position it would take.
     """
     part, node = tl.program_id(0), tl.program_id(1)
     token = part * BLOCK + tl.arange(0, BLOCK)
@@ -426,12 +426,13 @@ def rank_parts(
 
 @triton.jit
 def _gumbel(token, position, key):
-    """Return the noise of tokens at a position: that of `sampling.gumbel` up to rounding."""
+    """Return the noise of tokens at a position: that of `sampling.gumbel_noise` up to rounding."""
     counter = token // 64 * 16 + token % 16
-    nothing = tl.zeros_like(counter)
-    a, b, c, d = tl.philox(key, counter, nothing + position.to(tl.int32), nothing, nothing)
+    zero = tl.zeros_like(counter)
+    a, b, c, d = tl.philox(key, counter, zero + position.to(tl.int32), zero, zero)
     word = token // 16 % 4
     bits = tl.where(word == 0, a, tl.where(word == 1, b, tl.where(word == 2, c, d)))
+    # 2**-32 and 2**-33, the largest float32 below 1, and 1/64: as in sampling.py.
     uniform = tl.minimum(bits.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10, 0.99999994)
     series = uniform * (1.0 + uniform * (0.5 + uniform * (0.3333333333 + uniform * 0.25)))
     return -tl.log(tl.where(uniform < 0.015625, series, -tl.log(1.0 - uniform)))

@@ -12,7 +12,6 @@ from struct import pack
 from subprocess import SubprocessError
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,8 +41,8 @@ _SLOTS = 16  # heads times nodes of such a program
 _WARPS = 8  # and how it is run
 _PROMPT_PASS = 64  # tokens of a prompt in one pass
 _COUNTERS = 1 << 16  # groups of programs that add up parts, at most
-_LAW = 2  # integers that say how tokens are chosen,
-_GREEDY = bytes(8 * _LAW)  # and their bytes where the best one is
+_LAW = 2  # integers that say how tokens are chosen
+_GREEDY = bytes(8 * _LAW)  # a law: the best one, without noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +106,10 @@ class _Inputs:
 
     @classmethod
     def of(cls, packed: Tensor, nodes: int) -> _Inputs:
-        """Return the parts of what was packed."""
+        """Return the parts of what `FusedRunner._packed` packed."""
         places = _even(nodes)
-        ends = np.cumsum([2, places, places, len(packed) - 2 * places - 2 - _LAW])
-        return cls(nodes, *torch.tensor_split(packed, ends.tolist()))
+        bits = len(packed) - 2 - 2 * places - _LAW
+        return cls(nodes, *torch.split(packed, [2, places, places, bits, _LAW]))
 
 
 class FusedRunner(GraphRunner):
@@ -124,7 +123,7 @@ class FusedRunner(GraphRunner):
     backend = "cudagraph, fused kernels"
     passes = "the kernels"
     """What a reason calls them, as in: they fail the self-test."""
-    _samples = True
+    _samples_in_graphs = True
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -185,9 +184,7 @@ class FusedRunner(GraphRunner):
         header = array("q", [first, first + count, *tokens, *padding, *positions, *padding])
         return header.tobytes() + bits_of(nodes, rows, self.length, seen) + _GREEDY
 
-    def _by_law(self, packed: bytes, chooser: Chooser) -> bytes:
-        if chooser.temperature == 0 and packed.endswith(_GREEDY):
-            return packed
+    def _with_law(self, packed: bytes, chooser: Chooser) -> bytes:
         return packed[: -len(_GREEDY)] + pack("<fiQ", chooser.temperature, 0, chooser.key)
 
     def _pass(

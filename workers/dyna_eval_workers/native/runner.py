@@ -90,7 +90,7 @@ class NativeRunner:
 
     def choose(self, chooser: Chooser) -> list[int]:
         if not self._kernels.dyna_choose(self._state, chooser.temperature, chooser.key, self._tokens_at):
-            raise MemoryError("no memory for the scores of a token")
+            raise MemoryError(f"no memory for the scores of {self.vocabulary} tokens")
         chosen: list[int] = self._tokens[: self._rows].tolist()
         return chosen
 
@@ -107,7 +107,7 @@ class NativeRunner:
             self._tokens_at,
             self._scores_at,
         ):
-            raise MemoryError("no memory for the scores of a token")
+            raise MemoryError(f"no memory for the scores of {self.vocabulary} tokens")
         size = self._rows * branch
         tokens = self._tokens[:size].reshape(self._rows, branch)
         return tokens.tolist(), self._scores[:size].reshape(self._rows, branch).tolist()

@@ -46,10 +46,10 @@ constexpr int64_t LANES = 4, BLOCK = 2;
 constexpr int64_t PANEL = 32;               // outputs of a matrix that are computed together
 constexpr int64_t VECTORS = PANEL / LANES;  // of a panel
 constexpr int64_t QUERIES = 4;              // queries that share one reading of a head's cache
-constexpr int64_t COUNTERS = 16;            // of random numbers, for four times as many tokens
+constexpr int64_t COUNTERS = 16;            // of random words in a block of 64 tokens: see sampling.py
 constexpr int64_t SCAN = 256;               // scores whose maximum is kept while the best are picked one by one
 constexpr int64_t WORTH_THREADS = 1 << 15;  // scores to scan for which several threads pay,
-constexpr int64_t NOISE = 16;               // and how many of them take as long as one with its noise
+constexpr int64_t NOISE_COST = 16;          // and how many of these one costs whose noise is computed
 constexpr int64_t AHEAD = 8192;             // bytes of weights that are fetched before their turn,
 constexpr int64_t SLOW = 5;                 // in passes of so many tokens: faster ones the processor itself keeps up with
 constexpr size_t HUGE = 2 << 20;            // bytes of a huge page
@@ -496,7 +496,7 @@ struct Barrier {
 // What a thread works with.
 struct Scratch {
   Rows normed, mlp_normed, heads, scores;
-  Array<float> logits, tops;  // of one row, perturbed; and the highest of each SCAN of them
+  Array<float> token_scores, tops;  // of one row, and the highest of each SCAN of them
 };
 
 // The rows behind the committed ones that a token sees: its own and its ancestors', ascending.
@@ -516,7 +516,7 @@ extern "C" struct State {
   std::vector<Scratch> scratch;    // of every thread
   std::vector<int32_t> seen_rows;  // of all tokens of the pass, one token behind the other
   std::vector<Seen> seen;          // of every token of the pass
-  std::vector<int32_t> asked;      // the positions of the tokens of the latest pass that have logits
+  std::vector<int32_t> positions;  // of the tokens of the latest pass that have logits
   Array<float> logits;             // (rows, stride) of the latest pass
   int64_t logits_stride = 0, logits_rows = 0;
 };
@@ -762,15 +762,15 @@ template <class T> void move_row(State& s, int64_t from, int64_t to) {
     for (int64_t h = 0; h < s.model.key_heads; ++h) HeadCache<T>(s, layer, h).move(from, to);
 }
 
-// Writes scores: logits, or where there is a temperature, logits / temperature + noise of the key, of the position
-// that the token will have, and of the token, which is that of sampling.py up to rounding.
+// Writes scores: logits, or at a temperature above 0, logits / temperature + the noise that `key` gives each token at
+// the position it would take, which is sampling.py's up to rounding.
 void scores_of(const State& s, int64_t m, int64_t size, float temperature, uint64_t key, float* to) {
   const float* logits = s.logits.data() + m * s.logits_stride;
   if (temperature == 0) {
     std::copy_n(logits, size, to);
     return;
   }
-  const auto position = static_cast<uint32_t>(s.asked[m] + 1);
+  const auto position = static_cast<uint32_t>(s.positions[m] + 1);
   Words lane;
   for (uint32_t l = 0; l < LANES; ++l) lane[l] = l;
   for (int64_t block = 0; block < size; block += 4 * COUNTERS)
@@ -822,12 +822,13 @@ template <class Work> int32_t fits(Work work) noexcept {
   }
 }
 
-// Makes room for the scores of a row in every thread: what is allocated by several at once, nobody could catch.
-bool has_room(State& s, int64_t scores) {
+// Makes room for a row of scores in every thread, before they run: nobody could catch an exception in them. Returns
+// false where memory does not suffice.
+bool make_room(State& s, int64_t scores) {
   return fits([&] {
     for (Scratch& scratch : s.scratch) {
-      if (static_cast<int64_t>(scratch.logits.size()) >= scores) continue;
-      scratch.tops.resize(parts(scores, SCAN)), scratch.logits.resize(scores);
+      if (static_cast<int64_t>(scratch.token_scores.size()) >= scores) continue;
+      scratch.tops.resize(parts(scores, SCAN)), scratch.token_scores.resize(scores);
     }
   });
 }
@@ -883,7 +884,7 @@ int32_t dyna_extend(State* s, const int32_t* tokens, const int32_t* parents, int
     s->attended.shape(rows, model.heads * model.head, model.rounds), s->inner.shape(rows, model.inner, model.rounds);
     s->logits_stride = rounded_up(model.vocabulary, PANEL), s->logits_rows = rows - logits_from;
     s->logits.resize(std::max<size_t>(s->logits.size(), s->logits_rows * s->logits_stride));
-    s->asked.assign(cache.positions.end() - s->logits_rows, cache.positions.end());
+    s->positions.assign(cache.positions.end() - s->logits_rows, cache.positions.end());
     if (model.rounds) run<uint16_t>(*s, tokens, rows, first, logits_from);
     else run<float>(*s, tokens, rows, first, logits_from);
   });
@@ -906,13 +907,13 @@ const float* dyna_logits(State* s) { return s->logits.data(); }
 // suffice.
 int32_t dyna_choose(State* s, float temperature, uint64_t key, int32_t* tokens) {
   const int64_t size = s->model.vocabulary;
-  const int64_t work = s->logits_rows * size * (temperature > 0 ? NOISE : 1);
-  if (temperature > 0 && !has_room(*s, size)) return 0;
+  const int64_t work = s->logits_rows * size * (temperature > 0 ? NOISE_COST : 1);
+  if (temperature > 0 && !make_room(*s, size)) return 0;
 #pragma omp parallel for schedule(static) num_threads(s->model.threads) if (work > WORTH_THREADS)
   for (int64_t m = 0; m < s->logits_rows; ++m) {
     const float* scores = s->logits.data() + m * s->logits_stride;
     if (temperature > 0) {
-      float* noisy = s->scratch[omp_get_thread_num()].logits.data();
+      float* noisy = s->scratch[omp_get_thread_num()].token_scores.data();
       scores_of(*s, m, size, temperature, key, noisy);
       scores = noisy;
     }
@@ -926,11 +927,11 @@ int32_t dyna_choose(State* s, float temperature, uint64_t key, int32_t* tokens) 
 int32_t dyna_rank(State* s, int64_t branch, int64_t proposable, float temperature, uint64_t key, int32_t* tokens,
                   float* log_probabilities) {
   const int64_t size = rounded_up(proposable, SCAN), count = size / SCAN;
-  if (!has_room(*s, size)) return 0;
+  if (!make_room(*s, size)) return 0;
 #pragma omp parallel for schedule(static) num_threads(s->model.threads) if (s->logits_rows > 1)
   for (int64_t m = 0; m < s->logits_rows; ++m) {
     Scratch& scratch = s->scratch[omp_get_thread_num()];
-    float *scores = scratch.logits.data(), *tops = scratch.tops.data();
+    float *scores = scratch.token_scores.data(), *tops = scratch.tops.data();
     std::fill(scores + proposable, scores + size, LOWEST);
     scores_of(*s, m, proposable, temperature, key, scores);
     for (int64_t v = 0; v < count; ++v) tops[v] = highest(scores + v * SCAN, SCAN);
