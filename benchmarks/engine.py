@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The decoding engine against transformers' own loops and against what the machine allows; ratios of one run.
 
-    python benchmarks/engine.py --out benchmarks/engine-cpu.json        about 10 minutes on 2 cores
+    python benchmarks/engine.py --out benchmarks/engine-cpu.json        about 13 minutes on 2 cores
     python benchmarks/engine.py --quick                                 a look, in 3 minutes
     python benchmarks/engine.py --prompts 3 --repeats 2 --out benchmarks/engine-gpu.json        on a GPU
 

@@ -253,14 +253,9 @@ def other_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     kernels.cache_clear()
 
 
-def assert_sampled_alike(ours: Runner, model: Any) -> None:
+def assert_sampled_alike(model: Any) -> None:
     """Compare what is drawn and proposed after a tree with what the eager runner makes of the same logits."""
-    theirs = TorchRunner(model)
-    for runner in (ours, theirs):
-        runner.reserve(32)
-        runner.prefill(PROMPT)
-        runner.extend([3, 4, 5, 6, 7], [COMMITTED, COMMITTED, 0, 0, 1])
-    theirs._logits = ours.logits().clone()
+    ours, theirs = twins(model)
     chooser = Chooser(temperature=3.0, seed="s", vocabulary=ours.vocabulary)
     assert ours.choose(chooser) == theirs.choose(chooser)
     assert ours.rank(4, chooser, 257)[0] == theirs.rank(4, chooser, 257)[0]
@@ -283,7 +278,7 @@ def test_other_processors_compute_the_model_too_with_the_same_bits_in_a_tree() -
                 runner.prefill(PROMPT)
                 runner.extend(tokens, parents)
                 assert_same_bits(runner, PROMPT, tokens, parents)
-            assert_sampled_alike(runner, model)
+            assert_sampled_alike(model)
             alone = token_by_token(runner, [*PROMPT, tokens[0]])
             with torch.inference_mode():
                 expected = model(input_ids=torch.tensor([[*PROMPT, tokens[0]]])).logits[0, -1]
