@@ -49,8 +49,10 @@ from made_up import fill, made_up_result, made_up_sweep
 
 from dyna_eval.controller import Controller
 from dyna_eval.errors import DynaEvalError
-from dyna_eval.jobs import Happening, Job, JobResult, JobState, Notice, PromptSet, Standstill
+from dyna_eval.jobs import Job, JobState, PromptSet
 from dyna_eval.lease import leased
+from dyna_eval.measurements import JobResult
+from dyna_eval.notices import Happening, Notice, Standstill
 
 COMMAND = str(Path(sys.executable).with_name("dyna-eval"))
 MEGABYTE = 1_000_000

@@ -9,11 +9,8 @@ from dyna_eval_db.store import Store
 
 from dyna_eval.jobs import (
     Configuration,
-    Environment,
-    Exactness,
     GenerationSpec,
     Job,
-    JobResult,
     MeasureSpec,
     Method,
     Pair,
@@ -22,13 +19,11 @@ from dyna_eval.jobs import (
     PromptSet,
     PromptSpec,
     ResolvedSweep,
-    Round,
-    Sample,
-    Sentinel,
     SweepSpec,
     digest,
     prompt_digest,
 )
+from dyna_eval.measurements import Environment, Exactness, JobResult, Round, Sample, Sentinel
 from dyna_eval.sweep import jobs_for, sweep_digest
 
 ROUNDS = 2

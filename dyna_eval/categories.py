@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dyna_eval.errors import InputError
-from dyna_eval.jobs import SweepRecord
 from dyna_eval.measured_report import build_report
+from dyna_eval.records import SweepRecord
 from dyna_eval.report import Report, Row
 from dyna_eval.tuning import measured_prompts, on_prompts, reported_record
 

@@ -22,9 +22,11 @@ from dyna_eval_workers.actor import DecodingActor
 from dyna_eval.cluster import Slot, find_slots
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, LeaseLostError, NoPlaceError, StuckWorkerError
 from dyna_eval.invariants import broken_invariants
-from dyna_eval.jobs import Calibration, Happening, JobResult, JobState, Notice, Pair, PromptSet, Standstill
+from dyna_eval.jobs import JobState, Pair, PromptSet
 from dyna_eval.lease import LEASE_SECONDS
+from dyna_eval.measurements import Calibration, JobResult
 from dyna_eval.monitoring import SweepExport
+from dyna_eval.notices import Happening, Notice, Standstill
 from dyna_eval.outbox import Outbox
 from dyna_eval.supervision import LATE_SECONDS, Call, limit_seconds
 from dyna_eval.verdicts import Verdict, judge_contradiction, judge_error, judge_loss

@@ -12,7 +12,9 @@ from math import ceil
 from statistics import fmean
 
 from dyna_eval.intervals import Bootstrap
-from dyna_eval.jobs import GPU_SHARE, PACKAGE, Method, Params, Scalar, StoredJob, StoredSentinel
+from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
+from dyna_eval.measurements import GPU_SHARE
+from dyna_eval.records import StoredJob, StoredSentinel
 from dyna_eval.statistics import Comparison, Figures, Run, compare, prompt_throughputs
 
 PACE_TOLERANCE = 0.05

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from dyna_eval.jobs import Configuration, GenerationSpec, Job, JobResult, Method, PromptSet, Round, Sample
+from dyna_eval.jobs import Configuration, GenerationSpec, Job, Method, PromptSet
+from dyna_eval.measurements import JobResult, Round, Sample
 
 CLOCK_SLACK = 1e-6
 """Seconds by which sums of clock readings may exceed the time around them."""

@@ -1,7 +1,8 @@
-"""The values that travel through dyna-eval: what to run, one job, and what was measured.
+"""What to run: a sweep's settings, one job, and the identity that says when two jobs are the same.
 
-Standard library only: every other module may import this one. Unknown is `None`, never 0.
-Times are seconds on a monotonic clock, counts are plain integers, digests are SHA-256 in hex.
+These and the values of `measurements`, `records` and `notices` travel through dyna-eval. They are made of the
+standard library only, so every other module may import them. Unknown is `None`, never 0. Times are seconds on
+a monotonic clock, counts are plain integers, digests are SHA-256 in hex.
 """
 
 from __future__ import annotations
@@ -9,26 +10,32 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 IDENTITY_VERSION = 2
+
 """Version of the job identity; it changes when `job_key` hashes other facts."""
 
 DECODER_VERSION = 4
+
 """Version of the decoding loops' semantics; results of another version are not reused."""
 
 PACKAGED_PAIRS = ("demo", "demo-large")
+
 """Pairs that come with the package; `demo` also names its prompts."""
 
 MAX_CONFIGURATIONS = 10_000
+
 """Most configurations that a sweep file may expand to, unless the command line says otherwise."""
 
 Scalar = bool | int | float | str | None
+
 Params = Mapping[str, Scalar]
 
 PACKAGE = "package"
+
 """The parameter that holds the package, version and source of a method that is not dyna-eval's own."""
 
 _METHOD_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -93,17 +100,6 @@ class JobState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
-
-
-class Exactness(StrEnum):
-    """How a sample's tokens compare with those of the target alone."""
-
-    EXACT = "exact"
-    TIE = "tie"  # the target's two best logits were within rounding at the first difference
-    VIOLATION = "violation"
-
-
-# ---------------------------------------------------------------- what to run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,298 +289,6 @@ class ResolvedSweep:
     jobs: tuple[Job, ...]
 
 
-# ------------------------------------------------------------ what was measured
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
-    """One verification round.
-
-    drafted: nodes the draft proposed, pruned ones included; verified: draft nodes the target saw;
-    depth: levels among the verified nodes; accepted: draft tokens taken; emitted: tokens that count,
-    bonus token included and overrun left out; capped: the node cap stopped growth; draft_steps and
-    draft_rows: forward passes of the draft model, and the tokens that went through them.
-
-    Seconds: draft is the draft's forward passes, grow the policy's choice among their candidates, verify the
-    target's forward pass, walk the acceptance and the compaction of the caches. What a round takes beyond
-    them is the host's. A phase that a method does not have, or that cannot be seen, is None.
-    """
-
-    drafted: int
-    verified: int
-    depth: int
-    accepted: int
-    emitted: int
-    capped: bool
-    draft_steps: int
-    draft_rows: int
-    draft_seconds: float | None
-    grow_seconds: float | None
-    verify_seconds: float | None
-    walk_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreeNode:
-    """A node of a stored draft tree. Node 0 is the pending token, whose `parent` is -1 and probabilities 1.
-
-    parent: the index of a node before it; probability: the draft's, after its parent; joint: of the whole
-    path; verified: whether the target saw it, or it was pruned; accepted: whether the target took it.
-    """
-
-    token: int
-    text: str
-    parent: int
-    probability: float
-    joint: float
-    verified: bool
-    accepted: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DraftTree:
-    """What a round drafted and what became of it. `bonus` is the target's own token after the accepted path,
-    None where an end token came before it."""
-
-    nodes: tuple[TreeNode, ...]
-    bonus: int | None
-    bonus_text: str
-    omitted: int = 0
-    """Nodes of a very large tree that were not kept."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One prompt decoded once. `decode_seconds` excludes prefill; `rounds` may be left out on reading."""
-
-    prompt_index: int
-    prompt_digest: str
-    prompt_tokens: int
-    token_ids: tuple[int, ...]
-    text: str
-    prefill_seconds: float
-    decode_seconds: float
-    ttft_seconds: float
-    exactness: Exactness | None
-    """None where the sample is itself the reference."""
-    divergence_index: int | None = None
-    divergence_margin_ulp: float | None = None
-    distinct_2: float | None = None
-    rounds: tuple[Round, ...] = field(default=(), repr=False)
-    trees: tuple[DraftTree, ...] = field(default=(), repr=False)
-    """Of the first `measure.store_trees` rounds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sentinel:
-    """An actor's own AR run over the prompts: reference tokens, and the yardstick of its speed."""
-
-    actor: str
-    sequence: int
-    """0 for the run before the actor's first job, then 1, 2, ..."""
-    samples: tuple[Sample, ...]
-
-
-GPU_SHARE = "gpu_share"
-"""A fact of an environment: which share of a GPU an actor had, where it had not a whole one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
-    """Where an actor ran. `facts` are plain scalars; two actors with the same digest are comparable."""
-
-    digest: str
-    facts: Mapping[str, Scalar]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """What a forward pass costs on one machine, for one pair, dtype and backend.
-
-    `draft_seconds` by the number of tokens that go through the draft at once (empty without a draft),
-    `verify_seconds` by the number of tokens that go through the target; both ascending, (size, seconds).
-    """
-
-    draft_seconds: tuple[tuple[int, float], ...]
-    verify_seconds: tuple[tuple[int, float], ...]
-
-    def draft(self, width: float) -> float:
-        """Return the seconds of a draft step over `width` tokens."""
-        return interpolate(self.draft_seconds, width)
-
-    def verify(self, nodes: float) -> float:
-        """Return the seconds of a target step over `nodes` tokens, the pending one included."""
-        return interpolate(self.verify_seconds, nodes)
-
-
-def interpolate(points: tuple[tuple[int, float], ...], size: float) -> float:
-    """Interpolate linearly between measured (size, seconds), and go on along the last two beyond them."""
-    if len(points) == 1 or size <= points[0][0]:
-        return points[0][1]
-    index = next((i for i, (measured, _) in enumerate(points) if measured >= size), len(points) - 1)
-    (x0, y0), (x1, y1) = points[index - 1], points[index]
-    return y0 + (y1 - y0) * (size - x0) / (x1 - x0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobResult:
-    """What an actor returns for a job. `sentinels` are those it ran since its previous result."""
-
-    job_key: str
-    repeat: int
-    actor: str
-    node: str
-    environment: Environment
-    sentinels: tuple[Sentinel, ...]
-    samples: tuple[Sample, ...]
-    wall_seconds: float
-    peak_memory_bytes: int | None
-    calibration: Calibration | None = None
-    conditions: Params = field(default_factory=dict)
-    """What the machine did meanwhile, and which code ran: facts of this one run, none of which tells
-    whether two runs are comparable."""
-
-
-# ---------------------------------------------------------- what a watcher is told
-
-
-class Happening(StrEnum):
-    """What a watcher of a running sweep is told."""
-
-    STARTED = "started"
-    LANDED = "landed"
-    RETRIED = "retried"
-    FAILED = "failed"
-    DISCARDED = "discarded"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
-    """One thing that happened to a job. `seconds` is the job's wall time, where it landed."""
-
-    happening: Happening
-    job_id: int
-    label: str
-    repeat: int
-    pair: str
-    actor: str
-    detail: str = ""
-    seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standstill:
-    """The sweep waits for its database or for a node, for a reason; None where it goes on again."""
-
-    waits_for: str
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was looked at on a machine. `advice` is empty where all is well."""
-
-    what: str
-    told: str
-    advice: str = ""
-    fatal: bool = False
-    """Nothing can be measured before this is mended."""
-
-
-# ------------------------------------------------------------- what a report reads
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleTotals:
-    """One stored sample with its rounds summed: all that the statistics need."""
-
-    prompt_index: int
-    prompt_tokens: int
-    tokens: int
-    prefill_seconds: float
-    decode_seconds: float
-    ttft_seconds: float
-    exactness: Exactness | None
-    distinct_2: float | None
-    rounds: int
-    drafted_nodes: int
-    verified_nodes: int
-    drafted_levels: int
-    accepted_tokens: int
-    capped_rounds: int
-    draft_steps: int
-    draft_rows: int
-    draft_seconds: float | None
-    grow_seconds: float | None
-    verify_seconds: float | None
-    walk_seconds: float | None
-    accepted_by_depth: tuple[int, ...]
-    """Rounds that accepted at least 1, 2, ... draft tokens."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredJob:
-    """A job as the store knows it; `samples` is empty unless it is done."""
-
-    id: int
-    key: str
-    pair: str
-    label: str
-    method: Method
-    params: Params
-    repeat: int
-    state: JobState
-    tries: int
-    error: str | None
-    prompt_set: str
-    generation_digest: str
-    environment: str | None
-    actor: str | None
-    conditions: Params | None = None
-    """None where no result is stored, or one of an earlier version."""
-    peak_memory_bytes: int | None = None
-    """The most that it took while it decoded; None where no result is stored, or where that was not seen."""
-    samples: Sequence[SampleTotals] = field(default=(), repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredSentinel:
-    actor: str
-    sequence: int
-    pair: str
-    samples: Sequence[SampleTotals] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepRecord:
-    """A stored sweep and everything measured in it. `state` is derived from its jobs."""
-
-    id: int
-    name: str
-    digest: str
-    state: str
-    baseline: str
-    confidence: float
-    created_at: str
-    configurations: tuple[Configuration, ...]
-    """In the order of the sweep file."""
-    merged: tuple[MergedConfiguration, ...]
-    pairs: tuple[str, ...]
-    jobs: tuple[StoredJob, ...] = field(repr=False)
-    sentinels: tuple[StoredSentinel, ...] = field(repr=False)
-    environments: Mapping[str, Mapping[str, Scalar]] = field(repr=False)
-    calibrations: Mapping[tuple[str, str], Calibration] = field(default_factory=dict, repr=False)
-    """By the name of the pair and the digest of the environment."""
-    measure: MeasureSpec = MeasureSpec()
-    seed: int = 0
-    categories: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
-    """Prompt index to category, by the digest of the prompt set. What has none is left out."""
-    generation: GenerationSpec | None = field(default=None, repr=False)
-
-
-# --------------------------------------------------------------------- identity
-
-
 def canonical_json(value: object) -> str:
     """Return the one JSON text for a value: sorted keys, no spaces, shortest floats, NaN refused."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
@@ -636,37 +340,3 @@ def generation_digest(generation: GenerationSpec) -> str:
 
 def prompt_digest(text: str, token_ids: tuple[int, ...]) -> str:
     return digest([text, list(token_ids)])
-
-
-def sum_rounds(sample: Sample) -> SampleTotals:
-    """Sum a sample's rounds; phase times are None if any round lacks them."""
-    rounds = sample.rounds
-    deepest = max((r.accepted for r in rounds), default=0)
-    return SampleTotals(
-        prompt_index=sample.prompt_index,
-        prompt_tokens=sample.prompt_tokens,
-        tokens=len(sample.token_ids),
-        prefill_seconds=sample.prefill_seconds,
-        decode_seconds=sample.decode_seconds,
-        ttft_seconds=sample.ttft_seconds,
-        exactness=sample.exactness,
-        distinct_2=sample.distinct_2,
-        rounds=len(rounds),
-        drafted_nodes=sum(r.drafted for r in rounds),
-        verified_nodes=sum(r.verified for r in rounds),
-        drafted_levels=sum(r.depth for r in rounds),
-        accepted_tokens=sum(r.accepted for r in rounds),
-        capped_rounds=sum(r.capped for r in rounds),
-        draft_steps=sum(r.draft_steps for r in rounds),
-        draft_rows=sum(r.draft_rows for r in rounds),
-        draft_seconds=_sum_known([r.draft_seconds for r in rounds]),
-        grow_seconds=_sum_known([r.grow_seconds for r in rounds]),
-        verify_seconds=_sum_known([r.verify_seconds for r in rounds]),
-        walk_seconds=_sum_known([r.walk_seconds for r in rounds]),
-        accepted_by_depth=tuple(sum(r.accepted >= depth for r in rounds) for depth in range(1, deepest + 1)),
-    )
-
-
-def _sum_known(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None

@@ -15,9 +15,10 @@ from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.imported_report import imported_report, pruning_notes
 from dyna_eval.integrity import mixed_caveats, separability_caveats
 from dyna_eval.intervals import Bootstrap
-from dyna_eval.jobs import SweepRecord, digest
+from dyna_eval.jobs import digest
 from dyna_eval.labels import labels_with_origin
 from dyna_eval.measured_report import build_report
+from dyna_eval.records import SweepRecord
 from dyna_eval.report import (
     JoinedSweep,
     LeftOut,

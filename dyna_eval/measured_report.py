@@ -20,8 +20,9 @@ from dyna_eval.integrity import (
     shared_gpu_caveats,
 )
 from dyna_eval.intervals import Bootstrap
-from dyna_eval.jobs import Configuration, JobState, StoredJob, SweepRecord
+from dyna_eval.jobs import Configuration, JobState
 from dyna_eval.presets import Preset, apply_preset
+from dyna_eval.records import StoredJob, SweepRecord
 from dyna_eval.report import Choice, LeftOut, Report, Row, best_row, refuse_mixed, with_comparisons
 from dyna_eval.statistics import Run, actor_paces, figures, prompt_throughputs
 from dyna_eval.tuning import split_record

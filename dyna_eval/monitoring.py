@@ -20,7 +20,9 @@ from typing import Any
 from ray.util import metrics
 
 from dyna_eval.errors import first_line
-from dyna_eval.jobs import Happening, Job, JobResult, JobState, SampleTotals, sum_rounds
+from dyna_eval.jobs import Job, JobState
+from dyna_eval.measurements import JobResult, SampleTotals, sum_rounds
+from dyna_eval.notices import Happening
 from dyna_eval.statistics import Run, acceptance, prompt_throughputs
 
 _TAG_CHARACTERS = 80

@@ -25,7 +25,8 @@ from typing import Any, final
 from pydantic import ConfigDict, create_model, model_validator
 
 from dyna_eval.errors import PolicyError, first_line
-from dyna_eval.jobs import PACKAGE, Calibration, Configuration, Method, Params
+from dyna_eval.jobs import PACKAGE, Configuration, Method, Params
+from dyna_eval.measurements import Calibration
 from dyna_eval.methods import METHODS, MethodParameters
 from dyna_eval.mistakes import unknown
 

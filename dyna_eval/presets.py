@@ -10,8 +10,9 @@ from enum import StrEnum
 from pydantic import ValidationError
 
 from dyna_eval.errors import InputError
-from dyna_eval.jobs import Configuration, Method, SweepRecord
+from dyna_eval.jobs import Configuration, Method
 from dyna_eval.methods import METHODS
+from dyna_eval.records import SweepRecord
 
 
 class Preset(StrEnum):

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dyna_eval.jobs import Happening, Notice, Standstill
+from dyna_eval.notices import Happening, Notice, Standstill
 from dyna_eval.wording import one_line
 
 

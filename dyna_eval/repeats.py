@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from dyna_eval.intervals import half_width_over_repeats
-from dyna_eval.jobs import Job, JobState, ResolvedSweep, StoredJob, SweepRecord
+from dyna_eval.jobs import Job, JobState, ResolvedSweep
+from dyna_eval.records import StoredJob, SweepRecord
 from dyna_eval.statistics import Run, prompt_throughputs
 from dyna_eval.sweep import block_of_jobs
 

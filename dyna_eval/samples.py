@@ -16,7 +16,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from dyna_eval.jobs import Exactness, SampleTotals
+from dyna_eval.measurements import Exactness, SampleTotals
 
 Floats = NDArray[np.float64]
 

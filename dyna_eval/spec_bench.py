@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dyna_eval.cells import pair_slugs, slug
-from dyna_eval.jobs import JobState, Method, Sample, StoredJob, SweepRecord
+from dyna_eval.jobs import JobState, Method
+from dyna_eval.measurements import Sample
+from dyna_eval.records import StoredJob, SweepRecord
 from dyna_eval.report import Report
 from dyna_eval.samples import SampleTable
 from dyna_eval.tuning import reported_record

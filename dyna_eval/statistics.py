@@ -1,6 +1,6 @@
 """The figures of a report: throughput, speedup with its interval, acceptance, latency, exactness.
 
-Pure functions over the stored totals of `dyna_eval.jobs`; times are seconds, throughputs tokens per second.
+Pure functions over the stored totals of `dyna_eval.measurements`; times are seconds, throughputs tokens per second.
 A figure that cannot be known is `None`, never 0 and never NaN.
 
 Intervals over prompts are those of `dyna_eval.intervals`.
@@ -16,7 +16,8 @@ from statistics import fmean, stdev
 import numpy as np
 
 from dyna_eval.intervals import Bootstrap, Interval
-from dyna_eval.jobs import Calibration, Exactness, Method, SampleTotals
+from dyna_eval.jobs import Method
+from dyna_eval.measurements import Calibration, Exactness, SampleTotals
 from dyna_eval.methods import needs_draft
 from dyna_eval.samples import Floats, SampleTable
 
@@ -82,7 +83,7 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """Shares of decode seconds spent in each phase of a round, as `dyna_eval.jobs.Round` has them.
+    """Shares of decode seconds spent in each phase of a round, as `dyna_eval.measurements.Round` has them.
 
     `host` is the rest: what no phase accounts for, the phases that were not timed included.
     """

@@ -12,7 +12,8 @@ import ray
 from dyna_eval_db.store import Claim
 
 from dyna_eval.cluster import Slot
-from dyna_eval.jobs import Calibration, Job
+from dyna_eval.jobs import Job
+from dyna_eval.measurements import Calibration
 
 HEARTBEAT_SECONDS = 5.0
 """Between two questions to a worker that is decoding; each takes it about a millisecond."""

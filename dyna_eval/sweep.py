@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from dyna_eval.errors import PairError
 from dyna_eval.jobs import (
-    Calibration,
     Configuration,
     Job,
     MeasureSpec,
@@ -26,6 +25,7 @@ from dyna_eval.jobs import (
     digest,
     job_key,
 )
+from dyna_eval.measurements import Calibration
 from dyna_eval.methods import Meaning
 from dyna_eval.policies import configured
 from dyna_eval.time_left import target_alone_seconds

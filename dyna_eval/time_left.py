@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dyna_eval.jobs import Calibration
+from dyna_eval.measurements import Calibration
 
 
 class Basis(StrEnum):

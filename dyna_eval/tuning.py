@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from dyna_eval.jobs import SampleTotals, SweepRecord, digest
+from dyna_eval.jobs import digest
+from dyna_eval.measurements import SampleTotals
+from dyna_eval.records import SweepRecord
 from dyna_eval.samples import SampleTable
 
 

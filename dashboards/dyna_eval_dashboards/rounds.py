@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dyna_eval.jobs import Round, Sample
+from dyna_eval.measurements import Round, Sample
 from dyna_eval.series.costs import PHASES
 
 MOST_ROUNDS = 1_000

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dyna_eval.jobs import DraftTree
+from dyna_eval.measurements import DraftTree
 
 _LEVEL, _ROW, _MARGIN, _TEXT = 150.0, 24.0, 24.0, 16
 _ROOT, _BONUS = 0, -1

@@ -12,7 +12,8 @@ from typing import Any
 from sqlalchemy import insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from dyna_eval.jobs import JobResult, JobState
+from dyna_eval.jobs import JobState
+from dyna_eval.measurements import JobResult
 from dyna_eval_db.columns import database_clock, execute_counted
 from dyna_eval_db.events import log_all, log_claim
 from dyna_eval_db.models import AttemptRow, JobRow, ResultRow

@@ -1,4 +1,5 @@
-"""The tables. Rows stay inside this package: what goes in and comes out are the values of `dyna_eval.jobs`.
+"""The tables. Rows stay inside this package: what goes in and comes out are values (`dyna_eval.jobs` and its
+neighbours).
 
 Unknown is NULL. Times are UTC from the database's clock; columns named `..._seconds` are durations.
 """

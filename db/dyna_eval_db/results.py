@@ -12,27 +12,21 @@ from typing import Any
 from sqlalchemy import Select, and_, false, func, insert, or_, select
 from sqlalchemy.orm import Session
 
-from dyna_eval.jobs import (
+from dyna_eval.jobs import JobState, Method, Pair, Params, Scalar, calibration_key
+from dyna_eval.measurements import (
     Calibration,
     DraftTree,
     Environment,
     Exactness,
     JobResult,
-    JobState,
-    Method,
-    Pair,
-    Params,
     Round,
     Sample,
     SampleTotals,
-    Scalar,
     Sentinel,
-    StoredJob,
-    StoredSentinel,
     TreeNode,
-    calibration_key,
     sum_rounds,
 )
+from dyna_eval.records import StoredJob, StoredSentinel
 from dyna_eval.samples import SampleTable
 from dyna_eval_db.columns import database_clock, insert_many, insert_missing, insert_or_update
 from dyna_eval_db.models import (

@@ -27,19 +27,9 @@ from sqlalchemy.orm import Session
 
 from dyna_eval.errors import LeaseLostError, UnknownSweepError
 from dyna_eval.imported import ImportedFile, ImportedSweep
-from dyna_eval.jobs import (
-    Calibration,
-    Job,
-    JobResult,
-    JobState,
-    Pair,
-    PromptSet,
-    ResolvedSweep,
-    Sample,
-    Scalar,
-    StoredJob,
-    SweepRecord,
-)
+from dyna_eval.jobs import Job, JobState, Pair, PromptSet, ResolvedSweep, Scalar
+from dyna_eval.measurements import Calibration, JobResult, Sample
+from dyna_eval.records import StoredJob, SweepRecord
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.audit import audit
 from dyna_eval_db.claims import claim_jobs, close, holds, land_results, release, take_back

@@ -25,10 +25,10 @@ from dyna_eval.jobs import (
     Prompt,
     PromptSet,
     ResolvedSweep,
-    SweepRecord,
     SweepSpec,
     generation_digest,
 )
+from dyna_eval.records import SweepRecord
 from dyna_eval_db.columns import database_clock, insert_all_missing, insert_many, insert_missing
 from dyna_eval_db.imports import count_imported, is_imported
 from dyna_eval_db.models import JobRow, LeaseRow, PromptRow, SweepRow

@@ -1,4 +1,4 @@
-"""What the store hands out beside the values of `dyna_eval.jobs`."""
+"""What the store hands out beside the values of `dyna_eval.records` and `dyna_eval.measurements`."""
 
 from __future__ import annotations
 

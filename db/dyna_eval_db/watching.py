@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, UnknownSweepError
 from dyna_eval.imported import ImportedSweep
-from dyna_eval.jobs import JobState, Method, SweepRecord
+from dyna_eval.jobs import JobState, Method
+from dyna_eval.records import SweepRecord
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.actors import read_cluster
 from dyna_eval_db.engine import bare_engine, check_file, parse_address, reported, shown, watching_engine

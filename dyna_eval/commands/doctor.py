@@ -15,7 +15,7 @@ import click
 from dyna_eval.commands.options import database_option, insecure_option, json_option
 from dyna_eval.commands.output import print_json, stdout_kept_clean
 from dyna_eval.errors import DatabaseError, InputError, PolicyError
-from dyna_eval.jobs import Finding
+from dyna_eval.notices import Finding
 from dyna_eval.wording import count
 
 _LEAST_GIB = 2.0

@@ -14,7 +14,7 @@ from dyna_eval.errors import InputError
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
-    from dyna_eval.jobs import SweepRecord
+    from dyna_eval.records import SweepRecord
 
 
 def print_by_category(record: SweepRecord, form: str | None, *, allow_mixed: bool) -> None:

@@ -29,7 +29,8 @@ from dyna_eval.errors import DatabaseError, MixedRowsError, PairError, PromptErr
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
-    from dyna_eval.jobs import Calibration, JobState, Pair, ResolvedSweep, SweepSpec
+    from dyna_eval.jobs import JobState, Pair, ResolvedSweep, SweepSpec
+    from dyna_eval.measurements import Calibration
 
 
 @click.command()

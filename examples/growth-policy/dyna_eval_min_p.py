@@ -11,7 +11,7 @@ from dyna_eval_workers.policies import Candidates, GrowthPolicy, Selection, best
 from dyna_eval_workers.tree import Tree
 from pydantic import Field
 
-from dyna_eval.jobs import Calibration
+from dyna_eval.measurements import Calibration
 from dyna_eval.policies import PolicyParameters
 
 

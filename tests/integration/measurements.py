@@ -7,15 +7,10 @@ from dataclasses import replace
 
 from dyna_eval.jobs import (
     Backend,
-    Calibration,
     Configuration,
-    DraftTree,
     EngineSpec,
-    Environment,
-    Exactness,
     GenerationSpec,
     Job,
-    JobResult,
     MeasureSpec,
     MergedConfiguration,
     Method,
@@ -25,14 +20,21 @@ from dyna_eval.jobs import (
     PromptSet,
     PromptSpec,
     ResolvedSweep,
-    Round,
-    Sample,
-    Sentinel,
     SweepSpec,
-    TreeNode,
     digest,
     job_key,
     prompt_digest,
+)
+from dyna_eval.measurements import (
+    Calibration,
+    DraftTree,
+    Environment,
+    Exactness,
+    JobResult,
+    Round,
+    Sample,
+    Sentinel,
+    TreeNode,
 )
 
 TREE = DraftTree(

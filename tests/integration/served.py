@@ -14,7 +14,8 @@ from dyna_eval_db.watching import WatchedStore
 from measurements import make_result, make_sentinel, make_sweep
 from starlette.testclient import TestClient
 
-from dyna_eval.jobs import JobResult, PromptSet, ResolvedSweep
+from dyna_eval.jobs import PromptSet, ResolvedSweep
+from dyna_eval.measurements import JobResult
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}</textarea>\u202e"
 

@@ -23,10 +23,11 @@ from dyna_eval.cluster import find_slots
 from dyna_eval.config import load_sweep
 from dyna_eval.controller import Controller
 from dyna_eval.errors import NoPlaceError
-from dyna_eval.jobs import Happening, JobState, Notice, Standstill
+from dyna_eval.jobs import JobState
 from dyna_eval.latex.table import to_latex
 from dyna_eval.lease import leased
 from dyna_eval.measured_report import build_report
+from dyna_eval.notices import Happening, Notice, Standstill
 from tests.models import save_model, tiny_gpt_neox
 
 SWEEP = """\

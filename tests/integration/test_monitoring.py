@@ -30,9 +30,11 @@ from dyna_eval_workers.resolution import resolve_sweep
 
 from dyna_eval.config import load_sweep
 from dyna_eval.controller import Controller
-from dyna_eval.jobs import Happening, JobState, Method, Notice, Standstill, StoredJob, SweepRecord
+from dyna_eval.jobs import JobState, Method
 from dyna_eval.lease import leased
 from dyna_eval.monitoring import METRICS, Kind, SweepExport, tag_text
+from dyna_eval.notices import Happening, Notice, Standstill
+from dyna_eval.records import StoredJob, SweepRecord
 from dyna_eval.statistics import Run, acceptance, prompt_throughputs
 from tests.boards import BOARDS, filled_in, queries, read
 

@@ -33,15 +33,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 
 from dyna_eval.errors import PairError
-from dyna_eval.jobs import (
-    Backend,
-    Configuration,
-    Exactness,
-    GenerationSpec,
-    Method,
-    PairSpec,
-    PromptSpec,
-)
+from dyna_eval.jobs import Backend, Configuration, GenerationSpec, Method, PairSpec, PromptSpec
+from dyna_eval.measurements import Exactness
 from tests.models import (
     POSITIONS,
     SUPPORTED,

@@ -17,16 +17,8 @@ from dyna_eval_workers.pairs import LoadedPair, load_pair
 from dyna_eval_workers.session import DecodingSession
 
 from dyna_eval.errors import DecodingError, PairError
-from dyna_eval.jobs import (
-    Backend,
-    Configuration,
-    Exactness,
-    GenerationSpec,
-    JobResult,
-    Method,
-    Pair,
-    PromptSpec,
-)
+from dyna_eval.jobs import Backend, Configuration, GenerationSpec, Method, Pair, PromptSpec
+from dyna_eval.measurements import Exactness, JobResult
 from tests.integration.jobs import (
     AR,
     GREEDY,

@@ -37,16 +37,8 @@ from sqlalchemy.exc import DataError
 from dyna_eval.cli import cli
 from dyna_eval.commands import running
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, LeaseLostError, UnknownSweepError
-from dyna_eval.jobs import (
-    Backend,
-    Calibration,
-    Environment,
-    JobState,
-    Method,
-    ResolvedSweep,
-    digest,
-    sum_rounds,
-)
+from dyna_eval.jobs import Backend, JobState, Method, ResolvedSweep, digest
+from dyna_eval.measurements import Calibration, Environment, sum_rounds
 
 MINUTE = 60.0
 

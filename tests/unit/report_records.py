@@ -7,17 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dyna_eval.jobs import (
-    Calibration,
-    Configuration,
-    Exactness,
-    JobState,
-    Method,
-    SampleTotals,
-    StoredJob,
-    StoredSentinel,
-    SweepRecord,
-)
+from dyna_eval.jobs import Configuration, JobState, Method
+from dyna_eval.measurements import Calibration, Exactness, SampleTotals
+from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
 
 BASELINE = Configuration(label="Baseline", method=Method.AR, params={})
 LINEAR = Configuration(label="+ Draft model", method=Method.LINEAR, params={"k": 6})

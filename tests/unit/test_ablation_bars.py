@@ -17,10 +17,12 @@ from report_records import (
     record,
 )
 
-from dyna_eval.jobs import Configuration, Exactness, JobState, SweepRecord
+from dyna_eval.jobs import Configuration, JobState
 from dyna_eval.measured_report import build_report
+from dyna_eval.measurements import Exactness
 from dyna_eval.plots.ablation import draw, is_slower
 from dyna_eval.plots.look import ALARM, CALM
+from dyna_eval.records import SweepRecord
 
 
 def drawn(stored: SweepRecord) -> Figure:

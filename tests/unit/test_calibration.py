@@ -12,7 +12,8 @@ from dyna_eval_workers.runner import TorchRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dyna_eval.jobs import Calibration, GenerationSpec, interpolate
+from dyna_eval.jobs import GenerationSpec
+from dyna_eval.measurements import Calibration, interpolate
 from tests.models import POSITIONS, VOCABULARY, tiny_gpt_neox, tiny_model
 from tests.runners import RUNNERS, decoder
 

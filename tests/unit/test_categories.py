@@ -25,8 +25,9 @@ from dyna_eval.category_tables import (
     print_categories,
 )
 from dyna_eval.errors import InputError
-from dyna_eval.jobs import JobState, MeasureSpec, SweepRecord
+from dyna_eval.jobs import JobState, MeasureSpec
 from dyna_eval.measured_report import build_report
+from dyna_eval.records import SweepRecord
 from dyna_eval.statistics import Run, prompt_throughputs
 
 HOSTILE = "=1+1|[red]x</script>`*_\\&%$#{}~^\n\x1b[31m"

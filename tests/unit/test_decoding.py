@@ -20,7 +20,8 @@ from dyna_eval_workers.policies import (
 from dyna_eval_workers.tree import Tree
 
 from dyna_eval.errors import DecodingError
-from dyna_eval.jobs import Calibration, GenerationSpec
+from dyna_eval.jobs import GenerationSpec
+from dyna_eval.measurements import Calibration
 from tests.models import SUPPORTED, VOCABULARY, tiny_gpt_neox, tiny_llama, tiny_model
 from tests.runners import RUNNERS, decoder
 

@@ -11,7 +11,8 @@ from dyna_eval_workers.exactness import Comparison, compare
 from dyna_eval_workers.runner import Runner
 from dyna_eval_workers.session import distinct_n
 
-from dyna_eval.jobs import Exactness, GenerationSpec
+from dyna_eval.jobs import GenerationSpec
+from dyna_eval.measurements import Exactness
 from tests.models import tiny_gpt_neox
 from tests.runners import RUNNERS, decoder
 

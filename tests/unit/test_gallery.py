@@ -29,8 +29,9 @@ from report_records import (
 
 from dyna_eval.commands.plotting import FIGURE_NAMES, MEASURES
 from dyna_eval.errors import InputError, NothingToDrawError
-from dyna_eval.jobs import Configuration, Exactness, JobState, Method, SweepRecord
+from dyna_eval.jobs import Configuration, JobState, Method
 from dyna_eval.measured_report import build_report
+from dyna_eval.measurements import Exactness
 from dyna_eval.plots import FIGURES, Plan, Wish, ablation_bars, plan, write
 from dyna_eval.plots.costs import PHASE_STYLES
 from dyna_eval.plots.curves import TITLES
@@ -45,6 +46,7 @@ from dyna_eval.plots.look import (
     settle,
     spread,
 )
+from dyna_eval.records import SweepRecord
 from dyna_eval.series.costs import PHASES
 from dyna_eval.series.measured import Entry, Measured
 from dyna_eval.series.swept import Measure

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dyna_eval.invariants import broken_invariants
-from dyna_eval.jobs import Configuration, Job, JobResult, Method, PromptSet, Round, Sample, Sentinel
+from dyna_eval.jobs import Configuration, Job, Method, PromptSet
+from dyna_eval.measurements import JobResult, Round, Sample, Sentinel
 from tests.integration.measurements import make_result, make_sweep
 
 RESOLVED = make_sweep()

@@ -20,12 +20,12 @@ from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.imported_report import findings, imported_report
 from dyna_eval.importers import import_file
 from dyna_eval.intervals import Bootstrap
-from dyna_eval.jobs import SweepRecord
 from dyna_eval.joined_report import joined_report
 from dyna_eval.latex import to_latex
 from dyna_eval.latex.prose import to_prose
 from dyna_eval.measured_report import build_report
 from dyna_eval.plots import ablation_bars
+from dyna_eval.records import SweepRecord
 from dyna_eval.report import Report, Row, best_row
 from dyna_eval.report_json import to_json
 from dyna_eval.statistics import compare

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from report_records import LINEAR, PRUNED, TREE, change_jobs, change_samples, record
 
 from dyna_eval.errors import InputError
-from dyna_eval.jobs import Exactness, JobState, SweepRecord
+from dyna_eval.jobs import JobState
 from dyna_eval.latex.check import Findings, check_paper
 from dyna_eval.latex.document import to_document
 from dyna_eval.latex.macros import to_macros
@@ -22,7 +22,9 @@ from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.style import PLAIN, Column, Origin, Part, Style
 from dyna_eval.latex.table import to_latex
 from dyna_eval.measured_report import build_report
+from dyna_eval.measurements import Exactness
 from dyna_eval.presets import Preset
+from dyna_eval.records import SweepRecord
 from dyna_eval.report import Report
 
 STORED = record()

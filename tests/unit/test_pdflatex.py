@@ -14,12 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, record
 
-from dyna_eval.jobs import JobState, SweepRecord
+from dyna_eval.jobs import JobState
 from dyna_eval.latex.document import figure_paths, to_document
 from dyna_eval.latex.macros import macros, to_macros
 from dyna_eval.latex.style import PLAIN, Column, Style
 from dyna_eval.measured_report import build_report
 from dyna_eval.plots import ablation_bars
+from dyna_eval.records import SweepRecord
 from dyna_eval.report import Report
 
 pytestmark = pytest.mark.skipif(

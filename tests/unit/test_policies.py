@@ -28,7 +28,8 @@ from dyna_eval_workers.tree import ROOT, Tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dyna_eval.jobs import Calibration, Configuration, Method, Params
+from dyna_eval.jobs import Configuration, Method, Params
+from dyna_eval.measurements import Calibration
 from dyna_eval.methods import METHODS
 
 PENDING = 9

@@ -8,7 +8,8 @@ import pytest
 from report_records import change_jobs, record
 
 from dyna_eval.intervals import half_width_over_repeats
-from dyna_eval.jobs import JobState, MeasureSpec, ResolvedSweep, SweepRecord
+from dyna_eval.jobs import JobState, MeasureSpec, ResolvedSweep
+from dyna_eval.records import SweepRecord
 from dyna_eval.repeats import jobs_to_add
 from tests.integration.measurements import CONFIGURATIONS, make_sweep
 

@@ -22,16 +22,10 @@ from report_records import (
 )
 
 from dyna_eval.errors import MixedRowsError
-from dyna_eval.jobs import (
-    Configuration,
-    Exactness,
-    JobState,
-    MergedConfiguration,
-    Method,
-    StoredSentinel,
-    SweepRecord,
-)
+from dyna_eval.jobs import Configuration, JobState, MergedConfiguration, Method
 from dyna_eval.measured_report import build_report
+from dyna_eval.measurements import Exactness
+from dyna_eval.records import StoredSentinel, SweepRecord
 from dyna_eval.report import Report, Row, best_row
 from dyna_eval.report_json import to_json
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_records import sample
 
-from dyna_eval.jobs import Exactness, SampleTotals
+from dyna_eval.measurements import Exactness, SampleTotals
 from dyna_eval.samples import SampleTable
 
 COUNTS = st.integers(0, 2**53)

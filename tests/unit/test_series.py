@@ -21,8 +21,10 @@ from report_records import (
 )
 
 from dyna_eval.errors import InputError, NothingToDrawError
-from dyna_eval.jobs import Configuration, Exactness, MeasureSpec, Method, Params, SweepRecord
+from dyna_eval.jobs import Configuration, MeasureSpec, Method, Params
 from dyna_eval.measured_report import build_report
+from dyna_eval.measurements import Exactness
+from dyna_eval.records import SweepRecord
 from dyna_eval.report import Row
 from dyna_eval.series.costs import cost_chart, full_acceptance_speedup, phase_bars
 from dyna_eval.series.drafts import depth_rates, tree_sizes

@@ -11,18 +11,10 @@ from typing import Any
 import pytest
 from report_records import BASELINE, FOUR_STEPS, LINEAR, TREE, change_jobs, record
 
-from dyna_eval.jobs import (
-    Configuration,
-    Exactness,
-    JobState,
-    MeasureSpec,
-    Method,
-    Round,
-    Sample,
-    SweepRecord,
-    sum_rounds,
-)
+from dyna_eval.jobs import Configuration, JobState, MeasureSpec, Method
 from dyna_eval.measured_report import build_report
+from dyna_eval.measurements import Exactness, Round, Sample, sum_rounds
+from dyna_eval.records import SweepRecord
 from dyna_eval.report import Report
 from dyna_eval.spec_bench import AnswerFile, answer_files, choice
 

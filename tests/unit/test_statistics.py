@@ -12,7 +12,8 @@ from report_records import CALIBRATION, sample
 
 from dyna_eval import intervals
 from dyna_eval.intervals import Bootstrap, Interval, half_width_over_repeats, widened_tail
-from dyna_eval.jobs import Calibration, Exactness, Method
+from dyna_eval.jobs import Method
+from dyna_eval.measurements import Calibration, Exactness
 from dyna_eval.statistics import (
     Agreement,
     Run,

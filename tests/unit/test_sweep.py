@@ -14,7 +14,6 @@ from dyna_eval.config import parse_sweep
 from dyna_eval.errors import PairError
 from dyna_eval.jobs import (
     Backend,
-    Calibration,
     Configuration,
     MergedConfiguration,
     Method,
@@ -25,6 +24,7 @@ from dyna_eval.jobs import (
     ResolvedSweep,
     SweepSpec,
 )
+from dyna_eval.measurements import Calibration
 from dyna_eval.methods import METHODS, MethodParameters, Tree
 from dyna_eval.sweep import (
     axes_of,

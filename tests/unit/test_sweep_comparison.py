@@ -25,8 +25,9 @@ from dyna_eval.comparison_tables import (
 )
 from dyna_eval.errors import InputError
 from dyna_eval.intervals import Bootstrap
-from dyna_eval.jobs import Configuration, GenerationSpec, JobState, Method, SweepRecord, generation_digest
+from dyna_eval.jobs import Configuration, GenerationSpec, JobState, Method, generation_digest
 from dyna_eval.measured_report import build_report
+from dyna_eval.records import SweepRecord
 from dyna_eval.sweep_comparison import (
     Match,
     Side,

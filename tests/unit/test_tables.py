@@ -32,17 +32,11 @@ from dyna_eval.cells import (
     sweep_numbers,
 )
 from dyna_eval.comparison_tables import print_comparison
-from dyna_eval.jobs import (
-    Configuration,
-    Exactness,
-    JobState,
-    MergedConfiguration,
-    Method,
-    Params,
-    SweepRecord,
-)
+from dyna_eval.jobs import Configuration, JobState, MergedConfiguration, Method, Params
 from dyna_eval.measured_report import build_report
+from dyna_eval.measurements import Exactness
 from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup
+from dyna_eval.records import SweepRecord
 from dyna_eval.report import JoinedSweep
 from dyna_eval.statistics import agreement
 from dyna_eval.sweep_comparison import Side, compare_reports

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dyna_eval.jobs import Calibration
+from dyna_eval.measurements import Calibration
 from dyna_eval.time_left import Basis, Remaining, TimeLeft, target_alone_seconds, time_left
 
 SELDOM = 1_000_000

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_records import LINEAR, PRUNED, record
 
-from dyna_eval.jobs import MeasureSpec, SweepRecord
+from dyna_eval.jobs import MeasureSpec
 from dyna_eval.measured_report import build_report
+from dyna_eval.records import SweepRecord
 from dyna_eval.report_json import to_json
 from dyna_eval.tuning import tuning_prompts
 

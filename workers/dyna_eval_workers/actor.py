@@ -9,7 +9,8 @@ import os
 
 import ray
 
-from dyna_eval.jobs import Job, JobResult, PromptSet
+from dyna_eval.jobs import Job, PromptSet
+from dyna_eval.measurements import JobResult
 from dyna_eval.monitoring import ActorExport
 
 

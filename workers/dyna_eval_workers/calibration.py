@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from scipy.optimize import isotonic_regression
 
-from dyna_eval.jobs import Calibration
+from dyna_eval.measurements import Calibration
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.runner import COMMITTED, Runner
 from dyna_eval_workers.sampling import Chooser

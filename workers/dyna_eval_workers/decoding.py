@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 import torch
 
 from dyna_eval.errors import DecodingError
-from dyna_eval.jobs import GenerationSpec, Round
+from dyna_eval.jobs import GenerationSpec
+from dyna_eval.measurements import Round
 from dyna_eval_workers.policies import Candidates, Drafting, GrowthPolicy, PromptLookup, Selection
 from dyna_eval_workers.runner import COMMITTED, Runner
 from dyna_eval_workers.sampling import Chooser

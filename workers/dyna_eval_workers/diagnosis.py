@@ -11,7 +11,8 @@ import torch
 import transformers
 
 from dyna_eval.errors import PairError
-from dyna_eval.jobs import PACKAGED_PAIRS, Finding, PairSpec
+from dyna_eval.jobs import PACKAGED_PAIRS, PairSpec
+from dyna_eval.notices import Finding
 from dyna_eval_workers.conditions import Watch
 from dyna_eval_workers.native import NoFolderError, NoKernelsError, kernels
 from dyna_eval_workers.pairs import available_device, inspect_pair, load_pair, multiplies_bfloat16

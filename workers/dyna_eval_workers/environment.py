@@ -11,7 +11,8 @@ import torch
 import transformers
 
 from dyna_eval import __version__
-from dyna_eval.jobs import GPU_SHARE, Environment, Scalar, digest
+from dyna_eval.jobs import Scalar, digest
+from dyna_eval.measurements import GPU_SHARE, Environment
 
 
 def capture_environment(device: torch.device, backend: str, *, gpus: float = 1) -> Environment:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dyna_eval.jobs import Exactness, GenerationSpec
+from dyna_eval.jobs import GenerationSpec
+from dyna_eval.measurements import Exactness
 from dyna_eval_workers.runner import COMMITTED, Runner
 from dyna_eval_workers.sampling import Chooser
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dyna_eval.errors import PolicyError
-from dyna_eval.jobs import Calibration, Configuration
+from dyna_eval.jobs import Configuration
+from dyna_eval.measurements import Calibration
 from dyna_eval.policies import PolicyParameters, configured
 from dyna_eval_workers.policies import Candidates, GrowthPolicy, Selection
 from dyna_eval_workers.tree import ROOT, Tree

@@ -32,7 +32,8 @@ from transformers import CompileConfig, DynamicCache, GenerationConfig, StaticCa
 from transformers.utils import logging as transformers_logging
 
 from dyna_eval.errors import DecodingError, first_line
-from dyna_eval.jobs import Configuration, GenerationSpec, Method, Round
+from dyna_eval.jobs import Configuration, GenerationSpec, Method
+from dyna_eval.measurements import Round
 from dyna_eval_workers.decoding import Decoded, idle_clock
 
 _clock = time.perf_counter

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from typing import Any, ClassVar
 
-from dyna_eval.jobs import Calibration, Configuration, Method, Params
+from dyna_eval.jobs import Configuration, Method, Params
+from dyna_eval.measurements import Calibration
 from dyna_eval_workers.tree import ROOT, Tree
 
 

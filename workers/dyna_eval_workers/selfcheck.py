@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from dyna_eval.errors import PairError
-from dyna_eval.jobs import Exactness, GenerationSpec, PairSpec
+from dyna_eval.jobs import GenerationSpec, PairSpec
+from dyna_eval.measurements import Exactness
 from dyna_eval_workers.exactness import compare
 from dyna_eval_workers.pairs import available_device, inspect_pair, load_pair
 from dyna_eval_workers.policies import TopBranches

@@ -12,21 +12,8 @@ from typing import Any, Protocol
 import torch
 
 from dyna_eval.errors import DecodingError
-from dyna_eval.jobs import (
-    Calibration,
-    Configuration,
-    Environment,
-    Exactness,
-    GenerationSpec,
-    Job,
-    JobResult,
-    Method,
-    Pair,
-    Prompt,
-    PromptSet,
-    Sample,
-    Sentinel,
-)
+from dyna_eval.jobs import Configuration, GenerationSpec, Job, Method, Pair, Prompt, PromptSet
+from dyna_eval.measurements import Calibration, Environment, Exactness, JobResult, Sample, Sentinel
 from dyna_eval_workers.calibration import calibrate
 from dyna_eval_workers.conditions import Watch
 from dyna_eval_workers.decoding import Decoded

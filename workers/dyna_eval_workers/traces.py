@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dyna_eval.jobs import DraftTree, TreeNode
+from dyna_eval.measurements import DraftTree, TreeNode
 from dyna_eval_workers.policies import Candidates, Selection
 from dyna_eval_workers.tree import ROOT, Tree
 

@@ -1,0 +1,78 @@
+"""What a report reads: a stored sweep, its jobs, and everything that was measured in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dyna_eval.jobs import (
+    Configuration,
+    GenerationSpec,
+    JobState,
+    MeasureSpec,
+    MergedConfiguration,
+    Method,
+    Params,
+    Scalar,
+)
+from dyna_eval.measurements import Calibration, SampleTotals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredJob:
+    """A job as the store knows it; `samples` is empty unless it is done."""
+
+    id: int
+    key: str
+    pair: str
+    label: str
+    method: Method
+    params: Params
+    repeat: int
+    state: JobState
+    tries: int
+    error: str | None
+    prompt_set: str
+    generation_digest: str
+    environment: str | None
+    actor: str | None
+    conditions: Params | None = None
+    """None where no result is stored, or one of an earlier version."""
+    peak_memory_bytes: int | None = None
+    """The most that it took while it decoded; None where no result is stored, or where that was not seen."""
+    samples: Sequence[SampleTotals] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSentinel:
+    actor: str
+    sequence: int
+    pair: str
+    samples: Sequence[SampleTotals] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepRecord:
+    """A stored sweep and everything measured in it. `state` is derived from its jobs."""
+
+    id: int
+    name: str
+    digest: str
+    state: str
+    baseline: str
+    confidence: float
+    created_at: str
+    configurations: tuple[Configuration, ...]
+    """In the order of the sweep file."""
+    merged: tuple[MergedConfiguration, ...]
+    pairs: tuple[str, ...]
+    jobs: tuple[StoredJob, ...] = field(repr=False)
+    sentinels: tuple[StoredSentinel, ...] = field(repr=False)
+    environments: Mapping[str, Mapping[str, Scalar]] = field(repr=False)
+    calibrations: Mapping[tuple[str, str], Calibration] = field(default_factory=dict, repr=False)
+    """By the name of the pair and the digest of the environment."""
+    measure: MeasureSpec = field(default_factory=MeasureSpec)
+    seed: int = 0
+    categories: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
+    """Prompt index to category, by the digest of the prompt set. What has none is left out."""
+    generation: GenerationSpec | None = field(default=None, repr=False)
