@@ -48,7 +48,7 @@ class Decoded:
 
 
 @dataclass(slots=True)
-class _Draft:
+class _DraftedTree:
     """What drafting one tree came to; seconds as in `Round`."""
 
     tree: Tree
@@ -56,7 +56,8 @@ class _Draft:
     """The tree before its nodes were chosen among, where a policy does that."""
     verified: Sequence[int] | None = None
     levels: list[tuple[Candidates, Selection]] = field(default_factory=list)
-    drafted: int = 0
+    proposed: int = 0
+    """Nodes, those that were not kept included."""
     capped: bool = False
     steps: int = 0
     rows: int = 0
@@ -137,9 +138,9 @@ class Decoder:
         The tokens are those the target alone would choose with the same seed, however they are drafted.
         `kept_traces` is the number of first rounds whose draft tree can be built from the result.
         """
-        draft = self.draft if isinstance(drafting, GrowthPolicy) else None
-        if isinstance(drafting, GrowthPolicy):
-            if draft is None:
+        draft = self.draft if drafting is not None and drafting.needs_draft else None
+        if drafting is not None:
+            if drafting.needs_draft and draft is None:
                 raise DecodingError("a speculative method needs a draft model, and this pair has none")
             drafting.begin()
         sequence = _Sequence(
@@ -195,10 +196,10 @@ class Decoder:
         if traces is not None and sequence.drafting is not None:
             grown = drafted.grown or tree
             traces.append(Trace(grown, drafted.verified, drafted.levels, choices, path, emitted))
-        if isinstance(sequence.drafting, GrowthPolicy):
+        if sequence.drafting is not None:
             sequence.drafting.learn(tree, path[: accepted + 1])
         return Round(
-            drafted=drafted.drafted,
+            drafted=drafted.proposed,
             verified=len(tree) - 1,
             depth=tree.levels,
             accepted=accepted,
@@ -212,21 +213,21 @@ class Decoder:
             walk_seconds=_clock() - verified,
         )
 
-    def _draft_tree(self, sequence: _Sequence, draft: Runner | None) -> _Draft:
+    def _draft_tree(self, sequence: _Sequence, draft: Runner | None) -> _DraftedTree:
         begun = _clock()
-        result = _Draft(Tree.plant(sequence.committed[-1]))
+        result = _DraftedTree(Tree.plant(sequence.committed[-1]))
         if isinstance(sequence.drafting, PromptLookup):
             node = ROOT
             for token in sequence.drafting.propose(sequence.committed, sequence.deepest):
                 node = result.tree.add(node, token, 0.0)
-            result.drafted = len(result.tree) - 1
+            result.proposed = len(result.tree) - 1
             result.grow_seconds = _clock() - begun
         elif sequence.drafting is not None and draft is not None:
             self._grow(draft, sequence, sequence.drafting, result)
             result.grow_seconds = _clock() - begun - (result.forward_seconds or 0.0)
         return result
 
-    def _grow(self, draft: Runner, sequence: _Sequence, policy: GrowthPolicy, result: _Draft) -> None:
+    def _grow(self, draft: Runner, sequence: _Sequence, policy: GrowthPolicy, result: _DraftedTree) -> None:
         """Grow the tree level by level, one draft forward per level."""
         tree, deepest = result.tree, min(policy.depth, sequence.deepest)
         result.forward_seconds = 0.0
@@ -250,7 +251,7 @@ class Decoder:
             candidates = _candidates(tree, frontier, *proposed)
             selection = policy.select(candidates, level, tree)
             result.levels.append((candidates, selection))
-            result.drafted += len(candidates)
+            result.proposed += len(candidates)
             result.capped = result.capped or selection.capped
             frontier = _add_level(tree, candidates, selection)
             if level == deepest or not frontier:

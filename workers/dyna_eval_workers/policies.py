@@ -61,6 +61,8 @@ class GrowthPolicy(ABC):
     max_nodes: int
     depth: int
     reranks: ClassVar[bool] = False
+    needs_draft: ClassVar[bool] = True
+    """Whether a draft model proposes the tokens."""
 
     @property
     def most_rows(self) -> int:
@@ -113,11 +115,15 @@ class TopBranches(GrowthPolicy):
             likely = [value >= bound for value in joint]
             if self.drop_pruned:
                 kept = [index for index in kept if likely[index]]
-        room = self.max_nodes + 1 - len(tree)
-        capped = len(kept) > room
-        if capped:
-            kept = best(kept, joint, room)
+        kept, capped = _capped(kept, joint, self.max_nodes + 1 - len(tree))
         return Selection(kept, [likely[index] for index in kept], capped)
+
+
+def _capped(kept: Sequence[int], joint: Sequence[float], room: int) -> tuple[Sequence[int], bool]:
+    """Return the likeliest of these candidates, as many as have room, and whether that left some out."""
+    if len(kept) <= room:
+        return kept, False
+    return best(kept, joint, room), True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,10 +205,7 @@ class DynaTree(GrowthPolicy):
         if self.depth_phase and self.stop_probability > 0:
             bound = math.log(self.stop_probability)
             kept = [index for index in kept if joint[index] >= bound]
-        room = self.max_nodes + 1 - len(tree)
-        capped = len(kept) > room
-        if capped:
-            kept = best(kept, joint, room)
+        kept, capped = _capped(kept, joint, self.max_nodes + 1 - len(tree))
         bound = math.log(self.deep_probability) if self.deep_probability > 0 else -math.inf
         deeper = level < self.depth_target
         return Selection(kept, [deeper or joint[index] >= bound for index in kept], capped)
@@ -281,12 +284,12 @@ class CostAware(GrowthPolicy):
     max_nodes: int
     calibration: Calibration
 
-    _draft: list[float] = field(init=False, compare=False)
+    _draft_seconds: list[float] = field(init=False, compare=False)
     """Seconds of a draft step, by its width."""
-    _verify: list[float] = field(init=False, compare=False)
+    _verify_seconds: list[float] = field(init=False, compare=False)
     """Seconds of a target step, by its nodes; the pending token is one of them."""
-    _tokens: float = 0.0
-    _seconds: float = 0.0
+    _emitted_tokens: float = 0.0
+    _spent_seconds: float = 0.0
     _drafting_seconds: float = 0.0
     _best: Reliability = field(default_factory=Reliability)
     _others: Reliability = field(default_factory=Reliability)
@@ -298,7 +301,7 @@ class CostAware(GrowthPolicy):
     """A node's own probability under its parent, as the draft says it."""
     _rank: list[int] = field(default_factory=list)
     """A node's place among its parent's proposals, the best at 0."""
-    _worthy: int = 0
+    _worth_verifying: int = 0
     """How many of them, besides the root, are worth verifying."""
     _verified: Sequence[int] = ()
 
@@ -307,10 +310,10 @@ class CostAware(GrowthPolicy):
     _LEVELS: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
-        self._draft = [0.0, *(self.calibration.draft(count) for count in range(1, self.width + 1))]
+        self._draft_seconds = [0.0, *(self.calibration.draft(count) for count in range(1, self.width + 1))]
         most = self.max_nodes + 1 + self._CHILDREN
-        self._verify = [self.calibration.verify(count) for count in range(most + 1)]
-        if self._draft[1] >= self._verify[1]:
+        self._verify_seconds = [self.calibration.verify(count) for count in range(most + 1)]
+        if self._draft_seconds[1] >= self._verify_seconds[1]:
             self.depth = 0  # not even drafts that are always right would pay
 
     @property
@@ -318,7 +321,8 @@ class CostAware(GrowthPolicy):
         return max(self.max_nodes, self.depth * self.width)
 
     def begin(self) -> None:
-        self._tokens, self._seconds = 1.0, self._verify[1]  # AR's rate, until rounds say more
+        self._emitted_tokens = 1.0  # AR's rate, until rounds say more
+        self._spent_seconds = self._verify_seconds[1]
         self._best, self._others = Reliability(), Reliability()
         self._levels = deque(([0.1], [0.3], [0.5], [0.7], [0.9]), maxlen=self._LEVELS)
         self._plant()
@@ -327,31 +331,36 @@ class CostAware(GrowthPolicy):
         return min(self.width, self._CHILDREN)
 
     def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
-        self._drafting_seconds += self._draft[len(set(candidates.parent))]  # of the step that was just taken
+        width = len(set(candidates.parent))
+        self._drafting_seconds += self._draft_seconds[width]  # of the step that was just taken
         own = self._add(candidates, tree)
-        rate = self._tokens / self._seconds
-        self._worthy = self._worth(rate)
+        rate = self._emitted_tokens / self._spent_seconds
+        self._worth_verifying = self._count_worth_verifying(rate)
+        grows = [False] * len(own)
+        for index in self._worth_growing(own, rate):
+            grows[index] = True
+        return Selection(range(len(own)), grows)
+
+    def _worth_growing(self, own: list[float], rate: float) -> list[int]:
+        """Return which candidates, by their chances, the next step of the draft shall give children."""
         node_cost = self._node_cost(rate)
         likeliest = sorted(range(len(own)), key=own.__getitem__, reverse=True)[: self.width]
         chances = sorted(chain.from_iterable(self._levels))
         sums = list(accumulate(chances, initial=0.0))
-        gain, grown, most = 0.0, 0, 0.0
+        gain, grown, most_gained = 0.0, 0, 0.0
         for count, index in enumerate(likeliest, start=1):
             if own[index] <= node_cost:
                 break  # no child of it can be worth its time, nor of those after it
             first = bisect_right(chances, node_cost / own[index])
-            worthy = own[index] * (sums[-1] - sums[first]) - node_cost * (len(chances) - first)
-            gain += worthy / len(self._levels)
-            worth = gain - rate * self._draft[count]
-            if worth > most:
-                grown, most = count, worth
-        grows = [False] * len(own)
-        for index in likeliest[:grown]:
-            grows[index] = True
-        return Selection(range(len(own)), grows)
+            children = own[index] * (sums[-1] - sums[first]) - node_cost * (len(chances) - first)
+            gain += children / len(self._levels)
+            gained = gain - rate * self._draft_seconds[count]
+            if gained > most_gained:
+                grown, most_gained = count, gained
+        return likeliest[:grown]
 
     def finish(self, tree: Tree) -> Sequence[int]:
-        self._verified = [ROOT, *best(range(1, len(tree)), self._chance, self._worthy)]
+        self._verified = [ROOT, *best(range(1, len(tree)), self._chance, self._worth_verifying)]
         return self._verified
 
     def learn(self, tree: Tree, path: Sequence[int]) -> None:
@@ -360,13 +369,13 @@ class CostAware(GrowthPolicy):
                 grown = self._verified[node]
                 reliability = self._best if self._rank[grown] == 0 else self._others
                 reliability.learn(self._probability[grown], accepted=node in path)
-        self._tokens += len(path)
-        self._seconds += self._drafting_seconds + self._verify[len(tree)]
+        self._emitted_tokens += len(path)
+        self._spent_seconds += self._drafting_seconds + self._verify_seconds[len(tree)]
         self._plant()
 
     def _plant(self) -> None:
         self._chance, self._probability, self._rank = [1.0], [1.0], [0]
-        self._worthy, self._drafting_seconds = 0, 0.0
+        self._worth_verifying, self._drafting_seconds = 0, 0.0
 
     def _add(self, candidates: Candidates, tree: Tree) -> list[float]:
         """Note what all candidates promise, and return their chances."""
@@ -389,12 +398,13 @@ class CostAware(GrowthPolicy):
 
     def _node_cost(self, rate: float) -> float:
         """Return the tokens that one more node must emit on average to be worth its time."""
-        nodes = self._worthy + 1
-        return rate * (self._verify[nodes + self._CHILDREN] - self._verify[nodes]) / self._CHILDREN
+        nodes = self._worth_verifying + 1
+        seconds = self._verify_seconds[nodes + self._CHILDREN] - self._verify_seconds[nodes]
+        return rate * seconds / self._CHILDREN
 
-    def _worth(self, rate: float) -> int:
+    def _count_worth_verifying(self, rate: float) -> int:
         """Return how many of the likeliest nodes are worth verifying."""
-        verify = self._verify
+        verify = self._verify_seconds
         tokens, nodes, most = 0.0, 0, -rate * verify[1]
         for count, chance in enumerate(sorted(self._chance[1:], reverse=True)[: self.max_nodes], start=1):
             tokens += chance
@@ -416,10 +426,18 @@ class PromptLookup:
     k: int
     ngram: int
 
+    needs_draft: ClassVar[bool] = False
+
     @property
     def most_rows(self) -> int:
         """Return how many rows a round may write behind the committed ones."""
         return self.k
+
+    def begin(self) -> None:
+        """Do nothing: all that counts is the text so far."""
+
+    def learn(self, tree: Tree, path: Sequence[int]) -> None:
+        """Do nothing."""
 
     def propose(self, tokens: Sequence[int], limit: int) -> list[int]:
         """Return at most `k` and at most `limit` tokens to follow."""
