@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from dyna_eval_workers.enlarged import enlarge
 from dyna_eval_workers.environment import capture_environment, peak_memory_bytes, reset_peak_memory
+from dyna_eval_workers.model_files import demo_folder
 from dyna_eval_workers.native.runner import NativeRunner
-from dyna_eval_workers.pairs import demo_folder, inspect_pair
+from dyna_eval_workers.pairs import inspect_pair
 from dyna_eval_workers.runner import COMMITTED
 from transformers import GPTNeoXForCausalLM
 

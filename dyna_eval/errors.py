@@ -14,6 +14,11 @@ DynaEvalError
 │   ├── MixedRowsError      rows that must not stand in one table
 │   ├── NothingToDrawError  a figure that a sweep holds no data for
 │   └── NoPlaceError        a cluster on which no actor has room
+├── BackendUnavailableError   passes of ours that a model or a machine does not allow: others take over
+│   ├── UnsupportedModelError   a model that our kernels do not know
+│   ├── NoKernelsError          kernels that cannot be built or run here
+│   │   └── NoFolderError       there is no folder to keep them in
+│   └── CaptureError            passes that cannot run as CUDA graphs
 ├── DecodingError           a job's own fault, such as output that is not the target's: the job fails
 ├── StuckWorkerError        a worker that does not answer, or takes too long: its job is tried again
 └── LeaseLostError          another controller works on this sweep
@@ -93,6 +98,26 @@ class NothingToDrawError(InputError):
 
 class NoPlaceError(InputError):
     """A Ray cluster without a node on which an actor has room."""
+
+
+class BackendUnavailableError(DynaEvalError):
+    """What shall run a model's forward passes cannot do so here; the text is the reason."""
+
+
+class UnsupportedModelError(BackendUnavailableError):
+    """The model is of no family that our kernels know, or differs from its family."""
+
+
+class NoKernelsError(BackendUnavailableError):
+    """The kernels cannot be built or run on this machine."""
+
+
+class NoFolderError(NoKernelsError):
+    """There is no folder that the kernels can be kept in."""
+
+
+class CaptureError(BackendUnavailableError):
+    """The passes of a model cannot run as CUDA graphs, say as the host decides inside."""
 
 
 class DecodingError(DynaEvalError):

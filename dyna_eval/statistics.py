@@ -1,7 +1,7 @@
 """The figures of a report: throughput, speedup with its interval, acceptance, latency, exactness.
 
-Pure functions over the stored totals of `dyna_eval.measurements`; times are seconds, throughputs tokens per second.
-A figure that cannot be known is `None`, never 0 and never NaN.
+Pure functions over the stored totals of `dyna_eval.measurements`; times are seconds, throughputs tokens per
+second. A figure that cannot be known is `None`, never 0 and never NaN.
 
 Intervals over prompts are those of `dyna_eval.intervals`.
 """

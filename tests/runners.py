@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from dyna_eval_workers.cache import PreallocatedCache
 from dyna_eval_workers.decoding import Decoder
-from dyna_eval_workers.native import NoKernelsError, kernels
+from dyna_eval_workers.native import kernels
 from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.runner import Runner, TorchRunner
 from torch import Tensor
 
+from dyna_eval.errors import NoKernelsError
 from tests.models import VOCABULARY
 
 

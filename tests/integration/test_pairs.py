@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -15,24 +17,27 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
-from dyna_eval_workers import pairs
+from dyna_eval_workers import loading, model_files, pairs
 from dyna_eval_workers.architecture import check_architecture, plain_logits, self_test
-from dyna_eval_workers.cudagraph import CaptureError, GraphRunner
+from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.exactness import Comparison, compare
-from dyna_eval_workers.families import FAMILIES, UnsupportedModelError
+from dyna_eval_workers.families import FAMILIES
 from dyna_eval_workers.fused.runner import FusedRunner
-from dyna_eval_workers.native import NoKernelsError, kernels
+from dyna_eval_workers.loading import load_pair
+from dyna_eval_workers.model_files import demo_folder
+from dyna_eval_workers.native import kernels
 from dyna_eval_workers.native.runner import NativeRunner
-from dyna_eval_workers.pairs import demo_folder, inspect_pair, load_pair
+from dyna_eval_workers.pairs import inspect_pair
 from dyna_eval_workers.policies import TopBranches
 from dyna_eval_workers.prompts import load_prompts
 from dyna_eval_workers.runner import TorchRunner
+from dyna_eval_workers.sampling import Chooser
 from dyna_eval_workers.selfcheck import check
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 
-from dyna_eval.errors import PairError
+from dyna_eval.errors import CaptureError, NoKernelsError, PairError, UnsupportedModelError
 from dyna_eval.jobs import Backend, Configuration, GenerationSpec, Method, PairSpec, PromptSpec
 from dyna_eval.measurements import Exactness
 from tests.models import (
@@ -243,10 +248,10 @@ def test_on_a_gpu_the_kernels_are_tried_first_and_transformers_passes_as_graphs_
     """Without one both runners just call what they would capture, and Triton interprets the kernels."""
     pytest.importorskip("triton", reason="there is no Triton for this system")
     gpu = torch.device("cuda")
-    assert pairs._faster_runners(Backend.EAGER, gpu) == []
+    assert loading._faster_runners(Backend.EAGER, gpu) == []
     for backend in (Backend.AUTO, Backend.CUDAGRAPH):
-        assert pairs._faster_runners(backend, gpu) == [FusedRunner, GraphRunner]
-    monkeypatch.setattr(pairs, "_faster_runners", lambda *_: [FusedRunner, GraphRunner])
+        assert loading._faster_runners(backend, gpu) == [FusedRunner, GraphRunner]
+    monkeypatch.setattr(loading, "_faster_runners", lambda *_: [FusedRunner, GraphRunner])
     spec = spec_of(saved / "target", saved / "draft", dtype="float32")
     assert loaded(spec).backend == "cudagraph, fused kernels"
 
@@ -257,6 +262,36 @@ def test_on_a_gpu_the_kernels_are_tried_first_and_transformers_passes_as_graphs_
     assert loaded(spec).backend == "cudagraph (no kernels for it)"
     monkeypatch.setattr(GraphRunner, "__init__", raising(CaptureError("cannot be captured")))
     assert loaded(spec).backend == "eager (no kernels for it; cannot be captured)"
+
+
+def test_whatever_fails_in_passes_of_ours_lets_others_take_over(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Triton, torch or transformers may raise there is not known beforehand."""
+    spec = spec_of(saved / "target", saved / "draft")
+    for error in (TypeError("unexpected keyword"), RuntimeError("CUDA error: invalid argument")):
+        monkeypatch.setattr(NativeRunner, "reserve", raising(error))
+        assert loaded(spec, Backend.AUTO).backend == f"eager ({error})"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no memory for a cache"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+    ],
+    ids=str,
+)
+def test_memory_that_runs_out_while_a_pair_is_loaded_is_no_reason_for_slower_passes(
+    error: Exception, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another try, on a fresh actor, may have more of it."""
+    monkeypatch.setattr(NativeRunner, "reserve", raising(error))
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        loaded(spec_of(saved / "target", saved / "draft"), Backend.AUTO)
 
 
 def raising(error: Exception) -> Callable[..., None]:
@@ -504,6 +539,63 @@ def test_the_self_test_catches_accepted_rows_that_stay_where_they_are(
     )
 
 
+ANSWERS: dict[str, tuple[str, Callable[..., Any], str]] = {
+    "the least likely token": (
+        "choose",
+        lambda _whole, runner, _chooser: runner.logits().argmin(dim=-1).tolist(),
+        "greedily",
+    ),
+    "another seed's token": (
+        "choose",
+        lambda whole, runner, chooser: whole(runner, other_seed(chooser)),
+        "by sampling",
+    ),
+    "without noise": ("choose", lambda whole, runner, chooser: whole(runner, greedy(chooser)), "by sampling"),
+    "worst first": (
+        "rank",
+        lambda whole, *asked: tuple([row[::-1] for row in rows] for rows in whole(*asked)),
+        "greedily",
+    ),
+    "log-probabilities that are too high": (
+        "rank",
+        lambda whole, *asked: (whole(*asked)[0], [[v + 0.01 for v in row] for row in whole(*asked)[1]]),
+        "greedily",
+    ),
+    "ranked without noise": (
+        "rank",
+        lambda whole, runner, branch, chooser, proposable: whole(runner, branch, greedy(chooser), proposable),
+        "by sampling",
+    ),
+    "no number": (
+        "rank",
+        lambda whole, *asked: (whole(*asked)[0], [[math.nan] * len(row) for row in whole(*asked)[1]]),
+        "greedily",
+    ),
+}
+
+
+def other_seed(chooser: Chooser) -> Chooser:
+    return Chooser(temperature=chooser.temperature, seed="another", vocabulary=VOCABULARY)
+
+
+def greedy(chooser: Chooser) -> Chooser:
+    del chooser
+    return Chooser(temperature=0.0, seed="", vocabulary=VOCABULARY)
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_the_self_test_catches_answers_that_are_not_those_of_the_logits(
+    answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, wrong, how = ANSWERS[answer]
+    whole = getattr(TorchRunner, name)
+    monkeypatch.setattr(TorchRunner, name, lambda *asked: wrong(whole, *asked))
+    model = tiny_model("llama", seed=1)
+    assert f"chosen {how} are not those that its logits say" in refusal(
+        lambda: self_test(TorchRunner(model), plain_logits(model), "llama")
+    )
+
+
 def test_a_model_that_fails_on_a_tree_is_refused_with_its_reason(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -649,8 +741,12 @@ def test_code_is_not_trusted_where_the_architecture_is_known(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trusted: list[object] = []
-    for name in ("AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"):
-        monkeypatch.setattr(pairs, name, _Watched(getattr(pairs, name), trusted))
+    for module, name in (
+        (model_files, "AutoConfig"),
+        (model_files, "AutoTokenizer"),
+        (loading, "AutoModelForCausalLM"),
+    ):
+        monkeypatch.setattr(module, name, _Watched(getattr(module, name), trusted))
     loaded(spec_of(saved / "target", saved / "draft"))
     assert trusted
     assert all(value is False for value in trusted)

@@ -12,7 +12,7 @@ import datasets
 import huggingface_hub
 import pytest
 import torch
-from dyna_eval_workers.pairs import demo_folder
+from dyna_eval_workers.model_files import demo_folder
 from dyna_eval_workers.prompts import check_fit, load_prompts
 from dyna_eval_workers.resolution import resolve_sweep
 from dyna_eval_workers.session import DecodingSession

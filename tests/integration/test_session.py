@@ -12,11 +12,11 @@ import pytest
 import torch
 from dyna_eval_workers import session as session_module
 from dyna_eval_workers.decoding import Decoded, Decoder
-from dyna_eval_workers.native import NoKernelsError, kernels
-from dyna_eval_workers.pairs import LoadedPair, load_pair
+from dyna_eval_workers.loading import LoadedPair, load_pair
+from dyna_eval_workers.native import kernels
 from dyna_eval_workers.session import DecodingSession
 
-from dyna_eval.errors import DecodingError, PairError
+from dyna_eval.errors import DecodingError, NoKernelsError, PairError
 from dyna_eval.jobs import Backend, Configuration, GenerationSpec, Method, Pair, PromptSpec
 from dyna_eval.measurements import Exactness, JobResult
 from tests.integration.jobs import (

@@ -350,7 +350,7 @@ def test_accepted_rows_are_moved_together_by_a_graph(
     path: Sequence[int], make: Callable[[Any], GraphRunner]
 ) -> None:
     """Also rows whose places are sources too, and more than the smallest graph moves."""
-    model = tiny_llama(seed=1)
+    model = tiny_llama(seed=1).to("cuda" if torch.cuda.is_available() and make is GraphRunner else "cpu")
     eager, ours = TorchRunner(model), make(model)
     for runner in (eager, ours):
         runner.reserve(120)
@@ -362,6 +362,21 @@ def test_accepted_rows_are_moved_together_by_a_graph(
     kept = eager.length
     assert ours.length == kept == 50 + 2 * len(path)
     torch.testing.assert_close(rows_of(ours.cache)[..., :kept, :], rows_of(eager.cache)[..., :kept, :])
+
+
+def test_a_size_first_seen_while_sampling_serves_greedy_choices_too(
+    make: Callable[[Any], GraphRunner],
+) -> None:
+    """What the eager choice computes in inference mode is not what a graph writes."""
+    model = tiny_llama(seed=1)
+    sampling = Chooser(temperature=1.0, seed="3", vocabulary=VOCABULARY)
+    eager, ours = started(TorchRunner(model), 50), started(make(model), 50)
+    for chooser in (sampling, GREEDY):
+        for runner in (eager, ours):
+            runner.extend(*TREE)
+        assert ours.choose(chooser) == eager.choose(chooser)
+        for runner in (eager, ours):
+            runner.keep([])
 
 
 def test_a_pass_beyond_the_reserved_rows_is_refused() -> None:

@@ -15,12 +15,12 @@ import torch
 from dyna_eval_workers import architecture
 from dyna_eval_workers.architecture import plain_logits, self_test
 from dyna_eval_workers.cudagraph import GraphRunner
-from dyna_eval_workers.families import ACTIVATIONS, UnsupportedModelError
+from dyna_eval_workers.families import Activation
 from dyna_eval_workers.fused.runner import FusedRunner, _matrix
-from dyna_eval_workers.native import NoKernelsError
 from dyna_eval_workers.runner import COMMITTED, TorchRunner
 from dyna_eval_workers.sampling import Chooser
 
+from dyna_eval.errors import NoKernelsError, UnsupportedModelError
 from dyna_eval.jobs import GenerationSpec
 from tests.models import SUPPORTED, VOCABULARY, tiny_llama, tiny_model
 from tests.runners import rows_of
@@ -133,7 +133,7 @@ def test_kernels_that_do_not_fit_a_device_are_told(monkeypatch: pytest.MonkeyPat
 
 def test_more_programs_than_counters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dyna_eval_workers.fused.runner._COUNTERS", 1)
-    runner = started(FusedRunner(model_of("llama")), 5)
+    runner = started(FusedRunner(model_of("llama")), 0)
     runner.extend(*TREE)
     with pytest.raises(NoKernelsError, match="more than there are counters"):
         runner.logits()
@@ -353,22 +353,20 @@ def test_a_product_is_what_torch_computes(nodes: int, outputs: int, inputs: int,
         runner._product("product", x, _matrix(weight, bias), onto=old.clone()),
         old.float() + plain + bias.float(),
     )
-    functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-        "gelu": torch.nn.functional.gelu,
-        "gelu_new": lambda values: torch.nn.functional.gelu(values, approximate="tanh"),
-        "relu": torch.relu,
-        "silu": torch.nn.functional.silu,
+    functions: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+        Activation.GELU: torch.nn.functional.gelu,
+        Activation.GELU_TANH: lambda values: torch.nn.functional.gelu(values, approximate="tanh"),
+        Activation.RELU: torch.relu,
+        Activation.SILU: torch.nn.functional.silu,
     }
-    for name, function in functions.items():
+    for activation, function in functions.items():
         close(
-            runner._product("product", x, _matrix(weight, None), activation=ACTIVATIONS[name]),
+            runner._product("product", x, _matrix(weight, None), activation=activation),
             function(plain),
         )
     both = torch.cat([drawn(outputs, inputs) / inputs**0.5, weight])
     gate = x.float() @ both[:outputs].float().T
     close(
-        runner._product(
-            "product", x, _matrix(both, None, halves=2), activation=ACTIVATIONS["silu"], gated=True
-        ),
+        runner._product("product", x, _matrix(both, None, halves=2), activation=Activation.SILU, gated=True),
         torch.nn.functional.silu(gate) * plain,
     )

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 from dyna_eval_workers import native
-from dyna_eval_workers.families import UnsupportedModelError
-from dyna_eval_workers.native import NoKernelsError, kernels, weights
+from dyna_eval_workers.native import kernels, weights
 from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.runner import COMMITTED, Runner, TorchRunner
 from dyna_eval_workers.sampling import Chooser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dyna_eval.errors import NoKernelsError, UnsupportedModelError
 from tests.models import SUPPORTED, VOCABULARY, tiny_model
 from tests.runners import native_runner
 

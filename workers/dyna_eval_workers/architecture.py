@@ -9,6 +9,7 @@ and a loaded model must pass a self-test against plain forward passes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,12 +19,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from dyna_eval.errors import PairError
 from dyna_eval_workers.families import FAMILIES
-from dyna_eval_workers.runner import COMMITTED, Runner, position_limit, vocabulary_size
+from dyna_eval_workers.runner import COMMITTED, Runner, WrittenRows, position_limit, vocabulary_size
+from dyna_eval_workers.sampling import Chooser
 from dyna_eval_workers.tree import ROOT, Tree
 
 _ALIBI = {"bloom", "mpt"}
 _FULL_ATTENTION = {"full_attention", "attention"}
 _WIDTHS = 7, 24, 40  # nodes of the passes of the self-test
+_RANKED = 4  # tokens that it asks for after each node
+_NEAR = 1e-3  # log-probabilities in float32 that differ by less are the same
 _ROUNDING = {torch.float32: 64.0, torch.float16: 16.0, torch.bfloat16: 16.0}
 """Largest difference that is still rounding, in eps of the dtype at the largest logit.
 
@@ -105,29 +109,84 @@ def self_test(runner: Runner, plain: Sequence[Tensor], name: str) -> None:
     """Let a runner verify a tree of 7 nodes in one pass, and compare it with its model's plain passes.
 
     Again beside more children of the root, since kernels have other code for wider passes, and once more a
-    leaf alone, after the path to it was accepted. Raises PairError where the two disagree by more than
-    rounding.
+    leaf alone, after the path to it was accepted. What it chooses and ranks must be what its logits say.
+    Raises PairError where two disagree by more than rounding.
     """
     prompt, tree = _prompt_and_tree(runner.vocabulary)
     runner.reserve(len(prompt) + max(_WIDTHS))
     runner.prefill(prompt[:-1])
     for width in _WIDTHS:
         more = width - len(tree)
-        runner.extend([*tree.token, *[1] * more], [*tree.parent, *[ROOT] * more])
-        _compare(runner, plain, name)
+        tokens, parents = [*tree.token, *[1] * more], [*tree.parent, *[ROOT] * more]
+        _check_pass(runner, tokens, parents, plain, name, ranks_first=False)
         runner.keep([])
     leaf = len(tree) - 1
     runner.extend(tree.token, tree.parent)
     runner.keep([ROOT, tree.parent[leaf]])
-    runner.extend(tree.token[leaf:], [COMMITTED])
-    _compare(runner, plain[leaf:], name)
+    _check_pass(runner, tree.token[leaf:], [COMMITTED], plain[leaf:], name, ranks_first=True)
 
 
-def _compare(runner: Runner, plain: Sequence[Tensor], name: str) -> None:
-    in_one_pass = runner.logits().float()
-    for node, expected in enumerate(plain):
-        difference = (in_one_pass[node] - expected).abs().max()
-        allowed = _ROUNDING[runner.dtype] * torch.finfo(runner.dtype).eps * expected.abs().max().clamp(min=1)
+def _check_pass(
+    runner: Runner,
+    tokens: Sequence[int],
+    parents: Sequence[int],
+    plain: Sequence[Tensor],
+    name: str,
+    *,
+    ranks_first: bool,
+) -> None:
+    """Check one pass: its answers, greedy and sampled, and the logits of its first tokens, which are `plain`.
+
+    What is asked first a graph answers together with the pass.
+    """
+    rows = WrittenRows()
+    rows.add(parents, runner.length)
+    positions = [position + 1 for position in rows.positions[: len(plain)]]
+    runner.extend(tokens, parents)
+    choosers = [Chooser(temperature=t, seed="self-test", vocabulary=runner.vocabulary) for t in (0.0, 1.0)]
+    answers = [_answers(runner, chooser, ranks_first=ranks_first) for chooser in choosers]
+    logits = runner.logits().float()[: len(plain)]
+    _compare(logits, plain, runner.dtype, name)
+    for chooser, answer in zip(choosers, answers, strict=True):
+        noise = chooser.noise(positions)
+        scores = logits.cpu()
+        if noise is not None:
+            scores = scores / chooser.temperature + torch.from_numpy(noise)
+        if not answer.error(scores) <= _NEAR:  # also catches NaN
+            how = "greedily" if noise is None else "by sampling"
+            raise PairError(f"{name}: the tokens that are chosen {how} are not those that its logits say")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What a runner chose after every token, (N,), and its best ones with their log-probabilities, (N, B)."""
+
+    chosen: list[int]
+    ranked: list[list[int]]
+    log_probabilities: list[list[float]]
+
+    def error(self, scores: Tensor) -> float:
+        """Return by how much they are off the scores of the first tokens, (n, vocabulary)."""
+        count = len(scores)
+        expected = scores.log_softmax(dim=-1)
+        chosen = expected.gather(1, torch.tensor(self.chosen[:count])[:, None])
+        ranked = expected.gather(1, torch.tensor(self.ranked[:count]))
+        best = expected.topk(ranked.shape[1], dim=-1).values
+        told = torch.tensor(self.log_probabilities[:count])
+        return float(torch.cat([best[:, :1] - chosen, best - ranked, ranked - told], dim=1).abs().max())
+
+
+def _answers(runner: Runner, chooser: Chooser, *, ranks_first: bool) -> _Answers:
+    branch = min(_RANKED, runner.vocabulary)
+    chosen = [] if ranks_first else runner.choose(chooser)
+    ranked, log_probabilities = runner.rank(branch, chooser, runner.vocabulary)
+    return _Answers(chosen or runner.choose(chooser), ranked, log_probabilities)
+
+
+def _compare(logits: Tensor, plain: Sequence[Tensor], dtype: torch.dtype, name: str) -> None:
+    for found, expected in zip(logits, plain, strict=True):
+        difference = (found - expected).abs().max()
+        allowed = _ROUNDING[dtype] * torch.finfo(dtype).eps * expected.abs().max().clamp(min=1)
         if not difference <= allowed:  # also catches NaN
             raise PairError(
                 f"{name}: verifying a tree changes its logits by {difference:.2g}, more than rounding allows "

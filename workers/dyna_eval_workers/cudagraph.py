@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from dyna_eval.errors import DecodingError
+from dyna_eval.errors import CaptureError, DecodingError
 from dyna_eval_workers.cache import PreallocatedCache
 from dyna_eval_workers.memory import ran_out
 from dyna_eval_workers.runner import TorchRunner
@@ -42,10 +42,6 @@ _BRANCH = 8  # proposals that a graph ranks
 _MOST_GRAPHS = 128
 _FEWEST_MOVED = 8  # rows that a graph moves, padding among them
 _WARM_UPS = 2  # runs before a capture, in which libraries allocate and choose their kernels
-
-
-class CaptureError(DecodingError):
-    """The passes of a model cannot run as CUDA graphs, say as the host decides inside; the text says why."""
 
 
 class Window(Cache):  # type: ignore[misc]  # transformers is not typed
@@ -70,6 +66,15 @@ class _Tail(StrEnum):
     NOTHING = "nothing"
     CHOOSE = "choose"
     RANK = "rank"
+
+
+class _Shape(NamedTuple):
+    """What a graph is captured for: so many nodes and rows, and what is asked of how many tokens."""
+
+    nodes: int
+    rows: int
+    tail: _Tail
+    proposable: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,7 @@ class GraphRunner(TorchRunner):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        self._kept: OrderedDict[tuple[int, int, _Tail, int], _Static] = OrderedDict()
+        self._kept: OrderedDict[_Shape, _Static] = OrderedDict()
         self._moves: dict[int, _Static] = {}
         self._logits_of: dict[int, Tensor] = {}
         self._latest = _Latest(0, 0, slice(0), b"", waits=False)
@@ -175,6 +180,7 @@ class GraphRunner(TorchRunner):
 
     def choose(self, chooser: Chooser) -> list[int]:
         if chooser.temperature > 0 and not self._samples_in_graphs:
+            self.logits()  # which `_logits` are from then on
             return super().choose(chooser)
         chosen: list[int] = self._asked(_Tail.CHOOSE, chooser).tolist()
         return chosen
@@ -183,6 +189,7 @@ class GraphRunner(TorchRunner):
         self, branch: int, chooser: Chooser, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
         if branch > _BRANCH or (chooser.temperature > 0 and not self._samples_in_graphs):
+            self.logits()
             return super().rank(branch, chooser, proposable)
         best = self._asked(_Tail.RANK, chooser, proposable)
         return best[:, 0, :branch].tolist(), best[:, 1, :branch].view(np.float32).tolist()
@@ -192,19 +199,16 @@ class GraphRunner(TorchRunner):
         self._logits = self._logits_for(self._latest.nodes)[self._latest.asked]
         return self._logits
 
-    def _scores(self, chooser: Chooser, tokens: int) -> Tensor:
-        self.logits()  # which `_logits` are from then on
-        return super()._scores(chooser, tokens)
-
     def _catch_up(self) -> None:
         """Run the latest pass if it waits, as nothing is asked about it that a graph could answer.
 
         A graph of its size that answers a question does as well as another one, which had to be captured.
         """
         if self._latest.waits:
-            size = self._latest.nodes, self._latest.rows
-            tail, proposable = next((key[2:] for key in self._kept if key[:2] == size), (_Tail.NOTHING, 0))
-            self._run(tail, proposable)
+            nodes, rows = self._latest.nodes, self._latest.rows
+            alike = (shape for shape in self._kept if (shape.nodes, shape.rows) == (nodes, rows))
+            shape = next(alike, _Shape(nodes, rows, _Tail.NOTHING, 0))
+            self._run(shape.tail, shape.proposable)
 
     def _asked(self, tail: _Tail, chooser: Chooser, proposable: int = 0) -> NDArray[Any]:
         """Return the answer about the nodes that are asked about, on the host."""
@@ -263,15 +267,16 @@ class GraphRunner(TorchRunner):
 
     def _static(self, nodes: int, rows: int, tail: _Tail, proposable: int) -> _Static:
         """Return what was built for these sizes; what was unused for longest makes room for what is new."""
-        key = nodes, rows, tail, proposable
-        if key not in self._kept:
-            self._kept[key] = self._built(*key)
+        shape = _Shape(nodes, rows, tail, proposable)
+        if shape not in self._kept:
+            self._kept[shape] = self._built(*shape)
             if len(self._kept) > _MOST_GRAPHS:
                 self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        self._kept.move_to_end(shape)
+        return self._kept[shape]
 
-    @torch.no_grad()  # what inference mode made could not be written by replays outside of it
+    @torch.inference_mode(False)  # what that mode makes cannot be written outside of it
+    @torch.no_grad()
     def _built(self, nodes: int, rows: int, tail: _Tail, proposable: int) -> _Static:
         """Return a pass from its packed inputs, as yet of padding alone, to its answer, both on the host."""
         padding = np.frombuffer(self._packed(nodes, rows, [], [], []), dtype=np.int64)
@@ -289,6 +294,7 @@ class GraphRunner(TorchRunner):
 
         return _Static(_bytes_of(staged), answer.numpy(), self._captured(run), (inputs, found))
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _built_move(self, count: int) -> _Static:
         """Return what copies rows: its inputs are their numbers, and those of their places."""
@@ -385,14 +391,25 @@ class GraphRunner(TorchRunner):
                     graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"
                 ):
                     function()
-        except RuntimeError as error:
-            with suppress(RuntimeError):  # what a capture that failed leaves on would fail all later ones
-                torch._C._cuda_endAllocateToPool(self.device.index or 0, self._pool)
-            if ran_out(error):
+        except Exception as error:
+            self._forget_capture()
+            if not isinstance(error, RuntimeError) or ran_out(error):
                 raise
             raise CaptureError(f"its passes cannot run or be captured: {error}") from error
         current.wait_stream(self._side)
         return graph.replay
+
+    def _forget_capture(self) -> None:
+        """End what torch leaves on where a capture fails: it would fail all later ones, and sampling."""
+        index = self.device.index or 0
+        with suppress(RuntimeError):
+            torch.cuda.synchronize(self.device)  # a run that failed halfway may still write its tensors
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(index, self._pool)
+        self._pool = torch.cuda.graph_pool_handle()  # the old one may count as being recorded to
+        generator = torch.cuda.default_generators[index]
+        with suppress(RuntimeError):
+            generator.graphsafe_set_state(generator.clone_state())  # or it draws for the capture
 
     def _packed(
         self, nodes: int, rows: int, tokens: Sequence[int], positions: Sequence[int], seen: Sequence[int]

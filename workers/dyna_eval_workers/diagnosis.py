@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 import transformers
 
-from dyna_eval.errors import PairError
+from dyna_eval.errors import NoFolderError, NoKernelsError, PairError
 from dyna_eval.jobs import PACKAGED_PAIRS, PairSpec
 from dyna_eval.notices import Finding
 from dyna_eval_workers.conditions import Watch
-from dyna_eval_workers.native import NoFolderError, NoKernelsError, kernels
-from dyna_eval_workers.pairs import available_device, inspect_pair, load_pair, multiplies_bfloat16
+from dyna_eval_workers.loading import load_pair
+from dyna_eval_workers.native import kernels
+from dyna_eval_workers.pairs import available_device, inspect_pair, multiplies_bfloat16
 from dyna_eval_workers.selfcheck import check
 
 _LOOK_SECONDS = 1.0
@@ -35,7 +36,7 @@ def diagnose() -> Iterator[Finding]:
         yield _kernels()
         yield from _pages()
     else:
-        yield _gpu_kernels(_backend_of_packaged_pair(device))
+        yield _gpu_kernels(_fallback_of_packaged_pair(device))
     yield _others(device)
     yield _packaged_pair()
 
@@ -67,19 +68,18 @@ def _kernels() -> Finding:
     return Finding(what="kernels", told="built for this processor")
 
 
-def _backend_of_packaged_pair(device: str) -> str:
+def _fallback_of_packaged_pair(device: str) -> str:
     name = PACKAGED_PAIRS[0]
     pair = inspect_pair(PairSpec(name=name, target=name, draft=None), device=device).pair
-    return load_pair(pair, torch.device(device)).backend
+    return load_pair(pair, torch.device(device)).decoder.target.fallback
 
 
-def _gpu_kernels(backend: str) -> Finding:
-    _, fell_back, reason = backend.partition(" (")
-    if not fell_back:
+def _gpu_kernels(fallback: str) -> Finding:
+    if not fallback:
         return Finding(what="kernels", told="built for this GPU")
     return Finding(
         what="kernels",
-        told=reason.removesuffix(")"),
+        told=fallback,
         advice="models run in transformers' code, half as fast; install Triton and a C compiler (gcc)",
     )
 

@@ -32,7 +32,6 @@ def capture_environment(device: torch.device, backend: str, *, gpus: float = 1) 
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "dyna_eval": __version__,
-        "attention": "sdpa",
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)

@@ -8,34 +8,56 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-ACTIVATIONS = {
-    "gelu": 0,
-    "gelu_new": 1,
-    "gelu_pytorch_tanh": 1,
-    "gelu_fast": 1,
-    "relu": 2,
-    "silu": 3,
-    "swish": 3,
+from dyna_eval.errors import UnsupportedModelError
+
+
+class Activation(IntEnum):
+    """The activations, by the numbers that the kernels know them by."""
+
+    GELU = 0
+    GELU_TANH = 1
+    RELU = 2
+    SILU = 3
+    LINEAR = 4  # none
+
+
+class Residual(IntEnum):
+    """Whether the MLP follows the attention, or both read the same rows, after norms of their own or one."""
+
+    SEQUENTIAL = 0
+    PARALLEL = 1
+    PARALLEL_SHARED_NORM = 2
+
+
+_ACTIVATIONS = {  # by the names that transformers has for them
+    "gelu": Activation.GELU,
+    "gelu_new": Activation.GELU_TANH,
+    "gelu_pytorch_tanh": Activation.GELU_TANH,
+    "gelu_fast": Activation.GELU_TANH,
+    "relu": Activation.RELU,
+    "silu": Activation.SILU,
+    "swish": Activation.SILU,
 }
-"""Each activation by transformers' name: 0 GELU, 1 GELU by tanh, 2 ReLU, 3 SiLU."""
-SEQUENTIAL, PARALLEL, PARALLEL_SHARED_NORM = range(3)
-"""Whether the MLP follows the attention, or both read the same rows, after norms of their own or one."""
 _FIXED_ROTARY = {"default", "linear", "llama3", "yarn"}  # the others change with the length of the sequence
 
 
-class UnsupportedModelError(Exception):
-    """The kernels do not know this kind of model; the text says what about it."""
+class Linear(NamedTuple):
+    """A linear layer: weight (N, K), and bias (N,) where it has one."""
+
+    weight: Tensor
+    bias: Tensor | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One layer: its norms, and its matrices as (weight (N, K), bias or None).
+    """One layer: its norms, and its matrices.
 
     The outputs of `qkv` are all queries, then all keys, then all values; where the stack is `by_head`, those
     of each head stand together.
@@ -43,10 +65,10 @@ class Block:
 
     norm: Any
     mlp_norm: Any
-    qkv: tuple[Tensor, Tensor | None]
-    out: tuple[Tensor, Tensor | None]
-    up: tuple[Tensor, Tensor | None]
-    down: tuple[Tensor, Tensor | None]
+    qkv: Linear
+    out: Linear
+    up: Linear
+    down: Linear
     query_norm: Any = None
     key_norm: Any = None
 
@@ -57,15 +79,15 @@ class Stack:
 
     blocks: list[Block]
     embedding: Tensor
-    head: tuple[Tensor, Tensor | None]
+    head: Linear
     norm: Any
-    activation: str
+    activation: Activation
     epsilon: float
     head_size: int
     heads: int
     key_heads: int
     inner: int
-    residual: int = SEQUENTIAL
+    residual: Residual = Residual.SEQUENTIAL
     gated: bool = False
     """The outputs of `up` are those of the gate, then those that it multiplies."""
     by_head: bool = False
@@ -105,8 +127,6 @@ def stack_of(model: Any) -> Stack:
     if family is None:
         raise UnsupportedModelError(f"no kernels for {config.model_type}")
     stack = family(model, config)
-    if stack.activation not in ACTIVATIONS:
-        raise UnsupportedModelError(f"no kernel for the activation {stack.activation}")
     if stack.rotary is not None and stack.rotary.rope_type not in _FIXED_ROTARY:
         raise UnsupportedModelError(f"no kernel for rotary positions of type {stack.rotary.rope_type}")
     return stack
@@ -115,24 +135,30 @@ def stack_of(model: Any) -> Stack:
 # ---------------------------------------------------------------------- the families
 
 
-def _linear(*modules: Any) -> tuple[Tensor, Tensor | None]:
+def _linear(*modules: Any) -> Linear:
     """Return linear layers as one, their outputs one behind the other; their weights become views of it."""
     weight = torch.cat([module.weight.detach() for module in modules])
     ends = list(accumulate(len(module.weight) for module in modules))
     for module, part in zip(modules, torch.tensor_split(weight, ends[:-1]), strict=True):
         module.weight.data = part
     if all(module.bias is None for module in modules):
-        return weight, None
+        return Linear(weight, None)
     biases = [m.bias if m.bias is not None else m.weight.new_zeros(len(m.weight)) for m in modules]
-    return weight, torch.cat([bias.detach() for bias in biases])
+    return Linear(weight, torch.cat([bias.detach() for bias in biases]))
 
 
-def _single(module: Any) -> tuple[Tensor, Tensor | None]:
-    return module.weight, module.bias
+def _single(module: Any) -> Linear:
+    return Linear(module.weight, module.bias)
 
 
-def _conv1d(module: Any) -> tuple[Tensor, Tensor | None]:
-    return module.weight.t(), module.bias
+def _conv1d(module: Any) -> Linear:
+    return Linear(module.weight.t(), module.bias)
+
+
+def _activation(name: str) -> Activation:
+    if name not in _ACTIVATIONS:
+        raise UnsupportedModelError(f"no kernel for the activation {name}")
+    return _ACTIVATIONS[name]
 
 
 def _gpt_neox(model: Any, config: Any) -> Stack:
@@ -152,14 +178,14 @@ def _gpt_neox(model: Any, config: Any) -> Stack:
         embedding=base.embed_in.weight,
         head=_single(model.get_output_embeddings()),
         norm=base.final_layer_norm,
-        activation=config.hidden_act,
+        activation=_activation(config.hidden_act),
         epsilon=config.layer_norm_eps,
         head_size=config.hidden_size // config.num_attention_heads,
         heads=config.num_attention_heads,
         key_heads=config.num_attention_heads,
         inner=config.intermediate_size,
         by_head=True,
-        residual=PARALLEL if config.use_parallel_residual else SEQUENTIAL,
+        residual=Residual.PARALLEL if config.use_parallel_residual else Residual.SEQUENTIAL,
         rotary=base.rotary_emb,
     )
 
@@ -183,7 +209,7 @@ def _llama(model: Any, config: Any) -> Stack:
         embedding=model.model.embed_tokens.weight,
         head=_single(model.get_output_embeddings()),
         norm=model.model.norm,
-        activation=config.hidden_act,
+        activation=_activation(config.hidden_act),
         epsilon=config.rms_norm_eps,
         head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         heads=config.num_attention_heads,
@@ -214,13 +240,13 @@ def _phi(model: Any, config: Any) -> Stack:
         embedding=model.model.embed_tokens.weight,
         head=_single(model.get_output_embeddings()),
         norm=model.model.final_layernorm,
-        activation=config.hidden_act,
+        activation=_activation(config.hidden_act),
         epsilon=config.layer_norm_eps,
         head_size=config.hidden_size // config.num_attention_heads,
         heads=config.num_attention_heads,
         key_heads=config.num_key_value_heads,
         inner=config.intermediate_size,
-        residual=PARALLEL_SHARED_NORM,
+        residual=Residual.PARALLEL_SHARED_NORM,
         rotary=model.model.rotary_emb,
     )
 
@@ -245,7 +271,7 @@ def _gpt2(model: Any, config: Any) -> Stack:
         embedding=base.wte.weight,
         head=_single(model.get_output_embeddings()),
         norm=base.ln_f,
-        activation=config.activation_function,
+        activation=_activation(config.activation_function),
         epsilon=config.layer_norm_epsilon,
         head_size=config.hidden_size // config.num_attention_heads,
         heads=config.num_attention_heads,
@@ -276,7 +302,7 @@ def _opt(model: Any, config: Any) -> Stack:
         embedding=base.embed_tokens.weight,
         head=_single(model.get_output_embeddings()),
         norm=base.final_layer_norm,
-        activation=config.activation_function,
+        activation=_activation(config.activation_function),
         epsilon=base.final_layer_norm.eps,
         head_size=config.hidden_size // config.num_attention_heads,
         heads=config.num_attention_heads,

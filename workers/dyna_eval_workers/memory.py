@@ -9,10 +9,13 @@ import torch
 
 from dyna_eval.errors import first_line
 
+_WORDS = "DefaultCPUAllocator", "out of memory", "ALLOC_FAILED"
+"""Of torch's allocator on the host; of CUDA and Triton; of cuBLAS."""
+
 
 @contextmanager
 def memory_told() -> Iterator[None]:
-    """Raise MemoryError where torch says in a RuntimeError that the host has no memory left."""
+    """Raise MemoryError where a library says in a RuntimeError that there is no memory left."""
     try:
         yield
     except RuntimeError as error:
@@ -24,5 +27,5 @@ def memory_told() -> Iterator[None]:
 def ran_out(error: BaseException) -> bool:
     """Whether an error means that there was not enough memory, on a GPU or on the host."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
     )

@@ -10,7 +10,7 @@ import datasets
 
 from dyna_eval.errors import PromptError, first_line
 from dyna_eval.jobs import Prompt, PromptSet, PromptSpec, digest, prompt_digest
-from dyna_eval_workers.pairs import DEMO, demo_folder
+from dyna_eval_workers.model_files import DEMO, demo_folder
 
 
 def load_prompts(spec: PromptSpec, tokenizer: Any) -> PromptSet:

@@ -28,6 +28,8 @@ class Runner(Protocol):
 
     backend: str
     """What runs the passes, as the environment of a result tells it."""
+    fallback: str
+    """Why nothing faster runs them; empty where nothing is."""
     vocabulary: int
     positions: int | None
     """Positions that the model has; None where it states no limit."""
@@ -144,6 +146,7 @@ class TorchRunner:
     """
 
     backend = "eager"
+    fallback = ""
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""Checking a pair by hand: does it load, do the tokenizers agree, is every method exact on it?"""
+"""Checking a pair by hand: does it load, do the tokenizers agree, are a chain and a tree exact on it?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dyna_eval.errors import PairError
 from dyna_eval.jobs import GenerationSpec, PairSpec
 from dyna_eval.measurements import Exactness
 from dyna_eval_workers.exactness import compare
-from dyna_eval_workers.pairs import available_device, inspect_pair, load_pair
+from dyna_eval_workers.loading import load_pair
+from dyna_eval_workers.pairs import available_device, inspect_pair
 from dyna_eval_workers.policies import TopBranches
 
 _PROMPT = "The quick brown fox jumps over the lazy dog, and then"

@@ -20,7 +20,7 @@ from dyna_eval_workers.decoding import Decoded
 from dyna_eval_workers.environment import capture_environment, peak_memory_bytes, reset_peak_memory
 from dyna_eval_workers.exactness import PEER_TIE_ULP, Comparison, compare
 from dyna_eval_workers.external import external_policy
-from dyna_eval_workers.pairs import LoadedPair, load_pair
+from dyna_eval_workers.loading import LoadedPair, load_pair
 from dyna_eval_workers.peers import PeerDecoder
 from dyna_eval_workers.policies import drafting_for
 from dyna_eval_workers.traces import draft_tree

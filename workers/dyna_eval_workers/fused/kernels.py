@@ -12,21 +12,27 @@ Shapes: M nodes, H hidden values, N outputs and K inputs of a matrix, C rows of 
 import triton
 import triton.language as tl
 
-LINEAR = 4
-"""No activation, beside those that `families.ACTIVATIONS` numbers."""
-
 
 @triton.jit
-def embed(tokens, positions, words, places, hidden, H, HAS_PLACES: tl.constexpr, BLOCK: tl.constexpr):
+def embed(
+    tokens,
+    positions,
+    token_embedding,
+    position_embedding,
+    hidden,
+    H,
+    HAS_POSITIONS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Write the embedding of each token, and of its position where the model has such; one program a node."""
     node = tl.program_id(0)
     column = tl.arange(0, BLOCK)
     there = column < H
     row = tl.load(tokens + node)
-    value = tl.load(words + row * H + column, mask=there, other=0.0).to(tl.float32)
-    if HAS_PLACES:
-        place = tl.load(positions + node)
-        value += tl.load(places + place * H + column, mask=there, other=0.0).to(tl.float32)
+    value = tl.load(token_embedding + row * H + column, mask=there, other=0.0).to(tl.float32)
+    if HAS_POSITIONS:
+        position = tl.load(positions + node)
+        value += tl.load(position_embedding + position * H + column, mask=there, other=0.0).to(tl.float32)
     tl.store(hidden + node.to(tl.int64) * H + column, value.to(hidden.dtype.element_ty), mask=there)
 
 
@@ -133,12 +139,12 @@ def multiply(
                 w = tl.load(weights + half + start * stride_k, mask=mask, other=0.0)
                 others = tl.dot(w, a, others, input_precision="ieee")
     there = (row[:, None] < N) & (node[None, :] < M)
-    spot = node[None, :].to(tl.int64) * N + row[:, None]
+    offset = node[None, :].to(tl.int64) * N + row[:, None]
     if SPLITS == 1:
-        _finish(sums, others, bias, out, row, spot, there, N, ACTIVATION, GATED, ADD, HAS_BIAS)
+        _finish(sums, others, bias, out, row, offset, there, N, ACTIVATION, GATED, ADD, HAS_BIAS)
     else:
         size = tl.cast(M, tl.int64) * N
-        parts = partial + spot
+        parts = partial + offset
         tl.store(parts + split * size, sums, mask=there)
         if GATED:
             tl.store(parts + (SPLITS + split) * size, others, mask=there)
@@ -154,7 +160,7 @@ def multiply(
                     others += tl.load(
                         parts + (SPLITS + part) * size, mask=there, other=0.0, cache_modifier=".cg"
                     )
-            _finish(sums, others, bias, out, row, spot, there, N, ACTIVATION, GATED, ADD, HAS_BIAS)
+            _finish(sums, others, bias, out, row, offset, there, N, ACTIVATION, GATED, ADD, HAS_BIAS)
 
 
 @triton.jit
@@ -164,7 +170,7 @@ def _finish(
     bias,
     out,
     row,
-    spot,
+    offset,
     there,
     N,
     ACTIVATION: tl.constexpr,
@@ -180,13 +186,13 @@ def _finish(
     if GATED:
         value *= others
     if ADD:
-        value += tl.load(out + spot, mask=there, other=0.0).to(tl.float32)
-    tl.store(out + spot, value.to(out.dtype.element_ty), mask=there)
+        value += tl.load(out + offset, mask=there, other=0.0).to(tl.float32)
+    tl.store(out + offset, value.to(out.dtype.element_ty), mask=there)
 
 
 @triton.jit
 def _activated(x, ACTIVATION: tl.constexpr):
-    if ACTIVATION == 0:  # as `families.ACTIVATIONS` numbers them
+    if ACTIVATION == 0:  # as `families.Activation` numbers them
         return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
     if ACTIVATION == 1:  # by tanh u = 1 - 2 / (exp 2u + 1)
         u = 0.7978845608028654 * (x + 0.044715 * x * x * x)
@@ -198,7 +204,7 @@ def _activated(x, ACTIVATION: tl.constexpr):
     return x
 
 
-@triton.jit(do_not_specialize=["M", "words"])
+@triton.jit(do_not_specialize=["M", "mask_words"])
 def attend(
     qkv,
     out,
@@ -215,13 +221,13 @@ def attend(
     arrived,
     M,
     width,
-    words,
+    mask_words,
     row_stride,
     head_stride,
     query_at,
     key_at,
     value_at,
-    between_heads,
+    head_offset,
     scale,
     epsilon,
     GROUP: tl.constexpr,
@@ -236,9 +242,9 @@ def attend(
 ):
     """Write each node's attention, (M, heads, HEAD), and its key and value into the cache.
 
-    qkv is (M, width); the value d of head h lies at `between_heads` h + d behind `query_at`, `key_at` or
+    qkv is (M, width); the value d of head h lies at `head_offset` h + d behind `query_at`, `key_at` or
     `value_at`. `span` holds the first row that the pass writes, and the row behind the last. Bit r of a node,
-    (M, words), says that it sees row r. cosine and sine are (positions, ROTATED).
+    (M, mask_words), says that it sees row r. cosine and sine are (positions, ROTATED).
 
     A program takes the GROUP of heads that share a key, of as many nodes as BLOCK_Q has room for, and every
     SPLITS-th block of rows. Whoever takes a block with new rows makes their keys and values itself, and
@@ -254,8 +260,8 @@ def attend(
     first, end = tl.load(span), tl.load(span + 1)
     d = tl.arange(0, BLOCK_D)
     fits = real[:, None] & (d < HEAD)[None, :]
-    start = qkv + node.to(tl.int64) * width + query_at + query_head * between_heads
-    q = _placed(
+    start = qkv + node.to(tl.int64) * width + query_at + query_head * head_offset
+    q = _rotated(
         tl.load(start[:, None] + d[None, :], mask=fits, other=0.0),
         start,
         real,
@@ -269,22 +275,22 @@ def attend(
         NORMED,
         BLOCK_D,
     )
-    highest = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
-    total = tl.zeros((BLOCK_Q,), tl.float32)
-    mixed = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
+    row_max = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
+    row_sum = tl.zeros((BLOCK_Q,), tl.float32)
+    acc = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
     for block in range(split, tl.cdiv(end, BLOCK_R), SPLITS):
         row = block * BLOCK_R + tl.arange(0, BLOCK_R)
-        seen = tl.load(bits + node * words + block * BLOCK_R // WORD, mask=real, other=0)
+        seen = tl.load(bits + node * mask_words + block * BLOCK_R // WORD, mask=real, other=0)
         new = (row >= first) & (row < end)
         source = tl.where(new, row - first, 0)
-        base = qkv + source.to(tl.int64) * width + head * between_heads
-        spot = head.to(tl.int64) * head_stride + row * row_stride
+        base = qkv + source.to(tl.int64) * width + head * head_offset
+        offset = head.to(tl.int64) * head_stride + row * row_stride
         old = (row < first)[:, None] & (d < HEAD)[None, :]
         fresh = new[:, None] & (d < HEAD)[None, :]
-        k = tl.load(keys + spot[:, None] + d[None, :], mask=old, other=0.0)
-        v = tl.load(values + spot[:, None] + d[None, :], mask=old, other=0.0)
+        k = tl.load(keys + offset[:, None] + d[None, :], mask=old, other=0.0)
+        v = tl.load(values + offset[:, None] + d[None, :], mask=old, other=0.0)
         if block * BLOCK_R + BLOCK_R > first:
-            placed = _placed(
+            rotated = _rotated(
                 tl.load(base[:, None] + key_at + d[None, :], mask=fresh, other=0.0),
                 base + key_at,
                 new,
@@ -298,60 +304,61 @@ def attend(
                 NORMED,
                 BLOCK_D,
             )
-            k = tl.where(fresh, placed, k)
+            k = tl.where(fresh, rotated, k)
             v = tl.where(fresh, tl.load(base[:, None] + value_at + d[None, :], mask=fresh, other=0.0), v)
-            tl.store(keys + spot[:, None] + d[None, :], k, mask=fresh)
-            tl.store(values + spot[:, None] + d[None, :], v, mask=fresh)
+            tl.store(keys + offset[:, None] + d[None, :], k, mask=fresh)
+            tl.store(values + offset[:, None] + d[None, :], v, mask=fresh)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         visible = ((seen[:, None] >> (row % WORD)[None, :]) & 1) != 0
         scores = tl.where(visible, scores, float("-inf"))
-        new_highest = tl.maximum(highest, tl.max(scores, axis=1))
-        finite = tl.where(new_highest == float("-inf"), 0.0, new_highest)
-        shares = tl.exp(scores - finite[:, None])
-        old_share = tl.exp(highest - finite)
-        total = total * old_share + tl.sum(shares, axis=1)
-        mixed = mixed * old_share[:, None]
-        mixed = tl.dot(shares.to(v.dtype), v, mixed, input_precision="ieee")
-        highest = new_highest
+        new_max = tl.maximum(row_max, tl.max(scores, axis=1))
+        shift = tl.where(new_max == float("-inf"), 0.0, new_max)
+        probabilities = tl.exp(scores - shift[:, None])
+        rescale = tl.exp(row_max - shift)
+        row_sum = row_sum * rescale + tl.sum(probabilities, axis=1)
+        acc = acc * rescale[:, None]
+        acc = tl.dot(probabilities.to(v.dtype), v, acc, input_precision="ieee")
+        row_max = new_max
     result = out + ((node.to(tl.int64) * tl.num_programs(1) + head) * GROUP + slot % GROUP)[:, None] * HEAD
     if SPLITS == 1:
-        tl.store(result + d[None, :], _shared(mixed, total).to(out.dtype.element_ty), mask=fits)
+        tl.store(result + d[None, :], _divided(acc, row_sum).to(out.dtype.element_ty), mask=fits)
     else:
-        # A part: BLOCK_D sums of each slot, then its highest score and its total, in columns of their own.
+        # A part: BLOCK_D sums of each slot, then its highest score and the sum of its
+        # probabilities, in columns of their own.
         group = tl.program_id(0) * tl.num_programs(1) + head
         part_size: tl.constexpr = BLOCK_Q * (BLOCK_D + 2)
         mine = partial + (group * SPLITS + split).to(tl.int64) * part_size
-        tl.store(mine + slot[:, None] * BLOCK_D + d[None, :], mixed)
-        tl.store(mine + BLOCK_Q * BLOCK_D + slot, highest)
-        tl.store(mine + BLOCK_Q * (BLOCK_D + 1) + slot, total)
+        tl.store(mine + slot[:, None] * BLOCK_D + d[None, :], acc)
+        tl.store(mine + BLOCK_Q * BLOCK_D + slot, row_max)
+        tl.store(mine + BLOCK_Q * (BLOCK_D + 1) + slot, row_sum)
         tl.debug_barrier()
         if tl.atomic_add(arrived + group, 1, sem="acq_rel") == SPLITS - 1:
             tl.store(arrived + group, 0)
-            highest = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
-            total = tl.zeros((BLOCK_Q,), tl.float32)
-            mixed = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
+            row_max = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
+            row_sum = tl.zeros((BLOCK_Q,), tl.float32)
+            acc = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
             for part in range(SPLITS):
                 its = partial + (group * SPLITS + part).to(tl.int64) * part_size
-                its_highest = tl.load(its + BLOCK_Q * BLOCK_D + slot, cache_modifier=".cg")
-                its_total = tl.load(its + BLOCK_Q * (BLOCK_D + 1) + slot, cache_modifier=".cg")
-                its_mixed = tl.load(its + slot[:, None] * BLOCK_D + d[None, :], cache_modifier=".cg")
-                new_highest = tl.maximum(highest, its_highest)
-                finite = tl.where(new_highest == float("-inf"), 0.0, new_highest)
-                mine_share, its_share = tl.exp(highest - finite), tl.exp(its_highest - finite)
-                total = total * mine_share + its_total * its_share
-                mixed = mixed * mine_share[:, None] + its_mixed * its_share[:, None]
-                highest = new_highest
-            tl.store(result + d[None, :], _shared(mixed, total).to(out.dtype.element_ty), mask=fits)
+                its_max = tl.load(its + BLOCK_Q * BLOCK_D + slot, cache_modifier=".cg")
+                its_sum = tl.load(its + BLOCK_Q * (BLOCK_D + 1) + slot, cache_modifier=".cg")
+                its_acc = tl.load(its + slot[:, None] * BLOCK_D + d[None, :], cache_modifier=".cg")
+                new_max = tl.maximum(row_max, its_max)
+                shift = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale, its_scale = tl.exp(row_max - shift), tl.exp(its_max - shift)
+                row_sum = row_sum * rescale + its_sum * its_scale
+                acc = acc * rescale[:, None] + its_acc * its_scale[:, None]
+                row_max = new_max
+            tl.store(result + d[None, :], _divided(acc, row_sum).to(out.dtype.element_ty), mask=fits)
 
 
 @triton.jit
-def _shared(mixed, total):
-    """Divide sums by the totals of their shares, which are zero for what sees nothing, say padding."""
-    return mixed / tl.where(total > 0, total, 1.0)[:, None]
+def _divided(acc, row_sum):
+    """Divide sums by the totals of their probabilities, which are zero for what sees nothing, say padding."""
+    return acc / tl.where(row_sum > 0, row_sum, 1.0)[:, None]
 
 
 @triton.jit
-def _placed(
+def _rotated(
     head,
     start,
     real,
@@ -412,15 +419,15 @@ def rank_parts(
     temperature = tl.load(law).to(tl.int32).to(tl.float32, bitcast=True)
     if temperature > 0:
         own = own / temperature + _gumbel(token, tl.load(positions + node) + 1, tl.load(law + 1))
-    spot = node * tl.num_programs(0) + part
-    highest = tl.max(own)
-    finite = tl.where(highest == float("-inf"), 0.0, highest)
-    tl.store(values + spot * (BRANCH + 2) + BRANCH, highest)
-    tl.store(values + spot * (BRANCH + 2) + BRANCH + 1, tl.sum(tl.exp(own - finite)))
+    offset = node * tl.num_programs(0) + part
+    maximum = tl.max(own)
+    shift = tl.where(maximum == float("-inf"), 0.0, maximum)
+    tl.store(values + offset * (BRANCH + 2) + BRANCH, maximum)
+    tl.store(values + offset * (BRANCH + 2) + BRANCH + 1, tl.sum(tl.exp(own - shift)))
     for place in tl.static_range(BRANCH):
         value, index = tl.max(own, axis=0, return_indices=True)
-        tl.store(values + spot * (BRANCH + 2) + place, value)
-        tl.store(tokens + spot * BRANCH + place, part * BLOCK + index)
+        tl.store(values + offset * (BRANCH + 2) + place, value)
+        tl.store(tokens + offset * BRANCH + place, part * BLOCK + index)
         own = tl.where(tl.arange(0, BLOCK) == index, float("-inf"), own)
 
 
@@ -452,17 +459,17 @@ def rank_all(
     node = tl.program_id(0)
     part = tl.arange(0, BLOCK_PARTS)
     stats = values + (node * parts + part) * (BRANCH + 2)
-    highests = tl.load(stats + BRANCH, mask=part < parts, other=float("-inf"))
+    maxima = tl.load(stats + BRANCH, mask=part < parts, other=float("-inf"))
     sums = tl.load(stats + BRANCH + 1, mask=part < parts, other=0.0)
-    highest = tl.max(highests)
-    finite = tl.where(highest == float("-inf"), 0.0, highest)
-    total = tl.sum(sums * tl.exp(highests - finite))
-    normaliser = finite + tl.log(tl.where(total > 0, total, 1.0))
+    maximum = tl.max(maxima)
+    shift = tl.where(maximum == float("-inf"), 0.0, maximum)
+    total = tl.sum(sums * tl.exp(maxima - shift))
+    normaliser = shift + tl.log(tl.where(total > 0, total, 1.0))
     place = tl.arange(0, BLOCK_PARTS * BLOCK_BRANCH)
     its_part, its_rank = place // BLOCK_BRANCH, place % BLOCK_BRANCH
     there = (its_part < parts) & (its_rank < BRANCH)
-    spot = node * parts + its_part
-    candidates = tl.load(values + spot * (BRANCH + 2) + its_rank, mask=there, other=float("-inf"))
+    offset = node * parts + its_part
+    candidates = tl.load(values + offset * (BRANCH + 2) + its_rank, mask=there, other=float("-inf"))
     for rank in tl.static_range(BRANCH):
         value, index = tl.max(candidates, axis=0, return_indices=True)
         chosen = node * parts + index // BLOCK_BRANCH

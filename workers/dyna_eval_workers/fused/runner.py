@@ -15,19 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyna_eval.errors import first_line
+from dyna_eval.errors import NoKernelsError, first_line
 from dyna_eval_workers.cudagraph import WORD, GraphRunner, bits_of
 from dyna_eval_workers.families import (
-    ACTIVATIONS,
-    SEQUENTIAL,
+    Activation,
     Block,
+    Residual,
     Stack,
     is_rms,
     rotary_size,
     rotary_tables,
     stack_of,
 )
-from dyna_eval_workers.native import NoKernelsError
 from dyna_eval_workers.runner import COMMITTED
 from dyna_eval_workers.sampling import Chooser
 
@@ -231,7 +230,7 @@ class FusedRunner(GraphRunner):
 
     def _forward(self, inputs: _Inputs, logits: Tensor) -> None:
         hidden = self._embedded(inputs)
-        if self._stack.residual == SEQUENTIAL:
+        if self._stack.residual is Residual.SEQUENTIAL:
             self._one_behind_the_other(hidden, inputs)
             added = None
         else:
@@ -282,22 +281,23 @@ class FusedRunner(GraphRunner):
             self._arrived = self._main_counters
 
     def _inner(self, normed: Tensor, layer: _Layer) -> Tensor:
-        activation = ACTIVATIONS[self._stack.activation]
-        return self._product("inner", normed, layer.up, activation=activation, gated=self._stack.gated)
+        return self._product(
+            "inner", normed, layer.up, activation=self._stack.activation, gated=self._stack.gated
+        )
 
     def _embedded(self, inputs: _Inputs) -> Tensor:
         stack = self._stack
         width = stack.embedding.shape[1]
         hidden = self._room("hidden", inputs.nodes, width)
-        places = stack.embedding if stack.positions is None else stack.positions
+        positions = stack.embedding if stack.positions is None else stack.positions
         self._kernels.embed[(inputs.nodes,)](
             inputs.tokens,
             inputs.positions,
             stack.embedding,
-            places,
+            positions,
             hidden,
             width,
-            HAS_PLACES=stack.positions is not None,
+            HAS_POSITIONS=stack.positions is not None,
             BLOCK=_power_of_two(width),
         )
         return hidden
@@ -333,7 +333,7 @@ class FusedRunner(GraphRunner):
         x: Tensor,
         matrix: _Matrix,
         *,
-        activation: int | None = None,
+        activation: Activation = Activation.LINEAR,
         gated: bool = False,
         onto: Tensor | None = None,
         into: Tensor | None = None,
@@ -360,7 +360,7 @@ class FusedRunner(GraphRunner):
             matrix.inputs,
             *matrix.weight.stride(),
             matrix.splits,
-            ACTIVATION=self._kernels.LINEAR if activation is None else activation,
+            ACTIVATION=activation.value,
             GATED=gated,
             ADD=onto is not None,
             HAS_BIAS=matrix.bias is not None,

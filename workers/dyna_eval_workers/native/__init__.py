@@ -17,7 +17,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from dyna_eval.errors import first_line
+from dyna_eval.errors import NoFolderError, NoKernelsError, first_line
 
 SOURCE = Path(__file__).with_name("transformer.cpp")
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-Wno-psabi")
@@ -38,14 +38,6 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
         [Pointer, *[ctypes.c_int64] * 2, ctypes.c_float, ctypes.c_uint64, Pointer, Pointer],
     ),
 }
-
-
-class NoKernelsError(Exception):
-    """The kernels cannot be built on this machine; the text says why."""
-
-
-class NoFolderError(NoKernelsError):
-    """There is no folder that the kernels can be kept in."""
 
 
 @cache

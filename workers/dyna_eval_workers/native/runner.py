@@ -26,6 +26,7 @@ class NativeRunner:
     """
 
     backend = "compile"
+    fallback = ""
     passes = "the kernels"
     """What a reason calls them, as in: they fail the self-test."""
 

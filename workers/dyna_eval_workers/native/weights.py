@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyna_eval_workers.families import ACTIVATIONS, Block, Stack, is_rms, rotary_size, stack_of
+from dyna_eval_workers.families import Block, Stack, is_rms, rotary_size, stack_of
 
 PANEL, _LANES = 32, 16
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -122,7 +122,7 @@ class Weights:
             vocabulary=self.vocabulary,
             layers=len(stack.blocks),
             root_mean_square=is_rms(stack.norm),
-            activation=ACTIVATIONS[stack.activation],
+            activation=stack.activation,
             gated=stack.gated,
             residual=stack.residual,
             threads=threads,
