@@ -164,7 +164,7 @@ class _Role(StrEnum):
 
 
 _ENLARGED = {_Role.TARGET: (2, 24), _Role.DRAFT: (1, 8)}
-"""Width and layers of the large demo models: 99 M and 2.1 M parameters, the ratio of Pythia-2.8B and 70M."""
+"""Width and layers of the large demo models: 116 M and 2.6 M parameters, 44 to 1 (Pythia-2.8B to 70M: 39)."""
 
 
 def _location(model: str, role: _Role) -> str:
