@@ -39,7 +39,7 @@ PASSES = 15
 
 
 def large_target(dtype: str) -> GPTNeoXForCausalLM:
-    """Return the target of the large demo pair, 99 M parameters."""
+    """Return the target of the large demo pair, 116 M parameters."""
     model = GPTNeoXForCausalLM.from_pretrained(demo_folder() / "target", dtype=getattr(torch, dtype))
     return enlarge(model, width=2, layers=24).eval()
 

@@ -42,11 +42,15 @@ _METHOD_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 class Method(StrEnum):
-    """How the next tokens are found. All methods emit what the target alone would emit.
+    """How the next tokens are found.
 
-    The members are dyna-eval's own. Any other name in lower case, `Method("my_policy")`, is the growth policy
-    that a package brings under it (`dyna_eval.policies`); whether one is installed here does not matter to
-    results that were measured with it.
+    What our own loop decodes, also by the growth policies of other packages, is what the target alone would
+    emit, but for numeric ties. `hf_generate` and `hf_assisted` are transformers' own loops: they round
+    otherwise, so their greedy text may leave ours at more ties, and their sampled text is drawn by other
+    random numbers.
+
+    Any other name is that of a growth policy that another package brings; results that were measured with it
+    can be read without the package.
     """
 
     AR = "ar"
@@ -77,7 +81,9 @@ class Method(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Method | None:
-        """Name a method of another package; the same object each time, so that `is` and pickling work."""
+        """Name a method of another package, installed or not; the same object each time, so that `is` and
+        pickling work.
+        """
         if not isinstance(value, str) or not _METHOD_NAME.fullmatch(value):
             return None
         external = str.__new__(cls, value)

@@ -342,6 +342,7 @@ class HfGenerate(MethodParameters):
 class HfAssisted(MethodParameters):
     """Speculation in transformers' own loop, `generate` with an assistant; its cache is always dynamic.
 
+    With scikit-learn installed, transformers adapts a confidence threshold above 0 from round to round.
     Source and defaults: `GenerationConfig` of transformers 5.
     """
 

@@ -155,7 +155,8 @@ class MeasureSection(Section):
 
     repeats: Repeats = Field(
         _MEASURE.repeats,
-        description="Runs of every row; auto adds blocks until each speedup is known to within 'precision'.",
+        description="Runs of every row; auto adds blocks until each speedup, and the baseline's throughput,"
+        " is known to within 'precision'.",
     )
     max_repeats: int | None = Field(
         None, ge=FIRST_REPEATS, le=1000, description=f"At most, with auto; unless given, {MAX_REPEATS}."
@@ -172,7 +173,8 @@ class MeasureSection(Section):
         _MEASURE.warmup,
         ge=0,
         le=1000,
-        description="Short unmeasured runs before a job, over its first prompt reversed.",
+        description="Unmeasured runs before a job, of at most 32 tokens after its first prompt reversed,"
+        " so that they go over none of the measured prompts.",
     )
     confidence: float = Field(
         _MEASURE.confidence, gt=0, lt=1, allow_inf_nan=False, description="Of all intervals of a report."
@@ -239,7 +241,9 @@ class SweepFile(Section):
     """
 
     name: SweepName = Field(description="Unless given, the file's name without its ending.")
-    pair: Any = Field(description="'demo', a target/draft pair, or a list of those to sweep over.")
+    pair: Any = Field(
+        description="'demo', 'demo-large', a target/draft pair, or a list of those to sweep over."
+    )
     prompts: Any = Field(description="A prompt set, or a list of those, each with a table of its own.")
     generation: Any = Field(default_factory=dict)
     measure: Any = Field(default_factory=dict)

@@ -89,7 +89,8 @@ def paper_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=file,
             multiple=True,
             metavar="PAPER.tex",
-            help="Compare a paper with the database; exit 1 where they differ.",
+            help="Compare a paper with the database; exit 1 where they differ. With --json, print the"
+            " differences as JSON.",
         ),
     ]
     return with_options(with_paper, options)

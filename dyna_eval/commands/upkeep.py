@@ -21,7 +21,7 @@ def pairs() -> None:
 @database_option
 @json_option
 def list_pairs(*, database: str, as_json: bool) -> None:
-    """List the packaged pair and those of stored sweeps."""
+    """List the packaged pairs and those of stored sweeps."""
     from dyna_eval.jobs import PACKAGED_PAIRS
 
     known = dict.fromkeys(PACKAGED_PAIRS, "packaged")

@@ -19,7 +19,8 @@ from dyna_eval.errors import InputError
 @click.option(
     "--token",
     envvar="DYNA_EVAL_DASHBOARD_TOKEN",
-    help="Asked of every browser; made up for other addresses than loopback. Best set by the environment.",
+    help="Asked of every browser: 16 characters or more of A-Za-z0-9-._~; made up for other addresses than"
+    " loopback. Best set by DYNA_EVAL_DASHBOARD_TOKEN, for others can read a command line.",
 )
 @click.option("--open", "open_browser", is_flag=True, help="Open the page in a browser.")
 @database_option

@@ -34,7 +34,7 @@ class Role(StrEnum):
 
 
 ENLARGED = {Role.TARGET: (2, 24), Role.DRAFT: (1, 8)}
-"""Width and layers of the large demo models: 116 M and 2.6 M parameters."""
+"""Width and layers of the large demo models: 116 M and 2.6 M parameters, 44 to 1 as Pythia-2.8B and 70M (39)."""
 
 
 def demo_folder() -> Path:
