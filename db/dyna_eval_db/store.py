@@ -31,23 +31,17 @@ from dyna_eval.jobs import Job, JobState, Pair, PromptSet, ResolvedSweep, Scalar
 from dyna_eval.measurements import Calibration, JobResult, Sample
 from dyna_eval.records import StoredJob, SweepRecord
 from dyna_eval_db import imports, sweeps
+from dyna_eval_db.address import parse_address
 from dyna_eval_db.audit import audit
 from dyna_eval_db.claims import claim_jobs, close, holds, land_results, release, take_back
 from dyna_eval_db.columns import database_clock, execute_counted, insert_missing
-from dyna_eval_db.engine import (
-    bare_engine,
-    check_file,
-    parse_address,
-    reading,
-    reported,
-    retried,
-    store_engine,
-    writing,
-)
+from dyna_eval_db.engine import bare_engine, reading, store_engine, writing
 from dyna_eval_db.events import log, log_claim, read_events
 from dyna_eval_db.migrate import require_schema, require_usable
 from dyna_eval_db.models import AttemptRow, JobRow, LeaseRow, SweepRow
+from dyna_eval_db.refusals import reported, retried
 from dyna_eval_db.results import read_calibrations, read_jobs, read_samples, read_tree_sizes
+from dyna_eval_db.sqlite_file import check_file
 from dyna_eval_db.values import (
     Attempt,
     Claim,

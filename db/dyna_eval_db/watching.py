@@ -19,7 +19,8 @@ from dyna_eval.jobs import JobState, Method
 from dyna_eval.records import SweepRecord
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.actors import read_cluster
-from dyna_eval_db.engine import bare_engine, check_file, parse_address, reported, shown, watching_engine
+from dyna_eval_db.address import parse_address, shown
+from dyna_eval_db.engine import bare_engine, watching_engine
 from dyna_eval_db.migrate import require_schema
 from dyna_eval_db.models import (
     AttemptRow,
@@ -31,8 +32,10 @@ from dyna_eval_db.models import (
     SampleRow,
     SweepRow,
 )
+from dyna_eval_db.refusals import reported
 from dyna_eval_db.remaining import read_time_left
 from dyna_eval_db.results import read_samples
+from dyna_eval_db.sqlite_file import check_file
 from dyna_eval_db.store import attempt_value
 from dyna_eval_db.values import SweepState, error_text
 from dyna_eval_db.watched import Cluster, JobDetail, JobLine, Page, SampleDetail, SampleLine, SweepOutline

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from dyna_eval_db.engine import bare_engine, parse_address, writing
+from dyna_eval_db.address import parse_address
+from dyna_eval_db.engine import bare_engine, writing
 from dyna_eval_db.store import Store
 from measurements import make_result, make_sentinel, make_sweep
 from sqlalchemy import text

@@ -27,7 +27,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from dyna_eval_db import migrate
-from dyna_eval_db.engine import bare_engine, parse_address, writing
+from dyna_eval_db.address import parse_address
+from dyna_eval_db.engine import bare_engine, writing
 from dyna_eval_db.migrate import MIGRATIONS, VERSION_TABLE, Schema, SchemaKind, inspect_schema
 from dyna_eval_db.models import SCHEMA_VERSION, Base
 from dyna_eval_db.store import Store

@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from dyna_eval_db.engine import network_file_system, wal_is_safe
+from dyna_eval_db.engine import wal_is_safe
+from dyna_eval_db.sqlite_file import network_file_system
 from dyna_eval_db.store import Claim, Claimant, Landing, Outcome, Store, SweepState
 from measurements import (
     CALIBRATION,
