@@ -133,8 +133,8 @@ def _release_all(session: Session, claims: Sequence[Claim]) -> set[tuple[int, in
     return {(job_id, epoch) for job_id, epoch in rows}
 
 
-def take_back(session: Session, outcome: Outcome, *conditions: Any) -> int:
-    """Queue running jobs again; those that are just being landed are left alone."""
+def take_back(session: Session, *conditions: Any) -> int:
+    """Queue the running jobs of lost claims again; those that are just being landed are left alone."""
     running = select(JobRow.id, JobRow.sweep_id, JobRow.epoch).where(
         JobRow.state == JobState.RUNNING, *conditions
     )
@@ -142,8 +142,8 @@ def take_back(session: Session, outcome: Outcome, *conditions: Any) -> int:
     for job in jobs:
         queued = update(JobRow).where(JobRow.id == job.id)
         session.connection().execute(queued.values(state=JobState.QUEUED, lease_expires_at=None))
-        close(session, job.id, job.epoch, outcome)
-    log_all(session, [(job.sweep_id, outcome, job.id, {"epoch": job.epoch}) for job in jobs])
+        close(session, job.id, job.epoch, Outcome.LOST)
+    log_all(session, [(job.sweep_id, Outcome.LOST, job.id, {"epoch": job.epoch}) for job in jobs])
     return len(jobs)
 
 

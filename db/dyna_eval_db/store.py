@@ -7,7 +7,7 @@ nothing and leaves an event. The life of a job:
     queued -> running                        claim
     running -> done                          land
     running -> failed or queued              fail, final or not
-    running -> queued                        put_back, expire_claims, recover
+    running -> queued                        put_back, recover
     queued, running -> cancelled             cancel
     queued -> failed                         fail_pair
     failed -> queued                         retry
@@ -303,7 +303,7 @@ class Store:
         kept = JobRow.id.in_([claim.job_id for claim in keep])
         with self._write() as session:
             _require_lease(session, sweep_id, holder)
-            return take_back(session, Outcome.LOST, JobRow.sweep_id == sweep_id, ~kept)
+            return take_back(session, JobRow.sweep_id == sweep_id, ~kept)
 
     # -------------------------------------------------------- claims and results
 
@@ -346,9 +346,11 @@ class Store:
 
     @retried
     def renew_claim(self, claim: Claim, seconds: float, *, silent_seconds: float | None = None) -> bool:
-        """Keep a claim alive; False where it is no longer valid and its work would be fenced.
+        """Note that a claim is worked on; False where it is no longer valid and its work would be fenced.
 
-        `silent_seconds` says how long ago its actor answered; None where it has not answered yet.
+        It is due again within `seconds`, which the cluster's page shows; one that is not renewed stays valid
+        until `recover` takes it back. `silent_seconds` says how long ago its actor answered; None where it
+        has not answered yet.
         """
         values = {"lease_expires_at": database_clock(seconds)}
         with self._write() as session:
@@ -358,13 +360,6 @@ class Store:
                 attempt = update(AttemptRow).where(AttemptRow.id == claim.attempt_id)
                 session.execute(attempt.values(heard_at=database_clock(-silent_seconds)))
             return True
-
-    @retried
-    def expire_claims(self, sweep_id: int) -> int:
-        """Take back the jobs whose claim was not renewed in time, and return their number."""
-        expired = JobRow.lease_expires_at <= database_clock()
-        with self._write() as session:
-            return take_back(session, Outcome.EXPIRED, JobRow.sweep_id == sweep_id, expired)
 
     @retried
     def put_back(self, claim: Claim, reason: str) -> bool:

@@ -27,7 +27,6 @@ class Outcome(StrEnum):
     LANDED = "landed"
     FAILED = "failed"
     LOST = "lost"  # its controller went away
-    EXPIRED = "expired"  # nobody renewed its claim
     PUT_BACK = "put back"  # its controller gave the job up
     CANCELLED = "cancelled"
 

@@ -119,7 +119,7 @@ class ActorAtWork:
     label: str
     running_seconds: float
     lease_seconds: float | None
-    """Until the job may be taken back, unless the controller renews its claim."""
+    """Until the controller is to have renewed its claim; negative where it is late, or gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

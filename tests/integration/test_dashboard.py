@@ -278,7 +278,7 @@ def test_the_pulse_changes_when_something_happens_and_not_otherwise(tmp_path: Pa
         told = client.get("/sweeps/1/pulse").json()
         assert told["pulse"] == watched.pulse(sweep)
         assert 2.0 <= told["again_seconds"] <= 10.0
-        assert "Claim expires in" in client.get("/cluster").text
+        assert "Renewal due in" in client.get("/cluster").text
 
 
 def test_time_left_comes_from_calibration_first_and_then_from_what_is_done(tmp_path: Path) -> None:

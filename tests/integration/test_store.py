@@ -56,6 +56,12 @@ def take(store: Store, sweep_id: int, *, actor: str = "actor-1", seconds: float 
     return claim
 
 
+def take_back_all(store: Store, sweep_id: int) -> None:
+    """Become the sweep's next controller, to which all claims of before are lost."""
+    assert store.acquire_lease(sweep_id, "next", MINUTE)
+    store.recover(sweep_id, "next")
+
+
 def kinds(store: Store, sweep_id: int) -> list[str]:
     return [happened.kind for happened in store.events(sweep_id)]
 
@@ -263,6 +269,15 @@ def test_recovery_queues_what_an_earlier_controller_left_running_without_blame(
     assert "lost" in kinds(store, sweep_id)
     assert store.land(claim, make_result(claim.job)) == Landing.FENCED
     assert store.recover(sweep_id, "me") == 0
+    again = take(store, sweep_id)
+    assert (again.job_id, again.epoch) == (claim.job_id, 2)
+
+
+def test_recovery_leaves_the_claims_that_are_to_be_kept(store: Store, sweep_id: int) -> None:
+    unknown, kept = take(store, sweep_id), take(store, sweep_id)
+    store.acquire_lease(sweep_id, "me", MINUTE)
+    assert store.recover(sweep_id, "me", keep=[kept]) == 1
+    assert (state(store, unknown), state(store, kept)) == (JobState.QUEUED, JobState.RUNNING)
 
 
 # ---------------------------------------------------------------------- claims
@@ -378,21 +393,10 @@ def test_one_of_many_that_submit_at_once_stores_the_sweep(store: Store, database
     assert sum(store.progress(found[0]).values()) == 4
 
 
-def test_a_claim_that_is_not_renewed_expires_and_its_job_is_claimed_anew(store: Store, sweep_id: int) -> None:
-    late = take(store, sweep_id, seconds=-1.0)
-    alive = take(store, sweep_id)
-    assert store.expire_claims(sweep_id) == 1
-    assert state(store, late) == JobState.QUEUED
-    assert state(store, alive) == JobState.RUNNING
-    assert outcomes(store, late.job_id) == [Outcome.EXPIRED]
-    again = take(store, sweep_id)
-    assert (again.job_id, again.epoch) == (late.job_id, 2)
-
-
-def test_a_renewed_claim_does_not_expire(store: Store, sweep_id: int) -> None:
+def test_a_claim_that_is_renewed_late_is_valid_while_nobody_took_it_back(store: Store, sweep_id: int) -> None:
     claim = take(store, sweep_id, seconds=-1.0)
     assert store.renew_claim(claim, MINUTE)
-    assert store.expire_claims(sweep_id) == 0
+    assert store.land(claim, make_result(claim.job)) == Landing.LANDED
 
 
 def test_a_job_given_up_is_queued_again_without_blame(store: Store, sweep_id: int) -> None:
@@ -477,8 +481,8 @@ def test_landing_twice_is_noticed_and_changes_nothing(store: Store, sweep_id: in
 
 
 def test_of_several_results_at_once_each_lands_or_is_fenced_by_itself(store: Store, sweep_id: int) -> None:
-    late = take(store, sweep_id, actor="late", seconds=-1.0)
-    store.expire_claims(sweep_id)
+    late = take(store, sweep_id, actor="late")
+    take_back_all(store, sweep_id)
     claims = [take(store, sweep_id, actor="actor-1") for _ in range(3)]
     again = claims[0]
     store.land(again, make_result(again.job))
@@ -502,8 +506,8 @@ def test_of_several_results_at_once_each_lands_or_is_fenced_by_itself(store: Sto
 def test_of_two_results_of_one_job_at_once_only_that_of_the_newest_claim_lands(
     store: Store, sweep_id: int
 ) -> None:
-    late = take(store, sweep_id, actor="late", seconds=-1.0)
-    store.expire_claims(sweep_id)
+    late = take(store, sweep_id, actor="late")
+    take_back_all(store, sweep_id)
     newer = take(store, sweep_id, actor="newer")
     finished = [
         (claim, make_result(claim.job, actor=claim_actor))
@@ -514,9 +518,11 @@ def test_of_two_results_of_one_job_at_once_only_that_of_the_newest_claim_lands(
     assert store.audit() == []
 
 
-def test_a_result_that_lands_after_its_claim_expired_leaves_no_row(store: Store, sweep_id: int) -> None:
-    late = take(store, sweep_id, actor="late", seconds=-1.0)
-    store.expire_claims(sweep_id)
+def test_a_result_that_lands_after_its_claim_was_taken_back_leaves_no_row(
+    store: Store, sweep_id: int
+) -> None:
+    late = take(store, sweep_id, actor="late")
+    take_back_all(store, sweep_id)
     before = store.record(sweep_id)
     assert store.land(late, make_result(late.job, sentinels=[make_sentinel("late")])) == Landing.FENCED
     assert store.record(sweep_id) == before
@@ -525,14 +531,14 @@ def test_a_result_that_lands_after_its_claim_expired_leaves_no_row(store: Store,
 
 
 def test_the_result_of_the_newest_claim_stands_against_a_late_one(store: Store, sweep_id: int) -> None:
-    late = take(store, sweep_id, actor="late", seconds=-1.0)
-    store.expire_claims(sweep_id)
+    late = take(store, sweep_id, actor="late")
+    take_back_all(store, sweep_id)
     newer = take(store, sweep_id, actor="newer")
     assert store.land(late, make_result(late.job, actor="late")) == Landing.FENCED
     assert store.land(newer, make_result(newer.job, actor="newer")) == Landing.LANDED
     assert store.land(late, make_result(late.job, actor="late")) == Landing.FENCED
     assert store.job(newer.job_id).actor == "newer"
-    assert outcomes(store, newer.job_id) == [Outcome.EXPIRED, Outcome.LANDED]
+    assert outcomes(store, newer.job_id) == [Outcome.LOST, Outcome.LANDED]
 
 
 def test_a_result_of_another_job_is_refused(store: Store, sweep_id: int) -> None:
@@ -743,13 +749,12 @@ def test_a_pair_that_does_not_load_fails_its_queued_jobs_and_no_other(store: Sto
     assert sum(job.state == JobState.QUEUED for job in jobs) == 4
 
 
-def expired(store: Store, sweep_id: int, claim: Claim) -> None:
-    store.renew_claim(claim, -1.0)
-    store.expire_claims(sweep_id)
+def lost(store: Store, sweep_id: int, claim: Claim) -> None:  # noqa: ARG001
+    take_back_all(store, sweep_id)
 
 
 def claimed_anew(store: Store, sweep_id: int, claim: Claim) -> None:
-    expired(store, sweep_id, claim)
+    lost(store, sweep_id, claim)
     take(store, sweep_id)
 
 
@@ -765,7 +770,7 @@ def landed_already(store: Store, sweep_id: int, claim: Claim) -> None:  # noqa: 
     store.land(claim, make_result(claim.job))
 
 
-@pytest.mark.parametrize("overtake", [expired, claimed_anew, cancelled, failed_for_good, landed_already])
+@pytest.mark.parametrize("overtake", [lost, claimed_anew, cancelled, failed_for_good, landed_already])
 @pytest.mark.parametrize(
     ("act", "refused"),
     [
@@ -791,7 +796,7 @@ def test_a_claim_that_was_overtaken_changes_nothing(
     assert store.attempts(claim.job_id) == attempts
 
 
-@pytest.mark.parametrize("overtake", [expired, claimed_anew, cancelled, failed_for_good])
+@pytest.mark.parametrize("overtake", [lost, claimed_anew, cancelled, failed_for_good])
 def test_a_result_that_was_overtaken_is_fenced(
     store: Store, sweep_id: int, overtake: Callable[[Store, int, Claim], None]
 ) -> None:
