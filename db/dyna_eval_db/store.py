@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session
 
 from dyna_eval.errors import LeaseLostError, UnknownSweepError
 from dyna_eval.imported import ImportedFile, ImportedSweep
-from dyna_eval.jobs import Job, JobState, Pair, PromptSet, ResolvedSweep, Scalar
+from dyna_eval.jobs import Job, JobState, Pair, PromptSet, ResolvedSweep
 from dyna_eval.measurements import Calibration, JobResult, Sample
 from dyna_eval.records import StoredJob, SweepRecord
 from dyna_eval_db import imports, sweeps
@@ -307,24 +307,6 @@ class Store:
 
     # -------------------------------------------------------- claims and results
 
-    def claim(
-        self,
-        sweep_id: int,
-        *,
-        pair: str,
-        actor: str,
-        lease_seconds: float,
-        holder: str | None = None,
-        node: str | None = None,
-    ) -> Claim | None:
-        """Take the next queued job of a pair for an actor on a node, as `claim_jobs` does; None where there
-        is none."""
-        claimant = Claimant(actor=actor, node=node)
-        claims = self.claim_jobs(
-            sweep_id, pair=pair, claimants=[claimant], lease_seconds=lease_seconds, holder=holder
-        )
-        return claims[0] if claims else None
-
     @retried
     def claim_jobs(
         self,
@@ -371,17 +353,13 @@ class Store:
             log_claim(session, claim, Outcome.PUT_BACK, reason=reason)
             return True
 
-    def land(self, claim: Claim, result: JobResult) -> Landing:
-        """Store a job's result if its claim is still valid, all of it or nothing.
+    @retried
+    def land_results(self, finished: Sequence[tuple[Claim, JobResult]]) -> list[Landing]:
+        """Store the results whose claims are still valid, all of each or nothing of it, in one transaction.
 
         ALREADY_LANDED where this very attempt has landed before: the answer of a commit may get lost.
         FENCED where the job was taken back or cancelled since: the result is discarded, its sentinels too.
         """
-        return self.land_results([(claim, result)])[0]
-
-    @retried
-    def land_results(self, finished: Sequence[tuple[Claim, JobResult]]) -> list[Landing]:
-        """Store several results as `land` does each, in one transaction."""
         for claim, result in finished:
             if (result.job_key, result.repeat) != (claim.job.key, claim.job.repeat):
                 raise ValueError(
@@ -486,14 +464,6 @@ class Store:
         """Return a sweep's events in order, those after the one of a given number."""
         with self._read() as session:
             return read_events(session, sweep_id, after=after)
-
-    @retried
-    def log_event(
-        self, sweep_id: int, kind: str, detail: dict[str, Scalar], job_id: int | None = None
-    ) -> None:
-        """Add an event of the caller's own."""
-        with self._write() as session:
-            log(session, sweep_id, kind, job_id, **detail)
 
 
 # ---------------------------------------------------------------------- conditions

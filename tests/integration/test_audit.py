@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from claims import claim_one, land_one
 from click.testing import CliRunner
 from dyna_eval_db.address import parse_address
 from dyna_eval_db.engine import bare_engine, writing
@@ -23,11 +24,11 @@ def worked(database_url: str) -> Iterator[Store]:
     """A sweep of which one job is done, one running, one failed once and queued again, and one untouched."""
     with Store.open(database_url, create=True) as store:
         sweep_id = store.add_sweep(make_sweep())
-        claims = [store.claim(sweep_id, pair="demo", actor="a", lease_seconds=MINUTE) for _ in range(3)]
+        claims = [claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=MINUTE) for _ in range(3)]
         done, _running, failed = claims
         assert done is not None
         assert failed is not None
-        store.land(done, make_result(done.job, sentinels=[make_sentinel()]))
+        land_one(store, done, make_result(done.job, sentinels=[make_sentinel()]))
         store.fail(failed, error_class="MemoryError", message="no room", final=False)
         yield store
 
