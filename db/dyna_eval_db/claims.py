@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 from dyna_eval.jobs import JobState
 from dyna_eval.measurements import JobResult
 from dyna_eval_db.columns import database_clock, execute_counted
-from dyna_eval_db.events import log_all, log_claim
+from dyna_eval_db.events import NewEvent, claim_event, log_all, log_claim
 from dyna_eval_db.models import AttemptRow, JobRow, ResultRow
 from dyna_eval_db.results import insert_results
 from dyna_eval_db.sweeps import read_sweep_jobs
-from dyna_eval_db.values import Claim, Claimant, Landing, Outcome
+from dyna_eval_db.values import Claim, Claimant, EventKind, Landing, Outcome
 
 
 def claim_jobs(
@@ -52,7 +52,12 @@ def claim_jobs(
     log_all(
         session,
         [
-            (sweep_id, "claimed", attempt["job_id"], {"actor": attempt["actor"], "epoch": attempt["epoch"]})
+            NewEvent(
+                sweep_id=sweep_id,
+                kind=EventKind.CLAIMED,
+                job_id=attempt["job_id"],
+                detail={"actor": attempt["actor"], "epoch": attempt["epoch"]},
+            )
             for attempt in attempts
         ],
     )
@@ -86,15 +91,7 @@ def land_results(session: Session, finished: Sequence[tuple[Claim, JobResult]]) 
     session.connection().execute(attempts.values(ended_at=database_clock(), outcome=Outcome.LANDED))
     log_all(
         session,
-        [
-            (
-                claim.sweep_id,
-                Outcome.LANDED,
-                claim.job_id,
-                {"epoch": claim.epoch, "wall_seconds": result.wall_seconds},
-            )
-            for claim, result in landed
-        ],
+        [claim_event(claim, EventKind.LANDED, wall_seconds=result.wall_seconds) for claim, result in landed],
     )
     return landings
 
@@ -104,7 +101,7 @@ def _late(session: Session, claim: Claim) -> Landing:
     landed = session.scalar(select(ResultRow.attempt_id).where(ResultRow.job_id == claim.job_id))
     if landed == claim.attempt_id:
         return Landing.ALREADY_LANDED
-    log_claim(session, claim, "fenced", late="result")
+    log_claim(session, claim, EventKind.FENCED, late="result")
     return Landing.FENCED
 
 
@@ -143,7 +140,13 @@ def take_back(session: Session, *conditions: Any) -> int:
         queued = update(JobRow).where(JobRow.id == job.id)
         session.connection().execute(queued.values(state=JobState.QUEUED, lease_expires_at=None))
         close(session, job.id, job.epoch, Outcome.LOST)
-    log_all(session, [(job.sweep_id, Outcome.LOST, job.id, {"epoch": job.epoch}) for job in jobs])
+    log_all(
+        session,
+        [
+            NewEvent(sweep_id=job.sweep_id, kind=EventKind.LOST, job_id=job.id, detail={"epoch": job.epoch})
+            for job in jobs
+        ],
+    )
     return len(jobs)
 
 

@@ -48,6 +48,7 @@ from dyna_eval_db.values import (
     Claimant,
     Discrepancy,
     Event,
+    EventKind,
     JobError,
     Landing,
     Outcome,
@@ -61,6 +62,7 @@ __all__ = [
     "Claimant",
     "Discrepancy",
     "Event",
+    "EventKind",
     "JobError",
     "Landing",
     "Outcome",
@@ -137,11 +139,11 @@ class Store:
         with self._write() as session:
             sweep_id = sweeps.insert_sweep(session, resolved)
             if sweep_id is not None:
-                log(session, sweep_id, "submitted", jobs=len(resolved.jobs))
+                log(session, sweep_id, EventKind.SUBMITTED, jobs=len(resolved.jobs))
                 return sweep_id
             known = select(SweepRow.id).where(SweepRow.digest == resolved.digest)
             sweep_id = session.scalars(known).one()
-            log(session, sweep_id, "submitted again")
+            log(session, sweep_id, EventKind.SUBMITTED_AGAIN)
             return sweep_id
 
     @retried
@@ -151,7 +153,7 @@ class Store:
             sweeps.require_sweep(session, sweep_id)
             added = sweeps.insert_jobs(session, sweep_id, jobs)
             if added:
-                log(session, sweep_id, "jobs added", jobs=added)
+                log(session, sweep_id, EventKind.JOBS_ADDED, jobs=added)
             return added
 
     def find_sweep(self, name_or_id: str | None) -> int:
@@ -242,7 +244,14 @@ class Store:
             if sweep_id is None:
                 return known or _found(imports.find_import(session, file.digest)), False
             source = file.source
-            log(session, sweep_id, "imported", file=source.file, format=source.format, sha256=source.sha256)
+            log(
+                session,
+                sweep_id,
+                EventKind.IMPORTED,
+                file=source.file,
+                format=source.format,
+                sha256=source.sha256,
+            )
             return sweep_id, True
 
     def imported(self, sweep_id: int) -> ImportedSweep | None:
@@ -269,7 +278,7 @@ class Store:
             if not acquired:
                 acquired = insert_missing(session, LeaseRow, sweep_id=sweep_id, holder=holder, **times)
             if acquired:
-                log(session, sweep_id, "lease acquired", holder=holder)
+                log(session, sweep_id, EventKind.LEASE_ACQUIRED, holder=holder)
             return acquired
 
     def lease_holder(self, sweep_id: int) -> str | None:
@@ -291,7 +300,7 @@ class Store:
         own = delete_rows(LeaseRow).where(LeaseRow.sweep_id == sweep_id, LeaseRow.holder == holder)
         with self._write() as session:
             if execute_counted(session, own):
-                log(session, sweep_id, "lease released", holder=holder)
+                log(session, sweep_id, EventKind.LEASE_RELEASED, holder=holder)
 
     @retried
     def recover(self, sweep_id: int, holder: str, *, keep: Collection[Claim] = ()) -> int:
@@ -350,7 +359,7 @@ class Store:
             if not release(session, claim, JobState.QUEUED):
                 return False
             close(session, claim.job_id, claim.epoch, Outcome.PUT_BACK, error=reason)
-            log_claim(session, claim, Outcome.PUT_BACK, reason=reason)
+            log_claim(session, claim, EventKind.PUT_BACK, reason=reason)
             return True
 
     @retried
@@ -379,10 +388,12 @@ class Store:
         with self._write() as session:
             blame = {"tries": JobRow.tries + 1, "error_class": error_class, "error": message}
             if not release(session, claim, state, **blame):
-                log_claim(session, claim, "fenced", late="failure", error_class=error_class, error=message)
+                log_claim(
+                    session, claim, EventKind.FENCED, late="failure", error_class=error_class, error=message
+                )
                 return None
             close(session, claim.job_id, claim.epoch, Outcome.FAILED, error_class=error_class, error=message)
-            log_claim(session, claim, Outcome.FAILED, error_class=error_class, error=message, final=final)
+            log_claim(session, claim, EventKind.FAILED, error_class=error_class, error=message, final=final)
             return state
 
     @retried
@@ -395,7 +406,7 @@ class Store:
         values = {"state": JobState.FAILED, "error_class": "PairError", "error": message}
         with self._write() as session:
             count = execute_counted(session, queued.values(values))
-            log(session, sweep_id, "pair failed", pair=pair, error=message, jobs=count)
+            log(session, sweep_id, EventKind.PAIR_FAILED, pair=pair, error=message, jobs=count)
             return count
 
     @retried
@@ -412,7 +423,7 @@ class Store:
                 session.execute(update(JobRow).where(JobRow.id == job_id).values(values))
                 if state == JobState.RUNNING:
                     close(session, job_id, epoch, Outcome.CANCELLED)
-            log(session, sweep_id, "cancelled", jobs=len(jobs))
+            log(session, sweep_id, EventKind.CANCELLED, jobs=len(jobs))
             return len(jobs)
 
     @retried
@@ -423,7 +434,7 @@ class Store:
         with self._write() as session:
             sweeps.require_sweep(session, sweep_id)
             count = execute_counted(session, failed.values(values))
-            log(session, sweep_id, "retried", jobs=count)
+            log(session, sweep_id, EventKind.RETRIED, jobs=count)
             return count
 
     # ------------------------------------------------------------ one job, events
