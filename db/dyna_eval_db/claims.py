@@ -19,7 +19,7 @@ from dyna_eval_db.events import NewEvent, claim_event, log_all, log_claim
 from dyna_eval_db.models import AttemptRow, JobRow, ResultRow
 from dyna_eval_db.results import insert_results
 from dyna_eval_db.sweeps import read_sweep_jobs
-from dyna_eval_db.values import Claim, Claimant, EventKind, Landing, Outcome
+from dyna_eval_db.values import Attempt, Claim, Claimant, EventKind, Landing, Outcome
 
 
 def claim_jobs(
@@ -163,4 +163,24 @@ def close(
     attempt = update(AttemptRow).where(AttemptRow.job_id == job_id, AttemptRow.epoch == epoch)
     session.execute(
         attempt.values(ended_at=database_clock(), outcome=outcome, error_class=error_class, error=error)
+    )
+
+
+def read_attempts(session: Session, job_id: int) -> tuple[Attempt, ...]:
+    """Read every claim of a job, the first one first."""
+    rows = session.scalars(select(AttemptRow).where(AttemptRow.job_id == job_id).order_by(AttemptRow.epoch))
+    return tuple(_attempt(row) for row in rows)
+
+
+def _attempt(row: AttemptRow) -> Attempt:
+    return Attempt(
+        id=row.id,
+        epoch=row.epoch,
+        actor=row.actor,
+        node=row.node,
+        started_at=row.started_at.isoformat(timespec="milliseconds"),
+        ended_at=row.ended_at.isoformat(timespec="milliseconds") if row.ended_at else None,
+        outcome=Outcome(row.outcome) if row.outcome else None,
+        error_class=row.error_class,
+        error=row.error,
     )

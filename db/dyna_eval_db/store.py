@@ -25,7 +25,7 @@ from sqlalchemy import Engine, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
-from dyna_eval.errors import LeaseLostError, UnknownSweepError
+from dyna_eval.errors import LeaseLostError
 from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.jobs import Job, JobState, Pair, PromptSet, ResolvedSweep
 from dyna_eval.measurements import Calibration, JobResult, Sample
@@ -33,7 +33,7 @@ from dyna_eval.records import StoredJob, SweepRecord
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.address import parse_address
 from dyna_eval_db.audit import audit
-from dyna_eval_db.claims import claim_jobs, close, holds, land_results, release, take_back
+from dyna_eval_db.claims import claim_jobs, close, holds, land_results, read_attempts, release, take_back
 from dyna_eval_db.columns import database_clock, execute_counted, insert_missing
 from dyna_eval_db.engine import bare_engine, reading, store_engine, writing
 from dyna_eval_db.events import log, log_claim, read_events
@@ -62,7 +62,6 @@ __all__ = [
     "Claimant",
     "Discrepancy",
     "Event",
-    "EventKind",
     "JobError",
     "Landing",
     "Outcome",
@@ -244,14 +243,8 @@ class Store:
             if sweep_id is None:
                 return known or _found(imports.find_import(session, file.digest)), False
             source = file.source
-            log(
-                session,
-                sweep_id,
-                EventKind.IMPORTED,
-                file=source.file,
-                format=source.format,
-                sha256=source.sha256,
-            )
+            told = {"file": source.file, "format": source.format, "sha256": source.sha256}
+            log(session, sweep_id, EventKind.IMPORTED, **told)
             return sweep_id, True
 
     def imported(self, sweep_id: int) -> ImportedSweep | None:
@@ -442,13 +435,13 @@ class Store:
     def job(self, job_id: int) -> StoredJob:
         """Return one job with its samples' totals; raises UnknownSweepError where there is none."""
         with self._read() as session:
-            _require_job(session, job_id)
+            sweeps.require_job(session, job_id)
             return read_jobs(session, JobRow.id == job_id, with_samples=True)[0]
 
     def samples(self, job_id: int) -> tuple[Sample, ...]:
         """Return what a job decoded, rounds included; empty unless it is done."""
         with self._read() as session:
-            _require_job(session, job_id)
+            sweeps.require_job(session, job_id)
             return read_samples(session, job_id)
 
     def tree_sizes(
@@ -465,11 +458,8 @@ class Store:
     def attempts(self, job_id: int) -> tuple[Attempt, ...]:
         """Return every claim of a job, the first one first."""
         with self._read() as session:
-            _require_job(session, job_id)
-            rows = session.scalars(
-                select(AttemptRow).where(AttemptRow.job_id == job_id).order_by(AttemptRow.epoch)
-            )
-            return tuple(attempt_value(row) for row in rows)
+            sweeps.require_job(session, job_id)
+            return read_attempts(session, job_id)
 
     def events(self, sweep_id: int, after: int = 0) -> list[Event]:
         """Return a sweep's events in order, those after the one of a given number."""
@@ -485,13 +475,6 @@ def _found(sweep_id: int | None) -> int:
     return sweep_id
 
 
-def _require_job(session: Session, job_id: int) -> JobRow:
-    row = session.get(JobRow, job_id)
-    if row is None:
-        raise UnknownSweepError(f"no job {job_id} in this database")
-    return row
-
-
 def _require_lease(session: Session, sweep_id: int, holder: str, *, alive: bool = True) -> None:
     """Raise LeaseLostError unless a holder has the lease; nobody can take it before the transaction ends."""
     own = select(LeaseRow).where(LeaseRow.sweep_id == sweep_id, LeaseRow.holder == holder)
@@ -505,19 +488,4 @@ def _lease_lost(sweep_id: int) -> LeaseLostError:
     return LeaseLostError(
         f"the lease on sweep {sweep_id} ran out or was taken over by another controller; "
         f"see `dyna-eval status {sweep_id}`"
-    )
-
-
-def attempt_value(row: AttemptRow) -> Attempt:
-    """Return an attempt without its job."""
-    return Attempt(
-        id=row.id,
-        epoch=row.epoch,
-        actor=row.actor,
-        node=row.node,
-        started_at=row.started_at.isoformat(timespec="milliseconds"),
-        ended_at=row.ended_at.isoformat(timespec="milliseconds") if row.ended_at else None,
-        outcome=Outcome(row.outcome) if row.outcome else None,
-        error_class=row.error_class,
-        error=row.error,
     )
