@@ -49,6 +49,14 @@ class SweepOutline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """Where a sweep stands, and a text that is another one after anything happened to it."""
+
+    text: str
+    state: SweepState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobLine:
     id: int
     label: str

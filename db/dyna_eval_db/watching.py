@@ -37,7 +37,16 @@ from dyna_eval_db.remaining import read_time_left
 from dyna_eval_db.results import read_samples
 from dyna_eval_db.sqlite_file import check_file
 from dyna_eval_db.values import SweepState, error_text
-from dyna_eval_db.watched import Cluster, JobDetail, JobLine, Page, SampleDetail, SampleLine, SweepOutline
+from dyna_eval_db.watched import (
+    Cluster,
+    JobDetail,
+    JobLine,
+    Page,
+    Pulse,
+    SampleDetail,
+    SampleLine,
+    SweepOutline,
+)
 
 _AT_ONCE = 5_000  # numbers in one statement: SQLite takes 32,766
 _LARGEST_INDEX = 2**31 - 1  # of prompts; Postgres refuses to look for a larger one
@@ -113,12 +122,13 @@ class WatchedStore:
             sweeps.require_sweep(session, sweep_id)
             return _outline(session, session.execute(select(*_OUTLINE).where(SweepRow.id == sweep_id)).one())
 
-    def pulse(self, sweep_id: int) -> str:
-        """Return a text that changes when anything happens to a sweep, or another one takes its number."""
+    def pulse(self, sweep_id: int) -> Pulse:
+        """Return what changes when anything happens to a sweep, or another one takes its number."""
         with self._read() as session:
             added = sweeps.require_sweep(session, sweep_id).created_at
             latest = session.scalar(select(func.max(EventRow.id)).where(EventRow.sweep_id == sweep_id))
-            return f"{added.timestamp():.3f}-{latest or 0}-{sweeps.read_state(session, sweep_id)}"
+            state = sweeps.read_state(session, sweep_id)
+            return Pulse(text=f"{added.timestamp():.3f}-{latest or 0}-{state}", state=state)
 
     def latest_event(self) -> int:
         """Return the number of the latest event of all sweeps, 0 where there is none."""

@@ -277,7 +277,7 @@ def test_the_pulse_changes_when_something_happens_and_not_otherwise(tmp_path: Pa
         assert claim_one(store, sweep, pair="demo", actor="a", lease_seconds=60)
         assert watched.pulse(sweep) != before
         told = client.get("/sweeps/1/pulse").json()
-        assert told["pulse"] == watched.pulse(sweep)
+        assert told["pulse"] == watched.pulse(sweep).text
         assert 2.0 <= told["again_seconds"] <= 10.0
         assert "Renewal due in" in client.get("/cluster").text
 

@@ -318,7 +318,7 @@ def test_a_database_that_is_replaced_is_shown_as_it_is_now(tmp_path: Path) -> No
         assert "another sweep" in client.get("/").text
         assert client.app  # the same application
         watched = WatchedStore.open(url)
-        assert watched.pulse(1) != before["pulse"], "a page that was made of the old one must not stay"
+        assert watched.pulse(1).text != before["pulse"], "a page that was made of the old one must not stay"
         watched.close()
 
 
