@@ -45,7 +45,7 @@ import psutil
 import ray
 from dyna_eval_db.store import Store
 from dyna_eval_db.watching import WatchedStore
-from made_up import fill, made_up_result, made_up_sweep
+from made_up import claim_one, fill, made_up_result, made_up_sweep
 
 from dyna_eval.controller import Controller
 from dyna_eval.errors import DynaEvalError
@@ -186,10 +186,10 @@ def landing_part(url: str, settings: argparse.Namespace) -> dict[str, Any]:
     seconds = []
     with Store.open(url, create=True) as store:
         sweep_id = store.add_sweep(sweep)
-        while claim := store.claim(sweep_id, pair="made-up", actor="actor", lease_seconds=600):
+        while claim := claim_one(store, sweep_id):
             result = made_up_result(claim.job, prompts, generator, rounds=rounds)
             began = time.perf_counter()
-            store.land(claim, result)
+            store.land_results([(claim, result)])
             seconds.append(time.perf_counter() - began)
     return {"samples": 1000, "rounds": 1000 * rounds, "seconds": seconds[1:]}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from dyna_eval_db.store import Store
+from dyna_eval_db.store import Claim, Claimant, Store
 
 from dyna_eval.jobs import (
     Configuration,
@@ -128,14 +128,21 @@ def made_up_result(
     )
 
 
+def claim_one(store: Store, sweep_id: int) -> Claim | None:
+    """Claim the next queued job of a made-up sweep; None where there is none."""
+    claimants = [Claimant(actor="actor")]
+    claims = store.claim_jobs(sweep_id, pair="made-up", claimants=claimants, lease_seconds=600)
+    return claims[0] if claims else None
+
+
 def fill(store: Store, sweep: ResolvedSweep) -> int:
     """Land a result of every job, and return the number of samples."""
     generator, samples = random.Random(1), 0
     [prompts] = sweep.prompt_sets.values()
     sweep_id = store.add_sweep(sweep)
     own = Sentinel(actor="actor", sequence=0, samples=made_up_samples(prompts, 100.0, generator))
-    while claim := store.claim(sweep_id, pair="made-up", actor="actor", lease_seconds=600):
+    while claim := claim_one(store, sweep_id):
         result = made_up_result(claim.job, prompts, generator)
-        store.land(claim, replace(result, sentinels=() if samples else (own,)))
+        store.land_results([(claim, replace(result, sentinels=() if samples else (own,)))])
         samples += len(result.samples)
     return samples

@@ -6,7 +6,7 @@ import os
 import shlex
 
 import ray
-from dyna_eval_db.engine import parse_address
+from dyna_eval_db.address import parse_address
 from ray.job_submission import JobSubmissionClient
 from sqlalchemy import URL
 

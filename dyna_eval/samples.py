@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 _FIELDS = tuple(field.name for field in fields(SampleTotals) if field.name != "accepted_by_depth")
 _PLACES = {name: place for place, name in enumerate(_FIELDS)}
-_TIMES = (
+_REALS = (
     "prefill_seconds",
     "decode_seconds",
     "ttft_seconds",
@@ -32,7 +32,8 @@ _TIMES = (
     "verify_seconds",
     "walk_seconds",
 )
-_COUNTS = tuple(name for name in _FIELDS if name not in (*_TIMES, "exactness"))
+"""Fields that need not be whole, and may be unknown."""
+_COUNTS = tuple(name for name in _FIELDS if name not in (*_REALS, "exactness"))
 _EXACTNESS = tuple(Exactness)
 """By the number that stands for it."""
 
@@ -135,7 +136,7 @@ class SampleTable(Sequence[SampleTotals]):
     @staticmethod
     def _sample(column: list[float]) -> SampleTotals:
         values: dict[str, Any] = {name: int(column[_PLACES[name]]) for name in _COUNTS}
-        values |= {name: _known(column[_PLACES[name]]) for name in _TIMES}
+        values |= {name: _known(column[_PLACES[name]]) for name in _REALS}
         code = _known(column[_PLACES["exactness"]])
         depths = [int(rounds) for rounds in column[len(_FIELDS) :] if rounds]
         return SampleTotals(

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Container
 from functools import lru_cache
 from typing import Any
 
+from dyna_eval_db.watched import Pulse
 from dyna_eval_db.watching import WatchedStore
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -50,7 +51,7 @@ class Dashboard:
         self.store = store
         self.reports = Reports(store)
         self.comparisons = Comparisons(self.reports)
-        self._rendered: OrderedDict[str, tuple[str, Response]] = OrderedDict()
+        self._rendered: OrderedDict[str, tuple[tuple[Pulse, Pulse | None], Response]] = OrderedDict()
 
     # ------------------------------------------------------------------- pages
 
@@ -65,12 +66,12 @@ class Dashboard:
         sweep_id, address = _number(request, "sweep"), f"{request.url.path}?{request.url.query}"
         pulse = self.reports.pulse(sweep_id)
         built = self.reports.latest(sweep_id, patience=_PATIENCE)
-        state = f"{pulse} {built.pulse if built else None}"
+        pulses = (pulse, built.pulse if built else None)
         known = self._rendered.get(address)
-        if known is not None and known[0] == state:
+        if known is not None and known[0] == pulses:
             return known[1]
         answer = self._sweep(sweep_id, request, built)
-        self._rendered[address] = (state, answer)
+        self._rendered[address] = (pulses, answer)
         while len(self._rendered) > _PAGES_KEPT:
             self._rendered.popitem(last=False)
         return answer
@@ -91,7 +92,7 @@ class Dashboard:
             latex=latex.to_latex(built.report)
             if built and len(built.report.rows) <= figures.MOST_ROWS
             else None,
-            pulse=built.pulse if built else "",
+            pulse=built.pulse.text if built else "",
             standalone=False,
         )
 
@@ -107,13 +108,13 @@ class Dashboard:
             page=page,
             search=search,
             state=state,
-            pulse=self.store.pulse(outline.id),
+            pulse=self.store.pulse(outline.id).text,
         )
 
     def job(self, request: Request) -> Response:
         job = self.store.job(_number(request, "job"))
         samples = self.store.samples(job.line.id, number=_page(request))
-        return _html("job.html", job=job, page=samples, pulse=self.store.pulse(job.sweep_id))
+        return _html("job.html", job=job, page=samples, pulse=self.store.pulse(job.sweep_id).text)
 
     def sample(self, request: Request) -> Response:
         job = self.store.job(_number(request, "job"))
@@ -190,7 +191,7 @@ class Dashboard:
         sweep_id = _number(request, "sweep")
         pulse = self.reports.pulse(sweep_id)
         again = self.reports.seconds_to_next_pulse(sweep_id)
-        return JSONResponse({"pulse": pulse, "again_seconds": round(again, 1)})
+        return JSONResponse({"pulse": pulse.text, "again_seconds": round(again, 1)})
 
     def pulse_of_all(self, _request: Request) -> Response:
         return JSONResponse({"pulse": str(self.store.latest_event())})
@@ -201,7 +202,7 @@ class Dashboard:
         if name not in figures.FIGURES or place >= len(built.report.pairs):
             raise HTTPException(404, "there is no such figure")
         made = figures.figure_of(built.report, built.report.pairs[place], name)
-        return JSONResponse({"pulse": built.pulse, "figure": made})
+        return JSONResponse({"pulse": built.pulse.text, "figure": made})
 
     # ---------------------------------------------------------------- downloads
 

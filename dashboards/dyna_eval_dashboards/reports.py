@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from dyna_eval_db.values import SweepState
+from dyna_eval_db.watched import Pulse
 from dyna_eval_db.watching import WatchedStore
 
 from dyna_eval.imported_report import imported_report
@@ -33,7 +34,7 @@ _SLOWEST_BEAT = 10.0
 class Built:
     """A report, with the environments behind it, as of one pulse of its sweep."""
 
-    pulse: str
+    pulse: Pulse
     report: Report
     environments: Environments = field(repr=False)
     at: float
@@ -44,7 +45,7 @@ class Built:
 class _Held:
     """A pulse, when it was read, and the processor time that this process had used by then."""
 
-    pulse: str
+    pulse: Pulse
     at: float
     used: float
 
@@ -68,8 +69,8 @@ class Reports:
     )
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def pulse(self, sweep_id: int) -> str:
-        """Return a text that changes within some seconds after anything happened to a sweep.
+    def pulse(self, sweep_id: int) -> Pulse:
+        """Return what changes within some seconds after anything happened to a sweep.
 
         Everyone who watches fetches the page anew when it changes, so it is held until what that cost is no
         more than a small share of a core.
@@ -102,7 +103,7 @@ class Reports:
                     return known
             coming = self._coming.get(sweep_id)
             if coming is None:
-                running = pulse.endswith(f"-{SweepState.RUNNING}")
+                running = pulse.state is SweepState.RUNNING
                 if known and running and self.clock() < known.at + _PAUSE * known.seconds:
                     return known
                 coming = self._coming[sweep_id] = self._pool.submit(self._build, sweep_id, pulse)
@@ -120,7 +121,7 @@ class Reports:
         record = self.store.record(sweep_id)
         return build_report(record, allow_mixed=True), record.environments
 
-    def _build(self, sweep_id: int, pulse: str) -> Built:
+    def _build(self, sweep_id: int, pulse: Pulse) -> Built:
         try:
             begun = self.clock()
             report, environments = self._report(sweep_id)

@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 from dyna_eval.jobs import JobState
 from dyna_eval.measurements import JobResult
 from dyna_eval_db.columns import database_clock, execute_counted
-from dyna_eval_db.events import log_all, log_claim
+from dyna_eval_db.events import NewEvent, claim_event, log_all, log_claim
 from dyna_eval_db.models import AttemptRow, JobRow, ResultRow
 from dyna_eval_db.results import insert_results
 from dyna_eval_db.sweeps import read_sweep_jobs
-from dyna_eval_db.values import Claim, Claimant, Landing, Outcome
+from dyna_eval_db.values import Attempt, Claim, Claimant, EventKind, Landing, Outcome
 
 
 def claim_jobs(
@@ -52,7 +52,12 @@ def claim_jobs(
     log_all(
         session,
         [
-            (sweep_id, "claimed", attempt["job_id"], {"actor": attempt["actor"], "epoch": attempt["epoch"]})
+            NewEvent(
+                sweep_id=sweep_id,
+                kind=EventKind.CLAIMED,
+                job_id=attempt["job_id"],
+                detail={"actor": attempt["actor"], "epoch": attempt["epoch"]},
+            )
             for attempt in attempts
         ],
     )
@@ -86,15 +91,7 @@ def land_results(session: Session, finished: Sequence[tuple[Claim, JobResult]]) 
     session.connection().execute(attempts.values(ended_at=database_clock(), outcome=Outcome.LANDED))
     log_all(
         session,
-        [
-            (
-                claim.sweep_id,
-                Outcome.LANDED,
-                claim.job_id,
-                {"epoch": claim.epoch, "wall_seconds": result.wall_seconds},
-            )
-            for claim, result in landed
-        ],
+        [claim_event(claim, EventKind.LANDED, wall_seconds=result.wall_seconds) for claim, result in landed],
     )
     return landings
 
@@ -104,7 +101,7 @@ def _late(session: Session, claim: Claim) -> Landing:
     landed = session.scalar(select(ResultRow.attempt_id).where(ResultRow.job_id == claim.job_id))
     if landed == claim.attempt_id:
         return Landing.ALREADY_LANDED
-    log_claim(session, claim, "fenced", late="result")
+    log_claim(session, claim, EventKind.FENCED, late="result")
     return Landing.FENCED
 
 
@@ -133,8 +130,8 @@ def _release_all(session: Session, claims: Sequence[Claim]) -> set[tuple[int, in
     return {(job_id, epoch) for job_id, epoch in rows}
 
 
-def take_back(session: Session, outcome: Outcome, *conditions: Any) -> int:
-    """Queue running jobs again; those that are just being landed are left alone."""
+def take_back(session: Session, *conditions: Any) -> int:
+    """Queue the running jobs of lost claims again; those that are just being landed are left alone."""
     running = select(JobRow.id, JobRow.sweep_id, JobRow.epoch).where(
         JobRow.state == JobState.RUNNING, *conditions
     )
@@ -142,8 +139,14 @@ def take_back(session: Session, outcome: Outcome, *conditions: Any) -> int:
     for job in jobs:
         queued = update(JobRow).where(JobRow.id == job.id)
         session.connection().execute(queued.values(state=JobState.QUEUED, lease_expires_at=None))
-        close(session, job.id, job.epoch, outcome)
-    log_all(session, [(job.sweep_id, outcome, job.id, {"epoch": job.epoch}) for job in jobs])
+        close(session, job.id, job.epoch, Outcome.LOST)
+    log_all(
+        session,
+        [
+            NewEvent(sweep_id=job.sweep_id, kind=EventKind.LOST, job_id=job.id, detail={"epoch": job.epoch})
+            for job in jobs
+        ],
+    )
     return len(jobs)
 
 
@@ -160,4 +163,24 @@ def close(
     attempt = update(AttemptRow).where(AttemptRow.job_id == job_id, AttemptRow.epoch == epoch)
     session.execute(
         attempt.values(ended_at=database_clock(), outcome=outcome, error_class=error_class, error=error)
+    )
+
+
+def read_attempts(session: Session, job_id: int) -> tuple[Attempt, ...]:
+    """Read every claim of a job, the first one first."""
+    rows = session.scalars(select(AttemptRow).where(AttemptRow.job_id == job_id).order_by(AttemptRow.epoch))
+    return tuple(_attempt(row) for row in rows)
+
+
+def _attempt(row: AttemptRow) -> Attempt:
+    return Attempt(
+        id=row.id,
+        epoch=row.epoch,
+        actor=row.actor,
+        node=row.node,
+        started_at=row.started_at.isoformat(timespec="milliseconds"),
+        ended_at=row.ended_at.isoformat(timespec="milliseconds") if row.ended_at else None,
+        outcome=Outcome(row.outcome) if row.outcome else None,
+        error_class=row.error_class,
+        error=row.error,
     )

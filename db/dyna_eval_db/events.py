@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from dyna_eval.jobs import Scalar
 from dyna_eval_db.models import EventRow
-from dyna_eval_db.values import Claim, Event
+from dyna_eval_db.values import Claim, Event, EventKind
 
 
-def log(session: Session, sweep_id: int, kind: str, job_id: int | None = None, **detail: Scalar) -> None:
-    """Add an event of a sweep, or of one of its jobs."""
-    log_all(session, [(sweep_id, kind, job_id, detail)])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEvent:
+    """An event that is to be added; its number and its time are the database's."""
+
+    sweep_id: int
+    kind: EventKind
+    job_id: int | None = None
+    detail: Mapping[str, Scalar]
 
 
-def log_claim(session: Session, claim: Claim, kind: str, **detail: Scalar) -> None:
+def log(session: Session, sweep_id: int, kind: EventKind, **detail: Scalar) -> None:
+    """Add an event of a sweep."""
+    log_all(session, [NewEvent(sweep_id=sweep_id, kind=kind, detail=detail)])
+
+
+def log_claim(session: Session, claim: Claim, kind: EventKind, **detail: Scalar) -> None:
     """Add an event of a claimed job."""
-    log(session, claim.sweep_id, kind, claim.job_id, epoch=claim.epoch, **detail)
+    log_all(session, [claim_event(claim, kind, **detail)])
 
 
-def log_all(session: Session, events: Sequence[tuple[int, str, int | None, dict[str, Scalar]]]) -> None:
-    """Add several events at once: of each its sweep, its kind, its job and its detail."""
-    rows: list[dict[str, Any]] = [
-        {"sweep_id": sweep_id, "job_id": job_id, "kind": kind, "detail": detail}
-        for sweep_id, kind, job_id, detail in events
-    ]
+def claim_event(claim: Claim, kind: EventKind, **detail: Scalar) -> NewEvent:
+    """Return an event of a claimed job, which tells the claim's epoch."""
+    return NewEvent(
+        sweep_id=claim.sweep_id, kind=kind, job_id=claim.job_id, detail={"epoch": claim.epoch, **detail}
+    )
+
+
+def log_all(session: Session, events: Iterable[NewEvent]) -> None:
+    """Add several events at once."""
+    rows = [asdict(event) for event in events]
     if rows:
         session.connection().execute(insert(EventRow), rows)
 

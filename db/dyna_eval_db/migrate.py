@@ -12,8 +12,11 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, column, inspect, select, table, text
 
 from dyna_eval.errors import DatabaseError, first_line
-from dyna_eval_db.engine import bare_engine, check_file, parse_address, reported, shown, writing
+from dyna_eval_db.address import parse_address, shown
+from dyna_eval_db.engine import bare_engine, writing
 from dyna_eval_db.models import SCHEMA_VERSION
+from dyna_eval_db.refusals import reported
+from dyna_eval_db.sqlite_file import check_file
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 

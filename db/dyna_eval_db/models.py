@@ -116,7 +116,8 @@ class JobRow(Base):
     error: Mapped[str | None]
     """Of the latest failed attempt."""
     lease_expires_at: Mapped[datetime | None]
-    """When a running job may be taken back."""
+    """By when the claim of a running job is to be renewed. One that is not is taken back by the next
+    controller alone."""
 
 
 class AttemptRow(Base):

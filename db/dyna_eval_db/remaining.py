@@ -6,17 +6,15 @@ from collections import defaultdict
 from datetime import datetime
 from typing import Any
 
-from pydantic import TypeAdapter
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dyna_eval.jobs import JobState, Pair
+from dyna_eval.jobs import JobState
 from dyna_eval.time_left import Remaining, TimeLeft, target_alone_seconds, time_left
 from dyna_eval_db.columns import database_clock
 from dyna_eval_db.models import AttemptRow, JobRow, PromptRow, ResultRow, SweepRow
 from dyna_eval_db.results import read_calibrations
-
-_PAIRS = TypeAdapter(tuple[Pair, ...])
+from dyna_eval_db.sweeps import read_pairs
 
 
 def read_time_left(session: Session, sweep_id: int) -> TimeLeft | None:
@@ -77,11 +75,11 @@ def _running(session: Session, sweep_id: int) -> dict[tuple[str, str], list[floa
 def _target_alone(session: Session, sweep: Any) -> dict[str, float]:
     """Return how long the target alone takes for a job, by the name of each pair that has a calibration."""
     found = {}
-    for pair in _PAIRS.validate_python(sweep.pairs):
+    for name, pair in read_pairs(sweep).items():
         calibration = next(iter(read_calibrations(session, pair).values()), None)
         if calibration is not None:
-            of_set = select(func.count()).where(PromptRow.prompt_set == sweep.prompt_sets[pair.spec.name])
-            found[pair.spec.name] = target_alone_seconds(
+            of_set = select(func.count()).where(PromptRow.prompt_set == sweep.prompt_sets[name])
+            found[name] = target_alone_seconds(
                 prompts=session.scalar(of_set) or 0,
                 max_new_tokens=sweep.max_new_tokens,
                 calibration=calibration,

@@ -7,7 +7,7 @@ nothing and leaves an event. The life of a job:
     queued -> running                        claim
     running -> done                          land
     running -> failed or queued              fail, final or not
-    running -> queued                        put_back, expire_claims, recover
+    running -> queued                        put_back, recover
     queued, running -> cancelled             cancel
     queued -> failed                         fail_pair
     failed -> queued                         retry
@@ -25,35 +25,30 @@ from sqlalchemy import Engine, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
-from dyna_eval.errors import LeaseLostError, UnknownSweepError
+from dyna_eval.errors import LeaseLostError
 from dyna_eval.imported import ImportedFile, ImportedSweep
-from dyna_eval.jobs import Job, JobState, Pair, PromptSet, ResolvedSweep, Scalar
+from dyna_eval.jobs import Job, JobState, Pair, PromptSet, ResolvedSweep
 from dyna_eval.measurements import Calibration, JobResult, Sample
 from dyna_eval.records import StoredJob, SweepRecord
 from dyna_eval_db import imports, sweeps
+from dyna_eval_db.address import parse_address
 from dyna_eval_db.audit import audit
-from dyna_eval_db.claims import claim_jobs, close, holds, land_results, release, take_back
+from dyna_eval_db.claims import claim_jobs, close, holds, land_results, read_attempts, release, take_back
 from dyna_eval_db.columns import database_clock, execute_counted, insert_missing
-from dyna_eval_db.engine import (
-    bare_engine,
-    check_file,
-    parse_address,
-    reading,
-    reported,
-    retried,
-    store_engine,
-    writing,
-)
+from dyna_eval_db.engine import bare_engine, reading, store_engine, writing
 from dyna_eval_db.events import log, log_claim, read_events
 from dyna_eval_db.migrate import require_schema, require_usable
 from dyna_eval_db.models import AttemptRow, JobRow, LeaseRow, SweepRow
+from dyna_eval_db.refusals import reported, retried
 from dyna_eval_db.results import read_calibrations, read_jobs, read_samples, read_tree_sizes
+from dyna_eval_db.sqlite_file import check_file
 from dyna_eval_db.values import (
     Attempt,
     Claim,
     Claimant,
     Discrepancy,
     Event,
+    EventKind,
     JobError,
     Landing,
     Outcome,
@@ -143,11 +138,11 @@ class Store:
         with self._write() as session:
             sweep_id = sweeps.insert_sweep(session, resolved)
             if sweep_id is not None:
-                log(session, sweep_id, "submitted", jobs=len(resolved.jobs))
+                log(session, sweep_id, EventKind.SUBMITTED, jobs=len(resolved.jobs))
                 return sweep_id
             known = select(SweepRow.id).where(SweepRow.digest == resolved.digest)
             sweep_id = session.scalars(known).one()
-            log(session, sweep_id, "submitted again")
+            log(session, sweep_id, EventKind.SUBMITTED_AGAIN)
             return sweep_id
 
     @retried
@@ -157,7 +152,7 @@ class Store:
             sweeps.require_sweep(session, sweep_id)
             added = sweeps.insert_jobs(session, sweep_id, jobs)
             if added:
-                log(session, sweep_id, "jobs added", jobs=added)
+                log(session, sweep_id, EventKind.JOBS_ADDED, jobs=added)
             return added
 
     def find_sweep(self, name_or_id: str | None) -> int:
@@ -248,7 +243,8 @@ class Store:
             if sweep_id is None:
                 return known or _found(imports.find_import(session, file.digest)), False
             source = file.source
-            log(session, sweep_id, "imported", file=source.file, format=source.format, sha256=source.sha256)
+            told = {"file": source.file, "format": source.format, "sha256": source.sha256}
+            log(session, sweep_id, EventKind.IMPORTED, **told)
             return sweep_id, True
 
     def imported(self, sweep_id: int) -> ImportedSweep | None:
@@ -275,7 +271,7 @@ class Store:
             if not acquired:
                 acquired = insert_missing(session, LeaseRow, sweep_id=sweep_id, holder=holder, **times)
             if acquired:
-                log(session, sweep_id, "lease acquired", holder=holder)
+                log(session, sweep_id, EventKind.LEASE_ACQUIRED, holder=holder)
             return acquired
 
     def lease_holder(self, sweep_id: int) -> str | None:
@@ -297,7 +293,7 @@ class Store:
         own = delete_rows(LeaseRow).where(LeaseRow.sweep_id == sweep_id, LeaseRow.holder == holder)
         with self._write() as session:
             if execute_counted(session, own):
-                log(session, sweep_id, "lease released", holder=holder)
+                log(session, sweep_id, EventKind.LEASE_RELEASED, holder=holder)
 
     @retried
     def recover(self, sweep_id: int, holder: str, *, keep: Collection[Claim] = ()) -> int:
@@ -309,27 +305,9 @@ class Store:
         kept = JobRow.id.in_([claim.job_id for claim in keep])
         with self._write() as session:
             _require_lease(session, sweep_id, holder)
-            return take_back(session, Outcome.LOST, JobRow.sweep_id == sweep_id, ~kept)
+            return take_back(session, JobRow.sweep_id == sweep_id, ~kept)
 
     # -------------------------------------------------------- claims and results
-
-    def claim(
-        self,
-        sweep_id: int,
-        *,
-        pair: str,
-        actor: str,
-        lease_seconds: float,
-        holder: str | None = None,
-        node: str | None = None,
-    ) -> Claim | None:
-        """Take the next queued job of a pair for an actor on a node, as `claim_jobs` does; None where there
-        is none."""
-        claimant = Claimant(actor=actor, node=node)
-        claims = self.claim_jobs(
-            sweep_id, pair=pair, claimants=[claimant], lease_seconds=lease_seconds, holder=holder
-        )
-        return claims[0] if claims else None
 
     @retried
     def claim_jobs(
@@ -352,9 +330,11 @@ class Store:
 
     @retried
     def renew_claim(self, claim: Claim, seconds: float, *, silent_seconds: float | None = None) -> bool:
-        """Keep a claim alive; False where it is no longer valid and its work would be fenced.
+        """Note that a claim is worked on; False where it is no longer valid and its work would be fenced.
 
-        `silent_seconds` says how long ago its actor answered; None where it has not answered yet.
+        It is due again within `seconds`, which the cluster's page shows; one that is not renewed stays valid
+        until `recover` takes it back. `silent_seconds` says how long ago its actor answered; None where it
+        has not answered yet.
         """
         values = {"lease_expires_at": database_clock(seconds)}
         with self._write() as session:
@@ -366,33 +346,22 @@ class Store:
             return True
 
     @retried
-    def expire_claims(self, sweep_id: int) -> int:
-        """Take back the jobs whose claim was not renewed in time, and return their number."""
-        expired = JobRow.lease_expires_at <= database_clock()
-        with self._write() as session:
-            return take_back(session, Outcome.EXPIRED, JobRow.sweep_id == sweep_id, expired)
-
-    @retried
     def put_back(self, claim: Claim, reason: str) -> bool:
         """Give a job up without blame, so that it is queued again; False where the claim was not valid."""
         with self._write() as session:
             if not release(session, claim, JobState.QUEUED):
                 return False
             close(session, claim.job_id, claim.epoch, Outcome.PUT_BACK, error=reason)
-            log_claim(session, claim, Outcome.PUT_BACK, reason=reason)
+            log_claim(session, claim, EventKind.PUT_BACK, reason=reason)
             return True
 
-    def land(self, claim: Claim, result: JobResult) -> Landing:
-        """Store a job's result if its claim is still valid, all of it or nothing.
+    @retried
+    def land_results(self, finished: Sequence[tuple[Claim, JobResult]]) -> list[Landing]:
+        """Store the results whose claims are still valid, all of each or nothing of it, in one transaction.
 
         ALREADY_LANDED where this very attempt has landed before: the answer of a commit may get lost.
         FENCED where the job was taken back or cancelled since: the result is discarded, its sentinels too.
         """
-        return self.land_results([(claim, result)])[0]
-
-    @retried
-    def land_results(self, finished: Sequence[tuple[Claim, JobResult]]) -> list[Landing]:
-        """Store several results as `land` does each, in one transaction."""
         for claim, result in finished:
             if (result.job_key, result.repeat) != (claim.job.key, claim.job.repeat):
                 raise ValueError(
@@ -412,10 +381,12 @@ class Store:
         with self._write() as session:
             blame = {"tries": JobRow.tries + 1, "error_class": error_class, "error": message}
             if not release(session, claim, state, **blame):
-                log_claim(session, claim, "fenced", late="failure", error_class=error_class, error=message)
+                log_claim(
+                    session, claim, EventKind.FENCED, late="failure", error_class=error_class, error=message
+                )
                 return None
             close(session, claim.job_id, claim.epoch, Outcome.FAILED, error_class=error_class, error=message)
-            log_claim(session, claim, Outcome.FAILED, error_class=error_class, error=message, final=final)
+            log_claim(session, claim, EventKind.FAILED, error_class=error_class, error=message, final=final)
             return state
 
     @retried
@@ -428,7 +399,7 @@ class Store:
         values = {"state": JobState.FAILED, "error_class": "PairError", "error": message}
         with self._write() as session:
             count = execute_counted(session, queued.values(values))
-            log(session, sweep_id, "pair failed", pair=pair, error=message, jobs=count)
+            log(session, sweep_id, EventKind.PAIR_FAILED, pair=pair, error=message, jobs=count)
             return count
 
     @retried
@@ -445,7 +416,7 @@ class Store:
                 session.execute(update(JobRow).where(JobRow.id == job_id).values(values))
                 if state == JobState.RUNNING:
                     close(session, job_id, epoch, Outcome.CANCELLED)
-            log(session, sweep_id, "cancelled", jobs=len(jobs))
+            log(session, sweep_id, EventKind.CANCELLED, jobs=len(jobs))
             return len(jobs)
 
     @retried
@@ -456,7 +427,7 @@ class Store:
         with self._write() as session:
             sweeps.require_sweep(session, sweep_id)
             count = execute_counted(session, failed.values(values))
-            log(session, sweep_id, "retried", jobs=count)
+            log(session, sweep_id, EventKind.RETRIED, jobs=count)
             return count
 
     # ------------------------------------------------------------ one job, events
@@ -464,13 +435,13 @@ class Store:
     def job(self, job_id: int) -> StoredJob:
         """Return one job with its samples' totals; raises UnknownSweepError where there is none."""
         with self._read() as session:
-            _require_job(session, job_id)
+            sweeps.require_job(session, job_id)
             return read_jobs(session, JobRow.id == job_id, with_samples=True)[0]
 
     def samples(self, job_id: int) -> tuple[Sample, ...]:
         """Return what a job decoded, rounds included; empty unless it is done."""
         with self._read() as session:
-            _require_job(session, job_id)
+            sweeps.require_job(session, job_id)
             return read_samples(session, job_id)
 
     def tree_sizes(
@@ -487,24 +458,13 @@ class Store:
     def attempts(self, job_id: int) -> tuple[Attempt, ...]:
         """Return every claim of a job, the first one first."""
         with self._read() as session:
-            _require_job(session, job_id)
-            rows = session.scalars(
-                select(AttemptRow).where(AttemptRow.job_id == job_id).order_by(AttemptRow.epoch)
-            )
-            return tuple(attempt_value(row) for row in rows)
+            sweeps.require_job(session, job_id)
+            return read_attempts(session, job_id)
 
     def events(self, sweep_id: int, after: int = 0) -> list[Event]:
         """Return a sweep's events in order, those after the one of a given number."""
         with self._read() as session:
             return read_events(session, sweep_id, after=after)
-
-    @retried
-    def log_event(
-        self, sweep_id: int, kind: str, detail: dict[str, Scalar], job_id: int | None = None
-    ) -> None:
-        """Add an event of the caller's own."""
-        with self._write() as session:
-            log(session, sweep_id, kind, job_id, **detail)
 
 
 # ---------------------------------------------------------------------- conditions
@@ -513,13 +473,6 @@ class Store:
 def _found(sweep_id: int | None) -> int:
     assert sweep_id is not None  # noqa: S101 - a file that cannot be inserted is there
     return sweep_id
-
-
-def _require_job(session: Session, job_id: int) -> JobRow:
-    row = session.get(JobRow, job_id)
-    if row is None:
-        raise UnknownSweepError(f"no job {job_id} in this database")
-    return row
 
 
 def _require_lease(session: Session, sweep_id: int, holder: str, *, alive: bool = True) -> None:
@@ -535,19 +488,4 @@ def _lease_lost(sweep_id: int) -> LeaseLostError:
     return LeaseLostError(
         f"the lease on sweep {sweep_id} ran out or was taken over by another controller; "
         f"see `dyna-eval status {sweep_id}`"
-    )
-
-
-def attempt_value(row: AttemptRow) -> Attempt:
-    """Return an attempt without its job."""
-    return Attempt(
-        id=row.id,
-        epoch=row.epoch,
-        actor=row.actor,
-        node=row.node,
-        started_at=row.started_at.isoformat(timespec="milliseconds"),
-        ended_at=row.ended_at.isoformat(timespec="milliseconds") if row.ended_at else None,
-        outcome=Outcome(row.outcome) if row.outcome else None,
-        error_class=row.error_class,
-        error=row.error,
     )

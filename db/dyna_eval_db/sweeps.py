@@ -167,7 +167,14 @@ def _no_such_sweep(name_or_id: str | None, names: Iterable[str]) -> str:
 def require_sweep(session: Session, sweep_id: int) -> SweepRow:
     row = session.get(SweepRow, sweep_id)
     if row is None:
-        raise UnknownSweepError(f"no sweep {sweep_id}; see `dyna-eval ls`")
+        raise UnknownSweepError(f"no sweep {sweep_id} in this database")
+    return row
+
+
+def require_job(session: Session, job_id: int) -> JobRow:
+    row = session.get(JobRow, job_id)
+    if row is None:
+        raise UnknownSweepError(f"no job {job_id} in this database")
     return row
 
 
@@ -196,7 +203,7 @@ def queued_pairs(session: Session, sweep_id: int) -> list[str]:
     One seek in an index for each pair of the sweep, however many jobs wait: a controller asks before each.
     """
     first: dict[str, int] = {}
-    for name in _read_pairs(require_sweep(session, sweep_id)):
+    for name in read_pairs(require_sweep(session, sweep_id)):
         position = select(func.min(JobRow.position)).where(
             JobRow.sweep_id == sweep_id, JobRow.state == JobState.QUEUED, JobRow.pair == name
         )
@@ -211,7 +218,7 @@ def is_current(session: Session, sweep_id: int) -> bool:
 
     All its jobs are by one version: another gives it other keys, so another digest. One of each pair tells.
     """
-    for name, pair in _read_pairs(require_sweep(session, sweep_id)).items():
+    for name, pair in read_pairs(require_sweep(session, sweep_id)).items():
         first = select(JobRow).where(JobRow.sweep_id == sweep_id, JobRow.pair == name).limit(1)
         job = session.scalar(first)
         if job is not None and not _job(job, pair).is_current:
@@ -275,7 +282,7 @@ def read_summary(session: Session, row: SweepRow, *, imported_rows: int = 0) -> 
         id=row.id,
         name=row.name,
         digest=row.digest,
-        pairs=tuple(_read_pairs(row)),
+        pairs=tuple(read_pairs(row)),
         state=read_state(session, row.id, counts),
         jobs=counts,
         created_at=row.created_at.isoformat(timespec="seconds"),
@@ -286,7 +293,7 @@ def read_summary(session: Session, row: SweepRow, *, imported_rows: int = 0) -> 
 def read_record(session: Session, sweep_id: int) -> SweepRecord:
     """Read a sweep and everything measured in it, in a number of queries that grows with its pairs alone."""
     row = _require_own(session, sweep_id)
-    spec = _SPEC.validate_python(row.spec)
+    spec, pairs = _SPEC.validate_python(row.spec), read_pairs(row)
     return SweepRecord(
         id=row.id,
         name=row.name,
@@ -297,13 +304,13 @@ def read_record(session: Session, sweep_id: int) -> SweepRecord:
         created_at=row.created_at.isoformat(timespec="seconds"),
         configurations=spec.configurations,
         merged=spec.merged,
-        pairs=tuple(pair.name for pair in spec.pairs),
+        pairs=tuple(pairs),
         jobs=read_jobs(session, JobRow.sweep_id == sweep_id, with_samples=True),
         sentinels=read_sentinels(session, sweep_id),
         environments=read_environments(session, sweep_id),
         calibrations={
             (name, environment): calibration
-            for name, pair in _read_pairs(row).items()
+            for name, pair in pairs.items()
             for environment, calibration in read_calibrations(session, pair).items()
         },
         measure=spec.measure,
@@ -327,7 +334,7 @@ def _read_categories(session: Session, prompt_sets: Iterable[str]) -> dict[str, 
 def read_resolved(session: Session, sweep_id: int) -> ResolvedSweep:
     """Read a sweep as it was submitted, so that it can go on without its file."""
     row = _require_own(session, sweep_id)
-    pairs = _read_pairs(row)
+    pairs = read_pairs(row)
     jobs = session.scalars(select(JobRow).where(JobRow.sweep_id == sweep_id).order_by(JobRow.id))
     return ResolvedSweep(
         spec=_SPEC.validate_python(row.spec),
@@ -340,11 +347,12 @@ def read_resolved(session: Session, sweep_id: int) -> ResolvedSweep:
 
 def read_sweep_jobs(session: Session, sweep_id: int, rows: Iterable[Any]) -> list[Job]:
     """Turn rows of a sweep's jobs into what actors are given."""
-    pairs = _read_pairs(require_sweep(session, sweep_id))
+    pairs = read_pairs(require_sweep(session, sweep_id))
     return [_job(row, pairs[row.pair]) for row in rows]
 
 
-def _read_pairs(row: SweepRow) -> Mapping[str, Pair]:
+def read_pairs(row: SweepRow) -> Mapping[str, Pair]:
+    """Read a sweep's pairs by their names, in the order of its file; of the row, nothing else is needed."""
     return {pair.spec.name: pair for pair in _PAIRS.validate_python(row.pairs)}
 
 

@@ -27,9 +27,28 @@ class Outcome(StrEnum):
     LANDED = "landed"
     FAILED = "failed"
     LOST = "lost"  # its controller went away
-    EXPIRED = "expired"  # nobody renewed its claim
     PUT_BACK = "put back"  # its controller gave the job up
     CANCELLED = "cancelled"
+
+
+class EventKind(StrEnum):
+    """What happened to a sweep or to one of its jobs, in the words that are stored and shown."""
+
+    SUBMITTED = "submitted"
+    SUBMITTED_AGAIN = "submitted again"
+    JOBS_ADDED = "jobs added"
+    IMPORTED = "imported"
+    LEASE_ACQUIRED = "lease acquired"
+    LEASE_RELEASED = "lease released"
+    CLAIMED = "claimed"
+    LANDED = "landed"
+    FENCED = "fenced"  # a result or a failure came after its claim had ended
+    FAILED = "failed"
+    LOST = "lost"
+    PUT_BACK = "put back"
+    PAIR_FAILED = "pair failed"
+    CANCELLED = "cancelled"
+    RETRIED = "retried"
 
 
 class Landing(StrEnum):
@@ -109,6 +128,7 @@ class Event:
     id: int
     at: str
     kind: str
+    """An `EventKind`, or what another version wrote in its place."""
     job_id: int | None
     detail: Mapping[str, Scalar]
 

@@ -49,6 +49,14 @@ class SweepOutline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """Where a sweep stands, and a text that is another one after anything happened to it."""
+
+    text: str
+    state: SweepState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobLine:
     id: int
     label: str
@@ -119,7 +127,7 @@ class ActorAtWork:
     label: str
     running_seconds: float
     lease_seconds: float | None
-    """Until the job may be taken back, unless the controller renews its claim."""
+    """Until the controller is to have renewed its claim; negative where it is late, or gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,10 +19,11 @@ from dyna_eval.jobs import JobState, Method
 from dyna_eval.records import SweepRecord
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.actors import read_cluster
-from dyna_eval_db.engine import bare_engine, check_file, parse_address, reported, shown, watching_engine
+from dyna_eval_db.address import parse_address, shown
+from dyna_eval_db.claims import read_attempts
+from dyna_eval_db.engine import bare_engine, watching_engine
 from dyna_eval_db.migrate import require_schema
 from dyna_eval_db.models import (
-    AttemptRow,
     EnvironmentRow,
     EventRow,
     JobRow,
@@ -31,11 +32,21 @@ from dyna_eval_db.models import (
     SampleRow,
     SweepRow,
 )
+from dyna_eval_db.refusals import reported
 from dyna_eval_db.remaining import read_time_left
 from dyna_eval_db.results import read_samples
-from dyna_eval_db.store import attempt_value
+from dyna_eval_db.sqlite_file import check_file
 from dyna_eval_db.values import SweepState, error_text
-from dyna_eval_db.watched import Cluster, JobDetail, JobLine, Page, SampleDetail, SampleLine, SweepOutline
+from dyna_eval_db.watched import (
+    Cluster,
+    JobDetail,
+    JobLine,
+    Page,
+    Pulse,
+    SampleDetail,
+    SampleLine,
+    SweepOutline,
+)
 
 _AT_ONCE = 5_000  # numbers in one statement: SQLite takes 32,766
 _LARGEST_INDEX = 2**31 - 1  # of prompts; Postgres refuses to look for a larger one
@@ -108,19 +119,16 @@ class WatchedStore:
     def outline(self, sweep_id: int) -> SweepOutline:
         """Return one sweep's line of the list."""
         with self._read() as session:
-            row = session.execute(select(*_OUTLINE).where(SweepRow.id == sweep_id)).one_or_none()
-            if row is None:
-                raise UnknownSweepError(f"no sweep {sweep_id} in this database")
-            return _outline(session, row)
+            sweeps.require_sweep(session, sweep_id)
+            return _outline(session, session.execute(select(*_OUTLINE).where(SweepRow.id == sweep_id)).one())
 
-    def pulse(self, sweep_id: int) -> str:
-        """Return a text that changes when anything happens to a sweep, or another one takes its number."""
+    def pulse(self, sweep_id: int) -> Pulse:
+        """Return what changes when anything happens to a sweep, or another one takes its number."""
         with self._read() as session:
-            added = session.scalar(select(SweepRow.created_at).where(SweepRow.id == sweep_id))
-            if added is None:
-                raise UnknownSweepError(f"no sweep {sweep_id} in this database")
+            added = sweeps.require_sweep(session, sweep_id).created_at
             latest = session.scalar(select(func.max(EventRow.id)).where(EventRow.sweep_id == sweep_id))
-            return f"{added.timestamp():.3f}-{latest or 0}-{sweeps.read_state(session, sweep_id)}"
+            state = sweeps.read_state(session, sweep_id)
+            return Pulse(text=f"{added.timestamp():.3f}-{latest or 0}-{state}", state=state)
 
     def latest_event(self) -> int:
         """Return the number of the latest event of all sweeps, 0 where there is none."""
@@ -182,18 +190,13 @@ class WatchedStore:
     def job(self, job_id: int) -> JobDetail:
         """Return all about a job but its samples."""
         with self._read() as session:
-            row = session.execute(_job_lines().where(JobRow.id == job_id)).one_or_none()
-            if row is None:
-                raise UnknownSweepError(f"no job {job_id} in this database")
-            job = session.get_one(JobRow, job_id)
+            job = sweeps.require_job(session, job_id)
+            line = session.execute(_job_lines().where(JobRow.id == job_id)).one()
             result = session.get(ResultRow, job_id)
             environment = session.get(EnvironmentRow, result.environment) if result else None
             name = session.scalars(select(SweepRow.name).where(SweepRow.id == job.sweep_id)).one()
-            attempts = session.scalars(
-                select(AttemptRow).where(AttemptRow.job_id == job_id).order_by(AttemptRow.epoch)
-            )
             return JobDetail(
-                line=_job_line(row),
+                line=_job_line(line),
                 sweep_id=job.sweep_id,
                 sweep=name,
                 params=job.params,
@@ -201,7 +204,7 @@ class WatchedStore:
                 measure=job.measure,
                 key=job.key,
                 prompt_set=job.prompt_set,
-                attempts=tuple(attempt_value(attempt) for attempt in attempts),
+                attempts=read_attempts(session, job_id),
                 environment=result.environment if result else None,
                 facts=environment.facts if environment else {},
                 conditions=(result.conditions or {}) if result else {},
@@ -271,7 +274,7 @@ def _outline(session: Session, row: Any) -> SweepOutline:
     return SweepOutline(
         id=sweep_id,
         name=row.name,
-        pairs=tuple(pair["spec"]["name"] for pair in row.pairs),
+        pairs=tuple(sweeps.read_pairs(row)),
         state=state,
         jobs=counts,
         created_at=row.created_at.isoformat(timespec="seconds"),

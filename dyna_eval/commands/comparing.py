@@ -82,7 +82,7 @@ def read_side(text: str, database: str) -> Side:
     Raises DatabaseError or UnknownSweepError. Rows that do not belong into one table are let in: each is
     compared with its partner alone, and what it is doubted for is said beside it.
     """
-    from dyna_eval_db.engine import parse_address, shown
+    from dyna_eval_db.address import parse_address, shown
 
     from dyna_eval.imported_report import imported_report
     from dyna_eval.measured_report import build_report

@@ -82,7 +82,7 @@ def _ray(address: str, *, insecure: bool) -> Iterator[Finding]:
 
 
 def _database(url: str) -> Iterator[Finding]:
-    from dyna_eval_db.engine import parse_address, shown
+    from dyna_eval_db.address import parse_address, shown
     from dyna_eval_db.store import Store
 
     try:

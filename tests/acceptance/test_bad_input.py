@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dyna_eval_db.store import Store
+from dyna_eval_db.store import Claimant, Store
 from dyna_eval_workers.resolution import resolve_sweep
 from workplace import COMMAND, SWEEP, Finished, Workplace
 
@@ -413,8 +413,9 @@ def test_an_error_cannot_drive_the_terminal_that_shows_it(workplace: Workplace) 
     spec = load_sweep(workplace.write("sweep.yaml", SWEEP))
     with Store.open(f"sqlite:///{workplace.database}", create=True) as store:
         sweep_id = store.add_sweep(resolve_sweep(spec))
-        claim = store.claim(sweep_id, pair="demo", actor="actor-1", lease_seconds=60.0)
-        assert claim is not None
+        [claim] = store.claim_jobs(
+            sweep_id, pair="demo", claimants=[Claimant(actor="actor-1")], lease_seconds=60.0
+        )
         store.fail(claim, error_class="Broken", message="\x1b[31mred\r\x07gone", final=True)
     for words in (["status"], ["show", str(claim.job_id)], ["logs"]):
         shown = workplace.run_here(*words)

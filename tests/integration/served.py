@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from claims import claim_one, land_one
 from dyna_eval_dashboards.app import create_app
 from dyna_eval_dashboards.safety import Access
 from dyna_eval_db.store import Store
@@ -50,15 +51,15 @@ def fill(url: str, sweep: ResolvedSweep | None = None, *, failed: bool = False) 
     with Store.open(url, create=True) as store:
         sweep_id = store.add_sweep(sweep)
         number = 0
-        while claim := store.claim(
-            sweep_id, pair=sweep.pairs[0].spec.name, actor="actor-1", lease_seconds=60
+        while claim := claim_one(
+            store, sweep_id, pair=sweep.pairs[0].spec.name, actor="actor-1", lease_seconds=60
         ):
             number += 1
             if failed and number == len(sweep.jobs) - 1:
                 store.fail(claim, error_class="ValueError", message=HOSTILE, final=True)
                 continue
             sentinels = [make_sentinel()] if number == 1 else []
-            store.land(claim, _with_hostile_text(make_result(claim.job, sentinels=sentinels)))
+            land_one(store, claim, _with_hostile_text(make_result(claim.job, sentinels=sentinels)))
     return sweep_id
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from claims import claim_one, land_one
 from dyna_eval_dashboards.app import create_app
 from dyna_eval_dashboards.explore import Choice, Explored, explore
 from dyna_eval_dashboards.export import is_page, to_html
@@ -273,12 +274,12 @@ def test_the_pulse_changes_when_something_happens_and_not_otherwise(tmp_path: Pa
         watched = WatchedStore.open(url)
         before = watched.pulse(sweep)
         assert watched.pulse(sweep) == before
-        assert store.claim(sweep, pair="demo", actor="a", lease_seconds=60)
+        assert claim_one(store, sweep, pair="demo", actor="a", lease_seconds=60)
         assert watched.pulse(sweep) != before
         told = client.get("/sweeps/1/pulse").json()
-        assert told["pulse"] == watched.pulse(sweep)
+        assert told["pulse"] == watched.pulse(sweep).text
         assert 2.0 <= told["again_seconds"] <= 10.0
-        assert "Claim expires in" in client.get("/cluster").text
+        assert "Renewal due in" in client.get("/cluster").text
 
 
 def test_time_left_comes_from_calibration_first_and_then_from_what_is_done(tmp_path: Path) -> None:
@@ -296,9 +297,9 @@ def test_time_left_comes_from_calibration_first_and_then_from_what_is_done(tmp_p
         assert "as if every row were as fast as the target alone" in page
         assert "≈ 40 s" in client.get("/").text
 
-        claim = store.claim(again, pair="demo", actor="actor-1", lease_seconds=60)
+        claim = claim_one(store, again, pair="demo", actor="actor-1", lease_seconds=60)
         assert claim
-        store.land(claim, make_result(claim.job))  # in 12.3 s
+        land_one(store, claim, make_result(claim.job))  # in 12.3 s
         then = watched.outline(again).time_left
         assert then
         assert then.basis is Basis.DONE_JOBS
@@ -322,7 +323,7 @@ def test_the_cluster_page_tells_when_an_actor_was_heard_and_where_it_runs(tmp_pa
     node = "node-1"
     with Store.open(url, create=True) as store, client_of(url) as client:
         sweep_id = store.add_sweep(make_sweep())
-        claim = store.claim(sweep_id, pair="demo", actor="actor-2", lease_seconds=60, node=node)
+        claim = claim_one(store, sweep_id, pair="demo", actor="actor-2", lease_seconds=60, node=node)
         assert claim
         page = html.unescape(client.get("/cluster").text)
         assert "not yet</span>" in page
@@ -333,8 +334,8 @@ def test_the_cluster_page_tells_when_an_actor_was_heard_and_where_it_runs(tmp_pa
         assert (actor.node, actor.pair, actor.job_id) == (node, "demo", claim.job_id)
         assert actor.heard_seconds == pytest.approx(3.0, abs=1.5)
         assert actor.facts == {}
-        store.land(claim, make_result(claim.job, actor="actor-2"))
-        assert store.claim(sweep_id, pair="demo", actor="actor-2", lease_seconds=60, node=node)
+        land_one(store, claim, make_result(claim.job, actor="actor-2"))
+        assert claim_one(store, sweep_id, pair="demo", actor="actor-2", lease_seconds=60, node=node)
         [actor] = watched.cluster().at_work
         assert actor.heard_seconds == pytest.approx(0.0, abs=1.5)  # it has just landed a job
         assert actor.facts["cores"] == 2
@@ -347,7 +348,7 @@ def test_the_node_of_every_attempt_is_shown_that_of_failed_ones_too(tmp_path: Pa
     with Store.open(url, create=True) as store, client_of(url) as client:
         sweep_id = store.add_sweep(make_sweep())
         for node in ("node-a", "node-b"):
-            claim = store.claim(sweep_id, pair="demo", actor=f"on-{node}", lease_seconds=60, node=node)
+            claim = claim_one(store, sweep_id, pair="demo", actor=f"on-{node}", lease_seconds=60, node=node)
             assert claim
             store.fail(claim, error_class="PairError", message="no", final=node == "node-b")
         assert [attempt.node for attempt in store.attempts(claim.job_id)] == ["node-a", "node-b"]
@@ -613,7 +614,7 @@ def test_a_killed_controller_is_not_called_running(tmp_path: Path) -> None:
     with Store.open(url, create=True) as store:
         sweep_id = store.add_sweep(make_sweep())
         assert store.acquire_lease(sweep_id, own_name(), 60)
-        store.claim(sweep_id, pair="demo", actor="a", lease_seconds=60)
+        claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=60)
         watched = WatchedStore.open(url)
         assert watched.outline(sweep_id).state == store.sweep_state(sweep_id) == SweepState.RUNNING
 

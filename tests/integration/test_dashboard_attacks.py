@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from claims import claim_one, land_one
 from dyna_eval_dashboards.app import create_app
 from dyna_eval_dashboards.comparing import Comparisons
 from dyna_eval_dashboards.reports import Reports
@@ -218,7 +219,9 @@ def run_with(store: Store, text: str) -> int:
     """Run a sweep by hand whose every text is the same, in results, trees, facts and errors too."""
     sweep_id = store.add_sweep(sweep_of(text))
     tree = replace(TREE, nodes=tuple(replace(node, text=text) for node in TREE.nodes), bonus_text=text)
-    claims = iter(lambda: store.claim(sweep_id, pair="demo", actor=text, lease_seconds=60, node=text), None)
+    claims = iter(
+        lambda: claim_one(store, sweep_id, pair="demo", actor=text, lease_seconds=60, node=text), None
+    )
     for number, claim in enumerate(claims):
         assert claim
         if number == 2:
@@ -227,7 +230,7 @@ def run_with(store: Store, text: str) -> int:
         result = make_result(claim.job, actor=text, sentinels=[make_sentinel(text)])
         samples = tuple(replace(sample, text=text, trees=(tree,)) for sample in result.samples)
         environment = replace(result.environment, facts={"gpu": text, "cores": 2})
-        store.land(claim, replace(result, node=text, samples=samples, environment=environment))
+        land_one(store, claim, replace(result, node=text, samples=samples, environment=environment))
     return sweep_id
 
 
@@ -275,11 +278,11 @@ def test_a_chain_of_the_most_tokens_is_drawn_too(tmp_path: Path) -> None:
     url = database(tmp_path)
     with Store.open(url, create=True) as store, client_of(url) as client:
         sweep_id = store.add_sweep(make_sweep())
-        claim = store.claim(sweep_id, pair="demo", actor="a", lease_seconds=60)
+        claim = claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=60)
         assert claim
         result = make_result(claim.job)
         samples = tuple(replace(sample, trees=(chain(1024),)) for sample in result.samples)
-        store.land(claim, replace(result, samples=samples))
+        land_one(store, claim, replace(result, samples=samples))
         page = client.get(f"/jobs/{claim.job_id}/prompts/0/trees/0").text
     outline = html.unescape(page.split('<details class="outline">')[1].split("</details>")[0])
     assert outline.count("<li") == outline.count("</li>") == 1026
@@ -315,7 +318,7 @@ def test_a_database_that_is_replaced_is_shown_as_it_is_now(tmp_path: Path) -> No
         assert "another sweep" in client.get("/").text
         assert client.app  # the same application
         watched = WatchedStore.open(url)
-        assert watched.pulse(1) != before["pulse"], "a page that was made of the old one must not stay"
+        assert watched.pulse(1).text != before["pulse"], "a page that was made of the old one must not stay"
         watched.close()
 
 
@@ -427,9 +430,9 @@ def test_a_missing_database_stays_missing_for_all_who_ask_at_once(tmp_path: Path
 
 def test_numbers_and_texts_that_no_column_takes_find_nothing(store: Store, database_url: str) -> None:
     sweep_id = store.add_sweep(make_sweep())
-    claim = store.claim(sweep_id, pair="demo", actor="a", lease_seconds=60)
+    claim = claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=60)
     assert claim
-    store.land(claim, make_result(claim.job))
+    land_one(store, claim, make_result(claim.job))
     with client_of(database_url) as client:
         largest = 10**18 - 1
         for address in (
@@ -460,7 +463,7 @@ def test_who_waits_for_a_comparison_that_is_replaced_gets_the_newer_one(tmp_path
     while not comparisons._known:
         time.sleep(0.01)
     with Store.open(url, create=False) as store:
-        store.log_event(1, "something", {})
+        store.retry(1)  # which is noted, though nothing failed
     now[0] += 60
     assert comparisons.latest(1, 2, patience=0.5) is None  # of newer reports
     free.set()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from claims import claim_one, land_one
 from click.testing import CliRunner
 from dyna_eval_db.store import Landing, Store
 from dyna_eval_workers.resolution import resolve_sweep
@@ -60,8 +61,8 @@ def run(store: Store, sweep_id: int, resolved: ResolvedSweep, session: DecodingS
     """Claim and land every job of a sweep."""
     for pair in resolved.spec.pairs:
         prompts = resolved.prompt_sets[pair.name]
-        while claim := store.claim(sweep_id, pair=pair.name, actor=session.actor, lease_seconds=600.0):
-            assert store.land(claim, session.run(claim.job, prompts)) is Landing.LANDED
+        while claim := claim_one(store, sweep_id, pair=pair.name, actor=session.actor, lease_seconds=600.0):
+            assert land_one(store, claim, session.run(claim.job, prompts)) is Landing.LANDED
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

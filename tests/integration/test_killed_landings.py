@@ -16,12 +16,14 @@ from dyna_eval.jobs import JobState
 
 LANDING = """
 import sys
+from claims import claim_one, land_one
 from dyna_eval_db.store import Store
 from measurements import make_result, make_sentinel
 
 store = Store.open(sys.argv[1], create=False)
-while claim := store.claim(1, pair="demo", actor=sys.argv[2], lease_seconds=60.0):
-    store.land(claim, make_result(claim.job, sentinels=[make_sentinel(sys.argv[2], claim.epoch)], rounds=300))
+while claim := claim_one(store, 1, pair="demo", actor=sys.argv[2], lease_seconds=60.0):
+    sentinels = [make_sentinel(sys.argv[2], claim.epoch)]
+    land_one(store, claim, make_result(claim.job, sentinels=sentinels, rounds=300))
     print("landed", flush=True)
 """
 

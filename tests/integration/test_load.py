@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from claims import claim_one, land_one
 from dyna_eval_dashboards import reports
 from dyna_eval_db.store import Claim, Landing, Store
 from dyna_eval_db.watching import WatchedStore
@@ -56,7 +57,7 @@ def plans_of(store: Store | WatchedStore, statements: list[Statement]) -> list[s
 
 def claimed(store: Store, sweep_id: int) -> Claim:
     [pair, *_] = store.queued_pairs(sweep_id)
-    claim = store.claim(sweep_id, pair=pair, actor="actor-1", lease_seconds=60)
+    claim = claim_one(store, sweep_id, pair=pair, actor="actor-1", lease_seconds=60)
     assert claim is not None
     return claim
 
@@ -65,7 +66,7 @@ def statements_for_one_job(store: Store, name: str, *, repeats: int) -> list[Sta
     sweep_id = store.add_sweep(make_sweep(name, repeats=repeats))
     with statements_of(store) as found:
         claim = claimed(store, sweep_id)
-        assert store.land(claim, make_result(claim.job)) is Landing.LANDED
+        assert land_one(store, claim, make_result(claim.job)) is Landing.LANDED
     return found
 
 
@@ -134,7 +135,7 @@ def test_counting_jobs_and_cutting_a_page_of_them_read_an_index_alone(sqlite_sto
 def test_status_tells_what_the_record_of_a_sweep_tells(store: Store) -> None:
     sweep_id = store.add_sweep(make_sweep())
     first = claimed(store, sweep_id)
-    store.land(first, make_result(first.job, sentinels=[make_sentinel()]))
+    land_one(store, first, make_result(first.job, sentinels=[make_sentinel()]))
     store.fail(claimed(store, sweep_id), error_class="ValueError", message="again", final=False)
     store.fail(claimed(store, sweep_id), error_class="ValueError", message="no more", final=True)
     record, summary = store.record(sweep_id), store.summary(sweep_id)
@@ -196,7 +197,7 @@ def test_time_left_is_known_once_a_job_has_landed(store: Store) -> None:
     claimed(store, sweep_id)
     assert watched.outline(sweep_id).time_left is None
     claim = claimed(store, sweep_id)
-    store.land(claim, make_result(claim.job))
+    land_one(store, claim, make_result(claim.job))
     left = watched.outline(sweep_id).time_left
     assert left is not None
     assert left.seconds > 0.0
@@ -211,7 +212,7 @@ def test_who_watches_is_told_of_changes_less_often_where_that_costs_much(tmp_pat
     def changes_after(seconds: float, *, processor_seconds: float) -> bool:
         before = shared.pulse(sweep_id)
         with Store.open(url, create=False) as store:
-            store.log_event(sweep_id, "something", {})
+            store.retry(sweep_id)  # which is noted, though nothing failed
         now[0] += seconds
         used[0] += processor_seconds
         return shared.pulse(sweep_id) != before

@@ -26,8 +26,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from claims import claim_one, land_one
 from dyna_eval_db import migrate
-from dyna_eval_db.engine import bare_engine, parse_address, writing
+from dyna_eval_db.address import parse_address
+from dyna_eval_db.engine import bare_engine, writing
 from dyna_eval_db.migrate import MIGRATIONS, VERSION_TABLE, Schema, SchemaKind, inspect_schema
 from dyna_eval_db.models import SCHEMA_VERSION, Base
 from dyna_eval_db.store import Store
@@ -211,10 +213,10 @@ def as_written_by_0001(url: str) -> None:
 def test_rows_of_schema_0001_are_kept_and_lack_only_what_was_not_measured(database_url: str) -> None:
     with Store.open(database_url, create=True) as store:
         sweep_id = store.add_sweep(make_sweep())
-        claim = store.claim(sweep_id, pair="demo", actor="actor-1", lease_seconds=60.0)
+        claim = claim_one(store, sweep_id, pair="demo", actor="actor-1", lease_seconds=60.0)
         assert claim is not None
         result = make_result(claim.job, sentinels=[make_sentinel()])
-        store.land(claim, result)
+        land_one(store, claim, result)
         before = store.record(sweep_id)
     as_written_by_0001(database_url)
 

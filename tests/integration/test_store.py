@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from claims import claim_one, land_one
 from click.testing import CliRunner
-from dyna_eval_db.engine import network_file_system, wal_is_safe
+from dyna_eval_db.engine import wal_is_safe
+from dyna_eval_db.sqlite_file import network_file_system
 from dyna_eval_db.store import Claim, Claimant, Landing, Outcome, Store, SweepState
 from measurements import (
     CALIBRATION,
@@ -50,9 +52,15 @@ def sweep_id(store: Store) -> int:
 
 
 def take(store: Store, sweep_id: int, *, actor: str = "actor-1", seconds: float = MINUTE) -> Claim:
-    claim = store.claim(sweep_id, pair="demo", actor=actor, lease_seconds=seconds)
+    claim = claim_one(store, sweep_id, pair="demo", actor=actor, lease_seconds=seconds)
     assert claim is not None
     return claim
+
+
+def take_back_all(store: Store, sweep_id: int) -> None:
+    """Become the sweep's next controller, to which all claims of before are lost."""
+    assert store.acquire_lease(sweep_id, "next", MINUTE)
+    store.recover(sweep_id, "next")
 
 
 def kinds(store: Store, sweep_id: int) -> list[str]:
@@ -159,7 +167,7 @@ def test_a_number_that_stands_for_nothing_is_refused(store: Store, ask: Callable
 def test_the_list_of_sweeps_counts_jobs_by_state_and_shows_the_latest_first(store: Store) -> None:
     first, second = store.add_sweep(make_sweep("one")), store.add_sweep(make_sweep("two", repeats=1))
     claim = take(store, first)
-    store.land(claim, make_result(claim.job))
+    land_one(store, claim, make_result(claim.job))
     newest, oldest = store.list_sweeps()
     assert (newest.id, newest.name, newest.state) == (second, "two", SweepState.QUEUED)
     assert (oldest.id, oldest.digest) == (first, make_sweep("one").digest)
@@ -183,19 +191,19 @@ def test_the_state_of_a_sweep_follows_its_jobs_and_its_lease(store: Store) -> No
     claim = take(store, sweep_id)
     store.release_lease(sweep_id, "me")
     assert store.sweep_state(sweep_id) == SweepState.INTERRUPTED
-    store.land(claim, make_result(claim.job))
+    land_one(store, claim, make_result(claim.job))
     second = take(store, sweep_id)
     store.fail(second, error_class="DecodingError", message="wrong token", final=True)
     assert store.sweep_state(sweep_id) == SweepState.FAILED
     store.retry(sweep_id)
     third = take(store, sweep_id)
-    store.land(third, make_result(third.job))
+    land_one(store, third, make_result(third.job))
     assert store.sweep_state(sweep_id) == SweepState.DONE
 
 
 def test_a_sweep_without_open_or_failed_jobs_is_cancelled_if_any_job_was(store: Store, sweep_id: int) -> None:
     claim = take(store, sweep_id)
-    store.land(claim, make_result(claim.job))
+    land_one(store, claim, make_result(claim.job))
     store.cancel(sweep_id)
     assert store.sweep_state(sweep_id) == SweepState.CANCELLED
 
@@ -260,8 +268,17 @@ def test_recovery_queues_what_an_earlier_controller_left_running_without_blame(
     assert store.job(claim.job_id).tries == 0
     assert outcomes(store, claim.job_id) == [Outcome.LOST]
     assert "lost" in kinds(store, sweep_id)
-    assert store.land(claim, make_result(claim.job)) == Landing.FENCED
+    assert land_one(store, claim, make_result(claim.job)) == Landing.FENCED
     assert store.recover(sweep_id, "me") == 0
+    again = take(store, sweep_id)
+    assert (again.job_id, again.epoch) == (claim.job_id, 2)
+
+
+def test_recovery_leaves_the_claims_that_are_to_be_kept(store: Store, sweep_id: int) -> None:
+    unknown, kept = take(store, sweep_id), take(store, sweep_id)
+    store.acquire_lease(sweep_id, "me", MINUTE)
+    assert store.recover(sweep_id, "me", keep=[kept]) == 1
+    assert (state(store, unknown), state(store, kept)) == (JobState.QUEUED, JobState.RUNNING)
 
 
 # ---------------------------------------------------------------------- claims
@@ -275,8 +292,8 @@ def test_jobs_are_claimed_in_their_order_once_each_and_pair_by_pair(store: Store
         (job for job in resolved.jobs if job.pair.spec.name == "demo"), key=lambda job: job.position
     )
     assert [claim.job for claim in claims] == expected
-    assert store.claim(sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE) is None
-    assert store.claim(sweep_id, pair="other", actor="actor-1", lease_seconds=MINUTE) is not None
+    assert claim_one(store, sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE) is None
+    assert claim_one(store, sweep_id, pair="other", actor="actor-1", lease_seconds=MINUTE) is not None
 
 
 def test_several_claims_at_once_are_those_of_one_after_the_other(store: Store) -> None:
@@ -320,12 +337,14 @@ def test_jobs_that_are_added_come_last_and_only_once(store: Store) -> None:
     assert kinds(store, sweep_id).count("jobs added") == 1
     claims = [take(store, sweep_id) for _ in range(4)]
     assert [claim.job.repeat for claim in claims] == [0, 0, 1, 1]
-    assert store.claim(sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE) is None
+    assert claim_one(store, sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE) is None
 
 
 def test_the_conditions_of_a_result_are_kept(store: Store, sweep_id: int) -> None:
     claim = take(store, sweep_id)
-    store.land(claim, replace(make_result(claim.job), conditions={"others_share": 0.25, "commit": "abc+"}))
+    land_one(
+        store, claim, replace(make_result(claim.job), conditions={"others_share": 0.25, "commit": "abc+"})
+    )
 
     assert store.job(claim.job_id).conditions == {"others_share": 0.25, "commit": "abc+"}
     waiting = take(store, sweep_id)
@@ -347,7 +366,7 @@ def test_two_connections_never_claim_the_same_job(store: Store, database_url: st
 
     def claim_all() -> None:
         with Store.open(database_url, create=False) as own:
-            while claim := own.claim(sweep_id, pair="demo", actor="actor", lease_seconds=MINUTE):
+            while claim := claim_one(own, sweep_id, pair="demo", actor="actor", lease_seconds=MINUTE):
                 claimed.append(claim.job_id)
 
     threads = [threading.Thread(target=claim_all) for _ in range(4)]
@@ -377,21 +396,10 @@ def test_one_of_many_that_submit_at_once_stores_the_sweep(store: Store, database
     assert sum(store.progress(found[0]).values()) == 4
 
 
-def test_a_claim_that_is_not_renewed_expires_and_its_job_is_claimed_anew(store: Store, sweep_id: int) -> None:
-    late = take(store, sweep_id, seconds=-1.0)
-    alive = take(store, sweep_id)
-    assert store.expire_claims(sweep_id) == 1
-    assert state(store, late) == JobState.QUEUED
-    assert state(store, alive) == JobState.RUNNING
-    assert outcomes(store, late.job_id) == [Outcome.EXPIRED]
-    again = take(store, sweep_id)
-    assert (again.job_id, again.epoch) == (late.job_id, 2)
-
-
-def test_a_renewed_claim_does_not_expire(store: Store, sweep_id: int) -> None:
+def test_a_claim_that_is_renewed_late_is_valid_while_nobody_took_it_back(store: Store, sweep_id: int) -> None:
     claim = take(store, sweep_id, seconds=-1.0)
     assert store.renew_claim(claim, MINUTE)
-    assert store.expire_claims(sweep_id) == 0
+    assert land_one(store, claim, make_result(claim.job)) == Landing.LANDED
 
 
 def test_a_job_given_up_is_queued_again_without_blame(store: Store, sweep_id: int) -> None:
@@ -409,7 +417,7 @@ def test_a_job_given_up_is_queued_again_without_blame(store: Store, sweep_id: in
 def test_a_landed_result_comes_back_exactly(store: Store, sweep_id: int) -> None:
     claim = take(store, sweep_id)
     result = make_result(claim.job, sentinels=[make_sentinel()])
-    assert store.land(claim, result) == Landing.LANDED
+    assert land_one(store, claim, result) == Landing.LANDED
     assert store.samples(claim.job_id) == result.samples
     stored = store.job(claim.job_id)
     assert stored.state == JobState.DONE
@@ -431,7 +439,7 @@ def test_a_sample_without_rounds_and_without_optional_facts_comes_back_exactly(
         text="",
         token_ids=(),
     )
-    store.land(claim, replace(make_result(claim.job), samples=(bare,), peak_memory_bytes=None))
+    land_one(store, claim, replace(make_result(claim.job), samples=(bare,), peak_memory_bytes=None))
     assert store.samples(claim.job_id) == (bare,)
     assert store.job(claim.job_id).samples == (sum_rounds(bare),)
     assert store.job(claim.job_id).peak_memory_bytes is None
@@ -443,7 +451,7 @@ def test_a_number_that_is_not_finite_is_kept_apart_from_unknown(
 ) -> None:
     claim = take(store, sweep_id)
     odd = replace(make_sample(), divergence_margin_ulp=margin)
-    store.land(claim, replace(make_result(claim.job), samples=(odd,)))
+    land_one(store, claim, replace(make_result(claim.job), samples=(odd,)))
     (read,) = store.samples(claim.job_id)
     assert repr(read.divergence_margin_ulp) == repr(margin)
 
@@ -456,7 +464,7 @@ def test_text_that_a_database_cannot_hold_does_not_stop_a_landing(store: Store, 
     )
     odd = replace(make_sample(), text=text, trees=(replace(TREE, bonus_text=text),))
     environment = Environment(digest=digest("odd"), facts={text: text})
-    store.land(claim, replace(make_result(claim.job), samples=(odd,), environment=environment))
+    land_one(store, claim, replace(make_result(claim.job), samples=(odd,), environment=environment))
     (read,) = store.samples(claim.job_id)
     assert (read.text, read.trees[0].bonus_text) == (stored, stored)
     assert {stored: stored} in store.record(sweep_id).environments.values()
@@ -468,19 +476,19 @@ def test_text_that_a_database_cannot_hold_does_not_stop_a_landing(store: Store, 
 def test_landing_twice_is_noticed_and_changes_nothing(store: Store, sweep_id: int) -> None:
     claim = take(store, sweep_id)
     result = make_result(claim.job)
-    store.land(claim, result)
+    land_one(store, claim, result)
     record = store.record(sweep_id)
-    assert store.land(claim, result) == Landing.ALREADY_LANDED
+    assert land_one(store, claim, result) == Landing.ALREADY_LANDED
     assert store.record(sweep_id) == record
     assert "fenced" not in kinds(store, sweep_id)
 
 
 def test_of_several_results_at_once_each_lands_or_is_fenced_by_itself(store: Store, sweep_id: int) -> None:
-    late = take(store, sweep_id, actor="late", seconds=-1.0)
-    store.expire_claims(sweep_id)
+    late = take(store, sweep_id, actor="late")
+    take_back_all(store, sweep_id)
     claims = [take(store, sweep_id, actor="actor-1") for _ in range(3)]
     again = claims[0]
-    store.land(again, make_result(again.job))
+    land_one(store, again, make_result(again.job))
 
     finished = [(claim, make_result(claim.job)) for claim in (late, *claims)]
     assert store.land_results(finished) == [
@@ -501,8 +509,8 @@ def test_of_several_results_at_once_each_lands_or_is_fenced_by_itself(store: Sto
 def test_of_two_results_of_one_job_at_once_only_that_of_the_newest_claim_lands(
     store: Store, sweep_id: int
 ) -> None:
-    late = take(store, sweep_id, actor="late", seconds=-1.0)
-    store.expire_claims(sweep_id)
+    late = take(store, sweep_id, actor="late")
+    take_back_all(store, sweep_id)
     newer = take(store, sweep_id, actor="newer")
     finished = [
         (claim, make_result(claim.job, actor=claim_actor))
@@ -513,31 +521,33 @@ def test_of_two_results_of_one_job_at_once_only_that_of_the_newest_claim_lands(
     assert store.audit() == []
 
 
-def test_a_result_that_lands_after_its_claim_expired_leaves_no_row(store: Store, sweep_id: int) -> None:
-    late = take(store, sweep_id, actor="late", seconds=-1.0)
-    store.expire_claims(sweep_id)
+def test_a_result_that_lands_after_its_claim_was_taken_back_leaves_no_row(
+    store: Store, sweep_id: int
+) -> None:
+    late = take(store, sweep_id, actor="late")
+    take_back_all(store, sweep_id)
     before = store.record(sweep_id)
-    assert store.land(late, make_result(late.job, sentinels=[make_sentinel("late")])) == Landing.FENCED
+    assert land_one(store, late, make_result(late.job, sentinels=[make_sentinel("late")])) == Landing.FENCED
     assert store.record(sweep_id) == before
     assert store.samples(late.job_id) == ()
     assert "fenced" in kinds(store, sweep_id)
 
 
 def test_the_result_of_the_newest_claim_stands_against_a_late_one(store: Store, sweep_id: int) -> None:
-    late = take(store, sweep_id, actor="late", seconds=-1.0)
-    store.expire_claims(sweep_id)
+    late = take(store, sweep_id, actor="late")
+    take_back_all(store, sweep_id)
     newer = take(store, sweep_id, actor="newer")
-    assert store.land(late, make_result(late.job, actor="late")) == Landing.FENCED
-    assert store.land(newer, make_result(newer.job, actor="newer")) == Landing.LANDED
-    assert store.land(late, make_result(late.job, actor="late")) == Landing.FENCED
+    assert land_one(store, late, make_result(late.job, actor="late")) == Landing.FENCED
+    assert land_one(store, newer, make_result(newer.job, actor="newer")) == Landing.LANDED
+    assert land_one(store, late, make_result(late.job, actor="late")) == Landing.FENCED
     assert store.job(newer.job_id).actor == "newer"
-    assert outcomes(store, newer.job_id) == [Outcome.EXPIRED, Outcome.LANDED]
+    assert outcomes(store, newer.job_id) == [Outcome.LOST, Outcome.LANDED]
 
 
 def test_a_result_of_another_job_is_refused(store: Store, sweep_id: int) -> None:
     claim, other = take(store, sweep_id), take(store, sweep_id)
     with pytest.raises(ValueError, match="is not that of"):
-        store.land(claim, make_result(other.job))
+        land_one(store, claim, make_result(other.job))
     assert state(store, claim) == JobState.RUNNING
 
 
@@ -545,7 +555,7 @@ def test_a_sentinel_that_comes_twice_is_stored_once(store: Store, sweep_id: int)
     for sequences in ([0], [0, 1]):
         claim = take(store, sweep_id)
         sentinels = [make_sentinel(sequence=sequence) for sequence in sequences]
-        store.land(claim, make_result(claim.job, sentinels=sentinels))
+        land_one(store, claim, make_result(claim.job, sentinels=sentinels))
     stored = store.record(sweep_id).sentinels
     assert [(sentinel.actor, sentinel.sequence, sentinel.pair) for sentinel in stored] == [
         ("actor-1", 0, "demo"),
@@ -557,7 +567,7 @@ def test_a_sentinel_that_comes_twice_is_stored_once(store: Store, sweep_id: int)
 def test_a_calibration_comes_back_for_its_pair_and_environment(store: Store, sweep_id: int) -> None:
     claim = take(store, sweep_id)
     result = make_result(claim.job)
-    store.land(claim, result)
+    land_one(store, claim, result)
     pair, environment = claim.job.pair, result.environment.digest
     assert store.calibrations(pair) == {environment: CALIBRATION}
     assert store.record(sweep_id).calibrations == {("demo", environment): CALIBRATION}
@@ -579,7 +589,7 @@ def test_the_latest_calibration_of_an_environment_replaces_earlier_ones(store: S
     for environment, calibration in landings:
         claim = take(store, sweep_id)
         result = make_result(claim.job, calibration=calibration)
-        store.land(claim, replace(result, environment=environment))
+        land_one(store, claim, replace(result, environment=environment))
         time.sleep(0.002)  # SQLite's clock counts milliseconds
     found = store.calibrations(claim.job.pair)
     assert list(found.items()) == [(here.digest, later), (elsewhere.digest, CALIBRATION)]
@@ -588,7 +598,7 @@ def test_the_latest_calibration_of_an_environment_replaces_earlier_ones(store: S
 def test_a_result_without_a_calibration_keeps_the_one_before(store: Store, sweep_id: int) -> None:
     for calibration in (CALIBRATION, None):
         claim = take(store, sweep_id)
-        store.land(claim, make_result(claim.job, calibration=calibration))
+        land_one(store, claim, make_result(claim.job, calibration=calibration))
     assert list(store.calibrations(claim.job.pair).values()) == [CALIBRATION]
 
 
@@ -619,7 +629,7 @@ def test_a_crash_before_any_statement_of_a_landing_leaves_nothing_of_it(store: S
     for crashes in itertools.count():
         try:
             with crash_at_statement(crashes + 1):
-                landing = store.land(claim, result)
+                landing = land_one(store, claim, result)
             break
         except CrashError:
             assert store.record(sweep_id) == before
@@ -655,7 +665,7 @@ def test_a_dry_run_estimates_its_time_by_an_earlier_calibration(
     """4 jobs and one run of the actor's own, 2 prompts of 4 tokens each, a token a second."""
     assert json.loads(dry_run(database_url, "--json"))["estimated_seconds"] is None
     claim = take(store, sweep_id)
-    store.land(claim, make_result(claim.job))
+    land_one(store, claim, make_result(claim.job))
     before = store.record(sweep_id)
     assert json.loads(dry_run(database_url, "--json"))["estimated_seconds"] == 5 * 2 * 4 * 1.0
     assert "under a minute on one actor if every row were as fast as the target alone" in dry_run(
@@ -663,7 +673,7 @@ def test_a_dry_run_estimates_its_time_by_an_earlier_calibration(
     )
     slower = Calibration(draft_seconds=(), verify_seconds=((1, 6.0),))
     claim = take(store, sweep_id)
-    store.land(claim, make_result(claim.job, calibration=slower))
+    land_one(store, claim, make_result(claim.job, calibration=slower))
     assert "about 4 min on one actor" in dry_run(database_url)
     assert len(store.record(sweep_id).jobs) == len(before.jobs)
 
@@ -701,7 +711,7 @@ def test_a_job_that_lands_after_a_failure_keeps_no_error(store: Store, sweep_id:
     claim = take(store, sweep_id)
     store.fail(claim, error_class="ActorDiedError", message="killed", final=False)
     again = take(store, sweep_id)
-    store.land(again, make_result(again.job))
+    land_one(store, again, make_result(again.job))
     assert store.job(again.job_id).error is None
     assert store.attempts(again.job_id)[0].error == "killed"
 
@@ -709,7 +719,7 @@ def test_a_job_that_lands_after_a_failure_keeps_no_error(store: Store, sweep_id:
 def test_retrying_queues_failed_jobs_alone_and_forgets_their_tries(store: Store, sweep_id: int) -> None:
     failed, landed, running = (take(store, sweep_id) for _ in range(3))
     store.fail(failed, error_class="DecodingError", message="wrong token", final=True)
-    store.land(landed, make_result(landed.job))
+    land_one(store, landed, make_result(landed.job))
     assert store.retry(sweep_id) == 1
     job = store.job(failed.job_id)
     assert (job.state, job.tries, job.error) == (JobState.QUEUED, 0, None)
@@ -721,13 +731,13 @@ def test_retrying_queues_failed_jobs_alone_and_forgets_their_tries(store: Store,
 
 def test_cancelling_ends_what_is_queued_or_running_and_nothing_else(store: Store, sweep_id: int) -> None:
     landed, failed, running = (take(store, sweep_id) for _ in range(3))
-    store.land(landed, make_result(landed.job))
+    land_one(store, landed, make_result(landed.job))
     store.fail(failed, error_class="DecodingError", message="wrong token", final=True)
     assert store.cancel(sweep_id) == 2
     counts = store.progress(sweep_id)
     assert [counts[state] for state in JobState] == [0, 0, 1, 1, 2]
     assert outcomes(store, running.job_id) == [Outcome.CANCELLED]
-    assert store.claim(sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE) is None
+    assert claim_one(store, sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE) is None
     assert store.cancel(sweep_id) == 0
 
 
@@ -742,13 +752,12 @@ def test_a_pair_that_does_not_load_fails_its_queued_jobs_and_no_other(store: Sto
     assert sum(job.state == JobState.QUEUED for job in jobs) == 4
 
 
-def expired(store: Store, sweep_id: int, claim: Claim) -> None:
-    store.renew_claim(claim, -1.0)
-    store.expire_claims(sweep_id)
+def lost(store: Store, sweep_id: int, claim: Claim) -> None:  # noqa: ARG001
+    take_back_all(store, sweep_id)
 
 
 def claimed_anew(store: Store, sweep_id: int, claim: Claim) -> None:
-    expired(store, sweep_id, claim)
+    lost(store, sweep_id, claim)
     take(store, sweep_id)
 
 
@@ -761,10 +770,10 @@ def failed_for_good(store: Store, sweep_id: int, claim: Claim) -> None:  # noqa:
 
 
 def landed_already(store: Store, sweep_id: int, claim: Claim) -> None:  # noqa: ARG001
-    store.land(claim, make_result(claim.job))
+    land_one(store, claim, make_result(claim.job))
 
 
-@pytest.mark.parametrize("overtake", [expired, claimed_anew, cancelled, failed_for_good, landed_already])
+@pytest.mark.parametrize("overtake", [lost, claimed_anew, cancelled, failed_for_good, landed_already])
 @pytest.mark.parametrize(
     ("act", "refused"),
     [
@@ -790,14 +799,14 @@ def test_a_claim_that_was_overtaken_changes_nothing(
     assert store.attempts(claim.job_id) == attempts
 
 
-@pytest.mark.parametrize("overtake", [expired, claimed_anew, cancelled, failed_for_good])
+@pytest.mark.parametrize("overtake", [lost, claimed_anew, cancelled, failed_for_good])
 def test_a_result_that_was_overtaken_is_fenced(
     store: Store, sweep_id: int, overtake: Callable[[Store, int, Claim], None]
 ) -> None:
     claim = take(store, sweep_id)
     overtake(store, sweep_id, claim)
     before = store.record(sweep_id)
-    assert store.land(claim, make_result(claim.job)) == Landing.FENCED
+    assert land_one(store, claim, make_result(claim.job)) == Landing.FENCED
     assert store.record(sweep_id) == before
 
 
@@ -807,7 +816,7 @@ def test_a_result_that_was_overtaken_is_fenced(
 def test_a_record_holds_the_whole_sweep(store: Store, sweep_id: int) -> None:
     claim = take(store, sweep_id)
     result = make_result(claim.job, sentinels=[make_sentinel()])
-    store.land(claim, result)
+    land_one(store, claim, result)
     record = store.record(sweep_id)
     assert (record.id, record.name, record.baseline, record.confidence) == (
         sweep_id,
@@ -829,8 +838,8 @@ def test_a_record_takes_no_more_queries_for_more_jobs(store: Store) -> None:
     counts = []
     for repeats in (1, 6):
         sweep_id = store.add_sweep(make_sweep(str(repeats), repeats=repeats))
-        while claim := store.claim(sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE):
-            store.land(claim, make_result(claim.job))
+        while claim := claim_one(store, sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE):
+            land_one(store, claim, make_result(claim.job))
         statements: list[str] = []
 
         def note(
@@ -852,21 +861,23 @@ def test_environments_of_other_sweeps_are_not_in_a_record(store: Store, sweep_id
     for sweep, environment in ((sweep_id, None), (other, elsewhere)):
         claim = take(store, sweep)
         result = make_result(claim.job)
-        store.land(claim, replace(result, environment=environment or result.environment))
+        land_one(store, claim, replace(result, environment=environment or result.environment))
     assert set(store.record(other).environments) == {elsewhere.digest}
 
 
 def test_events_are_read_in_order_and_from_where_one_left_off(store: Store, sweep_id: int) -> None:
     claim = take(store, sweep_id)
     (_, seen) = store.events(sweep_id)
-    store.log_event(sweep_id, "drift", {"percent": 3.5}, claim.job_id)
-    store.land(claim, make_result(claim.job))
+    store.put_back(claim, "the controller stopped")
+    again = take(store, sweep_id)
+    land_one(store, again, make_result(again.job))
     later = store.events(sweep_id, after=seen.id)
     assert [(happened.kind, happened.job_id) for happened in later] == [
-        ("drift", claim.job_id),
+        ("put back", claim.job_id),
+        ("claimed", claim.job_id),
         ("landed", claim.job_id),
     ]
-    assert later[0].detail == {"percent": 3.5}
+    assert later[0].detail == {"epoch": 1, "reason": "the controller stopped"}
     assert later[0].at <= later[1].at
 
 
@@ -891,8 +902,8 @@ def test_transactions_that_meet_on_a_strict_server_are_run_again(database_url: s
             sweep_id = store.add_sweep(make_sweep(repeats=20))
 
             def land_all() -> None:
-                while claim := store.claim(sweep_id, pair="demo", actor="a", lease_seconds=MINUTE):
-                    store.land(claim, make_result(claim.job))
+                while claim := claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=MINUTE):
+                    land_one(store, claim, make_result(claim.job))
 
             threads = [threading.Thread(target=land_all) for _ in range(4)]
             for thread in threads:
@@ -915,7 +926,7 @@ def test_rounds_are_copied_in_one_statement_and_a_refused_one_is_reported(databa
         too_large = replace(result.samples[0].rounds[0], drafted=2**40)
         broken = replace(result.samples[0], rounds=(too_large,))
         with pytest.raises(DataError):
-            store.land(claim, replace(result, samples=(broken,)))
+            land_one(store, claim, replace(result, samples=(broken,)))
         assert state(store, claim) == JobState.RUNNING
         statements: list[str] = []
 
@@ -923,7 +934,7 @@ def test_rounds_are_copied_in_one_statement_and_a_refused_one_is_reported(databa
             statements.append(statement)
 
         event.listen(Engine, "before_cursor_execute", note)
-        store.land(claim, result)
+        land_one(store, claim, result)
         event.remove(Engine, "before_cursor_execute", note)
         assert not any("INSERT INTO round" in statement for statement in statements)
         assert store.samples(claim.job_id) == result.samples
@@ -940,9 +951,9 @@ def test_a_server_that_closed_the_connection_is_away_and_then_back(database_url:
 
         event.listen(Engine, "begin", cut)
         with pytest.raises(DatabaseAwayError):
-            store.land(claim, make_result(claim.job))
+            land_one(store, claim, make_result(claim.job))
         event.remove(Engine, "begin", cut)
-        assert store.land(claim, make_result(claim.job)) == Landing.LANDED
+        assert land_one(store, claim, make_result(claim.job)) == Landing.LANDED
 
 
 @on_postgres
@@ -979,7 +990,7 @@ def test_a_process_killed_while_a_result_lands_leaves_the_file_whole(file: Path)
         assert store.recover(sweep_id, "next") == 1
         claim = take(store, sweep_id)
         assert claim.job_id == running.id
-        assert store.land(claim, make_result(claim.job)) == Landing.LANDED
+        assert land_one(store, claim, make_result(claim.job)) == Landing.LANDED
     with sqlite3.connect(file) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("PRAGMA foreign_key_check").fetchone() is None
@@ -990,11 +1001,12 @@ KILLED_CHILD = """
 import os, signal, sys
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DataError
+from claims import claim_one, land_one
 from dyna_eval_db.store import Store
 from measurements import make_result, make_sentinel
 
 store = Store.open(sys.argv[1], create=False)
-claim = store.claim(1, pair="demo", actor="actor-1", lease_seconds=60.0)
+claim = claim_one(store, 1, pair="demo", actor="actor-1", lease_seconds=60.0)
 
 @event.listens_for(Engine, "connect")
 @event.listens_for(Engine, "checkout")
@@ -1005,7 +1017,7 @@ def keep_little_in_memory(connection, *_):
 def die(_connection):
     os.kill(os.getpid(), signal.SIGKILL)
 
-store.land(claim, make_result(claim.job, sentinels=[make_sentinel()], rounds=2000))
+land_one(store, claim, make_result(claim.job, sentinels=[make_sentinel()], rounds=2000))
 """
 
 
@@ -1017,8 +1029,8 @@ def test_a_reader_sees_one_moment_while_results_land(file: Path) -> None:
 
         def land_all() -> None:
             with Store.open(url, create=False) as own:
-                while claim := own.claim(sweep_id, pair="demo", actor="a", lease_seconds=MINUTE):
-                    own.land(claim, make_result(claim.job))
+                while claim := claim_one(own, sweep_id, pair="demo", actor="a", lease_seconds=MINUTE):
+                    land_one(own, claim, make_result(claim.job))
 
         writer = threading.Thread(target=land_all)
         writer.start()
@@ -1037,8 +1049,8 @@ def test_a_store_may_be_used_from_several_threads(file: Path) -> None:
             target=lambda: [store.renew_lease(sweep_id, "me", MINUTE) for _ in range(20)]
         )
         renewals.start()
-        while claim := store.claim(sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE):
-            store.land(claim, make_result(claim.job))
+        while claim := claim_one(store, sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE):
+            land_one(store, claim, make_result(claim.job))
         renewals.join()
         assert store.progress(sweep_id)[JobState.DONE] == 20
 
@@ -1069,12 +1081,12 @@ def test_nothing_lands_in_a_sqlite_file_that_has_gone_from_its_place(file: Path,
         if replaced:
             file.write_bytes(elsewhere.read_bytes())
         with pytest.raises(DatabaseAwayError) as refused:
-            store.land(claim, make_result(claim.job))
+            land_one(store, claim, make_result(claim.job))
         assert str(refused.value) == (
             f"sqlite:///{file}: the file was deleted, moved or replaced; put it back"
         )
         elsewhere.rename(file)
-        assert store.land(claim, make_result(claim.job)) is Landing.LANDED
+        assert land_one(store, claim, make_result(claim.job)) is Landing.LANDED
 
 
 def test_sqlite_keeps_foreign_keys_and_syncs_every_commit(file: Path) -> None:
@@ -1150,7 +1162,7 @@ def test_nothing_is_left_open_after_closing(file: Path) -> None:
 
 def test_rounds_are_counted_by_job_and_by_verified_nodes(store: Store, sweep_id: int) -> None:
     trees = {}
-    while (claim := store.claim(sweep_id, pair="demo", actor="a", lease_seconds=MINUTE)) is not None:
+    while (claim := claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=MINUTE)) is not None:
         result = make_result(claim.job, sentinels=[make_sentinel()])
         sizes = [(6, 6, 2), (0,)]
         samples = tuple(
@@ -1160,7 +1172,7 @@ def test_rounds_are_counted_by_job_and_by_verified_nodes(store: Store, sweep_id:
             )
             for index in range(2)
         )
-        store.land(claim, replace(result, samples=samples))
+        land_one(store, claim, replace(result, samples=samples))
         if claim.job.configuration.method is not Method.AR:
             trees[claim.job_id] = {0: 1, 2: 1, 6: 2}
     assert trees

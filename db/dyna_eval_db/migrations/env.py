@@ -13,7 +13,8 @@ from sqlalchemy import JSON, Connection, Double
 from sqlalchemy.types import TypeDecorator
 
 from dyna_eval.errors import DatabaseError
-from dyna_eval_db.engine import bare_engine, parse_address, writing
+from dyna_eval_db.address import parse_address
+from dyna_eval_db.engine import bare_engine, writing
 from dyna_eval_db.migrate import VERSION_TABLE
 from dyna_eval_db.models import Base
 

@@ -1,0 +1,83 @@
+"""The file of a SQLite database: where it may lie, and what it takes to open or to fill it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from sqlalchemy import URL
+
+from dyna_eval.errors import DatabaseError, MissingDatabaseError
+from dyna_eval_db.refusals import MAY_WRITE
+
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "fuse.sshfs",
+        "lustre",
+        "ceph",
+        "fuse.glusterfs",
+        "beegfs",
+        "gpfs",
+        "afs",
+    }
+)
+"""Types that several machines write at once without the locks that SQLite relies on.
+
+9p and virtiofs are not among them: they carry the own disks of containers and virtual machines.
+"""
+
+
+def check_file(address: URL, *, create: bool) -> None:
+    """Refuse a SQLite file that cannot be or lies on a network; one that is not there or may not be written
+    to, where `create` says that it is to be filled, and one that is not there where it is to be read."""
+    if address.get_backend_name() != "sqlite":
+        return
+    path = Path(str(address.database))
+    try:
+        _check_path(path, create=create)
+    except OSError as error:  # no permission to look, or a name that is too long
+        raise DatabaseError(f"cannot open {path}: {error.strerror}; choose another file") from error
+    mounts = Path("/proc/self/mounts")
+    if mounts.exists():
+        kind = network_file_system(path.resolve(), mounts.read_text(errors="replace"))
+        if kind is not None:
+            raise DatabaseError(
+                f"{path} lies on a network file system ({kind}), where SQLite's locks cannot be trusted; "
+                "choose a local folder, or use Postgres"
+            )
+
+
+def _check_path(path: Path, *, create: bool) -> None:
+    if path.is_dir():
+        raise DatabaseError(f"{path} is a folder; give the name of a database file")
+    if not path.parent.is_dir():
+        raise DatabaseError(f"cannot open {path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise DatabaseError(f"{path} is no file but a device or a pipe; give the name of a database file")
+    if not create and not path.exists():
+        raise MissingDatabaseError(
+            f"there is no database at {path}; `dyna-eval submit` creates one, --db names another"
+        )
+    places = (path.parent, path) if path.exists() else (path.parent,)  # a journal is made beside the file
+    if create and not all(os.access(place, os.W_OK) for place in places):
+        raise DatabaseError(f"cannot write {path}; {MAY_WRITE}")
+
+
+def network_file_system(path: Path, mounts: str) -> str | None:
+    """Return the type of the network file system that holds a path, or None on a local one.
+
+    mounts: the text of /proc/self/mounts, with lines of device, folder, type and options.
+    """
+    found, kind = Path("/"), ""
+    for line in mounts.splitlines():
+        _device, folder, type_name, *_ = line.split(" ")
+        mounted = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), folder))
+        if path.is_relative_to(mounted) and len(mounted.parts) >= len(found.parts):
+            found, kind = mounted, type_name
+    return kind if kind in _NETWORK_FILE_SYSTEMS else None
