@@ -22,9 +22,9 @@ DECODER_VERSION = 4
 
 """Version of the decoding loops' semantics; results of another version are not reused."""
 
-PACKAGED_PAIRS = ("demo", "demo-large")
+DEMO, DEMO_LARGE = PACKAGED_PAIRS = ("demo", "demo-large")
 
-"""Pairs that come with the package; `demo` also names its prompts."""
+"""Pairs that come with the package, the second one enlarged; DEMO also names the packaged data set."""
 
 MAX_CONFIGURATIONS = 10_000
 

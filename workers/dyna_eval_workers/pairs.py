@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils import resolve_revision
 
 from dyna_eval.errors import PairError, first_line
-from dyna_eval.jobs import PACKAGED_PAIRS, Backend, Configuration, Method, Pair, PairSpec, digest
+from dyna_eval.jobs import DEMO_LARGE, PACKAGED_PAIRS, Backend, Configuration, Method, Pair, PairSpec, digest
 from dyna_eval.sources import HUB_ID
 from dyna_eval_workers.architecture import check_architecture, plain_logits, self_test
 from dyna_eval_workers.cudagraph import CaptureError, GraphRunner
@@ -31,9 +31,6 @@ from dyna_eval_workers.native import NoKernelsError
 from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.placement import check_spread, is_spread, spreading
 from dyna_eval_workers.runner import Runner, TorchRunner, position_limit, vocabulary_size
-
-DEMO, DEMO_LARGE = PACKAGED_PAIRS
-"""Names of the packaged pair, its models and its prompts, and of the pair enlarged and its models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
