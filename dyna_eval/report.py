@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from dyna_eval.errors import MixedRowsError
 from dyna_eval.imported import Source
 from dyna_eval.intervals import Bootstrap, Interval
 from dyna_eval.jobs import GenerationSpec, JobState, Method, Params
 from dyna_eval.presets import Preset
-from dyna_eval.statistics import Comparison, Figures, compare
+from dyna_eval.statistics import Comparison, Figures, compare, ratio_of_means
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,10 @@ class Row:
         if self.figures is None or self.figures.agreement.violations:
             return False
         return self.method is Method.AR or self.figures.agreement.compared > 0
+
+    def has_prompts_of(self, other: Row) -> bool:
+        """Whether two rows are known to be over one prompt set, so that equal indices are the same prompt."""
+        return self.prompt_set is not None and self.prompt_set == other.prompt_set
 
     @property
     def speedup_interval(self) -> Interval | None:
@@ -199,14 +204,11 @@ def compare_rows(row: Row, base: Row, bootstrap: Bootstrap | None) -> Comparison
     if any(one.source is None and not one.rates for one in (row, base)):
         return None  # an actor of unknown pace
     if bootstrap is not None and row.rates and base.rates and (row.source is None) == (base.source is None):
-        same = row.prompt_set is not None and row.prompt_set == base.prompt_set
-        found = compare(row.rates, base.rates, bootstrap, same_prompts=same)
-        if found is not None and row is base:
-            return Comparison(ratio=found.ratio, interval=found.interval, paired=found.paired)
-        return found
-    if base.figures.throughput.mean <= 0.0:
-        return None
-    return Comparison(ratio=row.figures.throughput.mean / base.figures.throughput.mean)
+        if not row.has_prompts_of(base):
+            return ratio_of_means(fmean(row.rates.values()), fmean(base.rates.values()))
+        found = compare(row.rates, base.rates, bootstrap)
+        return replace(found, paired_interval=None) if found is not None and row is base else found
+    return ratio_of_means(row.figures.throughput.mean, base.figures.throughput.mean)
 
 
 def refuse_mixed(rows: Sequence[Row]) -> None:
