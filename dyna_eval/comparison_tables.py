@@ -23,7 +23,7 @@ from dyna_eval.cells import (
 from dyna_eval.intervals import Interval
 from dyna_eval.report import Row
 from dyna_eval.report_json import interval_json
-from dyna_eval.sweep_comparison import Baselines, Match, Regression, Side, SweepComparison, Verdict
+from dyna_eval.sweep_comparison import Baselines, Match, Regression, Side, SpeedVerdict, SweepComparison
 from dyna_eval.tables import (
     csv_text,
     escape_csv,
@@ -208,7 +208,7 @@ def print_comparison(comparison: SweepComparison, file: TextIO) -> None:
             table.add_column(title, justify="right", no_wrap=True)
         for row in pair.rows:
             label = marked(row.label, row.marks)
-            style = {Verdict.FASTER: "green", Verdict.SLOWER: "red"}.get(row.match.verdict)
+            style = {SpeedVerdict.FASTER: "green", SpeedVerdict.SLOWER: "red"}.get(row.match.verdict)
             table.add_row(label, Text(row.configuration), *map(Text, row.cells), style=style)
         print_fitting(table, console)
         print_notes(pair.notes, console)

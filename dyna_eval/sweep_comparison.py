@@ -32,7 +32,7 @@ class Side:
     environments: Environments = field(default_factory=dict, repr=False)
 
 
-class Verdict(StrEnum):
+class SpeedVerdict(StrEnum):
     """What may be said of B against A."""
 
     FASTER = "faster"
@@ -63,18 +63,18 @@ class Match:
         return self.ratio.prompts if self.ratio else 0
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> SpeedVerdict:
         """`faster` and `slower` need every interval of the ratio to exclude 1, on the same side."""
         if self.ratio is None:
-            return Verdict.NO_RESULT
+            return SpeedVerdict.NO_RESULT
         intervals = _intervals(self.ratio)
         if not intervals:
-            return Verdict.NO_INTERVAL
+            return SpeedVerdict.NO_INTERVAL
         if all(interval.low > 1.0 for interval in intervals):
-            return Verdict.FASTER
+            return SpeedVerdict.FASTER
         if all(interval.high < 1.0 for interval in intervals):
-            return Verdict.SLOWER
-        return Verdict.NOT_SEPARABLE
+            return SpeedVerdict.SLOWER
+        return SpeedVerdict.NOT_SEPARABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

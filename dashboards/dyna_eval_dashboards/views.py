@@ -10,7 +10,7 @@ from typing import Any
 from dyna_eval.cells import Notes, configuration_text
 from dyna_eval.comparison_tables import compared_pairs, headers, remarks
 from dyna_eval.report import LeftOut, Report, Row, best_row
-from dyna_eval.sweep_comparison import SweepComparison, Verdict
+from dyna_eval.sweep_comparison import SpeedVerdict, SweepComparison
 from dyna_eval.wording import one_line
 
 ROWS_PER_PAGE = 200
@@ -153,7 +153,7 @@ def compared(comparison: SweepComparison, page: int) -> dict[str, Any]:
         "pairs": pairs,
         "headers": headers(comparison),
         "remarks": remarks(comparison, most=_LONELY_NAMED),
-        "verdicts": {str(verdict): counted[verdict] for verdict in Verdict if counted[verdict]},
+        "verdicts": {str(verdict): counted[verdict] for verdict in SpeedVerdict if counted[verdict]},
         "page": page,
         "pages": max(-(-pair.total // ROWS_PER_PAGE) for pair in pairs),
     }
