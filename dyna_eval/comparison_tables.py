@@ -308,9 +308,7 @@ def comparison_json(comparison: SweepComparison, regressed: Sequence[Regression]
         "baselines": [asdict(both) | {"percent": both.percent} for both in comparison.baselines],
         "regressions": None
         if regressed is None
-        else [
-            {"pair": one.match.b.pair, "label": one.match.b.label, "reason": one.reason} for one in regressed
-        ],
+        else [{"pair": one.row.pair, "label": one.row.label, "reason": one.reason} for one in regressed],
     }
 
 

@@ -148,7 +148,9 @@ def compare_reports(a: Side, b: Side) -> SweepComparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regression:
-    match: Match
+    """`row` is B's; where B has none, A's."""
+
+    row: Row
     reason: str
 
 
@@ -156,15 +158,17 @@ def regressions(comparison: SweepComparison, allowed: float) -> tuple[Regression
     """Return the rows of B that are more than a share `allowed` (0.03 is 3 %) slower than A, and why.
 
     A row regressed where its ratio and every interval of it end below 1 - allowed; without an interval, where
-    the ratio alone is below. A row that has a result in A and none in B regressed as well.
+    the ratio alone is below. A row that has a result in A and none in B, or no partner there, regressed as
+    well.
     """
     found = []
     for match in comparison.matches:
         if match.a.figures is not None and match.b.figures is None:
-            found.append(Regression(match=match, reason=f"no result ({match.b.state})"))
+            found.append(Regression(row=match.b, reason=f"no result ({match.b.state})"))
         elif match.ratio is not None and _regressed(match.ratio, 1.0 - allowed):
-            found.append(Regression(match=match, reason=_slower_text(match.ratio)))
-    return tuple(found)
+            found.append(Regression(row=match.b, reason=_slower_text(match.ratio)))
+    lost = [row for row in comparison.only_a if row.figures is not None]
+    return (*found, *(Regression(row=row, reason="only in A") for row in lost))
 
 
 def _regressed(ratio: Comparison, bound: float) -> bool:

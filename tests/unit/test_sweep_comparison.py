@@ -269,7 +269,7 @@ def test_the_baselines_difference_is_told_in_percent() -> None:
 
 
 def names(found: SweepComparison, allowed: float) -> list[str]:
-    return [one.match.b.label for one in regressions(found, allowed)]
+    return [one.row.label for one in regressions(found, allowed)]
 
 
 def test_a_row_that_is_slower_by_more_than_is_allowed_regressed() -> None:
@@ -305,9 +305,17 @@ def test_without_an_interval_the_ratio_itself_decides() -> None:
 
 def test_a_row_that_has_no_result_any_more_regressed() -> None:
     found = compared(record(), record(states={TREE.label: JobState.FAILED}))
-    assert [(one.match.b.label, one.reason) for one in regressions(found, 0.03)] == [
+    assert [(one.row.label, one.reason) for one in regressions(found, 0.03)] == [
         (TREE.label, "no result (failed)")
     ]
+
+
+def test_a_row_that_is_gone_regressed_if_it_had_a_result() -> None:
+    rest = record([(step, speed) for step, speed in FOUR_STEPS if step.label != TREE.label])
+    found = compared(record(), rest)
+    assert [(one.row.label, one.reason) for one in regressions(found, 0.03)] == [(TREE.label, "only in A")]
+    assert names(compared(rest, record()), 0.03) == []
+    assert names(compared(record(states={TREE.label: JobState.FAILED}), rest), 0.03) == []
     back = compared(record(states={TREE.label: JobState.FAILED}), record())
     assert names(back, 0.03) == []
 
