@@ -10,12 +10,11 @@ from dyna_eval.counts import Identical, all_files, doubted_prompts, identical_ro
 from dyna_eval.imported import ImportedFile, ImportedRow, ImportedSample, ImportedSweep
 from dyna_eval.integrity import mixed_caveats, row_caveats
 from dyna_eval.intervals import Bootstrap
-from dyna_eval.jobs import Method
+from dyna_eval.jobs import Method, SweepState
 from dyna_eval.labels import labels_with_origin
-from dyna_eval.report import LeftOut, Report, Row, compare_rows, refuse_mixed, with_comparisons
+from dyna_eval.report import LeftOut, Report, Row, RowState, compare_rows, refuse_mixed, with_comparisons
 from dyna_eval.statistics import Acceptance, Agreement, Figures, Latency, Shares, Throughput
 
-_IMPORTED = "imported"
 _DEFAULT_CONFIDENCE = 0.95
 
 
@@ -37,7 +36,7 @@ def imported_report(
         sweep_id=sweep.id,
         name=sweep.name,
         digest=sweep.digest,
-        state=_IMPORTED,
+        state=SweepState.IMPORTED,
         created_at=sweep.created_at,
         confidence=confidence,
         pairs=pairs,
@@ -102,7 +101,7 @@ def _row(
         label=label,
         method=row.method,
         params=row.params,
-        state=_IMPORTED,
+        state=RowState.IMPORTED,
         is_baseline=is_baseline,
         job_ids=(),
         prompt_set=row.prompt_set,

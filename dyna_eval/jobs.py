@@ -102,6 +102,18 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class SweepState(StrEnum):
+    """Where a sweep stands; derived from its jobs and its controller's lease, never stored."""
+
+    RUNNING = "running"
+    DONE = "done"
+    QUEUED = "queued"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    IMPORTED = "imported"  # from files of other tools: it has no jobs
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSpec:
     """Where prompts come from: the arguments of `datasets.load_dataset`, and how rows become prompts."""

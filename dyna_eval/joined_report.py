@@ -24,6 +24,7 @@ from dyna_eval.report import (
     LeftOut,
     Report,
     Row,
+    RowState,
     baseline_of,
     compare_rows,
     refuse_mixed,
@@ -304,7 +305,7 @@ def _left_out(members: Sequence[_Member], pairs: Sequence[str], shown: Sequence[
                 LeftOut(
                     label=row.label,
                     pair=None if missing else row.pair,
-                    state="not shown",
+                    state=RowState.NOT_SHOWN,
                     reason=f"{name}: its pair is not in all sweeps"
                     if missing
                     else f"not asked for of {name}",

@@ -23,7 +23,7 @@ from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import Configuration, JobState
 from dyna_eval.presets import Preset, apply_preset
 from dyna_eval.records import StoredJob, SweepRecord
-from dyna_eval.report import Choice, LeftOut, Report, Row, best_row, refuse_mixed, with_comparisons
+from dyna_eval.report import Choice, LeftOut, Report, Row, RowState, best_row, refuse_mixed, with_comparisons
 from dyna_eval.statistics import Run, actor_paces, figures, prompt_throughputs
 from dyna_eval.tuning import split_record
 from dyna_eval.wording import count
@@ -232,7 +232,10 @@ class _PairTable:
 def _merged(record: SweepRecord) -> list[LeftOut]:
     return [
         LeftOut(
-            label=merged.label, pair=None, state="merged", reason=f"same as '{merged.into}': {merged.reason}"
+            label=merged.label,
+            pair=None,
+            state=RowState.MERGED,
+            reason=f"same as '{merged.into}': {merged.reason}",
         )
         for merged in record.merged
     ]
@@ -243,7 +246,7 @@ def _unshown(record: SweepRecord, out: Sequence[Configuration], preset: Preset |
         LeftOut(
             label=configuration.label,
             pair=pair,
-            state="not shown",
+            state=RowState.NOT_SHOWN,
             reason=f"an unpruned tree, which preset {preset} leaves out",
             job_ids=tuple(
                 job.id for job in record.jobs if (job.pair, job.label) == (pair, configuration.label)
@@ -254,18 +257,18 @@ def _unshown(record: SweepRecord, out: Sequence[Configuration], preset: Preset |
     ]
 
 
-def _row_state(jobs: Sequence[StoredJob]) -> str:
+def _row_state(jobs: Sequence[StoredJob]) -> RowState:
     states = {job.state for job in jobs}
     if states == {JobState.DONE}:
-        return JobState.DONE
+        return RowState.DONE
     coming = states & {JobState.RUNNING, JobState.QUEUED}
     if JobState.RUNNING in states or (coming and JobState.DONE in states):
-        return JobState.RUNNING
+        return RowState.RUNNING
     if coming or not states:
-        return JobState.QUEUED
+        return RowState.QUEUED
     if JobState.DONE in states:
-        return "partial"
-    return JobState.FAILED if JobState.FAILED in states else JobState.CANCELLED
+        return RowState.PARTIAL
+    return RowState.FAILED if JobState.FAILED in states else RowState.CANCELLED
 
 
 def _missing_reason(missing: Sequence[StoredJob], planned: int) -> str:

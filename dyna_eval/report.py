@@ -8,19 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from statistics import fmean
 
 from dyna_eval.errors import MixedRowsError
 from dyna_eval.imported import Source
 from dyna_eval.intervals import Bootstrap, Interval
-from dyna_eval.jobs import GenerationSpec, JobState, Method, Params
+from dyna_eval.jobs import GenerationSpec, Method, Params
 from dyna_eval.presets import Preset
 from dyna_eval.statistics import Comparison, Figures, compare, ratio_of_means
 
 
+class RowState(StrEnum):
+    """Where a row stands, by its jobs where it has any."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    PARTIAL = "partial"  # some jobs done, none to come
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    IMPORTED = "imported"
+    MERGED = "merged"  # with a row that does the same
+    NOT_SHOWN = "not shown"  # by a preset, or not selected
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One configuration on one pair. `state` is a job state, or `partial`: some jobs done, none to come."""
+    """One configuration on one pair."""
 
     pair: str
     step: int
@@ -28,7 +43,7 @@ class Row:
     label: str
     method: Method
     params: Params
-    state: str
+    state: RowState
     is_baseline: bool
     job_ids: tuple[int, ...]
     prompt_set: str | None
@@ -69,6 +84,12 @@ class Row:
         return self.prompt_set is not None and self.prompt_set == other.prompt_set
 
     @property
+    def is_slower(self) -> bool:
+        """Whether it is slower than the step before it, and not by chance alone as far as is known."""
+        step = self.versus_previous
+        return step is not None and step.ratio < 1.0 and step.separable is not False
+
+    @property
     def speedup_interval(self) -> Interval | None:
         """Of the speedup; the baseline's own is 1 by definition and has none."""
         return self.versus_baseline.interval if self.versus_baseline and not self.is_baseline else None
@@ -82,6 +103,7 @@ class LeftOut:
     pair: str | None
     """None for a merged configuration, which is left out for every pair."""
     state: str
+    """A `RowState`, or what an imported file says."""
     reason: str
     job_ids: tuple[int, ...] = ()
 
@@ -112,6 +134,7 @@ class Report:
     name: str
     digest: str
     state: str
+    """A `SweepState`; where sweeps are joined all of theirs, with commas between."""
     created_at: str
     confidence: float
     pairs: tuple[str, ...]
@@ -156,7 +179,7 @@ def best_row(rows: Sequence[Row]) -> Row | None:
 
     None is also where an imported row, whose output nobody compared with the target's, is faster.
     """
-    at_rest = all(row.source or row.state in (JobState.DONE, JobState.FAILED) for row in rows)
+    at_rest = all(row.source or row.state in (RowState.DONE, RowState.FAILED) for row in rows)
     best = _fastest(rows) if at_rest else None
     doubted = [row for row in rows if row.source and not row.mixed and not row.is_exact]
     return None if best is None or any(_rate(row) > _rate(best) for row in doubted) else best
