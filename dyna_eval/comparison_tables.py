@@ -150,7 +150,7 @@ def _match_notes(match: Match) -> tuple[str, ...]:
     if match.unproven:
         texts.append(f"not shown to be the same in A and B: {', '.join(match.unproven)}")
     for letter, row in (("A", match.a), ("B", match.b)):
-        texts += [f"{letter}: {text}" for text in row.caveats]
+        texts += [f"{letter}: {text}" for text in row.caveat_texts]
         if row.figures is None:
             texts.append(f"{letter} has no result ({row.state})")
     return tuple(map(one_line, texts))
@@ -171,7 +171,7 @@ def remarks(comparison: SweepComparison, *, most: int | None = None) -> list[str
                 named.append(f"and {count(len(rows) - len(named), 'more row')}")
             texts.append(f"only in {letter}: {'; '.join(named)}")
     for letter, side in _sides(comparison):
-        texts += [f"{letter}: {pair}: {text}" for pair, text in side.report.pair_caveats]
+        texts += [f"{letter}: {pair}: {own.text}" for pair, own in side.report.pair_caveats]
     return list(map(one_line, texts))
 
 
@@ -287,7 +287,7 @@ def _lonely(letter: str, row: Row) -> list[object]:
         f"throughput_{letter}": row.figures and row.figures.throughput.mean,
         f"speedup_{letter}": row.versus_baseline and row.versus_baseline.ratio,
         "verdict": f"only in {letter.upper()}",
-        "notes": escape_csv("; ".join(row.caveats)),
+        "notes": escape_csv("; ".join(row.caveat_texts)),
     }
     return [known.get(column) for column in _CSV_COLUMNS]
 
@@ -353,5 +353,5 @@ def _row_json(row: Row) -> dict[str, object]:
         "generation": row.generation,
         "env": row.environment,
         "job_ids": list(row.job_ids),
-        "caveats": list(row.caveats),
+        "caveats": list(row.caveat_texts),
     }

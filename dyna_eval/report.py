@@ -13,6 +13,7 @@ from statistics import fmean
 
 from dyna_eval.errors import MixedRowsError
 from dyna_eval.imported import Source
+from dyna_eval.integrity import Caveat
 from dyna_eval.intervals import Bootstrap, Interval
 from dyna_eval.jobs import GenerationSpec, Method, Params
 from dyna_eval.presets import Preset
@@ -55,7 +56,7 @@ class Row:
     versus_baseline: Comparison | None
     versus_previous: Comparison | None
     """Against the nearest row above that has figures."""
-    caveats: tuple[str, ...]
+    caveats: tuple[Caveat, ...]
     fastest_before: int | None = None
     """The step of the fastest row above whose output and circumstances are right."""
     versus_fastest_before: Comparison | None = None
@@ -71,6 +72,10 @@ class Row:
     """Figures that the file defines otherwise than this project does."""
     peak_memory_bytes: int | None = None
     """The highest of its done jobs."""
+
+    @property
+    def caveat_texts(self) -> tuple[str, ...]:
+        return tuple(caveat.text for caveat in self.caveats)
 
     @property
     def is_exact(self) -> bool:
@@ -140,8 +145,8 @@ class Report:
     pairs: tuple[str, ...]
     rows: tuple[Row, ...]
     left_out: tuple[LeftOut, ...]
-    pair_caveats: tuple[tuple[str, str], ...]
-    """(pair, text): what concerns all rows of a pair."""
+    pair_caveats: tuple[tuple[str, Caveat], ...]
+    """What concerns all rows of a pair, with the pair."""
     joined: tuple[JoinedSweep, ...] = ()
     """The sweeps whose rows are joined here; empty for the report of one sweep."""
     made_of: tuple[str, ...] = ()
@@ -157,6 +162,10 @@ class Report:
     def rows_of(self, pair: str) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.pair == pair)
 
+    def texts_on(self, pair: str) -> tuple[str, ...]:
+        """Return what concerns all rows of a pair."""
+        return tuple(caveat.text for own, caveat in self.pair_caveats if own == pair)
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """All caveats as sentences that name their row."""
@@ -164,9 +173,10 @@ class Report:
         texts = [
             f"{row.pair}: {row.label}: {text}" if several else f"{row.label}: {text}"
             for row in self.rows
-            for text in row.caveats
+            for text in row.caveat_texts
         ]
-        return (*texts, *(f"{pair}: {text}" if several else text for pair, text in self.pair_caveats))
+        of_pairs = [f"{pair}: {own.text}" if several else own.text for pair, own in self.pair_caveats]
+        return (*texts, *of_pairs)
 
 
 def baseline_of(rows: Sequence[Row]) -> Row | None:

@@ -115,7 +115,7 @@ def _table(report: Report, place: int, wanted: Wanted, size: int) -> PairTable:
         rows=shown,
         marks=marks,
         footnotes=tuple(note for note in notes.lettered() if note[0] in used),
-        caveats=tuple(one_line(text) for of_pair, text in report.pair_caveats if of_pair == pair),
+        caveats=tuple(map(one_line, report.texts_on(pair))),
         best=best_row(rows),
         found=len(found),
         has_figures=any(row.figures for row in rows),

@@ -237,7 +237,7 @@ def test_the_table_has_the_cells_footnotes_and_warnings_of_the_report(tmp_path: 
         assert notes.texts, "the made-up sweep has something to warn about"
 
         plain = html.unescape(page)
-        for words in (*notes.texts, *(text for _, text in report.pair_caveats)):
+        for words in (*notes.texts, *(caveat.text for _, caveat in report.pair_caveats)):
             assert words in plain
         assert client.get("/sweeps/1/report.csv").text == tables.to_csv(report)
         assert list(csv.DictReader(io.StringIO(client.get("/sweeps/1/report.csv").text)))
