@@ -141,12 +141,14 @@ class Notes:
 
     @classmethod
     def of(cls, report: Report, pair: str) -> Notes:
-        caveats = [one_line(text) for row in report.rows_of(pair) for text in row.caveats]
-        own = [text for of_pair, text in report.pair_caveats if of_pair == pair]
-        return cls(tuple(dict.fromkeys(caveats)), tuple(map(one_line, [*own, *_left_out(report, pair)])))
+        caveats = [one_line(text) for row in report.rows_of(pair) for text in row.caveat_texts]
+        return cls(
+            tuple(dict.fromkeys(caveats)),
+            tuple(map(one_line, [*report.texts_on(pair), *_left_out(report, pair)])),
+        )
 
     def marks(self, row: Row) -> list[str]:
-        return [_letter(self.texts.index(one_line(text))) for text in row.caveats]
+        return [_letter(self.texts.index(one_line(text))) for text in row.caveat_texts]
 
     def lettered(self) -> list[tuple[str, str]]:
         return [(_letter(index), text) for index, text in enumerate(self.texts)]

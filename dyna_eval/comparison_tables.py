@@ -23,7 +23,7 @@ from dyna_eval.cells import (
 from dyna_eval.intervals import Interval
 from dyna_eval.report import Row
 from dyna_eval.report_json import interval_json
-from dyna_eval.sweep_comparison import Baselines, Match, Regression, Side, SweepComparison, Verdict
+from dyna_eval.sweep_comparison import Baselines, Match, Regression, Side, SpeedVerdict, SweepComparison
 from dyna_eval.tables import (
     csv_text,
     escape_csv,
@@ -150,7 +150,7 @@ def _match_notes(match: Match) -> tuple[str, ...]:
     if match.unproven:
         texts.append(f"not shown to be the same in A and B: {', '.join(match.unproven)}")
     for letter, row in (("A", match.a), ("B", match.b)):
-        texts += [f"{letter}: {text}" for text in row.caveats]
+        texts += [f"{letter}: {text}" for text in row.caveat_texts]
         if row.figures is None:
             texts.append(f"{letter} has no result ({row.state})")
     return tuple(map(one_line, texts))
@@ -171,7 +171,7 @@ def remarks(comparison: SweepComparison, *, most: int | None = None) -> list[str
                 named.append(f"and {count(len(rows) - len(named), 'more row')}")
             texts.append(f"only in {letter}: {'; '.join(named)}")
     for letter, side in _sides(comparison):
-        texts += [f"{letter}: {pair}: {text}" for pair, text in side.report.pair_caveats]
+        texts += [f"{letter}: {pair}: {own.text}" for pair, own in side.report.pair_caveats]
     return list(map(one_line, texts))
 
 
@@ -208,7 +208,7 @@ def print_comparison(comparison: SweepComparison, file: TextIO) -> None:
             table.add_column(title, justify="right", no_wrap=True)
         for row in pair.rows:
             label = marked(row.label, row.marks)
-            style = {Verdict.FASTER: "green", Verdict.SLOWER: "red"}.get(row.match.verdict)
+            style = {SpeedVerdict.FASTER: "green", SpeedVerdict.SLOWER: "red"}.get(row.match.verdict)
             table.add_row(label, Text(row.configuration), *map(Text, row.cells), style=style)
         print_fitting(table, console)
         print_notes(pair.notes, console)
@@ -287,7 +287,7 @@ def _lonely(letter: str, row: Row) -> list[object]:
         f"throughput_{letter}": row.figures and row.figures.throughput.mean,
         f"speedup_{letter}": row.versus_baseline and row.versus_baseline.ratio,
         "verdict": f"only in {letter.upper()}",
-        "notes": escape_csv("; ".join(row.caveats)),
+        "notes": escape_csv("; ".join(row.caveat_texts)),
     }
     return [known.get(column) for column in _CSV_COLUMNS]
 
@@ -308,9 +308,7 @@ def comparison_json(comparison: SweepComparison, regressed: Sequence[Regression]
         "baselines": [asdict(both) | {"percent": both.percent} for both in comparison.baselines],
         "regressions": None
         if regressed is None
-        else [
-            {"pair": one.match.b.pair, "label": one.match.b.label, "reason": one.reason} for one in regressed
-        ],
+        else [{"pair": one.row.pair, "label": one.row.label, "reason": one.reason} for one in regressed],
     }
 
 
@@ -355,5 +353,5 @@ def _row_json(row: Row) -> dict[str, object]:
         "generation": row.generation,
         "env": row.environment,
         "job_ids": list(row.job_ids),
-        "caveats": list(row.caveats),
+        "caveats": list(row.caveat_texts),
     }

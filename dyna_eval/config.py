@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dyna_eval.errors import SweepFileError
 from dyna_eval.jobs import (
+    DEMO,
     MAX_CONFIGURATIONS,
     Backend,
     Configuration,
@@ -32,7 +33,7 @@ from dyna_eval.sections import (
     MeasureSection,
     SweepFile,
 )
-from dyna_eval.sources import DEMO, read_pairs, read_prompt_sets, with_prompts
+from dyna_eval.sources import read_pairs, read_prompt_sets, with_prompts
 from dyna_eval.sweep import merge_equal
 from dyna_eval.yaml_source import Document, Location, apply_override, printable, read_file, read_yaml
 

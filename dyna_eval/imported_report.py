@@ -8,14 +8,13 @@ from statistics import fmean
 
 from dyna_eval.counts import Identical, all_files, doubted_prompts, identical_rows
 from dyna_eval.imported import ImportedFile, ImportedRow, ImportedSample, ImportedSweep
-from dyna_eval.integrity import mixed_caveats, row_caveats
+from dyna_eval.integrity import Caveat, CaveatKind, mixed_caveats, row_caveats
 from dyna_eval.intervals import Bootstrap
-from dyna_eval.jobs import Method
+from dyna_eval.jobs import Method, SweepState
 from dyna_eval.labels import labels_with_origin
-from dyna_eval.report import LeftOut, Report, Row, compare_rows, refuse_mixed, with_comparisons
+from dyna_eval.report import LeftOut, Report, Row, RowState, compare_rows, refuse_mixed, with_comparisons
 from dyna_eval.statistics import Acceptance, Agreement, Figures, Latency, Shares, Throughput
 
-_IMPORTED = "imported"
 _DEFAULT_CONFIDENCE = 0.95
 
 
@@ -37,7 +36,7 @@ def imported_report(
         sweep_id=sweep.id,
         name=sweep.name,
         digest=sweep.digest,
-        state=_IMPORTED,
+        state=SweepState.IMPORTED,
         created_at=sweep.created_at,
         confidence=confidence,
         pairs=pairs,
@@ -48,9 +47,9 @@ def imported_report(
             for entry in file.left_out
         ),
         pair_caveats=tuple(
-            (pair, text)
+            (pair, caveat)
             for pair in pairs
-            for text in (*pruning_notes(rows, pair), *_file_caveats(sweep, pair, others, rows))
+            for caveat in (*pruning_caveats(rows, pair), *_file_caveats(sweep, pair, others, rows))
         ),
     )
 
@@ -102,7 +101,7 @@ def _row(
         label=label,
         method=row.method,
         params=row.params,
-        state=_IMPORTED,
+        state=RowState.IMPORTED,
         is_baseline=is_baseline,
         job_ids=(),
         prompt_set=row.prompt_set,
@@ -129,9 +128,9 @@ def _mixed_within(row: ImportedRow, reference: ImportedRow) -> tuple[str, ...]:
 
 def _caveats(
     row: Row, own: ImportedRow, file: ImportedFile, identical: Sequence[Identical], confidence: float
-) -> tuple[str, ...]:
+) -> tuple[Caveat, ...]:
     assert row.figures is not None  # noqa: S101 - an imported row has figures
-    texts = row_caveats(
+    caveats = row_caveats(
         method=row.method,
         params=row.params,
         figures=row.figures,
@@ -141,19 +140,21 @@ def _caveats(
     )
     rate = own.counts.acceptance_rate
     if rate is not None and rate > 1.0:
-        texts.append(f"its file's acceptance rate is above 1 ({rate * 100:.1f} %): foreign, not comparable")
-    texts += [group.text for group in identical if group.has(own)]
-    source = f"imported from {file.source}"
-    return tuple(dict.fromkeys([*mixed_caveats(row.mixed), source, *texts, *own.notes]))
+        text = f"its file's acceptance rate is above 1 ({rate * 100:.1f} %): foreign, not comparable"
+        caveats.append(Caveat(text))
+    caveats += [Caveat(group.text) for group in identical if group.has(own)]
+    source = Caveat(f"imported from {file.source}")
+    notes = map(Caveat, own.notes)
+    return tuple(dict.fromkeys([*mixed_caveats(row.mixed), source, *caveats, *notes]))
 
 
 def _file_caveats(
     sweep: ImportedSweep, pair: str, others: Sequence[ImportedSweep], rows: Sequence[Row]
-) -> list[str]:
+) -> list[Caveat]:
     notes = [text for file in sweep.files for text in file.notes]
     if not any(row.is_baseline for row in rows if row.pair == pair):
         notes.append("no row is known to be the baseline, so there is no speedup")
-    return list(dict.fromkeys([*_doubts(sweep, others), *notes]))
+    return [Caveat(text) for text in dict.fromkeys([*_doubts(sweep, others), *notes])]
 
 
 def _doubts(sweep: ImportedSweep, others: Sequence[ImportedSweep]) -> list[str]:
@@ -161,7 +162,7 @@ def _doubts(sweep: ImportedSweep, others: Sequence[ImportedSweep]) -> list[str]:
     return [doubt.text for file in sweep.files if (doubt := doubted_prompts(file, files))]
 
 
-def pruning_notes(rows: Sequence[Row], pair: str) -> list[str]:
+def pruning_caveats(rows: Sequence[Row], pair: str) -> list[Caveat]:
     """Say how imported pruned trees compare with unpruned ones of their shape, each with the nearest row."""
     texts = []
     own = [row for row in rows if row.pair == pair and row.source]
@@ -172,7 +173,9 @@ def pruning_notes(rows: Sequence[Row], pair: str) -> list[str]:
             nearest = min(plain, key=lambda one: (abs(one.step - row.step), -one.step))
             if (ratio := compare_rows(row, nearest, None)) is not None:
                 texts.append(f"D={shape[0]}, B={shape[1]}, τ={row.params['threshold']}: {ratio.ratio:.2f}")
-    return [f"pruned over unpruned trees: {'; '.join(texts)}"] if texts else []
+    if not texts:
+        return []
+    return [Caveat(f"pruned over unpruned trees: {'; '.join(texts)}", CaveatKind.PRUNING)]
 
 
 def _is_tree(row: Row, shape: tuple[object, object]) -> bool:

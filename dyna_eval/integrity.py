@@ -1,6 +1,6 @@
 """What a reader must know before trusting a table: rows that do not belong together, and rows to doubt.
 
-Pure functions that return short texts; the report attaches them to rows as footnotes and warnings.
+Pure functions that return caveats, short texts; the report attaches them to rows as footnotes and warnings.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from math import ceil
 from statistics import fmean
 
@@ -27,6 +29,23 @@ DEGENERATE_DISTINCT_2 = 0.3
 """Under this share of distinct bigrams a text repeats itself, which flatters acceptance."""
 
 Environments = Mapping[str, Mapping[str, Scalar]]
+
+
+class CaveatKind(StrEnum):
+    """The caveats that are told apart: they do not hold in a joined table, or are said elsewhere as well."""
+
+    SEPARABILITY = "separability"
+    NODE_CAP = "node cap"
+    PRUNING = "pruning"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Caveat:
+    """What must be said beside a row, or beside all rows of a pair. Equal texts are one caveat."""
+
+    text: str
+    kind: CaveatKind = field(default=CaveatKind.OTHER, compare=False)
 
 
 def differences(
@@ -51,35 +70,39 @@ def row_caveats(
     versus_baseline: Comparison | None,
     confidence: float,
     mixed: Sequence[str],
-) -> list[str]:
+) -> list[Caveat]:
     """Return what must be said beside a row that has figures."""
-    texts = mixed_caveats(mixed)
+    found = mixed_caveats(mixed)
     if method.is_external and PACKAGE in params:
-        texts.append(f"grown by the policy {method} of {params[PACKAGE]}, which is no part of dyna-eval")
-    texts += _output_caveats(method, figures)
+        found.append(
+            Caveat(f"grown by the policy {method} of {params[PACKAGE]}, which is no part of dyna-eval")
+        )
+    found += map(Caveat, _output_doubts(method, figures))
     bound = figures.acceptance.node_cap_bound_rate
     if bound:
         cap = f" (max_nodes={params['max_nodes']})" if "max_nodes" in params else ""
-        texts.append(f"the node cap{cap} stopped the tree's growth in {_percent(bound)} of its rounds")
+        text = f"the node cap{cap} stopped the tree's growth in {_percent(bound)} of its rounds"
+        found.append(Caveat(text, CaveatKind.NODE_CAP))
     if figures.prompts is not None and figures.prompts < 2:
-        texts.append("one prompt only, so there is no interval")
-    return [*texts, *separability_caveats(versus_baseline, confidence)]
+        found.append(Caveat("one prompt only, so there is no interval"))
+    return [*found, *separability_caveats(versus_baseline, confidence)]
 
 
-def mixed_caveats(mixed: Sequence[str]) -> list[str]:
-    return [f"differs from the rows it stands with in {difference}" for difference in mixed]
+def mixed_caveats(mixed: Sequence[str]) -> list[Caveat]:
+    return [Caveat(f"differs from the rows it stands with in {difference}") for difference in mixed]
 
 
-def separability_caveats(versus_baseline: Comparison | None, confidence: float) -> list[str]:
+def separability_caveats(versus_baseline: Comparison | None, confidence: float) -> list[Caveat]:
     if versus_baseline is None or versus_baseline.separable is not False:
         return []
-    return [
+    text = (
         "speed not separable from the baseline's"
         f" (the {confidence * 100:g} % interval of the paired ratio contains 1)"
-    ]
+    )
+    return [Caveat(text, CaveatKind.SEPARABILITY)]
 
 
-def actor_caveats(sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap) -> list[str]:
+def actor_caveats(sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap) -> list[Caveat]:
     """Return how the actors' own AR runs over one pair's prompts drifted, and how unequal the actors are."""
     by_actor = defaultdict(list)
     for sentinel in sentinels:
@@ -92,10 +115,10 @@ def actor_caveats(sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap) -> 
             f"actors are not equally fast (AR tokens/s: {each}): compare speedups, which are"
             " taken against each actor's own AR runs, rather than throughputs"
         )
-    return texts
+    return list(map(Caveat, texts))
 
 
-def backend_caveats(used: Iterable[str], environments: Environments) -> list[str]:
+def backend_caveats(used: Iterable[str], environments: Environments) -> list[Caveat]:
     """Return where actors fell back to slower passes, and why, by the facts of their environments.
 
     An actor writes `eager (why)` or `cudagraph (why)` for both models, or `..., draft eager (why)` for a
@@ -108,24 +131,24 @@ def backend_caveats(used: Iterable[str], environments: Environments) -> list[str
         for whose, backend in (("", target), ("the draft ", draft)):
             if fallen := re.fullmatch(r"(eager|cudagraph) \((.+)\)", backend):
                 texts.append(f"{whose}ran on the slower {fallen[1]} backend: {fallen[2]}")
-    return list(dict.fromkeys(texts))
+    return [Caveat(text) for text in dict.fromkeys(texts)]
 
 
-def shared_gpu_caveats(used: Iterable[str], environments: Environments) -> list[str]:
+def shared_gpu_caveats(used: Iterable[str], environments: Environments) -> list[Caveat]:
     """Return that actors shared GPUs, by their environments: whatever else ran there slowed them."""
     shares = {environments.get(digest, {}).get(GPU_SHARE) for digest in used}
     return [
-        f"measured on shares of a GPU ({share:g} of one for each pair): timings are not comparable"
+        Caveat(f"measured on shares of a GPU ({share:g} of one for each pair): timings are not comparable")
         for share in sorted(share for share in shares if isinstance(share, float))
     ]
 
 
-def load_caveats(jobs: Sequence[StoredJob]) -> list[str]:
+def load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
     """Return how busy others kept the cores of a row's jobs, where that was more than a little.
 
     Shares are raised to full tenths, so that rows measured side by side share one note.
     """
-    texts = []
+    found = []
     for fact, who in (
         ("others_share", "other processes used"),
         ("stolen_share", "other machines were given"),
@@ -133,8 +156,8 @@ def load_caveats(jobs: Sequence[StoredJob]) -> list[str]:
         shares = [(job.conditions or {}).get(fact) for job in jobs]
         worst = max((share for share in shares if isinstance(share, float)), default=0.0)
         if worst > LOAD_TOLERANCE:
-            texts.append(f"{who} up to {_next_tenth(worst)} of the cores while it was measured")
-    return texts
+            found.append(Caveat(f"{who} up to {_next_tenth(worst)} of the cores while it was measured"))
+    return found
 
 
 def actor_speeds(sentinels: Iterable[StoredSentinel]) -> dict[str, float]:
@@ -161,7 +184,7 @@ def _drift(actor: str, sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap
     ]
 
 
-def _output_caveats(method: Method, figures: Figures) -> list[str]:
+def _output_doubts(method: Method, figures: Figures) -> list[str]:
     outcome, texts = figures.agreement, []
     if outcome.violations:
         texts.append(

@@ -22,9 +22,9 @@ DECODER_VERSION = 4
 
 """Version of the decoding loops' semantics; results of another version are not reused."""
 
-PACKAGED_PAIRS = ("demo", "demo-large")
+DEMO, DEMO_LARGE = PACKAGED_PAIRS = ("demo", "demo-large")
 
-"""Pairs that come with the package; `demo` also names its prompts."""
+"""Pairs that come with the package, the second one enlarged; DEMO also names the packaged data set."""
 
 MAX_CONFIGURATIONS = 10_000
 
@@ -106,6 +106,18 @@ class JobState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class SweepState(StrEnum):
+    """Where a sweep stands; derived from its jobs and its controller's lease, never stored."""
+
+    RUNNING = "running"
+    DONE = "done"
+    QUEUED = "queued"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    IMPORTED = "imported"  # from files of other tools: it has no jobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from dyna_eval.counts import all_files
 from dyna_eval.errors import InputError
 from dyna_eval.imported import ImportedFile, ImportedSweep
-from dyna_eval.imported_report import imported_report, pruning_notes
-from dyna_eval.integrity import mixed_caveats, separability_caveats
+from dyna_eval.imported_report import imported_report, pruning_caveats
+from dyna_eval.integrity import Caveat, CaveatKind, mixed_caveats, separability_caveats
 from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import digest
 from dyna_eval.labels import labels_with_origin
@@ -24,6 +24,7 @@ from dyna_eval.report import (
     LeftOut,
     Report,
     Row,
+    RowState,
     baseline_of,
     compare_rows,
     refuse_mixed,
@@ -85,9 +86,9 @@ def joined_report(
         rows=tuple(row for _, row in shown),
         left_out=tuple(_left_out(members, pairs, [one.row for one, _ in shown])),
         pair_caveats=tuple(
-            (pair, text)
+            (pair, caveat)
             for pair in pairs
-            for text in _joined_caveats(members, pair, [row for _, row in tables[pair]])
+            for caveat in _joined_caveats(members, pair, [row for _, row in tables[pair]])
         ),
         joined=tuple(
             JoinedSweep(id=member.part.id, name=member.part.name, digest=member.part.digest)
@@ -204,14 +205,9 @@ def _table(
 
 def _joined_row_caveats(
     row: Row, one: Candidate, members: Sequence[_Member], confidence: float
-) -> tuple[str, ...]:
+) -> tuple[Caveat, ...]:
     """Return a row's caveats in its new company, in which its differences stand first."""
-    stale = [
-        text
-        for member in members  # the row may have been compared at the confidence of another one
-        for text in separability_caveats(one.row.versus_baseline, member.report.confidence)
-    ]
-    kept = [text for text in one.row.caveats if text not in stale]
+    kept = [caveat for caveat in one.row.caveats if caveat.kind is not CaveatKind.SEPARABILITY]
     return tuple(
         dict.fromkeys(
             [
@@ -224,13 +220,15 @@ def _joined_row_caveats(
     )
 
 
-def _own_speedup(row: Row, one: Candidate, members: Sequence[_Member]) -> list[str]:
+def _own_speedup(row: Row, one: Candidate, members: Sequence[_Member]) -> list[Caveat]:
     """Say a mixed row's speedup against the baseline of its own sweep, which may be another number."""
     base = members[one.part].baseline(row.pair)
     if one.part == 0 or not row.mixed or base is None or base is one.row:
         return []
     own = compare_rows(one.row, base, Bootstrap(confidence=members[one.part].report.confidence))
-    return [] if own is None else [f"against its own sweep's baseline its speedup is {own.ratio:.2f}"]
+    if own is None:
+        return []
+    return [Caveat(f"against its own sweep's baseline its speedup is {own.ratio:.2f}")]
 
 
 def _differences(
@@ -259,34 +257,39 @@ def _split_difference(own: Part, base: Part) -> list[str]:
 # ------------------------------------------------------------------------ around a table
 
 
-def _joined_caveats(members: Sequence[_Member], pair: str, rows: Sequence[Row]) -> list[str]:
+def _joined_caveats(members: Sequence[_Member], pair: str, rows: Sequence[Row]) -> list[Caveat]:
     """Return what concerns a joined table: how the baselines compare, and what each sweep says of itself."""
-    texts = [text for member in members[1:] for text in _baselines(members[0], member, pair)]
-    texts += pruning_notes(rows, pair)
+    caveats = [Caveat(_baselines(members[0], member, pair)) for member in members[1:]]
+    caveats += pruning_caveats(rows, pair)
     said = [
-        (member.report.name, [text for own, text in member.report.pair_caveats if own == pair])
+        (
+            member.report.name,
+            [
+                caveat
+                for own, caveat in member.report.pair_caveats
+                if own == pair and caveat.kind is not CaveatKind.PRUNING  # which is about other rows
+            ],
+        )
         for member in members
     ]
-    stale = [text for member in members for text in pruning_notes(member.report.rows, pair)]
     for name, own in said:
-        for text in own:
-            if text not in stale:
-                alone = not all(text in others for _, others in said)
-                texts.append(f"{name}: {text}" if alone else text)
-    return list(dict.fromkeys(texts))
+        for caveat in own:
+            alone = not all(caveat in others for _, others in said)
+            caveats.append(Caveat(f"{name}: {caveat.text}") if alone else caveat)
+    return list(dict.fromkeys(caveats))
 
 
-def _baselines(first: _Member, other: _Member, pair: str) -> list[str]:
+def _baselines(first: _Member, other: _Member, pair: str) -> str:
     names = f"{first.report.name} and {other.report.name}"
     base, own = first.baseline(pair), other.baseline(pair)
     rates = [row.figures.throughput.mean for row in (base, own) if row is not None and row.figures]
     if len(rates) < 2 or min(rates) <= 0.0:
-        return [f"the baselines of {names} cannot be compared: one of them has no result"]
+        return f"the baselines of {names} cannot be compared: one of them has no result"
     apart = (max(rates) / min(rates) - 1.0) * 100.0
-    return [
+    return (
         f"the baselines of {names} are {rates[0]:.1f} and {rates[1]:.1f} tokens/s, {apart:.1f} % apart;"
         " that baselines agree does not show that the work was the same"
-    ]
+    )
 
 
 def _left_out(members: Sequence[_Member], pairs: Sequence[str], shown: Sequence[Row]) -> list[LeftOut]:
@@ -304,7 +307,7 @@ def _left_out(members: Sequence[_Member], pairs: Sequence[str], shown: Sequence[
                 LeftOut(
                     label=row.label,
                     pair=None if missing else row.pair,
-                    state="not shown",
+                    state=RowState.NOT_SHOWN,
                     reason=f"{name}: its pair is not in all sweeps"
                     if missing
                     else f"not asked for of {name}",

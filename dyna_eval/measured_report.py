@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dyna_eval.integrity import (
+    Caveat,
     actor_caveats,
     actor_speeds,
     backend_caveats,
@@ -23,7 +24,7 @@ from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import Configuration, JobState
 from dyna_eval.presets import Preset, apply_preset
 from dyna_eval.records import StoredJob, SweepRecord
-from dyna_eval.report import Choice, LeftOut, Report, Row, best_row, refuse_mixed, with_comparisons
+from dyna_eval.report import Choice, LeftOut, Report, Row, RowState, best_row, refuse_mixed, with_comparisons
 from dyna_eval.statistics import Run, actor_paces, figures, prompt_throughputs
 from dyna_eval.tuning import split_record
 from dyna_eval.wording import count
@@ -58,7 +59,7 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Pres
             *_unshown(whole, unshown, preset),
             *(entry for table in tables for entry in table.left_out()),
         ),
-        pair_caveats=tuple((table.pair, text) for table in tables for text in table.caveats()),
+        pair_caveats=tuple((table.pair, caveat) for table in tables for caveat in table.caveats()),
         preset=preset,
         generation=record.generation,
     )
@@ -68,7 +69,7 @@ def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool, prese
     """Return the report over the other prompts, which says what would have been chosen on the tuning ones."""
     there = build_report(tuning, allow_mixed=allow_mixed, preset=preset)
     report = build_report(others, allow_mixed=allow_mixed, preset=preset)
-    chosen, texts = [], []
+    chosen, caveats = [], []
     for pair in report.pairs:
         best = best_row(there.rows_of(pair))
         if best is None or best.figures is None:
@@ -80,8 +81,8 @@ def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool, prese
             throughput=best.figures.throughput.mean,
         )
         chosen.append(choice)
-        texts.append((pair, _choice_text(choice, best_row(report.rows_of(pair)))))
-    return replace(report, chosen=tuple(chosen), pair_caveats=(*report.pair_caveats, *texts))
+        caveats.append((pair, Caveat(_choice_text(choice, best_row(report.rows_of(pair))))))
+    return replace(report, chosen=tuple(chosen), pair_caveats=(*report.pair_caveats, *caveats))
 
 
 def _choice_text(choice: Choice, fastest: Row | None) -> str:
@@ -151,22 +152,24 @@ class _PairTable:
                 )
         return entries
 
-    def caveats(self) -> list[str]:
+    def caveats(self) -> list[Caveat]:
         own = [sentinel for sentinel in self.record.sentinels if sentinel.pair == self.pair]
-        texts = actor_caveats(own, self.bootstrap)
+        found = actor_caveats(own, self.bootstrap)
         done = [job for alike in self.done.values() for job in alike]
         used = {job.environment or "" for job in done}
-        texts += shared_gpu_caveats(used, self.record.environments)
-        texts += backend_caveats(used, self.record.environments)
+        found += shared_gpu_caveats(used, self.record.environments)
+        found += backend_caveats(used, self.record.environments)
         if self.reference is not None and not self.done.get(self.record.baseline):
-            texts.append(f"the baseline '{self.record.baseline}' has no result yet, so there is no speedup")
+            text = f"the baseline '{self.record.baseline}' has no result yet, so there is no speedup"
+            found.append(Caveat(text))
         unmeasured = sorted({job.actor or "unknown" for job in done if (job.actor or "") not in self.paces})
         if unmeasured:
-            texts.append(
+            text = (
                 f"no speedup for what ran on {', '.join(unmeasured)}: without an AR run of its own an actor"
                 " cannot be compared with others"
             )
-        return texts
+            found.append(Caveat(text))
+        return found
 
     def _row(self, step: int, configuration: Configuration) -> Row:
         """Return a row as it is by itself, without comparisons and caveats."""
@@ -211,10 +214,10 @@ class _PairTable:
             Run(repeat=job.repeat, samples=job.samples, pace=self.paces[job.actor or ""]) for job in done
         )
 
-    def _caveats(self, row: Row) -> tuple[str, ...]:
+    def _caveats(self, row: Row) -> tuple[Caveat, ...]:
         if row.figures is None:
             return ()
-        texts = row_caveats(
+        found = row_caveats(
             method=row.method,
             params=row.params,
             figures=row.figures,
@@ -223,16 +226,19 @@ class _PairTable:
             mixed=row.mixed,
         )
         jobs, done = self.jobs[row.label], self.done[row.label]
-        texts += load_caveats(done)
+        found += load_caveats(done)
         if len(done) < len(jobs):
-            texts.append(f"figures are over the {len(done)} of {len(jobs)} repeats that are done")
-        return tuple(texts)
+            found.append(Caveat(f"figures are over the {len(done)} of {len(jobs)} repeats that are done"))
+        return tuple(found)
 
 
 def _merged(record: SweepRecord) -> list[LeftOut]:
     return [
         LeftOut(
-            label=merged.label, pair=None, state="merged", reason=f"same as '{merged.into}': {merged.reason}"
+            label=merged.label,
+            pair=None,
+            state=RowState.MERGED,
+            reason=f"same as '{merged.into}': {merged.reason}",
         )
         for merged in record.merged
     ]
@@ -243,7 +249,7 @@ def _unshown(record: SweepRecord, out: Sequence[Configuration], preset: Preset |
         LeftOut(
             label=configuration.label,
             pair=pair,
-            state="not shown",
+            state=RowState.NOT_SHOWN,
             reason=f"an unpruned tree, which preset {preset} leaves out",
             job_ids=tuple(
                 job.id for job in record.jobs if (job.pair, job.label) == (pair, configuration.label)
@@ -254,18 +260,18 @@ def _unshown(record: SweepRecord, out: Sequence[Configuration], preset: Preset |
     ]
 
 
-def _row_state(jobs: Sequence[StoredJob]) -> str:
+def _row_state(jobs: Sequence[StoredJob]) -> RowState:
     states = {job.state for job in jobs}
     if states == {JobState.DONE}:
-        return JobState.DONE
+        return RowState.DONE
     coming = states & {JobState.RUNNING, JobState.QUEUED}
     if JobState.RUNNING in states or (coming and JobState.DONE in states):
-        return JobState.RUNNING
+        return RowState.RUNNING
     if coming or not states:
-        return JobState.QUEUED
+        return RowState.QUEUED
     if JobState.DONE in states:
-        return "partial"
-    return JobState.FAILED if JobState.FAILED in states else JobState.CANCELLED
+        return RowState.PARTIAL
+    return RowState.FAILED if JobState.FAILED in states else RowState.CANCELLED
 
 
 def _missing_reason(missing: Sequence[StoredJob], planned: int) -> str:

@@ -8,7 +8,7 @@ JSON Schema and the merging of equal rows follow from the class. Other packages 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -18,7 +18,11 @@ from dyna_eval.jobs import Method, Params, canonical_json
 DEFAULT_MAX_NODES = 1024
 """The largest tree that grows whole unless `max_nodes` says otherwise, in draft nodes."""
 
-_LARGEST_SIZE = 1024  # of a tree's depth and branches
+MOST_LEVELS = 1024
+"""Of a tree or a chain, as any method may have; no node has more children either."""
+
+MOST_NODES = 4096
+"""Draft nodes of a round, as any method may verify."""
 
 SYMBOLS: Mapping[str, str] = {
     "k": "K",
@@ -29,19 +33,33 @@ SYMBOLS: Mapping[str, str] = {
 }
 """What tables, figures and footnotes call parameters."""
 
-Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), AfterValidator(lambda p: p + 0.0)]
-"""In [0, 1); -0.0 becomes 0.0, so that equal settings have equal digests."""
+PositiveZero = AfterValidator(lambda number: number + 0.0)
+"""-0.0 becomes 0.0, so that equal settings have equal digests."""
+
+Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), PositiveZero]
+"""In [0, 1)."""
+
+Size = Annotated[int, Field(ge=1, le=MOST_LEVELS)]
+"""Levels, branches, and whatever else is bounded as they are."""
+
+NodeCap = Annotated[int, Field(ge=1, le=MOST_NODES)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meaning:
     """What a configuration does, apart from how it was written: two with equal keys do the same.
 
-    `notes` say why the written form may differ from the key; they are empty where it cannot.
+    Parameters that change nothing are None. `notes` say why the written form may differ; they are empty where
+    it cannot.
     """
 
-    key: str
+    method: Method
+    params: Params
     notes: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return canonical_json([self.method, dict(self.params)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +79,7 @@ class TreeShape:
         depth, branch = params.get("depth"), params.get("branch")
         root = params.get("root_branch") or branch
         sizes = [size for size in (depth, branch, root) if isinstance(size, int)]
-        if len(sizes) < 3 or not all(1 <= size <= _LARGEST_SIZE for size in sizes):
+        if len(sizes) < 3 or not all(1 <= size <= MOST_LEVELS for size in sizes):
             return None
         return cls(depth=sizes[0], branch=sizes[1], root_branch=sizes[2])
 
@@ -89,7 +107,7 @@ class MethodParameters(BaseModel):
         return self.model_dump()
 
     def meaning(self) -> Meaning:
-        return _meaning(self.method, self.resolved())
+        return Meaning(method=self.method, params=self.resolved())
 
 
 class Ar(MethodParameters):
@@ -107,7 +125,7 @@ class Linear(MethodParameters):
 
     method = Method.LINEAR
 
-    k: int = Field(ge=1, le=1024, description="Draft tokens per round.")
+    k: Size = Field(description="Draft tokens per round.")
 
 
 class Tree(MethodParameters):
@@ -118,21 +136,19 @@ class Tree(MethodParameters):
 
     method = Method.TREE
 
-    depth: int = Field(ge=1, le=_LARGEST_SIZE, description="Levels of draft nodes.")
-    branch: int = Field(ge=1, le=_LARGEST_SIZE, description="Children of every node.")
+    depth: Size = Field(description="Levels of draft nodes.")
+    branch: Size = Field(description="Children of every node.")
     threshold: Probability = Field(
         0.0, description="Nodes of a lower cumulative draft probability are pruned; 0 prunes nothing."
     )
     prune: Literal["node", "expansion"] = Field(
         "node", description="node: a pruned node is dropped; expansion: it stays as a leaf."
     )
-    root_branch: int | None = Field(
-        None, ge=1, le=_LARGEST_SIZE, description="Children of the root; the same as branch unless given."
+    root_branch: Size | None = Field(
+        None, description="Children of the root; the same as branch unless given."
     )
-    max_nodes: int | None = Field(
+    max_nodes: NodeCap | None = Field(
         None,
-        ge=1,
-        le=4096,
         description=f"Most draft nodes per round; unless given the whole tree, up to {DEFAULT_MAX_NODES}.",
     )
 
@@ -168,8 +184,8 @@ class Tree(MethodParameters):
         unpruned_chain = dict.fromkeys(params) | {"depth": self.depth, "root_branch": 1}
         if params == unpruned_chain or params == unpruned_chain | {"branch": 1}:
             notes.append(f"an unpruned tree of branch 1 is linear with k={self.depth}")
-            return _meaning(Method.LINEAR, {"k": self.depth}, notes)
-        return _meaning(self.method, params, notes)
+            return Meaning(method=Method.LINEAR, params={"k": self.depth}, notes=tuple(notes))
+        return Meaning(method=self.method, params=params, notes=tuple(notes))
 
     @property
     def _root_branch(self) -> int:
@@ -193,9 +209,9 @@ class BestFirst(MethodParameters):
 
     method = Method.BEST_FIRST
 
-    max_nodes: int = Field(32, ge=1, le=4096, description="Draft nodes verified per round.")
-    depth: int = Field(8, ge=1, le=1024, description="Levels of draft nodes.")
-    width: int = Field(8, ge=1, le=1024, description="Nodes expanded per level, and children of each.")
+    max_nodes: NodeCap = Field(32, description="Draft nodes verified per round.")
+    depth: Size = Field(8, description="Levels of draft nodes.")
+    width: Size = Field(8, description="Nodes expanded per level, and children of each.")
 
 
 class DynaTree(MethodParameters):
@@ -211,21 +227,15 @@ class DynaTree(MethodParameters):
     branch_phase: bool = Field(True, description="Off: every node has branch_mid children.")
     depth_phase: bool = Field(True, description="Off: the tree has exactly depth levels.")
     history_phase: bool = Field(True, description="Off: the confidence bounds stay as given.")
-    depth: int = Field(5, ge=1, le=1024, description="Levels of draft nodes, unless the depth phase decides.")
-    max_depth: int = Field(
-        8, ge=1, le=1024, validate_default=True, description="Levels of a path that stays likely."
-    )
-    branch_min: int = Field(1, ge=1, le=1024, description="Children of a node of high confidence.")
-    branch_mid: int = Field(
+    depth: Size = Field(5, description="Levels of draft nodes, unless the depth phase decides.")
+    max_depth: Size = Field(8, validate_default=True, description="Levels of a path that stays likely.")
+    branch_min: Size = Field(1, description="Children of a node of high confidence.")
+    branch_mid: Size = Field(
         2,
-        ge=1,
-        le=1024,
         validate_default=True,
         description="Children of a node in between; of every node where branch_phase is off.",
     )
-    branch_max: int = Field(
-        3, ge=1, le=1024, validate_default=True, description="Children of a node of low confidence."
-    )
+    branch_max: Size = Field(3, validate_default=True, description="Children of a node of low confidence.")
     confidence_low: Probability = Field(
         0.4, description="Under this probability of the draft's best token, confidence is low."
     )
@@ -238,7 +248,7 @@ class DynaTree(MethodParameters):
     deep_probability: Probability = Field(
         0.3, description="A path of at least this cumulative probability goes on beyond depth."
     )
-    history_window: int = Field(8, ge=1, le=1024, description="Rounds that recent acceptance is over.")
+    history_window: Size = Field(8, description="Rounds that recent acceptance is over.")
     history_target: float = Field(
         0.6,
         gt=0,
@@ -249,7 +259,7 @@ class DynaTree(MethodParameters):
     history_step: float = Field(
         0.05, gt=0, lt=1, allow_inf_nan=False, description="What a round moves the confidence bounds by."
     )
-    max_nodes: int = Field(64, ge=1, le=4096, description="Most draft nodes per round.")
+    max_nodes: NodeCap = Field(64, description="Most draft nodes per round.")
 
     @field_validator("max_depth", "branch_mid", "branch_max", "confidence_high")
     @classmethod
@@ -266,7 +276,7 @@ class DynaTree(MethodParameters):
             same = {"depth": self.depth, "branch": self.branch_mid, "max_nodes": self.max_nodes}
             plain = Tree.model_validate(same).meaning()
             note = f"dynatree without its phases is an unpruned tree of branch {self.branch_mid}"
-            return Meaning(key=plain.key, notes=(note, *plain.notes))
+            return replace(plain, notes=(note, *plain.notes))
         notes = []
         if self.history_phase and not self.branch_phase:
             notes.append("without branch_phase there are no confidence bounds for history_phase to move")
@@ -275,7 +285,8 @@ class DynaTree(MethodParameters):
         }
         if unusual.intersection(self.idle) - {"history_phase"}:
             notes.append("a phase that is switched off leaves its parameters unused")
-        return _meaning(self.method, {**self.resolved(), **dict.fromkeys(self.idle)}, notes)
+        used = {**self.resolved(), **dict.fromkeys(self.idle)}
+        return Meaning(method=self.method, params=used, notes=tuple(notes))
 
     @property
     def idle(self) -> tuple[str, ...]:
@@ -307,9 +318,9 @@ class CostAware(MethodParameters):
 
     method = Method.COST_AWARE
 
-    max_nodes: int = Field(64, ge=1, le=4096, description="Most draft nodes verified per round.")
-    depth: int = Field(12, ge=1, le=1024, description="Most levels of draft nodes.")
-    width: int = Field(8, ge=1, le=1024, description="Most nodes expanded per level.")
+    max_nodes: NodeCap = Field(64, description="Most draft nodes verified per round.")
+    depth: Size = Field(12, description="Most levels of draft nodes.")
+    width: Size = Field(8, description="Most nodes expanded per level.")
 
 
 class PromptLookup(MethodParameters):
@@ -321,7 +332,7 @@ class PromptLookup(MethodParameters):
     method = Method.PROMPT_LOOKUP
     needs_draft = False
 
-    k: int = Field(ge=1, le=1024, description="Draft tokens per round.")
+    k: Size = Field(description="Draft tokens per round.")
     ngram: int = Field(3, ge=1, le=64, description="Longest n-gram that is looked up, in tokens.")
 
 
@@ -348,17 +359,13 @@ class HfAssisted(MethodParameters):
 
     method = Method.HF_ASSISTED
 
-    num_assistant_tokens: int = Field(20, ge=1, le=1024, description="Draft tokens per round, at first.")
+    num_assistant_tokens: Size = Field(20, description="Draft tokens per round, at first.")
     schedule: Literal["constant", "heuristic", "heuristic_transient"] = Field(
         "constant", description="How num_assistant_tokens changes from round to round."
     )
     confidence_threshold: Probability = Field(
         0.4, description="Drafting stops at a token of a lower draft probability; 0 never stops it."
     )
-
-
-def _meaning(method: Method, params: Params, notes: list[str] | None = None) -> Meaning:
-    return Meaning(key=canonical_json([method, dict(params)]), notes=tuple(notes or ()))
 
 
 METHODS: Mapping[Method, type[MethodParameters]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -110,11 +110,18 @@ def explain(details: ErrorDetails, model: type[BaseModel], location: Location) -
 def unknown(noun: str, name: str, known: Iterable[str]) -> str:
     """Say that a name is unknown, and the nearest known one, or all of them where they are few."""
     choices = list(known)
-    what = f"unknown {noun} {shown(name)}"
-    by_lower_case = {choice.lower(): choice for choice in choices[:_COMPARED_NAMES]}
-    if near := difflib.get_close_matches(name[:100].lower(), by_lower_case, n=1):
-        return f"{what}; did you mean {shown(by_lower_case[near[0]])}?"
-    return f"{what}; known: {', '.join(choices)}" if 0 < len(choices) <= 12 else f"{what}; leave it out"
+    if near := nearest(name, choices):
+        remedy = f"did you mean {shown(near)}?"
+    else:
+        remedy = f"known: {', '.join(choices)}" if 0 < len(choices) <= 12 else "leave it out"
+    return f"unknown {noun} {shown(name)}; {remedy}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """Return the known name that is so near to an unknown one that it may be meant, or None."""
+    by_lower_case = {choice.lower(): choice for choice in known[:_COMPARED_NAMES]}
+    near = difflib.get_close_matches(name[:100].lower(), by_lower_case, n=1)
+    return by_lower_case[near[0]] if near else None
 
 
 def shown(value: object) -> str:

@@ -28,7 +28,7 @@ from dyna_eval.errors import PolicyError, first_line
 from dyna_eval.jobs import PACKAGE, Configuration, Method, Params
 from dyna_eval.measurements import Calibration
 from dyna_eval.methods import METHODS, MethodParameters
-from dyna_eval.mistakes import unknown
+from dyna_eval.mistakes import nearest, shown, unknown
 
 GROUP = "dyna_eval.policies"
 
@@ -116,10 +116,12 @@ def configured(configuration: Configuration) -> MethodParameters:
 
 def _unknown(method: str) -> str:
     names = method_names()
-    what = unknown("method", method, names)
-    if "did you mean" in what:
-        return what
-    return f"{what.split(';')[0]}; installed: {', '.join(names)}; one of another package has to be installed"
+    if nearest(method, names):
+        return unknown("method", method, names)
+    return (
+        f"unknown method {shown(method)}; installed: {', '.join(names)};"
+        " one of another package has to be installed"
+    )
 
 
 @cache

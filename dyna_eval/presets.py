@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
@@ -11,7 +10,7 @@ from pydantic import ValidationError
 
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import Configuration, Method
-from dyna_eval.methods import METHODS
+from dyna_eval.methods import METHODS, Meaning
 from dyna_eval.records import SweepRecord
 
 
@@ -55,8 +54,8 @@ def is_unpruned_tree(configuration: Configuration) -> bool:
     Decided by what the parameters do, not by how they are written: a tree of branch 1 is a chain, and
     DynaTree without its phases is an unpruned tree.
     """
-    method, params = _meaning(configuration)
-    return method == Method.TREE and not params.get("threshold")
+    meaning = _meaning(configuration)
+    return meaning.method is Method.TREE and not meaning.params.get("threshold")
 
 
 def is_pruned_tree(configuration: Configuration) -> bool:
@@ -64,29 +63,29 @@ def is_pruned_tree(configuration: Configuration) -> bool:
 
     The policies of other packages are such rules.
     """
-    method, params = _meaning(configuration)
-    if method in _ADAPTIVE or configuration.method.is_external:
+    meaning = _meaning(configuration)
+    if meaning.method in _ADAPTIVE or meaning.method.is_external:
         return True
-    return method == Method.TREE and bool(params.get("threshold"))
+    return meaning.method is Method.TREE and bool(meaning.params.get("threshold"))
 
 
 _ADAPTIVE = (Method.BEST_FIRST, Method.DYNATREE, Method.COST_AWARE)
 
 
 def _is_chain(configuration: Configuration) -> bool:
-    return _meaning(configuration)[0] == Method.LINEAR
+    return _meaning(configuration).method is Method.LINEAR
 
 
-def _meaning(configuration: Configuration) -> tuple[str, dict[str, object]]:
+def _meaning(configuration: Configuration) -> Meaning:
     """Return method and parameters without what changes nothing; as they stand if another tool wrote them."""
+    as_written = Meaning(method=configuration.method, params=configuration.params)
     if configuration.method not in METHODS:
-        return configuration.method, dict(configuration.params)
+        return as_written
     try:
         model = METHODS[configuration.method].model_validate(dict(configuration.params))
     except ValidationError:
-        return configuration.method, dict(configuration.params)
-    method, params = json.loads(model.meaning().key)
-    return method, params
+        return as_written
+    return model.meaning()
 
 
 _STEPS: dict[Preset, dict[str, Callable[[Configuration], bool]]] = {

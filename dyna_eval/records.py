@@ -14,6 +14,7 @@ from dyna_eval.jobs import (
     Method,
     Params,
     Scalar,
+    SweepState,
 )
 from dyna_eval.measurements import Calibration, SampleTotals
 
@@ -58,7 +59,7 @@ class SweepRecord:
     id: int
     name: str
     digest: str
-    state: str
+    state: SweepState
     baseline: str
     confidence: float
     created_at: str

@@ -8,18 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from statistics import fmean
 
 from dyna_eval.errors import MixedRowsError
 from dyna_eval.imported import Source
+from dyna_eval.integrity import Caveat
 from dyna_eval.intervals import Bootstrap, Interval
-from dyna_eval.jobs import GenerationSpec, JobState, Method, Params
+from dyna_eval.jobs import GenerationSpec, Method, Params
 from dyna_eval.presets import Preset
-from dyna_eval.statistics import Comparison, Figures, compare
+from dyna_eval.statistics import Comparison, Figures, compare, ratio_of_means
+
+
+class RowState(StrEnum):
+    """Where a row stands, by its jobs where it has any."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    PARTIAL = "partial"  # some jobs done, none to come
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    IMPORTED = "imported"
+    MERGED = "merged"  # with a row that does the same
+    NOT_SHOWN = "not shown"  # by a preset, or not selected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One configuration on one pair. `state` is a job state, or `partial`: some jobs done, none to come."""
+    """One configuration on one pair."""
 
     pair: str
     step: int
@@ -27,7 +44,7 @@ class Row:
     label: str
     method: Method
     params: Params
-    state: str
+    state: RowState
     is_baseline: bool
     job_ids: tuple[int, ...]
     prompt_set: str | None
@@ -39,7 +56,7 @@ class Row:
     versus_baseline: Comparison | None
     versus_previous: Comparison | None
     """Against the nearest row above that has figures."""
-    caveats: tuple[str, ...]
+    caveats: tuple[Caveat, ...]
     fastest_before: int | None = None
     """The step of the fastest row above whose output and circumstances are right."""
     versus_fastest_before: Comparison | None = None
@@ -57,11 +74,25 @@ class Row:
     """The highest of its done jobs."""
 
     @property
+    def caveat_texts(self) -> tuple[str, ...]:
+        return tuple(caveat.text for caveat in self.caveats)
+
+    @property
     def is_exact(self) -> bool:
         """Whether the output is known to be the target's own, numeric ties allowed."""
         if self.figures is None or self.figures.agreement.violations:
             return False
         return self.method is Method.AR or self.figures.agreement.compared > 0
+
+    def has_prompts_of(self, other: Row) -> bool:
+        """Whether two rows are known to be over one prompt set, so that equal indices are the same prompt."""
+        return self.prompt_set is not None and self.prompt_set == other.prompt_set
+
+    @property
+    def is_slower(self) -> bool:
+        """Whether it is slower than the step before it, and not by chance alone as far as is known."""
+        step = self.versus_previous
+        return step is not None and step.ratio < 1.0 and step.separable is not False
 
     @property
     def speedup_interval(self) -> Interval | None:
@@ -77,6 +108,7 @@ class LeftOut:
     pair: str | None
     """None for a merged configuration, which is left out for every pair."""
     state: str
+    """A `RowState`, or what an imported file says."""
     reason: str
     job_ids: tuple[int, ...] = ()
 
@@ -107,13 +139,14 @@ class Report:
     name: str
     digest: str
     state: str
+    """A `SweepState`; where sweeps are joined all of theirs, with commas between."""
     created_at: str
     confidence: float
     pairs: tuple[str, ...]
     rows: tuple[Row, ...]
     left_out: tuple[LeftOut, ...]
-    pair_caveats: tuple[tuple[str, str], ...]
-    """(pair, text): what concerns all rows of a pair."""
+    pair_caveats: tuple[tuple[str, Caveat], ...]
+    """What concerns all rows of a pair, with the pair."""
     joined: tuple[JoinedSweep, ...] = ()
     """The sweeps whose rows are joined here; empty for the report of one sweep."""
     made_of: tuple[str, ...] = ()
@@ -129,6 +162,10 @@ class Report:
     def rows_of(self, pair: str) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.pair == pair)
 
+    def texts_on(self, pair: str) -> tuple[str, ...]:
+        """Return what concerns all rows of a pair."""
+        return tuple(caveat.text for own, caveat in self.pair_caveats if own == pair)
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """All caveats as sentences that name their row."""
@@ -136,9 +173,10 @@ class Report:
         texts = [
             f"{row.pair}: {row.label}: {text}" if several else f"{row.label}: {text}"
             for row in self.rows
-            for text in row.caveats
+            for text in row.caveat_texts
         ]
-        return (*texts, *(f"{pair}: {text}" if several else text for pair, text in self.pair_caveats))
+        of_pairs = [f"{pair}: {own.text}" if several else own.text for pair, own in self.pair_caveats]
+        return (*texts, *of_pairs)
 
 
 def baseline_of(rows: Sequence[Row]) -> Row | None:
@@ -151,7 +189,7 @@ def best_row(rows: Sequence[Row]) -> Row | None:
 
     None is also where an imported row, whose output nobody compared with the target's, is faster.
     """
-    at_rest = all(row.source or row.state in (JobState.DONE, JobState.FAILED) for row in rows)
+    at_rest = all(row.source or row.state in (RowState.DONE, RowState.FAILED) for row in rows)
     best = _fastest(rows) if at_rest else None
     doubted = [row for row in rows if row.source and not row.mixed and not row.is_exact]
     return None if best is None or any(_rate(row) > _rate(best) for row in doubted) else best
@@ -199,14 +237,11 @@ def compare_rows(row: Row, base: Row, bootstrap: Bootstrap | None) -> Comparison
     if any(one.source is None and not one.rates for one in (row, base)):
         return None  # an actor of unknown pace
     if bootstrap is not None and row.rates and base.rates and (row.source is None) == (base.source is None):
-        same = row.prompt_set is not None and row.prompt_set == base.prompt_set
-        found = compare(row.rates, base.rates, bootstrap, same_prompts=same)
-        if found is not None and row is base:
-            return Comparison(ratio=found.ratio, interval=found.interval, paired=found.paired)
-        return found
-    if base.figures.throughput.mean <= 0.0:
-        return None
-    return Comparison(ratio=row.figures.throughput.mean / base.figures.throughput.mean)
+        if not row.has_prompts_of(base):
+            return ratio_of_means(fmean(row.rates.values()), fmean(base.rates.values()))
+        found = compare(row.rates, base.rates, bootstrap)
+        return replace(found, paired_interval=None) if found is not None and row is base else found
+    return ratio_of_means(row.figures.throughput.mean, base.figures.throughput.mean)
 
 
 def refuse_mixed(rows: Sequence[Row]) -> None:

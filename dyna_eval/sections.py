@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic.json_schema import WithJsonSchema
 
 from dyna_eval.jobs import PACKAGED_PAIRS, EngineSpec, GenerationSpec, MeasureSpec, PromptSpec
-from dyna_eval.methods import MethodParameters
+from dyna_eval.methods import MethodParameters, PositiveZero
 from dyna_eval.policies import method_names, parameters_of
 
 _GENERATION, _MEASURE, _PROMPTS = GenerationSpec(), MeasureSpec(), PromptSpec(dataset="")
@@ -90,8 +90,7 @@ TextOrTexts = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(lambda x: x + 0.0)]
-"""-0.0 becomes 0.0, so that equal settings have equal digests."""
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), PositiveZero]
 
 
 class Section(BaseModel):

@@ -12,9 +12,6 @@ from dyna_eval.mistakes import Mistakes, shown
 from dyna_eval.sections import PairSection, PromptsSection
 from dyna_eval.yaml_source import Location
 
-DEMO = "demo"
-"""The packaged pair, and the packaged data set."""
-
 _MOST_LISTED = 100
 _BUILDER_OF_ENDING = {
     "csv": "csv",

@@ -21,8 +21,8 @@ from dyna_eval.samples import SampleTable
 from dyna_eval.tuning import reported_record
 from dyna_eval.wording import one_line
 
-UNCATEGORIZED = "none"
-"""The category of a prompt without one."""
+_NO_CATEGORY = "none"
+"""What an answer file has where a prompt is without a category."""
 
 ReadSamples = Callable[[int], Iterable[Sample]]
 """Reads a job's samples with their rounds, by the job's number."""
@@ -80,7 +80,7 @@ def _lines(
         if sum(sample.decode_seconds for sample in samples) > 0.0:
             answer = {
                 "question_id": index + 1,
-                "category": known.get(index, UNCATEGORIZED),
+                "category": known.get(index, _NO_CATEGORY),
                 "model_id": model_id,
                 "choices": [choice(method, samples)],
             }

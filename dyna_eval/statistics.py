@@ -55,6 +55,8 @@ class Comparison:
     interval: Interval | None = None
     paired: float | None = None
     paired_interval: Interval | None = None
+    prompts: int = field(default=0, compare=False)
+    """The prompts of both rows, over which all this is; 0 where rows' means are compared, or unknown."""
 
     @property
     def separable(self) -> bool | None:
@@ -177,15 +179,12 @@ def throughput(runs: Sequence[Run], bootstrap: Bootstrap) -> Throughput | None:
 
 
 def compare(
-    values: Mapping[int, float], base: Mapping[int, float], bootstrap: Bootstrap, *, same_prompts: bool = True
+    values: Mapping[int, float], base: Mapping[int, float], bootstrap: Bootstrap
 ) -> Comparison | None:
-    """Compare two rows by their prompts' throughputs.
+    """Compare two rows over one prompt set by the throughputs of the prompts that both have.
 
-    Only prompts that both rows have are used; rows over different prompt sets have none in common, and of
-    them only the means are compared. None where there is nothing to compare with.
+    None where there is nothing to compare with.
     """
-    if not same_prompts:
-        return Comparison(ratio=fmean(values.values()) / fmean(base.values())) if values and base else None
     common = [index for index in values if base.get(index, 0.0) > 0.0]
     if not common:
         return None
@@ -197,7 +196,16 @@ def compare(
         interval=bootstrap.ratio_of_means(left, right),
         paired=math.exp(fmean(map(math.log, ratios))) if positive else None,
         paired_interval=bootstrap.geometric_mean_of_ratios(left, right) if positive else None,
+        prompts=len(common),
     )
+
+
+def ratio_of_means(value: float, base: float) -> Comparison | None:
+    """Compare two rows' mean throughputs, all that can be compared where their prompts cannot be paired.
+
+    None where there is nothing to compare with.
+    """
+    return Comparison(ratio=value / base) if base > 0.0 else None
 
 
 def actor_paces(actors: Iterable[str], speeds: Mapping[str, float]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from dyna_eval_db.store import Claim
 from dyna_eval.cluster import Slot
 from dyna_eval.jobs import Job
 from dyna_eval.measurements import Calibration
+from dyna_eval.time_left import target_alone_seconds
 
 HEARTBEAT_SECONDS = 5.0
 """Between two questions to a worker that is decoding; each takes it about a millisecond."""
@@ -77,6 +78,10 @@ def limit_seconds(job: Job, *, prompts: int, calibrations: list[Calibration]) ->
         return job.measure.job_timeout_s
     if not calibrations:
         return None
-    slowest = max(calibration.verify(1) for calibration in calibrations)
+    tokens = job.generation.max_new_tokens
+    alone = max(
+        target_alone_seconds(prompts=prompts, max_new_tokens=tokens, calibration=calibration)
+        for calibration in calibrations
+    )
     runs = 2  # the job, and the actor's own baseline before it
-    return max(_SHORTEST_LIMIT_SECONDS, _SLOWEST * runs * prompts * job.generation.max_new_tokens * slowest)
+    return max(_SHORTEST_LIMIT_SECONDS, _SLOWEST * runs * alone)

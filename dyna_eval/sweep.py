@@ -149,7 +149,7 @@ def jobs_for(spec: SweepSpec, pairs: Sequence[Pair], prompt_sets: Mapping[str, s
                     " leave one of them out"
                 )
         for repeat in range(spec.measure.repeats):
-            jobs += _block_of_jobs(
+            jobs += _jobs_of_repeat(
                 spec, pair, prompt_sets[pair.spec.name], keys, repeat=repeat, first_position=len(jobs)
             )
     return tuple(jobs)
@@ -160,10 +160,10 @@ def block_of_jobs(
 ) -> list[Job]:
     """Return one repeat of all configurations on a pair, in the random order that the repeat has."""
     keys = _keys(spec, pair, prompt_set)
-    return _block_of_jobs(spec, pair, prompt_set, keys, repeat=repeat, first_position=first_position)
+    return _jobs_of_repeat(spec, pair, prompt_set, keys, repeat=repeat, first_position=first_position)
 
 
-def _block_of_jobs(
+def _jobs_of_repeat(
     spec: SweepSpec,
     pair: Pair,
     prompt_set: str,

@@ -18,7 +18,7 @@ from dyna_eval.integrity import Environments, environment_difference
 from dyna_eval.intervals import Bootstrap, Interval
 from dyna_eval.jobs import GenerationSpec, canonical_json, generation_digest
 from dyna_eval.report import Report, Row, baseline_of
-from dyna_eval.statistics import Comparison, compare
+from dyna_eval.statistics import Comparison, compare, ratio_of_means
 from dyna_eval.workloads import models_difference
 
 
@@ -32,7 +32,7 @@ class Side:
     environments: Environments = field(default_factory=dict, repr=False)
 
 
-class Verdict(StrEnum):
+class SpeedVerdict(StrEnum):
     """What may be said of B against A."""
 
     FASTER = "faster"
@@ -52,26 +52,29 @@ class Match:
     """Whether only the label is the same, not the method with its parameters."""
     ratio: Comparison | None
     """B / A; None where one has no result."""
-    prompts: int
-    """Prompts that the ratio is over; 0 where it is of the two means alone."""
     differences: tuple[str, ...]
     """What differs beside the speed, B instead of A."""
     unproven: tuple[str, ...] = ()
     """What cannot be shown to be the same, since it is not known, or several."""
 
     @property
-    def verdict(self) -> Verdict:
+    def prompts(self) -> int:
+        """Prompts that the ratio is over; 0 where it is of the two means alone."""
+        return self.ratio.prompts if self.ratio else 0
+
+    @property
+    def verdict(self) -> SpeedVerdict:
         """`faster` and `slower` need every interval of the ratio to exclude 1, on the same side."""
         if self.ratio is None:
-            return Verdict.NO_RESULT
+            return SpeedVerdict.NO_RESULT
         intervals = _intervals(self.ratio)
         if not intervals:
-            return Verdict.NO_INTERVAL
+            return SpeedVerdict.NO_INTERVAL
         if all(interval.low > 1.0 for interval in intervals):
-            return Verdict.FASTER
+            return SpeedVerdict.FASTER
         if all(interval.high < 1.0 for interval in intervals):
-            return Verdict.SLOWER
-        return Verdict.NOT_SEPARABLE
+            return SpeedVerdict.SLOWER
+        return SpeedVerdict.NOT_SEPARABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +148,9 @@ def compare_reports(a: Side, b: Side) -> SweepComparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regression:
-    match: Match
+    """`row` is B's; where B has none, A's."""
+
+    row: Row
     reason: str
 
 
@@ -153,15 +158,17 @@ def regressions(comparison: SweepComparison, allowed: float) -> tuple[Regression
     """Return the rows of B that are more than a share `allowed` (0.03 is 3 %) slower than A, and why.
 
     A row regressed where its ratio and every interval of it end below 1 - allowed; without an interval, where
-    the ratio alone is below. A row that has a result in A and none in B regressed as well.
+    the ratio alone is below. A row that has a result in A and none in B, or no partner there, regressed as
+    well.
     """
     found = []
     for match in comparison.matches:
         if match.a.figures is not None and match.b.figures is None:
-            found.append(Regression(match=match, reason=f"no result ({match.b.state})"))
+            found.append(Regression(row=match.b, reason=f"no result ({match.b.state})"))
         elif match.ratio is not None and _regressed(match.ratio, 1.0 - allowed):
-            found.append(Regression(match=match, reason=_slower_text(match.ratio)))
-    return tuple(found)
+            found.append(Regression(row=match.b, reason=_slower_text(match.ratio)))
+    lost = [row for row in comparison.only_a if row.figures is not None]
+    return (*found, *(Regression(row=row, reason="only in A") for row in lost))
 
 
 def _regressed(ratio: Comparison, bound: float) -> bool:
@@ -230,36 +237,31 @@ class _Facts:
 
 
 def _match(a: Row, b: Row, by_label: bool, bootstrap: Bootstrap, facts: _Facts) -> Match:
-    ratio, prompts = _ratio(a, b, bootstrap)
-    differences = _differences(a, b, facts)
-    if prompts and a.figures and b.figures:
+    ratio, differences = _ratio(a, b, bootstrap), _differences(a, b, facts)
+    if ratio and ratio.prompts and a.figures and b.figures:
         measured = [len(row.throughput.by_prompt) for row in (a.figures, b.figures)]
-        if prompts < max(measured):
+        if ratio.prompts < max(measured):
             differences.append(
                 f"prompts that were measured ({measured[1]} instead of {measured[0]};"
-                f" the ratio is over the {prompts} that both have)"
+                f" the ratio is over the {ratio.prompts} that both have)"
             )
     return Match(
         a=a,
         b=b,
         by_label=by_label,
         ratio=ratio,
-        prompts=prompts,
         differences=tuple(differences),
         unproven=_unproven(a, b),
     )
 
 
-def _ratio(a: Row, b: Row, bootstrap: Bootstrap) -> tuple[Comparison | None, int]:
-    """Return B / A and the number of prompts that it is over, 0 where only the means could be compared."""
-    if a.figures is None or b.figures is None or not a.figures.throughput.mean > 0.0:
-        return None, 0
-    ours, base = b.figures.throughput.by_prompt, a.figures.throughput.by_prompt
-    if ours and base and a.prompt_set is not None and a.prompt_set == b.prompt_set:
-        found = compare(ours, base, bootstrap)
-        if found is not None:
-            return found, sum(base.get(index, 0.0) > 0.0 for index in ours)
-    return Comparison(ratio=b.figures.throughput.mean / a.figures.throughput.mean), 0
+def _ratio(a: Row, b: Row, bootstrap: Bootstrap) -> Comparison | None:
+    """Return B / A, of their means alone where no prompt is known to be the same."""
+    if a.figures is None or b.figures is None:
+        return None
+    ours, base = b.figures.throughput, a.figures.throughput
+    paired = compare(ours.by_prompt, base.by_prompt, bootstrap) if b.has_prompts_of(a) else None
+    return paired or ratio_of_means(ours.mean, base.mean)
 
 
 # ------------------------------------------------------------------------ differences

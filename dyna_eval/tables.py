@@ -269,7 +269,7 @@ CSV_COLUMNS: dict[str, Callable[[Row], object]] = {
     "mean_acceptance_length": lambda row: row.figures and row.figures.acceptance.mean_length,
     "exact_match_rate": lambda row: row.figures and row.figures.agreement.exact_match_rate,
     "peak_memory_bytes": lambda row: row.peak_memory_bytes,
-    "notes": lambda row: escape_csv("; ".join(row.caveats)),
+    "notes": lambda row: escape_csv("; ".join(row.caveat_texts)),
 }
 
 

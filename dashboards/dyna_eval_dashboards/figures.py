@@ -14,7 +14,6 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dyna_eval.cells import configuration_text, interval_cell
-from dyna_eval.plots.ablation import is_slower
 from dyna_eval.report import Report, Row
 from dyna_eval.series.costs import PHASES
 from dyna_eval.wording import one_line
@@ -113,7 +112,7 @@ def ablation(rows: Sequence[Row]) -> go.Figure | None:
         around(rate.mean, rate.interval.low, rate.interval.high) if rate.interval else (0.0, 0.0)
         for rate in rates
     ]
-    slower = [is_slower(row) for row in shown]
+    slower = [row.is_slower for row in shown]
     bars = go.Bar(
         x=[row.step for row in shown],
         y=[rate.mean for rate in rates],

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from dyna_eval_db.values import SweepState
 from dyna_eval_db.watched import Pulse
 from dyna_eval_db.watching import WatchedStore
 
 from dyna_eval.imported_report import imported_report
 from dyna_eval.integrity import Environments
+from dyna_eval.jobs import SweepState
 from dyna_eval.measured_report import build_report
 from dyna_eval.report import Report
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dyna_eval.measurements import Round, Sample
+from dyna_eval.measurements import Round, Sample, sum_rounds
 from dyna_eval.series.costs import PHASES
 
 MOST_ROUNDS = 1_000
@@ -48,7 +48,7 @@ class TimeLine:
     longest: float
     """Seconds of the longest round: the height of the drawing."""
     phase_seconds: Mapping[str, float | None]
-    """Over all rounds; `host` is what no phase accounts for."""
+    """Over all rounds, None where one lacks the phase; `host` is what no phase accounts for."""
     width: float = _WIDTH
     height: float = _HEIGHT
 
@@ -59,8 +59,12 @@ def time_line(sample: Sample) -> TimeLine:
     shown = rounds[:MOST_ROUNDS]
     longest = max((_seconds(round_) for round_ in shown), default=0.0)
     step = _WIDTH / max(len(shown), _FEWEST)
+    summed = sum_rounds(sample)
     totals: dict[str, float | None] = {
-        phase: _total([getattr(round_, f"{phase}_seconds") for round_ in rounds]) for phase in _TIMED
+        "draft": summed.draft_seconds,
+        "grow": summed.grow_seconds,
+        "verify": summed.verify_seconds,
+        "walk": summed.walk_seconds,
     }
     totals["host"] = max(0.0, sample.decode_seconds - sum(value or 0.0 for value in totals.values()))
     return TimeLine(
@@ -102,8 +106,3 @@ def _bars(round_: Round, left: float, step: float, longest: float) -> tuple[Bar,
 
 def _seconds(round_: Round) -> float:
     return sum(getattr(round_, f"{phase}_seconds") or 0.0 for phase in _TIMED)
-
-
-def _total(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None

@@ -10,7 +10,7 @@ from typing import Any
 from dyna_eval.cells import Notes, configuration_text
 from dyna_eval.comparison_tables import compared_pairs, headers, remarks
 from dyna_eval.report import LeftOut, Report, Row, best_row
-from dyna_eval.sweep_comparison import SweepComparison, Verdict
+from dyna_eval.sweep_comparison import SpeedVerdict, SweepComparison
 from dyna_eval.wording import one_line
 
 ROWS_PER_PAGE = 200
@@ -115,7 +115,7 @@ def _table(report: Report, place: int, wanted: Wanted, size: int) -> PairTable:
         rows=shown,
         marks=marks,
         footnotes=tuple(note for note in notes.lettered() if note[0] in used),
-        caveats=tuple(one_line(text) for of_pair, text in report.pair_caveats if of_pair == pair),
+        caveats=tuple(map(one_line, report.texts_on(pair))),
         best=best_row(rows),
         found=len(found),
         has_figures=any(row.figures for row in rows),
@@ -153,7 +153,7 @@ def compared(comparison: SweepComparison, page: int) -> dict[str, Any]:
         "pairs": pairs,
         "headers": headers(comparison),
         "remarks": remarks(comparison, most=_LONELY_NAMED),
-        "verdicts": {str(verdict): counted[verdict] for verdict in Verdict if counted[verdict]},
+        "verdicts": {str(verdict): counted[verdict] for verdict in SpeedVerdict if counted[verdict]},
         "page": page,
         "pages": max(-(-pair.total // ROWS_PER_PAGE) for pair in pairs),
     }

@@ -26,6 +26,7 @@ from dyna_eval.jobs import (
     PromptSet,
     ResolvedSweep,
     SweepSpec,
+    SweepState,
     generation_digest,
 )
 from dyna_eval.records import SweepRecord
@@ -33,7 +34,7 @@ from dyna_eval_db.columns import database_clock, insert_all_missing, insert_many
 from dyna_eval_db.imports import count_imported, is_imported
 from dyna_eval_db.models import JobRow, LeaseRow, PromptRow, SweepRow
 from dyna_eval_db.results import read_calibrations, read_environments, read_jobs, read_sentinels
-from dyna_eval_db.values import JobError, SweepState, SweepSummary, error_text, sweep_state
+from dyna_eval_db.values import JobError, SweepSummary, error_text, sweep_state
 
 _SPEC = TypeAdapter(SweepSpec)
 _PAIRS = TypeAdapter(tuple[Pair, ...])

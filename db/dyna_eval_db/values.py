@@ -6,19 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dyna_eval.jobs import Job, JobState, Scalar
-
-
-class SweepState(StrEnum):
-    """Where a sweep stands; derived from its jobs and its controller's lease, never stored."""
-
-    RUNNING = "running"
-    DONE = "done"
-    QUEUED = "queued"
-    INTERRUPTED = "interrupted"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    IMPORTED = "imported"  # from files of other tools: it has no jobs
+from dyna_eval.jobs import Job, JobState, Scalar, SweepState
 
 
 class Outcome(StrEnum):

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from dyna_eval.jobs import JobState, Method, Params, Scalar
+from dyna_eval.jobs import JobState, Method, Params, Scalar, SweepState
 from dyna_eval.measurements import Sample
 from dyna_eval.time_left import TimeLeft
-from dyna_eval_db.values import Attempt, SweepState
+from dyna_eval_db.values import Attempt
 
 _Item = TypeVar("_Item")
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, UnknownSweepError
 from dyna_eval.imported import ImportedSweep
-from dyna_eval.jobs import JobState, Method
+from dyna_eval.jobs import JobState, Method, SweepState
 from dyna_eval.records import SweepRecord
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.actors import read_cluster
@@ -36,7 +36,7 @@ from dyna_eval_db.refusals import reported
 from dyna_eval_db.remaining import read_time_left
 from dyna_eval_db.results import read_samples
 from dyna_eval_db.sqlite_file import check_file
-from dyna_eval_db.values import SweepState, error_text
+from dyna_eval_db.values import error_text
 from dyna_eval_db.watched import (
     Cluster,
     JobDetail,

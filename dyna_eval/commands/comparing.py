@@ -47,7 +47,8 @@ def read_percentage(
     "allowed",
     callback=read_percentage,
     metavar="PERCENT",
-    help="Exit with 1 where a row of B is more than PERCENT (such as 3%) slower, its interval included.",
+    help="Exit with 1 where a row of B is more than PERCENT (such as 3%) slower, its interval included, or"
+    " has no result any more.",
 )
 @database_option
 @click.option(
@@ -136,7 +137,7 @@ def _print(compared: SweepComparison, regressed: Sequence[Regression] | None, fo
 
 
 def _regression_text(regressed: Sequence[Regression], allowed: float) -> str:
-    rows = "; ".join(one_line(f"'{one.match.b.label}' ({one.reason})") for one in regressed)
+    rows = "; ".join(one_line(f"'{one.row.label}' ({one.reason})") for one in regressed)
     verb = "is" if len(regressed) == 1 else "are"
     number = f"{count(len(regressed), 'row')} of B {verb}"
     return f"dyna-eval: {number} more than {allowed * 100:g} % slower than A, or without a result: {rows}"

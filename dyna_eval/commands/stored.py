@@ -39,6 +39,8 @@ def cancel(*, sweep: str | None, database: str) -> None:
 @json_option
 def status(*, sweep: str | None, database: str, as_json: bool) -> None:
     """Show how far a sweep is, and what failed."""
+    from dyna_eval.jobs import SweepState
+
     with open_store(database) as store:
         sweep_id = store.find_sweep(sweep)
         imported = store.imported(sweep_id)
@@ -57,18 +59,20 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
     for job in errors:
         what = one_line(f"{job.label} (repeat {job.repeat + 1}) {job.state}: {job.error}")
         click.echo(f"  job {job.job_id} {what}")
-    if summary.state == "interrupted":
+    if summary.state is SweepState.INTERRUPTED:
         click.echo(f"no controller runs it; `dyna-eval resume {summary.id}` goes on", err=True)
 
 
 def _print_imported(sweep: ImportedSweep, *, as_json: bool) -> None:
+    from dyna_eval.jobs import SweepState
+
     if as_json:
         print_json(
-            {"id": sweep.id, "name": sweep.name, "state": "imported", "jobs": {}, "errors": []}
+            {"id": sweep.id, "name": sweep.name, "state": SweepState.IMPORTED, "jobs": {}, "errors": []}
             | {"files": [asdict(file.source) | {"rows": len(file.rows)} for file in sweep.files]}
         )
         return
-    click.echo(f"sweep {sweep.id} {sweep.name}: imported; {count(len(sweep.rows), 'row')}")
+    click.echo(f"sweep {sweep.id} {sweep.name}: {SweepState.IMPORTED}; {count(len(sweep.rows), 'row')}")
     for file in sweep.files:
         click.echo(f"  {len(file.rows)} from {file.source}")
 

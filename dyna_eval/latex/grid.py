@@ -168,7 +168,7 @@ def _marks(report: Report, pairs: Sequence[str], notes: Notes, step: int) -> lis
         for pair in pairs
         for row in report.rows_of(pair)
         if row.step == step
-        for text in row.caveats
+        for text in row.caveat_texts
     ]
 
 

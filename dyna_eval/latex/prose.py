@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyna_eval.cells import Notes, span
+from dyna_eval.integrity import CaveatKind
 from dyna_eval.jobs import Method
 from dyna_eval.latex.claims import (
     FREED_OF_PACE,
@@ -28,7 +29,7 @@ from dyna_eval.report import Report, Row, baseline_of, best_row
 from dyna_eval.statistics import Comparison
 from dyna_eval.wording import count, listed
 
-_SAID_IN_SENTENCES = ("speed not separable", "the node cap")
+_SAID_IN_SENTENCES = (CaveatKind.SEPARABILITY, CaveatKind.NODE_CAP)
 """Caveats that the sentences about speed and about the tree say already."""
 
 _COUNTABLE = 10**9  # nodes; of a tree with more only the order of magnitude is told
@@ -90,7 +91,7 @@ def _paragraph(report: Report, rows: Sequence[Row], row: Row) -> list[str]:
     sentences += _comparisons(report, rows, row)
     sentences += _tree(row)
     sentences += _rounds(rows, row)
-    sentences += [_sentence(text) for text in row.caveats if not text.startswith(_SAID_IN_SENTENCES)]
+    sentences += [_sentence(one.text) for one in row.caveats if one.kind not in _SAID_IN_SENTENCES]
     return ["", title, *sentences]
 
 

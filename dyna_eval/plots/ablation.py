@@ -34,12 +34,8 @@ class _Bar:
     rate: Estimate
 
     @property
-    def is_slower(self) -> bool:
-        return is_slower(self.row)
-
-    @property
     def color(self) -> str:
-        return ALARM if self.is_slower else CALM
+        return ALARM if self.row.is_slower else CALM
 
     @property
     def speedup(self) -> str:
@@ -50,7 +46,7 @@ class _Bar:
     def short_remark(self) -> str:
         """How slow a slower step is; empty for others."""
         step = self.row.versus_previous
-        return f"▼{step.ratio:.2f}×" if step and self.is_slower else ""
+        return f"▼{step.ratio:.2f}×" if step and self.row.is_slower else ""
 
 
 def draw(rows: Sequence[Row]) -> Figure:
@@ -78,13 +74,13 @@ def _draw_list(rows: Sequence[Row], bars: Sequence[_Bar]) -> Figure:
     """Return the chart of many rows, bars one under another; speedups and remarks stand at the right."""
     figure, axes = look.list_figure([Entry.of(bar.row) for bar in bars], pitch=0.24)
     for y, bar in enumerate(bars):
-        hatch = "////" if bar.is_slower else None
+        hatch = "////" if bar.row.is_slower else None
         axes.barh(
             y, bar.rate.value, height=0.66, color=bar.color, edgecolor="white", hatch=hatch, linewidth=0
         )
         look.whisker(axes, bar.rate.value, y, bar.rate, along="x")
         text = "  ".join(filter(None, (bar.speedup, bar.short_remark)))
-        look.beside(axes, y, text, color=ALARM if bar.is_slower else INK)
+        look.beside(axes, y, text, color=ALARM if bar.row.is_slower else INK)
     base = next((bar.rate for bar in bars if bar.row.is_baseline), None)
     if base is not None:
         axes.axvline(base.value, **look.BASELINE)
@@ -103,7 +99,7 @@ def _draw_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
             width=0.62,
             color=bar.color,
             edgecolor="white",
-            hatch="///" if bar.is_slower else None,
+            hatch="///" if bar.row.is_slower else None,
             linewidth=0,
             zorder=2,
         )
@@ -192,7 +188,7 @@ def _make_room(figure: Figure, axes: Axes, written: Sequence[tuple[float, Text]]
 def _notes(rows: Sequence[Row], *, short_remarks: bool) -> list[str]:
     """Say what short remarks mean, which bars are not to be trusted, and which rows are missing."""
     missing = [f"{one_line(row.label)} ({row.state})" for row in rows if row.figures is None]
-    is_short = short_remarks and any(map(is_slower, rows))
+    is_short = short_remarks and any(row.is_slower for row in rows)
     return [
         "▼: times the speed of the step before it." if is_short else "",
         *look.doubts(Entry.of(row) for row in rows),
@@ -200,16 +196,10 @@ def _notes(rows: Sequence[Row], *, short_remarks: bool) -> list[str]:
     ]
 
 
-def is_slower(row: Row) -> bool:
-    """Whether a step is slower than the step before it, and not by chance alone as far as is known."""
-    step = row.versus_previous
-    return step is not None and step.ratio < 1.0 and step.separable is not False
-
-
 def _remark(row: Row, following: Row | None) -> str:
     """Say why a bar is red: how slow the step is, and whether pruning mends it; nothing of other bars."""
     step = row.versus_previous
-    if step is None or not is_slower(row):
+    if step is None or not row.is_slower:
         return ""
     before = f"{step.ratio:.2f}× the step before it"
     text = f"slower than the step before it ({step.ratio:.2f}×)" if step.separable else before

@@ -46,7 +46,7 @@ class Entry:
     @classmethod
     def of(cls, row: Row) -> Entry:
         doubtful = row.figures is not None and (bool(row.mixed) or not row.is_exact)
-        doubt = one_line("; ".join(row.caveats)) or "not known to be the target's own output"
+        doubt = one_line("; ".join(row.caveat_texts)) or "not known to be the target's own output"
         return cls(
             pair=row.pair,
             step=row.step,

@@ -10,7 +10,7 @@ from typing import TypeGuard
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Method, Scalar
 from dyna_eval.methods import METHODS, SYMBOLS
-from dyna_eval.mistakes import unknown
+from dyna_eval.mistakes import nearest, shown
 from dyna_eval.report import Row
 
 _OF_ROWS = ("method", "pair")
@@ -183,9 +183,9 @@ def require_swept(name: str, known: Sequence[str]) -> None:
     every = [*_OF_ROWS, *(field for method in METHODS.values() for field in method.model_fields)]
     if name in every:
         raise InputError(f"{name!r} has one value in this sweep; swept are {', '.join(known)}")
-    near = unknown("parameter", name, [*known, *(field for field in every if field not in known)])
-    hint = f" ({near.split('; ')[1]})" if "did you mean" in near else ""
-    raise InputError(f"{near.split('; ')[0]}{hint}; swept are {', '.join(known)}")
+    near = nearest(name, [*known, *(field for field in every if field not in known)])
+    hint = f" (did you mean {shown(near)}?)" if near else ""
+    raise InputError(f"unknown parameter {shown(name)}{hint}; swept are {', '.join(known)}")
 
 
 def separate(rows: Sequence[Row], names: Sequence[str]) -> tuple[str, ...]:

@@ -23,11 +23,12 @@ from dyna_eval_dashboards.app import create_app
 from dyna_eval_dashboards.explore import Choice, Explored, explore
 from dyna_eval_dashboards.export import is_page, to_html
 from dyna_eval_dashboards.pages import asset
+from dyna_eval_dashboards.rounds import time_line
 from dyna_eval_dashboards.safety import Access
 from dyna_eval_dashboards.trees import draw
 from dyna_eval_db.store import Store, SweepState
 from dyna_eval_db.watching import WatchedStore
-from measurements import TREE, make_result, make_sweep
+from measurements import TREE, make_result, make_sample, make_sweep
 from served import HOSTILE, client_of, database, fill, hostile_sweep
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
@@ -48,6 +49,7 @@ from dyna_eval.errors import DatabaseError, InputError
 from dyna_eval.holder import own_name
 from dyna_eval.jobs import Configuration, Method, digest
 from dyna_eval.measured_report import build_report
+from dyna_eval.measurements import sum_rounds
 from dyna_eval.report import Report
 from dyna_eval.sweep_comparison import compare_reports
 from dyna_eval.time_left import Basis, TimeLeft
@@ -238,7 +240,7 @@ def test_the_table_has_the_cells_footnotes_and_warnings_of_the_report(tmp_path: 
         assert notes.texts, "the made-up sweep has something to warn about"
 
         plain = html.unescape(page)
-        for words in (*notes.texts, *(text for _, text in report.pair_caveats)):
+        for words in (*notes.texts, *(caveat.text for _, caveat in report.pair_caveats)):
             assert words in plain
         assert client.get("/sweeps/1/report.csv").text == tables.to_csv(report)
         assert list(csv.DictReader(io.StringIO(client.get("/sweeps/1/report.csv").text)))
@@ -444,6 +446,13 @@ def test_an_empty_database_says_how_to_begin(tmp_path: Path) -> None:
 def test_a_missing_database_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match="there is no database"):
         WatchedStore.open(database(tmp_path))
+
+
+def test_the_seconds_of_a_phase_that_a_round_lacks_are_unknown_as_in_reports() -> None:
+    sample = make_sample()
+    seconds, summed = time_line(sample).phase_seconds, sum_rounds(sample)
+    assert seconds["draft"] is None
+    assert (seconds["grow"], seconds["verify"]) == (summed.grow_seconds, summed.verify_seconds)
 
 
 def test_a_draft_tree_is_drawn_and_told_in_words(client: TestClient) -> None:

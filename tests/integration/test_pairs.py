@@ -21,7 +21,7 @@ from dyna_eval_workers import loading, model_files, pairs
 from dyna_eval_workers.architecture import check_architecture, plain_logits, self_test
 from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.decoding import Decoder
-from dyna_eval_workers.exactness import Comparison, compare
+from dyna_eval_workers.exactness import TokenComparison, compare_tokens
 from dyna_eval_workers.families import FAMILIES
 from dyna_eval_workers.fused.runner import FusedRunner
 from dyna_eval_workers.loading import load_pair
@@ -813,10 +813,10 @@ def test_the_packaged_pair_is_exact_in_bfloat16(backend: Backend, request: pytes
 
 def compared(
     decoder: Decoder, prompt: tuple[int, ...], generation: GenerationSpec, policy: TopBranches
-) -> Comparison:
+) -> TokenComparison:
     reference = decoder.decode(prompt, generation, None, seed="0")
     emitted = decoder.decode(prompt, generation, policy, seed="0")
-    return compare(
+    return compare_tokens(
         decoder.target,
         prompt=prompt,
         reference=reference.token_ids,

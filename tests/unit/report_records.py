@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dyna_eval.jobs import Configuration, JobState, Method
+from dyna_eval.jobs import Configuration, JobState, Method, SweepState
 from dyna_eval.measurements import Calibration, Exactness, SampleTotals
 from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
 
@@ -113,7 +113,7 @@ def record(
         id=1,
         name=name,
         digest="d" * 64,
-        state="done",
+        state=SweepState.DONE,
         baseline=steps[0][0].label,
         confidence=0.95,
         created_at="2026-01-02T03:04:05Z",

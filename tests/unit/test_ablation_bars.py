@@ -20,7 +20,7 @@ from report_records import (
 from dyna_eval.jobs import Configuration, JobState
 from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
-from dyna_eval.plots.ablation import draw, is_slower
+from dyna_eval.plots.ablation import draw
 from dyna_eval.plots.look import ALARM, CALM
 from dyna_eval.records import SweepRecord
 
@@ -142,5 +142,5 @@ def test_more_rows_lie_under_each_other_with_their_speedups_beside_them() -> Non
         f"{row.versus_baseline.ratio:.2f}×" for row in report.rows if row.versus_baseline
     ]
     slower = [bool(bar.get_hatch()) for bar in bars(figure)]
-    assert slower == [is_slower(row) for row in report.rows]
+    assert slower == [row.is_slower for row in report.rows]
     assert slower == ["▼" in text for text in texts(figure)]

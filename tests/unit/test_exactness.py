@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from dyna_eval_workers.exactness import Comparison, compare
+from dyna_eval_workers.exactness import TokenComparison, compare_tokens
 from dyna_eval_workers.runner import Runner
 from dyna_eval_workers.session import distinct_n
 
@@ -38,13 +38,13 @@ def reference() -> tuple[int, ...]:
 
 def compared(
     target: Runner, reference: tuple[int, ...], emitted: tuple[int, ...], **changes: Any
-) -> Comparison:
+) -> TokenComparison:
     settings: dict[str, Any] = {"generation": GREEDY, "seed": "0"} | changes
-    return compare(target, prompt=PROMPT, reference=reference, emitted=emitted, **settings)
+    return compare_tokens(target, prompt=PROMPT, reference=reference, emitted=emitted, **settings)
 
 
 def test_equal_tokens_are_exact(target: Runner, reference: tuple[int, ...]) -> None:
-    assert compared(target, reference, reference) == Comparison(exactness=Exactness.EXACT)
+    assert compared(target, reference, reference) == TokenComparison(exactness=Exactness.EXACT)
 
 
 def test_another_token_is_a_violation_with_its_place_and_margin(
@@ -94,7 +94,7 @@ NEAR_AND_FAR = {torch.float32: (30, 150), torch.float16: (1, 5), torch.bfloat16:
 """By how many eps a logit may be smaller and still tie, and by how many not; an eps is at most 2 ulp"""
 
 
-def compared_with_a_twin(backend: str, dtype: torch.dtype, eps: int, **changes: Any) -> Comparison:
+def compared_with_a_twin(backend: str, dtype: torch.dtype, eps: int, **changes: Any) -> TokenComparison:
     """Compare with a token whose logit is by so many eps smaller than that of the best."""
     model = tiny_gpt_neox(seed=1).to(dtype)
     alone = decoder(model, None, backend=backend, end_of_text=None)

@@ -246,7 +246,7 @@ def test_our_own_report_keeps_figures_digests_and_comparisons(tmp_path: Path) ->
         assert row.figures == before.figures
         assert row.versus_baseline == before.versus_baseline
         assert (row.prompt_set, row.generation, row.environment) == ("p1", "g1", "e1")
-        assert row.notes == before.caveats
+        assert row.notes == before.caveat_texts
 
 
 def test_what_our_own_report_left_out_stays_known(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_row_that_is_called_like_its_pair_keeps_its_own_warnings(tmp_path: Pat
     steps = ((BASELINE, 128.0), (replace(LINEAR, label="demo"), 174.0))
     report = build_report(change_samples(record(steps, pairs=("demo", "other")), "demo", capped_rounds=3))
     imported = import_file(write(tmp_path, "own.json", to_json(report)))
-    assert [row.notes for row in imported.rows] == [row.caveats for row in report.rows]
+    assert [row.notes for row in imported.rows] == [row.caveat_texts for row in report.rows]
 
 
 def test_an_impossible_speed_of_our_own_report_is_refused(tmp_path: Path) -> None:

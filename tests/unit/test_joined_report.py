@@ -132,7 +132,7 @@ def test_a_speedup_without_prompts_is_a_ratio_without_interval(tmp_path: Path) -
 
 def test_unknown_exactness_is_said_and_such_a_row_is_never_called_the_best(tmp_path: Path) -> None:
     report = imported_report(imported(tmp_path, 1, result_files.FOUR_STEPS, "a"))
-    assert all("output was not compared with the target's" in row.caveats for row in report.rows[1:])
+    assert all("output was not compared with the target's" in row.caveat_texts for row in report.rows[1:])
     assert best_row(report.rows) is None
     assert "bold" not in to_latex(report)
     assert [row.fastest_before for row in report.rows] == [None, 1, 1, 1]
@@ -226,11 +226,11 @@ def test_unpruned_trees_of_several_depths_with_equal_counts_mean_that_a_cap_boun
     rows = [baseline(), *(tree(depth, 0.0, 50.0 + depth, path=4.829789) for depth in (5, 6, 7))]
     report = imported_report(imported(tmp_path, 1, [*rows, tree(4, 0.0, 70.0, path=4.7)], "a"))
     said = [
-        any("a cap on the tree's nodes must have bound" in text for text in row.caveats)
+        any("a cap on the tree's nodes must have bound" in text for text in row.caveat_texts)
         for row in report.rows
     ]
     assert said == [False, True, True, True, False]
-    assert any("rows with D = 5, 6 and 7 without pruning" in text for text in report.rows[1].caveats)
+    assert any("rows with D = 5, 6 and 7 without pruning" in text for text in report.rows[1].caveat_texts)
 
 
 def test_counts_that_differ_in_the_ninth_digit_are_different(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_a_mixed_row_is_marked_in_every_format(tmp_path: Path) -> None:
     )
     for text in (printed(report), to_markdown(report), to_csv(report), to_latex(report)):
         assert "differs from the rows it stands with in generation settings (100 instead of 500" in text
-    assert "against its own sweep's baseline its speedup is 1.20" in row.caveats
+    assert "against its own sweep's baseline its speedup is 1.20" in row.caveat_texts
     assert speedup(row) == 1.5
 
 
@@ -473,13 +473,13 @@ def test_only_pairs_that_all_sweeps_have_are_joined_and_the_others_listed() -> N
 def test_words_about_another_baseline_do_not_follow_a_row(tmp_path: Path) -> None:
     """Not separable from its own baseline; of the one in the joined table it has no interval at all."""
     stored = record([FOUR_STEPS[0], (LINEAR, 128.1)], pairs=("big/small",), noise=0.2)
-    assert any("not separable" in text for text in row_of(build_report(stored), LINEAR.label).caveats)
+    assert any("not separable" in text for text in row_of(build_report(stored), LINEAR.label).caveat_texts)
     theirs = imported(tmp_path, 2, [baseline(100.0)], "theirs")
     joined = row_of(joined_report([theirs, stored], allow_mixed=True), LINEAR.label)
-    assert not any("not separable" in text for text in joined.caveats)
+    assert not any("not separable" in text for text in joined.caveat_texts)
     other = replace(second(stored), confidence=0.9)
     for row in joined_report([theirs, stored, other], allow_mixed=True).rows:
-        assert not any("not separable" in text for text in row.caveats)
+        assert not any("not separable" in text for text in row.caveat_texts)
 
 
 def test_own_sweeps_of_other_tuning_splits_are_refused() -> None:
@@ -579,7 +579,7 @@ def test_the_published_pruning_ablation() -> None:
         "63.4 0.49",
         "182.7 1.42",
     ]
-    assert any(text.startswith("rows with D = 5, 6 and 7 without pruning") for text in unpruned.caveats)
+    assert any(text.startswith("rows with D = 5, 6 and 7 without pruning") for text in unpruned.caveat_texts)
     assert any("a cap on the tree's nodes must have bound" in text for text in findings(pruning, []))
     steps = joined_report([pruning], rows=["tree, D=7, B=2, τ=0", "tree, D=7, B=2, τ=0.05"])
     last = steps.rows[-1].versus_previous
@@ -634,7 +634,7 @@ def test_no_imported_table_contradicts_its_numbers(
         assert row.versus_baseline.separable is None
     best = best_row(report.rows)
     assert best is None or throughput(best) == max(map(throughput, report.rows))
-    capped = [row for row in report.rows if any("must have bound" in text for text in row.caveats)]
+    capped = [row for row in report.rows if any("must have bound" in text for text in row.caveat_texts)]
     for row in capped:
         assert any(
             one.params["depth"] != row.params["depth"]

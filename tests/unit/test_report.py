@@ -22,6 +22,7 @@ from report_records import (
 )
 
 from dyna_eval.errors import MixedRowsError
+from dyna_eval.integrity import Caveat
 from dyna_eval.jobs import Configuration, JobState, MergedConfiguration, Method
 from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
@@ -150,8 +151,8 @@ def test_a_speed_like_the_baselines_is_called_not_separable() -> None:
     same, faster = row(report, LINEAR.label), row(report, PRUNED.label)
     assert same.versus_baseline is not None
     assert same.versus_baseline.separable is False
-    assert any("not separable" in text for text in same.caveats)
-    assert faster.caveats == ()
+    assert any("not separable" in text for text in same.caveat_texts)
+    assert faster.caveat_texts == ()
 
 
 def test_the_best_row_is_the_fastest_whose_output_is_right() -> None:
@@ -222,7 +223,7 @@ def test_a_partly_done_row_has_figures_over_what_is_done_and_says_so() -> None:
     partly = row(report, LINEAR.label)
     assert partly.figures is not None
     assert partly.figures.repeats == 2
-    assert "figures are over the 2 of 3 repeats that are done" in partly.caveats
+    assert "figures are over the 2 of 3 repeats that are done" in partly.caveat_texts
     assert [(entry.label, entry.job_ids) for entry in report.left_out] == [(LINEAR.label, (10,))]
 
 
@@ -339,7 +340,7 @@ def test_two_pairs_may_have_run_in_different_environments() -> None:
 )
 def test_a_doubtful_row_says_why(change: dict[str, object], says: str) -> None:
     report = build_report(change_samples(record(), TREE.label, **change))
-    assert any(says in text for text in row(report, TREE.label).caveats)
+    assert any(says in text for text in row(report, TREE.label).caveat_texts)
     assert any(warning.startswith(f"{TREE.label}: ") and says in warning for warning in report.warnings)
 
 
@@ -358,7 +359,7 @@ def test_rows_that_were_disturbed_alike_share_one_note() -> None:
     disturbed = change_jobs(record(), LINEAR.label, conditions={"others_share": 0.83})
     disturbed = change_jobs(disturbed, TREE.label, conditions={"others_share": 0.861})
     report = build_report(change_jobs(disturbed, PRUNED.label, conditions={"others_share": 0.7}))
-    told = [[text for text in line.caveats if "cores" in text] for line in report.rows]
+    told = [[text for text in line.caveat_texts if "cores" in text] for line in report.rows]
     said = "other processes used up to {} % of the cores while it was measured"
     assert told == [[], [said.format(90)], [said.format(90)], [said.format(70)]]
 
@@ -405,7 +406,7 @@ def test_the_fall_back_of_one_pair_is_no_caveat_of_another() -> None:
     jobs = tuple(replace(job, environment="e2") if job.pair == "large" else job for job in stored.jobs)
     environments = {"e1": ENVIRONMENTS["e1"], "e2": {**ENVIRONMENTS["e2"], "backend": "eager (why)"}}
     report = build_report(replace(stored, jobs=jobs, environments=environments))
-    assert report.pair_caveats == (("large", "ran on the slower eager backend: why"),)
+    assert report.pair_caveats == (("large", Caveat("ran on the slower eager backend: why")),)
 
 
 # ------------------------------------------------------------------ predictions

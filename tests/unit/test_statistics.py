@@ -25,6 +25,7 @@ from dyna_eval.statistics import (
     latency,
     predicted_speedup,
     prompt_throughputs,
+    ratio_of_means,
     shares,
     throughput,
 )
@@ -244,12 +245,14 @@ def test_only_prompts_that_both_rows_have_are_compared() -> None:
     assert found is not None
     assert found.ratio == 2.0
     assert found.paired == pytest.approx(math.sqrt(3.0))
+    assert found.prompts == 2
 
 
 def test_rows_over_different_prompts_are_compared_by_their_means_alone() -> None:
-    found = compare({0: 10.0, 1: 30.0}, {0: 5.0, 1: 5.0, 2: 5.0}, Bootstrap(), same_prompts=False)
+    found = ratio_of_means(20.0, 5.0)
     assert found is not None
     assert (found.ratio, found.interval, found.paired, found.separable) == (4.0, None, None, None)
+    assert found.prompts == 0
 
 
 def test_one_prompt_has_no_interval() -> None:
@@ -273,8 +276,9 @@ def test_slow_rows_are_compared_as_well() -> None:
 
 
 def test_without_a_common_prompt_nothing_is_compared() -> None:
-    assert compare({}, {1: 1.0}, Bootstrap(), same_prompts=False) is None
-    assert compare({1: 1.0}, {}, Bootstrap(), same_prompts=False) is None
+    assert compare({}, {1: 1.0}, Bootstrap()) is None
+    assert compare({1: 1.0}, {}, Bootstrap()) is None
+    assert ratio_of_means(1.0, 0.0) is None
     assert compare({0: 1.0}, {1: 1.0}, Bootstrap()) is None
     assert compare({0: 1.0}, {0: 0.0}, Bootstrap()) is None
 

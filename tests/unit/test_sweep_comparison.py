@@ -31,8 +31,8 @@ from dyna_eval.records import SweepRecord
 from dyna_eval.sweep_comparison import (
     Match,
     Side,
+    SpeedVerdict,
     SweepComparison,
-    Verdict,
     compare_reports,
     regressions,
 )
@@ -132,8 +132,8 @@ def test_the_ratio_is_that_of_the_two_throughput_cells() -> None:
 def test_the_interval_pairs_prompts_by_their_index() -> None:
     """Prompts differ by 20 %, runs by 2 %: paired, a tenth more is far outside of the noise."""
     found = compared(record(), sped(1.1, LINEAR.label))
-    assert match(found, LINEAR.label).verdict is Verdict.FASTER
-    assert match(found, TREE.label).verdict is Verdict.NOT_SEPARABLE
+    assert match(found, LINEAR.label).verdict is SpeedVerdict.FASTER
+    assert match(found, TREE.label).verdict is SpeedVerdict.NOT_SEPARABLE
     interval = match(found, LINEAR.label).ratio
     assert interval is not None
     assert interval.interval is not None
@@ -142,7 +142,7 @@ def test_the_interval_pairs_prompts_by_their_index() -> None:
 
 def test_a_sweep_is_not_separable_from_itself() -> None:
     found = compared(record(), record())
-    assert {one.verdict for one in found.matches} == {Verdict.NOT_SEPARABLE}
+    assert {one.verdict for one in found.matches} == {SpeedVerdict.NOT_SEPARABLE}
     assert [one.ratio and one.ratio.ratio for one in found.matches] == [1.0] * 4
 
 
@@ -152,14 +152,14 @@ def test_other_prompts_are_compared_by_their_means_alone_and_nothing_is_called_f
         b = change_jobs(b, label, prompt_set="p2")
     found = match(compared(record(), b), LINEAR.label)
     assert found.ratio is not None
-    assert (found.ratio.interval, found.prompts, found.verdict) == (None, 0, Verdict.NO_INTERVAL)
+    assert (found.ratio.interval, found.prompts, found.verdict) == (None, 0, SpeedVerdict.NO_INTERVAL)
     assert found.differences == ("prompt set (p2 instead of p1)",)
 
 
 def test_a_row_without_a_result_has_no_ratio() -> None:
     failed = record(states={TREE.label: JobState.FAILED})
     found = match(compared(record(), failed), TREE.label)
-    assert (found.ratio, found.verdict) == (None, Verdict.NO_RESULT)
+    assert (found.ratio, found.verdict) == (None, SpeedVerdict.NO_RESULT)
 
 
 def test_only_common_prompts_count_and_that_is_said() -> None:
@@ -191,7 +191,7 @@ def test_the_other_way_round_every_ratio_is_the_inverse(
     steps = [step for step, _ in FOUR_STEPS]
     a = record(list(zip(steps, here, strict=True)), noise=noise, prompts=prompts)
     b = record(list(zip(steps, there, strict=True)), noise=noise, prompts=prompts)
-    opposite = {Verdict.FASTER: Verdict.SLOWER, Verdict.SLOWER: Verdict.FASTER}
+    opposite = {SpeedVerdict.FASTER: SpeedVerdict.SLOWER, SpeedVerdict.SLOWER: SpeedVerdict.FASTER}
     for one, back in zip(compared(a, b).matches, compared(b, a).matches, strict=True):
         assert (one.a.label, one.b.label) == (back.b.label, back.a.label)
         ratio, low, high, paired_low, paired_high = figures_of(one)
@@ -200,7 +200,7 @@ def test_the_other_way_round_every_ratio_is_the_inverse(
         edge = any(abs(bound - 1.0) < 1e-3 for bound in (low, high, paired_low, paired_high))
         assert edge or back.verdict is opposite.get(one.verdict, one.verdict)
         assert one.ratio is not None
-        if one.verdict is Verdict.FASTER:
+        if one.verdict is SpeedVerdict.FASTER:
             assert one.ratio.separable
             assert ratio > 1.0
 
@@ -269,7 +269,7 @@ def test_the_baselines_difference_is_told_in_percent() -> None:
 
 
 def names(found: SweepComparison, allowed: float) -> list[str]:
-    return [one.match.b.label for one in regressions(found, allowed)]
+    return [one.row.label for one in regressions(found, allowed)]
 
 
 def test_a_row_that_is_slower_by_more_than_is_allowed_regressed() -> None:
@@ -298,16 +298,24 @@ def test_an_interval_that_reaches_the_bound_is_no_regression() -> None:
 
 def test_without_an_interval_the_ratio_itself_decides() -> None:
     found = compared(record(prompts=1), record([(s, v * 0.9) for s, v in FOUR_STEPS], prompts=1))
-    assert {one.verdict for one in found.matches} == {Verdict.NO_INTERVAL}
+    assert {one.verdict for one in found.matches} == {SpeedVerdict.NO_INTERVAL}
     assert len(names(found, 0.03)) == 4
     assert names(found, 0.2) == []
 
 
 def test_a_row_that_has_no_result_any_more_regressed() -> None:
     found = compared(record(), record(states={TREE.label: JobState.FAILED}))
-    assert [(one.match.b.label, one.reason) for one in regressions(found, 0.03)] == [
+    assert [(one.row.label, one.reason) for one in regressions(found, 0.03)] == [
         (TREE.label, "no result (failed)")
     ]
+
+
+def test_a_row_that_is_gone_regressed_if_it_had_a_result() -> None:
+    rest = record([(step, speed) for step, speed in FOUR_STEPS if step.label != TREE.label])
+    found = compared(record(), rest)
+    assert [(one.row.label, one.reason) for one in regressions(found, 0.03)] == [(TREE.label, "only in A")]
+    assert names(compared(rest, record()), 0.03) == []
+    assert names(compared(record(states={TREE.label: JobState.FAILED}), rest), 0.03) == []
     back = compared(record(states={TREE.label: JobState.FAILED}), record())
     assert names(back, 0.03) == []
 

@@ -32,6 +32,7 @@ from dyna_eval.cells import (
     sweep_numbers,
 )
 from dyna_eval.comparison_tables import print_comparison
+from dyna_eval.integrity import Caveat
 from dyna_eval.jobs import Configuration, JobState, MergedConfiguration, Method, Params
 from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
@@ -148,7 +149,7 @@ def test_footnotes_are_lettered_beyond_the_alphabet() -> None:
 
 
 def test_a_table_has_the_remarks_on_its_own_pair() -> None:
-    remarks = (("small", "unequal actors"), ("large", "drift"))
+    remarks = (("small", Caveat("unequal actors")), ("large", Caveat("drift")))
     report = replace(build_report(record(pairs=("small", "large"))), pair_caveats=remarks)
     assert Notes.of(report, "small").general == ("unequal actors",)
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from dyna_eval.errors import NoFolderError, NoKernelsError, PairError
-from dyna_eval.jobs import PACKAGED_PAIRS, PairSpec
+from dyna_eval.jobs import DEMO, PairSpec
 from dyna_eval.notices import Finding
 from dyna_eval_workers.conditions import Watch
 from dyna_eval_workers.loading import load_pair
@@ -69,8 +69,7 @@ def _kernels() -> Finding:
 
 
 def _fallback_of_packaged_pair(device: str) -> str:
-    name = PACKAGED_PAIRS[0]
-    pair = inspect_pair(PairSpec(name=name, target=name, draft=None), device=device).pair
+    pair = inspect_pair(PairSpec(name=DEMO, target=DEMO, draft=None), device=device).pair
     return load_pair(pair, torch.device(device)).decoder.target.fallback
 
 
@@ -114,9 +113,8 @@ def _others(device: str) -> Finding:
 
 
 def _packaged_pair() -> Finding:
-    name = PACKAGED_PAIRS[0]
     try:
-        check(PairSpec(name=name, target=name, draft=name))
+        check(PairSpec(name=DEMO, target=DEMO, draft=DEMO))
     except PairError as error:
         return Finding(what="exactness", told=str(error), advice="do not measure here", fatal=True)
     return Finding(what="exactness", told="the packaged pair decodes as its target alone does")

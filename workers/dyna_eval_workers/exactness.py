@@ -26,7 +26,7 @@ PEER_TIE_ULP = 16.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class TokenComparison:
     """How a sample differs from its reference; index and margin are None where it does not.
 
     `margin_ulp` is the distance between the target's two best scores at the first difference, in units in
@@ -38,7 +38,7 @@ class Comparison:
     margin_ulp: float | None = None
 
 
-def compare(
+def compare_tokens(
     target: Runner,
     *,
     prompt: Sequence[int],
@@ -47,20 +47,22 @@ def compare(
     generation: GenerationSpec,
     seed: str,
     tie_ulp: float | None = None,
-) -> Comparison:
+) -> TokenComparison:
     """Compare emitted tokens with the target's own, and tell a numeric tie from a violation.
 
     A tie's margin is at most `tie_ulp`, unless given what our own kernels may turn round.
     """
     if tuple(reference) == tuple(emitted):
-        return Comparison(exactness=Exactness.EXACT)
+        return TokenComparison(exactness=Exactness.EXACT)
     index = next((i for i, (r, e) in enumerate(zip(reference, emitted, strict=False)) if r != e), None)
     if index is None:
-        return Comparison(exactness=Exactness.VIOLATION, divergence_index=min(len(reference), len(emitted)))
+        return TokenComparison(
+            exactness=Exactness.VIOLATION, divergence_index=min(len(reference), len(emitted))
+        )
     scores = _scores_at(target, [*prompt, *reference[:index]], generation, seed)
     margin = _margin_ulp(scores, reference[index], emitted[index], target.dtype)
     tie = margin <= max(_TIE_ULP[target.dtype], tie_ulp or 0.0)
-    return Comparison(
+    return TokenComparison(
         exactness=Exactness.TIE if tie else Exactness.VIOLATION, divergence_index=index, margin_ulp=margin
     )
 

@@ -12,13 +12,10 @@ from typing import Any
 from dyna_eval.errors import PolicyError
 from dyna_eval.jobs import Configuration
 from dyna_eval.measurements import Calibration
+from dyna_eval.methods import MOST_LEVELS, MOST_NODES
 from dyna_eval.policies import PolicyParameters, configured
 from dyna_eval_workers.policies import Candidates, GrowthPolicy, Selection
 from dyna_eval_workers.tree import ROOT, Tree
-
-MOST_NODES = 4096
-"""Draft nodes per tree that any policy may ask room for, and rows per round."""
-MOST_LEVELS = 1024
 
 
 def external_policy(configuration: Configuration, calibration: Calibration) -> CheckedPolicy:

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from dyna_eval.errors import PairError, first_line
-from dyna_eval.jobs import Backend, Configuration, Method, Pair
+from dyna_eval.jobs import DEMO_LARGE, Backend, Configuration, Method, Pair
 from dyna_eval_workers.architecture import plain_logits, self_test
 from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.decoding import Decoder
@@ -17,7 +17,6 @@ from dyna_eval_workers.enlarged import enlarge
 from dyna_eval_workers.fused.runner import FusedRunner
 from dyna_eval_workers.memory import ran_out
 from dyna_eval_workers.model_files import (
-    DEMO_LARGE,
     ENLARGED,
     ModelFiles,
     draft_files,

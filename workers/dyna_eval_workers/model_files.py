@@ -17,12 +17,9 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils import resolve_revision
 
 from dyna_eval.errors import PairError, first_line
-from dyna_eval.jobs import PACKAGED_PAIRS, PairSpec, digest
+from dyna_eval.jobs import DEMO_LARGE, PACKAGED_PAIRS, PairSpec, digest
 from dyna_eval.sources import HUB_ID
 from dyna_eval_workers.memory import ran_out
-
-DEMO, DEMO_LARGE = PACKAGED_PAIRS
-"""Names of the packaged pair, its models and its prompts, and of the pair enlarged and its models."""
 
 _UNREADABLE = "cannot be loaded"
 _UNREADABLE_ON_HUB = "is no folder here, and cannot be loaded from the Hugging Face hub"
@@ -34,7 +31,7 @@ class Role(StrEnum):
 
 
 ENLARGED = {Role.TARGET: (2, 24), Role.DRAFT: (1, 8)}
-"""Width and layers of the large demo models: 116 M and 2.6 M parameters, 44 to 1 as Pythia-2.8B and 70M (39)."""
+"""Width and layers of the large demo models: 116 M and 2.6 M parameters, 44 to 1 (Pythia-2.8B: 39)."""
 
 
 def demo_folder() -> Path:

@@ -9,8 +9,8 @@ from typing import Any
 import datasets
 
 from dyna_eval.errors import PromptError, first_line
-from dyna_eval.jobs import Prompt, PromptSet, PromptSpec, digest, prompt_digest
-from dyna_eval_workers.model_files import DEMO, demo_folder
+from dyna_eval.jobs import DEMO, Prompt, PromptSet, PromptSpec, digest, prompt_digest
+from dyna_eval_workers.model_files import demo_folder
 
 
 def load_prompts(spec: PromptSpec, tokenizer: Any) -> PromptSet:

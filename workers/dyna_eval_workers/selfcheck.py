@@ -7,7 +7,7 @@ import torch
 from dyna_eval.errors import PairError
 from dyna_eval.jobs import GenerationSpec, PairSpec
 from dyna_eval.measurements import Exactness
-from dyna_eval_workers.exactness import compare
+from dyna_eval_workers.exactness import compare_tokens
 from dyna_eval_workers.loading import load_pair
 from dyna_eval_workers.pairs import available_device, inspect_pair
 from dyna_eval_workers.policies import TopBranches
@@ -34,7 +34,7 @@ def check(spec: PairSpec) -> list[str]:
         reference = loaded.decoder.decode(prompt, generation, None, seed="0")
         for name, policy in (("linear", _CHAIN), ("tree", _TREE)):
             decoded = loaded.decoder.decode(prompt, generation, policy, seed="0")
-            comparison = compare(
+            comparison = compare_tokens(
                 loaded.decoder.target,
                 prompt=prompt,
                 reference=reference.token_ids,

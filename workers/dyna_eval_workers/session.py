@@ -18,7 +18,7 @@ from dyna_eval_workers.calibration import calibrate
 from dyna_eval_workers.conditions import Watch
 from dyna_eval_workers.decoding import Decoded
 from dyna_eval_workers.environment import capture_environment, peak_memory_bytes, reset_peak_memory
-from dyna_eval_workers.exactness import PEER_TIE_ULP, Comparison, compare
+from dyna_eval_workers.exactness import PEER_TIE_ULP, TokenComparison, compare_tokens
 from dyna_eval_workers.external import external_policy
 from dyna_eval_workers.loading import LoadedPair, load_pair
 from dyna_eval_workers.peers import PeerDecoder
@@ -201,7 +201,7 @@ def _samples(
         expected = reference.tokens.get(prompt.index) if comparable else None
         comparison = None
         if expected is not None:
-            comparison = compare(
+            comparison = compare_tokens(
                 work.pair.decoder.target,
                 prompt=prompt.token_ids,
                 reference=expected,
@@ -242,7 +242,7 @@ def _seed(job: Job, prompt: Prompt) -> str:
     return f"{job.generation.seed}:{prompt.index}"
 
 
-def _to_sample(prompt: Prompt, decoded: Decoded, comparison: Comparison | None, text: str) -> Sample:
+def _to_sample(prompt: Prompt, decoded: Decoded, comparison: TokenComparison | None, text: str) -> Sample:
     return Sample(
         prompt_index=prompt.index,
         prompt_digest=prompt.digest,

@@ -13,7 +13,7 @@ from dyna_eval.measurements import DraftTree, TreeNode
 from dyna_eval_workers.policies import Candidates, Selection
 from dyna_eval_workers.tree import ROOT, Tree
 
-MOST_NODES = 512
+MOST_KEPT_NODES = 512
 """Nodes kept of one tree; of a larger one the accepted path and what was grown first."""
 
 
@@ -89,11 +89,11 @@ def _nodes(trace: Trace) -> list[_Node]:
 
 
 def _kept(nodes: Sequence[_Node]) -> list[int]:
-    if len(nodes) <= MOST_NODES:
+    if len(nodes) <= MOST_KEPT_NODES:
         return list(range(len(nodes)))
     path = {index for index, node in enumerate(nodes) if node.accepted}
     others = [index for index in range(len(nodes)) if index not in path]
-    chosen = path | set(others[: MOST_NODES - len(path)])
+    chosen = path | set(others[: MOST_KEPT_NODES - len(path)])
     return [index for index in sorted(chosen) if index == ROOT or nodes[index].parent in chosen]
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dyna_eval_workers.families import Block, Stack, is_rms, rotary_size, stack_of
 
-PANEL, _LANES = 32, 16
+PANEL = 32
+_HALF_PANEL = PANEL // 2  # of the gate, and of `up`
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
@@ -212,9 +213,9 @@ def _panels(weight: Tensor) -> Tensor:
 def _interleaved(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Let 16 outputs of the gate and 16 of `up` alternate; both halves are padded to whole groups of 16."""
     inner = weight.shape[0] // 2
-    halves = torch.nn.functional.pad(weight.detach().view(2, inner, -1), (0, 0, 0, -inner % _LANES))
-    mixed = halves.view(2, -1, _LANES, weight.shape[1]).transpose(0, 1).reshape(-1, weight.shape[1])
+    halves = torch.nn.functional.pad(weight.detach().view(2, inner, -1), (0, 0, 0, -inner % _HALF_PANEL))
+    mixed = halves.view(2, -1, _HALF_PANEL, weight.shape[1]).transpose(0, 1).reshape(-1, weight.shape[1])
     if bias is None:
         return mixed, None
-    biases = torch.nn.functional.pad(bias.detach().view(2, inner), (0, -inner % _LANES))
-    return mixed, biases.view(2, -1, _LANES).transpose(0, 1).reshape(-1)
+    biases = torch.nn.functional.pad(bias.detach().view(2, inner), (0, -inner % _HALF_PANEL))
+    return mixed, biases.view(2, -1, _HALF_PANEL).transpose(0, 1).reshape(-1)
