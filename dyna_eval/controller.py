@@ -252,7 +252,7 @@ class Controller:
     def _finish_late(self, call: Call) -> None:
         """Take in the answer of a worker that was given up: the store discards it and logs that it came.
 
-        The worker ends, for its next result would lack the baseline runs that are discarded with this one.
+        The worker ends, for its next result would lack the sentinels that are discarded with this one.
         """
         call.slot.late = False
         call.slot.stop()

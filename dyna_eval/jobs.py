@@ -184,6 +184,11 @@ class Configuration:
     params: Params
 
 
+TARGET_ALONE = Configuration(label="target alone", method=Method.AR, params={})
+
+"""What an actor runs for itself, as a sentinel."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergedConfiguration:
     """A configuration left out because it means the same as another one."""

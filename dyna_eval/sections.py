@@ -185,7 +185,7 @@ class MeasureSection(Section):
         " what the pair was found to need.",
     )
     sentinel_every: int = Field(
-        _MEASURE.sentinel_every, ge=1, le=1_000_000, description="Jobs between an actor's own baseline runs."
+        _MEASURE.sentinel_every, ge=1, le=1_000_000, description="Jobs between two of an actor's own AR runs."
     )
     tune_fraction: NotNegative = Field(
         _MEASURE.tune_fraction,

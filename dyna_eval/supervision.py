@@ -78,5 +78,5 @@ def limit_seconds(job: Job, *, prompts: int, calibrations: list[Calibration]) ->
     if not calibrations:
         return None
     slowest = max(calibration.verify(1) for calibration in calibrations)
-    runs = 2  # the job, and the actor's own baseline before it
+    runs = 2  # the job, and the sentinel that its actor may run before it
     return max(_SHORTEST_LIMIT_SECONDS, _SLOWEST * runs * prompts * job.generation.max_new_tokens * slowest)
