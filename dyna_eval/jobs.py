@@ -168,7 +168,7 @@ class MeasureSpec:
     store_trees: int = 0
     """Rounds of each sample whose draft tree is kept."""
     job_timeout_s: float | None = None
-    """None: generous, by what the pair's passes were found to cost."""
+    """None: generous, by what the pair's passes were found to cost, see `dyna_eval.supervision`."""
 
     @property
     def most_repeats(self) -> int:
