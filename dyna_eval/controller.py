@@ -297,7 +297,10 @@ class Controller:
         self._tell(happening, failed.actor, failed.claim, detail=detail)
 
     def _find_slots(self, keep: Sequence[Slot]) -> None:
-        """Look where actors have room now. A sweep that once had room waits where all of it is gone."""
+        """Look where actors have room now. A sweep that once had room waits where all of it is gone.
+
+        One that was begun on GPUs never goes on without, whichever controller began it.
+        """
         try:
             self._slots = find_slots(
                 self.cpus_per_pair, self.gpus_per_pair, keep=keep, actor_class=self.actor_class
@@ -309,11 +312,20 @@ class Controller:
                 self.watch(Standstill(waits_for="a node", reason=str(error)))
             self._slots, self._placeless = [], True
             return
+        if not self._begun and not self._slots[0].gpus and self._was_on_gpus():
+            raise NoPlaceError(
+                f"sweep {self.sweep_id} has results from GPUs, and the Ray cluster has none;"
+                " add a node with a GPU, or submit the file with another --name"
+            )
         if self._placeless:
             self.watch(Standstill(waits_for="a node", reason=None))
         self._begun, self._placeless = True, False
         if self._slots[0].gpus and self.gpus_per_pair is None:
-            self.gpus_per_pair = self._slots[0].gpus  # jobs of GPUs never go on without
+            self.gpus_per_pair = self._slots[0].gpus
+
+    def _was_on_gpus(self) -> bool:
+        environments = self.store.environments(self.sweep_id).values()
+        return any(facts.get("device") == "cuda" for facts in environments)
 
     # ---------------------------------------------------------------------- watching
 
