@@ -1,9 +1,8 @@
 """The controller: claims jobs from the store, hands them to Ray actors, and lands what comes back.
 
 The store is the truth and Ray is disposable compute. Each actor has one call in flight. What a failure means
-is judged by `verdicts`, whether a worker still answers is watched by `supervision`, and failures wait in
-`outbox`, as results do here, while the database is away. The store's epochs make sure that a late result
-lands nowhere.
+is judged by `verdicts`, whether a worker still answers is watched by `supervision`, and what came of jobs
+waits in `outbox` while the database is away. The store's epochs make sure that a late result lands nowhere.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import ray
@@ -27,7 +25,7 @@ from dyna_eval.lease import LEASE_SECONDS
 from dyna_eval.measurements import Calibration, JobResult
 from dyna_eval.monitoring import SweepExport
 from dyna_eval.notices import Happening, Notice, Standstill
-from dyna_eval.outbox import Outbox
+from dyna_eval.outbox import Failed, Finished, Outbox
 from dyna_eval.supervision import LATE_SECONDS, Call, limit_seconds
 from dyna_eval.verdicts import Verdict, judge_contradiction, judge_error, judge_loss
 
@@ -65,15 +63,14 @@ class Controller:
     _begun: bool = False
     _placeless: bool = False
     """Whether jobs wait for a node to come."""
-    _results: list[tuple[str, Claim, JobResult]] = field(default_factory=list)
-    """What actors brought and the store has not taken yet, with the names of the actors."""
-    _outbox: Outbox = field(default_factory=Outbox)
+    _outbox: Outbox = field(init=False)
     _away: bool = False
     _renewed: float = float("-inf")
     _failed: bool = False
     _export: SweepExport = field(init=False)
 
     def __post_init__(self) -> None:
+        self._outbox = Outbox(store=self.store, landed=self._landed, failed=self._has_failed)
         self._export = SweepExport(sweep=str(self.sweep_id))
 
     def run(self) -> dict[JobState, int]:
@@ -98,7 +95,7 @@ class Controller:
                 self._write()
             except DatabaseAwayError as error:
                 self._stand_still(error)
-            waiting = self._calls or self._results or self._outbox
+            waiting = self._calls or self._outbox
             if not waiting and not self._away and not self._placeless:
                 return
             self._collect()
@@ -109,7 +106,6 @@ class Controller:
 
     def _write(self) -> None:
         """All that needs the database: land what waits, renew, and start jobs on free actors."""
-        self._land()
         self._outbox.flush()
         if self._away:
             self._come_back()
@@ -234,72 +230,77 @@ class Controller:
                 return
 
     def _finish(self, call: Call) -> None:
-        slot, claim = call.slot, call.claim
-        slot.claim = None
+        claim = call.claim
+        call.slot.claim = None
         try:
             result: JobResult = ray.get(call.answer)
         except ray.exceptions.RayTaskError as error:
-            self._failed_by(slot, claim, judge_error(error.cause or error, tries=claim.tries))
+            self._fail(call, judge_error(error.cause or error, tries=claim.tries))
         except ray.exceptions.RayError as error:  # its process, its node, or its answer is gone
-            self._lost_worker(slot, claim, error)
+            self._lose_worker(call, error)
         else:
             broken = broken_invariants(claim.job, self._prompt_set(claim.job.prompt_set)[1], result)
             if broken:
-                self._failed_by(slot, claim, judge_contradiction(broken))
+                self._fail(call, judge_contradiction(broken))
             else:
-                self._results.append((slot.actor_name, claim, result))
+                self._outbox.put(Finished(actor=call.actor, claim=claim, result=result))
 
     def _finish_late(self, call: Call) -> None:
         """Take in the answer of a worker that was given up: the store discards it and logs that it came.
 
-        The worker ends, for its next result would lack the baseline runs that are discarded with this one.
+        The worker ends, for its next result would lack the sentinels that are discarded with this one.
         """
+        actor, claim = call.actor, call.claim
         call.slot.late = False
         call.slot.stop()
         try:
             result: JobResult = ray.get(call.answer)
         except ray.exceptions.RayTaskError as error:
-            verdict = judge_error(error.cause or error, tries=call.claim.tries)
-            self._outbox.put(partial(self._discard_failure, call, verdict))
+            verdict = judge_error(error.cause or error, tries=claim.tries)
+            self._outbox.put(Failed(actor=actor, claim=claim, verdict=verdict, late=True))
         except ray.exceptions.RayError:
             pass  # it has died without an answer, as it was taken to have
         else:
-            self._results.append((call.actor, call.claim, result))
+            self._outbox.put(Finished(actor=actor, claim=claim, result=result))
 
-    def _discard_failure(self, call: Call, verdict: Verdict) -> None:
-        claim = call.claim
-        self.store.fail(claim, error_class=verdict.error_class, message=verdict.message, final=verdict.final)
-        self._tell(Happening.DISCARDED, call.actor, claim, detail=f"it failed late: {verdict.message}")
+    def _lose_worker(self, call: Call, error: Exception) -> None:
+        node_lives = call.slot.node_is_alive()
+        self._fail(call, judge_loss(error, tries=call.claim.tries, node_lives=node_lives))
+        if not node_lives:
+            self._find_slots(keep=[other for other in self._slots if other is not call.slot])
 
-    def _land(self) -> None:
-        """Land the results that wait, all in one transaction."""
-        waiting = list(self._results)
-        if not waiting:
-            return
-        landings = self.store.land_results([(claim, result) for _, claim, result in waiting])
-        self._results.clear()
-        for (actor, claim, result), landing in zip(waiting, landings, strict=True):
-            self._landed(actor, claim, result, landing)
+    def _fail(self, call: Call, verdict: Verdict) -> None:
+        if verdict.actor_ends:
+            call.slot.stop()
+        self._outbox.put(Failed(actor=call.actor, claim=call.claim, verdict=verdict))
 
-    def _landed(self, actor: str, claim: Claim, result: JobResult, landing: Landing) -> None:
+    def _landed(self, finished: Finished, landing: Landing) -> None:
+        """Take note of a result that the store has taken, or discarded."""
+        claim, result = finished.claim, finished.result
         known = self._calibrations.get(claim.job.pair.spec.name, ())
         if result.calibration is not None and result.calibration not in known:
             self._calibrations.clear()
         if landing is Landing.FENCED:
             detail = "its job was cancelled or taken over meanwhile"
-            self._tell(Happening.DISCARDED, actor, claim, detail=detail)
+            self._tell(Happening.DISCARDED, finished.actor, claim, detail=detail)
         else:
             self._export.landed(claim.job, result)
-            self._tell(Happening.LANDED, actor, claim, seconds=result.wall_seconds)
+            self._tell(Happening.LANDED, finished.actor, claim, seconds=result.wall_seconds)
 
-    def _lost_worker(self, slot: Slot, claim: Claim, error: Exception) -> None:
-        node_lives = slot.node_is_alive()
-        self._failed_by(slot, claim, judge_loss(error, tries=claim.tries, node_lives=node_lives))
-        if not node_lives:
-            self._find_slots(keep=[other for other in self._slots if other is not slot])
+    def _has_failed(self, failed: Failed) -> None:
+        """Take note of a failure that the store has taken, or discarded."""
+        happening, detail = Happening.RETRIED, failed.verdict.message
+        if failed.late:
+            happening, detail = Happening.DISCARDED, f"it failed late: {detail}"
+        elif failed.verdict.final:
+            happening, self._failed = Happening.FAILED, True
+        self._tell(happening, failed.actor, failed.claim, detail=detail)
 
     def _find_slots(self, keep: Sequence[Slot]) -> None:
-        """Look where actors have room now. A sweep that once had room waits where all of it is gone."""
+        """Look where actors have room now. A sweep that once had room waits where all of it is gone.
+
+        One that was begun on GPUs never goes on without, whichever controller began it.
+        """
         try:
             self._slots = find_slots(
                 self.cpus_per_pair, self.gpus_per_pair, keep=keep, actor_class=self.actor_class
@@ -311,30 +312,20 @@ class Controller:
                 self.watch(Standstill(waits_for="a node", reason=str(error)))
             self._slots, self._placeless = [], True
             return
+        if not self._begun and not self._slots[0].gpus and self._was_on_gpus():
+            raise NoPlaceError(
+                f"sweep {self.sweep_id} has results from GPUs, and the Ray cluster has none;"
+                " add a node with a GPU, or submit the file with another --name"
+            )
         if self._placeless:
             self.watch(Standstill(waits_for="a node", reason=None))
         self._begun, self._placeless = True, False
         if self._slots[0].gpus and self.gpus_per_pair is None:
-            self.gpus_per_pair = self._slots[0].gpus  # jobs of GPUs never go on without
+            self.gpus_per_pair = self._slots[0].gpus
 
-    def _failed_by(self, slot: Slot, claim: Claim, verdict: Verdict) -> None:
-        actor = slot.actor_name
-        if verdict.actor_ends:
-            slot.stop()
-        self._outbox.put(partial(self._store_failure, actor, claim, verdict))
-
-    def _store_failure(self, actor: str, claim: Claim, verdict: Verdict) -> None:
-        if not verdict.blamed:
-            self.store.put_back(claim, verdict.message)
-        else:
-            self.store.fail(
-                claim, error_class=verdict.error_class, message=verdict.message, final=verdict.final
-            )
-        if verdict.pair_fails:
-            self.store.fail_pair(self.sweep_id, claim.job.pair.spec.name, verdict.message)
-        self._failed = self._failed or verdict.final
-        happening = Happening.FAILED if verdict.final else Happening.RETRIED
-        self._tell(happening, actor, claim, detail=verdict.message)
+    def _was_on_gpus(self) -> bool:
+        environments = self.store.environments(self.sweep_id).values()
+        return any(facts.get("device") == "cuda" for facts in environments)
 
     # ---------------------------------------------------------------------- watching
 
@@ -351,7 +342,7 @@ class Controller:
             if call.is_silent(now) and self._goes_on_without(call.slot):
                 self._give_up(answer, call, StuckWorkerError(complaint))
             else:
-                self._lost_worker(call.slot, call.claim, StuckWorkerError(complaint))
+                self._lose_worker(call, StuckWorkerError(complaint))
         for answer, call in list(self._late.items()):
             if time.monotonic() - call.asked > LATE_SECONDS:
                 del self._late[answer]
@@ -368,7 +359,7 @@ class Controller:
         """Let a job run elsewhere, and listen to its worker for a while: what comes late is to be seen."""
         call.slot.late, self._late[answer] = True, call
         verdict = judge_loss(error, tries=call.claim.tries, node_lives=True)
-        self._failed_by(call.slot, call.claim, replace(verdict, actor_ends=False))
+        self._fail(call, replace(verdict, actor_ends=False))
 
     def _renew(self) -> None:
         """Keep the controller's lease and the claims in flight alive, and look for new nodes."""
@@ -388,16 +379,14 @@ class Controller:
         """Stop working on a job that was cancelled or taken over."""
         del self._calls[call.answer]
         call.slot.claim = None
-        actor = call.slot.actor_name
         call.slot.stop()
-        self._tell(Happening.DISCARDED, actor, call.claim, detail="its job was cancelled or taken over")
+        self._tell(Happening.DISCARDED, call.actor, call.claim, detail="its job was cancelled or taken over")
 
     def _put_back(self) -> None:
         """End the actors, land what waits and queue what is in flight, if the database lets us."""
         for slot in [*self._slots, *(call.slot for call in self._late.values())]:
             slot.stop()
         with contextlib.suppress(DatabaseError):
-            self._land()
             self._outbox.flush()
             for slot in self._slots:
                 if slot.claim is not None:

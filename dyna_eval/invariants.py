@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from dyna_eval.jobs import Configuration, GenerationSpec, Job, Method, PromptSet
+from dyna_eval.jobs import TARGET_ALONE, GenerationSpec, Job, Method, PromptSet
 from dyna_eval.measurements import JobResult, Round, Sample
 
 CLOCK_SLACK = 1e-6
@@ -19,8 +19,7 @@ CLOCK_SLACK = 1e-6
 def broken_invariants(job: Job, prompts: PromptSet, result: JobResult) -> list[str]:
     """Return what is wrong with a job's result, one text per kind and place; empty where all holds."""
     runs = [(job.configuration, "", result.samples)]
-    alone = Configuration(label="", method=Method.AR, params={})
-    runs += [(alone, f"AR run {own.sequence}, ", own.samples) for own in result.sentinels]
+    runs += [(TARGET_ALONE, f"AR run {own.sequence}, ", own.samples) for own in result.sentinels]
     texts = []
     for configuration, where, samples in runs:
         texts += _wrong_prompts(prompts, samples, where)

@@ -186,7 +186,7 @@ class MeasureSpec:
     store_trees: int = 0
     """Rounds of each sample whose draft tree is kept."""
     job_timeout_s: float | None = None
-    """None: generous, by what the pair's passes were found to cost."""
+    """None: generous, by what the pair's passes were found to cost, see `dyna_eval.supervision`."""
 
     @property
     def most_repeats(self) -> int:
@@ -200,6 +200,11 @@ class Configuration:
     label: str
     method: Method
     params: Params
+
+
+TARGET_ALONE = Configuration(label="target alone", method=Method.AR, params={})
+
+"""What an actor runs for itself, as a sentinel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

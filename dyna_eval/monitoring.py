@@ -110,7 +110,7 @@ ACTOR_LOAD_SECONDS = Metric(
 ACTOR_TARGET_TOKENS_PER_SECOND = Metric(
     name="dyna_eval_actor_target_tokens_per_second",
     kind=Kind.GAUGE,
-    description="Tokens per decode second of the target alone, in the sentinel that an actor ran last.",
+    description="Tokens per decode second of the target alone, in the latest of an actor's own AR runs.",
     tags=("pair",),
 )
 ACTOR_TOKENS = Metric(

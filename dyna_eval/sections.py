@@ -182,11 +182,13 @@ class MeasureSection(Section):
         _MEASURE.job_timeout_s,
         gt=0,
         allow_inf_nan=False,
-        description="A job that takes longer is tried on another worker; unless given, a generous multiple of"
-        " what the pair was found to need.",
+        description="A job that takes longer is tried on another worker. Unless given, 50 times what the"
+        " target alone would take for the job and for one of the actor's own AR runs, by the pair's slowest"
+        " calibration, and at least 1800; before the pair's first result, 5 for each token of both, and at"
+        " least 7200.",
     )
     sentinel_every: int = Field(
-        _MEASURE.sentinel_every, ge=1, le=1_000_000, description="Jobs between an actor's own baseline runs."
+        _MEASURE.sentinel_every, ge=1, le=1_000_000, description="Jobs between two of an actor's own AR runs."
     )
     tune_fraction: NotNegative = Field(
         _MEASURE.tune_fraction,

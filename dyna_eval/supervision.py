@@ -23,9 +23,13 @@ SILENT_SECONDS = 30.0
 LATE_SECONDS = 120.0
 """How long such a worker may still come back before it is ended, while others do its work."""
 _SLOWEST = 50
-"""A job may take so many times what the target alone would take, by the latest calibration, ..."""
+"""A job may take so many times what the target alone would take, by its slowest calibration, ..."""
 _SHORTEST_LIMIT_SECONDS = 1800.0
 """... and at least this long: loading, compiling and warming up are not in the estimate."""
+_UNKNOWN_PASS_SECONDS = 0.1
+"""What a pass of the target is taken to cost before a first result brings a calibration, ..."""
+_FIRST_LIMIT_SECONDS = 7200.0
+"""... and the least that a job may take until then: its models may have to be fetched."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,7 +42,7 @@ class Call:
     claim: Claim
     answer: Any
     started: float
-    limit_seconds: float | None
+    limit_seconds: float
     question: Any = None
     asked: float = 0.0
     looked: float = 0.0
@@ -61,7 +65,7 @@ class Call:
 
     def complaint(self, now: float) -> str | None:
         """Return why the call is to be given up, or None. An actor that has not yet started is waited for."""
-        if self.limit_seconds is not None and now - self.started > self.limit_seconds:
+        if now - self.started > self.limit_seconds:
             return f"it ran for more than {self.limit_seconds:g} s; measure.job_timeout_s sets the limit"
         if self.is_silent(now):
             return f"its worker has not answered for {SILENT_SECONDS:.0f} s"
@@ -72,16 +76,18 @@ class Call:
         return self.question is not None and self.slot.answered and now - self.asked > SILENT_SECONDS
 
 
-def limit_seconds(job: Job, *, prompts: int, calibrations: list[Calibration]) -> float | None:
-    """Return how long a job may run: as its sweep says, else by its passes' cost; None where unknown."""
+def limit_seconds(job: Job, *, prompts: int, calibrations: list[Calibration]) -> float:
+    """Return how long a job may run: as its sweep says, else many times what its passes cost."""
     if job.measure.job_timeout_s is not None:
         return job.measure.job_timeout_s
-    if not calibrations:
-        return None
     tokens = job.generation.max_new_tokens
+    least = _SHORTEST_LIMIT_SECONDS if calibrations else _FIRST_LIMIT_SECONDS
     alone = max(
-        target_alone_seconds(prompts=prompts, max_new_tokens=tokens, calibration=calibration)
-        for calibration in calibrations
+        (
+            target_alone_seconds(prompts=prompts, max_new_tokens=tokens, calibration=calibration)
+            for calibration in calibrations
+        ),
+        default=prompts * tokens * _UNKNOWN_PASS_SECONDS,
     )
-    runs = 2  # the job, and the actor's own baseline before it
-    return max(_SHORTEST_LIMIT_SECONDS, _SLOWEST * runs * alone)
+    runs = 2  # the job, and the sentinel that its actor may run before it
+    return max(least, _SLOWEST * runs * alone)

@@ -40,7 +40,13 @@ from dyna_eval_db.events import log, log_claim, read_events
 from dyna_eval_db.migrate import require_schema, require_usable
 from dyna_eval_db.models import AttemptRow, JobRow, LeaseRow, SweepRow
 from dyna_eval_db.refusals import reported, retried
-from dyna_eval_db.results import read_calibrations, read_jobs, read_samples, read_tree_sizes
+from dyna_eval_db.results import (
+    read_calibrations,
+    read_environments,
+    read_jobs,
+    read_samples,
+    read_tree_sizes,
+)
 from dyna_eval_db.sqlite_file import check_file
 from dyna_eval_db.values import (
     Attempt,
@@ -215,6 +221,11 @@ class Store:
         """Return a sweep and all its measurements as one moment of the database, rounds summed."""
         with self._read() as session:
             return sweeps.read_record(session, sweep_id)
+
+    def environments(self, sweep_id: int) -> dict[str, Mapping[str, Scalar]]:
+        """Return the facts of every environment that a sweep was measured in, by its digest."""
+        with self._read() as session:
+            return read_environments(session, sweep_id)
 
     def calibrations(self, pair: Pair) -> dict[str, Calibration]:
         """Return what a pair's forward passes cost, by the digest of the environment, the latest first."""

@@ -248,6 +248,14 @@ def test_a_job_may_take_what_its_sweep_says_or_many_times_what_its_passes_cost(p
     limited = replace(job, measure=replace(job.measure, job_timeout_s=7.5))
     quick, slow = (Calibration(draft_seconds=(), verify_seconds=((1, seconds),)) for seconds in (0.001, 1.0))
     assert limit_seconds(limited, prompts=2, calibrations=[slow]) == 7.5
-    assert limit_seconds(job, prompts=2, calibrations=[]) is None
     assert limit_seconds(job, prompts=2, calibrations=[quick]) == 1800.0
     assert limit_seconds(job, prompts=2, calibrations=[quick, slow]) == 50 * 2 * 2 * 100 * 1.0
+
+
+def test_a_job_of_a_pair_that_is_not_calibrated_yet_has_a_limit_too(pair: Pair) -> None:
+    """Two hours for what may have to be fetched, and 5 s for each token of the job and the sentinel."""
+    job = job_for(pair, TREE, prompts=PROMPTS, generation=GenerationSpec(max_new_tokens=100))
+    limited = replace(job, measure=replace(job.measure, job_timeout_s=7.5))
+    assert limit_seconds(limited, prompts=2, calibrations=[]) == 7.5
+    assert limit_seconds(job, prompts=2, calibrations=[]) == 7200.0
+    assert limit_seconds(job, prompts=100, calibrations=[]) == 5 * 2 * 100 * 100

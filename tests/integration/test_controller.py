@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ import pytest
 import ray
 from dyna_eval_db.store import Store
 from dyna_eval_workers.resolution import resolve_sweep
+from measurements import make_result, make_sweep
 
 from dyna_eval import supervision
 from dyna_eval.cells import Notes
@@ -23,10 +25,11 @@ from dyna_eval.cluster import find_slots
 from dyna_eval.config import load_sweep
 from dyna_eval.controller import Controller
 from dyna_eval.errors import NoPlaceError
-from dyna_eval.jobs import JobState
+from dyna_eval.jobs import JobState, digest
 from dyna_eval.latex.table import to_latex
 from dyna_eval.lease import leased
 from dyna_eval.measured_report import build_report
+from dyna_eval.measurements import Environment
 from dyna_eval.notices import Happening, Notice, Standstill
 from tests.models import save_model, tiny_gpt_neox
 
@@ -120,6 +123,21 @@ def test_an_actor_gets_whole_gpus_unless_a_share_is_asked_for(
 def test_more_gpus_than_any_node_has_are_refused() -> None:
     with pytest.raises(NoPlaceError, match="no node of the Ray cluster has the 3 GPUs of a pair, the large"):
         find_slots(None, 3)
+
+
+def test_a_sweep_with_results_from_gpus_does_not_go_on_without(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep_id = store.add_sweep(make_sweep())
+    claim = store.claim(sweep_id, pair="demo", actor="earlier", lease_seconds=60.0)
+    assert claim is not None
+    on_a_gpu = Environment(digest=digest("on a GPU"), facts={"device": "cuda", "gpu": "NVIDIA H100"})
+    store.land(claim, replace(make_result(claim.job), environment=on_a_gpu))
+    nodes = [node | {"Resources": {"CPU": 2.0}} for node in ray.nodes()]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    with pytest.raises(NoPlaceError, match="has results from GPUs, and the Ray cluster has none; add a node"):
+        run(store, sweep_id)
+    assert store.progress(sweep_id)[JobState.QUEUED] == 3
 
 
 @pytest.mark.parametrize(("gpus_per_pair", "visible"), [(1, {"0", "1"}), (2, {"0,1"}), (0.5, {"0", "1"})])

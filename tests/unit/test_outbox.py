@@ -1,27 +1,135 @@
-"""Outcomes that wait for the database."""
+"""Outcomes of jobs that wait for the database."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
 import pytest
+from dyna_eval_db.store import Claim, Claimant, Landing, Store
 
 from dyna_eval.errors import DatabaseAwayError
-from dyna_eval.outbox import Outbox
+from dyna_eval.jobs import JobState
+from dyna_eval.outbox import Failed, Finished, Outbox
+from dyna_eval.verdicts import Verdict
+from tests.integration.measurements import make_result, make_sweep
+
+SILENT = Verdict(error_class="StuckWorkerError", message="it is silent", final=False, actor_ends=True)
+NO_PAIR = Verdict(
+    error_class="PairError", message="it does not load", final=True, pair_fails=True, actor_ends=True
+)
 
 
-def test_writes_are_kept_in_order_until_each_was_taken() -> None:
-    outbox, taken, away = Outbox(), [], [True]
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(f"sqlite:///{tmp_path}/store.db", create=True) as store:
+        yield store
 
-    def write(number: int) -> None:
-        if number == 1 and away:
-            raise DatabaseAwayError("the server is gone")
-        taken.append(number)
 
-    for number in range(3):
-        outbox.put(lambda number=number: write(number))  # type: ignore[misc]
-    for _ in range(2):
+def claimed(store: Store, jobs: int) -> list[Claim]:
+    """Claims of the first of the four jobs of a new sweep."""
+    actors = [Claimant(actor=f"actor-{number}") for number in range(jobs)]
+    return store.claim_jobs(store.add_sweep(make_sweep()), pair="demo", claimants=actors, lease_seconds=60)
+
+
+def outbox_of(store: Store, told: list[tuple[int, object]]) -> Outbox:
+    """An outbox that tells the jobs of what was taken, with the landing or the verdict."""
+    return Outbox(
+        store=store,
+        landed=lambda finished, landing: told.append((finished.claim.job_id, landing)),
+        failed=lambda failed: told.append((failed.claim.job_id, failed.verdict)),
+    )
+
+
+def finished(claim: Claim) -> Finished:
+    return Finished(actor="actor", claim=claim, result=make_result(claim.job))
+
+
+def failed(claim: Claim, verdict: Verdict, *, late: bool = False) -> Failed:
+    return Failed(actor="actor", claim=claim, verdict=verdict, late=late)
+
+
+def away(*_: Any, **__: Any) -> NoReturn:
+    raise DatabaseAwayError("the server is gone")
+
+
+def states(store: Store, claims: Sequence[Claim]) -> list[JobState]:
+    return [store.job(claim.job_id).state for claim in claims]
+
+
+def test_outcomes_are_kept_in_order_until_each_was_taken_and_told_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results that came one after another are written together."""
+    claims = claimed(store, 4)
+    first, second, third, last = (claim.job_id for claim in claims)
+    told: list[tuple[int, object]] = []
+    landings: list[int] = []
+    outbox = outbox_of(store, told)
+    for outcome in (finished(claims[0]), finished(claims[1]), failed(claims[2], SILENT), finished(claims[3])):
+        outbox.put(outcome)
+    land_results = store.land_results
+
+    def counted(results: Any) -> list[Landing]:
+        landings.append(len(results))
+        return land_results(results)
+
+    monkeypatch.setattr(store, "land_results", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "fail", away)
+        for _ in range(2):
+            with pytest.raises(DatabaseAwayError):
+                outbox.flush()
+            assert len(outbox) == 2
+    outbox.flush()
+    assert len(outbox) == 0
+    assert landings == [2, 1]
+    landed = Landing.LANDED
+    assert told == [(first, landed), (second, landed), (third, SILENT), (last, landed)]
+    assert states(store, claims) == [JobState.DONE, JobState.DONE, JobState.QUEUED, JobState.DONE]
+
+
+def test_a_result_whose_answer_was_lost_is_written_again_and_counts_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [claim] = claimed(store, 1)
+    told: list[tuple[int, object]] = []
+    outbox = outbox_of(store, told)
+    outbox.put(finished(claim))
+    land_results = store.land_results
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "land_results", lambda results: away(land_results(results)))
         with pytest.raises(DatabaseAwayError):
             outbox.flush()
-        assert (taken, len(outbox)) == ([0], 2)
-    away.clear()
     outbox.flush()
-    assert (taken, len(outbox)) == ([0, 1, 2], 0)
+    assert told == [(claim.job_id, Landing.ALREADY_LANDED)]
+    assert store.audit() == []
+
+
+def test_a_late_answer_is_discarded_also_where_the_failure_waited_with_it(store: Store) -> None:
+    """The worker was given up and came back, all while the database was away."""
+    [claim] = claimed(store, 1)
+    told: list[tuple[int, object]] = []
+    outbox = outbox_of(store, told)
+    outbox.put(failed(claim, SILENT))
+    outbox.put(finished(claim))
+    outbox.flush()
+    assert told == [(claim.job_id, SILENT), (claim.job_id, Landing.FENCED)]
+    assert states(store, [claim]) == [JobState.QUEUED]
+    assert store.audit() == []
+
+
+@pytest.mark.parametrize(("late", "others"), [(False, JobState.FAILED), (True, JobState.QUEUED)])
+def test_a_pair_fails_with_its_job_unless_the_failure_came_late(
+    store: Store, *, late: bool, others: JobState
+) -> None:
+    [claim] = claimed(store, 1)
+    outbox = outbox_of(store, [])
+    if late:
+        outbox.put(failed(claim, SILENT))
+    outbox.put(failed(claim, NO_PAIR, late=late))
+    outbox.flush()
+    counts = store.progress(claim.sweep_id)
+    assert counts[others] == sum(counts.values())
+    assert store.audit() == []

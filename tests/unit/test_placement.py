@@ -71,7 +71,9 @@ def test_a_layer_lies_where_its_parameters_do() -> None:
 def test_without_accelerate_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spreading("big") == {"device_map": "balanced"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(PairError, match=r"^big: .*install dyna-eval\[multi-gpu\] on every node"):
+    with pytest.raises(
+        PairError, match=r"^big: .*pip install '\.\[multi-gpu\]'` in the checkout on every node"
+    ):
         spreading("big")
 
 

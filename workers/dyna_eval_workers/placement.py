@@ -21,7 +21,7 @@ def spreading(model: str) -> dict[str, Any]:
     if importlib.util.find_spec("accelerate") is None:
         raise PairError(
             f"{model}: to spread it over several GPUs accelerate is needed;"
-            " install dyna-eval[multi-gpu] on every node, or leave out --gpus-per-pair"
+            " `pip install '.[multi-gpu]'` in the checkout on every node, or leave out --gpus-per-pair"
         )
     return {"device_map": "balanced"}
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from dyna_eval.errors import DecodingError
-from dyna_eval.jobs import Configuration, GenerationSpec, Job, Method, Pair, Prompt, PromptSet
+from dyna_eval.jobs import TARGET_ALONE, Configuration, GenerationSpec, Job, Pair, Prompt, PromptSet
 from dyna_eval.measurements import Calibration, Environment, Exactness, JobResult, Sample, Sentinel
 from dyna_eval_workers.calibration import calibrate
 from dyna_eval_workers.conditions import Watch
@@ -27,7 +27,6 @@ from dyna_eval_workers.traces import draft_tree
 
 _TEXT_LIMIT = 20_000  # characters of model output kept per sample
 _WARM_UP_TOKENS = 32
-_TARGET_ALONE = Configuration(label="target alone", method=Method.AR, params={})
 
 
 @dataclass(slots=True)
@@ -123,10 +122,10 @@ class DecodingSession:
         if reference.tokens and reference.jobs_since < job.measure.sentinel_every:
             return
         greedy = job.generation.temperature == 0
-        loop = work.loop(_TARGET_ALONE, tokens=_most_tokens(job, prompts), greedy=greedy)
+        loop = work.loop(TARGET_ALONE, tokens=_most_tokens(job, prompts), greedy=greedy)
         _warm_up(loop, job, prompts)
         decoded = _decode_all(loop, job, prompts)
-        samples = _samples(work, job, prompts, decoded, configuration=_TARGET_ALONE, reference=reference)
+        samples = _samples(work, job, prompts, decoded, configuration=TARGET_ALONE, reference=reference)
         if not reference.tokens:
             reference.tokens = {sample.prompt_index: sample.token_ids for sample in samples}
         sentinel = Sentinel(actor=self.actor, sequence=self._sentinels, samples=samples)
