@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session
 
 from dyna_eval.errors import LeaseLostError
 from dyna_eval.imported import ImportedFile, ImportedSweep
-from dyna_eval.jobs import Job, JobState, Pair, PromptSet, ResolvedSweep, SweepState
+from dyna_eval.jobs import Job, JobState, Pair, PromptSet, ResolvedSweep, Scalar, SweepState
 from dyna_eval.measurements import Calibration, JobResult, Sample
 from dyna_eval.records import StoredJob, SweepRecord
 from dyna_eval_db import imports, sweeps
