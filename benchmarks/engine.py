@@ -53,7 +53,7 @@ from dyna_eval.jobs import Backend, Configuration, GenerationSpec, Method, PairS
 from dyna_eval.methods import METHODS
 
 Loop = Callable[[Sequence[int]], Decoded]
-SPLIT = "test[8:]"  # the prompts that no example reports
+SPLIT = "test[8:]"  # prompts that the four-step example does not report
 MOST_PROMPT = 64
 ROWS = 512  # that sequences of all parts fit into, trees included
 
@@ -81,7 +81,7 @@ TREES = [
     for b in (2, 3)
     for tau in (0.01, 0.03, 0.1)
 ]
-SWEEP = [*LINEAR, *TREES]  # with AR the 40 points of the sweep
+SWEEP = [*LINEAR, *TREES]  # with AR a sweep of 40 points
 UNTUNED = [
     configuration("cost_aware", Method.COST_AWARE),
     configuration("best_first", Method.BEST_FIRST),

@@ -546,7 +546,7 @@ def test_only_steps_that_were_taken_are_paid_for(law: Law, draft: float, node: f
         grown = grow(made, law)
         made.learn(grown.verified, [ROOT])
         spent += draft * steps(grown) + made.calibration.verify(len(grown.verified))
-        assert made._seconds == pytest.approx(spent)
+        assert made._spent_seconds == pytest.approx(spent)
 
 
 def test_a_draft_that_promises_too_much_is_trusted_less_until_the_next_prompt() -> None:
