@@ -67,7 +67,7 @@ def check(store: Store, *, jobs: int, most_tries: int = 0) -> None:
     assert max(job.tries for job in store.record(1).jobs) <= most_tries
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("how", "at_most_seconds", "most_tries"),
     [
@@ -115,7 +115,7 @@ def test_the_job_of_a_lost_node_runs_elsewhere(
     record |= {"passed": True, "rescheduled_seconds": round(seconds, 1)}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_sweep_waits_for_a_node_where_all_are_gone_and_uses_one_that_joins(
     workplace: Workplace, cluster: Cluster
 ) -> None:

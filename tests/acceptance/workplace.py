@@ -134,7 +134,7 @@ class Workplace:
 
 
 def wait_until(
-    condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 180
+    condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 500
 ) -> None:
     """Wait for a condition, which a process brings about if one is given."""
     deadline = time.monotonic() + seconds

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from claims import claim_one, land_one
 from dyna_eval_db.store import Store
 from dyna_eval_workers.resolution import resolve_sweep
 from measurements import make_result, make_sweep
@@ -129,10 +130,10 @@ def test_a_sweep_with_results_from_gpus_does_not_go_on_without(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep_id = store.add_sweep(make_sweep())
-    claim = store.claim(sweep_id, pair="demo", actor="earlier", lease_seconds=60.0)
+    claim = claim_one(store, sweep_id, pair="demo", actor="earlier", lease_seconds=60.0)
     assert claim is not None
     on_a_gpu = Environment(digest=digest("on a GPU"), facts={"device": "cuda", "gpu": "NVIDIA H100"})
-    store.land(claim, replace(make_result(claim.job), environment=on_a_gpu))
+    land_one(store, claim, replace(make_result(claim.job), environment=on_a_gpu))
     nodes = [node | {"Resources": {"CPU": 2.0}} for node in ray.nodes()]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     with pytest.raises(NoPlaceError, match="has results from GPUs, and the Ray cluster has none; add a node"):
