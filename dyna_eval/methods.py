@@ -219,7 +219,7 @@ class DynaTree(MethodParameters):
 
     Branch phase: a node has fewer children where the draft is confident. Depth phase: an unlikely path ends,
     a likely one goes on beyond `depth`. History phase: recent acceptance moves both confidence bounds.
-    Source: DynaTree.
+    Source: DynaTree (the repository cny123222/DynaTree on GitHub).
     """
 
     method = Method.DYNATREE
