@@ -26,7 +26,7 @@ _SLOWEST = 50
 """A job may take so many times what the target alone would take, by its slowest calibration, ..."""
 _SHORTEST_LIMIT_SECONDS = 1800.0
 """... and at least this long: loading, compiling and warming up are not in the estimate."""
-_UNKNOWN_PASS_SECONDS = 0.1
+_UNKNOWN_PAIR = Calibration(draft_seconds=(), verify_seconds=((1, 0.1),))
 """What a pass of the target is taken to cost before a first result brings a calibration, ..."""
 _FIRST_LIMIT_SECONDS = 7200.0
 """... and the least that a job may take until then: its models may have to be fetched."""
@@ -83,11 +83,8 @@ def limit_seconds(job: Job, *, prompts: int, calibrations: list[Calibration]) ->
     tokens = job.generation.max_new_tokens
     least = _SHORTEST_LIMIT_SECONDS if calibrations else _FIRST_LIMIT_SECONDS
     alone = max(
-        (
-            target_alone_seconds(prompts=prompts, max_new_tokens=tokens, calibration=calibration)
-            for calibration in calibrations
-        ),
-        default=prompts * tokens * _UNKNOWN_PASS_SECONDS,
+        target_alone_seconds(prompts=prompts, max_new_tokens=tokens, calibration=calibration)
+        for calibration in calibrations or [_UNKNOWN_PAIR]
     )
     runs = 2  # the job, and the sentinel that its actor may run before it
     return max(least, _SLOWEST * runs * alone)
