@@ -26,6 +26,7 @@ _COMPILERS = ("c++", "g++", "clang++")
 
 Pointer = ctypes.c_void_p
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
+    "dyna_panel": (ctypes.c_int64, []),
     "dyna_open": (Pointer, [Pointer, Pointer]),
     "dyna_close": (None, [Pointer]),
     "dyna_reserve": (ctypes.c_int32, [Pointer, ctypes.c_int64, Pointer, Pointer]),

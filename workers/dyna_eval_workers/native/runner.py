@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dyna_eval_workers.families import rotary_tables
 from dyna_eval_workers.native import kernels
-from dyna_eval_workers.native.weights import PANEL, Weights
+from dyna_eval_workers.native.weights import Weights
 from dyna_eval_workers.runner import COMMITTED, position_limit
 from dyna_eval_workers.sampling import Chooser
 
@@ -32,7 +32,8 @@ class NativeRunner:
 
     def __init__(self, model: Any, *, threads: int | None = None) -> None:
         self._kernels = kernels()
-        self._weights = Weights(model, threads=threads or torch.get_num_threads())
+        self._panel = self._kernels.dyna_panel()
+        self._weights = Weights(model, threads=threads or torch.get_num_threads(), panel=self._panel)
         self.vocabulary = self._weights.vocabulary
         self.positions = position_limit(model.config)
         self.dtype, self.device = next(model.parameters()).dtype, torch.device("cpu")
@@ -114,7 +115,7 @@ class NativeRunner:
         return tokens.tolist(), self._scores[:size].reshape(self._rows, branch).tolist()
 
     def logits(self) -> Tensor:
-        stride = -(-self.vocabulary // PANEL) * PANEL
+        stride = -(-self.vocabulary // self._panel) * self._panel
         address = self._kernels.dyna_logits(self._state)
         rows = np.ctypeslib.as_array(
             ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), shape=(self._rows, stride)

@@ -34,24 +34,26 @@
 
 namespace {
 
-// Vectors fill a register: longer ones are taken apart by the compiler, through memory, at a tenth of the speed.
+// LANES: floats in a vector. Longer ones than registers the compiler takes apart, through memory, at a tenth of the speed.
+// BLOCK: tokens that share one reading of a panel, as many as have their sums in registers.
+// QUERIES: those that share one reading of a head's cache.
+// SLOW: so many tokens fetch weights ahead of their turn; the processor itself keeps up with fewer.
 #if defined(__AVX512F__)
-constexpr int64_t LANES = 16;  // floats in a vector
-constexpr int64_t BLOCK = 14;  // tokens that share one reading of a panel: their sums stay in registers
+constexpr int64_t LANES = 16, BLOCK = 14, QUERIES = 4, SLOW = 5;
 #elif defined(__AVX__)
-constexpr int64_t LANES = 8, BLOCK = 2;
+constexpr int64_t LANES = 8, BLOCK = 5, QUERIES = 5, SLOW = 2;
+#elif defined(__aarch64__)
+constexpr int64_t LANES = 4, BLOCK = 12, QUERIES = 4, SLOW = 2;
 #else
-constexpr int64_t LANES = 4, BLOCK = 2;
+constexpr int64_t LANES = 4, BLOCK = 4, QUERIES = 4, SLOW = 2;
 #endif
-constexpr int64_t PANEL = 32;               // outputs of a matrix that are computed together
-constexpr int64_t VECTORS = PANEL / LANES;  // of a panel
-constexpr int64_t QUERIES = 4;              // queries that share one reading of a head's cache
+constexpr int64_t VECTORS = 2;              // of a panel
+constexpr int64_t PANEL = VECTORS * LANES;  // outputs of a matrix that are computed together
 constexpr int64_t COUNTERS = 16;            // of random words in a block of 64 tokens: see sampling.py
 constexpr int64_t SCAN = 256;               // scores whose maximum is kept while the best are picked one by one
 constexpr int64_t WORTH_THREADS = 1 << 15;  // scores to scan for which several threads pay,
 constexpr int64_t NOISE_COST = 16;          // and how many of these one costs whose noise is computed
-constexpr int64_t AHEAD = 8192;             // bytes of weights that are fetched before their turn,
-constexpr int64_t SLOW = 5;                 // in passes of so many tokens: faster ones the processor itself keeps up with
+constexpr int64_t AHEAD = 8192;             // bytes of weights that are fetched before their turn
 constexpr size_t HUGE = 2 << 20;            // bytes of a huge page
 constexpr int SPINS = 10000;                // some tens of microseconds
 constexpr float LOWEST = -std::numeric_limits<float>::infinity();
@@ -195,7 +197,8 @@ Floats activated(Floats x, int32_t activation) {
 
 extern "C" {
 
-// A weight matrix in panels of 32 outputs: (N / 32, K, 32), in bfloat16 (N / 32, K / 2, 32, 2); padded with zeros.
+// A weight matrix in panels of as many outputs as dyna_panel says: (N / PANEL, K, PANEL), in bfloat16 (N / PANEL,
+// K / 2, PANEL, 2); padded with zeros.
 struct Matrix {
   const char* data;
   const float* bias;  // padded to whole panels, or null
@@ -205,7 +208,7 @@ struct Matrix {
 
 struct Layer {
   const float *norm_weight, *norm_bias, *mlp_norm_weight, *mlp_norm_bias, *query_norm, *key_norm;
-  Matrix qkv, out, up, down;  // a gated `up` alternates 16 gate and 16 up outputs
+  Matrix qkv, out, up, down;  // a gated `up` alternates half a panel of the gate's outputs and half of `up`'s
 };
 
 struct Model {
@@ -283,66 +286,60 @@ struct Rows {
   }
 };
 
-// How the weights of a panel are read and multiplied: `STEP` inputs at a time. Up to `FEW` tokens take two panels at
-// once.
+// How the weights of a panel are read, `STEP` inputs at a time, and added, times inputs, to the sums of M rows. Up to
+// `FEW` rows take two panels at once: that makes sums enough to hide the latency of a product.
 struct Float32Weights {
-  static constexpr int64_t STEP = 1, BYTES = 4, FEW = 0;
+  static constexpr int64_t STEP = 1, BYTES = 4, FEW = LANES < 16 ? 2 : 0;
   typedef std::array<Floats, VECTORS> Vectors;
   static const float* inputs(const Rows& x) { return x.floats.data(); }
   static Vectors read(const char* panel, int64_t k) {
     const auto* from = reinterpret_cast<const float*>(panel) + k * PANEL;
-    Vectors weights;
-    for (int64_t v = 0; v < VECTORS; ++v) weights[v] = loaded(from + v * LANES);
-    return weights;
+    return {loaded(from), loaded(from + LANES)};
   }
-  static void add(Sums& sums, const float* x, const Vectors& w) {
-    for (int64_t v = 0; v < VECTORS; ++v) sums[v] += *x * w[v];
+  template <int M> static void add(Sums* sums, const float* x, int64_t stride, const Vectors& w) {
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+      for (int64_t v = 0; v < VECTORS; ++v) sums[m][v] += x[m * stride] * w[v];
   }
 };
 struct Float16Weights : Float32Weights {
   static constexpr int64_t BYTES = 2;
   static Vectors read(const char* panel, int64_t k) {
     const auto* from = reinterpret_cast<const uint16_t*>(panel) + k * PANEL;
-    Vectors weights;
-    for (int64_t v = 0; v < VECTORS; ++v) weights[v] = from_float16(from + v * LANES);
-    return weights;
+    return {from_float16(from), from_float16(from + LANES)};
   }
 };
 struct BFloat16Weights {  // two inputs of an output share a word
-  static constexpr int64_t STEP = 2, BYTES = 2, FEW = 0;
+  static constexpr int64_t STEP = 2, BYTES = 2, FEW = Float32Weights::FEW;
   typedef std::array<Words, VECTORS> Vectors;
   static const float* inputs(const Rows& x) { return x.floats.data(); }
   static Vectors read(const char* panel, int64_t k) {
     const auto* from = reinterpret_cast<const uint32_t*>(panel) + k / 2 * PANEL;
-    Vectors weights;
-    for (int64_t v = 0; v < VECTORS; ++v) weights[v] = load<Words>(from + v * LANES);
-    return weights;
+    return {load<Words>(from), load<Words>(from + LANES)};
   }
-  static void add(Sums& sums, const float* x, const Vectors& w) {
-    for (int64_t v = 0; v < VECTORS; ++v) sums[v] += x[0] * (Floats)(w[v] << 16);
-    for (int64_t v = 0; v < VECTORS; ++v) sums[v] += x[1] * (Floats)(w[v] & 0xffff0000u);
+  template <int M> static void add(Sums* sums, const float* x, int64_t stride, const Vectors& w) {
+    Float32Weights::add<M>(sums, x, stride, {(Floats)(w[0] << 16), (Floats)(w[1] << 16)});
+    Float32Weights::add<M>(sums, x + 1, stride, {(Floats)(w[0] & 0xffff0000u), (Floats)(w[1] & 0xffff0000u)});
   }
 };
 struct BFloat16Values : Float32Weights {  // two outputs of an input, half a panel apart, share a word
   static constexpr int64_t BYTES = 2;
   static Vectors read(const char* panel, int64_t k) {
-    const auto* from = reinterpret_cast<const uint32_t*>(panel) + k * PANEL / 2;
-    Vectors weights;
-    for (int64_t v = 0; v < VECTORS / 2; ++v) {
-      const auto both = load<Words>(from + v * LANES);
-      weights[v] = (Floats)(both << 16), weights[v + VECTORS / 2] = (Floats)(both & 0xffff0000u);
-    }
-    return weights;
+    const auto both = load<Words>(reinterpret_cast<const uint32_t*>(panel) + k * PANEL / 2);
+    return {(Floats)(both << 16), (Floats)(both & 0xffff0000u)};
   }
 };
 #ifdef __AVX512BF16__
 struct RoundedWeights : BFloat16Weights {  // for inputs that are rounded too
-  static constexpr int64_t FEW = 2;        // sums enough to hide the latency of a product
+  static constexpr int64_t FEW = 2;
   static const uint16_t* inputs(const Rows& x) { return x.halves.data(); }
-  static void add(Sums& sums, const uint16_t* x, const Vectors& w) {
-    const auto pair = (__m512bh)_mm512_set1_epi32(load<int32_t>(x));
-    for (int64_t v = 0; v < VECTORS; ++v)
-      sums[v] = (Floats)_mm512_dpbf16_ps((__m512)sums[v], (__m512bh)w[v], pair);
+  template <int M> static void add(Sums* sums, const uint16_t* x, int64_t stride, const Vectors& w) {
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+      const auto pair = (__m512bh)_mm512_set1_epi32(load<int32_t>(x + m * stride));
+      for (int64_t v = 0; v < VECTORS; ++v)
+        sums[m][v] = (Floats)_mm512_dpbf16_ps((__m512)sums[m][v], (__m512bh)w[v], pair);
+    }
   }
 };
 #else
@@ -355,26 +352,24 @@ struct Panels {
   int64_t bytes, inputs;
 };
 
-// Sums of M rows and P panels, every one over the inputs in ascending order.
+// Sums of M rows and P panels, every one over the inputs in ascending order. Each step also fetches the line at `ahead`,
+// and moves that on by so many bytes.
 template <class Weights, int M, int P, class Input>
-void multiply_block(const Input* x, int64_t stride, const char* panel, const Panels& w, Sums* sums) {
+void multiply_block(const Input* x, int64_t stride, const char* panel, const Panels& w, const char* ahead,
+                    int64_t bytes, Sums* sums) {
   Sums totals[P * M];
 #pragma GCC unroll 16
   for (int i = 0; i < P * M; ++i)
 #pragma GCC unroll 16
     for (int64_t v = 0; v < VECTORS; ++v) totals[i][v] = Floats{};
-  for (int64_t k = 0; k < w.inputs; k += Weights::STEP) {
+  for (int64_t k = 0; k < w.inputs; k += Weights::STEP, ahead += bytes) {
     typename Weights::Vectors weights[P];
     for (int p = 0; p < P; ++p) {
-      const char* from = panel + p * w.bytes + k * PANEL * Weights::BYTES;
       for (int64_t line = 0; M >= SLOW && line < Weights::STEP * PANEL * Weights::BYTES; line += 64)
-        __builtin_prefetch(from + AHEAD + line, 0, 2);
+        __builtin_prefetch(ahead + p * w.bytes + line, 0, 2);
       weights[p] = Weights::read(panel + p * w.bytes, k);
     }
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 2
-      for (int p = 0; p < P; ++p) Weights::add(totals[p * M + m], x + m * stride + k, weights[p]);
+    for (int p = 0; p < P; ++p) Weights::template add<M>(totals + p * M, x + k, stride, weights[p]);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < P * M; ++i)
@@ -392,16 +387,20 @@ auto block_of(int64_t rows, std::integer_sequence<int, M...>) {
 // Multiplies rows by the panels [from, to) and hands the sums to `take(m, panel, sums)`.
 template <class Weights, class Input, class Take>
 void multiply(const Input* x, int64_t stride, int64_t rows, const Panels& w, int64_t from, int64_t to, Take take) {
+  if (rows == 0) return;  // of a prompt, whose logits nobody asks for
   constexpr int64_t FEW = std::max<int64_t>(Weights::FEW, 1);
   const int64_t blocks = parts(rows, BLOCK), most = rows <= Weights::FEW ? 2 : 1;
   for (int64_t p = from, count; p < to; p += count) {
     count = std::min(most, to - p);
+    const char* panel = w.data + p * w.bytes;
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t first = rows * b / blocks, size = rows * (b + 1) / blocks - first;
       const auto block = count == 2 ? block_of<Weights, Input, 2>(size, std::make_integer_sequence<int, FEW>())
                                     : block_of<Weights, Input, 1>(size, std::make_integer_sequence<int, BLOCK>());
+      // Where several blocks read a panel, each meanwhile fetches its share of the next one.
+      const int64_t ahead = blocks == 1 ? AHEAD : w.bytes + b * w.bytes / blocks;
       Sums sums[std::max(BLOCK, 2 * FEW)];
-      block(x + first * stride, stride, w.data + p * w.bytes, w, sums);
+      block(x + first * stride, stride, panel, w, panel + ahead, Weights::STEP * PANEL * Weights::BYTES / blocks, sums);
       for (int64_t c = 0; c < count; ++c)
         for (int64_t m = 0; m < size; ++m) take(first + m, p + c, sums[c * size + m]);
     }
@@ -649,8 +648,8 @@ template <class T> void attention(State& s, int64_t layer, int64_t rows, int64_t
                      [&](int64_t q, int64_t p, Sums& sums) {
                        const Seen seen = s.seen[token(q)];
                        for (int64_t j = 0; j < seen.count; ++j)
-                         Values::add(sums, scores.row(q) + length + j,
-                                     Values::read(values.data + p * values.bytes, length + seen.rows[j]));
+                         Values::template add<1>(&sums, scores.row(q) + length + j, 0,
+                                                 Values::read(values.data + p * values.bytes, length + seen.rows[j]));
                        for (int64_t v = 0; v < VECTORS; ++v) {
                          const int64_t d = p * PANEL + v * LANES;
                          s.attended.put(token(q), column(q) + d, sums[v] * shares[q], D - d);
@@ -836,6 +835,8 @@ bool make_room(State& s, int64_t scores) {
 }  // namespace
 
 extern "C" {
+
+int64_t dyna_panel() { return PANEL; }
 
 State* dyna_open(const Model* model, const Layer* layers) {
   auto* s = new State{};

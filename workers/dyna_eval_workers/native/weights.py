@@ -12,8 +12,6 @@ from torch import Tensor
 
 from dyna_eval_workers.families import Block, Stack, is_rms, rotary_size, stack_of
 
-PANEL = 32
-_HALF_PANEL = PANEL // 2  # of the gate, and of `up`
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
@@ -102,10 +100,11 @@ class _Memory:
 
 
 class Weights:
-    """A model's weights, packed; `model` and `layers` are for `dyna_open`, valid while this lives."""
+    """A model's weights in panels of so many outputs; `model` and `layers` live as long as this."""
 
-    def __init__(self, model: Any, *, threads: int) -> None:
+    def __init__(self, model: Any, *, threads: int, panel: int) -> None:
         stack = stack_of(model)
+        self._panel = panel
         self._memory = _Memory()
         self._kept: list[Tensor] = []
         self.rotary = stack.rotary
@@ -139,7 +138,7 @@ class Weights:
         )
 
     def _layer(self, stack: Stack, block: Block) -> _Layer:
-        up = _interleaved(*block.up) if stack.gated else block.up
+        up = _interleaved(*block.up, half=self._panel // 2) if stack.gated else block.up
         return _Layer(
             norm_weight=self._vector(block.norm.weight),
             norm_bias=self._vector(getattr(block.norm, "bias", None)),
@@ -157,7 +156,7 @@ class Weights:
         weight = _narrowest(weight.detach())
         outputs, inputs = weight.shape
         return _Matrix(
-            data=self._keep(_panels(weight)),
+            data=self._keep(_panels(weight, self._panel)),
             bias=self._vector(bias),
             outputs=outputs,
             inputs=inputs,
@@ -169,7 +168,7 @@ class Weights:
         if values is None:
             return None
         vector = values.detach().float()
-        return self._keep(torch.nn.functional.pad(vector, (0, -len(vector) % PANEL)))
+        return self._keep(torch.nn.functional.pad(vector, (0, -len(vector) % self._panel)))
 
     def _keep(self, tensor: Tensor | None) -> int | None:
         """Keep a contiguous copy, and return its address."""
@@ -200,22 +199,22 @@ def _by_kind(stack: Stack, weight: Tensor, bias: Tensor | None) -> tuple[Tensor,
     return moved(weight), None if bias is None else moved(bias)
 
 
-def _panels(weight: Tensor) -> Tensor:
-    """Return (N, K) as (N / 32, K, 32); in bfloat16 as (N / 32, K / 2, 32, 2); padded with zeros."""
+def _panels(weight: Tensor, size: int) -> Tensor:
+    """Return (N, K) as (N / size, K, size); in bfloat16 as (N / size, K / 2, size, 2); padded with zeros."""
     pairs = weight.dtype is torch.bfloat16
     outputs, inputs = weight.shape
-    padded = torch.nn.functional.pad(weight, (0, inputs % 2 if pairs else 0, 0, -outputs % PANEL))
+    padded = torch.nn.functional.pad(weight, (0, inputs % 2 if pairs else 0, 0, -outputs % size))
     if pairs:
-        return padded.view(-1, PANEL, padded.shape[1] // 2, 2).transpose(1, 2)
-    return padded.view(-1, PANEL, inputs).transpose(1, 2)
+        return padded.view(-1, size, padded.shape[1] // 2, 2).transpose(1, 2)
+    return padded.view(-1, size, inputs).transpose(1, 2)
 
 
-def _interleaved(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Let 16 outputs of the gate and 16 of `up` alternate; both halves are padded to whole groups of 16."""
+def _interleaved(weight: Tensor, bias: Tensor | None, *, half: int) -> tuple[Tensor, Tensor | None]:
+    """Let half a panel of outputs of the gate and half of `up` alternate; both are padded to whole groups."""
     inner = weight.shape[0] // 2
-    halves = torch.nn.functional.pad(weight.detach().view(2, inner, -1), (0, 0, 0, -inner % _HALF_PANEL))
-    mixed = halves.view(2, -1, _HALF_PANEL, weight.shape[1]).transpose(0, 1).reshape(-1, weight.shape[1])
+    halves = torch.nn.functional.pad(weight.detach().view(2, inner, -1), (0, 0, 0, -inner % half))
+    mixed = halves.view(2, -1, half, weight.shape[1]).transpose(0, 1).reshape(-1, weight.shape[1])
     if bias is None:
         return mixed, None
-    biases = torch.nn.functional.pad(bias.detach().view(2, inner), (0, -inner % _HALF_PANEL))
-    return mixed, biases.view(2, -1, _HALF_PANEL).transpose(0, 1).reshape(-1)
+    biases = torch.nn.functional.pad(bias.detach().view(2, inner), (0, -inner % half))
+    return mixed, biases.view(2, -1, half).transpose(0, 1).reshape(-1)
