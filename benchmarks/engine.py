@@ -499,19 +499,17 @@ def parts(device: torch.device, settings: argparse.Namespace) -> dict[str, Calla
         spec = PairSpec(name="demo", target="demo", draft="demo", dtype=dtype)
         return pair_part(spec, settings, peers=PEERS)
 
-    def enlarged() -> dict[str, Any]:
-        spec = PairSpec(name="demo-large", target="demo-large", draft="demo-large")
-        return pair_part(spec, settings, peers=[PEERS[0], PEERS[2]])
-
     if device.type == "cuda":
         return {
             "random model of Pythia-2.8B's shape": partial(large_random_model, settings, device),
             "demo pair enlarged": partial(enlarged_on_gpu, settings, device),
         }
+    large = PairSpec(name="demo-large", target="demo-large", draft="demo-large")
+    dtype = inspect_pair(large, device="cpu").pair.dtype  # what `auto` is on this machine
     return {
         "demo pair, float32": partial(demo, "float32"),
         "demo pair, bfloat16": partial(demo, "bfloat16"),
-        "demo pair enlarged, bfloat16": enlarged,
+        f"demo pair enlarged, {dtype}": partial(pair_part, large, settings, peers=[PEERS[0], PEERS[2]]),
         "2,000 tokens": long_generation,
     }
 

@@ -2,7 +2,7 @@
 
 The source is compiled once per machine, compiler and version of the source, in a few seconds, and kept in the
 user's cache folder. It needs a C++20 compiler with OpenMP and GCC's vector extensions: tried with GCC 12,
-on x86 from SSE4 to AVX-512; for ARM it was compiled, not run.
+on x86 from SSE4 to AVX-512; for ARM its products ran under emulation, no more.
 """
 
 from __future__ import annotations
