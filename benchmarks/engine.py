@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 import transformers
+from dyna_eval_workers import collector
 from dyna_eval_workers.calibration import calibrate
 from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.decoding import Decoded, Decoder, idle_clock
@@ -123,7 +124,8 @@ def take_turns(
             runs.append([])
         for prompt in prompts:
             for name in order.sample(list(loops), k=len(loops)):
-                decoded[name][-1].append(loops[name](prompt))
+                with collector.paused():
+                    decoded[name][-1].append(loops[name](prompt))
         print(f"  repeat {repeat + 1} of {repeats}", file=sys.stderr, flush=True)
     return {name: figures(runs) for name, runs in decoded.items()}
 
@@ -359,7 +361,8 @@ def bytes_read(model: Any, settings: argparse.Namespace) -> int:
     if embedding.data_ptr() != model.get_output_embeddings().weight.data_ptr():
         weights[embedding.data_ptr()] = embedding.shape[1] * embedding.element_size()
     row = 2 * config.num_hidden_layers * config.hidden_size * embedding.element_size()
-    return sum(weights.values()) + row * (MOST_PROMPT + settings.tokens // 2)
+    read: int = sum(weights.values()) + row * (MOST_PROMPT + settings.tokens // 2)
+    return read
 
 
 def demo_prompts(settings: argparse.Namespace) -> list[tuple[int, ...]]:

@@ -61,8 +61,7 @@ MEGABYTE = 1_000_000
 # ----------------------------------------------------------------- actors that only take time
 
 
-@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"heartbeat": 1})
-class EmptyActor:
+class _Empty:
     """Answers as a decoding actor does, at once."""
 
     seconds = 0.0
@@ -74,14 +73,17 @@ class EmptyActor:
         time.sleep(self.seconds)
         return made_up_result(job, prompts, self._generator)
 
-    @ray.method(concurrency_group="heartbeat")
+    @ray.method(concurrency_group="heartbeat")  # type: ignore[untyped-decorator]
     def heartbeat(self) -> None:
         pass
 
 
-SleepingActor = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"heartbeat": 1})(
-    type("SleepingActor", (EmptyActor.__ray_metadata__.modified_class,), {"seconds": 1.0})
-)
+class _Sleeping(_Empty):
+    seconds = 1.0
+
+
+_as_actor = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"heartbeat": 1})
+EmptyActor, SleepingActor = _as_actor(_Empty), _as_actor(_Sleeping)
 
 
 class EnoughError(Exception):
@@ -240,7 +242,7 @@ def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], s
     until = time.perf_counter() + seconds
     while not condition():
         if process.poll() is not None or time.perf_counter() > until:
-            raise SystemExit(f"{process.args} did not get so far")
+            raise SystemExit(f"{process.args!r} did not get so far")
         time.sleep(0.1)
     return time.perf_counter()
 
@@ -497,7 +499,7 @@ def postgres_server(folder: Path) -> Iterator[Callable[[], str]]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    ask = [programs / "psql", "-q", "-h", folder, "-U", "postgres"]
+    ask: list[str | Path] = [programs / "psql", "-q", "-h", folder, "-U", "postgres"]
     while subprocess.run([*ask, "-c", "SELECT 1"], check=False, capture_output=True).returncode:  # noqa: S603
         time.sleep(0.2)
 

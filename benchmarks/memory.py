@@ -54,7 +54,8 @@ def resident_bytes() -> int:
 
 def weight_bytes(model: Any, dtype_bytes: int) -> int:
     """Return the bytes of all parameters at the width that the checkpoint stores; tied ones count once."""
-    return sum(parameter.numel() for parameter in model.parameters()) * dtype_bytes
+    weights: int = sum(parameter.numel() for parameter in model.parameters())
+    return weights * dtype_bytes
 
 
 def cache_bytes(config: Any, tokens: int, dtype_bytes: int) -> int:

@@ -27,7 +27,8 @@ from dyna_eval import __version__
 
 def timed_report(database: str, runs: int) -> dict[str, object]:
     """Run the command several times and return its wall seconds and the most memory that it took."""
-    command = [Path(sys.executable).with_name("dyna-eval"), "report", "large", "--json", "--db", database]
+    program = str(Path(sys.executable).with_name("dyna-eval"))
+    command = [program, "report", "large", "--json", "--db", database]
     seconds, peak, rows = [], 0, 0
     for _ in range(runs):
         began = time.perf_counter()

@@ -133,7 +133,7 @@ def optimizer_for(model: torch.nn.Module) -> torch.optim.AdamW:
 def advance(
     optimizer: torch.optim.Optimizer, model: torch.nn.Module, loss: torch.Tensor, rate: float
 ) -> None:
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's own
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -143,7 +143,8 @@ def advance(
 
 def logits_of(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return model(input_ids=ids, use_cache=False).logits.flatten(0, 1)
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
+        return logits.flatten(0, 1)
 
 
 def distillation_loss(draft: torch.Tensor, target: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -108,6 +109,8 @@ class Call:
     speculative: bool
     prompt: tuple[int, ...]
     tokens: int
+    collecting: bool
+    """Whether Python's garbage collector may run meanwhile."""
 
 
 @dataclass
@@ -135,6 +138,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
                 speculative=drafting is not None,
                 prompt=tuple(prompt),
                 tokens=len(decoded.token_ids),
+                collecting=gc.isenabled(),
             )
         )
         return decoded
@@ -211,6 +215,29 @@ def test_times_and_memory_are_those_of_the_measured_samples(pair: Pair, session:
     assert decoding <= result.wall_seconds
     assert result.peak_memory_bytes is not None
     assert result.peak_memory_bytes > 1e6
+
+
+def test_no_garbage_is_collected_in_measured_time(
+    pair: Pair, session: DecodingSession, watched: Watched
+) -> None:
+    """A collection that goes through all of torch's objects takes as long as hundreds of rounds."""
+    session.run(job_for(pair, TREE), PROMPTS)
+    measured = [call for call in watched.take() if not call.seed.startswith("warm-up")]
+    assert len(measured) == 2 * len(PROMPTS.prompts)
+    assert not any(call.collecting for call in measured)
+    assert gc.isenabled()
+
+
+def test_a_job_that_fails_leaves_the_collector_at_work(
+    pair: Pair, session: DecodingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(*_: Any, **__: Any) -> Decoded:
+        raise DecodingError("no more")
+
+    monkeypatch.setattr(Decoder, "decode", decode)
+    with pytest.raises(DecodingError, match="no more"):
+        session.run(job_for(pair, TREE, measure=replace(MEASURE, warmup=0)), PROMPTS)
+    assert gc.isenabled()
 
 
 def test_sampled_prompts_have_noise_of_their_own(pair: Pair, session: DecodingSession) -> None:

@@ -14,6 +14,7 @@ import torch
 from dyna_eval.errors import DecodingError
 from dyna_eval.jobs import TARGET_ALONE, Configuration, GenerationSpec, Job, Pair, Prompt, PromptSet
 from dyna_eval.measurements import Calibration, Environment, Exactness, JobResult, Sample, Sentinel
+from dyna_eval_workers import collector
 from dyna_eval_workers.calibration import calibrate
 from dyna_eval_workers.conditions import Watch
 from dyna_eval_workers.decoding import Decoded
@@ -177,7 +178,11 @@ class _PairAtWork:
 
 
 def _decode_all(loop: Loop, job: Job, prompts: PromptSet) -> list[Decoded]:
-    return [loop(prompt.token_ids, job.generation, seed=_seed(job, prompt)) for prompt in prompts.prompts]
+    decoded = []
+    for prompt in prompts.prompts:
+        with collector.paused():
+            decoded.append(loop(prompt.token_ids, job.generation, seed=_seed(job, prompt)))
+    return decoded
 
 
 def _samples(
