@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """Hold collections back: one that goes through all of torch's objects takes a third of a second.
+    """Hold collections back: one that goes through all of torch's objects takes up to half a second.
 
     What became garbage meanwhile is collected at the end.
     """
