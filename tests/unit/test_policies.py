@@ -722,6 +722,77 @@ def test_every_lookup_follows_the_rule_as_written(tokens: list[int], k: int, ngr
     assert PromptLookup(k=k, ngram=ngram).propose(tokens, limit) == expected
 
 
+def scanned(tokens: Sequence[int], *, k: int, ngram: int, limit: int) -> list[int]:
+    """Look up as the method's source does, in the whole text: the latest of the longest that has enough."""
+    wanted = min(k, limit)
+    for size in range(min(ngram, len(tokens) - 1), 0, -1):
+        found: list[int] = []
+        for start in range(len(tokens) - size - 1, -1, -1):
+            if tokens[start : start + size] == tokens[len(tokens) - size :]:
+                found = list(tokens[start + size :][:wanted])
+                if len(found) == wanted:
+                    break
+        if found:
+            return found
+    return []
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    texts=st.lists(st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=12), min_size=1, max_size=2),
+    k=st.integers(1, 7),
+    ngram=st.integers(1, 5),
+    data=st.data(),
+)
+def test_a_text_that_grows_is_looked_up_as_if_it_were_read_anew(
+    texts: list[list[list[int]]], k: int, ngram: int, data: st.DataObject
+) -> None:
+    """Round by round, and prompt by prompt: nothing of another text is proposed."""
+    lookup = PromptLookup(k=k, ngram=ngram)
+    for rounds in texts:
+        lookup.begin()
+        tokens: list[int] = []
+        for emitted in rounds:
+            tokens += emitted
+            limit = data.draw(st.integers(0, 9))
+            assert lookup.propose(tokens, limit) == scanned(tokens, k=k, ngram=ngram, limit=limit)
+
+
+class Watched(Sequence[int]):
+    """A text that counts how many of its tokens were read."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens, self.read = tokens, 0
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, place: Any) -> Any:
+        found = self.tokens[place]
+        self.read += len(found) if isinstance(place, slice) else 1
+        return found
+
+
+@pytest.mark.parametrize("alphabet", [1, 3, 1000])
+def test_a_round_reads_no_more_of_a_long_text_than_of_a_short_one(alphabet: int) -> None:
+    def most_read(length: int) -> int:
+        chance = random.Random(0)
+        text = Watched([chance.randrange(alphabet) for _ in range(length)])
+        lookup = PromptLookup(k=5, ngram=3)
+        lookup.begin()
+        lookup.propose(text, 99)
+        rounds = []
+        for _ in range(50):
+            text.tokens += [chance.randrange(alphabet) for _ in range(3)]
+            text.read = 0
+            lookup.propose(text, 99)
+            rounds.append(text.read)
+        return max(rounds)
+
+    bound = 3 * (1 + 2 + 3) + (1 + 2 + 3) + 5  # n-grams taken in, looked up, and what followed
+    assert max(most_read(20), most_read(2000)) <= bound
+
+
 # --------------------------------------------------------------- for every policy
 
 

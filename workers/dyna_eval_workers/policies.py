@@ -414,11 +414,14 @@ class CostAware(GrowthPolicy):
         return nodes
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class PromptLookup:
     """Draft from the text so far: what followed an earlier occurrence of its longest recent n-gram.
 
-    That is the latest occurrence with enough tokens after it: a loop's latest one has hardly any.
+    That is the latest occurrence with enough tokens after it: a loop's latest one has hardly any. Where none
+    has enough, it is the earliest, which has most.
+
+    An index of all n-grams grows with the text, so that a round costs the same however long that is.
 
     Source: prompt lookup decoding (Saxena 2023).
     """
@@ -426,7 +429,15 @@ class PromptLookup:
     k: int
     ngram: int
 
+    _latest: dict[tuple[int, ...], int] = field(init=False, compare=False)
+    """Where every n-gram that has a token behind it starts for the last time."""
+    _earlier: list[list[int | None]] = field(init=False, compare=False)
+    """By size of n-gram, from 1, and by where one starts: where it starts for the last time before that."""
+
     needs_draft: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self.begin()
 
     @property
     def most_rows(self) -> int:
@@ -434,25 +445,33 @@ class PromptLookup:
         return self.k
 
     def begin(self) -> None:
-        """Do nothing: all that counts is the text so far."""
+        """Forget the text: a new prompt starts."""
+        self._latest = {}
+        self._earlier = [[] for _ in range(self.ngram)]
 
     def learn(self, tree: Tree, path: Sequence[int]) -> None:
-        """Do nothing."""
+        """Do nothing: all that counts is the text so far."""
 
     def propose(self, tokens: Sequence[int], limit: int) -> list[int]:
-        """Return at most `k` and at most `limit` tokens to follow."""
+        """Return at most `k` and at most `limit` tokens to follow a text, which only grows until `begin`."""
+        self._index(tokens)
         wanted = min(self.k, limit)
         for size in range(min(self.ngram, len(tokens) - 1), 0, -1):
-            tail = list(tokens[-size:])
-            found: list[int] = []
-            for start in range(len(tokens) - size - 1, -1, -1):
-                if tokens[start] == tail[0] and list(tokens[start : start + size]) == tail:
-                    found = list(tokens[start + size : start + size + wanted])
-                    if len(found) == wanted:
-                        break
-            if found:
-                return found
+            start, earlier = self._latest.get(tuple(tokens[-size:])), self._earlier[size - 1]
+            if start is not None:
+                while len(tokens) - size - start < wanted and (before := earlier[start]) is not None:
+                    start = before  # at most `wanted` times
+                return list(tokens[start + size : start + size + wanted])
         return []
+
+    def _index(self, tokens: Sequence[int]) -> None:
+        """Take in the n-grams that have got a token behind them since the last round."""
+        latest = self._latest
+        for size, earlier in enumerate(self._earlier, start=1):
+            for start in range(len(earlier), len(tokens) - size):
+                gram = tuple(tokens[start : start + size])
+                earlier.append(latest.get(gram))
+                latest[gram] = start
 
 
 Drafting = GrowthPolicy | PromptLookup
