@@ -197,6 +197,17 @@ def test_a_tree_that_is_chosen_from_grows_beyond_its_cap(target: Any) -> None:
     assert (first.draft_steps, first.drafted, first.verified, first.capped) == (3, 3 + 9 + 9, 4, False)
 
 
+@pytest.mark.parametrize(("max_nodes", "capped"), [(2, True), (4096, False)])
+def test_a_cap_on_what_pays_is_noted(target: Any, max_nodes: int, capped: bool) -> None:
+    """The draft is the target and costs nothing, so all that may still be emitted is worth verifying."""
+    free = Calibration(draft_seconds=((1, 0.0),), verify_seconds=((1, 1.0), (64, 1.0)))
+    policy = CostAware(depth=4, width=2, max_nodes=max_nodes, calibration=free)
+    decoded = decoder(target, target).decode(PROMPT, GenerationSpec(max_new_tokens=12), policy, seed="0")
+    first = decoded.rounds[0]
+    assert first.capped == capped
+    assert first.verified == (2 if capped else first.drafted)
+
+
 def test_a_threshold_no_child_reaches_leaves_the_pending_token_alone(target: Any) -> None:
     policy = TopBranches(depth=3, branches=2, root_branches=2, threshold=0.999999, max_nodes=14)
     decoded = decoder(target, drafts(target)["uniform"]).decode(

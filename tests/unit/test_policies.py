@@ -92,16 +92,17 @@ def select(policy: GrowthPolicy, *probabilities: float, level: int = 1) -> Selec
 
 
 class Grown(NamedTuple):
-    """All that a draft grew, what of it is verified, and which nodes were asked for children."""
+    """All that a draft grew, what of it is verified, what was asked for children, and whether a cap bound."""
 
     whole: Tree
     verified: Tree
     expanded: list[int]
+    capped: bool
 
 
 def grow(policy: GrowthPolicy, law: Law) -> Grown:
     """Ask a policy level by level, as the decoding loop does, with probabilities from a law."""
-    tree, frontier, expanded = Tree.plant(PENDING), [ROOT], list[int]()
+    tree, frontier, expanded, capped = Tree.plant(PENDING), [ROOT], list[int](), False
     for level in range(1, policy.depth + 1):
         candidates = Candidates([], [], [], [], [])
         for node in frontier:
@@ -117,6 +118,7 @@ def grow(policy: GrowthPolicy, law: Law) -> Grown:
                 candidates.confidence.append(probabilities[ranked[0]])
         expanded += frontier
         selection = policy.select(candidates, level, tree)
+        capped = capped or selection.capped
         frontier = []
         for index, grows in zip(selection.kept, selection.grows, strict=True):
             node = tree.add(
@@ -126,7 +128,7 @@ def grow(policy: GrowthPolicy, law: Law) -> Grown:
                 frontier.append(node)
         if not frontier:
             break
-    return Grown(tree, tree.subset(policy.finish(tree)), expanded)
+    return Grown(tree, tree.subset(policy.finish(tree)), expanded, capped)
 
 
 def path_of(tree: Tree, node: int) -> tuple[int, ...]:
@@ -272,7 +274,7 @@ def test_best_first_verifies_the_likeliest_of_all_that_grew(
 @settings(deadline=None, max_examples=100)
 @given(law=laws(), width=st.integers(1, 5), depth=st.integers(1, 4))
 def test_best_first_expands_the_likeliest_of_every_level(law: Law, width: int, depth: int) -> None:
-    whole, _, expanded = grow(BestFirst(depth=depth, width=width, max_nodes=12), law)
+    whole, _, expanded, _ = grow(BestFirst(depth=depth, width=width, max_nodes=12), law)
     assert expanded[0] == ROOT
     for level in range(1, depth):
         nodes = [node for node in range(len(whole)) if whole.depth[node] == level]
@@ -518,6 +520,37 @@ def test_what_is_verified_is_the_best_of_all_trees_in_what_grew(law: Law, draft:
     ]
     verified = [node for node in range(1, len(whole)) if path_of(whole, node) in paths_of(grown.verified)]
     assert worth(verified) == pytest.approx(max(worths))
+
+
+@settings(deadline=None, max_examples=150)
+@given(law=laws(), draft=COSTS, node=st.floats(0.0, 0.3), max_nodes=st.integers(1, 36))
+def test_a_cap_is_noted_where_without_it_more_were_verified(
+    law: Law, draft: float, node: float, max_nodes: int
+) -> None:
+    """And where it is not noted, it changed nothing."""
+    capped = grow(cost_aware(draft=draft, node=node, max_nodes=max_nodes), law)
+    free = grow(cost_aware(draft=draft, node=node, max_nodes=4096), law)
+    assert capped.capped == (len(free.verified) - 1 > max_nodes)
+    assert capped.capped or capped == free
+    assert not free.capped
+
+
+def test_a_cap_before_a_dear_node_is_noted_where_those_behind_it_pay_for_it() -> None:
+    """The third node costs 0.7 tokens of time, and those after it nothing.
+
+    Of a level of four nodes 0.5 tokens are behind the cap, and of the next level a whole one.
+    """
+    points = ((1, 1.0), (3, 1.0), (4, 1.7), (5, 1.7))
+
+    def verified(depth: int) -> tuple[int, bool]:
+        calibration = Calibration(draft_seconds=((1, 0.0),), verify_seconds=points)
+        made = CostAware(depth=depth, width=4, max_nodes=2, calibration=calibration)
+        made.begin()
+        grown = grow(made, lambda _: [0.25] * 4)
+        return len(grown.verified) - 1, grown.capped
+
+    assert verified(1) == (2, False)
+    assert verified(2) == (2, True)
 
 
 @settings(deadline=None, max_examples=150)
