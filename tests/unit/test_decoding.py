@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from dyna_eval_workers.decoding import Decoded
+from dyna_eval_workers.decoding import Decoded, idle_clock
 from dyna_eval_workers.policies import (
     BestFirst,
     CostAware,
@@ -292,6 +292,25 @@ def test_phase_times_are_known_in_every_round_and_fit_into_the_decode_time(targe
     assert all(draft is not None and verify is not None for draft, verify in phases)
     assert sum((draft or 0) + (verify or 0) for draft, verify in phases) <= decoded.decode_seconds
     assert 0 < decoded.ttft_seconds <= decoded.prefill_seconds + decoded.decode_seconds
+
+
+def test_phase_times_do_not_wait_for_the_device(target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for as often in many rounds as in few: around the prefill, and at the end."""
+    waits = 0
+
+    def waiting(device: torch.device) -> float:
+        nonlocal waits
+        waits += 1
+        return idle_clock(device)
+
+    monkeypatch.setattr("dyna_eval_workers.decoding.idle_clock", waiting)
+    monkeypatch.setattr("torch.cuda.synchronize", waiting)
+    pair, counts = decoder(target, target), []
+    for tokens in (1, 40):
+        waits = 0
+        decoded = pair.decode(PROMPT, GenerationSpec(max_new_tokens=tokens), POLICIES["linear"], seed="0")
+        counts.append((len(decoded.rounds), waits))
+    assert counts == [(1, 3), (6, 3)]
 
 
 @pytest.fixture
