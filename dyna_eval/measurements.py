@@ -23,7 +23,7 @@ class Round:
 
     drafted: nodes the draft proposed, pruned ones included; verified: draft nodes the target saw;
     depth: levels among the verified nodes; accepted: draft tokens taken; emitted: tokens that count,
-    bonus token included and overrun left out; capped: the node cap stopped growth; draft_steps and
+    bonus token included and overrun left out; capped: the node cap kept nodes out; draft_steps and
     draft_rows: forward passes of the draft model, and the tokens that went through them.
 
     Seconds: draft is the draft's forward passes, grow the policy's choice among their candidates, verify the

@@ -219,6 +219,9 @@ class DynaTree(MethodParameters):
 
     Branch phase: a node has fewer children where the draft is confident. Depth phase: an unlikely path ends,
     a likely one goes on beyond `depth`. History phase: recent acceptance moves both confidence bounds.
+    Only the branch phase reads these: without it, the history phase changes nothing, and a row with it is
+    merged with the same row without it.
+
     Source: DynaTree (the repository cny123222/DynaTree on GitHub).
     """
 
@@ -226,7 +229,9 @@ class DynaTree(MethodParameters):
 
     branch_phase: bool = Field(True, description="Off: every node has branch_mid children.")
     depth_phase: bool = Field(True, description="Off: the tree has exactly depth levels.")
-    history_phase: bool = Field(True, description="Off: the confidence bounds stay as given.")
+    history_phase: bool = Field(
+        True, description="Off: the confidence bounds stay as given. Without branch_phase it changes nothing."
+    )
     depth: Size = Field(5, description="Levels of draft nodes, unless the depth phase decides.")
     max_depth: Size = Field(8, validate_default=True, description="Levels of a path that stays likely.")
     branch_min: Size = Field(1, description="Children of a node of high confidence.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,17 @@ def tiny_model(kind: str, *, seed: int, **changes: Any) -> Any:
     """Return a random model of any architecture, 32 wide and 2 layers deep."""
     torch.manual_seed(seed)
     return _sharpened(AutoModelForCausalLM.from_config(tiny_config(kind, **changes)))
+
+
+def near(model: Any, *, noise: float) -> Any:
+    """Return a copy whose weights are off by a share of their spread: a draft that is right now and then."""
+    torch.manual_seed(0)
+    draft = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in draft.parameters():
+            if parameter.dim() > 1:
+                parameter.add_(noise * parameter.std() * torch.randn_like(parameter))
+    return draft
 
 
 def tiny_config(kind: str, **changes: Any) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from dyna_eval_workers.decoding import Decoded
+from dyna_eval_workers.decoding import Decoded, idle_clock
 from dyna_eval_workers.policies import (
     BestFirst,
     CostAware,
@@ -22,7 +23,7 @@ from dyna_eval_workers.tree import Tree
 from dyna_eval.errors import DecodingError
 from dyna_eval.jobs import GenerationSpec
 from dyna_eval.measurements import Calibration
-from tests.models import SUPPORTED, VOCABULARY, tiny_gpt_neox, tiny_llama, tiny_model
+from tests.models import SUPPORTED, VOCABULARY, near, tiny_gpt_neox, tiny_llama, tiny_model
 from tests.runners import RUNNERS, decoder
 
 PROMPT = (17, 5, 250, 31, 8)
@@ -118,17 +119,21 @@ def test_every_tree_emits_the_tokens_of_ar(
 
 
 @pytest.mark.parametrize("kind", SUPPORTED)
-def test_every_supported_architecture_is_exact(kind: str, backend: str) -> None:
-    """Both runners, on a tree that is pruned and on one that is not, greedy and sampled."""
-    target, draft = tiny_model(kind, seed=1), tiny_model(kind, seed=2)
+def test_every_method_is_exact_on_every_supported_architecture(kind: str, backend: str) -> None:
+    """Greedy and sampled, with a draft near its target: some of what it proposes is taken, some is not."""
+    target = tiny_model(kind, seed=1)
+    pair = decoder(target, near(target, noise=0.2), backend=backend)
+    accepted, rejected = Counter[str](), Counter[str]()
     for temperature in (0.0, 1.0):
         generation = GenerationSpec(max_new_tokens=20, temperature=temperature)
         reference = decoder(target, None).decode(PROMPT, generation, None, seed="3")
-        for policy in ("full tree", "pruned tree", "best first"):
-            decoded = decoder(target, draft, backend=backend).decode(
-                PROMPT, generation, POLICIES[policy], seed="3"
-            )
-            assert decoded.token_ids == reference.token_ids, (policy, temperature)
+        for name, policy in POLICIES.items():
+            decoded = pair.decode(PROMPT, generation, policy, seed="3")
+            assert decoded.token_ids == reference.token_ids, (name, temperature)
+            accepted[name] += sum(r.accepted for r in decoded.rounds)
+            rejected[name] += sum(r.depth - r.accepted for r in decoded.rounds)
+    assert min(accepted.values()) > 0, accepted
+    assert rejected.total() > 0
 
 
 def check_invariants(decoded: Decoded, policy: Drafting) -> None:
@@ -195,6 +200,17 @@ def test_a_tree_that_is_chosen_from_grows_beyond_its_cap(target: Any) -> None:
     )
     first = decoded.rounds[0]
     assert (first.draft_steps, first.drafted, first.verified, first.capped) == (3, 3 + 9 + 9, 4, False)
+
+
+@pytest.mark.parametrize(("max_nodes", "capped"), [(2, True), (4096, False)])
+def test_a_cap_on_what_pays_is_noted(target: Any, max_nodes: int, capped: bool) -> None:
+    """The draft is the target and costs nothing, so all that may still be emitted is worth verifying."""
+    free = Calibration(draft_seconds=((1, 0.0),), verify_seconds=((1, 1.0), (64, 1.0)))
+    policy = CostAware(depth=4, width=2, max_nodes=max_nodes, calibration=free)
+    decoded = decoder(target, target).decode(PROMPT, GenerationSpec(max_new_tokens=12), policy, seed="0")
+    first = decoded.rounds[0]
+    assert first.capped == capped
+    assert first.verified == (2 if capped else first.drafted)
 
 
 def test_a_threshold_no_child_reaches_leaves_the_pending_token_alone(target: Any) -> None:
@@ -276,6 +292,25 @@ def test_phase_times_are_known_in_every_round_and_fit_into_the_decode_time(targe
     assert all(draft is not None and verify is not None for draft, verify in phases)
     assert sum((draft or 0) + (verify or 0) for draft, verify in phases) <= decoded.decode_seconds
     assert 0 < decoded.ttft_seconds <= decoded.prefill_seconds + decoded.decode_seconds
+
+
+def test_phase_times_do_not_wait_for_the_device(target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for as often in many rounds as in few: around the prefill, and at the end."""
+    waits = 0
+
+    def waiting(device: torch.device) -> float:
+        nonlocal waits
+        waits += 1
+        return idle_clock(device)
+
+    monkeypatch.setattr("dyna_eval_workers.decoding.idle_clock", waiting)
+    monkeypatch.setattr("torch.cuda.synchronize", waiting)
+    pair, counts = decoder(target, target), []
+    for tokens in (1, 40):
+        waits = 0
+        decoded = pair.decode(PROMPT, GenerationSpec(max_new_tokens=tokens), POLICIES["linear"], seed="0")
+        counts.append((len(decoded.rounds), waits))
+    assert counts == [(1, 3), (6, 3)]
 
 
 @pytest.fixture

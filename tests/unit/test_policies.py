@@ -92,16 +92,17 @@ def select(policy: GrowthPolicy, *probabilities: float, level: int = 1) -> Selec
 
 
 class Grown(NamedTuple):
-    """All that a draft grew, what of it is verified, and which nodes were asked for children."""
+    """All that a draft grew, what of it is verified, what was asked for children, and whether a cap bound."""
 
     whole: Tree
     verified: Tree
     expanded: list[int]
+    capped: bool
 
 
 def grow(policy: GrowthPolicy, law: Law) -> Grown:
     """Ask a policy level by level, as the decoding loop does, with probabilities from a law."""
-    tree, frontier, expanded = Tree.plant(PENDING), [ROOT], list[int]()
+    tree, frontier, expanded, capped = Tree.plant(PENDING), [ROOT], list[int](), False
     for level in range(1, policy.depth + 1):
         candidates = Candidates([], [], [], [], [])
         for node in frontier:
@@ -117,6 +118,7 @@ def grow(policy: GrowthPolicy, law: Law) -> Grown:
                 candidates.confidence.append(probabilities[ranked[0]])
         expanded += frontier
         selection = policy.select(candidates, level, tree)
+        capped = capped or selection.capped
         frontier = []
         for index, grows in zip(selection.kept, selection.grows, strict=True):
             node = tree.add(
@@ -126,7 +128,7 @@ def grow(policy: GrowthPolicy, law: Law) -> Grown:
                 frontier.append(node)
         if not frontier:
             break
-    return Grown(tree, tree.subset(policy.finish(tree)), expanded)
+    return Grown(tree, tree.subset(policy.finish(tree)), expanded, capped)
 
 
 def path_of(tree: Tree, node: int) -> tuple[int, ...]:
@@ -272,7 +274,7 @@ def test_best_first_verifies_the_likeliest_of_all_that_grew(
 @settings(deadline=None, max_examples=100)
 @given(law=laws(), width=st.integers(1, 5), depth=st.integers(1, 4))
 def test_best_first_expands_the_likeliest_of_every_level(law: Law, width: int, depth: int) -> None:
-    whole, _, expanded = grow(BestFirst(depth=depth, width=width, max_nodes=12), law)
+    whole, _, expanded, _ = grow(BestFirst(depth=depth, width=width, max_nodes=12), law)
     assert expanded[0] == ROOT
     for level in range(1, depth):
         nodes = [node for node in range(len(whole)) if whole.depth[node] == level]
@@ -521,6 +523,37 @@ def test_what_is_verified_is_the_best_of_all_trees_in_what_grew(law: Law, draft:
 
 
 @settings(deadline=None, max_examples=150)
+@given(law=laws(), draft=COSTS, node=st.floats(0.0, 0.3), max_nodes=st.integers(1, 36))
+def test_a_cap_is_noted_where_without_it_more_were_verified(
+    law: Law, draft: float, node: float, max_nodes: int
+) -> None:
+    """And where it is not noted, it changed nothing."""
+    capped = grow(cost_aware(draft=draft, node=node, max_nodes=max_nodes), law)
+    free = grow(cost_aware(draft=draft, node=node, max_nodes=4096), law)
+    assert capped.capped == (len(free.verified) - 1 > max_nodes)
+    assert capped.capped or capped == free
+    assert not free.capped
+
+
+def test_a_cap_before_a_dear_node_is_noted_where_those_behind_it_pay_for_it() -> None:
+    """The third node costs 0.7 tokens of time, and those after it nothing.
+
+    Of a level of four nodes 0.5 tokens are behind the cap, and of the next level a whole one.
+    """
+    points = ((1, 1.0), (3, 1.0), (4, 1.7), (5, 1.7))
+
+    def verified(depth: int) -> tuple[int, bool]:
+        calibration = Calibration(draft_seconds=((1, 0.0),), verify_seconds=points)
+        made = CostAware(depth=depth, width=4, max_nodes=2, calibration=calibration)
+        made.begin()
+        grown = grow(made, lambda _: [0.25] * 4)
+        return len(grown.verified) - 1, grown.capped
+
+    assert verified(1) == (2, False)
+    assert verified(2) == (2, True)
+
+
+@settings(deadline=None, max_examples=150)
 @given(law=laws(), cheap=COSTS, dearer=COSTS, node=st.floats(0.0, 0.3))
 def test_a_dearer_draft_takes_no_more_steps(law: Law, cheap: float, dearer: float, node: float) -> None:
     few, many = (steps(grow(cost_aware(draft=c, node=node), law)) for c in (cheap + dearer, cheap))
@@ -720,6 +753,77 @@ def test_every_lookup_follows_the_rule_as_written(tokens: list[int], k: int, ngr
             longest = max(map(len, followers))
             expected = [found for found in followers if len(found) == longest][-1]
     assert PromptLookup(k=k, ngram=ngram).propose(tokens, limit) == expected
+
+
+def scanned(tokens: Sequence[int], *, k: int, ngram: int, limit: int) -> list[int]:
+    """Look up as the method's source does, in the whole text: the latest of the longest that has enough."""
+    wanted = min(k, limit)
+    for size in range(min(ngram, len(tokens) - 1), 0, -1):
+        found: list[int] = []
+        for start in range(len(tokens) - size - 1, -1, -1):
+            if tokens[start : start + size] == tokens[len(tokens) - size :]:
+                found = list(tokens[start + size :][:wanted])
+                if len(found) == wanted:
+                    break
+        if found:
+            return found
+    return []
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    texts=st.lists(st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=12), min_size=1, max_size=2),
+    k=st.integers(1, 7),
+    ngram=st.integers(1, 5),
+    data=st.data(),
+)
+def test_a_text_that_grows_is_looked_up_as_if_it_were_read_anew(
+    texts: list[list[list[int]]], k: int, ngram: int, data: st.DataObject
+) -> None:
+    """Round by round, and prompt by prompt: nothing of another text is proposed."""
+    lookup = PromptLookup(k=k, ngram=ngram)
+    for rounds in texts:
+        lookup.begin()
+        tokens: list[int] = []
+        for emitted in rounds:
+            tokens += emitted
+            limit = data.draw(st.integers(0, 9))
+            assert lookup.propose(tokens, limit) == scanned(tokens, k=k, ngram=ngram, limit=limit)
+
+
+class Watched(Sequence[int]):
+    """A text that counts how many of its tokens were read."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens, self.read = tokens, 0
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, place: Any) -> Any:
+        found = self.tokens[place]
+        self.read += len(found) if isinstance(place, slice) else 1
+        return found
+
+
+@pytest.mark.parametrize("alphabet", [1, 3, 1000])
+def test_a_round_reads_no_more_of_a_long_text_than_of_a_short_one(alphabet: int) -> None:
+    def most_read(length: int) -> int:
+        chance = random.Random(0)
+        text = Watched([chance.randrange(alphabet) for _ in range(length)])
+        lookup = PromptLookup(k=5, ngram=3)
+        lookup.begin()
+        lookup.propose(text, 99)
+        rounds = []
+        for _ in range(50):
+            text.tokens += [chance.randrange(alphabet) for _ in range(3)]
+            text.read = 0
+            lookup.propose(text, 99)
+            rounds.append(text.read)
+        return max(rounds)
+
+    bound = 3 * (1 + 2 + 3) + (1 + 2 + 3) + 5  # n-grams taken in, looked up, and what followed
+    assert max(most_read(20), most_read(2000)) <= bound
 
 
 # --------------------------------------------------------------- for every policy

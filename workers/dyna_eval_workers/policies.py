@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from dyna_eval.jobs import Configuration, Method, Params
 from dyna_eval.measurements import Calibration
+from dyna_eval.methods import MOST_NODES
 from dyna_eval_workers.tree import ROOT, Tree
 
 
@@ -26,7 +27,7 @@ class Selection:
     """Which candidates of a level to use.
 
     kept: indices of those that join the tree, ascending; grows: which of these get children; capped: whether
-    the node cap left one out.
+    the node cap left one out, or will keep one from being verified.
     """
 
     kept: Sequence[int]
@@ -311,7 +312,8 @@ class CostAware(GrowthPolicy):
 
     def __post_init__(self) -> None:
         self._draft_seconds = [0.0, *(self.calibration.draft(count) for count in range(1, self.width + 1))]
-        most = self.max_nodes + 1 + self._CHILDREN
+        most_grown = min(self.depth * self.width * self._CHILDREN, MOST_NODES)
+        most = max(self.max_nodes + self._CHILDREN, most_grown) + 1
         self._verify_seconds = [self.calibration.verify(count) for count in range(most + 1)]
         if self._draft_seconds[1] >= self._verify_seconds[1]:
             self.depth = 0  # not even drafts that are always right would pay
@@ -335,11 +337,11 @@ class CostAware(GrowthPolicy):
         self._drafting_seconds += self._draft_seconds[width]  # of the step that was just taken
         own = self._add(candidates, tree)
         rate = self._emitted_tokens / self._spent_seconds
-        self._worth_verifying = self._count_worth_verifying(rate)
+        self._worth_verifying, capped = self._count_worth_verifying(rate)
         grows = [False] * len(own)
         for index in self._worth_growing(own, rate):
             grows[index] = True
-        return Selection(range(len(own)), grows)
+        return Selection(range(len(own)), grows, capped)
 
     def _worth_growing(self, own: list[float], rate: float) -> list[int]:
         """Return which candidates, by their chances, the next step of the draft shall give children."""
@@ -402,23 +404,29 @@ class CostAware(GrowthPolicy):
         seconds = self._verify_seconds[nodes + self._CHILDREN] - self._verify_seconds[nodes]
         return rate * seconds / self._CHILDREN
 
-    def _count_worth_verifying(self, rate: float) -> int:
-        """Return how many of the likeliest nodes are worth verifying."""
+    def _count_worth_verifying(self, rate: float) -> tuple[int, bool]:
+        """Return how many of the likeliest nodes are worth verifying, and whether the cap leaves out more."""
         verify = self._verify_seconds
+        likeliest = sorted(self._chance[1:], reverse=True)
         tokens, nodes, most = 0.0, 0, -rate * verify[1]
-        for count, chance in enumerate(sorted(self._chance[1:], reverse=True)[: self.max_nodes], start=1):
+        for count, chance in enumerate(likeliest[: len(verify) - 2], start=1):
             tokens += chance
             worth = tokens - rate * verify[count + 1]
             if worth > most:
+                if count > self.max_nodes:
+                    return nodes, True
                 nodes, most = count, worth
-        return nodes
+        return nodes, False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class PromptLookup:
     """Draft from the text so far: what followed an earlier occurrence of its longest recent n-gram.
 
-    That is the latest occurrence with enough tokens after it: a loop's latest one has hardly any.
+    That is the latest occurrence with enough tokens after it: a loop's latest one has hardly any. Where none
+    has enough, it is the earliest, which has most.
+
+    An index of all n-grams grows with the text, so that a round costs the same however long that is.
 
     Source: prompt lookup decoding (Saxena 2023).
     """
@@ -426,7 +434,15 @@ class PromptLookup:
     k: int
     ngram: int
 
+    _latest: dict[tuple[int, ...], int] = field(init=False, compare=False)
+    """Where every n-gram that has a token behind it starts for the last time."""
+    _earlier: list[list[int | None]] = field(init=False, compare=False)
+    """By size of n-gram, from 1, and by where one starts: where it starts for the last time before that."""
+
     needs_draft: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self.begin()
 
     @property
     def most_rows(self) -> int:
@@ -434,25 +450,33 @@ class PromptLookup:
         return self.k
 
     def begin(self) -> None:
-        """Do nothing: all that counts is the text so far."""
+        """Forget the text: a new prompt starts."""
+        self._latest = {}
+        self._earlier = [[] for _ in range(self.ngram)]
 
     def learn(self, tree: Tree, path: Sequence[int]) -> None:
-        """Do nothing."""
+        """Do nothing: all that counts is the text so far."""
 
     def propose(self, tokens: Sequence[int], limit: int) -> list[int]:
-        """Return at most `k` and at most `limit` tokens to follow."""
+        """Return at most `k` and at most `limit` tokens to follow a text, which only grows until `begin`."""
+        self._index(tokens)
         wanted = min(self.k, limit)
         for size in range(min(self.ngram, len(tokens) - 1), 0, -1):
-            tail = list(tokens[-size:])
-            found: list[int] = []
-            for start in range(len(tokens) - size - 1, -1, -1):
-                if tokens[start] == tail[0] and list(tokens[start : start + size]) == tail:
-                    found = list(tokens[start + size : start + size + wanted])
-                    if len(found) == wanted:
-                        break
-            if found:
-                return found
+            start, earlier = self._latest.get(tuple(tokens[-size:])), self._earlier[size - 1]
+            if start is not None:
+                while len(tokens) - size - start < wanted and (before := earlier[start]) is not None:
+                    start = before  # at most `wanted` times
+                return list(tokens[start + size : start + size + wanted])
         return []
+
+    def _index(self, tokens: Sequence[int]) -> None:
+        """Take in the n-grams that have got a token behind them since the last round."""
+        latest = self._latest
+        for size, earlier in enumerate(self._earlier, start=1):
+            for start in range(len(earlier), len(tokens) - size):
+                gram = tuple(tokens[start : start + size])
+                earlier.append(latest.get(gram))
+                latest[gram] = start
 
 
 Drafting = GrowthPolicy | PromptLookup
