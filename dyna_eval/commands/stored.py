@@ -125,9 +125,10 @@ def show(*, job: int, database: str, as_json: bool) -> None:
         click.echo(f"  attempt {attempt.epoch} on {told}")
     for sample in samples:
         speed = len(sample.token_ids) / sample.decode_seconds
+        variety = "" if sample.distinct_2 is None else f"distinct-2 {sample.distinct_2:.2f}, "
         click.echo(
             f"  prompt {sample.prompt_index}: {len(sample.token_ids)} tokens in {len(sample.rounds)} rounds, "
-            f"{speed:.1f} tokens/s, {sample.exactness}: {sample.text[:60]!r}"
+            f"{speed:.1f} tokens/s, {variety}{sample.exactness}: {sample.text[:60]!r}"
         )
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from report_records import (
@@ -342,6 +343,41 @@ def test_a_doubtful_row_says_why(change: dict[str, object], says: str) -> None:
     report = build_report(change_samples(record(), TREE.label, **change))
     assert any(says in text for text in row(report, TREE.label).caveat_texts)
     assert any(warning.startswith(f"{TREE.label}: ") and says in warning for warning in report.warnings)
+
+
+def change_prompt(stored: SweepRecord, prompt: int, **changes: Any) -> SweepRecord:
+    """Change fields of the samples of one prompt, in every row."""
+    jobs = (
+        replace(
+            job,
+            samples=tuple(
+                replace(one, **changes) if one.prompt_index == prompt else one for one in job.samples
+            ),
+        )
+        for job in stored.jobs
+    )
+    return replace(stored, jobs=tuple(jobs))
+
+
+def test_one_prompt_that_loops_is_told_though_the_mean_hides_it() -> None:
+    """All rows emit the same text, so it is one footnote of all of them."""
+    report = build_report(change_prompt(record(), 5, distinct_2=0.02))
+    said = "output repeats itself in 3 of 24 samples (distinct-2 under 0.3), which flatters acceptance"
+    assert [row.caveat_texts for row in report.rows] == [(said,)] * 4
+
+
+@pytest.mark.parametrize("changes", [{"tokens": 31}, {"distinct_2": 0.3}, {"distinct_2": None}])
+def test_a_text_that_is_short_or_of_unknown_variety_is_not_called_repetitive(
+    changes: dict[str, object],
+) -> None:
+    stored = change_prompt(record(), 5, distinct_2=0.02)
+    assert build_report(change_prompt(stored, 5, **changes)).warnings == ()
+
+
+def test_where_the_mean_tells_of_repetition_samples_are_not_counted_beside_it() -> None:
+    report = build_report(change_samples(record(), TREE.label, distinct_2=0.1))
+    [told] = row(report, TREE.label).caveat_texts
+    assert told.startswith("output repeats itself (distinct-2 0.10)")
 
 
 def test_a_sound_sweep_has_no_warnings() -> None:
