@@ -454,6 +454,14 @@ class Store:
             sweeps.require_job(session, job_id)
             return read_samples(session, job_id)
 
+    def calibration(self, job_id: int) -> Calibration | None:
+        """Return what the passes of a job's pair cost where it ran, from which its speedup is predicted.
+
+        None unless it is done, and where no calibration is stored.
+        """
+        with self._read() as session:
+            return sweeps.read_calibration(session, sweeps.require_job(session, job_id))
+
     def tree_sizes(
         self, sweep_id: int, prompts: Mapping[str, Collection[int]] | None = None
     ) -> dict[int, dict[int, int]]:

@@ -107,10 +107,12 @@ def show(*, job: int, database: str, as_json: bool) -> None:
     """Show one job: its configuration, attempts and texts."""
     with open_store(database) as store:
         stored, attempts, samples = store.job(job), store.attempts(job), store.samples(job)
+        calibration = store.calibration(job)
     if as_json:
         print_json(
             {"job": asdict(stored) | {"samples": [asdict(sample) for sample in samples]}}
             | {"attempts": [asdict(attempt) for attempt in attempts]}
+            | {"calibration": calibration and asdict(calibration)}
         )
         return
     click.echo(

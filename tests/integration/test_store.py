@@ -582,6 +582,20 @@ def test_a_calibration_comes_back_for_its_pair_and_environment(store: Store, swe
         assert store.calibrations(other) == {}
 
 
+def test_a_jobs_calibration_is_that_of_where_it_ran(store: Store, sweep_id: int) -> None:
+    other = Calibration(draft_seconds=(), verify_seconds=((1, 0.25),))
+    jobs = []
+    for name, calibration in (("e1", CALIBRATION), ("e2", other)):
+        claim = take(store, sweep_id)
+        result = make_result(claim.job, calibration=calibration)
+        land_one(store, claim, replace(result, environment=Environment(digest=name, facts={})))
+        jobs.append(claim.job_id)
+    assert [store.calibration(job) for job in jobs] == [CALIBRATION, other]
+    assert store.calibration(take(store, sweep_id).job_id) is None
+    with pytest.raises(UnknownSweepError, match="no job 99"):
+        store.calibration(99)
+
+
 def test_the_latest_calibration_of_an_environment_replaces_earlier_ones(store: Store, sweep_id: int) -> None:
     here, elsewhere = make_result(take(store, sweep_id).job).environment, Environment(digest="e2", facts={})
     later = Calibration(draft_seconds=(), verify_seconds=((1, 0.25),))
