@@ -28,6 +28,8 @@ class Column(StrEnum):
     NODES = "nodes"
     EXACT = "exact"
     MEMORY = "memory"
+    PREDICTED = "predicted"
+    DISTINCT = "distinct"
 
 
 _WORDS = {

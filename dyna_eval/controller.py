@@ -19,10 +19,11 @@ from dyna_eval_workers.actor import DecodingActor
 
 from dyna_eval.cluster import Slot, find_slots
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, LeaseLostError, NoPlaceError, StuckWorkerError
+from dyna_eval.integrity import backend_caveats
 from dyna_eval.invariants import broken_invariants
 from dyna_eval.jobs import JobState, Pair, PromptSet
 from dyna_eval.lease import LEASE_SECONDS
-from dyna_eval.measurements import Calibration, JobResult
+from dyna_eval.measurements import Calibration, Environment, JobResult
 from dyna_eval.monitoring import SweepExport
 from dyna_eval.notices import Happening, Notice, Standstill
 from dyna_eval.outbox import Failed, Finished, Outbox
@@ -57,6 +58,8 @@ class Controller:
     _slots: list[Slot] = field(default_factory=list)
     _prompts: dict[str, tuple[Any, PromptSet]] = field(default_factory=dict)
     _calibrations: dict[str, list[Calibration]] = field(default_factory=dict)
+    _slower: set[tuple[str, str]] = field(default_factory=set)
+    """The pairs that run in slower code than ours, with why; what is in it was told."""
     _calls: dict[Any, Call] = field(default_factory=dict)
     _late: dict[Any, Call] = field(default_factory=dict)
     """Calls that were given up while their workers may still answer."""
@@ -285,7 +288,17 @@ class Controller:
             self._tell(Happening.DISCARDED, finished.actor, claim, detail=detail)
         else:
             self._export.landed(claim.job, result)
-            self._tell(Happening.LANDED, finished.actor, claim, seconds=result.wall_seconds)
+            slower = self._slower_passes(claim.job.pair, result.environment)
+            self._tell(Happening.LANDED, finished.actor, claim, detail=slower, seconds=result.wall_seconds)
+
+    def _slower_passes(self, pair: Pair, environment: Environment) -> str:
+        """Return why a pair runs in slower code than ours, unless that was told already or is not so."""
+        caveats = backend_caveats([environment.digest], {environment.digest: environment.facts})
+        text = "; ".join(caveat.text for caveat in caveats)
+        if (pair.spec.name, text) in self._slower:
+            return ""
+        self._slower.add((pair.spec.name, text))
+        return text
 
     def _has_failed(self, failed: Failed) -> None:
         """Take note of a failure that the store has taken, or discarded."""

@@ -60,6 +60,16 @@ def exact_percent(row: Row) -> str | None:
     return "100" if rate == 1.0 else f"{min(rate * 100, 99.9):.1f}"
 
 
+def predicted_speedup(row: Row) -> str | None:
+    """Return the speedup that acceptance and the calibrated cost of passes promise."""
+    return _rounded(row.figures.predicted_speedup, 2) if row.figures else None
+
+
+def distinct_2(row: Row) -> str | None:
+    """Return the share of different pairs of neighbouring tokens."""
+    return _rounded(row.figures.distinct_2, 2) if row.figures else None
+
+
 def memory(row: Row) -> str | None:
     """Return the peak memory in GiB."""
     return None if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**30:.2f}"

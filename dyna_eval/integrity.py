@@ -17,6 +17,7 @@ from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
 from dyna_eval.measurements import GPU_SHARE
 from dyna_eval.records import StoredJob, StoredSentinel
+from dyna_eval.samples import SampleTable
 from dyna_eval.statistics import Comparison, Figures, Run, compare, prompt_throughputs
 
 PACE_TOLERANCE = 0.05
@@ -27,6 +28,9 @@ LOAD_TOLERANCE = 0.1
 
 DEGENERATE_DISTINCT_2 = 0.3
 """Under this share of distinct bigrams a text repeats itself, which flatters acceptance."""
+
+REPETITIVE_TOKENS = 32
+"""A shorter text is not called repetitive by itself: a few equal tokens, such as line breaks, are no loop."""
 
 Environments = Mapping[str, Mapping[str, Scalar]]
 
@@ -158,6 +162,22 @@ def load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
         if worst > LOAD_TOLERANCE:
             found.append(Caveat(f"{who} up to {_next_tenth(worst)} of the cores while it was measured"))
     return found
+
+
+def repetition_caveats(jobs: Sequence[StoredJob], distinct_2: float | None) -> list[Caveat]:
+    """Return in how many samples of a row's jobs the text repeats itself, where their mean does not tell."""
+    if distinct_2 is None or distinct_2 < DEGENERATE_DISTINCT_2:
+        return []
+    samples = SampleTable.join([SampleTable.of(job.samples) for job in jobs])
+    repetitive = samples.column("distinct_2") < DEGENERATE_DISTINCT_2  # what is not known is not
+    found = int((repetitive & (samples.column("tokens") >= REPETITIVE_TOKENS)).sum())
+    if not found:
+        return []
+    text = (
+        f"output repeats itself in {found} of {len(samples)} samples"
+        f" (distinct-2 under {DEGENERATE_DISTINCT_2:g}), which flatters acceptance"
+    )
+    return [Caveat(text)]
 
 
 def actor_speeds(sentinels: Iterable[StoredSentinel]) -> dict[str, float]:

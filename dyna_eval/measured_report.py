@@ -17,6 +17,7 @@ from dyna_eval.integrity import (
     backend_caveats,
     differences,
     load_caveats,
+    repetition_caveats,
     row_caveats,
     shared_gpu_caveats,
 )
@@ -226,6 +227,7 @@ class _PairTable:
             mixed=row.mixed,
         )
         jobs, done = self.jobs[row.label], self.done[row.label]
+        found += repetition_caveats(done, row.figures.distinct_2)
         found += load_caveats(done)
         if len(done) < len(jobs):
             found.append(Caveat(f"figures are over the {len(done)} of {len(jobs)} repeats that are done"))

@@ -18,7 +18,10 @@ class Happening(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """One thing that happened to a job. `seconds` is the job's wall time, where it landed."""
+    """One thing that happened to a job. `seconds` is the job's wall time, where it landed.
+
+    `detail` is why it did not land; where it did, why its pair runs in slower code than ours, told once.
+    """
 
     happening: Happening
     job_id: int

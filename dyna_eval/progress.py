@@ -52,6 +52,8 @@ class ProgressDisplay:
             case Happening.LANDED:
                 self._advance()
                 self._line(f"{what} took {notice.seconds or 0:.1f} s")
+                if notice.detail:
+                    self._line(f"pair {notice.pair} {notice.detail}")
             case Happening.FAILED:
                 self._advance()
                 self._line(f"{what} failed: {notice.detail}")

@@ -53,6 +53,29 @@ class StoredSentinel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCalibration:
+    """A calibration, the facts of the environment that it is of, and when it was measured."""
+
+    calibration: Calibration
+    facts: Mapping[str, Scalar]
+    measured_at: str
+
+    @property
+    def machine(self) -> str:
+        """The GPU's name, or the processor's with its cores."""
+        if gpu := self.facts.get("gpu"):
+            return str(gpu)
+        cores = self.facts.get("cores")
+        name = str(self.facts.get("processor") or "an unknown processor")
+        return f"{name}, {cores} cores" if cores else name
+
+    @property
+    def origin(self) -> str:
+        """When and where it was measured, for people: `of 2026-11-26 on NVIDIA H100`."""
+        return f"of {self.measured_at[:10]} on {self.machine}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SweepRecord:
     """A stored sweep and everything measured in it. `state` is derived from its jobs."""
 

@@ -231,20 +231,19 @@ def estimate_seconds(resolved: ResolvedSweep, calibrations: Mapping[str, Calibra
     """Return how long one actor would take for a sweep if every row were as fast as the target alone.
 
     The actor's own AR runs are counted, loading, prefill and warm-up are not. `calibrations` are by the name
-    of the pair; None where one lacks.
+    of the pair; a pair without one is left out, and None is where all are.
     """
     spec, seconds = resolved.spec, 0.0
-    for pair in resolved.pairs:
-        calibration = calibrations.get(pair.spec.name)
-        if calibration is None:
-            return None
+    known = [pair for pair in resolved.pairs if pair.spec.name in calibrations]
+    for pair in known:
+        calibration = calibrations[pair.spec.name]
         jobs = sum(job.pair.spec.name == pair.spec.name for job in resolved.jobs)
         runs = jobs + math.ceil(jobs / spec.measure.sentinel_every)
         prompts = len(resolved.prompt_sets[pair.spec.name].prompts)
         seconds += runs * target_alone_seconds(
             prompts=prompts, max_new_tokens=spec.generation.max_new_tokens, calibration=calibration
         )
-    return seconds
+    return seconds if known else None
 
 
 def _keys(spec: SweepSpec, pair: Pair, prompt_set: str) -> dict[str, str]:

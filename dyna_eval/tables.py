@@ -29,7 +29,7 @@ from dyna_eval.cells import (
     table_title,
     throughput_cell,
 )
-from dyna_eval.digits import memory, nodes
+from dyna_eval.digits import distinct_2, memory, nodes, predicted_speedup
 from dyna_eval.report import Report, Row, best_row
 from dyna_eval.wording import one_line
 
@@ -45,13 +45,17 @@ class _Added:
 
     title: str
     short_title: str
-    """In a terminal, of two lines."""
+    """In a terminal, of one line or two."""
     read: Callable[[Row], str | None]
 
 
 _ADDED = {
     Column.NODES: _Added(title="Nodes per round", short_title="Nodes\n/round", read=nodes),
     Column.MEMORY: _Added(title="Peak memory (GiB)", short_title="Memory\n(GiB)", read=memory),
+    Column.PREDICTED: _Added(
+        title="Predicted speedup", short_title="Predicted\nspeedup", read=predicted_speedup
+    ),
+    Column.DISTINCT: _Added(title="Distinct-2", short_title="Distinct-2", read=distinct_2),
 }
 
 
@@ -269,6 +273,7 @@ CSV_COLUMNS: dict[str, Callable[[Row], object]] = {
     "mean_acceptance_length": lambda row: row.figures and row.figures.acceptance.mean_length,
     "exact_match_rate": lambda row: row.figures and row.figures.agreement.exact_match_rate,
     "peak_memory_bytes": lambda row: row.peak_memory_bytes,
+    "distinct_2": lambda row: row.figures and row.figures.distinct_2,
     "notes": lambda row: escape_csv("; ".join(row.caveat_texts)),
 }
 

@@ -26,6 +26,10 @@ class TimeLeft:
     seconds: float
     basis: Basis
     """CALIBRATION where some of the seconds are as if a row were as fast as the target alone."""
+    calibrations: tuple[str, ...] = ()
+    """When and where those were measured that it rests on, which need not be where it runs."""
+    unknown: tuple[str, ...] = ()
+    """The pairs of which nothing is known, and whose jobs are not in the seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,18 +57,22 @@ def target_alone_seconds(*, prompts: int, max_new_tokens: int, calibration: Cali
 def time_left(
     rows: Sequence[Remaining], *, target_alone: Mapping[str, float], sentinel_every: int
 ) -> TimeLeft | None:
-    """Return the time until all open jobs are done by as many actors as have one now; None where unknown.
+    """Return the time until all open jobs are done by as many actors as have one now.
+
+    A pair of which nothing is known is left out and named; None where that is so of all that have open jobs.
 
     `target_alone` is by the name of the pair, of calibrated pairs alone. A row without a done job takes what
     the other rows of its pair take on average, and without any of these as long as the target alone.
     """
-    basis, work, longest = Basis.DONE_JOBS, 0.0, 0.0
+    basis, work, longest, unknown = Basis.DONE_JOBS, 0.0, 0.0, list[str]()
     actors = max(1, sum(len(row.running) for row in rows))
-    for pair in dict.fromkeys(row.pair for row in rows if row.open):
+    pairs = list(dict.fromkeys(row.pair for row in rows if row.open))
+    for pair in pairs:
         own = [row for row in rows if row.pair == pair]
         alone, others = target_alone.get(pair), _mean_seconds(own)
         if alone is None and others is None:
-            return None
+            unknown.append(pair)
+            continue
         for row in own:
             seconds = next(known for known in (row.done_seconds, others, alone) if known is not None)
             under_way = [max(0.0, seconds - elapsed) for elapsed in row.running]
@@ -74,7 +82,9 @@ def time_left(
             basis = Basis.CALIBRATION
         runs = math.ceil(sum(row.queued for row in own) / sentinel_every)
         work += runs * (alone if alone is not None else others or 0.0)
-    return TimeLeft(seconds=max(work / actors, longest), basis=basis)
+    if unknown and len(unknown) == len(pairs):
+        return None
+    return TimeLeft(seconds=max(work / actors, longest), basis=basis, unknown=tuple(unknown))
 
 
 def _mean_seconds(rows: Sequence[Remaining]) -> float | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -10,15 +12,16 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dyna_eval.jobs import JobState
-from dyna_eval.time_left import Remaining, TimeLeft, target_alone_seconds, time_left
+from dyna_eval.records import StoredCalibration
+from dyna_eval.time_left import Basis, Remaining, TimeLeft, target_alone_seconds, time_left
 from dyna_eval_db.columns import database_clock
 from dyna_eval_db.models import AttemptRow, JobRow, PromptRow, ResultRow, SweepRow
-from dyna_eval_db.results import read_calibrations
+from dyna_eval_db.results import read_likely_calibration
 from dyna_eval_db.sweeps import read_pairs
 
 
 def read_time_left(session: Session, sweep_id: int) -> TimeLeft | None:
-    """Estimate when a sweep that a controller works on ends; None where nothing is known of some pair."""
+    """Estimate when a sweep that a controller works on ends; None where nothing is known of any pair."""
     columns = (
         SweepRow.pairs,
         SweepRow.prompt_sets,
@@ -26,11 +29,16 @@ def read_time_left(session: Session, sweep_id: int) -> TimeLeft | None:
         SweepRow.spec["measure"]["sentinel_every"].as_integer().label("sentinel_every"),
     )  # not the whole file, which may list 10,000 configurations
     sweep = session.execute(select(*columns).where(SweepRow.id == sweep_id)).one()
-    return time_left(
+    calibrations = _calibrations(session, sweep_id, sweep)
+    found = time_left(
         _remaining(session, sweep_id),
-        target_alone=_target_alone(session, sweep),
+        target_alone=_target_alone(session, sweep, calibrations),
         sentinel_every=sweep.sentinel_every,
     )
+    if found is None or found.basis is not Basis.CALIBRATION:
+        return found
+    origins = dict.fromkeys(calibration.origin for calibration in calibrations.values())
+    return replace(found, calibrations=tuple(origins))
 
 
 def _remaining(session: Session, sweep_id: int) -> list[Remaining]:
@@ -72,16 +80,24 @@ def _running(session: Session, sweep_id: int) -> dict[tuple[str, str], list[floa
     return found
 
 
-def _target_alone(session: Session, sweep: Any) -> dict[str, float]:
+def _calibrations(session: Session, sweep_id: int, sweep: Any) -> dict[str, StoredCalibration]:
+    """Return what passes are likely to cost, by the name of each pair of which that is known."""
+    found = {
+        name: read_likely_calibration(session, pair, sweep_id) for name, pair in read_pairs(sweep).items()
+    }
+    return {name: calibration for name, calibration in found.items() if calibration is not None}
+
+
+def _target_alone(
+    session: Session, sweep: Any, calibrations: Mapping[str, StoredCalibration]
+) -> dict[str, float]:
     """Return how long the target alone takes for a job, by the name of each pair that has a calibration."""
     found = {}
-    for name, pair in read_pairs(sweep).items():
-        calibration = next(iter(read_calibrations(session, pair).values()), None)
-        if calibration is not None:
-            of_set = select(func.count()).where(PromptRow.prompt_set == sweep.prompt_sets[name])
-            found[name] = target_alone_seconds(
-                prompts=session.scalar(of_set) or 0,
-                max_new_tokens=sweep.max_new_tokens,
-                calibration=calibration,
-            )
+    for name, stored in calibrations.items():
+        of_set = select(func.count()).where(PromptRow.prompt_set == sweep.prompt_sets[name])
+        found[name] = target_alone_seconds(
+            prompts=session.scalar(of_set) or 0,
+            max_new_tokens=sweep.max_new_tokens,
+            calibration=stored.calibration,
+        )
     return found

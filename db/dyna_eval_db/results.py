@@ -26,7 +26,7 @@ from dyna_eval.measurements import (
     TreeNode,
     sum_rounds,
 )
-from dyna_eval.records import StoredJob, StoredSentinel
+from dyna_eval.records import StoredCalibration, StoredJob, StoredSentinel
 from dyna_eval.samples import SampleTable
 from dyna_eval_db.columns import database_clock, insert_many, insert_missing, insert_or_update
 from dyna_eval_db.models import (
@@ -279,13 +279,41 @@ def read_calibrations(session: Session, pair: Pair) -> dict[str, Calibration]:
         .where(CalibrationRow.pair_key == calibration_key(pair))
         .order_by(CalibrationRow.measured_at.desc(), CalibrationRow.environment)
     )
-    return {
-        row.environment: Calibration(
-            draft_seconds=tuple((size, seconds) for size, seconds in row.draft_seconds),
-            verify_seconds=tuple((size, seconds) for size, seconds in row.verify_seconds),
-        )
-        for row in rows
-    }
+    return {row.environment: _calibration(row) for row in rows}
+
+
+def read_likely_calibration(session: Session, pair: Pair, sweep_id: int | None) -> StoredCalibration | None:
+    """Read what a pair's passes are likely to cost in what a sweep still has to run; None if never measured.
+
+    Of several environments that of the sweep's own latest result is taken, else the latest calibrated one.
+    """
+    rows = session.execute(
+        select(CalibrationRow, EnvironmentRow.facts)
+        .join(EnvironmentRow, EnvironmentRow.digest == CalibrationRow.environment)
+        .where(CalibrationRow.pair_key == calibration_key(pair))
+        .order_by(CalibrationRow.measured_at.desc(), CalibrationRow.environment)
+    ).all()
+    if not rows:
+        return None
+    own = None
+    if len(rows) > 1 and sweep_id is not None:
+        results = select(ResultRow.environment).join(JobRow, JobRow.id == ResultRow.job_id)
+        results = results.where(JobRow.sweep_id == sweep_id, JobRow.pair == pair.spec.name)
+        latest = (ResultRow.landed_at.desc(), ResultRow.attempt_id.desc())
+        own = session.scalar(results.order_by(*latest).limit(1))
+    row, facts = next((found for found in rows if found[0].environment == own), rows[0])
+    return StoredCalibration(
+        calibration=_calibration(row),
+        facts=facts,
+        measured_at=row.measured_at.isoformat(timespec="seconds"),
+    )
+
+
+def _calibration(row: CalibrationRow) -> Calibration:
+    return Calibration(
+        draft_seconds=tuple((size, seconds) for size, seconds in row.draft_seconds),
+        verify_seconds=tuple((size, seconds) for size, seconds in row.verify_seconds),
+    )
 
 
 def read_samples(session: Session, job_id: int, *conditions: Any) -> tuple[Sample, ...]:

@@ -29,7 +29,7 @@ from dyna_eval.errors import LeaseLostError
 from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.jobs import Job, JobState, Pair, PromptSet, ResolvedSweep, Scalar, SweepState
 from dyna_eval.measurements import Calibration, JobResult, Sample
-from dyna_eval.records import StoredJob, SweepRecord
+from dyna_eval.records import StoredCalibration, StoredJob, SweepRecord
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.address import parse_address
 from dyna_eval_db.audit import audit
@@ -44,6 +44,7 @@ from dyna_eval_db.results import (
     read_calibrations,
     read_environments,
     read_jobs,
+    read_likely_calibration,
     read_samples,
     read_tree_sizes,
 )
@@ -231,6 +232,18 @@ class Store:
         """Return what a pair's forward passes cost, by the digest of the environment, the latest first."""
         with self._read() as session:
             return read_calibrations(session, pair)
+
+    def likely_calibrations(self, resolved: ResolvedSweep) -> dict[str, StoredCalibration]:
+        """Return what passes are likely to cost in a sweep, stored or not, by each pair ever calibrated.
+
+        Of several environments that of the sweep's own latest result is taken, else the last calibrated.
+        """
+        with self._read() as session:
+            sweep_id = session.scalar(select(SweepRow.id).where(SweepRow.digest == resolved.digest))
+            found = {
+                pair.spec.name: read_likely_calibration(session, pair, sweep_id) for pair in resolved.pairs
+            }
+        return {name: calibration for name, calibration in found.items() if calibration is not None}
 
     def audit(self, sweep_id: int | None = None) -> list[Discrepancy]:
         """Return every row of a sweep, or of all, that breaks a promise of the store; none if it is sound."""
@@ -453,6 +466,14 @@ class Store:
         with self._read() as session:
             sweeps.require_job(session, job_id)
             return read_samples(session, job_id)
+
+    def calibration(self, job_id: int) -> Calibration | None:
+        """Return what the passes of a job's pair cost where it ran, from which its speedup is predicted.
+
+        None unless it is done, and where no calibration is stored.
+        """
+        with self._read() as session:
+            return sweeps.read_calibration(session, sweeps.require_job(session, job_id))
 
     def tree_sizes(
         self, sweep_id: int, prompts: Mapping[str, Collection[int]] | None = None

@@ -29,10 +29,11 @@ from dyna_eval.jobs import (
     SweepState,
     generation_digest,
 )
+from dyna_eval.measurements import Calibration
 from dyna_eval.records import SweepRecord
 from dyna_eval_db.columns import database_clock, insert_all_missing, insert_many, insert_missing
 from dyna_eval_db.imports import count_imported, is_imported
-from dyna_eval_db.models import JobRow, LeaseRow, PromptRow, SweepRow
+from dyna_eval_db.models import JobRow, LeaseRow, PromptRow, ResultRow, SweepRow
 from dyna_eval_db.results import read_calibrations, read_environments, read_jobs, read_sentinels
 from dyna_eval_db.values import JobError, SweepSummary, error_text, sweep_state
 
@@ -355,6 +356,15 @@ def read_sweep_jobs(session: Session, sweep_id: int, rows: Iterable[Any]) -> lis
 def read_pairs(row: SweepRow) -> Mapping[str, Pair]:
     """Read a sweep's pairs by their names, in the order of its file; of the row, nothing else is needed."""
     return {pair.spec.name: pair for pair in _PAIRS.validate_python(row.pairs)}
+
+
+def read_calibration(session: Session, job: JobRow) -> Calibration | None:
+    """Read what the passes of a job's pair cost where its result is from; None where that is not known."""
+    environment = session.scalar(select(ResultRow.environment).where(ResultRow.job_id == job.id))
+    if environment is None:
+        return None
+    pair = read_pairs(require_sweep(session, job.sweep_id))[job.pair]
+    return read_calibrations(session, pair).get(environment)
 
 
 def _job(row: Any, pair: Pair) -> Job:

@@ -25,12 +25,13 @@ from dyna_eval.commands.output import print_json, stdout_kept_clean
 from dyna_eval.commands.reading import find_measured
 from dyna_eval.commands.reports import print_report
 from dyna_eval.errors import DatabaseError, MixedRowsError, PairError, PromptError
+from dyna_eval.wording import listed, one_line
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
-    from dyna_eval.jobs import JobState, Pair, ResolvedSweep, SweepSpec
-    from dyna_eval.measurements import Calibration
+    from dyna_eval.jobs import JobState, ResolvedSweep, SweepSpec
+    from dyna_eval.records import StoredCalibration
 
 
 @click.command()
@@ -62,7 +63,7 @@ def submit(
     with stdout_kept_clean(), _blamed_on(file, spec, overrides):
         resolved = _resolve(spec, "local" if dry_run else execution.address, insecure=execution.insecure)
     if dry_run:
-        _print_plan(resolved, _known_calibrations(database, resolved.pairs), as_json=as_json)
+        _print_plan(resolved, _known_calibrations(database, resolved), as_json=as_json)
         return 0
     with open_store(database, create=True) as store:
         sweep_id = store.add_sweep(resolved)
@@ -149,25 +150,36 @@ def _resolve(spec: SweepSpec, address: str, *, insecure: bool) -> ResolvedSweep:
         return resolve_on_cluster(spec)
 
 
-def _known_calibrations(database: str, pairs: Sequence[Pair]) -> dict[str, Calibration]:
-    """Return the latest calibration of each pair that has one, by the pair's name; create nothing."""
+def _known_calibrations(database: str, resolved: ResolvedSweep) -> dict[str, StoredCalibration]:
+    """Return the likely calibration of each pair that has one, by the pair's name; create nothing."""
     try:
         with open_store(database) as store:
-            known = {pair.spec.name: store.calibrations(pair) for pair in pairs}
+            return store.likely_calibrations(resolved)
     except DatabaseError:  # there is none yet, or it is empty: it was found usable before
         return {}
-    return {name: next(iter(found.values())) for name, found in known.items() if found}
 
 
-def _print_plan(resolved: ResolvedSweep, calibrations: dict[str, Calibration], *, as_json: bool) -> None:
+def _print_plan(
+    resolved: ResolvedSweep, calibrations: dict[str, StoredCalibration], *, as_json: bool
+) -> None:
     from dyna_eval.sweep import estimate_seconds
 
-    spec, seconds = resolved.spec, estimate_seconds(resolved, calibrations)
+    spec = resolved.spec
+    seconds = estimate_seconds(resolved, {name: own.calibration for name, own in calibrations.items()})
+    unknown = [pair.spec.name for pair in resolved.pairs if pair.spec.name not in calibrations]
     if as_json:
         jobs = [
             {"key": job.key, "label": job.configuration.label, "repeat": job.repeat} for job in resolved.jobs
         ]
-        print_json(plan(spec) | {"digest": resolved.digest, "jobs": jobs, "estimated_seconds": seconds})
+        measured = [
+            {"pair": name, "machine": own.machine, "measured_at": own.measured_at}
+            for name, own in calibrations.items()
+        ]
+        print_json(
+            plan(spec)
+            | {"digest": resolved.digest, "jobs": jobs, "estimated_seconds": seconds}
+            | {"calibrations": measured, "not_estimated": unknown}
+        )
         return
     print_configurations(spec)
     for pair in resolved.pairs:
@@ -175,11 +187,19 @@ def _print_plan(resolved: ResolvedSweep, calibrations: dict[str, Calibration], *
         tokens = sum(len(prompt.token_ids) for prompt in prompts)
         click.echo(f"pair {pair.spec.name}: {pair.dtype}, {len(prompts)} prompts with {tokens} tokens")
     if seconds is not None:
-        click.echo(
-            f"{_about(seconds)} on one actor if every row were as fast as the target alone,"
-            " from an earlier calibration"
-        )
+        click.echo(one_line(f"{_about(seconds)} {_basis(list(calibrations.values()), unknown)}"))
     click.echo(f"{len(resolved.jobs)} jobs; nothing was stored or run")
+
+
+def _basis(calibrations: Sequence[StoredCalibration], unknown: Sequence[str]) -> str:
+    """Return what an estimate rests on, which another machine may have measured, and what is not in it."""
+    origins = list(dict.fromkeys(own.origin for own in calibrations))
+    noun = "the calibration" if len(origins) == 1 else "calibrations"
+    text = f"on one actor if every row were as fast as the target alone, by {noun} {listed(origins)}"
+    if not unknown:
+        return text
+    pairs = listed([f"pair {name}" for name in unknown])
+    return f"{text}; without {pairs}, of which no calibration is known"
 
 
 def _about(seconds: float) -> str:

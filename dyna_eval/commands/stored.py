@@ -107,10 +107,12 @@ def show(*, job: int, database: str, as_json: bool) -> None:
     """Show one job: its configuration, attempts and texts."""
     with open_store(database) as store:
         stored, attempts, samples = store.job(job), store.attempts(job), store.samples(job)
+        calibration = store.calibration(job)
     if as_json:
         print_json(
             {"job": asdict(stored) | {"samples": [asdict(sample) for sample in samples]}}
             | {"attempts": [asdict(attempt) for attempt in attempts]}
+            | {"calibration": calibration and asdict(calibration)}
         )
         return
     click.echo(
@@ -125,9 +127,10 @@ def show(*, job: int, database: str, as_json: bool) -> None:
         click.echo(f"  attempt {attempt.epoch} on {told}")
     for sample in samples:
         speed = len(sample.token_ids) / sample.decode_seconds
+        variety = "" if sample.distinct_2 is None else f"distinct-2 {sample.distinct_2:.2f}, "
         click.echo(
             f"  prompt {sample.prompt_index}: {len(sample.token_ids)} tokens in {len(sample.rounds)} rounds, "
-            f"{speed:.1f} tokens/s, {sample.exactness}: {sample.text[:60]!r}"
+            f"{speed:.1f} tokens/s, {variety}{sample.exactness}: {sample.text[:60]!r}"
         )
 
 

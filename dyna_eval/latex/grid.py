@@ -19,9 +19,11 @@ from dyna_eval.cells import (
 )
 from dyna_eval.digits import (
     acceptance_length,
+    distinct_2,
     exact_percent,
     memory,
     nodes,
+    predicted_speedup,
     speedup,
     speedup_interval,
     throughput,
@@ -239,6 +241,8 @@ def _figures(report: Report, rows: Sequence[Row], style: Style) -> list[_Figure]
         Column.NODES: "Nodes\nper round",
         Column.EXACT: "Exact",
         Column.MEMORY: "Memory\n(GiB)",
+        Column.PREDICTED: "Predicted\nspeedup",
+        Column.DISTINCT: "Distinct-2",
     }
     for column in style.columns:
         if column is Column.INTERVAL:
@@ -335,4 +339,6 @@ _OPTIONAL: dict[Column, Callable[[Row], str | None]] = {
     Column.NODES: nodes,
     Column.EXACT: exact_percent,
     Column.MEMORY: memory,
+    Column.PREDICTED: predicted_speedup,
+    Column.DISTINCT: distinct_2,
 }

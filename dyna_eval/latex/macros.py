@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from dyna_eval.cells import UNKNOWN, sweep_numbers
 from dyna_eval.digits import (
     acceptance_length,
+    distinct_2,
     exact_percent,
     gain,
     memory,
     nodes,
+    predicted_speedup,
     speedup,
     speedup_high,
     speedup_low,
@@ -132,4 +134,6 @@ FIGURES: dict[str, Callable[[Row], str | None]] = {
     "NodesInTheory": lambda row: None if (whole := theoretical_nodes(row)) is None else str(whole),
     "ExactMatch": exact_percent,
     "PeakMemory": memory,
+    "SpeedupPredicted": predicted_speedup,
+    "DistinctTwo": distinct_2,
 }

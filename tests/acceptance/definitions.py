@@ -14,7 +14,7 @@ from statistics import fmean, quantiles, stdev
 from typing import Any
 
 Sample = dict[str, Any]
-"""One prompt decoded once, with its rounds; `repeat` and `peak_memory_bytes` of its job are added."""
+"""One prompt decoded once, with its rounds; its job's repeat, peak memory and calibration are added."""
 
 
 def by_prompt(samples: Sequence[Sample]) -> dict[int, list[Sample]]:
@@ -91,6 +91,29 @@ def host_share(samples: Sequence[Sample]) -> float:
     return 1.0 - sum(share(f"{phase}_seconds")(samples) for phase in ("draft", "grow", "verify", "walk"))
 
 
+def pass_seconds(points: Sequence[tuple[int, float]], size: float) -> float:
+    """Read the cost of a pass of any size off those of ascending sizes, each with its seconds."""
+    if len(points) == 1 or size <= points[0][0]:
+        return points[0][1]
+    segment = next((ends for ends in pairwise(points) if size <= ends[1][0]), points[-2:])
+    (left, at_left), (right, at_right) = segment
+    return at_left + (at_right - at_left) * (size - left) / (right - left)
+
+
+def predicted_speedup(samples: Sequence[Sample]) -> float:
+    calibration = samples[0]["calibration"]  # one environment, so that all have the same
+
+    def per_round(name: str) -> float:
+        return total(samples, name) / len(rounds(samples))
+
+    def verify(size: float) -> float:
+        return pass_seconds(calibration["verify_seconds"], size)
+
+    steps = per_round("draft_steps")
+    draft = steps * pass_seconds(calibration["draft_seconds"], per_round("draft_rows") / steps)
+    return per_round("emitted") * verify(1) / (draft + verify(per_round("verified") + 1))
+
+
 OF_A_ROW: dict[str, Callable[[Sequence[Sample]], Any]] = {
     "prompts": lambda s: len(by_prompt(s)),
     "repeats": lambda s: len({sample["repeat"] for sample in s}),
@@ -117,6 +140,7 @@ OF_A_ROW: dict[str, Callable[[Sequence[Sample]], Any]] = {
     "verify_share": share("verify_seconds"),
     "walk_share": share("walk_seconds"),
     "host_share": host_share,
+    "predicted_speedup": predicted_speedup,
     "ttft_s": lambda s: percentiles([sample["ttft_seconds"] for sample in s]),
     "tpot_s": lambda s: percentiles([later_token(sample) for sample in s]),
     "prefill_s": lambda s: percentiles([sample["prefill_seconds"] for sample in s]),
@@ -143,4 +167,8 @@ AGAINST_THE_BASELINE: dict[str, Callable[[Sequence[Sample], Sequence[Sample]], f
     "speedup": lambda s, base: throughput(s) / throughput(base),
     "speedup_paired": paired,
     "gain_over_baseline": lambda s, base: throughput(s) / throughput(base) - 1.0,
+}
+
+AGAINST_THE_PREVIOUS: dict[str, Callable[[Sequence[Sample], Sequence[Sample]], float]] = {
+    "gain_over_previous": lambda s, previous: throughput(s) / throughput(previous) - 1.0,
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from definitions import AGAINST_THE_BASELINE, OF_A_ROW
+from definitions import AGAINST_THE_BASELINE, AGAINST_THE_PREVIOUS, OF_A_ROW
 from workplace import ONE_CORE, Workplace
 
 from tests.documents import PAGES, ROOT, fences, lay_out_checkout, lay_out_own
@@ -133,29 +133,36 @@ def test_the_commands_for_postgres_run(desk: Workplace, tmp_path: Path) -> None:
 def test_the_figures_of_a_report_follow_from_its_samples_by_their_definitions(desk: Workplace) -> None:
     """Of a row with a draft; what the baseline has, it has by the same code."""
     rows = {row["label"]: row for row in desk.run_here("report", "--json").json()["rows"]}
+    labels = list(rows)
     row, base = rows["+ Adaptive pruning"], rows["Baseline"]
+    previous = rows[labels[labels.index(row["label"]) - 1]]
     samples, base_samples = samples_of(desk, row), samples_of(desk, base)
 
     for name, figure in OF_A_ROW.items():
         assert row[name] == pytest.approx(figure(samples)), name
     for name, comparison in AGAINST_THE_BASELINE.items():
         assert row[name] == pytest.approx(comparison(samples, base_samples)), name
+    for name, comparison in AGAINST_THE_PREVIOUS.items():
+        assert row[name] == pytest.approx(comparison(samples, samples_of(desk, previous))), name
 
 
 def test_every_defined_figure_is_computed_by_its_definition() -> None:
-    """But for intervals, what follows from them, and a prediction from calibrated costs."""
+    """But for intervals, and what follows from them."""
     table = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8").partition("## ")[0]
     cells = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
     named = set(re.findall(r"`(\w+)", cells))
 
-    computed = {*OF_A_ROW, *AGAINST_THE_BASELINE} - {
-        "mean_acceptance_length_per_request"
-    }  # beside another one
-    assert named == computed | {"separable_from_baseline", "gain_over_previous", "predicted_speedup"}
+    computed = {*OF_A_ROW, *AGAINST_THE_BASELINE, *AGAINST_THE_PREVIOUS}
+    computed.remove("mean_acceptance_length_per_request")  # beside another one
+    assert named == computed | {"separable_from_baseline"}
 
 
 def samples_of(desk: Workplace, row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the samples of a row's jobs, each with its job's repeat and peak memory."""
-    jobs = [desk.run_here("show", str(job), "--json").json()["job"] for job in row["job_ids"]]
+    """Return the samples of a row's jobs, each with its job's repeat, peak memory and calibration."""
+    shown = [desk.run_here("show", str(job), "--json").json() for job in row["job_ids"]]
     of_job = ("repeat", "peak_memory_bytes")
-    return [sample | {name: job[name] for name in of_job} for job in jobs for sample in job["samples"]]
+    return [
+        sample | {name: told["job"][name] for name in of_job} | {"calibration": told["calibration"]}
+        for told in shown
+        for sample in told["job"]["samples"]
+    ]

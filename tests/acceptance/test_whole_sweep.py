@@ -323,6 +323,7 @@ def test_show_tells_a_jobs_attempts_prompts_and_rounds(swept: Swept) -> None:
         assert sum(played["emitted"] for played in sample["rounds"]) == len(sample["token_ids"]) == 16
     text = swept.read("show", str(job)).stdout
     assert "linear k=4" in text
+    assert f"tokens/s, distinct-2 {samples[0]['distinct_2']:.2f}, exact: " in text
     assert re.search(r"attempt 1 on \S+, node [0-9a-f]{16,}: landed", text)
 
 

@@ -32,6 +32,7 @@ from dyna_eval.lease import leased
 from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Environment
 from dyna_eval.notices import Happening, Notice, Standstill
+from dyna_eval.outbox import Finished
 from tests.models import save_model, tiny_gpt_neox
 
 SWEEP = """\
@@ -168,6 +169,34 @@ def test_shares_of_a_gpu_are_marked_in_reports_and_under_tables(store: Store, tm
     assert "timings are not comparable" in to_latex(report)
     facts = [environment["gpu_share"] for environment in store.record(sweep_id).environments.values()]
     assert facts == [0.5]
+
+
+# ---------------------------------------------------------------- slower passes
+
+
+def test_why_a_pair_runs_in_slower_code_is_told_with_its_first_result_and_once(store: Store) -> None:
+    sweep_id, notices = store.add_sweep(make_sweep(repeats=3)), list[Notice]()
+
+    def watch(notice: Notice | Standstill) -> None:
+        assert isinstance(notice, Notice)
+        notices.append(notice)
+
+    controller = Controller(store=store, sweep_id=sweep_id, holder="me", watch=watch)
+    fallen = "eager (no C++ compiler)"
+    for backend in ("compile", fallen, fallen, "compile, draft eager (x)"):
+        claim = claim_one(store, sweep_id, pair="demo", actor="actor-1", lease_seconds=60)
+        assert claim is not None
+        environment = Environment(digest=digest(backend), facts={"backend": backend})
+        result = replace(make_result(claim.job), environment=environment)
+        controller._outbox.put(Finished(actor="actor-1", claim=claim, result=result))
+        controller._outbox.flush()
+    assert [notice.happening for notice in notices] == [Happening.LANDED] * 4
+    assert [notice.detail for notice in notices] == [
+        "",
+        "ran on the slower eager backend: no C++ compiler",
+        "",
+        "the draft ran on the slower eager backend: x",
+    ]
 
 
 # ------------------------------------------------------------------- late answers

@@ -293,8 +293,12 @@ def test_time_left_comes_from_calibration_first_and_then_from_what_is_done(tmp_p
         watched = WatchedStore.open(url)
         jobs_and_own_runs, prompts, tokens = 4 + 1, 2, 4
         first = watched.outline(again).time_left
-        assert first == TimeLeft(seconds=jobs_and_own_runs * prompts * tokens, basis=Basis.CALIBRATION)
+        [machine] = first.calibrations if first else ()
+        assert re.fullmatch(r"of 20\d\d-\d\d-\d\d on an unknown processor, 2 cores", machine)
+        seconds = jobs_and_own_runs * prompts * tokens
+        assert first == TimeLeft(seconds=seconds, basis=Basis.CALIBRATION, calibrations=(machine,))
         page = client.get(f"/sweeps/{again}").text
+        assert f"from calibration {machine}" in page
         assert "≈ 40 s" in page
         assert "as if every row were as fast as the target alone" in page
         assert "≈ 40 s" in client.get("/").text

@@ -230,6 +230,13 @@ def test_a_family_without_kernels_is_run_by_transformers(saved: Path, tmp_path: 
     assert mixed.backend == "compile, draft eager (no kernels for falcon)"
 
 
+FAILED = (
+    r"\(the kernels fail the self-test: verifying a tree changes its logits by [\d.e-]+, more than rounding"
+    r" allows \([\d.e-]+\)\)"
+)
+"""Why kernels that compute something else are not used: what was measured, and neither model nor advice."""
+
+
 @pytest.mark.usefixtures("compiler")
 def test_kernels_that_compute_something_else_are_not_used(
     saved: Path, monkeypatch: pytest.MonkeyPatch
@@ -238,7 +245,7 @@ def test_kernels_that_compute_something_else_are_not_used(
     whole = NativeRunner.logits
     monkeypatch.setattr(NativeRunner, "logits", lambda self: 1.001 * whole(self))
     pair = loaded(spec_of(saved / "target", saved / "draft"), Backend.AUTO)
-    assert pair.backend == "eager (the kernels fail the self-test)"
+    assert re.fullmatch(f"eager {FAILED}, draft eager {FAILED}", pair.backend)
     assert isinstance(pair.decoder.target, TorchRunner)
 
 
@@ -257,7 +264,7 @@ def test_on_a_gpu_the_kernels_are_tried_first_and_transformers_passes_as_graphs_
 
     whole = FusedRunner.logits
     monkeypatch.setattr(FusedRunner, "logits", lambda self: 1.001 * whole(self))
-    assert loaded(spec).backend == "cudagraph (the kernels fail the self-test)"
+    assert re.fullmatch(f"cudagraph {FAILED}, draft cudagraph {FAILED}", loaded(spec).backend)
     monkeypatch.setattr(FusedRunner, "__init__", raising(UnsupportedModelError("no kernels for it")))
     assert loaded(spec).backend == "cudagraph (no kernels for it)"
     monkeypatch.setattr(GraphRunner, "__init__", raising(CaptureError("cannot be captured")))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from dyna_eval_workers import session as session_module
 from dyna_eval_workers.decoding import Decoded, Decoder
+from dyna_eval_workers.environment import capture_environment
 from dyna_eval_workers.loading import LoadedPair, load_pair
 from dyna_eval_workers.native import kernels
 from dyna_eval_workers.session import DecodingSession
@@ -186,6 +187,15 @@ def test_the_kernels_emit_what_the_eager_code_emits(
     eager, ours = ([sample.token_ids for sample in result.samples] for result in results)
     assert ours == eager
     assert all(sample.exactness is Exactness.EXACT for result in results for sample in result.samples)
+
+
+def test_what_a_self_test_measured_is_told_and_makes_no_environment_of_its_own() -> None:
+    """It may differ from run to run; rows of two runs would be refused in one table."""
+    cpu, told = torch.device("cpu"), "eager (the kernels fail the self-test: off by {}, more than (7.6e-06))"
+    first, second = (capture_environment(cpu, told.format(found)) for found in ("0.25", "1e-03"))
+    assert first.facts["backend"] == told.format("0.25")
+    assert first.digest == second.digest
+    assert first.digest != capture_environment(cpu, "eager (no C++ compiler)").digest
 
 
 def test_a_result_says_where_it_ran_and_what_a_step_costs_there(

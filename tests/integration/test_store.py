@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import signal
 import sqlite3
 import subprocess
@@ -40,7 +41,7 @@ from dyna_eval.cli import cli
 from dyna_eval.commands import running
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, LeaseLostError, UnknownSweepError
 from dyna_eval.jobs import Backend, JobState, Method, ResolvedSweep, digest
-from dyna_eval.measurements import Calibration, Environment, sum_rounds
+from dyna_eval.measurements import Calibration, Environment, JobResult, sum_rounds
 
 MINUTE = 60.0
 
@@ -582,6 +583,20 @@ def test_a_calibration_comes_back_for_its_pair_and_environment(store: Store, swe
         assert store.calibrations(other) == {}
 
 
+def test_a_jobs_calibration_is_that_of_where_it_ran(store: Store, sweep_id: int) -> None:
+    other = Calibration(draft_seconds=(), verify_seconds=((1, 0.25),))
+    jobs = []
+    for name, calibration in (("e1", CALIBRATION), ("e2", other)):
+        claim = take(store, sweep_id)
+        result = make_result(claim.job, calibration=calibration)
+        land_one(store, claim, replace(result, environment=Environment(digest=name, facts={})))
+        jobs.append(claim.job_id)
+    assert [store.calibration(job) for job in jobs] == [CALIBRATION, other]
+    assert store.calibration(take(store, sweep_id).job_id) is None
+    with pytest.raises(UnknownSweepError, match="no job 99"):
+        store.calibration(99)
+
+
 def test_the_latest_calibration_of_an_environment_replaces_earlier_ones(store: Store, sweep_id: int) -> None:
     here, elsewhere = make_result(take(store, sweep_id).job).environment, Environment(digest="e2", facts={})
     later = Calibration(draft_seconds=(), verify_seconds=((1, 0.25),))
@@ -676,6 +691,50 @@ def test_a_dry_run_estimates_its_time_by_an_earlier_calibration(
     land_one(store, claim, make_result(claim.job, calibration=slower))
     assert "about 4 min on one actor" in dry_run(database_url)
     assert len(store.record(sweep_id).jobs) == len(before.jobs)
+
+
+def on(result: JobResult, processor: str) -> JobResult:
+    """Return a result as it were from a machine with this processor."""
+    facts = {"processor": processor, "cores": 8}
+    return replace(result, environment=Environment(digest=digest(facts), facts=facts))
+
+
+def test_a_dry_run_says_which_machine_its_estimate_is_of_and_prefers_the_sweeps_own(
+    store: Store, sweep_id: int, database_url: str, dry_run: Callable[..., str]
+) -> None:
+    """Where machines share a database, another one may have calibrated the pair last."""
+    claim = take(store, sweep_id)
+    land_one(store, claim, on(make_result(claim.job), "Here"))
+    time.sleep(0.002)  # SQLite's clock counts milliseconds
+    other = store.add_sweep(make_sweep("another"))
+    slower = Calibration(draft_seconds=(), verify_seconds=((1, 6.0),))
+    claim = take(store, other)
+    land_one(store, claim, on(make_result(claim.job, calibration=slower), "There"))
+    told = json.loads(dry_run(database_url, "--json"))
+    assert told["estimated_seconds"] == 5 * 2 * 4 * 1.0
+    assert [(own["pair"], own["machine"]) for own in told["calibrations"]] == [("demo", "Here, 8 cores")]
+    assert told["not_estimated"] == []
+    [line] = [line for line in dry_run(database_url).splitlines() if "on one actor" in line]
+    assert re.search(r", by the calibration of 20\d\d-\d\d-\d\d on Here, 8 cores$", line)
+    unseen = store.likely_calibrations(replace(make_sweep("new"), digest="unseen"))
+    assert {name: own.machine for name, own in unseen.items()} == {"demo": "There, 8 cores"}
+
+
+def test_a_dry_run_names_the_pairs_that_it_cannot_estimate(
+    store: Store,
+    sweep_id: int,
+    database_url: str,
+    dry_run: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    claim = take(store, sweep_id)
+    land_one(store, claim, make_result(claim.job))
+    both = make_sweep(pairs=("demo", "large"))
+    strange = replace(both.pairs[1], target_digest=digest("never seen"))
+    monkeypatch.setattr(running, "_resolve", lambda *_, **__: replace(both, pairs=(both.pairs[0], strange)))
+    told = json.loads(dry_run(database_url, "--json"))
+    assert (told["estimated_seconds"], told["not_estimated"]) == (5 * 2 * 4 * 1.0, ["large"])
+    assert dry_run(database_url).count("; without pair large, of which no calibration is known") == 1
 
 
 def test_a_dry_run_makes_no_database_and_fills_no_empty_one(

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, change_samples, record
+from report_records import (
+    BASELINE,
+    CALIBRATION,
+    LINEAR,
+    PRUNED,
+    TREE,
+    change_jobs,
+    change_samples,
+    record,
+)
 
 from dyna_eval.cells import Column
 from dyna_eval.errors import InputError
@@ -243,13 +252,24 @@ def test_peak_memory_is_a_column_in_gibibytes() -> None:
         assert [cells[-1] for cells in body(latex)] == ["1.50"] * 4
 
 
+def test_predicted_speedup_and_variety_are_columns() -> None:
+    """120 tokens in 40 rounds, each a draft step over 1.5 tokens 4 times and a target step over 5."""
+    stored = replace(record(), calibrations={("demo", "e1"): CALIBRATION})
+    for siunitx in (False, True):
+        latex = styled(stored, columns=(Column.PREDICTED, Column.DISTINCT), siunitx=siunitx)
+        assert "Predicted" in latex
+        assert "Distinct-2" in latex
+        cells = [row[-2:] for row in body(latex)]
+        assert cells == [["1.00", "0.80"], *[[f"{3 * 10 / (4 * 2 + 14):.2f}", "0.80"]] * 3]
+
+
 def test_intervals_in_a_column_are_not_repeated_below_the_table() -> None:
     assert "bootstrap intervals" not in styled(record(), columns=(Column.INTERVAL,))
 
 
 def test_only_figures_that_are_the_best_are_bold() -> None:
     cells = body(styled(record(), columns=tuple(Column)))[3]
-    assert [r"\textbf{" in cell for cell in cells] == [True] * 6 + [False] * 4
+    assert [r"\textbf{" in cell for cell in cells] == [True] * 6 + [False] * 6
 
 
 def test_deviations_between_repeats_follow_the_means() -> None:

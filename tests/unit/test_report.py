@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from report_records import (
@@ -344,6 +345,41 @@ def test_a_doubtful_row_says_why(change: dict[str, object], says: str) -> None:
     assert any(warning.startswith(f"{TREE.label}: ") and says in warning for warning in report.warnings)
 
 
+def change_prompt(stored: SweepRecord, prompt: int, **changes: Any) -> SweepRecord:
+    """Change fields of the samples of one prompt, in every row."""
+    jobs = (
+        replace(
+            job,
+            samples=tuple(
+                replace(one, **changes) if one.prompt_index == prompt else one for one in job.samples
+            ),
+        )
+        for job in stored.jobs
+    )
+    return replace(stored, jobs=tuple(jobs))
+
+
+def test_one_prompt_that_loops_is_told_though_the_mean_hides_it() -> None:
+    """All rows emit the same text, so it is one footnote of all of them."""
+    report = build_report(change_prompt(record(), 5, distinct_2=0.02))
+    said = "output repeats itself in 3 of 24 samples (distinct-2 under 0.3), which flatters acceptance"
+    assert [row.caveat_texts for row in report.rows] == [(said,)] * 4
+
+
+@pytest.mark.parametrize("changes", [{"tokens": 31}, {"distinct_2": 0.3}, {"distinct_2": None}])
+def test_a_text_that_is_short_or_of_unknown_variety_is_not_called_repetitive(
+    changes: dict[str, object],
+) -> None:
+    stored = change_prompt(record(), 5, distinct_2=0.02)
+    assert build_report(change_prompt(stored, 5, **changes)).warnings == ()
+
+
+def test_where_the_mean_tells_of_repetition_samples_are_not_counted_beside_it() -> None:
+    report = build_report(change_samples(record(), TREE.label, distinct_2=0.1))
+    [told] = row(report, TREE.label).caveat_texts
+    assert told.startswith("output repeats itself (distinct-2 0.10)")
+
+
 def test_a_sound_sweep_has_no_warnings() -> None:
     assert build_report(record()).warnings == ()
 
@@ -387,8 +423,8 @@ def test_warnings_name_the_pair_where_there_are_several() -> None:
         ("eager", ()),
         ("cudagraph, fused kernels", ()),
         ("cudagraph (no kernels for bloom)", ("ran on the slower cudagraph backend: no kernels for bloom",)),
-        ("cudagraph, fused kernels, draft cudagraph (the kernels fail the self-test)",
-         ("the draft ran on the slower cudagraph backend: the kernels fail the self-test",)),
+        ("cudagraph, fused kernels, draft cudagraph (the kernels fail the self-test: 2 is off (1))",
+         ("the draft ran on the slower cudagraph backend: the kernels fail the self-test: 2 is off (1)",)),
         ("eager (no C++ compiler)", ("ran on the slower eager backend: no C++ compiler",)),
         ("compile, draft eager (no kernel for mpt)",
          ("the draft ran on the slower eager backend: no kernel for mpt",)),

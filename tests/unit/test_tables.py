@@ -277,6 +277,23 @@ def test_columns_that_are_asked_for_stand_at_the_end_of_the_terminals_table() ->
     assert found == {"Baseline": ["1.50", "--"], "linear": ["1.50", "4.0"], "Adaptive": ["--", "--"]}
 
 
+def test_predicted_speedup_and_variety_are_columns_where_they_are_asked_for() -> None:
+    stored = replace(unfinished(), calibrations={("demo", "e1"): CALIBRATION})
+    report, columns = build_report(stored), (Column.PREDICTED, Column.DISTINCT)
+    text = io.StringIO()
+    print_table(report, text, columns)
+    [head] = [line for line in text.getvalue().splitlines() if line.startswith("Step")]
+    assert head.split()[-2:] == ["speedup", "Distinct-2"]
+    markdown = to_markdown(report, columns)
+    assert "| Exact match | Predicted speedup | Distinct-2 |" in markdown
+    assert [cells[8:] for cells in markdown_rows(markdown)] == [
+        ["1.00", "0.80"],
+        ["1.36", "0.80"],
+        ["1.36", "0.80"],
+        ["--", "--"],
+    ]
+
+
 # -------------------------------------------------------------------- Markdown
 
 
@@ -349,6 +366,7 @@ def test_csv_figures_are_those_of_the_report_unrounded() -> None:
         assert float(cells["speedup"]) == row.versus_baseline.ratio
         assert float(cells["predicted_speedup"]) == row.figures.predicted_speedup
         assert int(cells["peak_memory_bytes"]) == row.peak_memory_bytes
+        assert float(cells["distinct_2"]) == row.figures.distinct_2
 
 
 def test_csv_cells_that_a_spreadsheet_would_take_for_formulas_get_an_apostrophe() -> None:

@@ -38,8 +38,12 @@ def test_before_anything_is_done_calibration_tells_and_says_so() -> None:
 
 def test_without_a_done_job_and_without_calibration_nothing_is_claimed() -> None:
     assert left(row("new", queued=1)) is None
+
+
+def test_a_pair_of_which_nothing_is_known_is_named_and_the_others_are_estimated() -> None:
     other_pair = Remaining(pair="other", label="x", queued=1, running=(), done_seconds=None)
-    assert left(row("done", queued=1, took=5.0), other_pair, alone=5.0) is None
+    found = left(row("done", queued=1, took=5.0), other_pair, alone=5.0)
+    assert found == TimeLeft(seconds=10.0, basis=Basis.DONE_JOBS, unknown=("other",))
 
 
 def test_what_runs_counts_by_what_is_left_of_it_and_is_shared_by_as_many_actors() -> None:

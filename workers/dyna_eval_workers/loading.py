@@ -103,8 +103,8 @@ def _load_runner(files: ModelFiles, pair: Pair, device: torch.device, *, gpus: i
             try:
                 runner = kind(loaded)
                 self_test(runner, expected, files.name)
-            except PairError:  # its text names the model, which is no fact of the environment
-                reasons.append(f"{kind.passes} fail the self-test")
+            except PairError as error:
+                reasons.append(f"{kind.passes} fail the self-test: {_found(error, files.name)}")
             except Exception as reason:  # BackendUnavailableError, or whatever Triton and torch raise here
                 if ran_out(reason):
                     raise
@@ -114,6 +114,12 @@ def _load_runner(files: ModelFiles, pair: Pair, device: torch.device, *, gpus: i
                 return runner
         plain.fallback = "; ".join(reasons)
         return plain
+
+
+def _found(error: PairError, model: str) -> str:
+    """Return what a self-test found, without the model's name, which is no fact of the environment, and
+    without advice about the model: it has passed the test in transformers' code."""
+    return first_line(error).removeprefix(f"{model}: ").partition(";")[0]
 
 
 def _faster_runners(backend: Backend, device: torch.device) -> list[type[NativeRunner | GraphRunner]]:

@@ -1,0 +1,32 @@
+"""What is printed on stderr while a sweep runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from dyna_eval.notices import Happening, Notice
+from dyna_eval.progress import ProgressDisplay
+
+
+def notice(happening: Happening, detail: str = "") -> Notice:
+    return Notice(
+        happening=happening,
+        job_id=1,
+        label="Baseline",
+        repeat=0,
+        pair="small",
+        actor="actor-1",
+        detail=detail,
+        seconds=2.0,
+    )
+
+
+def test_a_landed_job_is_a_line_and_why_its_pair_is_slow_another(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressDisplay(total=12, done=0) as display:
+        display(notice(Happening.LANDED, "ran on the slower eager backend: no C++ compiler"))
+        display(notice(Happening.LANDED))
+    assert capsys.readouterr().err.splitlines() == [
+        "[1/12] Baseline (repeat 1) took 2.0 s",
+        "[1/12] pair small ran on the slower eager backend: no C++ compiler",
+        "[2/12] Baseline (repeat 1) took 2.0 s",
+    ]
