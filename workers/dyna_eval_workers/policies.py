@@ -426,7 +426,7 @@ class PromptLookup:
     That is the latest occurrence with enough tokens after it: a loop's latest one has hardly any. Where none
     has enough, it is the earliest, which has most.
 
-    An index of all n-grams grows with the text, so that a round costs the same however long that is.
+    The text is kept as a string, a character per token, where a search takes about a nanosecond per token.
 
     Source: prompt lookup decoding (Saxena 2023).
     """
@@ -434,15 +434,9 @@ class PromptLookup:
     k: int
     ngram: int
 
-    _latest: dict[tuple[int, ...], int] = field(init=False, compare=False)
-    """Where every n-gram that has a token behind it starts for the last time."""
-    _earlier: list[list[int | None]] = field(init=False, compare=False)
-    """By size of n-gram, from 1, and by where one starts: where it starts for the last time before that."""
+    _text: str = field(init=False, compare=False, default="")
 
     needs_draft: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        self.begin()
 
     @property
     def most_rows(self) -> int:
@@ -451,32 +445,24 @@ class PromptLookup:
 
     def begin(self) -> None:
         """Forget the text: a new prompt starts."""
-        self._latest = {}
-        self._earlier = [[] for _ in range(self.ngram)]
+        self._text = ""
 
     def learn(self, tree: Tree, path: Sequence[int]) -> None:
         """Do nothing: all that counts is the text so far."""
 
     def propose(self, tokens: Sequence[int], limit: int) -> list[int]:
         """Return at most `k` and at most `limit` tokens to follow a text, which only grows until `begin`."""
-        self._index(tokens)
+        self._text += "".join(map(chr, tokens[len(self._text) :]))  # no vocabulary has a million ids
         wanted = min(self.k, limit)
+        last_end = max(len(tokens) - wanted, 0)  # of an occurrence that has enough behind it
         for size in range(min(self.ngram, len(tokens) - 1), 0, -1):
-            start, earlier = self._latest.get(tuple(tokens[-size:])), self._earlier[size - 1]
-            if start is not None:
-                while len(tokens) - size - start < wanted and (before := earlier[start]) is not None:
-                    start = before  # at most `wanted` times
+            tail = self._text[-size:]
+            start = self._text.rfind(tail, 0, last_end)
+            if start < 0:
+                start = self._text.find(tail, max(last_end - size, 0), -1)
+            if start >= 0:
                 return list(tokens[start + size : start + size + wanted])
         return []
-
-    def _index(self, tokens: Sequence[int]) -> None:
-        """Take in the n-grams that have got a token behind them since the last round."""
-        latest = self._latest
-        for size, earlier in enumerate(self._earlier, start=1):
-            for start in range(len(earlier), len(tokens) - size):
-                gram = tuple(tokens[start : start + size])
-                earlier.append(latest.get(gram))
-                latest[gram] = start
 
 
 Drafting = GrowthPolicy | PromptLookup
