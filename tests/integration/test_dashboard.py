@@ -314,6 +314,19 @@ def test_time_left_comes_from_calibration_first_and_then_from_what_is_done(tmp_p
         watched.close()
 
 
+def test_a_pair_of_which_nothing_is_known_is_named_beside_the_time_left(tmp_path: Path) -> None:
+    url = database(tmp_path)
+    fill(url)
+    both = make_sweep("both", pairs=("demo", "large"))
+    strange = replace(both.pairs[1], target_digest=digest("never seen"))
+    with Store.open(url, create=False) as store, client_of(url) as client:
+        sweep_id = store.add_sweep(replace(both, pairs=(both.pairs[0], strange)))
+        assert store.acquire_lease(sweep_id, own_name(), 60)
+        page = client.get(f"/sweeps/{sweep_id}").text
+        assert "≈ 40 s or more" in page
+        assert "as fast as the target alone; not known: large</small>" in page
+
+
 def test_time_left_is_not_claimed_before_anything_is_known_nor_without_a_controller(tmp_path: Path) -> None:
     url = database(tmp_path)
     with Store.open(url, create=True) as store, client_of(url) as client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dyna_eval.measurements import Calibration
+from dyna_eval.records import StoredCalibration
 from dyna_eval.time_left import Basis, Remaining, TimeLeft, target_alone_seconds, time_left
 
 SELDOM = 1_000_000
@@ -64,3 +65,17 @@ def test_the_actors_own_runs_are_counted() -> None:
 def test_the_target_alone_takes_a_pass_for_every_token() -> None:
     calibration = Calibration(draft_seconds=(), verify_seconds=((1, 0.25), (8, 1.0)))
     assert target_alone_seconds(prompts=2, max_new_tokens=16, calibration=calibration) == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize(
+    ("facts", "origin"),
+    [
+        ({"processor": "AMD EPYC", "cores": 2}, "of 2026-11-26 on AMD EPYC, 2 cores"),
+        ({"processor": "AMD EPYC", "cores": 2, "gpu": "NVIDIA H100"}, "of 2026-11-26 on NVIDIA H100"),
+        ({}, "of 2026-11-26 on an unknown processor"),
+    ],
+)
+def test_a_calibration_names_its_day_and_its_machine(facts: dict[str, str | int], origin: str) -> None:
+    measured = Calibration(draft_seconds=(), verify_seconds=((1, 1.0),))
+    stored = StoredCalibration(calibration=measured, facts=facts, measured_at="2026-11-26T22:40:00+00:00")
+    assert stored.origin == origin
