@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dyna_eval import wording
 from dyna_eval.jobs import (
     Configuration,
     GenerationSpec,
@@ -63,11 +64,7 @@ class StoredCalibration:
     @property
     def machine(self) -> str:
         """The GPU's name, or the processor's with its cores."""
-        if gpu := self.facts.get("gpu"):
-            return str(gpu)
-        cores = self.facts.get("cores")
-        name = str(self.facts.get("processor") or "an unknown processor")
-        return f"{name}, {cores} cores" if cores else name
+        return wording.machine(self.facts, "an unknown processor")
 
     @property
     def origin(self) -> str:

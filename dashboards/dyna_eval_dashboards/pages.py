@@ -55,6 +55,7 @@ def _environment() -> Environment:
         "duration": duration,
         "bytes": in_bytes,
         "one_line": wording.one_line,
+        "machine": wording.machine,
         "day": lambda moment: moment[:16].replace("T", " "),
         "milliseconds": lambda seconds: f"{seconds * 1000:.2f}",
         "script_json": script_json,

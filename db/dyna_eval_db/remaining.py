@@ -16,7 +16,7 @@ from dyna_eval.records import StoredCalibration
 from dyna_eval.time_left import Basis, Remaining, TimeLeft, target_alone_seconds, time_left
 from dyna_eval_db.columns import database_clock
 from dyna_eval_db.models import AttemptRow, JobRow, PromptRow, ResultRow, SweepRow
-from dyna_eval_db.results import read_likely_calibration
+from dyna_eval_db.results import read_likely_calibrations
 from dyna_eval_db.sweeps import read_pairs
 
 
@@ -28,8 +28,8 @@ def read_time_left(session: Session, sweep_id: int) -> TimeLeft | None:
         SweepRow.spec["generation"]["max_new_tokens"].as_integer().label("max_new_tokens"),
         SweepRow.spec["measure"]["sentinel_every"].as_integer().label("sentinel_every"),
     )  # not the whole file, which may list 10,000 configurations
-    sweep = session.execute(select(*columns).where(SweepRow.id == sweep_id)).one()
-    calibrations = _calibrations(session, sweep_id, sweep)
+    sweep: Any = session.execute(select(*columns).where(SweepRow.id == sweep_id)).one()
+    calibrations = read_likely_calibrations(session, read_pairs(sweep).values(), sweep_id)
     found = time_left(
         _remaining(session, sweep_id),
         target_alone=_target_alone(session, sweep, calibrations),
@@ -78,14 +78,6 @@ def _running(session: Session, sweep_id: int) -> dict[tuple[str, str], list[floa
     for pair, label, started_at in session.execute(claims):
         found[pair, label].append((now - started_at).total_seconds())
     return found
-
-
-def _calibrations(session: Session, sweep_id: int, sweep: Any) -> dict[str, StoredCalibration]:
-    """Return what passes are likely to cost, by the name of each pair of which that is known."""
-    found = {
-        name: read_likely_calibration(session, pair, sweep_id) for name, pair in read_pairs(sweep).items()
-    }
-    return {name: calibration for name, calibration in found.items() if calibration is not None}
 
 
 def _target_alone(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -282,11 +282,18 @@ def read_calibrations(session: Session, pair: Pair) -> dict[str, Calibration]:
     return {row.environment: _calibration(row) for row in rows}
 
 
-def read_likely_calibration(session: Session, pair: Pair, sweep_id: int | None) -> StoredCalibration | None:
-    """Read what a pair's passes are likely to cost in what a sweep still has to run; None if never measured.
+def read_likely_calibrations(
+    session: Session, pairs: Iterable[Pair], sweep_id: int | None
+) -> dict[str, StoredCalibration]:
+    """Read what passes are likely to cost in what a sweep still has to run, by each pair ever calibrated.
 
     Of several environments that of the sweep's own latest result is taken, else the latest calibrated one.
     """
+    found = {pair.spec.name: _likely_calibration(session, pair, sweep_id) for pair in pairs}
+    return {name: calibration for name, calibration in found.items() if calibration is not None}
+
+
+def _likely_calibration(session: Session, pair: Pair, sweep_id: int | None) -> StoredCalibration | None:
     rows = session.execute(
         select(CalibrationRow, EnvironmentRow.facts)
         .join(EnvironmentRow, EnvironmentRow.digest == CalibrationRow.environment)

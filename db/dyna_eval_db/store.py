@@ -44,7 +44,7 @@ from dyna_eval_db.results import (
     read_calibrations,
     read_environments,
     read_jobs,
-    read_likely_calibration,
+    read_likely_calibrations,
     read_samples,
     read_tree_sizes,
 )
@@ -240,10 +240,7 @@ class Store:
         """
         with self._read() as session:
             sweep_id = session.scalar(select(SweepRow.id).where(SweepRow.digest == resolved.digest))
-            found = {
-                pair.spec.name: read_likely_calibration(session, pair, sweep_id) for pair in resolved.pairs
-            }
-        return {name: calibration for name, calibration in found.items() if calibration is not None}
+            return read_likely_calibrations(session, resolved.pairs, sweep_id)
 
     def audit(self, sweep_id: int | None = None) -> list[Discrepancy]:
         """Return every row of a sweep, or of all, that breaks a promise of the store; none if it is sound."""

@@ -34,7 +34,8 @@
 
 namespace {
 
-// LANES: floats in a vector. Longer ones than registers the compiler takes apart, through memory, at a tenth of the speed.
+// LANES: floats in a vector. Those longer than a register the compiler takes apart, through memory, at a tenth of the
+// speed.
 // BLOCK: tokens that share one reading of a panel, as many as have their sums in registers.
 // QUERIES: those that share one reading of a head's cache.
 // SLOW: so many tokens fetch weights ahead of their turn; the processor itself keeps up with fewer.
@@ -352,8 +353,8 @@ struct Panels {
   int64_t bytes, inputs;
 };
 
-// Sums of M rows and P panels, every one over the inputs in ascending order. Each step also fetches the line at `ahead`,
-// and moves that on by so many bytes.
+// Sums of M rows and P panels, every one over the inputs in ascending order. Each step also fetches the lines at
+// `ahead`, as many as it reads, and moves that on by so many bytes.
 template <class Weights, int M, int P, class Input>
 void multiply_block(const Input* x, int64_t stride, const char* panel, const Panels& w, const char* ahead,
                     int64_t bytes, Sums* sums) {
