@@ -43,7 +43,7 @@ class Cluster:
     def add_node(self, *, cpus: int = 1, gpus: int = 0) -> subprocess.Popen[bytes]:
         """Start a node and wait for its raylet; GPUs are logical."""
         node = self.start(f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}")
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while raylet_of(node) is None:
             assert node.poll() is None, "the node did not start"
             assert time.monotonic() < deadline
@@ -96,7 +96,7 @@ def running_cluster(variables: Mapping[str, str], *, token: bool = True) -> Iter
         head = ["--head", f"--port={port}", "--num-cpus=0", f"--temp-dir={folder}/ray"]
         try:
             cluster.start(*head, "--include-dashboard=false")
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while not answers(host, port):
                 assert time.monotonic() < deadline
                 time.sleep(0.2)

@@ -64,7 +64,7 @@ def done_jobs(workplace: Workplace) -> dict[int, list[Outcome | None]]:
 def stop(process: subprocess.Popen[str], how: signal.Signals, *, group: bool) -> tuple[int, str, str]:
     """Send a signal and return exit status, stdout and stderr."""
     (os.killpg if group else os.kill)(process.pid, how)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=300)
     return process.returncode, stdout, stderr
 
 

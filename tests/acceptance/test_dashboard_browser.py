@@ -57,7 +57,7 @@ def served(workplace: Workplace) -> Iterator[str]:
         yield told[0]
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=120)
     assert process.returncode in (0, 130)
 
 

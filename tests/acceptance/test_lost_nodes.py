@@ -106,7 +106,7 @@ def test_the_job_of_a_lost_node_runs_elsewhere(
 
     wait_until(given_up, process)
     seconds = time.monotonic() - lost
-    _, stderr = process.communicate(timeout=400)
+    _, stderr = process.communicate(timeout=1200)
     assert process.returncode == 0, stderr
     assert "Traceback" not in stderr
     with workplace.store() as store:
@@ -134,7 +134,7 @@ def test_a_sweep_waits_for_a_node_where_all_are_gone_and_uses_one_that_joins(
     time.sleep(3)
     assert process.poll() is None
     cluster.add_node()
-    _, stderr = process.communicate(timeout=400)
+    _, stderr = process.communicate(timeout=1200)
     assert process.returncode == 0, stderr
     assert "a node is back" in stderr
     with workplace.store() as store:

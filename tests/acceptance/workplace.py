@@ -74,7 +74,7 @@ class Workplace:
         """Run a command to its end."""
         process = self.start(*arguments, **variables)
         try:
-            stdout, stderr = process.communicate(timeout=240)
+            stdout, stderr = process.communicate(timeout=800)
         finally:
             process.kill()
         return Finished(

@@ -33,7 +33,7 @@ class Running:
     said: str = ""
 
     def get(self, path: str, **headers: str) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         answer.read()
@@ -41,7 +41,7 @@ class Running:
         return answer
 
     def send(self, raw: bytes) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=120)
         connection.sendall(raw)
         return connection
 
@@ -60,12 +60,12 @@ def running(url: str, *options: str) -> Iterator[Running]:
     assert process.stderr is not None
     line = process.stderr.readline()
     told = re.search(r"dashboard at (http://\S+:(\d+)/\S*)", line)
-    assert told, line + process.communicate(timeout=20)[1]
+    assert told, line + process.communicate(timeout=120)[1]
     server = Running(process, told[1], int(told[2]))
     try:
         yield server
         process.send_signal(signal.SIGINT)
-        stdout, server.said = process.communicate(timeout=20)
+        stdout, server.said = process.communicate(timeout=120)
         assert (process.returncode, stdout) == (130, "")
     finally:
         process.kill()
@@ -79,7 +79,7 @@ def refused(url: str, *options: str) -> str:
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")

@@ -79,7 +79,7 @@ class Watched:
 def scrape(port: int) -> Iterator[tuple[str, frozenset[tuple[str, str]], float]]:
     """Give the name, our tags and the value of every series of ours that Ray's agent serves."""
     own = {tag for metric in METRICS for tag in metric.tags} | {"le"}
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     for line in lines:
         found = re.fullmatch(r"(ray_dyna_eval_\w+)\{(.*)\} (\S+)", line)
@@ -130,7 +130,7 @@ def prometheus(port: int, folder: Path) -> Iterator[str | None]:
         yield f"http://127.0.0.1:{own}"
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=120)
 
 
 def free_port() -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -217,6 +219,21 @@ def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
         found.append(runner.logits().clone())
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+def test_threads_of_a_pass_go_first_once_they_wake() -> None:
+    model = lively("gpt2")
+    native_runner(model)  # or skips
+    runner = NativeRunner(model, threads=2)
+    runner.reserve(32)
+    runner.prefill(PROMPT)
+    if not Path("/proc/self/sched").exists():
+        pytest.skip("the system does not tell how it schedules threads")
+    if [int(part) for part in platform.release().split(".")[:2]] < [6, 12]:
+        pytest.skip("before Linux 6.12 no thread chooses its slices")
+    told = [(task / "sched").read_text() for task in Path("/proc/self/task").iterdir()]
+    short = [text for text in told if re.search(r"slice\s*:\s*100000\b", text)]
+    assert len(short) >= 2
 
 
 def test_room_made_later_changes_no_bit(runner: Runner) -> None:

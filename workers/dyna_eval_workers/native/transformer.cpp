@@ -19,14 +19,16 @@
 #include <limits>
 #include <new>
 #include <stdexcept>
-#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <omp.h>
 #ifdef __linux__
+#include <sched.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #ifdef __AVX512BF16__
 #include <immintrin.h>
@@ -57,6 +59,7 @@ constexpr int64_t NOISE_COST = 16;          // and how many of these one costs w
 constexpr int64_t AHEAD = 8192;             // bytes of weights that are fetched before their turn
 constexpr size_t HUGE = 2 << 20;            // bytes of a huge page
 constexpr int SPINS = 10000;                // some tens of microseconds
+constexpr uint64_t SLICE = 100'000;         // nanoseconds that a thread runs before it makes room for another
 constexpr float LOWEST = -std::numeric_limits<float>::infinity();
 
 typedef float Floats __attribute__((vector_size(4 * LANES)));
@@ -476,8 +479,8 @@ struct Cache {
 };
 
 // Where the threads of a pass wait for each other. They arrive within microseconds, dozens of times in a pass, so they
-// spin: OpenMP's own barrier takes five times as long. They yield once others seem to need the processor; sleeping
-// would cost more wherever the other thread is merely late. Nobody waits between passes.
+// spin: OpenMP's own barrier takes five times as long. They sleep once others seem to need the processor. Nobody waits
+// between passes.
 struct Barrier {
   std::atomic<int> arrived = 0;
   std::atomic<unsigned> passed = 0;  // may wrap around
@@ -486,12 +489,34 @@ struct Barrier {
     const unsigned before = passed.load(std::memory_order_relaxed);
     if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == omp_get_num_threads()) {
       arrived.store(0, std::memory_order_relaxed);
-      return passed.store(before + 1, std::memory_order_release);
+      passed.store(before + 1, std::memory_order_release);
+      return passed.notify_all();
     }
-    for (int tries = 0; passed.load(std::memory_order_acquire) == before; ++tries)
-      if (tries >= SPINS) std::this_thread::yield();
+    for (int tries = 0; tries < SPINS; ++tries)
+      if (passed.load(std::memory_order_acquire) != before) return;
+    passed.wait(before, std::memory_order_acquire);
   }
 };
+
+// Lets this thread run soon after it wakes, also where other processes keep the processors busy: Linux (since 6.12)
+// lets a thread of short slices go first. Its share of time stays the same. Otherwise every barrier of a pass could
+// take one whole slice of each of those processes. Priority and policy remain what they are.
+void take_short_slices() {
+#ifdef SYS_sched_setattr
+  struct {  // the kernel's sched_attr, whose header and the C library's exclude each other
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+  } ours{};
+  static thread_local bool asked = false;
+  if (std::exchange(asked, true) || syscall(SYS_sched_getattr, 0, &ours, sizeof ours, 0) != 0) return;
+  if (ours.policy != SCHED_OTHER) return;
+  ours.runtime = SLICE;
+  syscall(SYS_sched_setattr, 0, &ours, 0);  // no loss where it is refused
+#endif
+}
 
 // What a thread works with.
 struct Scratch {
@@ -741,6 +766,7 @@ template <class T> void run(State& s, const int32_t* tokens, int64_t rows, int64
   }
 #pragma omp parallel num_threads(model.threads)
   {
+    take_short_slices();
     Scratch& scratch = s.scratch[omp_get_thread_num()];
     embed(s, tokens, rows, first);
     s.barrier.wait();
