@@ -84,6 +84,9 @@ class Controller:
         go back to the queue.
         """
         try:
+            self.store.renew_lease(
+                self.sweep_id, self.holder, LEASE_SECONDS
+            )  # Ray may have taken long to start
             self.store.recover(self.sweep_id, self.holder)
             self._work()
         finally:

@@ -17,7 +17,8 @@ _HEAD = "node:__internal_head__"
 
 def check_database_of_detached(database: str) -> None:
     """Raise InputError where a database's address must not travel: job settings show on Ray's dashboard."""
-    if parse_address(database).password:
+    address = parse_address(database)
+    if address.password or address.normalized_query.get("password"):
         raise InputError(
             "--detach shows the database's address on Ray's dashboard, password and all; leave the password"
             " out of it and put it into ~/.pgpass on the cluster's head"

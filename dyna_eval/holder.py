@@ -28,12 +28,22 @@ def is_gone(name: str) -> bool:
     if machine != _machine() or not number.isdecimal():
         return False
     try:
+        os.kill(int(number), 0)  # signal 0 only asks
         return bool(psutil.Process(int(number)).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
+    except ProcessLookupError:
         return True
+    except (PermissionError, psutil.Error):  # it lives, and is another user's, whose processes may be hidden
+        return False
 
 
 def _machine() -> str:
-    """Return the host's name and its table of processes: containers have their own."""
-    table = Path("/proc/self/ns/pid")
-    return f"{socket.gethostname()}/{table.stat().st_ino}" if table.exists() else socket.gethostname()
+    """Return the host's name, its boot (copies of a machine share the name), and its table of processes, of
+    which containers have their own."""
+    name, boot, table = (
+        socket.gethostname(),
+        Path("/proc/sys/kernel/random/boot_id"),
+        Path("/proc/self/ns/pid"),
+    )
+    if not (boot.exists() and table.exists()):
+        return name
+    return f"{name}/{boot.read_text().strip()}/{table.stat().st_ino}"

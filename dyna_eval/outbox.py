@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from dyna_eval_db.store import Claim, Landing, Store
 
+from dyna_eval.errors import DatabaseError
 from dyna_eval.measurements import JobResult
-from dyna_eval.verdicts import Verdict
+from dyna_eval.verdicts import Verdict, judge_unstorable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +77,20 @@ class Outbox:
         return results
 
     def _land(self, results: list[Finished]) -> None:
-        landings = self.store.land_results([(one.claim, one.result) for one in results])
+        try:
+            landings = self.store.land_results([(one.claim, one.result) for one in results])
+        except DatabaseError:
+            raise
+        except Exception as error:
+            if len(results) > 1:  # one of them cannot be stored: the others can
+                return self._land(results[:1])
+            refused = judge_unstorable(error)
+            self._waiting[0] = Failed(actor=results[0].actor, claim=results[0].claim, verdict=refused)
+            return None
         del self._waiting[: len(results)]
         for one, landing in zip(results, landings, strict=True):
             self.landed(one, landing)
+        return None
 
     def _write(self, failed: Failed) -> None:
         claim, verdict = failed.claim, failed.verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 
 from rich.console import Console
@@ -12,11 +13,21 @@ from dyna_eval.notices import Happening, Notice, Standstill
 from dyna_eval.wording import one_line
 
 
+class _Console(Console):
+    """stderr, which may be closed while a sweep goes on: rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class ProgressDisplay:
-    """A watcher for the controller; use it as a context manager and call it with every notice."""
+    """A watcher for the controller; use it as a context manager and call it with every notice.
+
+    A sweep does not end because nobody can be told of it: what cannot be written is left out.
+    """
 
     def __init__(self, *, total: int, done: int, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console = _Console(stderr=True, quiet=quiet)
         self._total, self._done = total, done
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -41,6 +52,10 @@ class ProgressDisplay:
         self._bar.stop()
 
     def __call__(self, notice: Notice | Standstill) -> None:
+        with contextlib.suppress(OSError):  # no room on the disk of a log file, say
+            self._show(notice)
+
+    def _show(self, notice: Notice | Standstill) -> None:
         if isinstance(notice, Standstill):
             waiting = f"waiting for {notice.waits_for}; {notice.reason}"
             self._line(waiting if notice.reason else f"{notice.waits_for} is back")

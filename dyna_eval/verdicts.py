@@ -55,6 +55,12 @@ def judge_contradiction(broken: Sequence[str]) -> Verdict:
     return Verdict(error_class="InvariantError", message=message, final=True, actor_ends=False)
 
 
+def judge_unstorable(error: Exception) -> Verdict:
+    """Judge a result that the store cannot hold, though it contradicts nothing: it would come again."""
+    message = f"its result cannot be stored: {first_line(error)}"
+    return Verdict(error_class=type(error).__name__, message=message, final=True, actor_ends=False)
+
+
 def judge_loss(error: BaseException, *, tries: int, node_lives: bool) -> Verdict:
     """Judge a worker that is gone after so many failed tries of the job.
 

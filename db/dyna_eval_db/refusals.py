@@ -21,6 +21,10 @@ _CONFLICTS = frozenset({"40001", "40P01"})
 """Postgres's codes for transactions that met another one: a serialization failure, and a deadlock."""
 _CONFLICT_TRIES = 60  # more than a machine under load was seen to need, by far
 
+_POSTGRES_AWAY = frozenset({"25006", "25P03"})
+"""Postgres's codes for what drivers do not count as operational and yet may pass: a server that takes no
+writes (a standby after a failover, or one whose disk is full), a transaction that was idle for too long."""
+
 _SQLITE_AWAY = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -80,6 +84,8 @@ def _is_away(error: DBAPIError) -> bool:
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
         return code & 0xFF in _SQLITE_AWAY
+    if getattr(error.orig, "sqlstate", None) in _POSTGRES_AWAY:
+        return True
     return isinstance(error, OperationalError | InterfaceError)
 
 

@@ -40,12 +40,15 @@ def check_file(address: URL, *, create: bool) -> None:
         return
     path = Path(str(address.database))
     try:
+        resolved = path.resolve()
         _check_path(path, create=create)
     except OSError as error:  # no permission to look, or a name that is too long
         raise DatabaseError(f"cannot open {path}: {error.strerror}; choose another file") from error
+    except RuntimeError as error:
+        raise DatabaseError(f"cannot open {path}: it is a link that leads back to itself") from error
     mounts = Path("/proc/self/mounts")
     if mounts.exists():
-        kind = network_file_system(path.resolve(), mounts.read_text(errors="replace"))
+        kind = network_file_system(resolved, mounts.read_text(errors="replace"))
         if kind is not None:
             raise DatabaseError(
                 f"{path} lies on a network file system ({kind}), where SQLite's locks cannot be trusted; "

@@ -155,7 +155,7 @@ class Store:
     def add_jobs(self, sweep_id: int, jobs: Sequence[Job]) -> int:
         """Add jobs to a sweep and return the number of those that it did not have yet."""
         with self._write() as session:
-            sweeps.require_sweep(session, sweep_id)
+            sweeps.lock_sweep(session, sweep_id)  # another command may be about to add the same ones
             added = sweeps.insert_jobs(session, sweep_id, jobs)
             if added:
                 log(session, sweep_id, EventKind.JOBS_ADDED, jobs=added)
@@ -425,15 +425,14 @@ class Store:
     @retried
     def cancel(self, sweep_id: int) -> int:
         """Cancel what is queued or running, and return the number of jobs; their late results are fenced."""
-        open_jobs = select(JobRow.id, JobRow.epoch, JobRow.state).where(
-            JobRow.sweep_id == sweep_id, JobRow.state.in_([JobState.QUEUED, JobState.RUNNING])
-        )
+        still_open = (JobRow.sweep_id == sweep_id, JobRow.state.in_([JobState.QUEUED, JobState.RUNNING]))
+        open_jobs = select(JobRow.id, JobRow.epoch, JobRow.state).where(*still_open)
+        cancelled = update(JobRow).where(*still_open).values(state=JobState.CANCELLED, lease_expires_at=None)
         with self._write() as session:
             sweeps.require_sweep(session, sweep_id)
             jobs = session.execute(open_jobs.order_by(JobRow.id).with_for_update()).all()
+            execute_counted(session, cancelled)
             for job_id, epoch, state in jobs:
-                values = {"state": JobState.CANCELLED, "lease_expires_at": None}
-                session.execute(update(JobRow).where(JobRow.id == job_id).values(values))
                 if state == JobState.RUNNING:
                     close(session, job_id, epoch, Outcome.CANCELLED)
             log(session, sweep_id, EventKind.CANCELLED, jobs=len(jobs))

@@ -173,6 +173,16 @@ def require_sweep(session: Session, sweep_id: int) -> SweepRow:
     return row
 
 
+def lock_sweep(session: Session, sweep_id: int) -> None:
+    """Let one transaction after another change the sweep's set of jobs; raises UnknownSweepError.
+
+    On SQLite a transaction that writes is alone anyway.
+    """
+    found = select(SweepRow.id).where(SweepRow.id == sweep_id).with_for_update(key_share=True)
+    if session.scalar(found) is None:
+        raise UnknownSweepError(f"no sweep {sweep_id} in this database")
+
+
 def require_job(session: Session, job_id: int) -> JobRow:
     row = session.get(JobRow, job_id)
     if row is None:

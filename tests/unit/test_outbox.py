@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -132,4 +133,21 @@ def test_a_pair_fails_with_its_job_unless_the_failure_came_late(
     outbox.flush()
     counts = store.progress(claim.sweep_id)
     assert counts[others] == sum(counts.values())
+    assert store.audit() == []
+
+
+def test_a_result_that_cannot_be_stored_fails_its_job_and_holds_up_no_other(store: Store) -> None:
+    claims = claimed(store, 3)
+    told: list[tuple[int, object]] = []
+    outbox = outbox_of(store, told)
+    result = make_result(claims[1].job)
+    unstorable = replace(result, conditions={"load": float("nan")})
+    outbox.put(finished(claims[0]))
+    outbox.put(Finished(actor="actor", claim=claims[1], result=unstorable))
+    outbox.put(finished(claims[2]))
+    outbox.flush()
+    assert len(outbox) == 0
+    assert states(store, claims) == [JobState.DONE, JobState.FAILED, JobState.DONE]
+    assert [job for job, _ in told] == [claim.job_id for claim in claims]
+    assert "cannot be stored" in str(store.job(claims[1].job_id).error)
     assert store.audit() == []

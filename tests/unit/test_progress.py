@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import sys
+
 import pytest
 
 from dyna_eval.notices import Happening, Notice
@@ -30,3 +34,23 @@ def test_a_landed_job_is_a_line_and_why_its_pair_is_slow_another(capsys: pytest.
         "[1/12] pair small ran on the slower eager backend: no C++ compiler",
         "[2/12] Baseline (repeat 1) took 2.0 s",
     ]
+
+
+@pytest.mark.parametrize(
+    "error", [BrokenPipeError(), OSError(errno.ENOSPC, "No space left on device")], ids=str
+)
+def test_a_sweep_goes_on_where_its_progress_cannot_be_written(
+    error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    class Refusing(io.StringIO):
+        def write(self, text: str) -> int:
+            told.append(text)
+            raise error
+
+    monkeypatch.setattr(sys, "stderr", Refusing())
+    with ProgressDisplay(total=12, done=0) as display:
+        display(notice(Happening.LANDED))
+        display(notice(Happening.FAILED, "its worker died"))
+    assert told

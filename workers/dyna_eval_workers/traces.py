@@ -56,7 +56,7 @@ def draft_tree(trace: Trace, text_of: Callable[[int], str]) -> DraftTree:
                 text=text_of(nodes[index].token),
                 parent=place.get(nodes[index].parent, -1),
                 probability=_probability(nodes, index),
-                joint=math.exp(nodes[index].joint),
+                joint=_chance(nodes[index].joint),
                 verified=nodes[index].verified,
                 accepted=nodes[index].accepted,
             )
@@ -99,4 +99,9 @@ def _kept(nodes: Sequence[_Node]) -> list[int]:
 
 def _probability(nodes: Sequence[_Node], index: int) -> float:
     node = nodes[index]
-    return 1.0 if index == ROOT else math.exp(min(0.0, node.joint - nodes[node.parent].joint))
+    return 1.0 if index == ROOT else _chance(min(0.0, node.joint - nodes[node.parent].joint))
+
+
+def _chance(log_probability: float) -> float:
+    """Return a probability; 0 for one that is not a number, as a draft's may be that overflows."""
+    return 0.0 if math.isnan(log_probability) else math.exp(log_probability)
