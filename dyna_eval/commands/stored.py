@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _NODE_DIGITS = 16
 """Enough of Ray's number of a node to find it by; `--json` has all 56 digits."""
 _FOLLOW_SECONDS = 1.0
+_LATE_EVENTS = 1000
+"""Numbers that are read again: Postgres gives an event its number before its transaction ends."""
 
 
 @click.command()
@@ -144,13 +146,17 @@ def logs(*, sweep: str | None, follow: bool, database: str) -> None:
 
     with open_store(database) as store:
         sweep_id, last = store.find_sweep(sweep), 0
+        printed: set[int] = set()
         while True:
             counts = store.progress(sweep_id)  # before the events, so that none after the last job is missed
-            for event in store.events(sweep_id, after=last):
+            for event in store.events(sweep_id, after=last - _LATE_EVENTS):
+                if event.id in printed:
+                    continue
+                printed.add(event.id)
                 job = f" job {event.job_id}" if event.job_id is not None else ""
                 detail = ", ".join(f"{name}={_short(value)}" for name, value in event.detail.items())
                 click.echo(one_line(f"{event.at}{job} {event.kind} {detail}"))
-                last = event.id
+                last = max(last, event.id)
             if not follow or not (counts[JobState.QUEUED] or counts[JobState.RUNNING]):
                 return
             time.sleep(_FOLLOW_SECONDS)

@@ -398,11 +398,14 @@ def test_a_detached_run_needs_a_cluster_and_shows_no_password(workplace: Workpla
     assert (here.status, here.stdout) == (2, "")
     assert "a cluster that starts here ends here; name one with --address" in here.stderr
 
-    url = "postgresql://somebody:s3cret@127.0.0.1:1/results"
-    shown = workplace.run_here("submit", "sweep.yaml", "--detach", "--address", "127.0.0.1:1", "--db", url)
-    assert (shown.status, shown.stdout) == (2, "")
-    assert "~/.pgpass" in shown.stderr
-    assert "s3cret" not in shown.stderr
+    server = "127.0.0.1:1/results"
+    for url in (f"postgresql://somebody:s3cret@{server}", f"postgresql://somebody@{server}?password=s3cret"):
+        shown = workplace.run_here(
+            "submit", "sweep.yaml", "--detach", "--address", "127.0.0.1:1", "--db", url
+        )
+        assert (shown.status, shown.stdout) == (2, "")
+        assert "~/.pgpass" in shown.stderr
+        assert "s3cret" not in shown.stderr
 
 
 # ------------------------------------------------------------- what others wrote

@@ -349,6 +349,9 @@ def test_a_folder_and_a_missing_folder_are_named(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     assert f"there is no folder {nowhere}" in refusal(f"sqlite:///{nowhere}/store.db")
     assert not nowhere.exists()
+    circle = tmp_path / "circle.db"
+    circle.symlink_to(circle)
+    assert refusal(f"sqlite:///{circle}") == f"cannot open {circle}: it is a link that leads back to itself"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")

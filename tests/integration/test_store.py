@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import DataError
 
 from dyna_eval.cli import cli
-from dyna_eval.commands import running
+from dyna_eval.commands import running, stored
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, LeaseLostError, UnknownSweepError
 from dyna_eval.jobs import Backend, JobState, Method, ResolvedSweep, digest
 from dyna_eval.measurements import Calibration, Environment, JobResult, sum_rounds
@@ -940,6 +940,37 @@ def test_events_are_read_in_order_and_from_where_one_left_off(store: Store, swee
     assert later[0].at <= later[1].at
 
 
+def test_following_the_log_shows_an_event_that_came_later_than_the_next_one(
+    store: Store, sweep_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Postgres a transaction that ends later may have got a lower number."""
+    store.retry(sweep_id)
+    store.retry(sweep_id)
+    [*_, late, _last] = store.events(sweep_id)
+    read = store.events
+    hidden = [late.id]
+
+    def events(sweep_id: int, after: int = 0) -> list[Any]:
+        return [event for event in read(sweep_id, after) if event.id not in hidden]
+
+    def pass_time(_seconds: float) -> None:
+        if hidden:
+            hidden.clear()
+        else:
+            store.cancel(sweep_id)
+
+    @contextmanager
+    def opened(_database: str) -> Iterator[Store]:
+        yield store
+
+    monkeypatch.setattr(store, "events", events)
+    monkeypatch.setattr(stored, "open_store", opened)
+    monkeypatch.setattr(stored.time, "sleep", pass_time)
+    printed = CliRunner().invoke(cli, ["logs", str(sweep_id), "--follow"]).output.splitlines()
+    assert [line.split()[1] for line in printed].count("retried") == 2
+    assert len(printed) == len(set(printed)) == len(read(sweep_id))
+
+
 # ---------------------------------------------------------------- Postgres alone
 
 
@@ -1022,6 +1053,52 @@ def test_no_error_of_a_server_shows_a_password_even_in_its_traceback(database_ur
         Store.open(url, create=True)
     assert 'role "nobody" does not exist' in str(refused.value)
     assert "s3cret" not in "".join(traceback.format_exception(refused.value))
+
+
+@on_postgres
+def test_two_commands_that_add_the_same_repeats_add_them_once(database_url: str) -> None:
+    with Store.open(database_url, create=True) as store, Store.open(database_url, create=False) as other:
+        sweep = make_sweep(repeats=2)
+        sweep_id = store.add_sweep(sweep)
+        more = [replace(job, repeat=2, position=job.position + 100) for job in sweep.jobs[:2]]
+        together = threading.Barrier(2)
+
+        def meet(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if statement.startswith("COPY job"):
+                with suppress(threading.BrokenBarrierError):
+                    together.wait(1)
+
+        added: list[int] = []
+        event.listen(Engine, "before_cursor_execute", meet)
+        try:
+            threads = [
+                threading.Thread(target=lambda own=own: added.append(own.add_jobs(sweep_id, more)))
+                for own in (store, other)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            event.remove(Engine, "before_cursor_execute", meet)
+        assert sorted(added) == [0, 2]
+
+
+@on_postgres
+def test_a_server_that_takes_no_writes_is_away_and_then_back(database_url: str) -> None:
+    """A standby after a failover, or a server whose disk is full."""
+    with Store.open(database_url, create=True) as store:
+        sweep_id = store.add_sweep(make_sweep())
+        claim = take(store, sweep_id)
+
+        def refuse_writes(connection: Any) -> None:
+            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+
+        event.listen(Engine, "begin", refuse_writes)
+        with pytest.raises(DatabaseAwayError):
+            land_one(store, claim, make_result(claim.job))
+        event.remove(Engine, "begin", refuse_writes)
+        assert land_one(store, claim, make_result(claim.job)) == Landing.LANDED
 
 
 # ------------------------------------------------------------------ SQLite alone

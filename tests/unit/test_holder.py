@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
+import pytest
 
 from dyna_eval.holder import is_gone, own_name
 
@@ -39,3 +42,33 @@ def test_nothing_is_known_of_another_machine_or_of_a_name_of_another_kind() -> N
     assert not is_gone(f"elsewhere/1:{process.pid}:x")
     assert not is_gone("somebody")
     assert not is_gone("")
+
+
+def test_a_process_of_another_user_is_not_gone_where_those_are_hidden(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """/proc may be mounted so that it lists one's own processes alone."""
+
+    def refuse(number: int, signal: int) -> None:
+        raise PermissionError(number, signal)
+
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()  # psutil knows no such process
+    monkeypatch.setattr(os, "kill", refuse)
+    assert not is_gone(name_of(process))
+    monkeypatch.undo()
+    assert is_gone(name_of(process))
+
+
+def test_a_machine_that_was_started_again_or_copied_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    if not boot.exists():
+        pytest.skip("the system does not tell which boot this is")
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    name = name_of(process)
+    assert is_gone(name)
+    read_text = Path.read_text
+    other = "11111111-2222-3333-4444-555555555555\n"
+    monkeypatch.setattr(Path, "read_text", lambda path: other if path == boot else read_text(path))
+    assert not is_gone(name)
