@@ -140,7 +140,10 @@ class Store:
 
     @retried
     def add_sweep(self, resolved: ResolvedSweep) -> int:
-        """Store a sweep with its prompts and jobs; one with the same digest is found, not stored again."""
+        """Store a sweep with its prompts and jobs; one with the same digest is found, not stored again.
+
+        What its digest leaves out is then taken from this one: categories, and the limit of jobs not done.
+        """
         with self._write() as session:
             sweep_id = sweeps.insert_sweep(session, resolved)
             if sweep_id is not None:

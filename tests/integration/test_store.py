@@ -115,6 +115,27 @@ def test_categories_that_a_file_names_only_later_are_added_to_the_stored_prompts
     assert store.record(sweep_id).categories == {prompts.digest: {0: "code", 1: "prose"}}
 
 
+def test_a_file_submitted_again_sets_the_limit_of_the_jobs_that_are_not_done(store: Store) -> None:
+    """Those that failed by the old limit, and those that are added later, run under the new one."""
+    resolved = make_sweep()
+    spec = resolved.spec
+    limited = replace(resolved, spec=replace(spec, measure=replace(spec.measure, job_timeout_s=600.0)))
+    sweep_id = store.add_sweep(resolved)
+    done, failed = take(store, sweep_id), take(store, sweep_id)
+    land_one(store, done, make_result(done.job))
+    store.fail(failed, error_class="StuckWorkerError", message="it ran for too long", final=True)
+
+    assert store.add_sweep(limited) == sweep_id
+    store.retry(sweep_id)
+    found = store.resolved(sweep_id)
+    limits = {job.position: job.measure.job_timeout_s for job in found.jobs}
+    assert limits == {1: None, 2: 600.0, 3: 600.0, 4: 600.0}
+    assert found.spec == limited.spec
+
+    assert store.add_sweep(resolved) == sweep_id
+    assert store.resolved(sweep_id).spec == resolved.spec
+
+
 def test_sweeps_that_use_the_same_prompts_share_them(store: Store) -> None:
     first, second = make_sweep("one"), make_sweep("two")
     store.add_sweep(first)

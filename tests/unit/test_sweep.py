@@ -346,7 +346,8 @@ def test_the_digest_of_a_sweep_follows_what_it_runs(spec: SweepSpec) -> None:
         return sweep_digest(of, jobs_for(of, pairs, PROMPTS))
 
     same = replace(spec, source="other text")
-    assert identity(spec) == identity(same)
+    slower = replace(spec, measure=replace(spec.measure, job_timeout_s=600.0))
+    assert identity(spec) == identity(same) == identity(slower)
 
     others = [
         replace(spec, name="other"),
@@ -355,6 +356,7 @@ def test_the_digest_of_a_sweep_follows_what_it_runs(spec: SweepSpec) -> None:
         replace(spec, configurations=spec.configurations[:-1]),
         replace(spec, measure=replace(spec.measure, repeats=2)),
         replace(spec, measure=replace(spec.measure, confidence=0.9)),
+        replace(spec, measure=replace(spec.measure, store_trees=2)),
         replace(spec, generation=replace(spec.generation, max_new_tokens=2)),
     ]
     digests = {identity(spec), *(identity(other) for other in others)}
