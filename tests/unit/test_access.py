@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from dyna_eval import connection
 from dyna_eval.access import keep_token_private
 from dyna_eval.commands.options import Execution
 from dyna_eval.errors import InputError
@@ -70,6 +72,27 @@ def test_no_token_is_made_where_none_is_wanted(token: Path, monkeypatch: pytest.
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     keep_token_private(create=True)
     assert not token.exists()
+
+
+def test_what_ray_starts_inherits_no_credentials_of_a_database_and_the_controller_keeps_them(
+    token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A controller reads them again when it connects anew to a server that was away."""
+    held = {"DYNA_EVAL_DB": "postgresql://u:p@h/d", "PGPASSWORD": "secret", "PGPASSFILE": "/home/me/.pgpass"}
+    for name, value in held.items():
+        monkeypatch.setenv(name, value)
+    inherited: list[dict[str, str]] = []
+
+    def start(**_: object) -> SimpleNamespace:
+        inherited.append(dict(os.environ))
+        return SimpleNamespace(dashboard_url="")
+
+    monkeypatch.setattr(connection.ray, "init", start)
+    with connection.connected("auto", insecure=True):
+        assert {name: os.environ.get(name) for name in held} == held
+    [environment] = inherited
+    assert not held.keys() & environment.keys()
+    assert environment["HOME"] == str(token.parents[1])
 
 
 @pytest.mark.parametrize(
