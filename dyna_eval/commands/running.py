@@ -186,7 +186,9 @@ def _print_plan(
         prompts = resolved.prompt_sets[pair.spec.name].prompts
         tokens = sum(len(prompt.token_ids) for prompt in prompts)
         click.echo(f"pair {pair.spec.name}: {pair.dtype}, {len(prompts)} prompts with {tokens} tokens")
-    if seconds is not None:
+    if seconds is None:
+        click.echo("no estimate of the time: no calibration of these models is known in this database yet")
+    else:
         click.echo(one_line(f"{_about(seconds)} {_basis(list(calibrations.values()), unknown)}"))
     click.echo(f"{len(resolved.jobs)} jobs; nothing was stored or run")
 

@@ -700,13 +700,14 @@ def test_a_dry_run_estimates_its_time_by_an_earlier_calibration(
 ) -> None:
     """4 jobs and one run of the actor's own, 2 prompts of 4 tokens each, a token a second."""
     assert json.loads(dry_run(database_url, "--json"))["estimated_seconds"] is None
+    assert "no estimate of the time: no calibration of these models is known" in dry_run(database_url)
     claim = take(store, sweep_id)
     land_one(store, claim, make_result(claim.job))
     before = store.record(sweep_id)
     assert json.loads(dry_run(database_url, "--json"))["estimated_seconds"] == 5 * 2 * 4 * 1.0
-    assert "under a minute on one actor if every row were as fast as the target alone" in dry_run(
-        database_url
-    )
+    told = dry_run(database_url)
+    assert "under a minute on one actor if every row were as fast as the target alone" in told
+    assert "no estimate" not in told
     slower = Calibration(draft_seconds=(), verify_seconds=((1, 6.0),))
     claim = take(store, sweep_id)
     land_one(store, claim, make_result(claim.job, calibration=slower))
