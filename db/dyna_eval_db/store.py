@@ -29,7 +29,7 @@ from dyna_eval.errors import LeaseLostError
 from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.jobs import Job, JobState, Pair, PromptSet, ResolvedSweep, Scalar, SweepState
 from dyna_eval.measurements import Calibration, JobResult, Sample
-from dyna_eval.records import StoredCalibration, StoredJob, SweepRecord
+from dyna_eval.records import ResultOrigin, StoredCalibration, StoredJob, SweepRecord
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.address import parse_address
 from dyna_eval_db.audit import audit
@@ -45,6 +45,7 @@ from dyna_eval_db.results import (
     read_environments,
     read_jobs,
     read_likely_calibrations,
+    read_result_origins,
     read_samples,
     read_tree_sizes,
 )
@@ -230,6 +231,11 @@ class Store:
         """Return the facts of every environment that a sweep was measured in, by its digest."""
         with self._read() as session:
             return read_environments(session, sweep_id)
+
+    def result_origins(self, sweep_id: int) -> tuple[ResultOrigin, ...]:
+        """Return where the finished jobs of each pair were measured, the latest environment last."""
+        with self._read() as session:
+            return read_result_origins(session, sweep_id)
 
     def calibrations(self, pair: Pair) -> dict[str, Calibration]:
         """Return what a pair's forward passes cost, by the digest of the environment, the latest first."""

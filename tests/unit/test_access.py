@@ -104,3 +104,20 @@ def test_a_detached_run_is_told_how_to_run(gpus: float | None, options: list[str
         address="auto", cpus_per_pair=3, gpus_per_pair=gpus, insecure=True, fail_fast=True, detach=True
     )
     assert execution.as_options() == ["--cpus-per-pair", "3", *options, "--insecure", "--fail-fast"]
+
+
+def test_the_command_that_goes_on_with_a_sweep_names_the_cluster_that_it_ran_on() -> None:
+    def command(address: str, *, insecure: bool) -> str:
+        execution = Execution(
+            address=address,
+            cpus_per_pair=None,
+            gpus_per_pair=None,
+            insecure=insecure,
+            fail_fast=False,
+            detach=False,
+        )
+        return execution.command("resume", 7)
+
+    assert command("local", insecure=False) == "dyna-eval resume 7"
+    assert command("auto", insecure=False) == "dyna-eval resume 7 --address auto"
+    assert command("head:6379", insecure=True) == "dyna-eval resume 7 --address head:6379 --insecure"
