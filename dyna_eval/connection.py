@@ -25,6 +25,9 @@ from dyna_eval.access import (
 )
 from dyna_eval.errors import InputError, first_line
 
+_CREDENTIALS = ("DYNA_EVAL_DB", "PGPASSWORD", "PGPASSFILE")
+"""Variables that hold a database's password, or name the file that does."""
+
 
 @contextmanager
 def connected(address: str, *, insecure: bool = False) -> Iterator[str]:
@@ -40,18 +43,28 @@ def connected(address: str, *, insecure: bool = False) -> Iterator[str]:
     if folder is not None:
         options |= {"include_dashboard": False, "_temp_dir": folder}
     on_terminate = signal.getsignal(signal.SIGTERM)
-    database = os.environ.pop("DYNA_EVAL_DB", None)  # workers hold no credentials
     try:
-        with bound_to_loopback() if address == "local" else nullcontext():
+        with _without_credentials(), bound_to_loopback() if address == "local" else nullcontext():
             dashboard = _join(address, options, insecure=insecure)
         signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would end the process here and now
         yield dashboard
     finally:
-        if database is not None:
-            os.environ["DYNA_EVAL_DB"] = database
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)  # logs of Ray's own processes, and their sockets
+
+
+@contextmanager
+def _without_credentials() -> Iterator[None]:
+    """Keep a database's credentials out of the environment that processes started in this block inherit.
+
+    They come back at the end: this process itself reads them whenever it connects to the database again.
+    """
+    held = {name: os.environ.pop(name) for name in _CREDENTIALS if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(held)
 
 
 def _join(address: str, options: dict[str, Any], *, insecure: bool) -> str:

@@ -19,7 +19,7 @@ from dyna_eval_workers.actor import DecodingActor
 
 from dyna_eval.cluster import Slot, find_slots
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, LeaseLostError, NoPlaceError, StuckWorkerError
-from dyna_eval.integrity import backend_caveats
+from dyna_eval.integrity import backend_caveats, elsewhere_warning
 from dyna_eval.invariants import broken_invariants
 from dyna_eval.jobs import JobState, Pair, PromptSet
 from dyna_eval.lease import LEASE_SECONDS
@@ -27,6 +27,7 @@ from dyna_eval.measurements import Calibration, Environment, JobResult
 from dyna_eval.monitoring import SweepExport
 from dyna_eval.notices import Happening, Notice, Standstill
 from dyna_eval.outbox import Failed, Finished, Outbox
+from dyna_eval.records import ResultOrigin
 from dyna_eval.supervision import LATE_SECONDS, Call, limit_seconds
 from dyna_eval.verdicts import Verdict, judge_contradiction, judge_error, judge_loss
 
@@ -60,6 +61,8 @@ class Controller:
     _calibrations: dict[str, list[Calibration]] = field(default_factory=dict)
     _slower: set[tuple[str, str]] = field(default_factory=set)
     """The pairs that run in slower code than ours, with why; what is in it was told."""
+    _earlier: dict[str, list[ResultOrigin]] = field(default_factory=dict)
+    """Where results of before this run were measured, by pairs of which no other place was told yet."""
     _calls: dict[Any, Call] = field(default_factory=dict)
     _late: dict[Any, Call] = field(default_factory=dict)
     """Calls that were given up while their workers may still answer."""
@@ -88,6 +91,8 @@ class Controller:
                 self.sweep_id, self.holder, LEASE_SECONDS
             )  # Ray may have taken long to start
             self.store.recover(self.sweep_id, self.holder)
+            for origin in self.store.result_origins(self.sweep_id):
+                self._earlier.setdefault(origin.pair, []).append(origin)
             self._work()
         finally:
             self._put_back()
@@ -291,8 +296,10 @@ class Controller:
             self._tell(Happening.DISCARDED, finished.actor, claim, detail=detail)
         else:
             self._export.landed(claim.job, result)
-            slower = self._slower_passes(claim.job.pair, result.environment)
-            self._tell(Happening.LANDED, finished.actor, claim, detail=slower, seconds=result.wall_seconds)
+            pair = claim.job.pair
+            found = self._slower_passes(pair, result.environment), self._elsewhere(pair, result.environment)
+            detail = "; ".join(filter(None, found))
+            self._tell(Happening.LANDED, finished.actor, claim, detail=detail, seconds=result.wall_seconds)
 
     def _slower_passes(self, pair: Pair, environment: Environment) -> str:
         """Return why a pair runs in slower code than ours, unless that was told already or is not so."""
@@ -302,6 +309,14 @@ class Controller:
             return ""
         self._slower.add((pair.spec.name, text))
         return text
+
+    def _elsewhere(self, pair: Pair, environment: Environment) -> str:
+        """Return that a pair goes on in an environment that is not that of its results of before this run,
+        unless that was told already or is not so."""
+        warning = elsewhere_warning(environment, self._earlier.get(pair.spec.name, ()))
+        if warning:
+            del self._earlier[pair.spec.name]
+        return warning
 
     def _has_failed(self, failed: Failed) -> None:
         """Take note of a failure that the store has taken, or discarded."""

@@ -15,8 +15,8 @@ from statistics import fmean
 
 from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
-from dyna_eval.measurements import GPU_SHARE
-from dyna_eval.records import StoredJob, StoredSentinel
+from dyna_eval.measurements import GPU_SHARE, Environment
+from dyna_eval.records import ResultOrigin, StoredJob, StoredSentinel
 from dyna_eval.samples import SampleTable
 from dyna_eval.statistics import Comparison, Figures, Run, compare, prompt_throughputs
 
@@ -230,6 +230,22 @@ def environment_difference(other: str | None, expected: str | None, environments
     if not here or not there or not changed:
         return f"{_short(other)} instead of {_short(expected)}"
     return "; ".join(f"{name}: {here.get(name)} instead of {there.get(name)}" for name in changed)
+
+
+def elsewhere_warning(environment: Environment, earlier: Sequence[ResultOrigin]) -> str:
+    """Return that a pair goes on in an environment in which none of its finished jobs was measured.
+
+    `earlier` is where those were measured, the latest last. Empty where there are none, or one was there too.
+    """
+    if not earlier or environment.digest in {own.environment for own in earlier}:
+        return ""
+    last = earlier[-1]
+    facts = {environment.digest: environment.facts, last.environment: last.facts}
+    return (
+        f"ran in another environment than its results {last.origin}"
+        f" ({environment_difference(environment.digest, last.environment, facts)}), and `report` refuses to"
+        " mix them; submit the file with another --name to measure all rows here"
+    )
 
 
 def _others(values: Iterable[str | None], expected: str | None) -> list[str | None]:

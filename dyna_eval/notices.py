@@ -20,7 +20,8 @@ class Happening(StrEnum):
 class Notice:
     """One thing that happened to a job. `seconds` is the job's wall time, where it landed.
 
-    `detail` is why it did not land; where it did, why its pair runs in slower code than ours, told once.
+    `detail` is why it did not land; where it did, what is told once of its pair: why it runs in slower code
+    than ours, and that its earlier results are of another environment.
     """
 
     happening: Happening

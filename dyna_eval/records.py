@@ -54,10 +54,9 @@ class StoredSentinel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredCalibration:
-    """A calibration, the facts of the environment that it is of, and when it was measured."""
+class Origin:
+    """Where something was measured, by the facts of the environment, and when."""
 
-    calibration: Calibration
     facts: Mapping[str, Scalar]
     measured_at: str
 
@@ -70,6 +69,22 @@ class StoredCalibration:
     def origin(self) -> str:
         """When and where it was measured, for people: `of 2026-11-26 on NVIDIA H100`."""
         return f"of {self.measured_at[:10]} on {self.machine}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCalibration(Origin):
+    """A calibration with where and when it was measured."""
+
+    calibration: Calibration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultOrigin(Origin):
+    """An environment in which finished jobs of a pair were measured, and when the last of them landed."""
+
+    pair: str
+    environment: str
+    """Its digest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -223,6 +223,7 @@ def _beyond_first_version(measure: MeasureSpec) -> dict[str, object]:
         "max_repeats": measure.max_repeats,
         "precision": measure.precision,
         "tune_fraction": measure.tune_fraction,
+        "store_trees": measure.store_trees,
     }
     return {name: value for name, value in used.items() if value}
 

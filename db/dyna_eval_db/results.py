@@ -26,7 +26,7 @@ from dyna_eval.measurements import (
     TreeNode,
     sum_rounds,
 )
-from dyna_eval.records import StoredCalibration, StoredJob, StoredSentinel
+from dyna_eval.records import ResultOrigin, StoredCalibration, StoredJob, StoredSentinel
 from dyna_eval.samples import SampleTable
 from dyna_eval_db.columns import database_clock, insert_many, insert_missing, insert_or_update
 from dyna_eval_db.models import (
@@ -270,6 +270,28 @@ def read_environments(session: Session, sweep_id: int) -> dict[str, Mapping[str,
     used = of_results.union(of_sentinels)
     rows = session.scalars(select(EnvironmentRow).where(EnvironmentRow.digest.in_(used)))
     return {row.digest: row.facts for row in rows}
+
+
+def read_result_origins(session: Session, sweep_id: int) -> tuple[ResultOrigin, ...]:
+    """Read where the finished jobs of each pair of a sweep were measured, the latest environment last."""
+    latest = func.max(ResultRow.landed_at)
+    rows = session.execute(
+        select(JobRow.pair, ResultRow.environment, latest)
+        .join(JobRow, JobRow.id == ResultRow.job_id)
+        .where(JobRow.sweep_id == sweep_id)
+        .group_by(JobRow.pair, ResultRow.environment)
+        .order_by(latest, JobRow.pair, ResultRow.environment)
+    )
+    facts = read_environments(session, sweep_id)
+    return tuple(
+        ResultOrigin(
+            pair=pair,
+            environment=environment,
+            facts=facts[environment],
+            measured_at=landed_at.isoformat(timespec="seconds"),
+        )
+        for pair, environment, landed_at in rows
+    )
 
 
 def read_calibrations(session: Session, pair: Pair) -> dict[str, Calibration]:

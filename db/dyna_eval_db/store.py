@@ -29,7 +29,7 @@ from dyna_eval.errors import LeaseLostError
 from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.jobs import Job, JobState, Pair, PromptSet, ResolvedSweep, Scalar, SweepState
 from dyna_eval.measurements import Calibration, JobResult, Sample
-from dyna_eval.records import StoredCalibration, StoredJob, SweepRecord
+from dyna_eval.records import ResultOrigin, StoredCalibration, StoredJob, SweepRecord
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.address import parse_address
 from dyna_eval_db.audit import audit
@@ -45,6 +45,7 @@ from dyna_eval_db.results import (
     read_environments,
     read_jobs,
     read_likely_calibrations,
+    read_result_origins,
     read_samples,
     read_tree_sizes,
 )
@@ -140,7 +141,10 @@ class Store:
 
     @retried
     def add_sweep(self, resolved: ResolvedSweep) -> int:
-        """Store a sweep with its prompts and jobs; one with the same digest is found, not stored again."""
+        """Store a sweep with its prompts and jobs; one with the same digest is found, not stored again.
+
+        What its digest leaves out is then taken from this one: categories, and the limit of jobs not done.
+        """
         with self._write() as session:
             sweep_id = sweeps.insert_sweep(session, resolved)
             if sweep_id is not None:
@@ -227,6 +231,11 @@ class Store:
         """Return the facts of every environment that a sweep was measured in, by its digest."""
         with self._read() as session:
             return read_environments(session, sweep_id)
+
+    def result_origins(self, sweep_id: int) -> tuple[ResultOrigin, ...]:
+        """Return where the finished jobs of each pair were measured, the latest environment last."""
+        with self._read() as session:
+            return read_result_origins(session, sweep_id)
 
     def calibrations(self, pair: Pair) -> dict[str, Calibration]:
         """Return what a pair's forward passes cost, by the digest of the environment, the latest first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -50,7 +51,8 @@ _CATEGORY = ("prompt_set", "index", "category")
 def insert_sweep(session: Session, resolved: ResolvedSweep) -> int | None:
     """Store a sweep with its prompts and jobs and return its number; None where its digest is known.
 
-    A known one, too, gets the categories of its prompts: its file may name them only now.
+    A known one, too, gets the categories of its prompts, and the limit of its jobs: its file may name them
+    only now.
     """
     for prompts in {prompts.digest: prompts for prompts in resolved.prompt_sets.values()}.values():
         _insert_prompts(session, prompts)
@@ -64,10 +66,26 @@ def insert_sweep(session: Session, resolved: ResolvedSweep) -> int | None:
         prompt_sets={pair: prompts.digest for pair, prompts in resolved.prompt_sets.items()},
     )
     if not new:
+        _update_job_timeout(session, resolved)
         return None
     sweep_id = session.scalars(select(SweepRow.id).where(SweepRow.digest == resolved.digest)).one()
     insert_many(session, JobRow, _job_values(sweep_id, resolved.jobs))
     return sweep_id
+
+
+def _update_job_timeout(session: Session, resolved: ResolvedSweep) -> None:
+    """Give what a stored sweep still has to run the limit of the file submitted last.
+
+    The limit is no part of a sweep's identity: a job that was stopped by it is to run again under another.
+    """
+    row = session.scalars(select(SweepRow).where(SweepRow.digest == resolved.digest)).one()
+    spec, limit = _SPEC.validate_python(row.spec), resolved.spec.measure.job_timeout_s
+    if spec.measure.job_timeout_s == limit:
+        return
+    measure = replace(spec.measure, job_timeout_s=limit)
+    row.spec = _json(replace(spec, measure=measure))
+    left = update(JobRow).where(JobRow.sweep_id == row.id, JobRow.state != JobState.DONE)
+    session.execute(left.values(measure=_json(measure)))
 
 
 def _insert_prompts(session: Session, prompts: PromptSet) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,11 @@ class Execution:
             options += ["--gpus-per-pair" if whole else "--gpu-fraction", f"{self.gpus_per_pair:g}"]
         options += ["--insecure"] if self.insecure else []
         return options + (["--fail-fast"] if self.fail_fast else [])
+
+    def command(self, name: str, sweep_id: int) -> str:
+        """Return the command of that name which goes on with a sweep in the same place, as one types it."""
+        place = [] if self.address == "local" else ["--address", self.address]
+        return shlex.join(["dyna-eval", name, str(sweep_id), *place, *self.as_options()])
 
 
 _LEAST_SHARE = 0.01

@@ -186,7 +186,9 @@ def _print_plan(
         prompts = resolved.prompt_sets[pair.spec.name].prompts
         tokens = sum(len(prompt.token_ids) for prompt in prompts)
         click.echo(f"pair {pair.spec.name}: {pair.dtype}, {len(prompts)} prompts with {tokens} tokens")
-    if seconds is not None:
+    if seconds is None:
+        click.echo("no estimate of the time: no calibration of these models is known in this database yet")
+    else:
         click.echo(one_line(f"{_about(seconds)} {_basis(list(calibrations.values()), unknown)}"))
     click.echo(f"{len(resolved.jobs)} jobs; nothing was stored or run")
 
@@ -229,13 +231,24 @@ def _execute(store: Store, database: str, sweep_id: int, execution: Execution, *
             with stdout_kept_clean():
                 counts = _work(store, sweep_id, execution, counts)
         except KeyboardInterrupt:
-            what = f"interrupted; `dyna-eval resume {sweep_id}` goes on where it stopped"
+            what = f"interrupted; `{execution.command('resume', sweep_id)}` goes on where it stopped"
             raise _Interrupted(what) from None
     else:
-        click.echo(f"sweep {sweep_id}: nothing left to run", err=True)
-    _hint_at_rest(sweep_id, failed=counts[JobState.FAILED], cancelled=counts[JobState.CANCELLED])
+        click.echo(_nothing_left(store, sweep_id), err=True)
+    _hint_at_rest(sweep_id, execution, failed=counts[JobState.FAILED], cancelled=counts[JobState.CANCELLED])
     print_report(build_report(store.record(sweep_id), allow_mixed=True), "json" if as_json else None)
     return 0 if counts[JobState.DONE] == sum(counts.values()) else 1
+
+
+def _nothing_left(store: Store, sweep_id: int) -> str:
+    """Return that a sweep has no job to run, and where and when its results were measured."""
+    origins = list(dict.fromkeys(own.origin for own in store.result_origins(sweep_id)))
+    text = f"sweep {sweep_id}: nothing left to run"
+    if not origins:
+        return text
+    return one_line(
+        f"{text}; its results are {listed(origins)}; submit the file with another --name to measure anew"
+    )
 
 
 def _detach(database: str, sweep_id: int, execution: Execution, *, as_json: bool) -> int:
@@ -267,12 +280,12 @@ def _check_decoder(store: Store, sweep_id: int) -> None:
         )
 
 
-def _hint_at_rest(sweep_id: int, *, failed: int, cancelled: int) -> None:
+def _hint_at_rest(sweep_id: int, execution: Execution, *, failed: int, cancelled: int) -> None:
     """Say what can be done about jobs that are not done and will not run by themselves."""
     if failed:
         click.echo(
             f"{failed} jobs failed: `dyna-eval status {sweep_id}` says why, "
-            f"`dyna-eval retry {sweep_id}` runs them again",
+            f"`{execution.command('retry', sweep_id)}` runs them again",
             err=True,
         )
     if cancelled:

@@ -62,7 +62,8 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
         what = one_line(f"{job.label} (repeat {job.repeat + 1}) {job.state}: {job.error}")
         click.echo(f"  job {job.job_id} {what}")
     if summary.state is SweepState.INTERRUPTED:
-        click.echo(f"no controller runs it; `dyna-eval resume {summary.id}` goes on", err=True)
+        hint = f"`dyna-eval resume {summary.id}` goes on, with --address where it ran on a cluster"
+        click.echo(f"no controller runs it; {hint}", err=True)
 
 
 def _print_imported(sweep: ImportedSweep, *, as_json: bool) -> None:

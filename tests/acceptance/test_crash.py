@@ -114,7 +114,8 @@ def test_an_interrupted_run_puts_its_jobs_back_and_says_how_to_go_on(
     done = number_done(workplace)
     assert (looked["state"], looked["jobs"]["running"]) == ("interrupted", 0)
     assert looked["jobs"]["done"] == done == JOBS - looked["jobs"]["queued"]
-    assert workplace.run("status").stderr == "no controller runs it; `dyna-eval resume 1` goes on\n"
+    advice = "`dyna-eval resume 1` goes on, with --address where it ran on a cluster"
+    assert workplace.run("status").stderr == f"no controller runs it; {advice}\n"
 
     assert f"{JOBS - done} jobs cancelled" in workplace.run_here("cancel").stdout
     resumed = workplace.run("resume", "--json")

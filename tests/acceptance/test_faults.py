@@ -75,7 +75,8 @@ class Run:
         self.workplace.write("sweep.yaml", SWEEP.format(repeats=jobs // 2, pairs=pairs))
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        return self.workplace.start(*(words or ("submit", "sweep.yaml")), DYNA_EVAL_DB=self.url)
+        words = words or ("submit", "sweep.yaml")
+        return self.workplace.start(*words, DYNA_EVAL_DB=self.url, PGPASSWORD="unused")
 
     def finish(self, process: subprocess.Popen[str]) -> tuple[int, str]:
         """Wait for a command's end and return its exit status and stderr."""
@@ -311,7 +312,7 @@ def test_a_server_that_restarts_or_goes_away_is_waited_for(
         process = run.start()
         run.wait_for(2, process)
         [raylet] = processes(workplace, "raylet")  # its workers inherit what it has
-        assert "DYNA_EVAL_DB" not in raylet.environ()
+        assert not {"DYNA_EVAL_DB", "PGPASSWORD"} & raylet.environ().keys()
         for _ in range(min(size.faults, 5)):
             server.stop(immediate=True)
             server.start()

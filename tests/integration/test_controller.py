@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -197,6 +198,39 @@ def test_why_a_pair_runs_in_slower_code_is_told_with_its_first_result_and_once(s
         "",
         "the draft ran on the slower eager backend: x",
     ]
+
+
+def test_a_sweep_that_goes_on_elsewhere_says_so_with_its_first_result_and_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In what the machine and its software differ from those of the results that it has."""
+    sweep_id, details = store.add_sweep(make_sweep(repeats=3)), list[str]()
+
+    def land(torch: str) -> None:
+        claim = claim_one(store, sweep_id, pair="demo", actor="actor-1", lease_seconds=60)
+        assert claim is not None
+        facts = {"processor": "Here", "cores": 8, "torch": torch}
+        result = replace(make_result(claim.job), environment=Environment(digest=digest(facts), facts=facts))
+        controller._outbox.put(Finished(actor="actor-1", claim=claim, result=result))
+        controller._outbox.flush()
+
+    def watch(notice: Notice | Standstill) -> None:
+        assert isinstance(notice, Notice)
+        details.append(notice.detail)
+
+    for versions in (["2.9", "2.10"], ["2.10", "2.11", "2.11", "2.12"]):
+        monkeypatch.setattr(Controller, "_work", lambda _, versions=versions: [*map(land, versions)])
+        with leased(store, sweep_id) as holder:
+            controller = Controller(store=store, sweep_id=sweep_id, holder=holder, watch=watch)
+            controller.run()
+    first, known, told, *later = details[:2], details[2], details[3], *details[4:]
+    assert (first, known, later) == (["", ""], "", ["", ""])
+    assert re.fullmatch(
+        r"ran in another environment than its results of 20\d\d-\d\d-\d\d on Here, 8 cores"
+        r" \(torch: 2\.11 instead of 2\.10\), and `report` refuses to mix them; submit the file with another"
+        r" --name to measure all rows here",
+        told,
+    )
 
 
 # ------------------------------------------------------------------- late answers

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -654,6 +655,21 @@ def test_a_changed_configuration_makes_another_model(saved: Path, model: Path) -
     change_config(model, layer_norm_eps=1e-3)
     before, after = inspected(spec_of(saved / "target")).pair, inspected(spec_of(model)).pair
     assert after.target_digest != before.target_digest
+
+
+def test_another_end_token_is_known_although_vocabulary_and_model_are_the_same(model: Path) -> None:
+    """And a pair stops at the one that its jobs' keys are made of, not at what its files say by now."""
+    before = inspected(spec_of(model)).pair
+    path = model / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token": "a"}))
+    after = inspected(spec_of(model)).pair
+    token = byte_tokenizer().get_vocab()["a"]
+    assert (before.end_of_text, after.end_of_text) == (0, token)
+    assert replace(after, end_of_text=0) == before
+    ends = [load_pair(pair, CPU).decoder.end_of_text for pair in (before, after)]
+    assert ends == [0, token]
+    earlier = replace(after, end_of_text=None)  # as it is stored in an older database
+    assert load_pair(earlier, CPU).decoder.end_of_text == token
 
 
 def hub_commit(hub: Path, model: Any, commit: str) -> None:

@@ -64,6 +64,12 @@ def take_back_all(store: Store, sweep_id: int) -> None:
     store.recover(sweep_id, "next")
 
 
+def on(result: JobResult, processor: str) -> JobResult:
+    """Return a result as it were from a machine with this processor."""
+    facts = {"processor": processor, "cores": 8}
+    return replace(result, environment=Environment(digest=digest(facts), facts=facts))
+
+
 def kinds(store: Store, sweep_id: int) -> list[str]:
     return [happened.kind for happened in store.events(sweep_id)]
 
@@ -113,6 +119,27 @@ def test_categories_that_a_file_names_only_later_are_added_to_the_stored_prompts
     assert store.record(sweep_id).categories == {prompts.digest: {0: "code", 1: "prose"}}
     assert store.add_sweep(named(None, None)) == sweep_id
     assert store.record(sweep_id).categories == {prompts.digest: {0: "code", 1: "prose"}}
+
+
+def test_a_file_submitted_again_sets_the_limit_of_the_jobs_that_are_not_done(store: Store) -> None:
+    """Those that failed by the old limit, and those that are added later, run under the new one."""
+    resolved = make_sweep()
+    spec = resolved.spec
+    limited = replace(resolved, spec=replace(spec, measure=replace(spec.measure, job_timeout_s=600.0)))
+    sweep_id = store.add_sweep(resolved)
+    done, failed = take(store, sweep_id), take(store, sweep_id)
+    land_one(store, done, make_result(done.job))
+    store.fail(failed, error_class="StuckWorkerError", message="it ran for too long", final=True)
+
+    assert store.add_sweep(limited) == sweep_id
+    store.retry(sweep_id)
+    found = store.resolved(sweep_id)
+    limits = {job.position: job.measure.job_timeout_s for job in found.jobs}
+    assert limits == {1: None, 2: 600.0, 3: 600.0, 4: 600.0}
+    assert found.spec == limited.spec
+
+    assert store.add_sweep(resolved) == sweep_id
+    assert store.resolved(sweep_id).spec == resolved.spec
 
 
 def test_sweeps_that_use_the_same_prompts_share_them(store: Store) -> None:
@@ -655,6 +682,65 @@ def test_a_crash_before_any_statement_of_a_landing_leaves_nothing_of_it(store: S
     assert store.samples(claim.job_id) == result.samples
 
 
+# ------------------------------------------------------------- where results are from
+
+
+def test_the_origins_of_results_are_told_by_pair_and_environment_the_latest_last(store: Store) -> None:
+    sweep_id = store.add_sweep(make_sweep(pairs=("demo", "other")))
+    other = store.add_sweep(make_sweep("another"))
+    assert store.result_origins(sweep_id) == ()
+    for sweep, pair, processor in (
+        (sweep_id, "demo", "There"),
+        (sweep_id, "demo", "Here"),
+        (sweep_id, "demo", "There"),
+        (sweep_id, "other", "Here"),
+        (other, "demo", "Elsewhere"),
+    ):
+        claim = claim_one(store, sweep, pair=pair, actor="actor-1", lease_seconds=MINUTE)
+        assert claim is not None
+        land_one(store, claim, on(make_result(claim.job), processor))
+        time.sleep(0.002)  # SQLite's clock counts milliseconds
+    origins = store.result_origins(sweep_id)
+    assert [(own.pair, own.facts["processor"]) for own in origins] == [
+        ("demo", "Here"),
+        ("demo", "There"),
+        ("other", "Here"),
+    ]
+    assert [own.environment for own in origins] == [digest(own.facts) for own in origins]
+
+
+def test_where_nothing_is_left_to_run_it_is_said_where_the_results_are_from(
+    store: Store, sweep_id: int, database_url: str
+) -> None:
+    """They may be of another machine, or of months ago."""
+    for processor in ("There", "Here", "There", "Here"):
+        claim = take(store, sweep_id)
+        land_one(store, claim, on(make_result(claim.job), processor))
+        time.sleep(0.002)  # SQLite's clock counts milliseconds
+    done = CliRunner().invoke(cli, ["resume", "--db", database_url], catch_exceptions=False)
+    day = r"20\d\d-\d\d-\d\d"
+    assert re.fullmatch(
+        rf"sweep {sweep_id}: nothing left to run; its results are of {day} on There, 8 cores and of {day} on"
+        r" Here, 8 cores; submit the file with another --name to measure anew",
+        done.stderr.splitlines()[0],
+    )
+
+
+def test_where_nothing_ran_no_origin_is_told(store: Store, sweep_id: int, database_url: str) -> None:
+    store.cancel(sweep_id)
+    done = CliRunner().invoke(cli, ["resume", "--db", database_url], catch_exceptions=False)
+    assert done.stderr.splitlines()[0] == f"sweep {sweep_id}: nothing left to run"
+
+
+def test_hints_at_jobs_that_failed_name_the_cluster_of_the_command(
+    store: Store, sweep_id: int, database_url: str
+) -> None:
+    store.fail_pair(sweep_id, "demo", "does not load")
+    words = ["resume", "--db", database_url, "--address", "auto"]
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert f"`dyna-eval retry {sweep_id} --address auto` runs them again" in done.stderr
+
+
 # ------------------------------------------------------------------- a dry run
 
 
@@ -679,24 +765,19 @@ def test_a_dry_run_estimates_its_time_by_an_earlier_calibration(
 ) -> None:
     """4 jobs and one run of the actor's own, 2 prompts of 4 tokens each, a token a second."""
     assert json.loads(dry_run(database_url, "--json"))["estimated_seconds"] is None
+    assert "no estimate of the time: no calibration of these models is known" in dry_run(database_url)
     claim = take(store, sweep_id)
     land_one(store, claim, make_result(claim.job))
     before = store.record(sweep_id)
     assert json.loads(dry_run(database_url, "--json"))["estimated_seconds"] == 5 * 2 * 4 * 1.0
-    assert "under a minute on one actor if every row were as fast as the target alone" in dry_run(
-        database_url
-    )
+    told = dry_run(database_url)
+    assert "under a minute on one actor if every row were as fast as the target alone" in told
+    assert "no estimate" not in told
     slower = Calibration(draft_seconds=(), verify_seconds=((1, 6.0),))
     claim = take(store, sweep_id)
     land_one(store, claim, make_result(claim.job, calibration=slower))
     assert "about 4 min on one actor" in dry_run(database_url)
     assert len(store.record(sweep_id).jobs) == len(before.jobs)
-
-
-def on(result: JobResult, processor: str) -> JobResult:
-    """Return a result as it were from a machine with this processor."""
-    facts = {"processor": processor, "cores": 8}
-    return replace(result, environment=Environment(digest=digest(facts), facts=facts))
 
 
 def test_a_dry_run_says_which_machine_its_estimate_is_of_and_prefers_the_sweeps_own(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from dyna_eval import connection
 from dyna_eval.access import keep_token_private
 from dyna_eval.commands.options import Execution
 from dyna_eval.errors import InputError
@@ -72,6 +74,27 @@ def test_no_token_is_made_where_none_is_wanted(token: Path, monkeypatch: pytest.
     assert not token.exists()
 
 
+def test_what_ray_starts_inherits_no_credentials_of_a_database_and_the_controller_keeps_them(
+    token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A controller reads them again when it connects anew to a server that was away."""
+    held = {"DYNA_EVAL_DB": "postgresql://u:p@h/d", "PGPASSWORD": "secret", "PGPASSFILE": "/home/me/.pgpass"}
+    for name, value in held.items():
+        monkeypatch.setenv(name, value)
+    inherited: list[dict[str, str]] = []
+
+    def start(**_: object) -> SimpleNamespace:
+        inherited.append(dict(os.environ))
+        return SimpleNamespace(dashboard_url="")
+
+    monkeypatch.setattr(connection.ray, "init", start)
+    with connection.connected("auto", insecure=True):
+        assert {name: os.environ.get(name) for name in held} == held
+    [environment] = inherited
+    assert not held.keys() & environment.keys()
+    assert environment["HOME"] == str(token.parents[1])
+
+
 @pytest.mark.parametrize(
     ("gpus", "options"),
     [(None, []), (2, ["--gpus-per-pair", "2"]), (0.5, ["--gpu-fraction", "0.5"])],
@@ -81,3 +104,20 @@ def test_a_detached_run_is_told_how_to_run(gpus: float | None, options: list[str
         address="auto", cpus_per_pair=3, gpus_per_pair=gpus, insecure=True, fail_fast=True, detach=True
     )
     assert execution.as_options() == ["--cpus-per-pair", "3", *options, "--insecure", "--fail-fast"]
+
+
+def test_the_command_that_goes_on_with_a_sweep_names_the_cluster_that_it_ran_on() -> None:
+    def command(address: str, *, insecure: bool) -> str:
+        execution = Execution(
+            address=address,
+            cpus_per_pair=None,
+            gpus_per_pair=None,
+            insecure=insecure,
+            fail_fast=False,
+            detach=False,
+        )
+        return execution.command("resume", 7)
+
+    assert command("local", insecure=False) == "dyna-eval resume 7"
+    assert command("auto", insecure=False) == "dyna-eval resume 7 --address auto"
+    assert command("head:6379", insecure=True) == "dyna-eval resume 7 --address head:6379 --insecure"

@@ -346,7 +346,8 @@ def test_the_digest_of_a_sweep_follows_what_it_runs(spec: SweepSpec) -> None:
         return sweep_digest(of, jobs_for(of, pairs, PROMPTS))
 
     same = replace(spec, source="other text")
-    assert identity(spec) == identity(same)
+    slower = replace(spec, measure=replace(spec.measure, job_timeout_s=600.0))
+    assert identity(spec) == identity(same) == identity(slower)
 
     others = [
         replace(spec, name="other"),
@@ -355,6 +356,7 @@ def test_the_digest_of_a_sweep_follows_what_it_runs(spec: SweepSpec) -> None:
         replace(spec, configurations=spec.configurations[:-1]),
         replace(spec, measure=replace(spec.measure, repeats=2)),
         replace(spec, measure=replace(spec.measure, confidence=0.9)),
+        replace(spec, measure=replace(spec.measure, store_trees=2)),
         replace(spec, generation=replace(spec.generation, max_new_tokens=2)),
     ]
     digests = {identity(spec), *(identity(other) for other in others)}
@@ -362,6 +364,19 @@ def test_the_digest_of_a_sweep_follows_what_it_runs(spec: SweepSpec) -> None:
     digests.add(identity(spec, (PAIRS[0], replace(PAIRS[1], backend=Backend.EAGER))))
     digests.add(identity(spec, (PAIRS[0], replace(PAIRS[1], dtype="float16"))))
     assert len(digests) == len(others) + 4
+
+
+def test_the_end_token_is_part_of_a_job_where_generation_stops_at_it(spec: SweepSpec) -> None:
+    """Where it does not, keys are those of pairs that an earlier version looked at, which knew of none."""
+    stopping = replace(spec, generation=replace(spec.generation, stop_at_eos=True))
+    known, other, earlier = (replace(PAIRS[0], end_of_text=token) for token in (0, 7, None))
+
+    def keys(of: SweepSpec, of_pair: Pair) -> list[str]:
+        return [job.key for job in jobs_for(of, (of_pair,), PROMPTS)]
+
+    assert keys(spec, known) == keys(spec, other) == keys(spec, earlier)
+    assert not set(keys(stopping, known)) & set(keys(stopping, other))
+    assert not set(keys(stopping, known)) & set(keys(stopping, earlier))
 
 
 def test_one_pair_may_run_in_two_dtypes_or_on_two_backends(spec: SweepSpec) -> None:

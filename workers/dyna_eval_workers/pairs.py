@@ -63,6 +63,7 @@ def inspect_pair(spec: PairSpec, *, device: str, backend: Backend = Backend.AUTO
         target_digest=target.files.digest(),
         draft_digest=draft.files.digest() if draft else None,
         tokenizer_digest=tokenizer_digest(target.tokenizer),
+        end_of_text=target.tokenizer.eos_token_id,
     )
     positions = common_positions(position_limit(model.config) for model in models)
     vocabulary = vocabulary_size(target.config)
