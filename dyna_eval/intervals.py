@@ -1,9 +1,11 @@
-"""Intervals: of means and ratios over prompts by bootstrap, of a mean over repeats by Student.
+"""Intervals: of means and ratios over prompts, and of a mean over repeats.
 
 A resampled prompt carries all its repeats, for both rows of a ratio alike, so repeats stay clustered and rows
-stay paired. The bootstrap's are percentile intervals, widened for few prompts (Hesterberg 2015, "What
-Teachers Should Know About the Bootstrap", section 4.2): over eight prompts a plain percentile or BCa interval
-of 95 % holds the truth in about 88 % of cases, the widened one in 94 %.
+stay paired. Intervals over prompts are percentile intervals of a bootstrap, widened for few prompts
+(Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 4.2): over eight prompts a plain
+percentile or BCa interval of 95 % holds the truth in about 88 % of cases, the widened one in 94 %. No
+resample's mean lies beyond the smallest and the largest prompt, so where there are fewer than eight, or too
+few for the confidence (15 for 99 %), the interval is Student's, on the scale of logarithms.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from dyna_eval.samples import Floats
 
 _RESAMPLES = 10_000
 _CHUNK_CELLS = 4_000_000  # resampling counts handled at once: bounds memory, not results
+_FEWEST_PROMPTS = 8  # that a bootstrap is made over
+_RAREST_TAIL = 0.001  # of 10,000 resamples 10 lie beyond: fewer do not tell where an interval ends
+_FARTHEST = 300.0  # in logarithms: an interval whose ends are still numbers, and which says nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,43 +39,58 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bootstrap:
-    """Resamples prompts; equal fields give equal intervals, and all intervals share their resamples."""
+    """Makes intervals over prompts. Equal fields give equal intervals, and all share their resamples."""
 
     confidence: float = 0.95
     resamples: int = _RESAMPLES
     seed: int = 0
 
     def mean(self, values: Sequence[float]) -> Interval | None:
-        """Return the interval of the mean; None for fewer than two prompts."""
-        if len(values) < 2:
-            return None
-        return self._interval(self._resampled(values).means, len(values))
+        """Return the interval of the mean of values, none negative; None for fewer than two prompts."""
+        return self.ratio_of_means(values, [1.0] * len(values))
 
     def ratio_of_means(self, values: Sequence[float], base: Sequence[float]) -> Interval | None:
         """Return the interval of mean(values) / mean(base), which are paired by position."""
         if len(values) < 2:
             return None
-        return self._interval(self._resampled(values).means / self._resampled(base).means, len(values))
+        if self._too_few(len(values)):
+            mean, base_mean = fmean(values), fmean(base)
+            scale = mean or 1.0  # where all values are 0, so is the ratio
+            logs = [x / scale - y / base_mean for x, y in zip(values, base, strict=True)]  # to first order
+            return self._students(mean / base_mean, logs)
+        return self._percentiles(self._resampled(values).means / self._resampled(base).means, len(values))
 
     def geometric_mean_of_ratios(self, values: Sequence[float], base: Sequence[float]) -> Interval | None:
         """Return the interval of the geometric mean of values / base, all positive and paired by position."""
         if len(values) < 2:
             return None
-        logs = self._resampled(values).log_means - self._resampled(base).log_means
-        return self._interval(np.exp(logs), len(values))
+        if self._too_few(len(values)):
+            logs = [math.log(x / y) for x, y in zip(values, base, strict=True)]
+            return self._students(math.exp(fmean(logs)), logs)
+        means = self._resampled(values).log_means - self._resampled(base).log_means
+        return self._percentiles(np.exp(means), len(values))
 
     def _resampled(self, values: Sequence[float]) -> _Resampled:
         return _resample(tuple(values), self.resamples, self.seed)
 
-    def _interval(self, estimates: Floats, prompts: int) -> Interval:
+    def _too_few(self, prompts: int) -> bool:
+        return prompts < _FEWEST_PROMPTS or widened_tail(self.confidence, prompts) < _RAREST_TAIL
+
+    def _percentiles(self, estimates: Floats, prompts: int) -> Interval:
         tail = widened_tail(self.confidence, prompts)
         low, high = np.quantile(estimates, [tail, 1.0 - tail])
         return Interval(low=float(low), high=float(high))
 
+    def _students(self, estimate: float, logs: Sequence[float]) -> Interval:
+        """Return Student's interval of an estimate; its logarithm is the mean of `logs` and a constant."""
+        error = stdev(logs) / math.sqrt(len(logs))
+        reach = math.exp(_half_width(self.confidence, error, len(logs) - 1))
+        return Interval(low=estimate / reach, high=estimate * reach)
+
 
 def widened_tail(confidence: float, prompts: int) -> float:
     """Return the share of resamples to cut at each end: (1 - confidence) / 2, less where prompts are few."""
-    return NormalDist().cdf(-_student(confidence, prompts) * math.sqrt(prompts / (prompts - 1)))
+    return NormalDist().cdf(-_student(confidence, prompts - 1) * math.sqrt(prompts / (prompts - 1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,11 +136,16 @@ def half_width_over_repeats(values: Sequence[float], confidence: float) -> float
     """
     if len(values) < 2:
         return None
-    return _student(confidence, len(values)) * stdev(values) / math.sqrt(len(values)) / fmean(values)
+    return _student(confidence, len(values) - 1) * stdev(values) / math.sqrt(len(values)) / fmean(values)
 
 
-def _student(confidence: float, values: int) -> float:
-    """Return Student's two-sided quantile for a mean of so many values."""
+def _half_width(confidence: float, error: float, degrees: float) -> float:
+    """Return how far Student's interval reaches in logarithms, by the standard error of one."""
+    return min(_student(confidence, degrees) * error, _FARTHEST) if error else 0.0
+
+
+def _student(confidence: float, degrees: float) -> float:
+    """Return Student's two-sided quantile."""
     from scipy.special import stdtrit  # noqa: PLC0415 (0.2 s that commands without intervals need not pay)
 
-    return float(stdtrit(values - 1, (1.0 + confidence) / 2.0))
+    return float(stdtrit(degrees, (1.0 + confidence) / 2.0))
