@@ -1,4 +1,4 @@
-"""Intervals: of means and ratios over prompts, and of a mean over repeats.
+"""Intervals: of means and ratios over prompts, of a mean over repeats, and of both together.
 
 A resampled prompt carries all its repeats, for both rows of a ratio alike, so repeats stay clustered and rows
 stay paired. Intervals over prompts are percentile intervals of a bootstrap, widened for few prompts
@@ -6,12 +6,15 @@ stay paired. Intervals over prompts are percentile intervals of a bootstrap, wid
 percentile or BCa interval of 95 % holds the truth in about 88 % of cases, the widened one in 94 %. No
 resample's mean lies beyond the smallest and the largest prompt, so where there are fewer than eight, or too
 few for the confidence (15 for 99 %), the interval is Student's, on the scale of logarithms.
+
+What differs from run to run (load, clocks) moves all prompts of a job together, so that no interval over
+prompts sees it. `RunNoise` is estimated from repeats, and `Bootstrap.widened` adds it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist, fmean, stdev
@@ -70,6 +73,17 @@ class Bootstrap:
         means = self._resampled(values).log_means - self._resampled(base).log_means
         return self._percentiles(np.exp(means), len(values))
 
+    def widened(self, interval: Interval | None, estimate: float, noise: Variance | None) -> Interval | None:
+        """Return an interval that also holds the noise of the estimate's logarithm, added in quadrature."""
+        if interval is None or noise is None or interval.low <= 0.0:
+            return interval
+        own = _half_width(self.confidence, math.sqrt(noise.value), noise.degrees)
+        below, above = math.log(estimate / interval.low), math.log(interval.high / estimate)
+        return Interval(
+            low=estimate * math.exp(-min(math.hypot(below, own), _FARTHEST)),
+            high=estimate * math.exp(min(math.hypot(above, own), _FARTHEST)),
+        )
+
     def _resampled(self, values: Sequence[float]) -> _Resampled:
         return _resample(tuple(values), self.resamples, self.seed)
 
@@ -127,6 +141,65 @@ def _resampling_counts(prompts: int, resamples: int, seed: int) -> NDArray[np.ui
         counts[start : start + rows] = np.bincount(draws.ravel(), minlength=rows * prompts).reshape(rows, -1)
     counts.flags.writeable = False
     return counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variance:
+    """An estimated variance and its degrees of freedom; those of a sum are Welch's and Satterthwaite's."""
+
+    value: float
+    degrees: float
+
+    @classmethod
+    def of(cls, squares: float, degrees: int) -> Variance | None:
+        """Return the mean of a sum of squares; None without a degree of freedom."""
+        return cls(value=squares / degrees, degrees=degrees) if degrees else None
+
+    def __mul__(self, factor: float) -> Variance:
+        return Variance(value=self.value * factor, degrees=self.degrees)
+
+    def __add__(self, other: Variance) -> Variance:
+        value = self.value + other.value
+        spread = self.value**2 / self.degrees + other.value**2 / other.degrees
+        return Variance(value=value, degrees=value**2 / spread if spread else self.degrees + other.degrees)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunNoise:
+    """How far one run's throughput lies from the mean of all such runs, in logarithms; None where unknown.
+
+    A block is one run of every row, in random order, so what drifts from block to block cancels out where
+    rows are compared over the same blocks.
+    """
+
+    in_block: Variance | None
+    """Of what differs within a block."""
+    alone: Variance | None
+    """Of a run by itself: of that and of what differs from block to block."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[int, float]]) -> RunNoise:
+        """Estimate it from the throughput of rows, each by block, by analysis of variance (rows x blocks).
+
+        Taken are the blocks that leave most degrees of freedom, and the rows that have all of them.
+        """
+        layouts = [
+            (blocks, [row for row in rows if blocks <= row.keys()])
+            for blocks in dict.fromkeys(map(frozenset, rows))
+            if blocks
+        ]
+        if not layouts:
+            return cls(in_block=None, alone=None)
+        blocks, alike = max(layouts, key=lambda one: ((len(one[0]) - 1) * (len(one[1]) - 1), len(one[0])))
+        logs = np.log([[row[block] for block in sorted(blocks)] for row in alike])
+        drift = logs.mean(axis=0) - logs.mean()
+        rest = logs - logs.mean(axis=1, keepdims=True) - drift
+        repeats = len(blocks) - 1
+        in_block = Variance.of(float((rest**2).sum()), (len(logs) - 1) * repeats)
+        alone = Variance.of(float((drift**2).sum()), repeats)  # of the mean of a block's runs
+        if alone is not None and in_block is not None:
+            alone += in_block * (1.0 - 1.0 / len(logs))
+        return cls(in_block=in_block, alone=alone)
 
 
 def half_width_over_repeats(values: Sequence[float], confidence: float) -> float | None:
