@@ -112,7 +112,14 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
             continue
         report = build_report(_with_split_of(records[0], part), allow_mixed=True)
         own = [
-            replace(found, label=row.label, step=row.step, is_baseline=row.is_baseline)
+            replace(
+                found,
+                label=row.label,
+                step=row.step,
+                is_baseline=row.is_baseline,
+                figures=row.figures,
+                noise=row.noise,
+            )
             if (found := shared.get((part.id, row.pair, row.label)))
             else row
             for row in report.rows
@@ -139,16 +146,21 @@ def _rows_together(records: Sequence[SweepRecord]) -> dict[tuple[int, str, str],
         for row in record.configurations
     }
 
-    def renamed(record: SweepRecord) -> SweepRecord:
+    def renamed(record: SweepRecord, first_repeat: int) -> SweepRecord:
+        """Sweeps have no label in common, nor a repeat: those of one ran at another time."""
         return replace(
             record,
             configurations=tuple(
                 replace(row, label=f"{record.id}: {row.label}") for row in record.configurations
             ),
-            jobs=tuple(replace(job, label=f"{record.id}: {job.label}") for job in record.jobs),
+            jobs=tuple(
+                replace(job, label=f"{record.id}: {job.label}", repeat=first_repeat + job.repeat)
+                for job in record.jobs
+            ),
         )
 
-    own = [renamed(record) for record in records]
+    repeats = [1 + max((job.repeat for job in record.jobs), default=-1) for record in records]
+    own = [renamed(record, sum(repeats[:place])) for place, record in enumerate(records)]
     together = replace(
         own[0],
         baseline=f"{own[0].id}: {own[0].baseline}",

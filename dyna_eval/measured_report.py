@@ -6,8 +6,8 @@ Pure. Definitions of the figures are in `dyna_eval.statistics`, what rows are do
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dyna_eval.integrity import (
@@ -21,14 +21,19 @@ from dyna_eval.integrity import (
     row_caveats,
     shared_gpu_caveats,
 )
-from dyna_eval.intervals import Bootstrap
+from dyna_eval.intervals import Bootstrap, RunNoise
 from dyna_eval.jobs import Configuration, JobState
 from dyna_eval.presets import Preset, apply_preset
-from dyna_eval.records import StoredJob, SweepRecord
+from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
 from dyna_eval.report import Choice, LeftOut, Report, Row, RowState, best_row, refuse_mixed, with_comparisons
-from dyna_eval.statistics import Run, actor_paces, figures, prompt_throughputs
+from dyna_eval.statistics import PacedRun, Run, actor_paces, figures, mean_throughputs, paced_throughputs
 from dyna_eval.tuning import split_record
 from dyna_eval.wording import count
+
+UNKNOWN_NOISE = (
+    "intervals are over prompts alone: with so few repeats it is not known what runs differ by,"
+    " and a small difference may be the machine's"
+)
 
 
 def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Preset | None = None) -> Report:
@@ -43,7 +48,8 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Pres
     whole, (record, unshown) = record, apply_preset(record, preset)
     bootstrap = Bootstrap(confidence=record.confidence)
     tables = [_PairTable.of(record, pair, bootstrap) for pair in record.pairs]
-    rows = tuple(row for table in tables for row in table.rows())
+    by_table = [(table, table.rows()) for table in tables]
+    rows = tuple(row for _, own in by_table for row in own)
     if not allow_mixed:
         refuse_mixed(rows)
     return Report(
@@ -60,7 +66,7 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Pres
             *_unshown(whole, unshown, preset),
             *(entry for table in tables for entry in table.left_out()),
         ),
-        pair_caveats=tuple((table.pair, caveat) for table in tables for caveat in table.caveats()),
+        pair_caveats=tuple((table.pair, caveat) for table, own in by_table for caveat in table.caveats(own)),
         preset=preset,
         generation=record.generation,
     )
@@ -108,6 +114,9 @@ class _PairTable:
     done: dict[str, tuple[StoredJob, ...]]
     """Those of them that are done."""
     paces: dict[str, float]
+    runs: dict[str, tuple[PacedRun, ...]]
+    """By label, those that are done, by repeat; empty where an actor has no known pace."""
+    noise: RunNoise
     reference: StoredJob | None
     """The done job whose circumstances all rows must share: the baseline's, or else the first row's."""
     bootstrap: Bootstrap
@@ -122,14 +131,24 @@ class _PairTable:
             label: tuple(job for job in alike if job.state is JobState.DONE) for label, alike in jobs.items()
         }
         every = [job for alike in done.values() for job in alike]
-        speeds = actor_speeds(sentinel for sentinel in record.sentinels if sentinel.pair == pair)
+        sentinels = [sentinel for sentinel in record.sentinels if sentinel.pair == pair]
+        paces = actor_paces((job.actor or "" for job in every), actor_speeds(sentinels))
+        runs = {label: _paced_runs(alike, paces, sentinels) for label, alike in done.items()}
+        reference = next(iter([*done.get(record.baseline, ()), *every]), None)
+        alike = [
+            mean_throughputs(runs[label])
+            for label, own in done.items()
+            if reference is not None and not differences(own, reference, record.environments)
+        ]
         return cls(
             record=record,
             pair=pair,
             jobs=jobs,
             done=done,
-            paces=actor_paces((job.actor or "" for job in every), speeds),
-            reference=next(iter([*done.get(record.baseline, ()), *every]), None),
+            paces=paces,
+            runs=runs,
+            noise=RunNoise.of(alike),
+            reference=reference,
             bootstrap=bootstrap,
         )
 
@@ -153,7 +172,7 @@ class _PairTable:
                 )
         return entries
 
-    def caveats(self) -> list[Caveat]:
+    def caveats(self, rows: Sequence[Row]) -> list[Caveat]:
         own = [sentinel for sentinel in self.record.sentinels if sentinel.pair == self.pair]
         found = actor_caveats(own, self.bootstrap)
         done = [job for alike in self.done.values() for job in alike]
@@ -170,6 +189,8 @@ class _PairTable:
                 " cannot be compared with others"
             )
             found.append(Caveat(text))
+        if self.noise.in_block is None and any(row.speedup_interval for row in rows):
+            found.append(Caveat(UNKNOWN_NOISE))
         return found
 
     def _row(self, step: int, configuration: Configuration) -> Row:
@@ -179,7 +200,8 @@ class _PairTable:
         runs = [Run(repeat=job.repeat, samples=job.samples) for job in done]
         environment = _only({job.environment for job in done})
         calibration = self.record.calibrations.get((self.pair, environment or ""))
-        own = figures(configuration.method, runs, self.bootstrap, calibration)
+        noise = self.noise.alone * (1.0 / len(done)) if self.noise.alone and done else None
+        own = figures(configuration.method, runs, self.bootstrap, calibration, noise)
         peaks = [job.peak_memory_bytes for job in done if job.peak_memory_bytes is not None]
         mixed: tuple[str, ...] = ()
         if own is not None and self.reference is not None:
@@ -202,17 +224,10 @@ class _PairTable:
             caveats=(),
             generation=_only({job.generation_digest for job in jobs}),
             key=_only({job.key for job in jobs}),
-            rates=self._comparable_rates(label),
+            rates=paced_throughputs(self.runs[label]) or None,
+            runs=self.runs[label],
+            noise=self.noise,
             peak_memory_bytes=max(peaks, default=None),
-        )
-
-    def _comparable_rates(self, label: str) -> dict[int, float] | None:
-        """Return prompt throughputs freed of how fast each actor is; None if one has no known pace."""
-        done = self.done[label]
-        if any((job.actor or "") not in self.paces for job in done):
-            return None
-        return prompt_throughputs(
-            Run(repeat=job.repeat, samples=job.samples, pace=self.paces[job.actor or ""]) for job in done
         )
 
     def _caveats(self, row: Row) -> tuple[Caveat, ...]:
@@ -232,6 +247,23 @@ class _PairTable:
         if len(done) < len(jobs):
             found.append(Caveat(f"figures are over the {len(done)} of {len(jobs)} repeats that are done"))
         return tuple(found)
+
+
+def _paced_runs(
+    jobs: Sequence[StoredJob], paces: Mapping[str, float], sentinels: Sequence[StoredSentinel]
+) -> tuple[PacedRun, ...]:
+    """Return jobs freed of how fast each actor is; nothing if one has no known pace."""
+    if any((job.actor or "") not in paces for job in jobs):
+        return ()
+    known = Counter(sentinel.actor for sentinel in sentinels)
+    return tuple(
+        PacedRun.of(
+            Run(repeat=job.repeat, samples=job.samples, pace=paces[job.actor or ""]),
+            actor=job.actor or "",
+            sentinels=known[job.actor or ""],
+        )
+        for job in jobs
+    )
 
 
 def _merged(record: SweepRecord) -> list[LeftOut]:

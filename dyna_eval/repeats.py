@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean
 
+from dyna_eval.integrity import actor_speeds
 from dyna_eval.intervals import half_width_over_repeats
 from dyna_eval.jobs import Job, JobState, ResolvedSweep
-from dyna_eval.records import StoredJob, SweepRecord
-from dyna_eval.statistics import Run, prompt_throughputs
+from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
+from dyna_eval.statistics import PacedRun, Run, actor_paces, mean_throughputs
 from dyna_eval.sweep import block_of_jobs
 
 
@@ -31,7 +31,8 @@ def jobs_to_add(record: SweepRecord, resolved: ResolvedSweep) -> tuple[Job, ...]
         own = [job for job in record.jobs if job.pair == pair.spec.name]
         repeats = 1 + max((job.repeat for job in own), default=-1)
         rows = _complete_rows(own)
-        if repeats >= limit or _precise(rows, record):
+        sentinels = [sentinel for sentinel in record.sentinels if sentinel.pair == pair.spec.name]
+        if repeats >= limit or _precise(rows, sentinels, record):
             continue
         block = block_of_jobs(
             resolved.spec,
@@ -52,26 +53,31 @@ def _complete_rows(jobs: Iterable[StoredJob]) -> dict[str, list[StoredJob]]:
     return {label: own for label, own in rows.items() if all(job.state is JobState.DONE for job in own)}
 
 
-def _precise(rows: Mapping[str, Sequence[StoredJob]], record: SweepRecord) -> bool:
-    """Say whether every row is known well enough: its speedup within each repeat, the baseline's speed."""
-    speeds = {label: _speed_by_repeat(jobs) for label, jobs in rows.items()}
-    base = speeds.get(record.baseline, {})
+def _precise(
+    rows: Mapping[str, Sequence[StoredJob]], sentinels: Sequence[StoredSentinel], record: SweepRecord
+) -> bool:
+    """Say whether every row is known well enough: its speedup within each repeat, the baseline's speed.
+
+    Where the baseline failed there are no speedups, and every row's own speed counts.
+    """
+    jobs = [job for own in rows.values() for job in own]
+    paces = actor_paces((job.actor or "" for job in jobs), actor_speeds(sentinels))
+    speeds = {label: _speed_by_repeat(own, paces) for label, own in rows.items()}
+    base = speeds.get(record.baseline)
     for label, speed in speeds.items():
-        values = [
-            speed[repeat] / base[repeat] if label != record.baseline and repeat in base else speed[repeat]
-            for repeat in speed
-        ]
+        if base is None or label == record.baseline:
+            values = list(speed.values())
+        else:
+            values = [speed[repeat] / base[repeat] for repeat in speed if repeat in base]
         width = half_width_over_repeats(values, record.confidence)
         if width is None or width > (record.measure.precision or 0.0):
             return False
     return True
 
 
-def _speed_by_repeat(jobs: Iterable[StoredJob]) -> dict[int, float]:
-    """Return the mean tokens per second over prompts, by repeat."""
-    speeds = {}
-    for job in jobs:
-        rates = prompt_throughputs([Run(repeat=job.repeat, samples=job.samples)])
-        if rates:
-            speeds[job.repeat] = fmean(rates.values())
-    return speeds
+def _speed_by_repeat(jobs: Iterable[StoredJob], paces: Mapping[str, float]) -> dict[int, float]:
+    """Return the mean tokens per second over prompts by repeat, freed of how fast each actor is."""
+    return mean_throughputs(
+        PacedRun.of(Run(repeat=job.repeat, samples=job.samples, pace=paces.get(job.actor or "", 1.0)))
+        for job in jobs
+    )

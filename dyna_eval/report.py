@@ -6,7 +6,8 @@ print it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from statistics import fmean
@@ -14,10 +15,10 @@ from statistics import fmean
 from dyna_eval.errors import MixedRowsError
 from dyna_eval.imported import Source
 from dyna_eval.integrity import Caveat
-from dyna_eval.intervals import Bootstrap, Interval
+from dyna_eval.intervals import Bootstrap, Interval, RunNoise, Variance
 from dyna_eval.jobs import GenerationSpec, Method, Params
 from dyna_eval.presets import Preset
-from dyna_eval.statistics import Comparison, Figures, compare, ratio_of_means
+from dyna_eval.statistics import Comparison, Figures, PacedRun, compare, paced_throughputs, ratio_of_means
 
 
 class RowState(StrEnum):
@@ -66,6 +67,10 @@ class Row:
     """Identity of its jobs; rows of equal keys did the same work."""
     rates: Mapping[int, float] | None = field(default=None, repr=False)
     """Tokens per second by prompt, freed of how fast each actor is."""
+    runs: tuple[PacedRun, ...] = field(default=(), repr=False, compare=False)
+    """What `rates` follow from, a run for each repeat; empty for an imported row."""
+    noise: RunNoise | None = field(default=None, repr=False, compare=False)
+    """How far runs differ by chance in the sweep of this row; None for an imported one."""
     source: Source | None = None
     """The file that an imported row comes from."""
     foreign: Mapping[str, float] = field(default_factory=dict)
@@ -93,6 +98,12 @@ class Row:
         """Whether it is slower than the step before it, and not by chance alone as far as is known."""
         step = self.versus_previous
         return step is not None and step.ratio < 1.0 and step.separable is not False
+
+    @property
+    def own_noise(self) -> Variance | None:
+        """The noise, from run to run, of the logarithm of its throughput; None where unknown, or imported."""
+        alone = self.noise.alone if self.noise else None
+        return alone * (1.0 / len(self.runs)) if alone and self.runs else None
 
     @property
     def speedup_interval(self) -> Interval | None:
@@ -230,6 +241,7 @@ def with_comparisons(rows: Sequence[Row], bootstrap: Bootstrap) -> list[Row]:
 def compare_rows(row: Row, base: Row, bootstrap: Bootstrap | None) -> Comparison | None:
     """Compare prompt by prompt where both rows have the prompts; by their means alone where not.
 
+    Rows of one sweep are compared over the repeats that both have, so that no drift comes between them.
     Of a row against itself it makes no sense to ask whether the two are separable: it has no paired interval.
     """
     if row.figures is None or base.figures is None:
@@ -239,9 +251,74 @@ def compare_rows(row: Row, base: Row, bootstrap: Bootstrap | None) -> Comparison
     if bootstrap is not None and row.rates and base.rates and (row.source is None) == (base.source is None):
         if not row.has_prompts_of(base):
             return ratio_of_means(fmean(row.rates.values()), fmean(base.rates.values()))
-        found = compare(row.rates, base.rates, bootstrap)
+        noise = None if row is base else _noise_together(row, base)
+        found = compare(*rates_together(row, base), bootstrap, noise)
         return replace(found, paired_interval=None) if found is not None and row is base else found
     return ratio_of_means(row.figures.throughput.mean, base.figures.throughput.mean)
+
+
+def rates_together(row: Row, base: Row) -> tuple[Mapping[int, float], Mapping[int, float]]:
+    """Return two rows' rates by prompt over the repeats that both have; over all where they share none."""
+    repeats = _common_repeats(row, base)
+
+    def rates(one: Row) -> Mapping[int, float]:
+        runs = _runs_over(one, repeats)
+        return paced_throughputs(runs) if len(runs) < len(one.runs) else one.rates or {}
+
+    return rates(row), rates(base)
+
+
+def _common_repeats(row: Row, base: Row) -> set[int]:
+    return {run.repeat for run in row.runs} & {run.repeat for run in base.runs}
+
+
+def _runs_over(row: Row, repeats: Collection[int]) -> Sequence[PacedRun]:
+    return [run for run in row.runs if run.repeat in repeats] if repeats else row.runs
+
+
+def _noise_together(row: Row, base: Row) -> Variance | None:
+    """Return the noise, from run to run, of the logarithm of the ratio of `rates_together`."""
+    repeats = _common_repeats(row, base)
+    if not repeats:
+        noise = noise_apart(row, base)
+    else:
+        in_block = row.noise.in_block if row.noise else None
+        noise = in_block and in_block * (2.0 / len(repeats))
+    alone = row.noise.alone if row.noise else None
+    paces = _noise_of_paces(_runs_over(row, repeats), _runs_over(base, repeats))
+    if noise is None or alone is None or not paces:
+        return noise
+    # Both are estimated from the same runs, so their degrees of freedom do not add up.
+    return Variance(value=noise.value + alone.value * paces, degrees=min(noise.degrees, alone.degrees))
+
+
+def _noise_of_paces(ours: Sequence[PacedRun], theirs: Sequence[PacedRun]) -> float:
+    """Return the noise that actors' paces bring into a ratio, as a multiple of one run's.
+
+    A pace has that of the AR runs that it was found from. It counts by how unequally the runs of the two rows
+    are spread over the actors.
+    """
+    shares: defaultdict[str, float] = defaultdict(float)
+    for runs, sign in ((ours, 1.0), (theirs, -1.0)):
+        for run in runs:
+            shares[run.actor] += sign / len(runs)
+    sentinels = {run.actor: run.sentinels for run in (*ours, *theirs)}
+    return sum(share**2 / sentinels[actor] for actor, share in shares.items() if abs(share) > 1e-9)
+
+
+def noise_apart(row: Row, base: Row) -> Variance | None:
+    """Return the noise, from run to run, of the logarithm of a ratio of rows that ran in no common block.
+
+    What one sweep has too few repeats to tell is taken from the other; None where neither tells, and for
+    imported rows.
+    """
+    ours, theirs = (one.noise.alone if one.noise else None for one in (row, base))
+    ours, theirs = ours or theirs, theirs or ours
+    if ours is None or theirs is None or not row.runs or not base.runs:
+        return None
+    if ours == theirs:  # one estimate, whose degrees of freedom count once
+        return ours * (1.0 / len(row.runs) + 1.0 / len(base.runs))
+    return ours * (1.0 / len(row.runs)) + theirs * (1.0 / len(base.runs))
 
 
 def refuse_mixed(rows: Sequence[Row]) -> None:

@@ -3,7 +3,8 @@
 Pure functions over the stored totals of `dyna_eval.measurements`; times are seconds, throughputs tokens per
 second. A figure that cannot be known is `None`, never 0 and never NaN.
 
-Intervals over prompts are those of `dyna_eval.intervals`.
+Intervals are those of `dyna_eval.intervals`: over prompts, and with what differs from run to run where that
+is known.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from dyna_eval.intervals import Bootstrap, Interval
+from dyna_eval.intervals import Bootstrap, Interval, Variance
 from dyna_eval.jobs import Method
 from dyna_eval.measurements import Calibration, Exactness, SampleTotals
 from dyna_eval.methods import needs_draft
@@ -29,6 +30,34 @@ class Run:
     repeat: int
     samples: Sequence[SampleTotals]
     pace: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PacedRun:
+    """What a job's throughput follows from, by sample, shape (samples,) each.
+
+    Seconds are multiplied by the pace of the job's actor, which was found from so many `sentinels`.
+    """
+
+    repeat: int
+    prompts: Floats
+    """Indices of the prompts."""
+    tokens: Floats
+    seconds: Floats
+    actor: str = ""
+    sentinels: int = 0
+
+    @classmethod
+    def of(cls, run: Run, *, actor: str = "", sentinels: int = 0) -> PacedRun:
+        table = SampleTable.of(run.samples)
+        return cls(
+            repeat=run.repeat,
+            prompts=table.column("prompt_index"),
+            tokens=table.column("tokens"),
+            seconds=table.column("decode_seconds") * run.pace,
+            actor=actor,
+            sentinels=sentinels,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,50 +181,73 @@ def prompt_throughputs(runs: Iterable[Run]) -> dict[int, float]:
     Seconds count times the run's pace, which makes runs of unequal actors comparable. A prompt without any
     decode time has no throughput and is left out.
     """
-    tables = [(SampleTable.of(run.samples), run.pace) for run in runs]
-    if not tables:
+    return paced_throughputs([PacedRun.of(run) for run in runs])
+
+
+def paced_throughputs(runs: Sequence[PacedRun]) -> dict[int, float]:
+    """Return tokens per second by prompt index, as `prompt_throughputs` does."""
+    if not runs:
         return {}
-    samples = SampleTable.join([table for table, _ in tables])
-    paces = np.concatenate([np.full(len(table), pace) for table, pace in tables])
-    return _rates(samples, samples.column("decode_seconds") * paces)
+    return _rates(
+        np.concatenate([run.prompts for run in runs]),
+        np.concatenate([run.tokens for run in runs]),
+        np.concatenate([run.seconds for run in runs]),
+    )
 
 
-def throughput(runs: Sequence[Run], bootstrap: Bootstrap) -> Throughput | None:
-    """Return a row's throughput over the prompts; None if no decode time was measured."""
+def mean_throughputs(runs: Iterable[PacedRun]) -> dict[int, float]:
+    """Return the mean over prompts of the tokens per second of each run, by its repeat; none that is 0."""
+    rates = {run.repeat: paced_throughputs([run]) for run in runs}
+    return {repeat: fmean(rate.values()) for repeat, rate in rates.items() if any(rate.values())}
+
+
+def throughput(runs: Sequence[Run], bootstrap: Bootstrap, noise: Variance | None = None) -> Throughput | None:
+    """Return a row's throughput over the prompts; None if no decode time was measured.
+
+    `noise` is that of the mean throughput's logarithm, from run to run.
+    """
     samples = _all_samples(runs)
     by_prompt = prompt_throughputs(runs)
     if not by_prompt:
         return None
     rates = list(by_prompt.values())
-    decode = samples.column("decode_seconds")
+    prompts, tokens, decode = map(samples.column, ("prompt_index", "tokens", "decode_seconds"))
+    mean = fmean(rates)
     return Throughput(
-        mean=fmean(rates),
-        interval=bootstrap.mean(rates),
+        mean=mean,
+        interval=bootstrap.widened(bootstrap.mean(rates), mean, noise),
         std=_std_between_repeats(runs),
         pooled=samples.total("tokens") / float(decode.sum()),
-        end_to_end=fmean(_rates(samples, samples.column("prefill_seconds") + decode).values()),
+        end_to_end=fmean(_rates(prompts, tokens, samples.column("prefill_seconds") + decode).values()),
         by_prompt=by_prompt,
     )
 
 
 def compare(
-    values: Mapping[int, float], base: Mapping[int, float], bootstrap: Bootstrap
+    values: Mapping[int, float],
+    base: Mapping[int, float],
+    bootstrap: Bootstrap,
+    noise: Variance | None = None,
 ) -> Comparison | None:
     """Compare two rows over one prompt set by the throughputs of the prompts that both have.
 
-    None where there is nothing to compare with.
+    `noise` is that of the ratio's logarithm, from run to run. None where there is nothing to compare with.
     """
     common = [index for index in values if base.get(index, 0.0) > 0.0]
     if not common:
         return None
     left, right = [values[index] for index in common], [base[index] for index in common]
     ratios = [x / y for x, y in zip(left, right, strict=True)]
-    positive = min(ratios) > 0.0
+    ratio = fmean(left) / fmean(right)
+    interval = bootstrap.widened(bootstrap.ratio_of_means(left, right), ratio, noise)
+    if min(ratios) <= 0.0:
+        return Comparison(ratio=ratio, interval=interval, prompts=len(common))
+    paired = math.exp(fmean(map(math.log, ratios)))
     return Comparison(
-        ratio=fmean(left) / fmean(right),
-        interval=bootstrap.ratio_of_means(left, right),
-        paired=math.exp(fmean(map(math.log, ratios))) if positive else None,
-        paired_interval=bootstrap.geometric_mean_of_ratios(left, right) if positive else None,
+        ratio=ratio,
+        interval=interval,
+        paired=paired,
+        paired_interval=bootstrap.widened(bootstrap.geometric_mean_of_ratios(left, right), paired, noise),
         prompts=len(common),
     )
 
@@ -225,13 +277,13 @@ def _all_samples(runs: Iterable[Run]) -> SampleTable:
     return SampleTable.join([SampleTable.of(run.samples) for run in runs])
 
 
-def _rates(samples: SampleTable, seconds: Floats) -> dict[int, float]:
-    """Return the sum of tokens over the sum of seconds, shape (samples,), by prompt index."""
-    indices, places = np.unique(samples.column("prompt_index"), return_inverse=True)
-    tokens = np.bincount(places, samples.column("tokens"), minlength=len(indices))
+def _rates(prompts: Floats, tokens: Floats, seconds: Floats) -> dict[int, float]:
+    """Return the sum of tokens over the sum of seconds by prompt index; shapes (samples,)."""
+    indices, places = np.unique(prompts, return_inverse=True)
+    emitted = np.bincount(places, tokens, minlength=len(indices))
     spent = np.bincount(places, seconds, minlength=len(indices))
     timed = spent > 0.0
-    rates = tokens[timed] / spent[timed]
+    rates = emitted[timed] / spent[timed]
     return dict(zip(indices[timed].astype(int).tolist(), rates.tolist(), strict=True))
 
 
@@ -246,13 +298,18 @@ def _std_between_repeats(runs: Sequence[Run]) -> float | None:
 
 
 def figures(
-    method: Method, runs: Sequence[Run], bootstrap: Bootstrap, calibration: Calibration | None = None
+    method: Method,
+    runs: Sequence[Run],
+    bootstrap: Bootstrap,
+    calibration: Calibration | None = None,
+    noise: Variance | None = None,
 ) -> Figures | None:
     """Return a row's figures; None if its runs hold no measured sample.
 
-    `calibration` is that of the row's pair where it ran; without it no speedup is predicted.
+    `calibration` is that of the row's pair where it ran; without it no speedup is predicted. `noise` is that
+    of the mean throughput's logarithm, from run to run.
     """
-    rates = throughput(runs, bootstrap)
+    rates = throughput(runs, bootstrap, noise)
     if rates is None:
         return None
     samples = _all_samples(runs)
@@ -286,7 +343,9 @@ def acceptance(method: Method, samples: Sequence[SampleTotals]) -> Acceptance:
     reached = [int(count) for count in table.accepted_by_depth.sum(axis=1) if count]
     return Acceptance(
         mean_length=tokens / rounds,
-        mean_length_per_request=fmean(_rates(table, table.column("rounds")).values()),
+        mean_length_per_request=fmean(
+            _rates(table.column("prompt_index"), table.column("tokens"), table.column("rounds")).values()
+        ),
         draft_rate=_share(accepted, table.total("drafted_levels")),
         node_rate=_share(accepted, verified),
         mean_tree_nodes=None if method.is_peer and not verified else verified / rounds,

@@ -2,8 +2,9 @@
 
 `compare_reports` is pure and reads two `Report`s, wherever these come from. Rows belong together by method
 and parameters, those that are left by their label. The ratio is throughput of B / throughput of A; where both
-ran on the same prompts it is taken over the prompts that both have, paired by their index, with a bootstrap
-interval over prompts. It is never corrected for the machine: other environments are told beside it.
+ran on the same prompts it is taken over the prompts that both have, paired by their index, with an interval
+over prompts and what runs differ by. It is never corrected for the machine: other environments are told
+beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dyna_eval.errors import InputError
 from dyna_eval.integrity import Environments, environment_difference
 from dyna_eval.intervals import Bootstrap, Interval
 from dyna_eval.jobs import GenerationSpec, canonical_json, generation_digest
-from dyna_eval.report import Report, Row, baseline_of
+from dyna_eval.report import Report, Row, baseline_of, noise_apart
 from dyna_eval.statistics import Comparison, compare, ratio_of_means
 from dyna_eval.workloads import models_difference
 
@@ -260,7 +261,9 @@ def _ratio(a: Row, b: Row, bootstrap: Bootstrap) -> Comparison | None:
     if a.figures is None or b.figures is None:
         return None
     ours, base = b.figures.throughput, a.figures.throughput
-    paired = compare(ours.by_prompt, base.by_prompt, bootstrap) if b.has_prompts_of(a) else None
+    paired = (
+        compare(ours.by_prompt, base.by_prompt, bootstrap, noise_apart(b, a)) if b.has_prompts_of(a) else None
+    )
     return paired or ratio_of_means(ours.mean, base.mean)
 
 

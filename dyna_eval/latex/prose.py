@@ -71,8 +71,8 @@ def _opening(report: Report, rows: Sequence[Row], label: str) -> list[str]:
     return [
         text,
         f"Throughput is the mean over {prompts} of tokens per second{of_what}{each}; a speedup{against}.",
-        f"A step is said to improve or to degrade throughput only where the {level(report)} bootstrap"
-        r" interval of the paired ratio excludes $1$.",
+        f"A step is said to improve or to degrade throughput only where the {level(report)} interval"
+        r" of the paired ratio excludes $1$.",
     ]
 
 

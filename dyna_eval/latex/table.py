@@ -158,7 +158,7 @@ def _intervals(report: Report, pair: str, *, several: bool) -> str:
     if not known:
         return ""
     whose = f" ({escape_latex(pair)})" if several else ""
-    return f"{level(report)} bootstrap intervals of the speedup over prompts{whose}: {', '.join(known)}."
+    return f"{level(report)} intervals of the speedup{whose}: {', '.join(known)}."
 
 
 # ----------------------------------------------------------------------- caption

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dyna_eval.errors import NothingToDrawError
+from dyna_eval.intervals import Bootstrap
 from dyna_eval.measurements import Calibration
 from dyna_eval.report import Row
 from dyna_eval.series.measured import Entry, Estimate, Measured
@@ -94,9 +95,10 @@ def _bar(measured: Measured, row: Row) -> PhaseBar | None:
     interval = measured.interval_of_ratio(
         row, lambda s: s.column("decode_seconds"), lambda s: s.column("tokens")
     )
+    bootstrap = Bootstrap(confidence=measured.report.confidence)
     return PhaseBar(
         entry=Entry.of(row),
-        total=Estimate(value=per_token, interval=interval),
+        total=Estimate(value=per_token, interval=bootstrap.widened(interval, per_token, row.own_noise)),
         phases=phases,
         unknown=max(0.0, unknown),
     )

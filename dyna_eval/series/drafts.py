@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dyna_eval.errors import NothingToDrawError
+from dyna_eval.intervals import Interval
+from dyna_eval.report import Row
 from dyna_eval.samples import Floats, SampleTable
 from dyna_eval.series.measured import Entry, Estimate, Measured
 
@@ -56,13 +58,10 @@ def depth_rates(measured: Measured, pair: str) -> tuple[DepthRates, ...]:
         if known is None or not known.marginal_rates or known.conditional_rates is None:
             continue
         marginal = tuple(
-            Estimate(value=rate, interval=measured.interval_of_ratio(row, _reached(depth), _reached(0)))
-            for depth, rate in enumerate(known.marginal_rates, start=1)
+            _rate(measured, row, rate, depth, 0) for depth, rate in enumerate(known.marginal_rates, start=1)
         )
         conditional = tuple(
-            Estimate(
-                value=rate, interval=measured.interval_of_ratio(row, _reached(depth), _reached(depth - 1))
-            )
+            _rate(measured, row, rate, depth, depth - 1)
             for depth, rate in enumerate(known.conditional_rates, start=1)
         )
         found.append(DepthRates(entry=Entry.of(row), marginal=marginal, conditional=conditional))
@@ -97,6 +96,14 @@ def tree_sizes(
     if not found:
         raise NothingToDrawError("no rounds of a method that drafts are stored")
     return tuple(found)
+
+
+def _rate(measured: Measured, row: Row, rate: float, depth: int, before: int) -> Estimate:
+    """Return the share of a row's rounds with the depth among those with the depth `before`, at most 1."""
+    interval = measured.interval_of_ratio(row, _reached(depth), _reached(before))
+    return Estimate(
+        value=rate, interval=interval and Interval(low=interval.low, high=min(interval.high, 1.0))
+    )
 
 
 def _reached(depth: int) -> Callable[[SampleTable], Floats]:

@@ -86,7 +86,7 @@ class Measured:
     def interval_of_ratio(
         self, row: Row, over: Callable[[SampleTable], Floats], under: Callable[[SampleTable], Floats]
     ) -> Interval | None:
-        """Return the bootstrap interval over prompts of sum(over) / sum(under) of a row's samples.
+        """Return the interval over prompts of sum(over) / sum(under) of a row's samples.
 
         Both return a number for every sample, shape (samples,). None without a record, with one prompt, or
         where a prompt has nothing under the line.

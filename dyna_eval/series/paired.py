@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dyna_eval.errors import NothingToDrawError
-from dyna_eval.report import baseline_of
+from dyna_eval.report import baseline_of, rates_together
 from dyna_eval.series.measured import Entry, Estimate, Measured
 
 
@@ -21,14 +21,14 @@ def paired_speedups(measured: Measured, pair: str) -> tuple[PairedSpeedups, ...]
     """Return the per-prompt speedups of every row but the baseline whose prompts can be paired with it."""
     rows = measured.finished(pair)
     base = baseline_of(rows)
-    theirs = base.rates if base else None
-    if theirs is None:
+    if base is None or base.rates is None:
         raise NothingToDrawError("there is no measured baseline whose prompts could be paired")
     found = []
     for row in rows:
-        known, own = row.versus_baseline, row.rates or {}
+        known = row.versus_baseline
         if row.is_baseline or known is None or known.paired is None:
             continue
+        own, theirs = rates_together(row, base)
         ratios = tuple(
             (prompt, own[prompt] / theirs[prompt]) for prompt in own if theirs.get(prompt, 0.0) > 0.0
         )

@@ -133,7 +133,9 @@ def test_the_caption_claims_no_degradation_that_the_intervals_do_not_show() -> N
 
 
 def test_intervals_stand_below_the_table() -> None:
-    assert re.search(r"95\\,\\% bootstrap intervals .*: step 2 \[1\.\d\d, 1\.\d\d\], step 3", table(record()))
+    assert re.search(
+        r"95\\,\\% intervals of the speedup: step 2 \[1\.\d\d, 1\.\d\d\], step 3", table(record())
+    )
 
 
 def test_a_comment_before_the_table_says_where_its_figures_come_from() -> None:
@@ -264,7 +266,7 @@ def test_predicted_speedup_and_variety_are_columns() -> None:
 
 
 def test_intervals_in_a_column_are_not_repeated_below_the_table() -> None:
-    assert "bootstrap intervals" not in styled(record(), columns=(Column.INTERVAL,))
+    assert "intervals of the speedup" not in styled(record(), columns=(Column.INTERVAL,))
 
 
 def test_only_figures_that_are_the_best_are_bold() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from report_records import change_jobs, record
 
 from dyna_eval.intervals import half_width_over_repeats
 from dyna_eval.jobs import JobState, MeasureSpec, ResolvedSweep
+from dyna_eval.measurements import SampleTotals
 from dyna_eval.records import SweepRecord
 from dyna_eval.repeats import jobs_to_add
 from tests.integration.measurements import CONFIGURATIONS, make_sweep
@@ -88,6 +90,40 @@ def test_drift_that_slows_all_rows_alike_asks_for_no_repeat_of_the_others() -> N
         row.label for row in CONFIGURATIONS
     }
     assert jobs_to_add(slower, resolved()) == ()
+
+
+def on_two_actors(quiet: SweepRecord) -> SweepRecord:
+    """Let one row's second repeat run on an actor of half the speed, and so does that actor's own AR run."""
+    slow = {(CONFIGURATIONS[1].label, 1)}
+
+    def doubled(samples: Sequence[SampleTotals]) -> tuple[SampleTotals, ...]:
+        return tuple(replace(one, decode_seconds=2.0 * one.decode_seconds) for one in samples)
+
+    [own] = quiet.sentinels
+    return replace(
+        quiet,
+        jobs=tuple(
+            replace(job, actor="actor-2", samples=doubled(job.samples))
+            if (job.label, job.repeat) in slow
+            else job
+            for job in quiet.jobs
+        ),
+        sentinels=(own, replace(own, actor="actor-2", samples=doubled(own.samples))),
+    )
+
+
+def test_actors_of_unequal_speed_ask_for_no_repeat() -> None:
+    quiet = stored(noise=0.001)
+
+    assert jobs_to_add(on_two_actors(quiet), resolved()) == ()
+    assert jobs_to_add(replace(on_two_actors(quiet), sentinels=quiet.sentinels * 2), resolved())
+
+
+def test_a_repeat_that_the_baseline_lacks_tells_nothing_of_a_speedup() -> None:
+    fewer = stored(noise=0.001, repeats=4)
+    jobs = [job for job in fewer.jobs if (job.label, job.repeat) != (CONFIGURATIONS[0].label, 3)]
+
+    assert jobs_to_add(replace(fewer, jobs=tuple(jobs)), resolved()) == ()
 
 
 def test_only_the_pairs_that_need_it_get_more() -> None:

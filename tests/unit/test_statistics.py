@@ -138,13 +138,50 @@ def test_intervals_are_those_of_scipys_bootstrap(
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.06 * (high - low))
 
 
+def coverage(prompts: int, confidence: float = 0.95, trials: int = 2_000) -> float:
+    """Return how often the interval of a paired ratio holds the true one, 1.4."""
+    generator = np.random.default_rng(5)
+    bootstrap = Bootstrap(confidence=confidence, resamples=4_000)
+    samples = [generator.lognormal(math.log(1.4), 0.2, prompts).tolist() for _ in range(trials)]
+    intervals = [bootstrap.geometric_mean_of_ratios(ratios, [1.0] * prompts) for ratios in samples]
+    return sum(interval is not None and not interval.excludes(1.4) for interval in intervals) / trials
+
+
 def test_intervals_over_eight_prompts_hold_the_truth_about_as_often_as_they_say() -> None:
-    generator, trials = np.random.default_rng(5), 2_000
-    samples = [generator.lognormal(math.log(1.4), 0.2, 8) for _ in range(trials)]
-    bootstrap = Bootstrap(resamples=4_000)
-    intervals = [bootstrap.geometric_mean_of_ratios(ratios, np.ones(8)) for ratios in samples]
-    held = sum(interval is not None and not interval.excludes(1.4) for interval in intervals)
-    assert 0.915 <= held / trials <= 0.97
+    assert 0.915 <= coverage(8) <= 0.97
+
+
+@pytest.mark.parametrize(
+    ("prompts", "confidence"), [(2, 0.95), (3, 0.95), (4, 0.95), (5, 0.95), (7, 0.95), (12, 0.99)]
+)
+def test_intervals_over_fewer_prompts_hold_the_truth_as_often_as_they_say(
+    prompts: int, confidence: float
+) -> None:
+    """No resample lies beyond the smallest and the largest prompt: of two, these hold it in half of cases."""
+    assert coverage(prompts, confidence) == pytest.approx(confidence, abs=0.012)
+
+
+def test_over_few_prompts_intervals_are_students_on_the_scale_of_logarithms() -> None:
+    """Of the ratios 2 and 3: t = 12.706; their logarithms deviate by 0.28671, and over the root of 2."""
+    bootstrap = Bootstrap()
+    paired = bootstrap.geometric_mean_of_ratios([2.0, 3.0], [1.0, 1.0])
+    assert paired is not None
+    assert math.log(paired.high / math.sqrt(6.0)) == pytest.approx(12.7062 * 0.28671 / math.sqrt(2), rel=1e-4)
+    assert paired.low * paired.high == pytest.approx(6.0)
+    of_means = bootstrap.ratio_of_means([2.0, 6.0], [1.0, 2.0])
+    assert of_means is not None
+    spread = (2 / 4 - 1 / 1.5) - (6 / 4 - 2 / 1.5)  # what each prompt adds to the logarithm, to first order
+    assert math.log(of_means.high * 1.5 / 4) == pytest.approx(12.7062 * abs(spread) / 2, rel=1e-4)
+    assert of_means.low * of_means.high == pytest.approx((4 / 1.5) ** 2)
+
+
+def test_intervals_of_nothing_and_of_any_confidence_are_numbers() -> None:
+    assert Bootstrap().ratio_of_means([0.0, 0.0, 0.0], [1.0, 2.0, 3.0]) == Interval(low=0.0, high=0.0)
+    for values in ([1.0, 1000.0], [2.0, 2.0]):
+        for confidence in (0.999999, 1.0 - 2**-53):
+            interval = Bootstrap(confidence=confidence).mean(values)
+            assert interval is not None
+            assert 0.0 < interval.low <= interval.high < math.inf
 
 
 def test_widening_vanishes_with_many_prompts() -> None:
@@ -172,8 +209,8 @@ def test_intervals_take_two_prompts_and_no_fewer() -> None:
     one, two = [3.0], [3.0, 4.0]
     assert (bootstrap.mean(one), bootstrap.ratio_of_means(one, one)) == (None, None)
     assert bootstrap.geometric_mean_of_ratios(one, one) is None
-    assert bootstrap.mean(two) == Interval(low=3.0, high=4.0)
-    assert bootstrap.ratio_of_means(two, [1.0, 1.0]) == Interval(low=3.0, high=4.0)
+    assert bootstrap.mean(two) is not None
+    assert bootstrap.mean(two) == bootstrap.ratio_of_means(two, [1.0, 1.0])
     assert bootstrap.geometric_mean_of_ratios(two, two) == Interval(low=1.0, high=1.0)
 
 

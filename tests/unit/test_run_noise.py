@@ -1,0 +1,345 @@
+"""What differs from run to run: how it is estimated, and that intervals hold it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from statistics import fmean
+
+import numpy as np
+import pytest
+import scipy.stats
+from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, record
+
+from dyna_eval.intervals import Bootstrap, Interval, RunNoise, Variance
+from dyna_eval.jobs import JobState
+from dyna_eval.joined_report import joined_report
+from dyna_eval.measured_report import UNKNOWN_NOISE, build_report
+from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
+from dyna_eval.report import Report, Row, noise_apart
+from dyna_eval.series.costs import phase_bars
+from dyna_eval.series.measured import Measured
+from dyna_eval.statistics import Comparison, compare
+from dyna_eval.sweep_comparison import Side, SpeedVerdict, compare_reports
+
+LOGS = np.random.default_rng(2).normal(4.6, 0.02, (4, 3))  # rows x blocks
+
+
+def layout(logs: np.ndarray) -> list[dict[int, float]]:
+    return [dict(enumerate(np.exp(row).tolist())) for row in logs]
+
+
+def known(noise: Variance | None) -> Variance:
+    assert noise is not None
+    return noise
+
+
+def half_width(noise: Variance) -> float:
+    return float(scipy.stats.t.ppf(0.975, noise.degrees)) * math.sqrt(noise.value)
+
+
+# ------------------------------------------------------------------- the estimate
+
+
+def test_between_two_rows_it_is_the_paired_students_interval() -> None:
+    noise = known(RunNoise.of(layout(LOGS[:2])).in_block)
+    paired = scipy.stats.ttest_rel(LOGS[0], LOGS[1]).confidence_interval(0.95)
+    assert half_width(noise * (2 / 3)) == pytest.approx((paired.high - paired.low) / 2)
+
+
+def test_it_is_the_residual_of_rows_and_blocks_so_neither_speed_nor_drift_counts() -> None:
+    noise = RunNoise.of(layout(LOGS))
+    shifted = LOGS + np.array([[0.0], [1.0], [0.3], [-2.0]]) + np.array([0.0, 0.1, 0.5])
+    moved = RunNoise.of(layout(shifted))
+    assert known(moved.in_block).value == pytest.approx(known(noise.in_block).value)
+    assert known(moved.in_block).degrees == known(noise.in_block).degrees == 6
+    assert known(moved.alone).value > 10 * known(noise.alone).value
+
+
+def test_alone_a_run_deviates_as_the_runs_of_its_row_do() -> None:
+    pooled = known(RunNoise.of(layout(LOGS)).alone)
+    assert pooled.value == pytest.approx(LOGS.var(axis=1, ddof=1).mean())
+    assert 2.0 < pooled.degrees <= 8.0
+    one = known(RunNoise.of(layout(LOGS[:1])).alone)
+    assert (one.value, one.degrees) == (pytest.approx(LOGS[0].var(ddof=1)), 2)
+
+
+def test_two_estimates_add_up_as_welchs_do() -> None:
+    other = np.random.default_rng(3).normal(4.0, 0.1, 5)
+    welch = scipy.stats.ttest_ind(LOGS[0], other, equal_var=False)
+    ours, theirs = (known(RunNoise.of(layout(row[None])).alone) for row in (LOGS[0], other))
+    both = ours * (1 / 3) + theirs * (1 / 5)
+    assert both.degrees == pytest.approx(welch.df)
+    interval = welch.confidence_interval(0.95)
+    assert half_width(both) == pytest.approx((interval.high - interval.low) / 2)
+
+
+def test_rows_that_lack_a_block_are_left_out_or_the_block_is_whichever_tells_more() -> None:
+    rows = layout(LOGS)
+    late = [*rows, {0: 100.0}, {}]
+    assert RunNoise.of(late) == RunNoise.of(rows)
+    running = [rows[0], *({0: row[0], 1: row[1]} for row in rows[1:])]
+    assert RunNoise.of(running) == RunNoise.of([{0: row[0], 1: row[1]} for row in rows])
+
+
+@pytest.mark.parametrize("rows", [[], [{}], [{0: 1.0}], [{0: 1.0}, {0: 2.0}]])
+def test_without_a_repeat_it_is_unknown(rows: list[dict[int, float]]) -> None:
+    assert RunNoise.of(rows) == RunNoise(in_block=None, alone=None)
+
+
+def test_runs_without_any_noise_add_none() -> None:
+    noise = RunNoise.of([{0: 2.0, 1: 2.0}, {0: 4.0, 1: 4.0}])
+    assert known(noise.in_block).value == known(noise.alone).value == 0.0
+    assert known(noise.in_block) + known(noise.alone) == Variance(value=0.0, degrees=3)
+    interval = Interval(low=1.0, high=2.0)
+    assert Bootstrap().widened(interval, 1.5, noise.in_block) == Interval(
+        low=pytest.approx(1.0), high=pytest.approx(2.0)
+    )
+
+
+def test_an_interval_is_widened_in_quadrature_on_each_side() -> None:
+    """1.96 standard deviations of 0.03 and a distance of 0.08: together 0.0992."""
+    interval = Interval(low=math.exp(-0.08), high=math.exp(0.04))
+    wide = Bootstrap().widened(interval, 1.0, Variance(value=0.03**2, degrees=1e9))
+    assert wide is not None
+    assert math.log(wide.low) == pytest.approx(-math.hypot(0.08, 0.05880), abs=1e-5)
+    assert math.log(wide.high) == pytest.approx(math.hypot(0.04, 0.05880), abs=1e-5)
+    assert Bootstrap().widened(interval, 1.0, None) is interval
+    assert Bootstrap().widened(None, 1.0, Variance(value=1.0, degrees=1)) is None
+
+
+# ------------------------------------------------------------------- simulation
+
+
+def equal_rows(seed: int, *, rows: int, job: float, block: float) -> np.ndarray:
+    """Return log throughputs, shape (rows, 3 blocks, 8 prompts), of prompts that are the same in all."""
+    generator = np.random.default_rng(seed)
+    noise = generator.normal(0.0, job, (rows, 3, 1)) + generator.normal(0.0, block, (1, 3, 1))
+    return np.linspace(4.5, 5.0, 8) + noise + generator.normal(0.0, 0.005, (rows, 3, 8))
+
+
+def compared(ours: np.ndarray, theirs: np.ndarray, noise: Variance | None) -> Comparison:
+    values, base = (dict(enumerate(np.exp(row.mean(axis=0)).tolist())) for row in (ours, theirs))
+    found = compare(values, base, Bootstrap(resamples=2_000), noise)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+def test_equal_rows_whose_jobs_differ_by_chance_are_separable_about_as_rarely_as_promised(rows: int) -> None:
+    """Over prompts alone they are in two cases of three."""
+    trials, separable, over_prompts_alone = 400, 0, 0
+    for seed in range(trials):
+        logs = equal_rows(seed, rows=rows, job=0.01, block=0.03)
+        noise = known(RunNoise.of(layout(logs.mean(axis=2))).in_block) * (2 / 3)
+        separable += compared(logs[0], logs[1], noise).separable is True
+        over_prompts_alone += compared(logs[0], logs[1], None).separable is True
+    assert over_prompts_alone / trials > 0.6
+    assert 0.02 <= separable / trials <= 0.08
+
+
+def test_equal_sweeps_measured_one_after_the_other_are_as_rarely_separable() -> None:
+    trials, separable = 400, 0
+    for seed in range(trials):
+        sweeps = [equal_rows(2 * seed + side, rows=4, job=0.01, block=0.02) for side in (0, 1)]
+        first, second = (known(RunNoise.of(layout(logs.mean(axis=2))).alone) * (1 / 3) for logs in sweeps)
+        separable += compared(sweeps[0][0], sweeps[1][0], first + second).separable is True
+    assert 0.02 <= separable / trials <= 0.08
+
+
+# ----------------------------------------------------------------------- reports
+
+
+def slowed(stored: SweepRecord, factor: Callable[[StoredJob], float]) -> SweepRecord:
+    """Let each job take so many times as long."""
+    jobs = []
+    for job in stored.jobs:
+        times = factor(job)
+        own = tuple(replace(one, decode_seconds=one.decode_seconds * times) for one in job.samples)
+        jobs.append(replace(job, samples=own))
+    return replace(stored, jobs=tuple(jobs))
+
+
+def noisy(stored: SweepRecord, seed: int, *, job: float = 0.0, block: float = 0.0) -> SweepRecord:
+    """Let jobs, and whole blocks, be slower or faster by chance, all prompts alike."""
+    generator = np.random.default_rng(seed)
+    blocks = np.exp(generator.normal(0.0, block, 10))
+    return slowed(stored, lambda own: float(blocks[own.repeat] * np.exp(generator.normal(0.0, job))))
+
+
+def row(report: Report, label: str) -> Row:
+    return next(row for row in report.rows if row.label == label)
+
+
+def versus_baseline(report: Report, label: str) -> Comparison:
+    found = row(report, label).versus_baseline
+    assert found is not None
+    return found
+
+
+EQUAL = record(((BASELINE, 100.0), (LINEAR, 100.0), (PRUNED, 100.0)), noise=0.005)
+
+
+def test_the_interval_of_a_throughput_holds_what_differs_from_block_to_block() -> None:
+    still, moving = build_report(EQUAL), build_report(drifting(EQUAL))
+    for label in (BASELINE.label, LINEAR.label):
+        here, there = (row(report, label).figures for report in (still, moving))
+        assert here is not None
+        assert there is not None
+        assert here.throughput.interval is not None
+        assert there.throughput.interval is not None
+        wide = there.throughput.interval.high - there.throughput.interval.low
+        assert wide > 1.1 * (here.throughput.interval.high - here.throughput.interval.low)
+
+
+def test_a_tokens_time_has_the_noise_of_the_throughput_that_it_is_the_inverse_of() -> None:
+    def width(stored: SweepRecord) -> float:
+        [_, bar, _] = phase_bars(Measured.of(build_report(stored), stored), "demo")
+        assert bar.total.interval is not None
+        return math.log(bar.total.interval.high / bar.total.interval.low)
+
+    assert width(drifting(EQUAL)) > 1.5 * width(EQUAL)
+
+
+def test_a_rows_intervals_hold_the_noise_of_its_own_runs_and_the_baselines() -> None:
+    report = build_report(noisy(EQUAL, 2, job=0.02))
+    ours, base = row(report, LINEAR.label), row(report, BASELINE.label)
+    noise = known(ours.noise and ours.noise.in_block)
+    assert noise.degrees == 4
+    assert ours.rates is not None
+    assert base.rates is not None
+    assert ours.versus_baseline == compare(ours.rates, base.rates, Bootstrap(), noise * (2 / 3))
+
+
+def test_the_baselines_own_speedup_is_1_whatever_runs_differ_by() -> None:
+    assert versus_baseline(build_report(noisy(EQUAL, 1, job=0.1)), BASELINE.label).interval == Interval(
+        low=1.0, high=1.0
+    )
+
+
+def drifting(stored: SweepRecord) -> SweepRecord:
+    return slowed(stored, lambda job: (1.0, 1.1, 1.5)[job.repeat])
+
+
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.FAILED])
+def test_rows_are_compared_over_the_repeats_that_both_have_so_that_no_drift_comes_between_them(
+    state: JobState,
+) -> None:
+    """A row without the slow last block would seem a sixth faster than its equals."""
+    exact = record(((BASELINE, 100.0), (LINEAR, 100.0), (PRUNED, 100.0)), noise=0.0)
+    partly = change_jobs(drifting(exact), LINEAR.label, repeats=[2], state=state, samples=())
+    found = versus_baseline(build_report(partly), LINEAR.label)
+    assert (found.ratio, found.paired) == (pytest.approx(1.0), pytest.approx(1.0))
+    gained = row(build_report(partly), PRUNED.label).versus_previous
+    assert gained is not None
+    assert gained.ratio == pytest.approx(1.0)
+
+
+def test_rows_that_share_no_repeat_are_compared_with_the_noise_of_runs_by_themselves() -> None:
+    stored = drifting(record(((BASELINE, 100.0), (LINEAR, 100.0), (PRUNED, 80.0), (TREE, 60.0)), noise=0.0))
+    for label, repeats in ((BASELINE.label, [0, 1]), (LINEAR.label, [2])):
+        stored = change_jobs(stored, label, repeats=repeats, state=JobState.FAILED, samples=())
+    found = versus_baseline(build_report(stored), LINEAR.label)
+    assert found.ratio == pytest.approx(1.5 / 1.0476, rel=0.01)
+    assert found.separable is False
+
+
+def test_two_sweeps_are_compared_with_the_noise_of_both() -> None:
+    """Each row is the same within every sweep, but all of B ran while the machine was slower by 4 %."""
+    a, b = (
+        drifting(replace(stored, id=number))
+        for number, stored in ((1, EQUAL), (2, slowed(EQUAL, lambda _: 1.04)))
+    )
+    match = compare_reports(Side(report=build_report(a)), Side(report=build_report(b))).matches[1]
+    assert match.ratio is not None
+    assert match.ratio.ratio == pytest.approx(1 / 1.04)
+    assert match.verdict is SpeedVerdict.NOT_SEPARABLE
+    still = compare_reports(
+        Side(report=build_report(EQUAL)), Side(report=build_report(slowed(EQUAL, lambda _: 1.04)))
+    )
+    assert still.matches[1].verdict is SpeedVerdict.SLOWER
+
+
+# -------------------------------------------------------------------- one repeat
+
+
+def test_with_one_repeat_a_table_says_once_that_its_intervals_are_over_prompts_alone() -> None:
+    report = build_report(record(repeats=1))
+    assert report.warnings == (UNKNOWN_NOISE,)
+    over_prompts = versus_baseline(report, LINEAR.label).interval
+    assert over_prompts is not None
+    assert over_prompts.excludes(1.0)
+
+
+@pytest.mark.parametrize("stored", [record(), record(((BASELINE, 100.0),), repeats=1)])
+def test_where_runs_are_known_or_nothing_is_compared_nothing_is_said(stored: SweepRecord) -> None:
+    assert UNKNOWN_NOISE not in build_report(stored).warnings
+
+
+# ------------------------------------------------------------------- many actors
+
+
+def on_actors(stored: SweepRecord, actors: Mapping[str, str], sentinels: int) -> SweepRecord:
+    """Let rows run on actors of their own, each with so many AR runs."""
+    own = stored.sentinels[0].samples
+    return replace(
+        stored,
+        jobs=tuple(replace(job, actor=actors[job.label]) for job in stored.jobs),
+        sentinels=tuple(
+            StoredSentinel(actor=actor, sequence=number, pair="demo", samples=own)
+            for actor in sorted(set(actors.values()))
+            for number in range(sentinels)
+        ),
+    )
+
+
+def test_rows_of_other_actors_have_the_noise_of_both_actors_paces_too() -> None:
+    stored = noisy(EQUAL, 4, job=0.02)
+
+    def width(actors: Mapping[str, str], sentinels: int) -> float:
+        found = versus_baseline(build_report(on_actors(stored, actors, sentinels)), LINEAR.label)
+        assert found.paired_interval is not None
+        return math.log(found.paired_interval.high / found.paired_interval.low)
+
+    one = dict.fromkeys((BASELINE.label, LINEAR.label, PRUNED.label), "actor-1")
+    two = one | {LINEAR.label: "actor-2"}
+    assert width(one, 1) == pytest.approx(width(one, 9))
+    assert width(two, 1) > 1.2 * width(one, 1)
+    assert width(one, 9) < width(two, 9) < 0.9 * width(two, 1)
+
+
+# ------------------------------------------------------------------ many sweeps
+
+
+def test_joined_rows_of_two_sweeps_share_no_block_and_each_sweep_tells_how_its_runs_differ() -> None:
+    calm, rough = noisy(EQUAL, 5, job=0.001), replace(noisy(EQUAL, 6, job=0.05), id=2, name="second")
+    actors = dict.fromkeys((BASELINE.label, LINEAR.label, PRUNED.label), "actor-1")
+    rough = on_actors(rough, actors, 1)
+    report = joined_report([calm, rough])
+    first, second = (
+        report.rows[0],
+        next(row for row in report.rows[1:] if row.job_ids and "second" in row.label),
+    )
+    assert second.noise == row(build_report(rough), LINEAR.label).noise
+    assert {run.repeat for run in first.runs}.isdisjoint(run.repeat for run in second.runs)
+    expected = known(noise_apart(second, first))
+    assert expected.value == pytest.approx(
+        (known(first.noise and first.noise.alone).value + known(second.noise and second.noise.alone).value)
+        / 3
+    )
+    assert second.figures is not None
+    assert second.figures.throughput.mean == pytest.approx(
+        fmean(second.figures.throughput.by_prompt.values())
+    )
+    assert second.versus_baseline is not None
+    assert second.versus_baseline.paired_interval is not None
+    width = math.log(second.versus_baseline.paired_interval.high / second.versus_baseline.paired_interval.low)
+    assert width >= 2 * half_width(expected)
+
+
+def test_a_sweep_of_one_repeat_is_compared_with_the_noise_of_the_other() -> None:
+    once, often = build_report(record(repeats=1)), build_report(noisy(record(), 1, job=0.05))
+    found = noise_apart(once.rows[1], often.rows[1])
+    assert found == known(often.rows[1].noise and often.rows[1].noise.alone) * (1 + 1 / 3)
+    assert noise_apart(once.rows[1], once.rows[2]) is None
