@@ -76,6 +76,7 @@ def joined_report(
     return replace(
         first,
         chosen=() if several else first.chosen,
+        split=any(member.report.split for member in members),
         name=" + ".join(dict.fromkeys(member.report.name for member in members)),
         digest=digest([[member.report.digest for member in members], [row.label for _, row in shown]]),
         state=", ".join(dict.fromkeys(str(member.report.state) for member in members)),
@@ -110,7 +111,7 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
             files = {file.digest: file for file in part.files}
             members.append(_Member(part=part, report=report, files=files))
             continue
-        report = build_report(_with_split_of(records[0], part), allow_mixed=True)
+        report = build_report(with_split_of(records[0], part), allow_mixed=True)
         own = [
             replace(found, label=row.label, step=row.step, is_baseline=row.is_baseline)
             if (found := shared.get((part.id, row.pair, row.label)))
@@ -121,7 +122,7 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
     return members
 
 
-def _with_split_of(first: SweepRecord, record: SweepRecord) -> SweepRecord:
+def with_split_of(first: SweepRecord, record: SweepRecord) -> SweepRecord:
     """Return a sweep that is reported on the prompts that the first one is: all rows of a table are."""
     fraction = first.measure.tune_fraction
     return replace(record, seed=first.seed, measure=replace(record.measure, tune_fraction=fraction))
