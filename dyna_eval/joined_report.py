@@ -31,7 +31,7 @@ from dyna_eval.report import (
     with_comparisons,
 )
 from dyna_eval.selection import Candidate, select
-from dyna_eval.workloads import SourcedRow, models_difference, workload_differences
+from dyna_eval.workloads import SourcedRow, models_difference, sweeps_models_difference, workload_differences
 
 Part = SweepRecord | ImportedSweep
 
@@ -240,9 +240,10 @@ def _differences(
         return []
     member, base = members[one.part], members[reference.part]
     row, other = one.row, reference.row
-    texts = models_difference(member.baseline(row.pair), base.baseline(row.pair))
     if row.source is None and other.source is None:  # the rest was compared by digests
-        return [*texts, *_split_difference(member.part, base.part)]
+        models = sweeps_models_difference(member.report.rows_of(row.pair), base.report.rows_of(row.pair))
+        return [*models, *_split_difference(member.part, base.part)]
+    texts = models_difference(member.baseline(row.pair), base.baseline(row.pair))
     here, there = SourcedRow(row=row, file=member.file(row)), SourcedRow(row=other, file=base.file(other))
     return [*texts, *workload_differences(here, there, all_files(others))]
 
