@@ -40,7 +40,7 @@ from dyna_eval.tables import (
 )
 from dyna_eval.wording import count, one_line
 
-_OVERALL = "overall"
+_OVERALL = "(overall)"
 
 _GROUPS_ABREAST = 3
 """Column groups that a page is wide enough for; more of them stand below each other in LaTeX."""
@@ -54,10 +54,12 @@ class _Group:
     prompts: int
     rows: tuple[Row, ...]
     best: Row | None
+    is_category: bool
+    """Or all categories together."""
 
     @property
     def title(self) -> str:
-        return self.name if self.name == _OVERALL else f"{self.name} ({count(self.prompts, 'prompt')})"
+        return f"{self.name} ({count(self.prompts, 'prompt')})" if self.is_category else self.name
 
 
 def _groups(report: CategorizedReport, pair: str) -> list[_Group]:
@@ -65,18 +67,18 @@ def _groups(report: CategorizedReport, pair: str) -> list[_Group]:
     overall = report.overall.rows_of(pair)
     groups = [_group_of(one, overall) for one in report.categories]
     measured = [group for group in groups if any(row.figures for row in group.rows)]
-    return [*measured, _group(report.overall, _OVERALL, overall)]
+    return [*measured, _group(report.overall, _OVERALL, overall, is_category=False)]
 
 
 def _group_of(one: CategoryReport, overall: tuple[Row, ...]) -> _Group:
     rows = tuple(one.row_for(row) for row in overall)
-    return _group(one.report, one_line(one.category), rows)
+    return _group(one.report, one_line(one.category), rows, is_category=True)
 
 
-def _group(report: Report, name: str, rows: tuple[Row, ...]) -> _Group:
+def _group(report: Report, name: str, rows: tuple[Row, ...], *, is_category: bool) -> _Group:
     prompts = max((row.figures.prompts or 0 for row in rows if row.figures), default=0)
     best = best_row(report.rows_of(rows[0].pair)) if rows else None
-    return _Group(name=name, prompts=prompts, rows=rows, best=best)
+    return _Group(name=name, prompts=prompts, rows=rows, best=best, is_category=is_category)
 
 
 # --------------------------------------------------------------------------- terminal

@@ -14,7 +14,7 @@ from dyna_eval import digits
 from dyna_eval.intervals import Interval
 from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
 from dyna_eval.methods import SYMBOLS, DynaTree, TreeShape
-from dyna_eval.report import Report, Row
+from dyna_eval.report import LeftOut, Report, Row
 from dyna_eval.wording import count, one_line
 
 UNKNOWN = "--"
@@ -163,14 +163,29 @@ def _letter(index: int) -> str:
 
 
 def _left_out(report: Report, pair: str) -> list[str]:
+    """Say which configurations have no figures, and which jobs the figures of others lack."""
     entries = [entry for entry in report.left_out if entry.pair in (None, pair)]
-    if not entries:
-        return []
-    jobs = sum(len(entry.job_ids) for entry in entries)
+    in_table = {job for row in report.rows_of(pair) if row.figures for job in row.job_ids}
+    partial = [entry for entry in entries if not in_table.isdisjoint(entry.job_ids)]
+    absent = [entry for entry in entries if in_table.isdisjoint(entry.job_ids)]
+    texts = []
+    if absent:
+        whole = f"{count(len(absent), 'configuration')}, {_count_jobs(absent)}"
+        texts.append(f"Left out: {whole}: {_reasons(absent)}")
+    if partial:
+        texts.append(f"Left out of rows above: {_count_jobs(partial)}: {_reasons(partial)}")
+    return texts
+
+
+def _count_jobs(entries: Sequence[LeftOut]) -> str:
+    return count(sum(len(entry.job_ids) for entry in entries), "job")
+
+
+def _reasons(entries: Sequence[LeftOut]) -> str:
+    """Return the labels of configurations with why they are left out, once for neighbours of one reason."""
     alike = itertools.groupby(entries, key=lambda entry: f"{entry.state}: {entry.reason}")
     labelled = [(", ".join(f"'{entry.label}'" for entry in group), why) for why, group in alike]
-    each = "; ".join(f"{labels} ({why})" for labels, why in labelled)
-    return [f"Left out: {count(len(entries), 'configuration')}, {count(jobs, 'job')}: {each}"]
+    return "; ".join(f"{labels} ({why})" for labels, why in labelled)
 
 
 def span(counts: Sequence[int | None], noun: str) -> str:

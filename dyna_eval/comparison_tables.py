@@ -337,6 +337,7 @@ def _match_json(match: Match) -> dict[str, object]:
         "verdict": str(match.verdict),
         "differences": list(match.differences),
         "unproven": list(match.unproven),
+        "obstacles": list(match.obstacles),
     }
 
 

@@ -31,7 +31,7 @@ from dyna_eval.report import (
     with_comparisons,
 )
 from dyna_eval.selection import Candidate, select
-from dyna_eval.workloads import SourcedRow, models_difference, workload_differences
+from dyna_eval.workloads import SourcedRow, models_difference, sweeps_models_difference, workload_differences
 
 Part = SweepRecord | ImportedSweep
 
@@ -76,6 +76,7 @@ def joined_report(
     return replace(
         first,
         chosen=() if several else first.chosen,
+        split=any(member.report.split for member in members),
         name=" + ".join(dict.fromkeys(member.report.name for member in members)),
         digest=digest([[member.report.digest for member in members], [row.label for _, row in shown]]),
         state=", ".join(dict.fromkeys(str(member.report.state) for member in members)),
@@ -110,7 +111,7 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
             files = {file.digest: file for file in part.files}
             members.append(_Member(part=part, report=report, files=files))
             continue
-        report = build_report(_with_split_of(records[0], part), allow_mixed=True)
+        report = build_report(with_split_of(records[0], part), allow_mixed=True)
         own = [
             replace(
                 found,
@@ -128,7 +129,7 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
     return members
 
 
-def _with_split_of(first: SweepRecord, record: SweepRecord) -> SweepRecord:
+def with_split_of(first: SweepRecord, record: SweepRecord) -> SweepRecord:
     """Return a sweep that is reported on the prompts that the first one is: all rows of a table are."""
     fraction = first.measure.tune_fraction
     return replace(record, seed=first.seed, measure=replace(record.measure, tune_fraction=fraction))
@@ -251,9 +252,10 @@ def _differences(
         return []
     member, base = members[one.part], members[reference.part]
     row, other = one.row, reference.row
-    texts = models_difference(member.baseline(row.pair), base.baseline(row.pair))
     if row.source is None and other.source is None:  # the rest was compared by digests
-        return [*texts, *_split_difference(member.part, base.part)]
+        models = sweeps_models_difference(member.report.rows_of(row.pair), base.report.rows_of(row.pair))
+        return [*models, *_split_difference(member.part, base.part)]
+    texts = models_difference(member.baseline(row.pair), base.baseline(row.pair))
     here, there = SourcedRow(row=row, file=member.file(row)), SourcedRow(row=other, file=base.file(other))
     return [*texts, *workload_differences(here, there, all_files(others))]
 

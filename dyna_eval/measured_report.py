@@ -25,7 +25,17 @@ from dyna_eval.intervals import Bootstrap, RunNoise
 from dyna_eval.jobs import Configuration, JobState
 from dyna_eval.presets import Preset, apply_preset
 from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
-from dyna_eval.report import Choice, LeftOut, Report, Row, RowState, best_row, refuse_mixed, with_comparisons
+from dyna_eval.report import (
+    Choice,
+    LeftOut,
+    Report,
+    Row,
+    RowState,
+    best_row,
+    best_row_by_pace,
+    refuse_mixed,
+    with_comparisons,
+)
 from dyna_eval.statistics import PacedRun, Run, actor_paces, figures, mean_throughputs, paced_throughputs
 from dyna_eval.tuning import split_record
 from dyna_eval.wording import count
@@ -73,13 +83,18 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Pres
 
 
 def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool, preset: Preset | None) -> Report:
-    """Return the report over the other prompts, which says what would have been chosen on the tuning ones."""
+    """Return the report over the other prompts, which says what would have been chosen on the tuning ones.
+
+    The choice allows for how fast each actor is: a row on a slower one is not passed over for that.
+    """
     there = build_report(tuning, allow_mixed=allow_mixed, preset=preset)
     report = build_report(others, allow_mixed=allow_mixed, preset=preset)
     chosen, caveats = [], []
     for pair in report.pairs:
-        best = best_row(there.rows_of(pair))
+        rows = there.rows_of(pair)
+        best = best_row_by_pace(rows)
         if best is None or best.figures is None:
+            caveats.append((pair, Caveat(_NO_CHOICE)))
             continue
         choice = Choice(
             pair=pair,
@@ -88,15 +103,24 @@ def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool, prese
             throughput=best.figures.throughput.mean,
         )
         chosen.append(choice)
-        caveats.append((pair, Caveat(_choice_text(choice, best_row(report.rows_of(pair))))))
-    return replace(report, chosen=tuple(chosen), pair_caveats=(*report.pair_caveats, *caveats))
+        unequal = best is not best_row(rows)
+        fastest = best_row_by_pace(report.rows_of(pair))
+        caveats.append((pair, Caveat(_choice_text(choice, fastest, unequal=unequal))))
+    return replace(report, chosen=tuple(chosen), split=True, pair_caveats=(*report.pair_caveats, *caveats))
 
 
-def _choice_text(choice: Choice, fastest: Row | None) -> str:
+_NO_CHOICE = (
+    "no row is chosen on the tuning prompts: rows are still to come, or none has the target's output;"
+    " all figures are over the other prompts"
+)
+
+
+def _choice_text(choice: Choice, fastest: Row | None, *, unequal: bool) -> str:
+    """Say what was chosen; `unequal` where slower actors ran it, so that another has a higher throughput."""
     prompts = count(choice.tuning_prompts, "tuning prompt")
     text = (
-        f"'{choice.label}' was chosen on {prompts}, the fastest there ({choice.throughput:.1f} tokens/s);"
-        " all figures are over the other prompts"
+        f"'{choice.label}' was chosen on {prompts}, the fastest there ({choice.throughput:.1f} tokens/s"
+        f"{', on a slower actor than others' if unequal else ''}); all figures are over the other prompts"
     )
     if fastest is not None and fastest.label != choice.label:
         text += f", on which '{fastest.label}' is the fastest"

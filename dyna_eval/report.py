@@ -165,7 +165,9 @@ class Report:
     selectors: tuple[str, ...] = ()
     """What selected rows of them, as `dyna_eval.selection` reads it; empty where all are shown."""
     chosen: tuple[Choice, ...] = ()
-    """What was chosen on the tuning prompts, per pair; empty without a tuning split."""
+    """What was chosen on the tuning prompts, by pair; nothing for a pair that is not done."""
+    split: bool = False
+    """Whether there are tuning prompts, which no figure contains."""
     preset: Preset | None = None
     generation: GenerationSpec | None = None
     """How the sweep's rows were generated; None where it was not measured here."""
@@ -200,10 +202,24 @@ def best_row(rows: Sequence[Row]) -> Row | None:
 
     None is also where an imported row, whose output nobody compared with the target's, is faster.
     """
-    at_rest = all(row.source or row.state in (RowState.DONE, RowState.FAILED) for row in rows)
-    best = _fastest(rows) if at_rest else None
+    best = None if _to_come(rows) else _fastest(rows)
     doubted = [row for row in rows if row.source and not row.mixed and not row.is_exact]
     return None if best is None or any(_rate(row) > _rate(best) for row in doubted) else best
+
+
+def best_row_by_pace(rows: Sequence[Row]) -> Row | None:
+    """Return the fastest of measured rows as if one actor had run them all; None while one is to come.
+
+    Where the pace of an actor is not known, rows are ranked by their throughput as it is.
+    """
+    fit = [row for row in rows if row.is_exact and not row.mixed]
+    if _to_come(rows) or not all(row.rates for row in fit):
+        return best_row(rows)
+    return max(fit, key=lambda row: fmean((row.rates or {}).values()), default=None)
+
+
+def _to_come(rows: Sequence[Row]) -> bool:
+    return any(row.state in (RowState.QUEUED, RowState.RUNNING) for row in rows)
 
 
 def _fastest(rows: Sequence[Row]) -> Row | None:

@@ -4,7 +4,8 @@
 and parameters, those that are left by their label. The ratio is throughput of B / throughput of A; where both
 ran on the same prompts it is taken over the prompts that both have, paired by their index, with an interval
 over prompts and what runs differ by. It is never corrected for the machine: other environments are told
-beside it.
+beside it. Nothing is called faster or slower where the work differs, or where a row is doubtful in its own
+sweep.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class SpeedVerdict(StrEnum):
     SLOWER = "slower"
     NOT_SEPARABLE = "not separable"
     NO_INTERVAL = "no interval"
+    NOT_COMPARABLE = "not comparable"
     NO_RESULT = "no result"
 
 
@@ -57,6 +59,8 @@ class Match:
     """What differs beside the speed, B instead of A."""
     unproven: tuple[str, ...] = ()
     """What cannot be shown to be the same, since it is not known, or several."""
+    obstacles: tuple[str, ...] = ()
+    """Why neither may be called faster: other work, mixed rows, or output that is not the target's."""
 
     @property
     def prompts(self) -> int:
@@ -65,9 +69,11 @@ class Match:
 
     @property
     def verdict(self) -> SpeedVerdict:
-        """`faster` and `slower` need every interval of the ratio to exclude 1, on the same side."""
+        """`faster` and `slower` need every interval of the ratio to be on one side of 1, and no obstacle."""
         if self.ratio is None:
             return SpeedVerdict.NO_RESULT
+        if self.obstacles:
+            return SpeedVerdict.NOT_COMPARABLE
         intervals = _intervals(self.ratio)
         if not intervals:
             return SpeedVerdict.NO_INTERVAL
@@ -160,12 +166,14 @@ def regressions(comparison: SweepComparison, allowed: float) -> tuple[Regression
 
     A row regressed where its ratio and every interval of it end below 1 - allowed; without an interval, where
     the ratio alone is below. A row that has a result in A and none in B, or no partner there, regressed as
-    well.
+    well. So did one that cannot be compared: nothing shows that it is as fast as before.
     """
     found = []
     for match in comparison.matches:
         if match.a.figures is not None and match.b.figures is None:
             found.append(Regression(row=match.b, reason=f"no result ({match.b.state})"))
+        elif match.verdict is SpeedVerdict.NOT_COMPARABLE:
+            found.append(Regression(row=match.b, reason=f"not comparable: {'; '.join(match.obstacles)}"))
         elif match.ratio is not None and _regressed(match.ratio, 1.0 - allowed):
             found.append(Regression(row=match.b, reason=_slower_text(match.ratio)))
     lost = [row for row in comparison.only_a if row.figures is not None]
@@ -238,7 +246,8 @@ class _Facts:
 
 
 def _match(a: Row, b: Row, by_label: bool, bootstrap: Bootstrap, facts: _Facts) -> Match:
-    ratio, differences = _ratio(a, b, bootstrap), _differences(a, b, facts)
+    ratio, work = _ratio(a, b, bootstrap), _work_differences(a, b, facts)
+    differences = [*work, *_environment_difference(a, b, facts)]
     if ratio and ratio.prompts and a.figures and b.figures:
         measured = [len(row.throughput.by_prompt) for row in (a.figures, b.figures)]
         if ratio.prompts < max(measured):
@@ -253,6 +262,7 @@ def _match(a: Row, b: Row, by_label: bool, bootstrap: Bootstrap, facts: _Facts) 
         ratio=ratio,
         differences=tuple(differences),
         unproven=_unproven(a, b),
+        obstacles=(*work, *_doubts("A", a), *_doubts("B", b)),
     )
 
 
@@ -270,8 +280,8 @@ def _ratio(a: Row, b: Row, bootstrap: Bootstrap) -> Comparison | None:
 # ------------------------------------------------------------------------ differences
 
 
-def _differences(a: Row, b: Row, facts: _Facts) -> list[str]:
-    """Name what differs between two rows that have results."""
+def _work_differences(a: Row, b: Row, facts: _Facts) -> list[str]:
+    """Name what two rows that have results were not both measured on: prompts, settings or models."""
     if a.figures is None or b.figures is None:
         return []
     texts = [
@@ -279,11 +289,30 @@ def _differences(a: Row, b: Row, facts: _Facts) -> list[str]:
         for what, here, there in _settings(a, b)
         if here is not None and there is not None and here != there
     ]
-    if a.environment is not None and b.environment is not None and a.environment != b.environment:
-        texts.append(
-            f"environment ({environment_difference(b.environment, a.environment, facts.environments)})"
-        )
     return [*texts, *models_difference(b, a)]
+
+
+def _environment_difference(a: Row, b: Row, facts: _Facts) -> list[str]:
+    if a.figures is None or b.figures is None or a.environment is None or b.environment is None:
+        return []
+    if a.environment == b.environment:
+        return []
+    return [f"environment ({environment_difference(b.environment, a.environment, facts.environments)})"]
+
+
+def _doubts(letter: str, row: Row) -> list[str]:
+    """Say what keeps a row with a result from being compared, whatever its partner is.
+
+    Whose output an imported row has is seldom known; that stands in its footnotes.
+    """
+    if row.figures is None:
+        return []
+    texts = [f"{letter} differs from the rows it stands with in {'; '.join(row.mixed)}"] if row.mixed else []
+    if row.figures.agreement.violations:
+        texts.append(f"{letter}'s output is not the target's")
+    elif row.source is None and not row.is_exact:
+        texts.append(f"{letter}'s output was not compared with the target's")
+    return texts
 
 
 def _changed(here: str, there: str, generations: Mapping[str, GenerationSpec]) -> str:

@@ -6,14 +6,16 @@ counts; where those do not show that the work was the same, that is a difference
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from dyna_eval.counts import doubted_prompts, shared_counts
 from dyna_eval.imported import PAIR_NOT_RECORDED, Claims, ImportedFile
+from dyna_eval.jobs import canonical_json
 from dyna_eval.report import Row
 
 _NOT_RECORDED = "not recorded"
+_OTHER_MODELS = "models, dtype, backend or warm-up"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +51,25 @@ def models_difference(own: Row | None, base: Row | None) -> list[str]:
     """Compare rows of the same work: their identities differ where models, or how they run, do."""
     if own is None or base is None or own.key is None or base.key is None or own.key == base.key:
         return []
-    work = [(one.method, dict(one.params), one.prompt_set, one.generation) for one in (own, base)]
-    return ["models, dtype, backend or warm-up"] if work[0] == work[1] else []
+    return [_OTHER_MODELS] if _work(own) == _work(base) else []
+
+
+def sweeps_models_difference(own: Sequence[Row], base: Sequence[Row]) -> list[str]:
+    """Compare the models of two sweeps on a pair, by all rows of the same work that both have.
+
+    A sweep's rows share their pair's models, so that one such row speaks for all; without any, nothing shows
+    that the models are the same.
+    """
+    keys = {_work(row): row.key for row in base if row.key is not None}
+    same = [row.key == keys[_work(row)] for row in own if row.key is not None and _work(row) in keys]
+    if not same:
+        return ["models (not shown to be the same: the sweeps have no row in common)"]
+    return [] if all(same) else [_OTHER_MODELS]
+
+
+def _work(row: Row) -> Hashable:
+    """Return what a row ran, but for the models: rows that agree in it have one identity per models."""
+    return row.method, canonical_json(dict(row.params)), row.prompt_set, row.generation
 
 
 def _prompts_difference(

@@ -47,8 +47,8 @@ def read_percentage(
     "allowed",
     callback=read_percentage,
     metavar="PERCENT",
-    help="Exit with 1 where a row of B is more than PERCENT (such as 3%) slower, its interval included, or"
-    " has no result any more.",
+    help="Exit with 1 where a row of B is more than PERCENT (such as 3%) slower, its interval included, has"
+    " no result any more, or cannot be compared.",
 )
 @database_option
 @click.option(
@@ -140,4 +140,5 @@ def _regression_text(regressed: Sequence[Regression], allowed: float) -> str:
     rows = "; ".join(one_line(f"'{one.row.label}' ({one.reason})") for one in regressed)
     verb = "is" if len(regressed) == 1 else "are"
     number = f"{count(len(regressed), 'row')} of B {verb}"
-    return f"dyna-eval: {number} more than {allowed * 100:g} % slower than A, or without a result: {rows}"
+    slower = f"more than {allowed * 100:g} % slower than A"
+    return f"dyna-eval: {number} {slower}, without a result, or not comparable: {rows}"

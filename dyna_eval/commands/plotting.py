@@ -151,13 +151,20 @@ def _measured(built: Report, store: Store) -> Measured:
 
 
 def _tree_sizes(measured: Measured, store: Store) -> dict[int, dict[int, int]]:
-    """Count rounds by job and by nodes; of a sweep with a tuning split on the reported prompts alone."""
-    from dyna_eval.tuning import measured_prompts
+    """Count rounds by job and by nodes; with a tuning split on the reported prompts alone."""
+    from dyna_eval.joined_report import with_split_of
+    from dyna_eval.tuning import measured_prompts, reported_record
 
     record, report = measured.record, measured.report
     if record is not None:
-        return store.tree_sizes(record.id, measured_prompts(record) if report.chosen else None)
-    sizes: dict[int, dict[int, int]] = {}
-    for sweep_id in [sweep.id for sweep in report.joined] or [report.sweep_id]:
-        sizes |= store.tree_sizes(sweep_id)
-    return sizes
+        return store.tree_sizes(record.id, measured_prompts(record) if report.split else None)
+    ids = [sweep.id for sweep in report.joined if store.imported(sweep.id) is None]
+    if not report.split:
+        return {job: sizes for one in ids for job, sizes in store.tree_sizes(one).items()}
+    records = [store.record(one) for one in ids]
+    reported = [reported_record(with_split_of(records[0], own)) for own in records]
+    return {
+        job: sizes
+        for own in reported
+        for job, sizes in store.tree_sizes(own.id, measured_prompts(own)).items()
+    }

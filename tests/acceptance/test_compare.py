@@ -89,7 +89,9 @@ def test_a_slower_row_in_another_database_fails_the_check_and_is_named(swept: Sw
     failed = swept.run("compare", "small", "new.db#small", "--json", "--fail-on-regression", "3%")
     assert failed.status == 1
     [line] = failed.stderr.splitlines()
-    assert line.startswith("dyna-eval: 1 row of B is more than 3 % slower than A, or without a result:")
+    assert line.startswith(
+        "dyna-eval: 1 row of B is more than 3 % slower than A, without a result, or not comparable:"
+    )
     assert "'+ Draft model' (50.0 % slower, ratio 0.500 [0.500, 0.500])" in line
     assert [one["label"] for one in failed.json()["regressions"]] == ["+ Draft model"]
     assert swept.run("compare", "new.db", "small", "--fail-on-regression", "3%").status == 0
@@ -177,7 +179,7 @@ def test_answer_files_that_are_imported_again_compare_as_equal_by_their_means(sw
     assert swept.run("import", *files, "--name", "theirs", "--db", there).status == 0
     compared = swept.run("compare", "small", "imported.db#theirs", "--json").json()
     assert [row["ratio"] for row in compared["rows"]] == pytest.approx([1.0] * 4)
-    assert {row["verdict"] for row in compared["rows"]} == {"no interval"}
+    assert {row["verdict"] for row in compared["rows"]} == {"not comparable"}
     assert any("prompt set" in difference for difference in compared["rows"][1]["differences"])
     assert compared["rows"][1]["unproven"] == ["generation settings", "environment"]
     themselves = swept.run("compare", "imported.db", "imported.db#theirs", "--json").json()

@@ -131,8 +131,14 @@ def test_every_pair_has_the_categories_of_its_own_prompts() -> None:
 
 def test_the_terminal_has_a_column_group_per_category_and_an_overall_one() -> None:
     text = printed(categorized_report(named()))
-    assert re.search(r"code \(4 prompts\) +prose \(4 prompts\) +overall", text)
+    assert re.search(r"code \(4 prompts\) +prose \(4 prompts\) +\(overall\)", text)
     assert len(re.findall(r"\d\.\d\d ×", text)) == 4 * 3
+
+
+@pytest.mark.parametrize("name", ["overall", "(overall)"])
+def test_a_category_is_not_taken_for_the_total_whatever_its_name(name: str) -> None:
+    text = printed(categorized_report(named(categories=dict.fromkeys(range(4), name))))
+    assert re.search(rf"{re.escape(name)} \(4 prompts\)", text)
 
 
 def test_a_row_that_failed_has_no_figures_in_any_category() -> None:
@@ -171,7 +177,7 @@ def test_the_best_cell_of_each_group_is_bold_by_computation() -> None:
 
 def test_csv_has_a_line_per_row_and_category_with_intervals() -> None:
     lines = list(csv.DictReader(io.StringIO(categories_csv(categorized_report(named())))))
-    assert [line["category"] for line in lines] == ["code", "prose", "overall"] * 4
+    assert [line["category"] for line in lines] == ["code", "prose", "(overall)"] * 4
     assert [line["prompts"] for line in lines[:3]] == ["4", "4", "8"]
     linear = [line for line in lines if line["components"] == "'+ Draft model"]
     assert all(float(line["speedup_low"]) < float(line["speedup"]) for line in linear)
@@ -186,7 +192,7 @@ def test_json_has_the_report_and_the_same_rows_per_category() -> None:
 def test_latex_has_a_column_group_per_category() -> None:
     text = categories_latex(categorized_report(named()))
     assert r"\multicolumn{2}{c}{code} & \multicolumn{2}{c}{prose}" in text
-    assert "Prompts: code 4, prose 4, overall 8." in text
+    assert "Prompts: code 4, prose 4, (overall) 8." in text
     assert r"\cmidrule(lr){3-4} \cmidrule(lr){5-6} \cmidrule(lr){7-8}" in text
     rows = [line for line in text.splitlines() if re.match(r"    \d & ", line)]
     assert [row.count(" & ") for row in rows] == [7] * 4

@@ -20,6 +20,7 @@ from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.imported_report import findings, imported_report
 from dyna_eval.importers import import_file
 from dyna_eval.intervals import Bootstrap
+from dyna_eval.jobs import Configuration, Method
 from dyna_eval.joined_report import joined_report
 from dyna_eval.latex import to_latex
 from dyna_eval.latex.prose import to_prose
@@ -437,6 +438,27 @@ def test_own_sweeps_of_other_weights_under_one_name_are_refused() -> None:
     for configuration in other.configurations:
         other = change_jobs(other, configuration.label, key=f"other-{configuration.label}")
     with pytest.raises(MixedRowsError, match="models, dtype, backend or warm-up"):
+        joined_report([record(FOUR_STEPS[:2]), other])
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("key-+ Draft model", None), ("other", "models, dtype, backend or warm-up")],
+)
+def test_under_other_baselines_any_row_of_equal_work_tells_of_other_models(
+    key: str, said: str | None
+) -> None:
+    generate = Configuration(label="generate", method=Method.HF_GENERATE, params={})
+    other = second(record([(generate, 100.0), FOUR_STEPS[1]]))
+    other = change_jobs(other, LINEAR.label, key=key)
+    report = joined_report([record(FOUR_STEPS[:2]), other], allow_mixed=True)
+    assert [row.mixed for row in report.rows] == [(), (), *[(said,) if said else ()] * 2]
+
+
+def test_models_that_no_common_row_shows_to_be_the_same_are_marked() -> None:
+    generate = Configuration(label="generate", method=Method.HF_GENERATE, params={})
+    other = second(record([(generate, 100.0), FOUR_STEPS[2]]))
+    with pytest.raises(MixedRowsError, match="not shown to be the same: the sweeps have no row in common"):
         joined_report([record(FOUR_STEPS[:2]), other])
 
 

@@ -13,7 +13,17 @@ import click
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_records import BASELINE, ENVIRONMENTS, FOUR_STEPS, LINEAR, PRUNED, TREE, change_jobs, record
+from report_records import (
+    BASELINE,
+    ENVIRONMENTS,
+    FOUR_STEPS,
+    LINEAR,
+    PRUNED,
+    TREE,
+    change_jobs,
+    change_samples,
+    record,
+)
 
 from dyna_eval.commands.comparing import read_percentage, split_side
 from dyna_eval.comparison_tables import (
@@ -27,6 +37,7 @@ from dyna_eval.errors import InputError
 from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import Configuration, GenerationSpec, JobState, Method, generation_digest
 from dyna_eval.measured_report import build_report
+from dyna_eval.measurements import Exactness
 from dyna_eval.records import SweepRecord
 from dyna_eval.sweep_comparison import (
     Match,
@@ -152,8 +163,51 @@ def test_other_prompts_are_compared_by_their_means_alone_and_nothing_is_called_f
         b = change_jobs(b, label, prompt_set="p2")
     found = match(compared(record(), b), LINEAR.label)
     assert found.ratio is not None
-    assert (found.ratio.interval, found.prompts, found.verdict) == (None, 0, SpeedVerdict.NO_INTERVAL)
+    assert (found.ratio.interval, found.prompts, found.verdict) == (None, 0, SpeedVerdict.NOT_COMPARABLE)
     assert found.differences == ("prompt set (p2 instead of p1)",)
+
+
+@pytest.mark.parametrize("changes", [{"generation_digest": "g2"}, {"key": "other models"}])
+def test_a_row_of_other_work_is_called_neither_faster_nor_slower_and_fails_the_check(
+    changes: dict[str, str],
+) -> None:
+    b = sped(1.5, LINEAR.label)
+    for label in (step.label for step, _ in FOUR_STEPS):
+        b = change_jobs(b, label, **changes)
+    found = compared(record(), b)
+    assert match(found, LINEAR.label).verdict is SpeedVerdict.NOT_COMPARABLE
+    assert "faster" not in printed(found)
+    reasons = {one.row.label: one.reason for one in regressions(found, 0.03)}
+    assert len(reasons) == len(FOUR_STEPS)
+    assert reasons[LINEAR.label] == f"not comparable: {match(found, LINEAR.label).differences[0]}"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "says"),
+    [
+        (Exactness.VIOLATION, "B's output is not the target's"),
+        (None, "B's output was not compared with the target's"),
+    ],
+)
+def test_output_that_is_not_known_to_be_the_targets_is_not_called_faster(
+    outcome: Exactness | None, says: str
+) -> None:
+    found = compared(record(), change_samples(sped(1.5, LINEAR.label), LINEAR.label, exactness=outcome))
+    assert match(found, LINEAR.label).verdict is SpeedVerdict.NOT_COMPARABLE
+    assert [one.reason for one in regressions(found, 0.03)] == [f"not comparable: {says}"]
+
+
+def test_a_mixed_row_is_not_called_faster_and_another_machine_alone_keeps_the_verdict() -> None:
+    mixed = change_jobs(sped(1.5, LINEAR.label), LINEAR.label, environment="e2")
+    found = compared(mixed, sped(3.0, LINEAR.label))
+    assert match(found, LINEAR.label).verdict is SpeedVerdict.NOT_COMPARABLE
+    assert [one.reason for one in regressions(found, 0.03)] == [
+        "not comparable: A differs from the rows it stands with in environment (cpu: B instead of A)"
+    ]
+    elsewhere = sped(1.5, LINEAR.label)
+    for label in (step.label for step, _ in FOUR_STEPS):
+        elsewhere = change_jobs(elsewhere, label, environment="e2")
+    assert match(compared(record(), elsewhere), LINEAR.label).verdict is SpeedVerdict.FASTER
 
 
 def test_a_row_without_a_result_has_no_ratio() -> None:
@@ -243,8 +297,8 @@ def test_rows_of_equal_settings_but_other_models_say_so() -> None:
 def test_other_models_are_told_on_another_machine_too_and_unknown_ones_are_not_called_others() -> None:
     elsewhere = change_jobs(record(), LINEAR.label, environment="e2", key="other")
     assert match(compared(record(), elsewhere), LINEAR.label).differences == (
-        "environment (cpu: B instead of A)",
         "models, dtype, backend or warm-up",
+        "environment (cpu: B instead of A)",
     )
     unknown = side(record())
     rows = tuple(replace(row, key=None) for row in unknown.report.rows)

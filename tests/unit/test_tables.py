@@ -237,6 +237,13 @@ def test_unfinished_cells_are_dashes_and_the_report_says_what_is_left_out() -> N
     assert "Left out: 1 configuration, 3 jobs: '+ Adaptive pruning' (queued: 3 of 3 jobs queued)" in text
 
 
+def test_a_row_that_lacks_a_repeat_is_not_called_left_out() -> None:
+    stored = change_jobs(unfinished(), LINEAR.label, repeats=[2], state=JobState.FAILED, samples=())
+    text = " ".join(printed(stored, io.StringIO()).split())
+    assert "Left out: 1 configuration, 3 jobs: '+ Adaptive pruning'" in text
+    assert "Left out of rows above: 1 job: '+ Draft model' (partial: 1 of 3 jobs failed)" in text
+
+
 def test_a_label_is_shown_as_it_is_and_cannot_drive_the_terminal() -> None:
     text = printed(labelled(HOSTILE), io.StringIO())
     assert "=1+1|[red]x</script>`*_\\ [31m" in text

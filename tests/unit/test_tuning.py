@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_records import LINEAR, PRUNED, record
+from report_records import LINEAR, PRUNED, change_jobs, record
 
-from dyna_eval.jobs import MeasureSpec
+from dyna_eval.commands.plotting import _tree_sizes
+from dyna_eval.jobs import JobState, MeasureSpec
+from dyna_eval.joined_report import joined_report
 from dyna_eval.measured_report import build_report
 from dyna_eval.records import SweepRecord
 from dyna_eval.report_json import to_json
+from dyna_eval.series.measured import Measured
 from dyna_eval.tuning import tuning_prompts
 
 PROMPTS = 8
@@ -108,6 +112,75 @@ def test_without_a_split_nothing_is_chosen() -> None:
     report = build_report(record())
 
     assert (report.chosen, report.warnings) == ((), ())
+
+
+def test_the_choice_allows_for_how_fast_each_actor_is() -> None:
+    """The pruned tree ran on an actor of half the speed, whose own AR run says so."""
+    stored = split()
+    slow = tuple(replace(one, decode_seconds=2 * one.decode_seconds) for one in stored.sentinels[0].samples)
+    stored = replace(
+        stored,
+        jobs=tuple(
+            replace(
+                job,
+                actor="slow",
+                samples=tuple(replace(one, decode_seconds=2 * one.decode_seconds) for one in job.samples),
+            )
+            if job.label == PRUNED.label
+            else job
+            for job in stored.jobs
+        ),
+        sentinels=(*stored.sentinels, replace(stored.sentinels[0], actor="slow", samples=slow)),
+    )
+    report = build_report(stored)
+
+    assert [choice.label for choice in report.chosen] == [PRUNED.label]
+    assert any("tokens/s, on a slower actor than others)" in text for text in report.warnings)
+
+
+@pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])
+def test_a_row_that_stays_unfinished_holds_up_no_choice(state: JobState) -> None:
+    for repeats in ([2], [0, 1, 2]):
+        rest = change_jobs(split(), LINEAR.label, repeats=repeats, state=state, samples=())
+        assert [choice.label for choice in build_report(rest).chosen] == [PRUNED.label]
+
+
+def test_while_a_row_is_to_come_nothing_is_chosen_and_the_split_is_still_told() -> None:
+    report = build_report(change_jobs(split(), LINEAR.label, state=JobState.QUEUED, samples=()))
+
+    assert report.chosen == ()
+    assert any(text.endswith("all figures are over the other prompts") for text in report.warnings)
+
+
+class CountedSizes:
+    """Stands for a store of sweeps that are alike, and notes over which prompts tree sizes are asked for."""
+
+    def __init__(self, stored: SweepRecord) -> None:
+        self.stored = stored
+        self.asked: list[tuple[int, dict[str, set[int]] | None]] = []
+
+    def imported(self, sweep_id: int) -> None:
+        assert sweep_id
+
+    def record(self, sweep_id: int) -> SweepRecord:
+        return replace(self.stored, id=sweep_id)
+
+    def tree_sizes(
+        self, sweep_id: int, prompts: dict[str, set[int]] | None = None
+    ) -> dict[int, dict[int, int]]:
+        self.asked.append((sweep_id, prompts))
+        return {}
+
+
+def test_tree_sizes_are_over_the_reported_prompts_whether_a_row_is_chosen_or_not() -> None:
+    reported = set(range(PROMPTS)) - tuning_prompts(range(PROMPTS), 0.5, 0)
+    stored = change_jobs(split(), LINEAR.label, state=JobState.QUEUED, samples=())
+    store: Any = CountedSizes(stored)
+    _tree_sizes(Measured.of(build_report(stored), stored), store)
+    joined = joined_report([stored, replace(stored, id=2, name="again")])
+    _tree_sizes(Measured(report=joined), store)
+
+    assert store.asked == [(sweep, {"p1": reported}) for sweep in (1, 1, 2)]
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.9])
