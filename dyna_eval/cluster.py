@@ -5,15 +5,20 @@ from __future__ import annotations
 import socket
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from dyna_eval_db.store import Claim
 from dyna_eval_workers.actor import DecodingActor
+from ray.util import placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dyna_eval.errors import NoPlaceError
+
+MOST_WANTED = 20
+"""For how many places more a controller asks at once; the limits of the cluster may be lower."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +69,37 @@ class Slot:
         """Whether Ray counts it as alive and it does not refuse: of a killed one Ray learns late."""
         node = next((node for node in ray.nodes() if node["NodeID"] == self.node_id), None)
         return node is not None and bool(node["Alive"]) and not _refuses(node)
+
+
+@dataclass(slots=True, kw_only=True)
+class WantedPlaces:
+    """Tells a cluster's autoscaler that jobs wait, by placement groups in which nothing ever runs.
+
+    Actors start on nodes that are there, so that Ray does not learn by itself that more would help. For a
+    group that is pending an autoscaler adds a node; once Ray has placed it, it is removed, so that an actor
+    can start there. Without an autoscaler groups stay pending. They end with this process, however it ends.
+    """
+
+    _groups: list[PlacementGroup] = field(default_factory=list)
+    _bundle: dict[str, float] = field(default_factory=dict)
+
+    def want(self, jobs: int, slots: Sequence[Slot]) -> None:
+        """Ask for a place more for each of the queued jobs, as large as the largest of `slots`.
+
+        Nothing more is asked for until an actor has started in every slot, lest a group take its room.
+        """
+        wanted = min(jobs, MOST_WANTED)
+        states = {key: group["state"] for key, group in placement_group_table().items()}
+        pending = [group for group in self._groups if states.get(group.id.hex()) == "PENDING"]
+        for group in self._groups:
+            if group not in pending[:wanted]:
+                remove_placement_group(group)
+        self._groups = pending[:wanted]
+        if slots:
+            largest = max(slots, key=lambda slot: (slot.gpus, slot.cpus))
+            self._bundle = {"GPU": largest.gpus} if largest.gpus else {"CPU": largest.cpus}
+        if all(slot.actor is not None and slot.answered for slot in slots):
+            self._groups += [placement_group([self._bundle]) for _ in range(wanted - len(self._groups))]
 
 
 def find_slots(

@@ -17,7 +17,7 @@ import ray
 from dyna_eval_db.store import Claim, Claimant, Landing, Store
 from dyna_eval_workers.actor import DecodingActor
 
-from dyna_eval.cluster import Slot, find_slots
+from dyna_eval.cluster import Slot, WantedPlaces, find_slots
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, LeaseLostError, NoPlaceError, StuckWorkerError
 from dyna_eval.integrity import backend_caveats, elsewhere_warning
 from dyna_eval.invariants import broken_invariants
@@ -52,11 +52,14 @@ class Controller:
     gpus_per_pair: float | None = None
     """Whole GPUs of one node, or a share of one; unless given, one where the cluster has any."""
     fail_fast: bool = False
+    may_grow: bool = False
+    """Whether the cluster may have an autoscaler, which is then told how many jobs wait for a place."""
     refill: Callable[[], int] | None = None
     """Asked for more jobs once all are done; returns how many it added to the store."""
     actor_class: Any = DecodingActor
     """What runs jobs: a Ray actor class of the same methods, such as one that only takes time."""
     _slots: list[Slot] = field(default_factory=list)
+    _wanted: WantedPlaces = field(default_factory=WantedPlaces)
     _prompts: dict[str, tuple[Any, PromptSet]] = field(default_factory=dict)
     _calibrations: dict[str, list[Calibration]] = field(default_factory=dict)
     _slower: set[tuple[str, str]] = field(default_factory=set)
@@ -393,7 +396,7 @@ class Controller:
         self._fail(call, replace(verdict, actor_ends=False))
 
     def _renew(self) -> None:
-        """Keep the controller's lease and the claims in flight alive, and look for new nodes."""
+        """Keep the controller's lease and the claims in flight alive, look for new nodes and ask for some."""
         now = time.monotonic()
         if now - self._renewed < RENEW_SECONDS:
             return
@@ -403,7 +406,11 @@ class Controller:
             if not self.store.renew_claim(call.claim, LEASE_SECONDS, silent_seconds=silent_seconds):
                 self._abandon(call)
         self._find_slots(keep=self._slots)
-        self._export.jobs(self.store.progress(self.sweep_id))
+        counts = self.store.progress(self.sweep_id)
+        if self.may_grow:
+            ends = self.fail_fast and self._failed
+            self._wanted.want(0 if ends else counts[JobState.QUEUED], self._slots)
+        self._export.jobs(counts)
         self._renewed = now
 
     def _abandon(self, call: Call) -> None:
@@ -426,6 +433,8 @@ class Controller:
             self.store.recover(self.sweep_id, self.holder)  # what Ctrl-C came between claiming and knowing
         self._calls.clear()
         self._late.clear()
+        if self.may_grow:
+            self._wanted.want(0, ())
 
     def _tell(
         self,

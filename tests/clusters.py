@@ -7,6 +7,7 @@ another loopback address then waits for a raylet that registered elsewhere.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import socket
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import psutil
 import ray
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
 RAY = Path(sys.executable).with_name("ray")
 
@@ -82,8 +84,13 @@ def raylet_of(node: subprocess.Popen[bytes]) -> psutil.Process | None:
 
 
 @contextlib.contextmanager
-def running_cluster(variables: Mapping[str, str], *, token: bool = True) -> Iterator[Cluster]:
-    """A head that asks for a token, or for none, as long as a block runs."""
+def running_cluster(
+    variables: Mapping[str, str], *, token: bool = True, grows_to: int = 0
+) -> Iterator[Cluster]:
+    """A head that asks for a token, or for none, as long as a block runs.
+
+    With `grows_to` it has an autoscaler, which starts nodes of one core: one by itself, and so many in all.
+    """
     port, host = free_port(), ray.util.get_node_ip_address()
     with tempfile.TemporaryDirectory(prefix="de-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         own = dict(variables) | {"PATH": f"{RAY.parent}:/usr/bin:/bin", "RAY_AUTH_MODE": "disabled"}
@@ -94,6 +101,16 @@ def running_cluster(variables: Mapping[str, str], *, token: bool = True) -> Iter
             own |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file)}
         cluster = Cluster(f"{host}:{port}", folder, own)
         head = ["--head", f"--port={port}", "--num-cpus=0", f"--temp-dir={folder}/ray"]
+        if grows_to:
+            settings = Path(folder) / "autoscaler.json"
+            settings.write_text(json.dumps(autoscaler_settings(cluster.address, most=grows_to)))
+            head.append(f"--autoscaling-config={settings}")
+            cluster.variables |= {
+                "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+                "RAY_FAKE_CLUSTER": "1",
+                "RAY_enable_autoscaler_v2": "1",  # as `ray up` does
+                "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+            }
         try:
             cluster.start(*head, "--include-dashboard=false")
             deadline = time.monotonic() + 300
@@ -103,6 +120,34 @@ def running_cluster(variables: Mapping[str, str], *, token: bool = True) -> Iter
             yield cluster
         finally:
             cluster.end()
+
+
+def autoscaler_settings(address: str, *, most: int) -> dict[str, object]:
+    """Return what `--autoscaling-config` reads, for Ray's own provider of nodes on one machine.
+
+    It is named as an external one: by its own name Ray looks for a file that its wheels do not have.
+    """
+    module = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    return {
+        "cluster_name": "grows",
+        "max_workers": most,
+        "provider": {
+            "type": "external",
+            "module": module,
+            "gcs_address": address,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "available_node_types": {
+            FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 1, "max_workers": most},
+        },
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
+        "auth": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+    } | {f"{name}_commands": [] for name in commands}
 
 
 def answers(host: str, port: int) -> bool:

@@ -332,6 +332,7 @@ def _work_as(
             cpus_per_pair=execution.cpus_per_pair,
             gpus_per_pair=execution.gpus_per_pair,
             fail_fast=execution.fail_fast,
+            may_grow=execution.address != "local",
             refill=refill,
         )
         return controller.run()

@@ -1,4 +1,4 @@
-"""Nodes of a real cluster that die, stop or join while a sweep runs."""
+"""Nodes of a real cluster that die, stop, join or are asked for while a sweep runs."""
 
 from __future__ import annotations
 
@@ -142,3 +142,19 @@ def test_a_sweep_waits_for_a_node_where_all_are_gone_and_uses_one_that_joins(
         last = store.record(1).jobs[-1]
         used = {str(attempt.actor).partition("-")[0] for attempt in store.attempts(last.id)}
     assert before not in used
+
+
+@pytest.mark.timeout(1800)
+def test_a_cluster_with_an_autoscaler_grows_for_jobs_that_wait(workplace: Workplace) -> None:
+    """Fewer nodes may be added than jobs wait: what is asked for beyond that must not hold the others up."""
+    prepare(workplace, jobs=1000)  # more than are done before a node has started
+    with running_cluster(workplace.environment(), grows_to=2) as cluster:
+        one = ["--address", cluster.address]
+        process = workplace.start("submit", "sweep.yaml", *one, **cluster.variables)
+        wait_until(lambda: len(set(actors_at_work(workplace).values())) == 2, process)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=600)
+    assert process.returncode == 130, stderr
+    with workplace.store() as store:
+        attempts = [attempt for job in store.record(1).jobs for attempt in store.attempts(job.id)]
+    assert len({attempt.node for attempt in attempts}) == 2

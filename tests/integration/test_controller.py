@@ -20,10 +20,11 @@ from claims import claim_one, land_one
 from dyna_eval_db.store import Store
 from dyna_eval_workers.resolution import resolve_sweep
 from measurements import make_result, make_sweep
+from ray.util import placement_group_table
 
 from dyna_eval import supervision
 from dyna_eval.cells import Notes
-from dyna_eval.cluster import find_slots
+from dyna_eval.cluster import MOST_WANTED, WantedPlaces, find_slots
 from dyna_eval.config import load_sweep
 from dyna_eval.controller import Controller
 from dyna_eval.errors import NoPlaceError
@@ -155,6 +156,30 @@ def test_ray_gives_an_actor_its_gpus(gpus_per_pair: float, visible: set[str]) ->
         ]
         assert set(told) == visible
         assert len(told) == len(slots)
+    finally:
+        for slot in slots:
+            slot.stop()
+
+
+def test_more_places_are_wanted_for_jobs_that_wait_once_actors_have_taken_those_that_there_are() -> None:
+    wanted, slots = WantedPlaces(), find_slots(None)
+
+    def pending() -> list[dict[str, float]]:
+        groups = [group for group in placement_group_table().values() if group["state"] == "PENDING"]
+        return [group["bundles"][0] for group in groups]
+
+    wanted.want(5, slots)
+    assert pending() == []
+    try:
+        for slot in slots:
+            slot.start()
+            ray.get(slot.actor.heartbeat.remote())
+            slot.answered = True
+        for jobs in (5, 2, MOST_WANTED + 1):
+            wanted.want(jobs, slots)
+            assert pending() == [{"GPU": 1.0}] * min(jobs, MOST_WANTED)
+        wanted.want(0, slots)
+        assert pending() == []
     finally:
         for slot in slots:
             slot.stop()
