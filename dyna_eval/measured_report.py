@@ -58,6 +58,8 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Pres
     whole, (record, unshown) = record, apply_preset(record, preset)
     bootstrap = Bootstrap(confidence=record.confidence)
     tables = [_PairTable.of(record, pair, bootstrap) for pair in record.pairs]
+    if unshown:  # rows that are not shown tell all the same what runs differ by
+        tables = [replace(table, noise=_PairTable.of(whole, table.pair, bootstrap).noise) for table in tables]
     by_table = [(table, table.rows()) for table in tables]
     rows = tuple(row for _, own in by_table for row in own)
     if not allow_mixed:
