@@ -37,6 +37,8 @@ def connected(address: str, *, insecure: bool = False) -> Iterator[str]:
     InputError where the cluster cannot be joined, or asks for no token and `insecure` does not allow that.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray warns that this will be so
+    # Ray's workers yield to whatever else runs (niceness 15), and what they are to measure would be that.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     keep_token_private(create=address == "local")
     folder = _temporary_folder() if address == "local" else None

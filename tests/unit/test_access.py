@@ -74,6 +74,27 @@ def test_no_token_is_made_where_none_is_wanted(token: Path, monkeypatch: pytest.
     assert not token.exists()
 
 
+@pytest.mark.usefixtures("token")
+def test_workers_that_are_started_here_take_turns_with_other_processes_as_equals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray gives them the lowest priority unless told otherwise, so that others slow what is timed."""
+    told: list[str | None] = []
+
+    def start(**_: object) -> SimpleNamespace:
+        told.append(os.environ.get("RAY_worker_niceness"))  # noqa: SIM112 - Ray's own name
+        return SimpleNamespace(dashboard_url="")
+
+    monkeypatch.setattr(connection.ray, "init", start)
+    monkeypatch.delenv("RAY_worker_niceness", raising=False)
+    with connection.connected("local"):
+        pass
+    monkeypatch.setenv("RAY_worker_niceness", "5")
+    with connection.connected("local"):
+        pass
+    assert told == ["0", "5"]
+
+
 def test_what_ray_starts_inherits_no_credentials_of_a_database_and_the_controller_keeps_them(
     token: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
