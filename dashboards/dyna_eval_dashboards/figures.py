@@ -14,6 +14,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dyna_eval.cells import configuration_text, interval_cell
+from dyna_eval.claims import slower_steps
 from dyna_eval.report import Report, Row
 from dyna_eval.series.costs import PHASES
 from dyna_eval.wording import one_line
@@ -103,7 +104,7 @@ def error_bars(errors: Sequence[tuple[float, float]], *, thickness: float, width
 
 
 def ablation(rows: Sequence[Row]) -> go.Figure | None:
-    """Throughput of each step with its interval; steps slower than the one before are hatched."""
+    """Throughput of each step with its interval; steps measurably slower than the one before are hatched."""
     shown = list(rows[:MOST_ROWS])
     if not shown:
         return None
@@ -112,7 +113,8 @@ def ablation(rows: Sequence[Row]) -> go.Figure | None:
         around(rate.mean, rate.interval.low, rate.interval.high) if rate.interval else (0.0, 0.0)
         for rate in rates
     ]
-    slower = [row.is_slower for row in shown]
+    known_slower = slower_steps(shown)
+    slower = [row.step in known_slower for row in shown]
     bars = go.Bar(
         x=[row.step for row in shown],
         y=[rate.mean for rate in rates],

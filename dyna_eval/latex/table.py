@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dyna_eval.cells import Column, Notes, interval_cell, pair_slugs, ranges, slug, span, sweep_numbers
-from dyna_eval.latex.claims import (
+from dyna_eval.claims import (
     FREED_OF_PACE,
     THOSE_THAT_MAY_WIN,
     Claim,

@@ -245,7 +245,7 @@ def draw_heat(heat: HeatMap, report: Report) -> Figure:
     title = look.wrapped(heat.y.title, look.characters(height - 0.7, SMALL))
     figure.supylabel(title, fontsize=SMALL, multialignment="center")
     grid[-1, 0].set_xlabel(heat.x.title, fontsize=SMALL, loc="left" if columns > 1 else None)
-    slower = any(_is_slower(cell) for panel in heat.panels for cell in panel.cells)
+    slower = any(cell.is_slower for panel in heat.panels for cell in panel.cells)
     note = "Hatched: slower than the baseline." if slower and heat.measure is Measure.SPEEDUP else ""
     cells = [cell for panel in heat.panels for cell in panel.cells]
     framed = "Framed: the highest."
@@ -267,7 +267,7 @@ def _draw_heat_panel(
     for cell in panel.cells:
         at = xs.index(cell.x), ys.index(cell.y)
         color = colors.to_rgba(cell.value.value)
-        slower = heat.measure is Measure.SPEEDUP and _is_slower(cell)
+        slower = heat.measure is Measure.SPEEDUP and cell.is_slower
         corner = (at[0] - 0.5, at[1] - 0.5)
         axes.add_patch(
             Rectangle(
@@ -318,8 +318,3 @@ def _write_cell(
     if low and known is not None:
         span = f"{known.low:.{digits}f} – {known.high:.{digits}f}"
         axes.text(at[0], at[1] - 0.25, span, fontsize=TINY - 1.0, bbox=box, **style)
-
-
-def _is_slower(cell: Cell) -> bool:
-    known = cell.value.interval
-    return known.high < 1.0 if known else cell.value.value < 1.0
