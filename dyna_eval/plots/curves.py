@@ -11,6 +11,7 @@ from dyna_eval.plots.look import ALARM, BODY, INK, SMALL, TINY
 from dyna_eval.report import Report
 from dyna_eval.series.parameters import Parameter, Scale, bare_text
 from dyna_eval.series.swept import Cell, Curve, CurveChart, HeatMap, HeatPanel, Measure, Panel
+from dyna_eval.wording import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -228,16 +229,17 @@ def draw_heat(heat: HeatMap, report: Report) -> Figure:
     height = max(1.9, 0.85 + lines * (high * 0.34 + (0.3 if len(heat.panels) > 1 else 0.1)))
     figure = look.new_figure(width, height)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    values = [cell.value.value for panel in heat.panels for cell in panel.cells]
+    cells = [cell for panel in heat.panels for cell in panel.cells]
+    values = [cell.value.value for cell in cells]
     colors = ScalarMappable(
         Normalize(min(values), max(values) if max(values) > min(values) else None), "cividis"
     )
-    best = max((cell for panel in heat.panels for cell in panel.cells), key=lambda cell: cell.value.value)
+    framed, why_framed = _framed(cells, report)
     for index, axes in enumerate(grid.flat):
         if index >= len(heat.panels):
             axes.set_visible(False)
             continue
-        _draw_heat_panel(axes, heat, heat.panels[index], colors, best, with_intervals=cell_width > 0.5)
+        _draw_heat_panel(axes, heat, heat.panels[index], colors, framed, with_intervals=cell_width > 0.5)
     bar = figure.colorbar(colors, ax=grid, shrink=0.9, aspect=16 * lines, pad=0.02)
     bar.set_label(TITLES[heat.measure], fontsize=SMALL)
     bar.ax.tick_params(labelsize=TINY)
@@ -245,18 +247,40 @@ def draw_heat(heat: HeatMap, report: Report) -> Figure:
     title = look.wrapped(heat.y.title, look.characters(height - 0.7, SMALL))
     figure.supylabel(title, fontsize=SMALL, multialignment="center")
     grid[-1, 0].set_xlabel(heat.x.title, fontsize=SMALL, loc="left" if columns > 1 else None)
-    slower = any(cell.is_slower for panel in heat.panels for cell in panel.cells)
+    slower = any(cell.is_slower for cell in cells)
     note = "Hatched: slower than the baseline." if slower and heat.measure is Measure.SPEEDUP else ""
-    cells = [cell for panel in heat.panels for cell in panel.cells]
-    framed = "Framed: the highest."
     intervals = look.intervals_note(report, [cell.value for cell in cells]) if cell_width > 0.5 else ""
     others = look.left_out_note(heat.left_out, "that do not span it")
-    look.write_note(figure, [framed, note, intervals, others, *look.doubts(cell.entry for cell in cells)])
+    doubts = look.doubts(cell.entry for cell in cells)
+    look.write_note(figure, [why_framed, note, intervals, others, *doubts])
     return figure
 
 
+def _framed(cells: Sequence[Cell], report: Report) -> tuple[list[Cell], str]:
+    """Return the cells to frame, and what the note says of them.
+
+    Where rows were chosen on tuning prompts these are framed, whatever is highest on the others. Else it is
+    the highest of those that are not in doubt.
+    """
+    if report.chosen:
+        chosen = {(choice.pair, one_line(choice.label)) for choice in report.chosen}
+        found = [cell for cell in cells if (cell.entry.pair, cell.entry.label) in chosen]
+        return found, "Framed: chosen on the tuning prompts." if found else ""
+    sure = [cell for cell in cells if not cell.entry.doubt]
+    if not sure:
+        return [], ""
+    among = "" if len(sure) == len(cells) else " of those without a star"
+    return [max(sure, key=lambda cell: cell.value.value)], f"Framed: the highest{among}."
+
+
 def _draw_heat_panel(
-    axes: Axes, heat: HeatMap, panel: HeatPanel, colors: Any, best: Cell, *, with_intervals: bool
+    axes: Axes,
+    heat: HeatMap,
+    panel: HeatPanel,
+    colors: Any,
+    framed: Sequence[Cell],
+    *,
+    with_intervals: bool,
 ) -> None:
     from matplotlib.patches import Rectangle  # noqa: PLC0415
 
@@ -280,10 +304,10 @@ def _draw_heat_panel(
                 hatch="////" if slower else None,
             )
         )
-        if cell is best:
+        if cell in framed:
             frame: dict[str, Any] = {"facecolor": "none", "edgecolor": ALARM, "linewidth": 1.6, "zorder": 3}
             axes.add_patch(Rectangle((corner[0] + 0.03, corner[1] + 0.03), 0.94, 0.94, **frame))
-        _write_cell(axes, at, cell, color, digits, bold=cell is best, with_interval=with_intervals)
+        _write_cell(axes, at, cell, color, digits, bold=cell in framed, with_interval=with_intervals)
     axes.set_xlim(-0.5, len(xs) - 0.5)
     axes.set_ylim(-0.5, len(ys) - 0.5)
     axes.set_xticks(range(len(xs)), [look.literal(bare_text(value)) for value in xs], fontsize=SMALL)

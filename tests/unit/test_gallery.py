@@ -12,8 +12,10 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from matplotlib.colors import to_rgba
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 from report_records import (
@@ -29,13 +31,14 @@ from report_records import (
 
 from dyna_eval.commands.plotting import FIGURE_NAMES, MEASURES
 from dyna_eval.errors import InputError, NothingToDrawError
-from dyna_eval.jobs import Configuration, JobState, Method
+from dyna_eval.jobs import Configuration, JobState, MeasureSpec, Method
 from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
 from dyna_eval.plots import FIGURES, Plan, Wish, ablation_bars, plan, write
 from dyna_eval.plots.costs import PHASE_STYLES
-from dyna_eval.plots.curves import TITLES
+from dyna_eval.plots.curves import TITLES, draw_heat
 from dyna_eval.plots.look import (
+    ALARM,
     DASHES,
     MARKERS,
     SERIES,
@@ -49,7 +52,7 @@ from dyna_eval.plots.look import (
 from dyna_eval.records import SweepRecord
 from dyna_eval.series.costs import PHASES
 from dyna_eval.series.measured import Entry, Measured
-from dyna_eval.series.swept import Measure
+from dyna_eval.series.swept import Measure, heat_map
 
 TREES = [
     Configuration(
@@ -253,6 +256,48 @@ def test_panels_are_titled_by_rows_that_can_be_told_apart() -> None:
     figure = forty_figures()["depth"]
     titles = [axes.get_title().replace("\n", " ") for axes in figure.axes if axes.get_visible()]
     assert titles == [row.label for row in FORTY[1:]]
+
+
+def ever_faster_trees() -> SweepRecord:
+    """Trees of 90, 100, ... 180 tokens per second over two branches and five thresholds."""
+    return record([(BASELINE, 50.0), *((row, 90.0 + 10 * i) for i, row in enumerate(TREES[:10]))], noise=0.0)
+
+
+def framed(stored: SweepRecord) -> tuple[list[str], str]:
+    """Return what stands in the framed cells of a heat map, and its note."""
+    (figure,) = figures(stored, Wish(names=("heat",), heat=("threshold", "branch"))).values()
+    found = [text.get_text() for text in figure.findobj(Text) if text.get_fontweight() == "bold"]
+    frames = [patch for patch in figure.findobj(Rectangle) if patch.get_edgecolor() == to_rgba(ALARM)]
+    assert len(frames) == len(found)
+    return found, figure.get_supxlabel().replace("\n", " ")
+
+
+def test_the_framed_cell_is_the_highest_that_is_not_in_doubt() -> None:
+    stored = ever_faster_trees()
+    highest, note = framed(stored)
+    assert (highest, "Framed: the highest." in note) == (["3.60"], True)
+    doubted = change_samples(stored, TREES[9].label, exactness=Exactness.VIOLATION)
+    next_one, note = framed(doubted)
+    assert (next_one, "Framed: the highest of those without a star." in note) == (["3.40"], True)
+    for row in TREES[:10]:
+        stored = change_samples(stored, row.label, exactness=Exactness.VIOLATION)
+    none, note = framed(stored)
+    assert (none, "Framed" in note) == ([], False)
+
+
+def test_where_a_row_was_chosen_on_tuning_prompts_that_one_is_framed() -> None:
+    stored = ever_faster_trees()
+    split = replace(stored, measure=MeasureSpec(tune_fraction=0.5))
+    report = build_report(split)
+    heat = heat_map(Measured.of(report, split), report.rows, ("threshold", "branch"), Measure.SPEEDUP)
+    (choice,) = report.chosen
+    other = replace(report, chosen=(replace(choice, label=TREES[4].label),))
+    chain = replace(report, chosen=(replace(choice, label=LINEAR.label),))
+    for given, expected in ((report, ["3.60"]), (other, ["2.60"]), (chain, [])):
+        figure = draw_heat(heat, given)
+        bold = [text.get_text() for text in figure.findobj(Text) if text.get_fontweight() == "bold"]
+        assert bold == expected
+        assert ("chosen on the tuning prompts" in texts(figure)) is bool(expected)
 
 
 def test_curves_carry_their_names_at_their_ends() -> None:
