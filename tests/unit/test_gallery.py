@@ -17,6 +17,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from PIL import Image
 from report_records import (
     BASELINE,
@@ -50,7 +51,7 @@ from dyna_eval.plots.look import (
     spread,
 )
 from dyna_eval.records import SweepRecord
-from dyna_eval.series.costs import PHASES
+from dyna_eval.series.costs import PHASES, PhaseBar, phase_bars
 from dyna_eval.series.measured import Entry, Measured
 from dyna_eval.series.swept import Measure, heat_map
 
@@ -111,6 +112,10 @@ def figures(stored: SweepRecord, wish: Wish | None = None) -> dict[str, Figure]:
 def files(stored: SweepRecord, folder: Path, wish: Wish | None = None) -> list[Path]:
     prepared = planned(stored, wish)
     return [path for paths in write(prepared.drawings, build_report(stored), folder) for path in paths]
+
+
+def planned_phases(stored: SweepRecord) -> tuple[PhaseBar, ...]:
+    return phase_bars(Measured.of(build_report(stored), stored), "demo")
 
 
 def intervals(figure: Figure) -> int:
@@ -250,6 +255,54 @@ def test_points_of_the_cost_chart_are_numbered_with_a_key_where_they_are_many() 
     for step, row in enumerate(FORTY, start=1):
         assert found.count(str(step)) >= 2
         assert row.label in found
+
+
+def test_labels_of_the_cost_chart_cover_no_whisker_where_there_is_room() -> None:
+    steps = ((BASELINE, 100.0), (LINEAR, 150.0), (TREE, 50.0), (PRUNED, 350.0))
+    (figure,) = figures(with_costs(record(steps, noise=0.5)), Wish(names=("cost-model",))).values()
+    (axes,) = figure.axes
+    settle(figure)
+    labels = [text.get_window_extent() for text in axes.texts if text.get_text()]
+    whiskers = [
+        Bbox(axes.transData.transform(segment)).padded(0.1)
+        for container in axes.containers
+        if isinstance(container, ErrorbarContainer)
+        for lines in container[2]
+        for segment in lines.get_segments()
+    ]
+    assert (len(labels), len(whiskers)) == (4, 6)
+    assert not any(label.overlaps(whisker) for label in labels for whisker in whiskers)
+
+
+def test_a_bar_that_dwarfs_the_others_is_cut_and_keeps_its_sum() -> None:
+    for slowest, is_cut in ((63.0, False), (6.0, True)):
+        stored = record(((BASELINE, 128.0), (LINEAR, 174.0), (TREE, slowest)))
+        figure = figures(stored, Wish(names=("phases",)))["phases"]
+        (axes,) = figure.axes
+        (bar,) = [bar for bar in planned_phases(stored) if bar.entry.label == TREE.label]
+        sums = [text.get_text() for text in axes.texts]
+        assert f"{1000 * bar.total.value:.1f}" in sums
+        assert bool(axes.get_xlim()[1] < 1000 * bar.total.value) is is_cut
+        assert ("Arrow: the bar goes on to its sum." in texts(figure)) is is_cut
+        assert intervals(figure) == (2 if is_cut else 3)
+
+
+def test_a_phase_that_cannot_be_seen_is_told_in_the_note_and_not_in_the_legend() -> None:
+    stored = record()
+    for row, _ in FOUR_STEPS:
+        stored = change_samples(stored, row.label, grow_seconds=0.0001)
+    figure = figures(stored, Wish(names=("phases",)))["phases"]
+    (legend,) = figure.legends
+    named = [text.get_text() for text in legend.get_texts()]
+    assert named == ["draft passes", "verification", "acceptance and caches", "host, the rest"]
+    assert "Too thin to see: growing the tree (at most 0.0 % of a row)." in texts(figure).replace("\xa0", " ")
+
+
+def test_curves_beside_each_other_have_a_title_below_each_column() -> None:
+    figure = forty_figures()["curves-speedup-threshold-by-depth-branch"]
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    titles = [axes.get_xlabel() for axes in shown]
+    assert titles.count("Pruning threshold τ (probability)") == len(shown)
 
 
 def test_panels_are_titled_by_rows_that_can_be_told_apart() -> None:
