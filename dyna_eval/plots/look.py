@@ -171,10 +171,10 @@ def doubts(entries: Iterable[Entry]) -> list[str]:
 
 
 def intervals_note(report: Report, known: Iterable[Estimate]) -> str:
-    """Say what the intervals of a figure are; nothing where it has none."""
+    """Say at which confidence the intervals of a figure are; nothing where it has none."""
     if not any(one.interval for one in known):
         return ""
-    return f"Intervals: {confidence_level(report.confidence)}, bootstrap over prompts."
+    return f"Intervals: {confidence_level(report.confidence)}."
 
 
 def left_out_note(labels: Sequence[str], why: str) -> str:
