@@ -91,6 +91,7 @@ class ImportedRow:
     mixed: tuple[str, ...] = ()
     """What its file says keeps it from standing beside the others."""
     notes: tuple[str, ...] = ()
+    peak_memory_bytes: int | None = None
     samples: tuple[ImportedSample, ...] = field(default=(), repr=False)
 
 

@@ -116,6 +116,7 @@ def _row(
         rates=_sample_rates(row.samples) if row.samples else None,
         source=file.source,
         foreign=row.foreign,
+        peak_memory_bytes=row.peak_memory_bytes,
     )
 
 

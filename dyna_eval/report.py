@@ -94,12 +94,6 @@ class Row:
         return self.prompt_set is not None and self.prompt_set == other.prompt_set
 
     @property
-    def is_slower(self) -> bool:
-        """Whether it is slower than the step before it, and not by chance alone as far as is known."""
-        step = self.versus_previous
-        return step is not None and step.ratio < 1.0 and step.separable is not False
-
-    @property
     def own_noise(self) -> Variance | None:
         """The noise, from run to run, of the logarithm of its throughput; None where unknown, or imported."""
         alone = self.noise.alone if self.noise else None

@@ -49,6 +49,7 @@ def _row_json(row: Row) -> dict[str, object]:
         "env": row.environment,
         "key": row.key,
         "mixed": list(row.mixed),
+        "caveats": list(row.caveat_texts),
         "job_ids": list(row.job_ids),
         "imported": row.source and asdict(row.source),
         "foreign": dict(row.foreign),
@@ -65,6 +66,8 @@ def _comparison_json(row: Row) -> dict[str, object]:
         "separable_from_baseline": base and base.separable,
         "gain_over_baseline": base and base.ratio - 1.0,
         "gain_over_previous": previous and previous.ratio - 1.0,
+        "paired_over_previous": previous and previous.paired,
+        "paired_over_previous_interval": previous and interval_json(previous.paired_interval),
         "separable_from_previous": previous and previous.separable,
     }
 

@@ -14,8 +14,12 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dyna_eval.cells import configuration_text, interval_cell
-from dyna_eval.report import Report, Row
-from dyna_eval.series.costs import PHASES
+from dyna_eval.claims import slower_steps
+from dyna_eval.errors import NothingToDrawError
+from dyna_eval.report import Report, Row, baseline_of
+from dyna_eval.series.costs import PHASE_NAMES, PHASES, cost_chart, phase_bars
+from dyna_eval.series.drafts import depth_rates
+from dyna_eval.series.measured import Measured
 from dyna_eval.wording import one_line
 
 MOST_ROWS = 400
@@ -25,6 +29,8 @@ _COLOURS = 8
 _LABEL_CHARACTERS = 28
 _NAMED_STEPS = 24
 """Steps up to which each bar has its speedup."""
+_MOST_PHASES, _MOST_CURVES = 60, 24
+"""Rows of the phases, and of acceptance by depth."""
 _NAMED_BARS = 6
 """Steps up to which bars and curves have names; more have the numbers of their steps."""
 
@@ -37,9 +43,10 @@ def figures_of(report: Report, pair: str) -> dict[str, dict[str, Any]]:
 
 def figure_of(report: Report, pair: str, name: str) -> dict[str, Any] | None:
     """Return one figure of a pair; None where it has nothing to show."""
-    rows = [row for row in report.rows_of(pair) if row.figures]
-    figure = FIGURES[name][1](rows)
-    return None if figure is None else plain(figure)
+    try:
+        return plain(FIGURES[name][1](Measured(report=report), pair))
+    except NothingToDrawError:
+        return None
 
 
 def plain(figure: go.Figure) -> dict[str, Any]:
@@ -63,7 +70,7 @@ def layout(x: str, y: str, **more: Any) -> go.Layout:
     return go.Layout(
         template=None,
         xaxis={"title": {"text": x}, "automargin": True},
-        yaxis={"title": {"text": y}, "automargin": True, "rangemode": "tozero"},
+        yaxis={"title": {"text": y, "standoff": 12}, "automargin": True, "rangemode": "tozero"},
         margin={"l": 48, "r": 12, "t": 8, "b": 40},
         hovermode="closest",
         showlegend=False,
@@ -102,17 +109,19 @@ def error_bars(errors: Sequence[tuple[float, float]], *, thickness: float, width
     }
 
 
-def ablation(rows: Sequence[Row]) -> go.Figure | None:
-    """Throughput of each step with its interval; steps slower than the one before are hatched."""
+def ablation(measured: Measured, pair: str) -> go.Figure:
+    """Throughput of each step with its interval; steps measurably slower than the one before are hatched."""
+    rows = measured.finished(pair)
     shown = list(rows[:MOST_ROWS])
     if not shown:
-        return None
+        raise NothingToDrawError("there is no finished row")
     rates = [row.figures.throughput for row in shown if row.figures]
     errors = [
         around(rate.mean, rate.interval.low, rate.interval.high) if rate.interval else (0.0, 0.0)
         for rate in rates
     ]
-    slower = [row.is_slower for row in shown]
+    known_slower = slower_steps(shown)
+    slower = [row.step in known_slower for row in shown]
     bars = go.Bar(
         x=[row.step for row in shown],
         y=[rate.mean for rate in rates],
@@ -138,71 +147,65 @@ def ablation(rows: Sequence[Row]) -> go.Figure | None:
         figure.update_xaxes(tickvals=[row.step for row in shown], ticktext=names, autotickangles=[0, 90])
     else:
         figure.update_xaxes(title_text="Step")
-    base = next((row.figures for row in rows if row.is_baseline and row.figures), None)
-    if base is not None:
-        figure.add_hline(y=base.throughput.mean, line={"dash": "dash", "width": 1})
+    base = baseline_of(rows)
+    if base is not None and base.figures is not None:
+        figure.add_hline(y=base.figures.throughput.mean, line={"dash": "dash", "width": 1})
     return figure
 
 
-def speedup_by_acceptance(rows: Sequence[Row]) -> go.Figure | None:
+def speedup_by_acceptance(measured: Measured, pair: str) -> go.Figure:
     """Each row's speedup over its tokens per round: what a longer acceptance is worth."""
-    known = [
-        (row, row.figures.acceptance.mean_length, row.versus_baseline.ratio)
-        for row in rows
-        if row.figures and row.versus_baseline and row.figures.acceptance.mean_length is not None
-    ]
-    shown = known[:MOST_ROWS]
-    if len(shown) < 2:
-        return None
-    intervals = [row.speedup_interval for row, *_ in shown]
-    errors = [
-        around(ratio, interval.low, interval.high) if interval else (0.0, 0.0)
-        for (_, _, ratio), interval in zip(shown, intervals, strict=True)
-    ]
+    rows = {row.step: row for row in measured.finished(pair)}
+    shown = cost_chart(measured, pair).points[:MOST_ROWS]
+    speedups, lengths = [point.speedup for point in shown], [point.length.value for point in shown]
     points = go.Scatter(
-        x=[length for _, length, _ in shown],
-        y=[ratio for *_, ratio in shown],
-        error_y=error_bars(errors, thickness=1, width=0),
+        x=lengths,
+        y=[speedup.value for speedup in speedups],
+        error_y=error_bars(
+            [around(speedup.value, speedup.low, speedup.high) for speedup in speedups], thickness=1, width=0
+        ),
         mode="markers+text" if len(shown) <= _NAMED_STEPS else "markers",
-        text=[str(row.step) for row, *_ in shown],
+        text=[str(point.entry.step) for point in shown],
         marker={"size": 18 if len(shown) <= _NAMED_STEPS else 8},
-        hovertext=[_hover(row) for row, *_ in shown],
+        hovertext=[_hover(rows[point.entry.step]) for point in shown],
         hoverinfo="text",
         meta="calm",
         cliponaxis=False,
     )
     figure = go.Figure(points, layout("Tokens per round (numbers: step)", "Speedup"))
     figure.add_hline(y=1, line={"dash": "dash", "width": 1})
-    lengths = [length for _, length, _ in shown]
     reach = max(0.5, 0.18 * (max(lengths) - min(lengths)))
     figure.update_xaxes(range=[min(lengths) - reach, max(lengths) + reach])
     return figure
 
 
-def phases(rows: Sequence[Row]) -> go.Figure | None:
+def phases(measured: Measured, pair: str) -> go.Figure:
     """Where the time of decoding went, as shares of each row."""
-    shown = [row for row in rows if row.figures and row.figures.shares.host is not None][:60]
-    if not shown:
-        return None
+    shown = [bar for bar in phase_bars(measured, pair) if bar.phases][:_MOST_PHASES]
     figure = go.Figure(layout=layout("Share of decode time", "", barmode="stack"))
     for number, phase in enumerate(PHASES):
-        shares = [getattr(row.figures.shares, phase) if row.figures else None for row in shown]
+        name = PHASE_NAMES[phase]
+        seconds = [dict(bar.phases).get(phase) for bar in shown]
+        shares = [
+            spent / bar.total.value if spent is not None else None
+            for bar, spent in zip(shown, seconds, strict=True)
+        ]
         figure.add_bar(
-            y=[row.step for row in shown],
+            y=[bar.entry.step for bar in shown],
             x=shares,
             orientation="h",
-            name=phase,
+            name=name,
             meta=number,
             hovertext=[
-                f"<b>{text(row.label)}</b><br>{phase} {share:.1%}" if share is not None else ""
-                for row, share in zip(shown, shares, strict=True)
+                f"<b>{text(bar.entry.label)}</b><br>{name} {share:.1%}" if share is not None else ""
+                for bar, share in zip(shown, shares, strict=True)
             ],
             hoverinfo="text",
         )
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
     figure.update_yaxes(
-        tickvals=[row.step for row in shown],
-        ticktext=[_short(row.label) for row in shown],
+        tickvals=[bar.entry.step for bar in shown],
+        ticktext=[_short(bar.entry.label) for bar in shown],
         autorange="reversed",
     )
     figure.update_layout(
@@ -212,22 +215,19 @@ def phases(rows: Sequence[Row]) -> go.Figure | None:
     return figure
 
 
-def acceptance_by_depth(rows: Sequence[Row]) -> go.Figure | None:
+def acceptance_by_depth(measured: Measured, pair: str) -> go.Figure:
     """Share of rounds that accepted at least 1, 2, ... draft tokens."""
-    shown = [row for row in rows if row.figures and row.figures.acceptance.marginal_rates][:24]
-    if not shown:
-        return None
+    shown = depth_rates(measured, pair)[:_MOST_CURVES]
     figure = go.Figure(layout=layout("Draft depth", "Share of rounds that accept it"))
     for number, row in enumerate(shown):
-        rates = (row.figures.acceptance.marginal_rates if row.figures else None) or ()
         figure.add_scatter(
-            x=list(range(1, len(rates) + 1)),
-            y=list(rates),
+            x=list(range(1, len(row.marginal) + 1)),
+            y=[rate.value for rate in row.marginal],
             mode="lines+markers",
-            name=_short(row.label) if len(shown) <= _NAMED_BARS else f"step {row.step}",
+            name=_short(row.entry.label) if len(shown) <= _NAMED_BARS else f"step {row.entry.step}",
             meta=number,
             line={"dash": dash(number)},
-            hovertemplate=f"{text(row.label)}<br>depth %{{x}}: %{{y:.1%}}<extra></extra>",
+            hovertemplate=f"{text(row.entry.label)}<br>depth %{{x}}: %{{y:.1%}}<extra></extra>",
         )
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
     figure.update_yaxes(tickformat=".0%", range=[0, 1.02])
@@ -235,10 +235,12 @@ def acceptance_by_depth(rows: Sequence[Row]) -> go.Figure | None:
     return figure
 
 
-FIGURES: dict[str, tuple[str, Callable[[Sequence[Row]], go.Figure | None]]] = {
+FIGURES: dict[str, tuple[str, Callable[[Measured, str], go.Figure]]] = {
     "ablation": ("Throughput of each step", ablation),
     "speedup": ("Speedup against acceptance", speedup_by_acceptance),
     "phases": ("Where the time goes", phases),
     "depth": ("Acceptance by depth", acceptance_by_depth),
 }
-"""Title and maker of every figure of a pair, by its name in addresses."""
+"""Title and maker of every figure of a pair, by its name in addresses.
+
+A maker raises NothingToDrawError where it has nothing to show."""

@@ -54,6 +54,9 @@ class _Row(FileSection):
     env: Text | None = None
     key: Text | None = None
     mixed: list[Text] = Field(default_factory=list)
+    caveats: list[str] | None = None
+    """None in older files, which have them among the warnings alone."""
+    peak_memory_bytes: Count | None = None
     prompts: Count | None = None
     repeats: Count | None = None
     tokens: Count | None = None
@@ -89,6 +92,8 @@ class _Row(FileSection):
     speedup_paired: Rate | None = None
     speedup_paired_interval: _Two | None = None
     gain_over_previous: _Number | None = None
+    paired_over_previous: Rate | None = None
+    paired_over_previous_interval: _Two | None = None
 
 
 class _LeftOut(FileSection):
@@ -123,19 +128,21 @@ def read(content: Content) -> ImportedFile:
     keys = numbered_labels([f"{row.pair}\n{row.label}" for row in measured])
     several = len({row.pair for row in rows}) > 1
     openings = [f"{row.pair}: {row.label}: " if several else f"{row.label}: " for row in measured]
-    general = [text for text in document.warnings if not text.startswith(tuple(openings))]
+    found = list(zip(measured, openings, strict=True))
+    notes = [_notes_of(row, opening, openings, document.warnings) for row, opening in found]
+    of_rows = {opening + text for opening, own in zip(openings, notes, strict=True) for text in own}
     return ImportedFile(
         source=Source(file=content.file, format=NAME, sha256=content.sha256),
         claims=Claims(),
         rows=tuple(
-            _imported(row, key.split("\n")[1], _opened_by(opening, document.warnings))
-            for row, key, opening in zip(measured, keys, openings, strict=True)
+            _imported(row, key.split("\n")[1], own)
+            for row, key, own in zip(measured, keys, notes, strict=True)
         ),
         left_out=tuple(
             LeftOutRow(label=entry.label, pair=entry.pair, state=entry.state, reason=entry.reason)
             for entry in document.left_out
         ),
-        notes=tuple(general),
+        notes=tuple(text for text in document.warnings if text not in of_rows),
         confidence=document.sweep.confidence,
     )
 
@@ -157,11 +164,10 @@ def _imported(row: _Row, label: str, notes: tuple[str, ...]) -> ImportedRow:
         environment=row.env,
         key=row.key,
         versus_baseline=_versus_baseline(row),
-        versus_previous=None
-        if row.gain_over_previous is None or row.gain_over_previous <= -1.0
-        else Comparison(ratio=row.gain_over_previous + 1.0),
+        versus_previous=_versus_previous(row),
         mixed=tuple(row.mixed),
         notes=notes,
+        peak_memory_bytes=row.peak_memory_bytes,
     )
 
 
@@ -173,9 +179,16 @@ def _method(name: str) -> Method:
         return Method.OTHER
 
 
-def _opened_by(opening: str, warnings: list[str]) -> tuple[str, ...]:
-    """Return the warnings that begin so, without their opening."""
-    return tuple(text.removeprefix(opening) for text in warnings if text.startswith(opening))
+def _notes_of(row: _Row, opening: str, openings: list[str], warnings: list[str]) -> tuple[str, ...]:
+    """Return what is said of a row: in older files, the warnings of which its opening is the longest."""
+    if row.caveats is not None:
+        return tuple(row.caveats)
+    longer = tuple(other for other in openings if len(other) > len(opening))
+    return tuple(
+        text.removeprefix(opening)
+        for text in warnings
+        if text.startswith(opening) and not text.startswith(longer)
+    )
 
 
 def _figures(row: _Row) -> Figures:
@@ -240,6 +253,16 @@ def _versus_baseline(row: _Row) -> Comparison | None:
         interval=_interval(row.speedup_interval),
         paired=row.speedup_paired,
         paired_interval=_interval(row.speedup_paired_interval),
+    )
+
+
+def _versus_previous(row: _Row) -> Comparison | None:
+    if row.gain_over_previous is None or row.gain_over_previous <= -1.0:
+        return None
+    return Comparison(
+        ratio=row.gain_over_previous + 1.0,
+        paired=row.paired_over_previous,
+        paired_interval=_interval(row.paired_over_previous_interval),
     )
 
 

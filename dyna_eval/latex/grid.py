@@ -39,6 +39,7 @@ _MATHS = {"τ": r"\tau", "≤": r"\leq "}
 _THIN = r"\,"
 _WIDEST = 40  # characters of a text cell that stays on one line
 _DIGITS = re.compile(r"[0-9.e+/-]+")
+_POWER = re.compile(r"(-?[0-9.]+)e([+-]?[0-9]+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +217,16 @@ def _setting(setting: Setting) -> str:
     symbol, relation = (_MATHS.get(part, part) for part in (symbol, relation))
     if not _DIGITS.fullmatch(value):  # what another tool, or the policy of another package, wrote there
         return f"${symbol}{relation}${escape_latex(value)}"
-    return f"${symbol}{relation}{value}$"
+    return f"${symbol}{relation}{_power_of_ten(value)}$"
+
+
+def _power_of_ten(value: str) -> str:
+    """Return `2.5e-05` as LaTeX; a number without an exponent stays as it is."""
+    found = _POWER.fullmatch(value)
+    if not found:
+        return value
+    power = f"10^{{{int(found[2])}}}"
+    return power if found[1] == "1" else rf"{found[1]}\cdot {power}"
 
 
 # ----------------------------------------------------------------------- figures

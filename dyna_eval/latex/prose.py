@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyna_eval.cells import Notes, span
-from dyna_eval.integrity import CaveatKind
-from dyna_eval.jobs import Method
-from dyna_eval.latex.claims import (
+from dyna_eval.claims import (
     FREED_OF_PACE,
     THOSE_THAT_MAY_WIN,
     Claim,
@@ -20,6 +18,8 @@ from dyna_eval.latex.claims import (
     is_freed_of_pace,
     is_surpassed,
 )
+from dyna_eval.integrity import CaveatKind
+from dyna_eval.jobs import Method
 from dyna_eval.latex.grid import configuration, level
 from dyna_eval.latex.style import Part, end_mark, mark, origin_of
 from dyna_eval.latex.table import table_label

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dyna_eval.cells import Column, Notes, interval_cell, pair_slugs, ranges, slug, span, sweep_numbers
-from dyna_eval.latex.claims import (
+from dyna_eval.claims import (
     FREED_OF_PACE,
     THOSE_THAT_MAY_WIN,
     Claim,
@@ -16,6 +16,7 @@ from dyna_eval.latex.claims import (
     is_freed_of_pace,
     is_surpassed,
 )
+from dyna_eval.importers import dynatree
 from dyna_eval.latex.grid import Cell, Grid, GridRow, Head, best_speedup, grid, level, notes_of
 from dyna_eval.latex.style import PLAIN, Part, Style, end_mark, mark, origin_of
 from dyna_eval.latex.text import escape_latex, footnotes, number
@@ -199,7 +200,7 @@ def _what_was_measured(report: Report, rows: Sequence[Row], style: Style) -> str
         span([figures.tokens for figures in known], "token"),
     ]
     each = f" ({', '.join(filter(None, counts))} per row)" if any(counts) else ""
-    deviation = r", $\pm$ the standard deviation between repeats" if style.std else ""
+    deviation = _deviation(rows) if style.std else ""
     where = "" if Column.INTERVAL in style.columns else " below"
     known_intervals = any(row.speedup_interval for row in rows)
     intervals = f", with {level(report)} intervals{where}" if known_intervals else ""
@@ -207,6 +208,18 @@ def _what_was_measured(report: Report, rows: Sequence[Row], style: Style) -> str
         f"Throughput is in tokens/s, the mean over {prompts}{each}{deviation};"
         f" speedup is against the baseline{intervals}."
     )
+
+
+def _deviation(rows: Sequence[Row]) -> str:
+    """Say between what the deviations are: DynaTree's files have those between prompts."""
+    known = [row for row in rows if row.figures and row.figures.throughput.std is not None]
+    of_files = [row for row in known if row.source and row.source.format == dynatree.NAME]
+    what = r", $\pm$ the standard deviation between "
+    if not of_files:
+        return f"{what}repeats"
+    if len(of_files) == len(known):
+        return f"{what}prompts"
+    return f"{what}repeats (of rows from DynaTree's files, between prompts)"
 
 
 def _what_degrades(rows: Sequence[Row], *, several: bool) -> list[str]:

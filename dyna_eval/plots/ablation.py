@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dyna_eval.jobs import Method
+from dyna_eval.claims import Claim, claim_between, slower_steps
+from dyna_eval.jobs import Configuration
 from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, CALM, FAINT, GREY, INK
+from dyna_eval.presets import is_pruned_tree, is_unpruned_tree
 from dyna_eval.report import Row
 from dyna_eval.series.measured import Entry, Estimate
 from dyna_eval.wording import one_line
@@ -32,10 +34,12 @@ class _Bar:
 
     row: Row
     rate: Estimate
+    is_slower: bool
+    """Whether it is measurably slower than the step before it."""
 
     @property
     def color(self) -> str:
-        return ALARM if self.row.is_slower else CALM
+        return ALARM if self.is_slower else CALM
 
     @property
     def speedup(self) -> str:
@@ -46,13 +50,18 @@ class _Bar:
     def short_remark(self) -> str:
         """How slow a slower step is; empty for others."""
         step = self.row.versus_previous
-        return f"▼{step.ratio:.2f}×" if step and self.row.is_slower else ""
+        return f"▼{step.ratio:.2f}×" if step and self.is_slower else ""
 
 
 def draw(rows: Sequence[Row]) -> Figure:
     """Return the chart of one pair's rows, of which at least one has figures."""
+    slower = slower_steps(rows)
     bars = [
-        _Bar(row=row, rate=Estimate(value=known.throughput.mean, interval=known.throughput.interval))
+        _Bar(
+            row=row,
+            rate=Estimate(value=known.throughput.mean, interval=known.throughput.interval),
+            is_slower=row.step in slower,
+        )
         for row in rows
         if (known := row.figures) is not None
     ]
@@ -65,7 +74,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     _draw_bars(axes, bars)
     _draw_baseline(axes, bars)
     _dress(axes, bars, characters)
-    look.write_note(figure, _notes(rows, short_remarks=characters < _CROWDED))
+    look.write_note(figure, _notes(rows, bars, short_remarks=characters < _CROWDED))
     _annotate(figure, axes, bars, characters)
     return figure
 
@@ -74,20 +83,20 @@ def _draw_list(rows: Sequence[Row], bars: Sequence[_Bar]) -> Figure:
     """Return the chart of many rows, bars one under another; speedups and remarks stand at the right."""
     figure, axes = look.list_figure([Entry.of(bar.row) for bar in bars], pitch=0.24)
     for y, bar in enumerate(bars):
-        hatch = "////" if bar.row.is_slower else None
+        hatch = "////" if bar.is_slower else None
         axes.barh(
             y, bar.rate.value, height=0.66, color=bar.color, edgecolor="white", hatch=hatch, linewidth=0
         )
         look.whisker(axes, bar.rate.value, y, bar.rate, along="x")
         text = "  ".join(filter(None, (bar.speedup, bar.short_remark)))
-        look.beside(axes, y, text, color=ALARM if bar.row.is_slower else INK)
+        look.beside(axes, y, text, color=ALARM if bar.is_slower else INK)
     base = next((bar.rate for bar in bars if bar.row.is_baseline), None)
     if base is not None:
         axes.axvline(base.value, **look.BASELINE)
     axes.set_xlim(left=0.0)
     axes.set_xlabel("Throughput (tokens/s)")
     legend = "Dashed: the baseline. At the right: speedup."
-    look.write_note(figure, [legend, *_notes(rows, short_remarks=True)])
+    look.write_note(figure, [legend, *_notes(rows, bars, short_remarks=True)])
     return figure
 
 
@@ -99,7 +108,7 @@ def _draw_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
             width=0.62,
             color=bar.color,
             edgecolor="white",
-            hatch="///" if bar.row.is_slower else None,
+            hatch="///" if bar.is_slower else None,
             linewidth=0,
             zorder=2,
         )
@@ -151,7 +160,7 @@ def _annotate(figure: Figure, axes: Axes, bars: Sequence[_Bar], characters: int)
             written.append((top, _write(axes, (x, top), bar.speedup, lift, weight="bold")))
             lift += 13.0
         following = bars[x + 1].row if x + 1 < len(bars) else None
-        remark = bar.short_remark if characters < _CROWDED else _remark(bar.row, following)
+        remark = bar.short_remark if characters < _CROWDED else _remark(bar, following)
         if remark:
             lines = "\n".join(textwrap.wrap(remark, characters, break_long_words=False))
             written.append((top, _write(axes, (x, top), lines, lift, color=ALARM, fontsize=_SMALL)))
@@ -185,29 +194,34 @@ def _make_room(figure: Figure, axes: Axes, written: Sequence[tuple[float, Text]]
     axes.set_ylim(0.0, needed)
 
 
-def _notes(rows: Sequence[Row], *, short_remarks: bool) -> list[str]:
+def _notes(rows: Sequence[Row], bars: Sequence[_Bar], *, short_remarks: bool) -> list[str]:
     """Say what short remarks mean, which bars are not to be trusted, and which rows are missing."""
     missing = [f"{one_line(row.label)} ({row.state})" for row in rows if row.figures is None]
-    is_short = short_remarks and any(row.is_slower for row in rows)
+    is_short = short_remarks and any(bar.is_slower for bar in bars)
     return [
         "▼: times the speed of the step before it." if is_short else "",
-        *look.doubts(Entry.of(row) for row in rows),
+        *look.doubts(Entry.of(bar.row) for bar in bars),
         f"Not shown, no result yet: {', '.join(missing)}." if missing else "",
     ]
 
 
-def _remark(row: Row, following: Row | None) -> str:
+def _remark(bar: _Bar, following: Row | None) -> str:
     """Say why a bar is red: how slow the step is, and whether pruning mends it; nothing of other bars."""
-    step = row.versus_previous
-    if step is None or not row.is_slower:
+    step = bar.row.versus_previous
+    if step is None or not bar.is_slower:
         return ""
-    before = f"{step.ratio:.2f}× the step before it"
-    text = f"slower than the step before it ({step.ratio:.2f}×)" if step.separable else before
-    return f"{text}: pruning is essential" if following and _is_mended_by_pruning(row, following) else text
+    text = f"slower than the step before it ({step.ratio:.2f}×)"
+    return (
+        f"{text}: pruning is essential" if following and _is_mended_by_pruning(bar.row, following) else text
+    )
 
 
 def _is_mended_by_pruning(row: Row, following: Row) -> bool:
-    unpruned = row.method is Method.TREE and not row.params.get("threshold")
-    pruned = following.method is Method.TREE and bool(following.params.get("threshold"))
-    step = following.versus_previous
-    return unpruned and pruned and step is not None and step.ratio > 1.0 and step.separable is True
+    """Whether a tree that grew whole is followed by a pruned one that is measurably faster."""
+    if not is_unpruned_tree(_configuration(row)) or not is_pruned_tree(_configuration(following)):
+        return False
+    return claim_between(following, row, following.versus_previous) is Claim.IMPROVES
+
+
+def _configuration(row: Row) -> Configuration:
+    return Configuration(label=row.label, method=row.method, params=row.params)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
-from math import cos, pi, sin
-from typing import TYPE_CHECKING
+from itertools import pairwise, product
+from typing import TYPE_CHECKING, Any
 
 from dyna_eval.cells import method_name
 from dyna_eval.intervals import Interval
 from dyna_eval.plots import look
 from dyna_eval.plots.look import BODY, GREY, INK, TINY
 from dyna_eval.report import Report
-from dyna_eval.series.costs import PHASES, CostChart, CostPoint, PhaseBar
+from dyna_eval.series.costs import PHASE_NAMES, PHASES, CostChart, CostPoint, PhaseBar
 from dyna_eval.series.measured import Estimate
 
 if TYPE_CHECKING:
@@ -28,16 +27,16 @@ PHASE_STYLES = {
     "host": ("#C9C9C9", "\\\\\\\\"),
 }
 """Colour and hatch of each phase; light and dark take turns where phases touch."""
-_PHASE_WORDS = {
-    "draft": "draft passes",
-    "grow": "growing the tree",
-    "verify": "verification",
-    "walk": "acceptance and caches",
-    "host": "host, the rest",
-}
 _NAMED = 8  # points that carry their label; more carry their step's number, with a key below
 _KEY_COLUMNS = 2
-_RADII = (6.0, 10.0, 15.0, 22.0, 30.0, 40.0)  # points, in which a label looks for free room
+_SIDES = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
+"""Where a label may stand beside its point, the best first: (right, up)."""
+_RADII = (5.0, 9.0, 14.0, 20.0, 28.0, 40.0)  # points, in which a label looks for free room
+_FAR = 8.0  # points from which a line joins a label with its point
+_THIN = 0.006  # of the axis; a phase that is thinner in every bar cannot be seen
+_SQUEEZED = (
+    2.5  # times the second longest bar: from there on the longest is cut, so that the others can be read
+)
 
 
 # ---------------------------------------------------------------------- cost model
@@ -66,7 +65,7 @@ def draw_cost(chart: CostChart, report: Report) -> Figure:
             handletextpad=0.3,
             columnspacing=1.0,
         )
-    _label_points(figure, axes, chart.points, numbered=numbered)
+    _label_points(figure, axes, chart, numbered=numbered)
     notes = [
         *_explained(chart),
         look.intervals_note(report, [p.speedup for p in chart.points]),
@@ -145,15 +144,15 @@ def _draw_points(
     )
 
 
-def _label_points(figure: Figure, axes: Axes, points: Sequence[CostPoint], *, numbered: bool) -> None:
+def _label_points(figure: Figure, axes: Axes, chart: CostChart, *, numbered: bool) -> None:
     """Write a label at each point where there is room, further away on a thin line where there is none."""
     from matplotlib.patheffects import withStroke  # noqa: PLC0415
 
     figure.draw_without_rendering()
     axes.set_xlim(axes.get_xlim())
     axes.set_ylim(axes.get_ylim())
-    taken = _boxes_of_points(axes, points, figure.dpi)
-    for point in points:
+    taken, lines = _boxes_of_points(axes, chart.points, figure.dpi), _boxes_of_lines(axes, chart)
+    for point in chart.points:
         star = "*" if point.entry.doubt else ""
         text = f"{point.entry.step}{star}" if numbered else look.wrapped(look.starred(point.entry), 18)
         at = (point.length.value, point.speedup.value)
@@ -171,11 +170,12 @@ def _label_points(figure: Figure, axes: Axes, points: Sequence[CostPoint], *, nu
             parse_math=False,
         )
         box = label.get_window_extent()
-        moved = _free_place(box, taken, axes.get_window_extent(), figure.dpi / 72)
-        label.set_position(moved)
         dots = figure.dpi / 72
+        moved = _free_place(box, taken, lines, axes.get_window_extent(), dots)
+        label.set_position(moved)
         taken.append(box.translated(moved[0] * dots, moved[1] * dots).padded(0.8 * dots))
-        if max(map(abs, moved)) > 20:
+        gaps = abs(moved[0]) - box.width / dots / 2, abs(moved[1]) - box.height / dots / 2
+        if max(gaps) > _FAR:
             axes.annotate(
                 "",
                 at,
@@ -186,7 +186,7 @@ def _label_points(figure: Figure, axes: Axes, points: Sequence[CostPoint], *, nu
 
 
 def _boxes_of_points(axes: Axes, points: Sequence[CostPoint], dpi: float) -> list[Bbox]:
-    """Return what labels should not cover: the points, and the line of the baseline."""
+    """Return where points and predictions stand, which no label should cover."""
     from matplotlib.transforms import Bbox  # noqa: PLC0415
 
     reach = 3.0 * dpi / 72
@@ -195,23 +195,40 @@ def _boxes_of_points(axes: Axes, points: Sequence[CostPoint], dpi: float) -> lis
     lengths = [point.length.value for point in points]
     lengths += [point.length.value for point in points if _is_predicted(point)]
     centres = axes.transData.transform(list(zip(lengths, heights, strict=True)))
-    one, frame = axes.transData.transform((1.0, 1.0))[1], axes.get_window_extent()
-    line = Bbox.from_bounds(frame.x0, one - 1.0, frame.width, 2.0)
-    return [line, *(Bbox.from_bounds(x - reach, y - reach, 2 * reach, 2 * reach) for x, y in centres)]
+    return [Bbox.from_bounds(x - reach, y - reach, 2 * reach, 2 * reach) for x, y in centres]
 
 
-def _free_place(box: Bbox, taken: Sequence[Bbox], bounds: Bbox, dots: float) -> tuple[float, float]:
-    """Return the first offset, in points, at which a label covers nothing; else that which covers least."""
+def _boxes_of_lines(axes: Axes, chart: CostChart) -> list[Bbox]:
+    """Return where whiskers, the baseline and the model's line run, which labels cover where they must."""
+    from matplotlib.transforms import Bbox  # noqa: PLC0415
+
+    segments = [((axes.get_xlim()[0], 1.0), (axes.get_xlim()[1], 1.0)), *pairwise(chart.line)]
+    for point in chart.points:
+        x, y = point.length.value, point.speedup.value
+        ends = [point.speedup.low, point.speedup.high, point.predicted if _is_predicted(point) else None]
+        heights = [end for end in ends if end is not None]
+        segments.append(((x, min(heights)), (x, max(heights))))
+        segments.append(((point.length.low, y), (point.length.high, y)))
+    return [Bbox(axes.transData.transform(ends)).padded(1.5) for ends in segments]
+
+
+def _free_place(
+    box: Bbox, taken: Sequence[Bbox], lines: Sequence[Bbox], bounds: Bbox, dots: float
+) -> tuple[float, float]:
+    """Return the first offset, in points, at which a label covers nothing; else that which covers least.
+
+    Points, and labels that are already there, count far more than lines.
+    """
     best, least = (0.0, _RADII[0]), float("inf")
-    for radius, eighth in product(_RADII, (2, 0, 6, 4, 1, 7, 3, 5)):
-        angle = eighth * pi / 4
-        x = cos(angle) * (radius + box.width / dots / 2)
-        y = sin(angle) * (radius + box.height / dots / 4)
+    for radius, (across, up) in product(_RADII, _SIDES):
+        reach = radius if 0 in (across, up) else 0.7 * radius
+        x = across * (reach + box.width / dots / 2)
+        y = up * (reach + box.height / dots / 2)
         moved = box.translated(x * dots, y * dots)
         inside = (
             bounds.x0 < moved.x0 and moved.x1 < bounds.x1 and bounds.y0 < moved.y0 and moved.y1 < bounds.y1
         )
-        covered = sum(moved.overlaps(other) for other in taken) + (0 if inside else 5)
+        covered = 10 * moved.count_overlaps(taken) + moved.count_overlaps(lines) + (0 if inside else 50)
         if covered < least:
             best, least = (x, y), covered
         if not covered:
@@ -252,40 +269,70 @@ def _write_key(axes: Axes, points: Sequence[CostPoint], lines: int, width: float
 def draw_phases(bars: Sequence[PhaseBar], report: Report, *, as_shares: bool) -> Figure:
     """Return stacked bars of each phase's milliseconds per token, or of its share of decode time."""
     figure, axes = look.list_figure([bar.entry for bar in bars], pitch=0.27)
-    digits = 2 if max(bar.total.value for bar in bars) < 0.1 else 0
+    end = 100.0 if as_shares else 1000.0 * _end_of_axis(bars)
+    digits = 2 if max(bar.total.value for bar in bars) < 0.01 else 1
     for y, bar in enumerate(bars):
         scale = 100.0 / bar.total.value if as_shares else 1000.0
-        left = 0.0
-        for phase, seconds in bar.phases:
-            color, hatch = PHASE_STYLES[phase]
-            axes.barh(
-                y,
-                seconds * scale,
-                left=left,
-                height=0.7,
-                color=color,
-                hatch=hatch,
-                edgecolor="white",
-                linewidth=0.3,
-            )
-            left += seconds * scale
-        if bar.unknown > 0.0:
-            axes.barh(
-                y, bar.unknown * scale, left=left, height=0.7, color="white", edgecolor=GREY, linewidth=0.5
-            )
+        _draw_phases_of(axes, y, bar, scale)
         if not as_shares:
-            look.whisker(axes, 1000.0 * bar.total.value, y, _in_milliseconds(bar), along="x")
             look.beside(axes, y, f"{1000.0 * bar.total.value:.{digits}f}")
+            if 1000.0 * bar.total.value > end:
+                axes.plot(0.975 * end, y, ">", color=INK, markeredgecolor="white", markersize=6.5, zorder=5)
+            else:
+                look.whisker(axes, 1000.0 * bar.total.value, y, _in_milliseconds(bar), along="x")
     axes.set_xlabel("Share of decode time (%)" if as_shares else "Decode time per token (ms)", fontsize=BODY)
-    axes.set_xlim(0.0, 100.0 if as_shares else None)
-    _phase_legend(figure, bars)
-    texts = (
-        []
-        if as_shares
-        else ["At the right: the sum.", look.intervals_note(report, [bar.total for bar in bars])]
-    )
+    axes.set_xlim(0.0, end)
+    seen = [phase for phase in PHASES if _widest(bars, phase, end, as_shares=as_shares) >= _THIN]
+    _phase_legend(figure, bars, seen)
+    is_cut = not as_shares and any(1000.0 * bar.total.value > end for bar in bars)
+    texts = [
+        "" if as_shares else "At the right: the sum, decode time / tokens over all prompts.",
+        "Arrow: the bar goes on to its sum." if is_cut else "",
+        _thin_phases(bars, seen),
+        "" if as_shares else look.intervals_note(report, [bar.total for bar in bars]),
+    ]
     look.write_note(figure, [*texts, *look.doubts(bar.entry for bar in bars)])
     return figure
+
+
+def _end_of_axis(bars: Sequence[PhaseBar]) -> float:
+    """Return where the axis ends, in seconds; before the longest bar's end where it dwarfs all others."""
+    highs = sorted(bar.total.high for bar in bars)
+    if len(highs) > 2 and highs[-1] > _SQUEEZED * highs[-2]:
+        return 1.1 * highs[-2]
+    return 1.05 * highs[-1]
+
+
+def _draw_phases_of(axes: Axes, y: int, bar: PhaseBar, scale: float) -> None:
+    left = 0.0
+    style: dict[str, Any] = {"height": 0.7, "linewidth": 0.3}
+    for phase, seconds in bar.phases:
+        color, hatch = PHASE_STYLES[phase]
+        axes.barh(y, seconds * scale, left=left, color=color, hatch=hatch, edgecolor="white", **style)
+        left += seconds * scale
+    if bar.unknown > 0.0:
+        axes.barh(y, bar.unknown * scale, left=left, height=0.7, color="white", edgecolor=GREY, linewidth=0.5)
+
+
+def _widest(bars: Sequence[PhaseBar], phase: str, end: float, *, as_shares: bool) -> float:
+    """Return the share of the axis that a phase has in the bar where it has most; 0 where it is in none."""
+    widths = [
+        dict(bar.phases).get(phase, 0.0) * (100.0 / bar.total.value if as_shares else 1000.0) for bar in bars
+    ]
+    return max(widths) / end
+
+
+def _thin_phases(bars: Sequence[PhaseBar], seen: Sequence[str]) -> str:
+    """Say which phases are drawn and not to be seen, and how much of a row's time they have at most."""
+    shares = {
+        phase: max(dict(bar.phases).get(phase, 0.0) / bar.total.value for bar in bars)
+        for phase in PHASES
+        if phase not in seen and any(phase in dict(bar.phases) for bar in bars)
+    }
+    if not shares:
+        return ""
+    names = "; ".join(PHASE_NAMES[phase] for phase in shares)
+    return f"Too thin to see: {names} (at most {100.0 * max(shares.values()):.1f} % of a row)."
 
 
 def _in_milliseconds(bar: PhaseBar) -> Estimate:
@@ -294,16 +341,14 @@ def _in_milliseconds(bar: PhaseBar) -> Estimate:
     return Estimate(value=1000.0 * bar.total.value, interval=interval)
 
 
-def _phase_legend(figure: Figure, bars: Sequence[PhaseBar]) -> None:
+def _phase_legend(figure: Figure, bars: Sequence[PhaseBar], seen: Sequence[str]) -> None:
     from matplotlib.patches import Patch  # noqa: PLC0415
 
-    seen = {phase for bar in bars for phase, _ in bar.phases}
     handles = [
         Patch(facecolor=PHASE_STYLES[phase][0], hatch=PHASE_STYLES[phase][1], edgecolor="white")
-        for phase in PHASES
-        if phase in seen
+        for phase in seen
     ]
-    names = [_PHASE_WORDS[phase] for phase in PHASES if phase in seen]
+    names = [PHASE_NAMES[phase] for phase in seen]
     if any(bar.unknown > 0.0 for bar in bars):
         handles.append(Patch(facecolor="white", edgecolor=GREY))
         names.append("not told apart")

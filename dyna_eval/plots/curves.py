@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from math import log2
 from typing import TYPE_CHECKING, Any
 
 from dyna_eval.jobs import Scalar
@@ -11,6 +13,7 @@ from dyna_eval.plots.look import ALARM, BODY, INK, SMALL, TINY
 from dyna_eval.report import Report
 from dyna_eval.series.parameters import Parameter, Scale, bare_text
 from dyna_eval.series.swept import Cell, Curve, CurveChart, HeatMap, HeatPanel, Measure, Panel
+from dyna_eval.wording import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +25,8 @@ TITLES = {
     Measure.ACCEPTANCE: "Acceptance length (tokens/round)",
 }
 _ACROSS = 4  # panels beside each other
-_DODGE = 0.012  # of the axis, between curves that share an x
+_DODGE = 0.02  # of the axis, at most between curves that share an x
+_FEW = 3  # curves of a panel up to which whiskers have caps
 
 
 def draw_curves(chart: CurveChart, report: Report) -> Figure:
@@ -37,7 +41,8 @@ def draw_curves(chart: CurveChart, report: Report) -> Figure:
     figure = look.new_figure(width, 2.7 if single else 1.0 + 1.45 * lines)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     styles = _styles(chart)
-    inches = (figure.get_figwidth() - 0.8) / columns - (0.6 if single else 0.1)
+    around, between = (0.8, 0.6) if single else (0.5, 0.1)
+    inches = (figure.get_figwidth() - around) / columns - between
     for index, axes in enumerate(grid.flat):
         if index >= len(chart.panels):
             axes.set_visible(False)
@@ -46,15 +51,13 @@ def draw_curves(chart: CurveChart, report: Report) -> Figure:
         _draw_panel(axes, chart, chart.panels[index], styles)
         _head_panel(axes, chart.panels[index], single=single)
     _dress_x(grid[-1, 0], chart.x, inches)
-    for column in range(len(chart.panels) - (lines - 1) * columns, columns):
-        grid[lines - 2, column].tick_params(labelbottom=True)
     cut = _limit_y(grid[0, 0], chart)
     figure.supylabel(TITLES[chart.measure], fontsize=BODY)
     if single:
         grid[0, 0].set_xlabel(chart.x.title)
         _label_ends(figure, grid[0, 0], chart.panels[0], styles)
     else:
-        grid[-1, 0].set_xlabel(chart.x.title, loc="left")
+        look.title_below(grid, len(chart.panels), chart.x.title, inches)
         _legend(figure, chart.names, styles)
     points = [p for panel in chart.panels for curve in panel.curves for p in curve.points]
     notes = [look.intervals_note(report, [point.y for point in points]), look.CUT_OFF if cut else ""]
@@ -85,19 +88,34 @@ def _styles(chart: CurveChart) -> dict[str, dict[str, Any]]:
 def _draw_panel(axes: Axes, chart: CurveChart, panel: Panel, styles: dict[str, dict[str, Any]]) -> None:
     if panel.baseline is not None:
         axes.axhline(panel.baseline.value, **look.BASELINE)
+    many = len(panel.curves) > _FEW
+    faint = {"capsize": 0.0, "linewidth": 0.6, "alpha": 0.7} if many else {}
+    dodge = _dodge(chart.x, len(panel.curves))
     for index, curve in enumerate(panel.curves):
         style = styles[curve.name]
         if chart.x.scale is Scale.CATEGORY:
             xs = _beside_each_other(chart.x, panel, curve)
             style = style | {"linestyle": "none"}  # there is nothing between two names
         else:
-            shift = (index - (len(panel.curves) - 1) / 2) * _DODGE
+            shift = (index - (len(panel.curves) - 1) / 2) * dodge
             xs = [place(chart.x, point.x, shift) for point in curve.points]
         for x, point in zip(xs, curve.points, strict=True):
-            look.whisker(axes, x, point.y.value, point.y, along="y", color=style["color"], zorder=2)
+            look.whisker(axes, x, point.y.value, point.y, along="y", color=style["color"], zorder=2, **faint)
             if point.entry.doubt:
                 _star(axes, x, point.y.value)
         axes.plot(xs, [point.y.value for point in curve.points], zorder=3, **style)
+
+
+def _dodge(parameter: Parameter, curves: int) -> float:
+    """Return the step between curves that share an x, of the axis; none comes near the next value."""
+    places = [place(parameter, value) for value in parameter.values]
+    if parameter.scale is Scale.LOG:
+        places = [log2(value) for value in places]
+    span = places[-1] - places[0]
+    if curves < 2 or not span:
+        return 0.0
+    nearest = min(after - before for before, after in pairwise(places)) / span
+    return min(_DODGE, 0.6 * nearest / (curves - 1))
 
 
 def _beside_each_other(parameter: Parameter, panel: Panel, curve: Curve) -> list[float]:
@@ -144,11 +162,11 @@ def _dress_x(axes: Axes, parameter: Parameter, inches: float) -> None:
     if parameter.scale is Scale.LOG:
         axes.set_xscale("log", base=2)
         low, high = positions[0], positions[-1]
-        margin = (high / low) ** 0.06
+        margin = (high / low) ** 0.08
         axes.set_xlim(low / margin, high * margin)
     else:
         is_names = parameter.scale is Scale.CATEGORY
-        margin = 0.5 if is_names else 0.06 * (positions[-1] - positions[0]) or 0.5
+        margin = 0.5 if is_names else 0.08 * (positions[-1] - positions[0]) or 0.5
         axes.set_xlim(positions[0] - margin, positions[-1] + margin)
     to_axes = axes.transScale + axes.transLimits
     shares = [float(x) for x, _ in to_axes.transform([(position, 1.0) for position in positions])]
@@ -228,35 +246,58 @@ def draw_heat(heat: HeatMap, report: Report) -> Figure:
     height = max(1.9, 0.85 + lines * (high * 0.34 + (0.3 if len(heat.panels) > 1 else 0.1)))
     figure = look.new_figure(width, height)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    values = [cell.value.value for panel in heat.panels for cell in panel.cells]
+    cells = [cell for panel in heat.panels for cell in panel.cells]
+    values = [cell.value.value for cell in cells]
     colors = ScalarMappable(
         Normalize(min(values), max(values) if max(values) > min(values) else None), "cividis"
     )
-    best = max((cell for panel in heat.panels for cell in panel.cells), key=lambda cell: cell.value.value)
+    framed, why_framed = _framed(cells, report)
     for index, axes in enumerate(grid.flat):
         if index >= len(heat.panels):
             axes.set_visible(False)
             continue
-        _draw_heat_panel(axes, heat, heat.panels[index], colors, best, with_intervals=cell_width > 0.5)
+        _draw_heat_panel(axes, heat, heat.panels[index], colors, framed, with_intervals=cell_width > 0.5)
     bar = figure.colorbar(colors, ax=grid, shrink=0.9, aspect=16 * lines, pad=0.02)
     bar.set_label(TITLES[heat.measure], fontsize=SMALL)
     bar.ax.tick_params(labelsize=TINY)
     bar.outline.set_visible(False)
     title = look.wrapped(heat.y.title, look.characters(height - 0.7, SMALL))
     figure.supylabel(title, fontsize=SMALL, multialignment="center")
-    grid[-1, 0].set_xlabel(heat.x.title, fontsize=SMALL, loc="left" if columns > 1 else None)
-    slower = any(_is_slower(cell) for panel in heat.panels for cell in panel.cells)
+    look.title_below(grid, len(heat.panels), heat.x.title, wide * cell_width)
+    slower = any(cell.is_slower for cell in cells)
     note = "Hatched: slower than the baseline." if slower and heat.measure is Measure.SPEEDUP else ""
-    cells = [cell for panel in heat.panels for cell in panel.cells]
-    framed = "Framed: the highest."
     intervals = look.intervals_note(report, [cell.value for cell in cells]) if cell_width > 0.5 else ""
     others = look.left_out_note(heat.left_out, "that do not span it")
-    look.write_note(figure, [framed, note, intervals, others, *look.doubts(cell.entry for cell in cells)])
+    doubts = look.doubts(cell.entry for cell in cells)
+    look.write_note(figure, [why_framed, note, intervals, others, *doubts])
     return figure
 
 
+def _framed(cells: Sequence[Cell], report: Report) -> tuple[list[Cell], str]:
+    """Return the cells to frame, and what the note says of them.
+
+    Where rows were chosen on tuning prompts these are framed, whatever is highest on the others. Else it is
+    the highest of those that are not in doubt.
+    """
+    if report.chosen:
+        chosen = {(choice.pair, one_line(choice.label)) for choice in report.chosen}
+        found = [cell for cell in cells if (cell.entry.pair, cell.entry.label) in chosen]
+        return found, "Framed: chosen on the tuning prompts." if found else ""
+    sure = [cell for cell in cells if not cell.entry.doubt]
+    if not sure:
+        return [], ""
+    among = "" if len(sure) == len(cells) else " of those without a star"
+    return [max(sure, key=lambda cell: cell.value.value)], f"Framed: the highest{among}."
+
+
 def _draw_heat_panel(
-    axes: Axes, heat: HeatMap, panel: HeatPanel, colors: Any, best: Cell, *, with_intervals: bool
+    axes: Axes,
+    heat: HeatMap,
+    panel: HeatPanel,
+    colors: Any,
+    framed: Sequence[Cell],
+    *,
+    with_intervals: bool,
 ) -> None:
     from matplotlib.patches import Rectangle  # noqa: PLC0415
 
@@ -267,7 +308,7 @@ def _draw_heat_panel(
     for cell in panel.cells:
         at = xs.index(cell.x), ys.index(cell.y)
         color = colors.to_rgba(cell.value.value)
-        slower = heat.measure is Measure.SPEEDUP and _is_slower(cell)
+        slower = heat.measure is Measure.SPEEDUP and cell.is_slower
         corner = (at[0] - 0.5, at[1] - 0.5)
         axes.add_patch(
             Rectangle(
@@ -280,10 +321,10 @@ def _draw_heat_panel(
                 hatch="////" if slower else None,
             )
         )
-        if cell is best:
+        if cell in framed:
             frame: dict[str, Any] = {"facecolor": "none", "edgecolor": ALARM, "linewidth": 1.6, "zorder": 3}
             axes.add_patch(Rectangle((corner[0] + 0.03, corner[1] + 0.03), 0.94, 0.94, **frame))
-        _write_cell(axes, at, cell, color, digits, bold=cell is best, with_interval=with_intervals)
+        _write_cell(axes, at, cell, color, digits, bold=cell in framed, with_interval=with_intervals)
     axes.set_xlim(-0.5, len(xs) - 0.5)
     axes.set_ylim(-0.5, len(ys) - 0.5)
     axes.set_xticks(range(len(xs)), [look.literal(bare_text(value)) for value in xs], fontsize=SMALL)
@@ -318,8 +359,3 @@ def _write_cell(
     if low and known is not None:
         span = f"{known.low:.{digits}f} – {known.high:.{digits}f}"
         axes.text(at[0], at[1] - 0.25, span, fontsize=TINY - 1.0, bbox=box, **style)
-
-
-def _is_slower(cell: Cell) -> bool:
-    known = cell.value.interval
-    return known.high < 1.0 if known else cell.value.value < 1.0

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _ACROSS = 5  # panels beside each other
 _WIDE = 40  # nodes of the largest tree, from which their axis is logarithmic
+_TALLEST = 0.7  # of a line's height, for its highest bar
 
 
 def draw_depths(rows: Sequence[DepthRates], report: Report) -> Figure:
@@ -44,9 +45,7 @@ def draw_depths(rows: Sequence[DepthRates], report: Report) -> Figure:
     first.set_ylim(0.0, 1.05)
     first.set_xticks(range(1, deepest + 1, 1 if deepest <= 8 else -(-deepest // 8)))
     first.set_yticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
-    for column in range(len(rows) - (lines - 1) * columns, columns):
-        grid[lines - 2, column].tick_params(labelbottom=True)
-    grid[-1, 0].set_xlabel("Depth (tokens)", loc="left" if columns > 1 else None)
+    look.title_below(grid, len(rows), "Depth (tokens)", (width - 0.5) / columns)
     figure.supylabel("Share of rounds", fontsize=BODY)
     _rates_legend(figure)
     rates = [rate for row in rows for rate in (*row.marginal, *row.conditional)]
@@ -100,9 +99,10 @@ def draw_tree_sizes(rows: Sequence[TreeSizes]) -> Figure:
     axes.set_xticks([axis.place(tick) for tick in axis.ticks()], [str(tick) for tick in axis.ticks()])
     axes.set_xlabel("Draft nodes verified per round", fontsize=BODY)
     texts = [
-        "Heights: share of rounds, relative to the line's highest. Diamond and number: mean. Black: median.",
+        "Heights: share of rounds, relative to the line's highest. Diamond and number: mean."
+        " Triangle: median.",
         "Hatched: the node cap stopped growth in some rounds." if any(r.capped_share for r in rows) else "",
-        "The axis is logarithmic, and far out several sizes share a bar." if axis.is_wide else "",
+        "The axis is logarithmic; at large sizes a bar covers several." if axis.is_wide else "",
         *look.doubts(row.entry for row in rows),
     ]
     look.write_note(figure, texts)
@@ -146,7 +146,7 @@ def _draw_sizes(axes: Axes, y: int, row: TreeSizes, axis: _NodeAxis) -> None:
         left, right = axis.place(first - 0.45), axis.place(last + 0.45)
         axes.bar(
             left,
-            -0.74 * rounds / highest,
+            -_TALLEST * rounds / highest,
             bottom=foot,
             width=right - left,
             align="edge",
@@ -157,7 +157,7 @@ def _draw_sizes(axes: Axes, y: int, row: TreeSizes, axis: _NodeAxis) -> None:
             zorder=2,
         )
     median = axis.place(row.quantile(0.5))
-    axes.plot([median, median], [foot, foot - 0.82], color=INK, linewidth=1.1, zorder=4)
+    axes.plot(median, foot - _TALLEST - 0.09, "v", color=INK, markersize=3.4, markeredgewidth=0, zorder=4)
     axes.plot(
         axis.place(row.mean),
         foot,

@@ -171,10 +171,10 @@ def doubts(entries: Iterable[Entry]) -> list[str]:
 
 
 def intervals_note(report: Report, known: Iterable[Estimate]) -> str:
-    """Say what the intervals of a figure are; nothing where it has none."""
+    """Say at which confidence the intervals of a figure are; nothing where it has none."""
     if not any(one.interval for one in known):
         return ""
-    return f"Intervals: {confidence_level(report.confidence)}, bootstrap over prompts."
+    return f"Intervals: {confidence_level(report.confidence)}."
 
 
 def left_out_note(labels: Sequence[str], why: str) -> str:
@@ -190,7 +190,7 @@ def write_note(figure: Figure, texts: Iterable[str]) -> None:
     note = " ".join(filter(None, texts))
     if note:
         width = characters(figure.get_figwidth() - 0.1, TINY)
-        lines = textwrap.wrap(note, width)
+        lines = textwrap.wrap(note.replace(" %", "\N{NO-BREAK SPACE}%"), width)
         figure.set_figheight(figure.get_figheight() + _LINE_INCHES * (len(lines) - 2))
         figure.supxlabel(
             "\n".join(lines), x=0.01, horizontalalignment="left", fontsize=TINY, color=GREY, parse_math=False
@@ -207,6 +207,19 @@ def dress(axes: Axes, *, grid: Literal["x", "y", "both"] = "y") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.tick_params(labelsize=SMALL, color=GREY, length=2.5, width=0.6)
+
+
+def title_below(grid: Any, panels: int, title: str, inches: float) -> None:
+    """Write ticks and the title of the common x below each column of panels, which is so wide.
+
+    `grid` are axes of shape (lines, columns), of which the first `panels` are in use.
+    """
+    lines, columns = grid.shape
+    in_last_line = panels - (lines - 1) * columns
+    for column in range(columns):
+        axes = grid[lines - 1 if column < in_last_line else lines - 2, column]
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel(wrapped(title, characters(inches, SMALL)), fontsize=SMALL)
 
 
 def list_figure(entries: Sequence[Entry], *, pitch: float = 0.3) -> tuple[Figure, Axes]:
@@ -266,7 +279,7 @@ def fitting_ticks(positions: Sequence[float], texts: Sequence[str], inches: floa
     """Return the texts of ticks, empty where one would touch that before it; positions are within 0 to 1."""
     kept, end = [], -1.0
     for position, text in zip(positions, texts, strict=True):
-        half = 0.5 * (len(text) * SMALL * _CHARACTER_EMS / 72 + 0.06)
+        half = 0.5 * (len(text) * SMALL * _CHARACTER_EMS / 72 + 0.04)
         fits = position * inches - half >= end
         kept.append(text if fits else "")
         end = position * inches + half if fits else end

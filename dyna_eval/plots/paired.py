@@ -40,7 +40,10 @@ def draw_paired(rows: Sequence[PairedSpeedups], report: Report) -> Figure:
         _draw_mean(axes, y, row)
     _scale(axes, [ratio for row in rows for _, ratio in row.ratios])
     axes.set_xlabel("Speedup per prompt (×)", fontsize=BODY)
-    texts = ["Dots: prompts. Diamond and number: geometric mean; open where its interval contains 1."]
+    texts = [
+        "Dots: prompts. Diamond and number: their geometric mean (the table has the ratio of means);"
+        " open where its interval contains 1."
+    ]
     look.write_note(
         figure,
         [

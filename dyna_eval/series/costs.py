@@ -13,6 +13,14 @@ from dyna_eval.series.swept import acceptance_length
 
 PHASES = ("draft", "grow", "verify", "walk", "host")
 """The phases of a round, in their order; `host` is the rest."""
+PHASE_NAMES = {
+    "draft": "draft passes",
+    "grow": "growing the tree",
+    "verify": "verification",
+    "walk": "acceptance and caches",
+    "host": "host, the rest",
+}
+"""What people call the phases."""
 
 _LENGTHS_PER_TOKEN = 4
 _LONGEST = 64  # acceptance lengths that the model's line is drawn over, at most

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from dyna_eval.claims import Claim, claim_between
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Scalar
-from dyna_eval.report import Row
+from dyna_eval.report import Row, baseline_of
 from dyna_eval.series.measured import Entry, Estimate, Measured
 from dyna_eval.series.parameters import (
     Parameter,
@@ -93,6 +94,8 @@ class Cell:
     y: Scalar
     value: Estimate
     entry: Entry
+    is_slower: bool
+    """Whether the row is measurably slower than its pair's baseline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +212,7 @@ def heat_map(
             continue
         drawn += placed.values()
         cells = tuple(
-            Cell(x=at_x, y=at_y, value=value, entry=Entry.of(row))
+            Cell(x=at_x, y=at_y, value=value, entry=Entry.of(row), is_slower=_is_slower(measured, row))
             for (at_x, at_y), row in reversed(placed.items())
             if (value := estimate(measured, row, measure)) is not None
         )
@@ -223,6 +226,11 @@ def heat_map(
         panels=tuple(panels),
         left_out=_labels_beside(known, drawn),
     )
+
+
+def _is_slower(measured: Measured, row: Row) -> bool:
+    base = baseline_of(measured.finished(row.pair))
+    return base is not None and claim_between(row, base, row.versus_baseline) is Claim.DEGRADES
 
 
 def _axes_by_default(rows: Sequence[Row]) -> tuple[str, str]:

@@ -171,4 +171,5 @@ AGAINST_THE_BASELINE: dict[str, Callable[[Sequence[Sample], Sequence[Sample]], f
 
 AGAINST_THE_PREVIOUS: dict[str, Callable[[Sequence[Sample], Sequence[Sample]], float]] = {
     "gain_over_previous": lambda s, previous: throughput(s) / throughput(previous) - 1.0,
+    "paired_over_previous": paired,
 }

@@ -22,6 +22,7 @@ from claims import claim_one, land_one
 from dyna_eval_dashboards.app import create_app
 from dyna_eval_dashboards.explore import Choice, Explored, explore
 from dyna_eval_dashboards.export import is_page, to_html
+from dyna_eval_dashboards.figures import figure_of
 from dyna_eval_dashboards.pages import asset
 from dyna_eval_dashboards.rounds import time_line
 from dyna_eval_dashboards.safety import Access
@@ -51,6 +52,7 @@ from dyna_eval.jobs import Configuration, Method, digest
 from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import sum_rounds
 from dyna_eval.report import Report
+from dyna_eval.series.costs import PHASE_NAMES
 from dyna_eval.sweep_comparison import compare_reports
 from dyna_eval.time_left import Basis, TimeLeft
 from tests.unit.report_records import BASELINE, PRUNED, record
@@ -500,6 +502,14 @@ def test_a_page_that_stands_alone_keeps_hostile_text_out_of_its_scripts(url: str
     assert page.count("</script>") == page.count("<script>") + page.count('<script type="application/json"')
     found = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page)
     assert [json.loads(figure)["data"] for figure in found]
+
+
+def test_phases_have_the_names_that_they_have_in_the_figures_of_a_paper(url: str, client: TestClient) -> None:
+    report = build_report(WatchedStore.open(url).record(1), allow_mixed=True)
+    figure = figure_of(report, report.pairs[0], "phases")
+    assert figure
+    assert [trace["name"] for trace in figure["data"]] == list(PHASE_NAMES.values())
+    assert "</svg>acceptance and caches" in client.get("/jobs/1/prompts/0").text
 
 
 def test_exploring_takes_any_choice_and_names_no_other_parameter(client: TestClient) -> None:

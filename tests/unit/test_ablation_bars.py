@@ -13,20 +13,24 @@ from report_records import (
     LINEAR,
     PRUNED,
     TREE,
+    change_jobs,
     change_samples,
     record,
 )
 
-from dyna_eval.jobs import Configuration, JobState
+from dyna_eval.claims import slower_steps
+from dyna_eval.intervals import Interval
+from dyna_eval.jobs import Configuration, JobState, Method, Params
 from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
 from dyna_eval.plots.ablation import draw
 from dyna_eval.plots.look import ALARM, CALM
 from dyna_eval.records import SweepRecord
+from dyna_eval.statistics import Comparison
 
 
 def drawn(stored: SweepRecord) -> Figure:
-    return draw(build_report(stored).rows)
+    return draw(build_report(stored, allow_mixed=True).rows)
 
 
 def bars(figure: Figure) -> list[Rectangle]:
@@ -87,6 +91,46 @@ def test_pruning_is_called_essential_only_where_it_mends_an_unpruned_tree() -> N
         assert "essential" not in joined(figure)
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        pytest.param((Method.DYNATREE, {"depth": 5, "max_depth": 8, "max_nodes": 96}), id="dynatree"),
+        pytest.param((Method.BEST_FIRST, {"depth": 8, "branch": 3, "max_nodes": 32}), id="best_first"),
+    ],
+)
+def test_pruning_is_called_essential_whatever_rule_prunes(params: tuple[Method, Params]) -> None:
+    method, own = params
+    adaptive = Configuration(label="+ Adaptive", method=method, params=own)
+    figure = drawn(record(((BASELINE, 128.0), (TREE, 63.0), (adaptive, 180.0))))
+    assert "pruning is essential" in joined(figure)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param(change_jobs(record(), TREE.label, environment="e2"), id="other-machine"),
+        pytest.param(change_samples(record(), TREE.label, exactness=Exactness.VIOLATION), id="not-exact"),
+        pytest.param(change_samples(record(), LINEAR.label, exactness=Exactness.VIOLATION), id="step-before"),
+        pytest.param(record(prompts=1), id="no-interval"),
+    ],
+)
+def test_nothing_is_drawn_as_slower_where_nothing_may_be_claimed(stored: SweepRecord) -> None:
+    figure = drawn(stored)
+    assert [bool(bar.get_hatch()) for bar in bars(figure)] == [False] * 4
+    assert "slower" not in joined(figure)
+
+
+def test_a_step_that_most_prompts_call_faster_is_not_drawn_as_slower() -> None:
+    """One long prompt decides the mean, and the paired interval lies above 1."""
+    rows = build_report(record()).rows
+    faster = Comparison(ratio=0.97, paired=1.2, paired_interval=Interval(low=1.1, high=1.3))
+    slower = replace(faster, paired=0.9, paired_interval=Interval(low=0.8, high=0.95))
+    for comparison, expected in ((faster, False), (slower, True)):
+        figure = draw([rows[0], replace(rows[1], versus_previous=comparison)])
+        assert bool(bars(figure)[1].get_hatch()) is expected
+        assert ("slower" in joined(figure)) is expected
+
+
 def test_a_difference_within_the_interval_is_not_drawn_as_slower() -> None:
     figure = drawn(record(((BASELINE, 100.0), (LINEAR, 95.0)), noise=0.1))
     heights = [bar.get_height() for bar in bars(figure)]
@@ -142,5 +186,6 @@ def test_more_rows_lie_under_each_other_with_their_speedups_beside_them() -> Non
         f"{row.versus_baseline.ratio:.2f}×" for row in report.rows if row.versus_baseline
     ]
     slower = [bool(bar.get_hatch()) for bar in bars(figure)]
-    assert slower == [row.is_slower for row in report.rows]
+    assert slower == [row.step in slower_steps(report.rows) for row in report.rows]
+    assert any(slower)
     assert slower == ["▼" in text for text in texts(figure)]

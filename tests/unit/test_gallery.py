@@ -12,9 +12,12 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from matplotlib.colors import to_rgba
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from PIL import Image
 from report_records import (
     BASELINE,
@@ -29,13 +32,14 @@ from report_records import (
 
 from dyna_eval.commands.plotting import FIGURE_NAMES, MEASURES
 from dyna_eval.errors import InputError, NothingToDrawError
-from dyna_eval.jobs import Configuration, JobState, Method
+from dyna_eval.jobs import Configuration, JobState, MeasureSpec, Method
 from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
 from dyna_eval.plots import FIGURES, Plan, Wish, ablation_bars, plan, write
 from dyna_eval.plots.costs import PHASE_STYLES
-from dyna_eval.plots.curves import TITLES
+from dyna_eval.plots.curves import TITLES, draw_heat
 from dyna_eval.plots.look import (
+    ALARM,
     DASHES,
     MARKERS,
     SERIES,
@@ -47,9 +51,9 @@ from dyna_eval.plots.look import (
     spread,
 )
 from dyna_eval.records import SweepRecord
-from dyna_eval.series.costs import PHASES
+from dyna_eval.series.costs import PHASES, PhaseBar, phase_bars
 from dyna_eval.series.measured import Entry, Measured
-from dyna_eval.series.swept import Measure
+from dyna_eval.series.swept import Measure, heat_map
 
 TREES = [
     Configuration(
@@ -108,6 +112,10 @@ def figures(stored: SweepRecord, wish: Wish | None = None) -> dict[str, Figure]:
 def files(stored: SweepRecord, folder: Path, wish: Wish | None = None) -> list[Path]:
     prepared = planned(stored, wish)
     return [path for paths in write(prepared.drawings, build_report(stored), folder) for path in paths]
+
+
+def planned_phases(stored: SweepRecord) -> tuple[PhaseBar, ...]:
+    return phase_bars(Measured.of(build_report(stored), stored), "demo")
 
 
 def intervals(figure: Figure) -> int:
@@ -249,10 +257,100 @@ def test_points_of_the_cost_chart_are_numbered_with_a_key_where_they_are_many() 
         assert row.label in found
 
 
+def test_labels_of_the_cost_chart_cover_no_whisker_where_there_is_room() -> None:
+    steps = ((BASELINE, 100.0), (LINEAR, 150.0), (TREE, 50.0), (PRUNED, 350.0))
+    (figure,) = figures(with_costs(record(steps, noise=0.5)), Wish(names=("cost-model",))).values()
+    (axes,) = figure.axes
+    settle(figure)
+    labels = [text.get_window_extent() for text in axes.texts if text.get_text()]
+    whiskers = [
+        Bbox(axes.transData.transform(segment)).padded(0.1)
+        for container in axes.containers
+        if isinstance(container, ErrorbarContainer)
+        for lines in container[2]
+        for segment in lines.get_segments()
+    ]
+    assert (len(labels), len(whiskers)) == (4, 6)
+    assert not any(label.overlaps(whisker) for label in labels for whisker in whiskers)
+
+
+def test_a_bar_that_dwarfs_the_others_is_cut_and_keeps_its_sum() -> None:
+    for slowest, is_cut in ((63.0, False), (6.0, True)):
+        stored = record(((BASELINE, 128.0), (LINEAR, 174.0), (TREE, slowest)))
+        figure = figures(stored, Wish(names=("phases",)))["phases"]
+        (axes,) = figure.axes
+        (bar,) = [bar for bar in planned_phases(stored) if bar.entry.label == TREE.label]
+        sums = [text.get_text() for text in axes.texts]
+        assert f"{1000 * bar.total.value:.1f}" in sums
+        assert bool(axes.get_xlim()[1] < 1000 * bar.total.value) is is_cut
+        assert ("Arrow: the bar goes on to its sum." in texts(figure)) is is_cut
+        assert intervals(figure) == (2 if is_cut else 3)
+
+
+def test_a_phase_that_cannot_be_seen_is_told_in_the_note_and_not_in_the_legend() -> None:
+    stored = record()
+    for row, _ in FOUR_STEPS:
+        stored = change_samples(stored, row.label, grow_seconds=0.0001)
+    figure = figures(stored, Wish(names=("phases",)))["phases"]
+    (legend,) = figure.legends
+    named = [text.get_text() for text in legend.get_texts()]
+    assert named == ["draft passes", "verification", "acceptance and caches", "host, the rest"]
+    assert "Too thin to see: growing the tree (at most 0.0 % of a row)." in texts(figure).replace("\xa0", " ")
+
+
+def test_curves_beside_each_other_have_a_title_below_each_column() -> None:
+    figure = forty_figures()["curves-speedup-threshold-by-depth-branch"]
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    titles = [axes.get_xlabel() for axes in shown]
+    assert titles.count("Pruning threshold τ (probability)") == len(shown)
+
+
 def test_panels_are_titled_by_rows_that_can_be_told_apart() -> None:
     figure = forty_figures()["depth"]
     titles = [axes.get_title().replace("\n", " ") for axes in figure.axes if axes.get_visible()]
     assert titles == [row.label for row in FORTY[1:]]
+
+
+def ever_faster_trees() -> SweepRecord:
+    """Trees of 90, 100, ... 180 tokens per second over two branches and five thresholds."""
+    return record([(BASELINE, 50.0), *((row, 90.0 + 10 * i) for i, row in enumerate(TREES[:10]))], noise=0.0)
+
+
+def framed(stored: SweepRecord) -> tuple[list[str], str]:
+    """Return what stands in the framed cells of a heat map, and its note."""
+    (figure,) = figures(stored, Wish(names=("heat",), heat=("threshold", "branch"))).values()
+    found = [text.get_text() for text in figure.findobj(Text) if text.get_fontweight() == "bold"]
+    frames = [patch for patch in figure.findobj(Rectangle) if patch.get_edgecolor() == to_rgba(ALARM)]
+    assert len(frames) == len(found)
+    return found, figure.get_supxlabel().replace("\n", " ")
+
+
+def test_the_framed_cell_is_the_highest_that_is_not_in_doubt() -> None:
+    stored = ever_faster_trees()
+    highest, note = framed(stored)
+    assert (highest, "Framed: the highest." in note) == (["3.60"], True)
+    doubted = change_samples(stored, TREES[9].label, exactness=Exactness.VIOLATION)
+    next_one, note = framed(doubted)
+    assert (next_one, "Framed: the highest of those without a star." in note) == (["3.40"], True)
+    for row in TREES[:10]:
+        stored = change_samples(stored, row.label, exactness=Exactness.VIOLATION)
+    none, note = framed(stored)
+    assert (none, "Framed" in note) == ([], False)
+
+
+def test_where_a_row_was_chosen_on_tuning_prompts_that_one_is_framed() -> None:
+    stored = ever_faster_trees()
+    split = replace(stored, measure=MeasureSpec(tune_fraction=0.5))
+    report = build_report(split)
+    heat = heat_map(Measured.of(report, split), report.rows, ("threshold", "branch"), Measure.SPEEDUP)
+    (choice,) = report.chosen
+    other = replace(report, chosen=(replace(choice, label=TREES[4].label),))
+    chain = replace(report, chosen=(replace(choice, label=LINEAR.label),))
+    for given, expected in ((report, ["3.60"]), (other, ["2.60"]), (chain, [])):
+        figure = draw_heat(heat, given)
+        bold = [text.get_text() for text in figure.findobj(Text) if text.get_fontweight() == "bold"]
+        assert bold == expected
+        assert ("chosen on the tuning prompts" in texts(figure)) is bool(expected)
 
 
 def test_curves_carry_their_names_at_their_ends() -> None:

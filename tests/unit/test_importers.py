@@ -245,6 +245,12 @@ def test_our_own_report_keeps_figures_digests_and_comparisons(tmp_path: Path) ->
     for row, before in zip(imported.rows, original.rows, strict=True):
         assert row.figures == before.figures
         assert row.versus_baseline == before.versus_baseline
+        assert row.peak_memory_bytes == before.peak_memory_bytes
+        if before.versus_previous is not None:
+            assert row.versus_previous is not None
+            assert row.versus_previous.ratio == pytest.approx(before.versus_previous.ratio)
+            assert row.versus_previous.paired == before.versus_previous.paired
+            assert row.versus_previous.paired_interval == before.versus_previous.paired_interval
         assert (row.prompt_set, row.generation, row.environment) == ("p1", "g1", "e1")
         assert row.notes == before.caveat_texts
 
@@ -265,6 +271,23 @@ def test_a_row_that_is_called_like_its_pair_keeps_its_own_warnings(tmp_path: Pat
     report = build_report(change_samples(record(steps, pairs=("demo", "other")), "demo", capped_rounds=3))
     imported = import_file(write(tmp_path, "own.json", to_json(report)))
     assert [row.notes for row in imported.rows] == [row.caveat_texts for row in report.rows]
+
+
+@pytest.mark.parametrize("has_caveats", [True, False], ids=["now", "older"])
+def test_a_note_of_a_row_whose_label_goes_on_another_one_is_that_rows(
+    tmp_path: Path, has_caveats: bool
+) -> None:
+    chain, longer = replace(LINEAR, label="chain"), replace(LINEAR, label="chain: wide", params={"k": 8})
+    stored = change_samples(record(((chain, 174.0), (longer, 128.0))), longer.label, capped_rounds=3)
+    report = build_report(replace(stored, baseline=chain.label))
+    assert report.rows[1].caveat_texts
+    document = json.loads(json.dumps(to_json(report)))
+    if not has_caveats:
+        for row in document["rows"]:
+            del row["caveats"]
+    imported = import_file(write(tmp_path, "own.json", document))
+    assert [row.notes for row in imported.rows] == [row.caveat_texts for row in report.rows]
+    assert imported.notes == report.texts_on("demo")
 
 
 def test_an_impossible_speed_of_our_own_report_is_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from dyna_eval.jobs import Configuration, Method
 from dyna_eval.joined_report import joined_report
 from dyna_eval.latex import to_latex
 from dyna_eval.latex.prose import to_prose
+from dyna_eval.latex.style import Style
 from dyna_eval.measured_report import build_report
 from dyna_eval.plots import ablation_bars
 from dyna_eval.records import SweepRecord
@@ -97,6 +98,23 @@ def second(stored: SweepRecord, *, name: str = "again") -> SweepRecord:
 
 
 # ------------------------------------------------------------------ an imported sweep
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        ((), r"$\pm$ the standard deviation between prompts;"),
+        ((0,), "between repeats (of rows from DynaTree's files, between prompts);"),
+    ],
+)
+def test_a_caption_says_what_a_files_deviations_are_between(
+    tmp_path: Path, left_out: tuple[int, ...], said: str
+) -> None:
+    file = import_file(write(tmp_path, "b.json", result_files.second_layout()))
+    report = imported_report(sweep(1, file))
+    own = replace(report.rows[0], source=None)
+    rows = tuple(own if index in left_out else row for index, row in enumerate(report.rows))
+    assert said in to_latex(replace(report, rows=rows), Style(std=True))
 
 
 def test_every_renderer_prints_an_imported_sweep(tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def test_every_method_has_a_cell_that_latex_can_print(method: MethodParameters, 
         ({"%": 5}, r"other method, \%=5"),
         ({"x": 5}, "other method, $x=5$"),
         ({"threshold": None}, r"other method, $\tau=$None"),
+        ({"threshold": 1e-5}, r"other method, $\tau=10^{-5}$"),
+        ({"threshold": 2.5e-7}, r"other method, $\tau=2.5\cdot 10^{-7}$"),
     ],
 )
 def test_the_settings_of_another_tool_are_text_too(params: Params, cell: str) -> None:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, change_samples, record
 
+from dyna_eval.claims import Claim, claim
 from dyna_eval.intervals import Interval
 from dyna_eval.jobs import Configuration, JobState, Method
-from dyna_eval.latex.claims import Claim, claim
 from dyna_eval.latex.paper import is_bold, numbers, read_table
 from dyna_eval.latex.prose import theoretical_nodes, to_prose
 from dyna_eval.latex.style import Column, Style

@@ -15,6 +15,7 @@ from report_records import (
     LINEAR,
     PRUNED,
     TREE,
+    change_jobs,
     change_samples,
     record,
     sample,
@@ -192,6 +193,27 @@ def test_a_heat_map_has_a_cell_per_configuration_and_a_panel_per_further_value()
             known = speedups[cell.entry.step]
             assert known is not None
             assert (cell.value.value, cell.value.interval) == (known.ratio, known.interval)
+
+
+def test_a_cell_is_slower_where_the_report_may_say_so() -> None:
+    (first, _), *others = trees(*grid())
+    slow = record([(BASELINE, 50.0), (first, 20.0), *others])
+
+    def slower(stored: SweepRecord) -> list[int]:
+        own = Measured.of(build_report(stored, allow_mixed=True), stored)
+        heat = heat_map(own, own.report.rows, ("threshold", "depth"), Measure.SPEEDUP)
+        return [cell.entry.step for panel in heat.panels for cell in panel.cells if cell.is_slower]
+
+    assert slower(slow) == [2]
+    assert slower(change_jobs(slow, first.label, environment="e2")) == []
+    assert slower(change_samples(slow, first.label, exactness=Exactness.VIOLATION)) == []
+
+
+def test_without_an_interval_no_cell_is_slower() -> None:
+    stored = record([(BASELINE, 500.0), *trees(*grid())], prompts=1)
+    own = measured(stored)
+    heat = heat_map(own, own.report.rows, ("threshold", "depth"), Measure.SPEEDUP)
+    assert all(cell.value.value < 1.0 and not cell.is_slower for panel in heat.panels for cell in panel.cells)
 
 
 def test_a_heat_map_needs_two_parameters_of_one_method() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import pairwise
 
 from dyna_eval.report import Row
 from dyna_eval.statistics import Comparison
@@ -63,3 +64,13 @@ def claim_between(row: Row, base: Row, comparison: Comparison | None) -> Claim:
     """Return what may be said of a row against another one; nothing where either is not to be trusted."""
     trusted = all(one.is_exact and not one.mixed for one in (row, base))
     return claim(comparison) if trusted else Claim.UNKNOWN
+
+
+def slower_steps(rows: Sequence[Row]) -> frozenset[int]:
+    """Return the steps of a pair that are measurably slower than the nearest one above that has figures."""
+    known = [row for row in rows if row.figures]
+    return frozenset(
+        row.step
+        for before, row in pairwise(known)
+        if claim_between(row, before, row.versus_previous) is Claim.DEGRADES
+    )
