@@ -10,12 +10,12 @@ from enum import StrEnum
 from string import ascii_lowercase
 from typing import Any
 
-from dyna_eval import digits
+from dyna_eval import digits, wording
 from dyna_eval.intervals import Interval
 from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
 from dyna_eval.methods import SYMBOLS, DynaTree, TreeShape
 from dyna_eval.report import LeftOut, Report, Row
-from dyna_eval.wording import count, one_line
+from dyna_eval.wording import count, listed, one_line
 
 UNKNOWN = "--"
 
@@ -212,6 +212,28 @@ def _measured_text(rows: Sequence[Row]) -> str:
 def table_title(pair: str, rows: Sequence[Row]) -> str:
     """Return what stands over a pair's table: the pair, and over what its figures are."""
     return ": ".join(filter(None, (f"pair {one_line(pair)}", _measured_text(rows))))
+
+
+def circumstances(report: Report, pair: str) -> str:
+    """Return where and how a pair's rows were measured: `measured on AMD EPYC, 2 cores, in bfloat16, ...`.
+
+    What is not known is left out; empty where no row says on which machine it was measured.
+    """
+    rows = [row for row in report.rows_of(pair) if row.figures]
+    facts = [report.environments.get(row.environment or "", {}) for row in rows]
+    named = [known for known in facts if known.get("gpu") or known.get("processor")]
+    machines = list(dict.fromkeys(one_line(wording.machine(known, "")) for known in named))
+    if not machines:
+        return ""
+    model, generation = report.models.get(pair), report.generation
+    texts = [f"measured on {listed(machines)}"]
+    if model is not None:
+        texts.append(f"in {model.dtype}")
+    if generation is not None:
+        most = "up to " if generation.stop_at_eos else ""
+        texts.append(f"{most}{count(generation.max_new_tokens, 'token')} a prompt")
+        texts.append(f"temperature {generation.temperature:g}" if generation.temperature else "greedy")
+    return ", ".join(texts)
 
 
 def throughput_cell(row: Row) -> str:

@@ -19,6 +19,7 @@ from dyna_eval.cells import (
     Column,
     Notes,
     acceptance_cell,
+    circumstances,
     confidence_level,
     configuration_text,
     exact_cell,
@@ -176,6 +177,8 @@ def _print_pair(report: Report, pair: str, console: Console, added: Sequence[_Ad
             style="bold" if row is best else None,
         )
     print_fitting(table, console)
+    if told := circumstances(report, pair):
+        console.print(Text(told, style="dim"))
     print_notes(notes, console)
 
 
@@ -209,6 +212,7 @@ def _markdown_table(report: Report, pair: str, added: Sequence[_Added]) -> str:
         f"| {' | '.join(headers)} |",
         f"| ---: | --- | --- |{' ---: |' * (len(headers) - 3)}",
         *(_markdown_row(row, notes, added, bold=row is best) for row in rows),
+        *(["", f"{escape_markdown(told)}  "] if (told := circumstances(report, pair)) else []),
         *markdown_notes(notes),
     ]
     return "\n".join(lines).rstrip() + "\n"

@@ -107,13 +107,19 @@ def list_sweeps(*, database: str, as_json: bool) -> None:
 @database_option
 @json_option
 def show(*, job: int, database: str, as_json: bool) -> None:
-    """Show one job: its configuration, attempts and texts."""
+    """Show one job: its configuration, all its settings, where it ran, attempts and texts."""
+    from dyna_eval.report_json import pair_json
+
     with open_store(database) as store:
         stored, attempts, samples = store.job(job), store.attempts(job), store.samples(job)
-        calibration = store.calibration(job)
+        planned, facts, calibration = store.planned_job(job), store.facts(job), store.calibration(job)
+    pair = pair_json(planned.pair)
     if as_json:
         print_json(
             {"job": asdict(stored) | {"samples": [asdict(sample) for sample in samples]}}
+            | {"pair": pair}
+            | {"generation": asdict(planned.generation), "measure": asdict(planned.measure)}
+            | {"environment": dict(facts)}
             | {"attempts": [asdict(attempt) for attempt in attempts]}
             | {"calibration": calibration and asdict(calibration)}
         )
@@ -121,8 +127,12 @@ def show(*, job: int, database: str, as_json: bool) -> None:
     click.echo(
         f"job {stored.id} {stored.label} (repeat {stored.repeat + 1}), pair {stored.pair}: {stored.state}"
     )
-    settings = ", ".join(f"{name}={value}" for name, value in stored.params.items())
-    click.echo(f"  {stored.method} {settings}".rstrip())
+    click.echo(f"  {stored.method} {_settings(stored.params)}".rstrip())
+    click.echo(f"  pair {_settings(pair)}")
+    click.echo(f"  generation {_settings(asdict(planned.generation))}")
+    click.echo(f"  measure {_settings(asdict(planned.measure))}")
+    if facts:
+        click.echo(f"  environment {_settings(facts)}")
     for attempt in attempts:
         outcome = attempt.outcome or "running"
         where = f"{attempt.actor}, node {(attempt.node or 'unknown')[:_NODE_DIGITS]}"
@@ -161,6 +171,11 @@ def logs(*, sweep: str | None, follow: bool, database: str) -> None:
             if not follow or not (counts[JobState.QUEUED] or counts[JobState.RUNNING]):
                 return
             time.sleep(_FOLLOW_SECONDS)
+
+
+def _settings(values: Mapping[str, object]) -> str:
+    """Return `k=6, seed=0`; what is not set is left out."""
+    return one_line(", ".join(f"{name}={value}" for name, value in values.items() if value is not None))
 
 
 def _short(value: object) -> object:

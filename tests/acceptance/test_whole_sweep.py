@@ -321,8 +321,14 @@ def test_show_tells_a_jobs_attempts_prompts_and_rounds(swept: Swept) -> None:
     assert [sample["exactness"] for sample in samples] == ["exact", "exact"]
     for sample in samples:
         assert sum(played["emitted"] for played in sample["rounds"]) == len(sample["token_ids"]) == 16
+    assert (shown["pair"]["target"], shown["pair"]["dtype"]) == ("demo", "float32")
+    assert (shown["generation"]["max_new_tokens"], shown["measure"]["warmup"]) == (16, 1)
+    report = swept.read("report", "small", "--json").json()
+    assert report["environments"][shown["job"]["environment"]] == shown["environment"]
     text = swept.read("show", str(job)).stdout
     assert "linear k=4" in text
+    assert re.search(r"^  generation max_new_tokens=16, .*stop_at_eos=", text, re.MULTILINE)
+    assert f", torch={shown['environment']['torch']}," in text
     assert f"tokens/s, distinct-2 {samples[0]['distinct_2']:.2f}, exact: " in text
     assert re.search(r"attempt 1 on \S+, node [0-9a-f]{16,}: landed", text)
 

@@ -372,6 +372,7 @@ def test_the_node_of_every_attempt_is_shown_that_of_failed_ones_too(tmp_path: Pa
             store.fail(claim, error_class="PairError", message="no", final=node == "node-b")
         assert [attempt.node for attempt in store.attempts(claim.job_id)] == ["node-a", "node-b"]
         page = client.get(f"/jobs/{claim.job_id}").text
+        assert store.planned_job(claim.job_id).pair.target_digest in page
         assert 'title="node-a"' in page
         assert 'title="node-b"' in page
 

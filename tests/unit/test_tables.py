@@ -13,6 +13,7 @@ from report_records import (
     CALIBRATION,
     FOUR_STEPS,
     LINEAR,
+    MODELS,
     PRUNED,
     TREE,
     change_jobs,
@@ -33,7 +34,8 @@ from dyna_eval.cells import (
 )
 from dyna_eval.comparison_tables import print_comparison
 from dyna_eval.integrity import Caveat
-from dyna_eval.jobs import Configuration, JobState, MergedConfiguration, Method, Params
+from dyna_eval.jobs import Configuration, GenerationSpec, JobState, MergedConfiguration, Method, Params
+from dyna_eval.latex.table import to_latex
 from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
 from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup
@@ -262,6 +264,32 @@ def test_a_finished_sweep_leaves_nothing_out_and_a_pair_only_what_is_its_own() -
     small, large = printed(replace(stored, jobs=jobs), io.StringIO()).split("pair large")
     assert "Left out" not in small
     assert "Left out: 1 configuration, 3 jobs" in large
+
+
+def on_machines(*processors: str) -> SweepRecord:
+    """A sweep whose rows were measured on these processors in turn."""
+    stored = replace(record(), generation=GenerationSpec(max_new_tokens=64), models=MODELS)
+    for configuration, processor in zip(stored.configurations, processors, strict=True):
+        stored = change_jobs(stored, configuration.label, environment=processor)
+    return replace(stored, environments={name: {"processor": name, "cores": 2} for name in processors})
+
+
+def test_a_table_says_on_which_machine_in_which_dtype_and_over_how_many_tokens() -> None:
+    stored = on_machines("Chip A", "Chip A", "Chip A", "Chip A")
+    told = "measured on Chip A, 2 cores, in bfloat16, 64 tokens a prompt, greedy"
+    assert told in printed(stored, io.StringIO()).splitlines()
+    assert told in to_markdown(build_report(stored)).splitlines()
+    assert f"% {told}" in to_latex(build_report(stored)).splitlines()
+    sampled = GenerationSpec(max_new_tokens=9, temperature=0.7, stop_at_eos=True)
+    text = printed(replace(stored, generation=sampled), io.StringIO())
+    assert "in bfloat16, up to 9 tokens a prompt, temperature 0.7\n" in text
+
+
+def test_a_table_of_several_machines_names_them_and_one_of_none_says_nothing() -> None:
+    file = io.StringIO()
+    print_table(build_report(on_machines("Chip A", "B", "Chip A", "B"), allow_mixed=True), file)
+    assert "measured on Chip A, 2 cores and B, 2 cores, in" in file.getvalue()
+    assert "measured on" not in printed(replace(record(), environments={}), io.StringIO())
 
 
 def test_each_pair_has_its_own_table() -> None:
