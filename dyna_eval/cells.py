@@ -24,12 +24,18 @@ class Column(StrEnum):
     """A column that a table has where it is asked for; some kinds of tables have some of them anyway."""
 
     INTERVAL = "interval"
+    GAIN = "gain"
     ACCEPTANCE = "acceptance"
+    RATE = "rate"
     NODES = "nodes"
     EXACT = "exact"
     MEMORY = "memory"
     PREDICTED = "predicted"
     DISTINCT = "distinct"
+    PREFILL = "prefill"
+    TTFT = "ttft"
+    END_TO_END = "end_to_end"
+    JOBS = "jobs"
 
 
 _WORDS = {
@@ -278,6 +284,11 @@ def origin_text(report: Report, rows: Sequence[Row]) -> str:
     """Return where the figures of rows come from; no name that a user wrote is in it."""
     jobs = ranges(job for row in rows for job in row.job_ids)
     return f"{sweep_numbers(report)}, {report.state}, digest {report.digest}, jobs {jobs}"
+
+
+def jobs(row: Row) -> str | None:
+    """Return the numbers of a row's jobs, as `dyna-eval show` takes them; None for an imported row."""
+    return ranges(row.job_ids) if row.job_ids else None
 
 
 def ranges(numbers: Iterable[int]) -> str:

@@ -107,7 +107,7 @@ def list_sweeps(*, database: str, as_json: bool) -> None:
 @database_option
 @json_option
 def show(*, job: int, database: str, as_json: bool) -> None:
-    """Show one job: its configuration, all its settings, where it ran, attempts and texts."""
+    """Show one job: its settings, machine, attempts and texts."""
     from dyna_eval.report_json import pair_json
 
     with open_store(database) as store:

@@ -494,6 +494,7 @@ def test_a_trees_drawing_puts_no_two_nodes_on_one_place() -> None:
 def test_a_page_that_stands_alone_keeps_hostile_text_out_of_its_scripts(url: str) -> None:
     page = to_html(build_report(WatchedStore.open(url).record(1), allow_mixed=True))
     assert is_page(page.encode())
+    assert '<td class="jobs">done <small class="num">1' in page
     assert not is_page(b"<!doctype html><title>of somebody else</title>")
     assert "alert(1)" in page
     assert "<script>alert" not in page

@@ -329,6 +329,30 @@ def test_predicted_speedup_and_variety_are_columns_where_they_are_asked_for() ->
     ]
 
 
+def test_gain_rate_times_and_jobs_are_columns_where_they_are_asked_for() -> None:
+    """Of 4 drafted levels 2 are accepted; prefill takes 20 ms, the first token comes after 30."""
+    report = build_report(unfinished())
+    columns = (Column.GAIN, Column.RATE, Column.PREFILL, Column.TTFT, Column.END_TO_END, Column.JOBS)
+    text = io.StringIO()
+    print_table(report, text, columns)
+    [head] = [line for line in text.getvalue().splitlines() if line.startswith("Step")]
+    assert head.split()[-6:] == ["(%)", "(%)", "(ms)", "(ms)", "(tokens/s)", "Jobs"]
+    rows = markdown_rows(to_markdown(report, columns))
+    [linear] = [row for row in report.rows if row.label == LINEAR.label]
+    assert linear.versus_previous
+    assert linear.figures
+    assert rows[linear.step - 1][8:] == [
+        f"{(linear.versus_previous.ratio - 1.0) * 100:+.1f}",
+        "50.0",
+        "20.0",
+        "30.0",
+        f"{linear.figures.throughput.end_to_end:.1f}",
+        ranges(linear.job_ids),
+    ]
+    assert rows[0][8:10] == ["--", "--"]
+    assert rows[-1][8:13] == ["--"] * 5
+
+
 # -------------------------------------------------------------------- Markdown
 
 
@@ -398,6 +422,13 @@ def test_csv_figures_are_those_of_the_report_unrounded() -> None:
         assert row.figures is not None
         assert row.versus_baseline is not None
         assert float(cells["throughput_tokens_per_s"]) == row.figures.throughput.mean
+        assert float(cells["end_to_end_tokens_per_s"]) == row.figures.throughput.end_to_end
+        assert (cells["prefill_p50_s"], cells["ttft_p50_s"]) == ("0.02", "0.03")
+        assert cells["draft_acceptance_rate"] == ("" if row.method is Method.AR else "0.5")
+        assert cells["gain_over_previous"] == (
+            str(row.versus_previous.ratio - 1.0) if row.versus_previous else ""
+        )
+        assert [int(job) for job in cells["jobs"].split()] == list(row.job_ids)
         assert float(cells["speedup"]) == row.versus_baseline.ratio
         assert float(cells["predicted_speedup"]) == row.figures.predicted_speedup
         assert int(cells["peak_memory_bytes"]) == row.peak_memory_bytes
