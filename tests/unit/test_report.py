@@ -403,6 +403,14 @@ def test_rows_that_were_disturbed_alike_share_one_note() -> None:
     assert told == [[], [said.format(90)], [said.format(90)], [said.format(70)]]
 
 
+def test_a_row_whose_gpu_was_hot_or_at_its_power_limit_says_so() -> None:
+    throttled = change_jobs(record(), LINEAR.label, repeats=[1], conditions={"gpu_heat_share": 0.25})
+    throttled = change_jobs(throttled, TREE.label, conditions={"gpu_power_share": 0.5, "gpu_heat_share": 0.1})
+    told = [[text for text in row.caveat_texts if "clocks" in text] for row in build_report(throttled).rows]
+    said = "{} held the GPU's clocks down for up to {} % of the time it was measured"
+    assert told == [[], [said.format("heat", 30)], [said.format("a power limit", 50)], []]
+
+
 @pytest.mark.parametrize(("factors", "drifts"), [((1.0, 1.3), True), ((1.0, 1.02), False), ((1.0,), False)])
 def test_an_actor_whose_own_runs_slow_down_is_said_to_drift(factors: tuple[float, ...], drifts: bool) -> None:
     report = build_report(with_sentinels(record(), *factors))
