@@ -100,6 +100,7 @@ class _LeftOut(FileSection):
 
 class _Document(FileSection):
     sweep: _Sweep
+    environments: dict[Text, dict[Text, Setting]] = Field(default_factory=dict)
     left_out: list[_LeftOut] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
 
@@ -137,6 +138,7 @@ def read(content: Content) -> ImportedFile:
         ),
         notes=tuple(general),
         confidence=document.sweep.confidence,
+        environments=document.environments,
     )
 
 
