@@ -10,12 +10,12 @@ from enum import StrEnum
 from string import ascii_lowercase
 from typing import Any
 
-from dyna_eval import digits
+from dyna_eval import digits, wording
 from dyna_eval.intervals import Interval
 from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
 from dyna_eval.methods import SYMBOLS, DynaTree, TreeShape
 from dyna_eval.report import LeftOut, Report, Row
-from dyna_eval.wording import count, one_line
+from dyna_eval.wording import count, listed, one_line
 
 UNKNOWN = "--"
 
@@ -24,12 +24,18 @@ class Column(StrEnum):
     """A column that a table has where it is asked for; some kinds of tables have some of them anyway."""
 
     INTERVAL = "interval"
+    GAIN = "gain"
     ACCEPTANCE = "acceptance"
+    RATE = "rate"
     NODES = "nodes"
     EXACT = "exact"
     MEMORY = "memory"
     PREDICTED = "predicted"
     DISTINCT = "distinct"
+    PREFILL = "prefill"
+    TTFT = "ttft"
+    END_TO_END = "end_to_end"
+    JOBS = "jobs"
 
 
 _WORDS = {
@@ -214,6 +220,28 @@ def table_title(pair: str, rows: Sequence[Row]) -> str:
     return ": ".join(filter(None, (f"pair {one_line(pair)}", _measured_text(rows))))
 
 
+def circumstances(report: Report, pair: str) -> str:
+    """Return where and how a pair's rows were measured: `measured on AMD EPYC, 2 cores, in bfloat16, ...`.
+
+    What is not known is left out; empty where no row says on which machine it was measured.
+    """
+    rows = [row for row in report.rows_of(pair) if row.figures]
+    facts = [report.environments.get(row.environment or "", {}) for row in rows]
+    named = [known for known in facts if known.get("gpu") or known.get("processor")]
+    machines = list(dict.fromkeys(one_line(wording.machine(known, "")) for known in named))
+    if not machines:
+        return ""
+    model, generation = report.models.get(pair), report.generation
+    texts = [f"measured on {listed(machines)}"]
+    if model is not None:
+        texts.append(f"in {model.dtype}")
+    if generation is not None:
+        most = "up to " if generation.stop_at_eos else ""
+        texts.append(f"{most}{count(generation.max_new_tokens, 'token')} a prompt")
+        texts.append(f"temperature {generation.temperature:g}" if generation.temperature else "greedy")
+    return ", ".join(texts)
+
+
 def throughput_cell(row: Row) -> str:
     return digits.throughput(row) or UNKNOWN
 
@@ -256,6 +284,11 @@ def origin_text(report: Report, rows: Sequence[Row]) -> str:
     """Return where the figures of rows come from; no name that a user wrote is in it."""
     jobs = ranges(job for row in rows for job in row.job_ids)
     return f"{sweep_numbers(report)}, {report.state}, digest {report.digest}, jobs {jobs}"
+
+
+def jobs(row: Row) -> str | None:
+    """Return the numbers of a row's jobs, as `dyna-eval show` takes them; None for an imported row."""
+    return ranges(row.job_ids) if row.job_ids else None
 
 
 def ranges(numbers: Iterable[int]) -> str:

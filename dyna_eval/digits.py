@@ -42,9 +42,36 @@ def gain(comparison: Comparison | None) -> str | None:
     return None if comparison is None else f"{(comparison.ratio - 1.0) * 100.0:.1f}"
 
 
+def gain_over_previous(row: Row) -> str | None:
+    """Return by how many percent a row is faster than the step before it, with its sign."""
+    return None if row.versus_previous is None else f"{(row.versus_previous.ratio - 1.0) * 100.0:+.1f}"
+
+
 def acceptance_length(row: Row) -> str | None:
     """Return the tokens that a round emits."""
     return _rounded(row.figures.acceptance.mean_length, 2) if row.figures else None
+
+
+def acceptance_rate(row: Row) -> str | None:
+    """Return accepted draft tokens in percent of drafted levels."""
+    return _scaled(row.figures.acceptance.draft_rate, 100.0) if row.figures else None
+
+
+def prefill(row: Row) -> str | None:
+    """Return the median prefill in milliseconds."""
+    latency = row.figures.latency.prefill if row.figures else None
+    return _scaled(latency.p50, 1000.0) if latency else None
+
+
+def ttft(row: Row) -> str | None:
+    """Return the median time to first token in milliseconds."""
+    latency = row.figures.latency.ttft if row.figures else None
+    return _scaled(latency.p50, 1000.0) if latency else None
+
+
+def end_to_end(row: Row) -> str | None:
+    """Return the mean tokens per second, prefill included."""
+    return _rounded(row.figures.throughput.end_to_end, 1) if row.figures else None
 
 
 def nodes(row: Row) -> str | None:
@@ -73,6 +100,10 @@ def distinct_2(row: Row) -> str | None:
 def memory(row: Row) -> str | None:
     """Return the peak memory in GiB."""
     return None if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**30:.2f}"
+
+
+def _scaled(value: float | None, factor: float) -> str | None:
+    return None if value is None else f"{value * factor:.1f}"
 
 
 def _rounded(value: float | None, decimals: int) -> str | None:

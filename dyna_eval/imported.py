@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dyna_eval.jobs import Method, Params, digest
+from dyna_eval.jobs import Method, Params, Scalar, digest
 from dyna_eval.statistics import Comparison, Figures
 
 PAIR_NOT_RECORDED = "pair not recorded"
@@ -115,6 +115,8 @@ class ImportedFile:
     """What concerns the whole file."""
     confidence: float | None = None
     """Of the intervals that the file gives."""
+    environments: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
+    """Facts by the digest of the environment, where the file has them."""
     in_parts: bool = False
     """Whether its rows are meant to stand beside those of further files, as one method each."""
 

@@ -39,6 +39,7 @@ def imported_report(
         state=SweepState.IMPORTED,
         created_at=sweep.created_at,
         confidence=confidence,
+        environments={name: facts for file in sweep.files for name, facts in file.environments.items()},
         pairs=pairs,
         rows=rows,
         left_out=tuple(

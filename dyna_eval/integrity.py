@@ -24,7 +24,8 @@ PACE_TOLERANCE = 0.05
 """Sentinels within 5 % of each other are called equal, however narrow their interval."""
 
 LOAD_TOLERANCE = 0.1
-"""Others that take up to 10 % of an actor's cores are not mentioned."""
+"""Others that take up to 10 % of an actor's cores, or clocks held down for so much of the time, are not
+mentioned."""
 
 DEGENERATE_DISTINCT_2 = 0.3
 """Under this share of distinct bigrams a text repeats itself, which flatters acceptance."""
@@ -148,20 +149,27 @@ def shared_gpu_caveats(used: Iterable[str], environments: Environments) -> list[
 
 
 def load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
-    """Return how busy others kept the cores of a row's jobs, where that was more than a little.
+    """Return what slowed a row's jobs down by more than a little: others on their cores, or a hot or
+    power-limited GPU.
 
     Shares are raised to full tenths, so that rows measured side by side share one note.
     """
     found = []
-    for fact, who in (
-        ("others_share", "other processes used"),
-        ("stolen_share", "other machines were given"),
-    ):
+    for fact, text in _SLOWED.items():
         shares = [(job.conditions or {}).get(fact) for job in jobs]
         worst = max((share for share in shares if isinstance(share, float)), default=0.0)
         if worst > LOAD_TOLERANCE:
-            found.append(Caveat(f"{who} up to {_next_tenth(worst)} of the cores while it was measured"))
+            found.append(Caveat(text.format(_next_tenth(worst))))
     return found
+
+
+_SLOWED = {
+    "others_share": "other processes used up to {} of the cores while it was measured",
+    "stolen_share": "other machines were given up to {} of the cores while it was measured",
+    "gpu_heat_share": "heat held the GPU's clocks down for up to {} of the time it was measured",
+    "gpu_power_share": "a power limit held the GPU's clocks down for up to {} of the time it was measured",
+}
+"""Notes by the share, among the conditions of a job, that is in them."""
 
 
 def repetition_caveats(jobs: Sequence[StoredJob], distinct_2: float | None) -> list[Caveat]:
@@ -229,7 +237,13 @@ def environment_difference(other: str | None, expected: str | None, environments
     changed = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
     if not here or not there or not changed:
         return f"{_short(other)} instead of {_short(expected)}"
-    return "; ".join(f"{name}: {here.get(name)} instead of {there.get(name)}" for name in changed)
+    return "; ".join(f"{name}: {_fact(here, name)} instead of {_fact(there, name)}" for name in changed)
+
+
+def _fact(facts: Mapping[str, Scalar], name: str) -> Scalar:
+    """Return a fact; an environment of an earlier version may lack it."""
+    value = facts.get(name)
+    return "unknown" if value is None else value
 
 
 def elsewhere_warning(environment: Environment, earlier: Sequence[ResultOrigin]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from dyna_eval.counts import all_files
 from dyna_eval.errors import InputError
@@ -34,6 +35,7 @@ from dyna_eval.selection import Candidate, select
 from dyna_eval.workloads import SourcedRow, models_difference, sweeps_models_difference, workload_differences
 
 Part = SweepRecord | ImportedSweep
+_Settings = TypeVar("_Settings")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,12 @@ def joined_report(
         digest=digest([[member.report.digest for member in members], [row.label for _, row in shown]]),
         state=", ".join(dict.fromkeys(str(member.report.state) for member in members)),
         created_at=max(member.report.created_at for member in members),
+        generation=_shared([member.report.generation for member in members]),
+        measure=_shared([member.report.measure for member in members]),
+        environments={
+            name: facts for member in members for name, facts in member.report.environments.items()
+        },
+        sweep_file=None if several else first.sweep_file,
         pairs=pairs,
         made_of=tuple(member.part.digest for member in members),
         selectors=tuple(rows),
@@ -98,6 +106,11 @@ def joined_report(
         if several
         else (),
     )
+
+
+def _shared(settings: Sequence[_Settings | None]) -> _Settings | None:
+    """Return the settings that all sweeps have; None where they differ."""
+    return settings[0] if all(other == settings[0] for other in settings) else None
 
 
 def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Member]:

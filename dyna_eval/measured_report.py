@@ -54,7 +54,8 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Pres
     a caveat that names the difference.
     """
     if record.measure.tune_fraction:
-        return _tuned(*split_record(record), allow_mixed=allow_mixed, preset=preset)
+        report = _tuned(*split_record(record), allow_mixed=allow_mixed, preset=preset)
+        return replace(report, measure=record.measure)
     whole, (record, unshown) = record, apply_preset(record, preset)
     bootstrap = Bootstrap(confidence=record.confidence)
     tables = [_PairTable.of(record, pair, bootstrap) for pair in record.pairs]
@@ -81,6 +82,10 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Pres
         pair_caveats=tuple((table.pair, caveat) for table, own in by_table for caveat in table.caveats(own)),
         preset=preset,
         generation=record.generation,
+        measure=record.measure,
+        models=record.models,
+        environments=record.environments,
+        sweep_file=record.source or None,
     )
 
 

@@ -13,6 +13,7 @@ from dyna_eval.jobs import (
     MeasureSpec,
     MergedConfiguration,
     Method,
+    Pair,
     Params,
     Scalar,
     SweepState,
@@ -112,3 +113,7 @@ class SweepRecord:
     categories: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
     """Prompt index to category, by the digest of the prompt set. What has none is left out."""
     generation: GenerationSpec | None = field(default=None, repr=False)
+    models: Mapping[str, Pair] = field(default_factory=dict, repr=False)
+    """By the name of the pair."""
+    source: str = field(default="", repr=False)
+    """The sweep file's text."""

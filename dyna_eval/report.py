@@ -14,9 +14,9 @@ from statistics import fmean
 
 from dyna_eval.errors import MixedRowsError
 from dyna_eval.imported import Source
-from dyna_eval.integrity import Caveat
+from dyna_eval.integrity import Caveat, Environments
 from dyna_eval.intervals import Bootstrap, Interval, RunNoise, Variance
-from dyna_eval.jobs import GenerationSpec, Method, Params
+from dyna_eval.jobs import GenerationSpec, MeasureSpec, Method, Pair, Params
 from dyna_eval.presets import Preset
 from dyna_eval.statistics import Comparison, Figures, PacedRun, compare, paced_throughputs, ratio_of_means
 
@@ -165,6 +165,14 @@ class Report:
     preset: Preset | None = None
     generation: GenerationSpec | None = None
     """How the sweep's rows were generated; None where it was not measured here."""
+    measure: MeasureSpec | None = None
+    """How they were measured; None likewise."""
+    models: Mapping[str, Pair] = field(default_factory=dict, repr=False)
+    """By the name of the pair; without those of imported rows."""
+    environments: Environments = field(default_factory=dict, repr=False)
+    """Facts by the digest of the environment, as far as they are known."""
+    sweep_file: str | None = field(default=None, repr=False)
+    """The text of the sweep's file; None where rows are of none, or of several."""
 
     def rows_of(self, pair: str) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.pair == pair)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from dyna_eval.intervals import Interval
+from dyna_eval.jobs import Pair
 from dyna_eval.report import Report, Row
 from dyna_eval.statistics import Figures
 
@@ -20,8 +21,13 @@ def to_json(report: Report) -> dict[str, object]:
             "digest": report.digest,
             "created_at": report.created_at,
             "confidence": report.confidence,
+            "generation": report.generation and asdict(report.generation),
+            "measure": report.measure and asdict(report.measure),
+            "file": report.sweep_file,
             "joined": [asdict(sweep) for sweep in report.joined],
         },
+        "pairs": [pair_json(report.models[name]) for name in report.pairs if name in report.models],
+        "environments": {name: dict(facts) for name, facts in report.environments.items()},
         "rows": [_row_json(row) for row in report.rows],
         "left_out": [
             asdict(entry) | {"state": str(entry.state), "job_ids": list(entry.job_ids)}
@@ -53,6 +59,22 @@ def _row_json(row: Row) -> dict[str, object]:
         "job_ids": list(row.job_ids),
         "imported": row.source and asdict(row.source),
         "foreign": dict(row.foreign),
+    }
+
+
+def pair_json(pair: Pair) -> dict[str, object]:
+    """Return a pair with what was resolved: dtype, commits of models on the hub, digests of all files."""
+    return {
+        "name": pair.spec.name,
+        "target": pair.spec.target,
+        "target_revision": pair.spec.target_revision,
+        "target_digest": pair.target_digest,
+        "draft": pair.spec.draft,
+        "draft_revision": pair.spec.draft_revision,
+        "draft_digest": pair.draft_digest,
+        "tokenizer_digest": pair.tokenizer_digest,
+        "dtype": pair.dtype,
+        "backend": pair.backend,
     }
 
 

@@ -19,18 +19,31 @@ from dyna_eval.cells import (
     Column,
     Notes,
     acceptance_cell,
+    circumstances,
     confidence_level,
     configuration_text,
     exact_cell,
     interval_cell,
+    jobs,
     origin_text,
     report_title,
     speedup_cell,
     table_title,
     throughput_cell,
 )
-from dyna_eval.digits import distinct_2, memory, nodes, predicted_speedup
+from dyna_eval.digits import (
+    acceptance_rate,
+    distinct_2,
+    end_to_end,
+    gain_over_previous,
+    memory,
+    nodes,
+    predicted_speedup,
+    prefill,
+    ttft,
+)
 from dyna_eval.report import Report, Row, best_row
+from dyna_eval.statistics import Percentiles
 from dyna_eval.wording import one_line
 
 if TYPE_CHECKING:
@@ -50,12 +63,20 @@ class _Added:
 
 
 _ADDED = {
+    Column.GAIN: _Added(title="Gain over previous (%)", short_title="Gain\n(%)", read=gain_over_previous),
+    Column.RATE: _Added(title="Acceptance rate (%)", short_title="Accepted\n(%)", read=acceptance_rate),
     Column.NODES: _Added(title="Nodes per round", short_title="Nodes\n/round", read=nodes),
     Column.MEMORY: _Added(title="Peak memory (GiB)", short_title="Memory\n(GiB)", read=memory),
     Column.PREDICTED: _Added(
         title="Predicted speedup", short_title="Predicted\nspeedup", read=predicted_speedup
     ),
     Column.DISTINCT: _Added(title="Distinct-2", short_title="Distinct-2", read=distinct_2),
+    Column.PREFILL: _Added(title="Prefill (ms)", short_title="Prefill\n(ms)", read=prefill),
+    Column.TTFT: _Added(title="Time to first token (ms)", short_title="TTFT\n(ms)", read=ttft),
+    Column.END_TO_END: _Added(
+        title="End-to-end (tokens/s)", short_title="End-to-end\n(tokens/s)", read=end_to_end
+    ),
+    Column.JOBS: _Added(title="Jobs", short_title="Jobs", read=jobs),
 }
 
 
@@ -176,6 +197,8 @@ def _print_pair(report: Report, pair: str, console: Console, added: Sequence[_Ad
             style="bold" if row is best else None,
         )
     print_fitting(table, console)
+    if told := circumstances(report, pair):
+        console.print(Text(told, style="dim"))
     print_notes(notes, console)
 
 
@@ -209,6 +232,7 @@ def _markdown_table(report: Report, pair: str, added: Sequence[_Added]) -> str:
         f"| {' | '.join(headers)} |",
         f"| ---: | --- | --- |{' ---: |' * (len(headers) - 3)}",
         *(_markdown_row(row, notes, added, bold=row is best) for row in rows),
+        *(["", f"{escape_markdown(told)}  "] if (told := circumstances(report, pair)) else []),
         *markdown_notes(notes),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -259,6 +283,10 @@ def escape_csv(text: str) -> str:
     return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
 
 
+def _median(latency: Percentiles | None) -> float | None:
+    return None if latency is None else latency.p50
+
+
 CSV_COLUMNS: dict[str, Callable[[Row], object]] = {
     "pair": lambda row: escape_csv(row.pair),
     "step": lambda row: row.step,
@@ -266,14 +294,20 @@ CSV_COLUMNS: dict[str, Callable[[Row], object]] = {
     "configuration": lambda row: escape_csv(configuration_text(row.method, row.params)),
     "state": lambda row: str(row.state),
     "throughput_tokens_per_s": lambda row: row.figures and row.figures.throughput.mean,
+    "end_to_end_tokens_per_s": lambda row: row.figures and row.figures.throughput.end_to_end,
     "speedup": lambda row: row.versus_baseline and row.versus_baseline.ratio,
     "speedup_low": lambda row: (known := row.speedup_interval) and known.low,
     "speedup_high": lambda row: (known := row.speedup_interval) and known.high,
+    "gain_over_previous": lambda row: row.versus_previous and row.versus_previous.ratio - 1.0,
     "predicted_speedup": lambda row: row.figures and row.figures.predicted_speedup,
     "mean_acceptance_length": lambda row: row.figures and row.figures.acceptance.mean_length,
+    "draft_acceptance_rate": lambda row: row.figures and row.figures.acceptance.draft_rate,
+    "prefill_p50_s": lambda row: row.figures and _median(row.figures.latency.prefill),
+    "ttft_p50_s": lambda row: row.figures and _median(row.figures.latency.ttft),
     "exact_match_rate": lambda row: row.figures and row.figures.agreement.exact_match_rate,
     "peak_memory_bytes": lambda row: row.peak_memory_bytes,
     "distinct_2": lambda row: row.figures and row.figures.distinct_2,
+    "jobs": lambda row: " ".join(map(str, row.job_ids)),
     "notes": lambda row: escape_csv("; ".join(row.caveat_texts)),
 }
 

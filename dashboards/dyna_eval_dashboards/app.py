@@ -22,6 +22,7 @@ from dyna_eval import latex
 from dyna_eval.errors import DatabaseError, DynaEvalError, InputError, UnknownSweepError
 from dyna_eval.jobs import JobState
 from dyna_eval.lease import LEASE_SECONDS
+from dyna_eval.report_json import pair_json
 from dyna_eval.series.parameters import swept
 from dyna_eval.wording import one_line
 from dyna_eval_dashboards import downloads, figures, pages, trees, views
@@ -114,7 +115,9 @@ class Dashboard:
     def job(self, request: Request) -> Response:
         job = self.store.job(_number(request, "job"))
         samples = self.store.samples(job.line.id, number=_page(request))
-        return _html("job.html", job=job, page=samples, pulse=self.store.pulse(job.sweep_id).text)
+        models = pair_json(job.pair).items()
+        pulse = self.store.pulse(job.sweep_id).text
+        return _html("job.html", job=job, page=samples, models=models, pulse=pulse)
 
     def sample(self, request: Request) -> Response:
         job = self.store.job(_number(request, "job"))

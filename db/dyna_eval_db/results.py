@@ -294,6 +294,12 @@ def read_result_origins(session: Session, sweep_id: int) -> tuple[ResultOrigin, 
     )
 
 
+def read_facts(session: Session, job_id: int) -> Mapping[str, Scalar]:
+    """Read the facts of the environment that a job's result is from; empty where there is none."""
+    of_job = select(EnvironmentRow.facts).join(ResultRow, ResultRow.environment == EnvironmentRow.digest)
+    return session.scalar(of_job.where(ResultRow.job_id == job_id)) or {}
+
+
 def read_calibrations(session: Session, pair: Pair) -> dict[str, Calibration]:
     """Read what a pair's passes cost, by environment, the latest first."""
     rows = session.scalars(

@@ -43,6 +43,7 @@ from dyna_eval_db.refusals import reported, retried
 from dyna_eval_db.results import (
     read_calibrations,
     read_environments,
+    read_facts,
     read_jobs,
     read_likely_calibrations,
     read_result_origins,
@@ -465,6 +466,17 @@ class Store:
         with self._read() as session:
             sweeps.require_job(session, job_id)
             return read_jobs(session, JobRow.id == job_id, with_samples=True)[0]
+
+    def planned_job(self, job_id: int) -> Job:
+        """Return one job as actors are given it: with its pair and all its settings."""
+        with self._read() as session:
+            return sweeps.read_planned_job(session, sweeps.require_job(session, job_id))
+
+    def facts(self, job_id: int) -> Mapping[str, Scalar]:
+        """Return the facts of the environment that a job's result is from; empty unless it is done."""
+        with self._read() as session:
+            sweeps.require_job(session, job_id)
+            return read_facts(session, job_id)
 
     def samples(self, job_id: int) -> tuple[Sample, ...]:
         """Return what a job decoded, rounds included; empty unless it is done."""

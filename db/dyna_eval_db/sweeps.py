@@ -346,6 +346,8 @@ def read_record(session: Session, sweep_id: int) -> SweepRecord:
         measure=spec.measure,
         seed=spec.generation.seed,
         generation=spec.generation,
+        models=pairs,
+        source=spec.source,
         categories=_read_categories(session, set(row.prompt_sets.values())),
     )
 
@@ -393,6 +395,11 @@ def read_calibration(session: Session, job: JobRow) -> Calibration | None:
         return None
     pair = read_pairs(require_sweep(session, job.sweep_id))[job.pair]
     return read_calibrations(session, pair).get(environment)
+
+
+def read_planned_job(session: Session, row: JobRow) -> Job:
+    """Read a job as actors are given it."""
+    return _job(row, read_pairs(require_sweep(session, row.sweep_id))[row.pair])
 
 
 def _job(row: Any, pair: Pair) -> Job:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from dyna_eval.jobs import JobState, Method, Params, Scalar, SweepState
+from dyna_eval.jobs import JobState, Method, Pair, Params, Scalar, SweepState
 from dyna_eval.measurements import Sample
 from dyna_eval.time_left import TimeLeft
 from dyna_eval_db.values import Attempt
@@ -80,6 +80,7 @@ class JobDetail:
     params: Params
     generation: Mapping[str, Scalar]
     measure: Mapping[str, Scalar]
+    pair: Pair
     key: str
     prompt_set: str
     attempts: tuple[Attempt, ...]

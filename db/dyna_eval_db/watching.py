@@ -202,6 +202,7 @@ class WatchedStore:
                 params=job.params,
                 generation=job.generation,
                 measure=job.measure,
+                pair=sweeps.read_planned_job(session, job).pair,
                 key=job.key,
                 prompt_set=job.prompt_set,
                 attempts=read_attempts(session, job_id),

@@ -14,13 +14,16 @@ import click
 from dyna_eval.errors import InputError
 
 
-def print_json(value: object) -> None:
-    """Print a value as JSON; where stdout cannot write its characters, with JSON's own escapes for them."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+def print_json(value: object, *, indent: int | None = 2) -> None:
+    """Print a value as JSON; where stdout cannot write its characters, with JSON's own escapes for them.
+
+    Without `indent` it is one line.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
-        text = json.dumps(value, indent=2)
+        text = json.dumps(value, indent=indent)
     click.echo(text)
 
 

@@ -15,6 +15,8 @@ from dyna_eval.commands.reading import find_measured
 from dyna_eval.wording import count, one_line
 
 if TYPE_CHECKING:
+    from dyna_eval_db.values import Event
+
     from dyna_eval.imported import ImportedSweep
     from dyna_eval.jobs import JobState
 
@@ -28,11 +30,16 @@ _LATE_EVENTS = 1000
 @click.command()
 @which_sweep
 @database_option
-def cancel(*, sweep: str | None, database: str) -> None:
+@json_option
+def cancel(*, sweep: str | None, database: str, as_json: bool) -> None:
     """Cancel what is not done of a sweep; what is done stays."""
     with open_store(database) as store:
         sweep_id = find_measured(store, sweep)
-        click.echo(f"sweep {sweep_id}: {store.cancel(sweep_id)} jobs cancelled")
+        cancelled = store.cancel(sweep_id)
+    if as_json:
+        print_json({"id": sweep_id, "cancelled": cancelled})
+        return
+    click.echo(f"sweep {sweep_id}: {cancelled} jobs cancelled")
 
 
 @click.command()
@@ -107,13 +114,19 @@ def list_sweeps(*, database: str, as_json: bool) -> None:
 @database_option
 @json_option
 def show(*, job: int, database: str, as_json: bool) -> None:
-    """Show one job: its configuration, attempts and texts."""
+    """Show one job: its settings, machine, attempts and texts."""
+    from dyna_eval.report_json import pair_json
+
     with open_store(database) as store:
         stored, attempts, samples = store.job(job), store.attempts(job), store.samples(job)
-        calibration = store.calibration(job)
+        planned, facts, calibration = store.planned_job(job), store.facts(job), store.calibration(job)
+    pair = pair_json(planned.pair)
     if as_json:
         print_json(
             {"job": asdict(stored) | {"samples": [asdict(sample) for sample in samples]}}
+            | {"pair": pair}
+            | {"generation": asdict(planned.generation), "measure": asdict(planned.measure)}
+            | {"environment": dict(facts)}
             | {"attempts": [asdict(attempt) for attempt in attempts]}
             | {"calibration": calibration and asdict(calibration)}
         )
@@ -121,8 +134,12 @@ def show(*, job: int, database: str, as_json: bool) -> None:
     click.echo(
         f"job {stored.id} {stored.label} (repeat {stored.repeat + 1}), pair {stored.pair}: {stored.state}"
     )
-    settings = ", ".join(f"{name}={value}" for name, value in stored.params.items())
-    click.echo(f"  {stored.method} {settings}".rstrip())
+    click.echo(f"  {stored.method} {_settings(stored.params)}".rstrip())
+    click.echo(f"  pair {_settings(pair)}")
+    click.echo(f"  generation {_settings(asdict(planned.generation))}")
+    click.echo(f"  measure {_settings(asdict(planned.measure))}")
+    if facts:
+        click.echo(f"  environment {_settings(facts)}")
     for attempt in attempts:
         outcome = attempt.outcome or "running"
         where = f"{attempt.actor}, node {(attempt.node or 'unknown')[:_NODE_DIGITS]}"
@@ -140,8 +157,9 @@ def show(*, job: int, database: str, as_json: bool) -> None:
 @click.command()
 @which_sweep
 @click.option("--follow", is_flag=True, help="Go on until no job is queued or running.")
+@click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 @database_option
-def logs(*, sweep: str | None, follow: bool, database: str) -> None:
+def logs(*, sweep: str | None, follow: bool, as_json: bool, database: str) -> None:
     """Print a sweep's event log."""
     from dyna_eval.jobs import JobState
 
@@ -154,13 +172,25 @@ def logs(*, sweep: str | None, follow: bool, database: str) -> None:
                 if event.id in printed:
                     continue
                 printed.add(event.id)
-                job = f" job {event.job_id}" if event.job_id is not None else ""
-                detail = ", ".join(f"{name}={_short(value)}" for name, value in event.detail.items())
-                click.echo(one_line(f"{event.at}{job} {event.kind} {detail}"))
+                if as_json:
+                    print_json(asdict(event), indent=None)
+                else:
+                    click.echo(_event_line(event))
                 last = max(last, event.id)
             if not follow or not (counts[JobState.QUEUED] or counts[JobState.RUNNING]):
                 return
             time.sleep(_FOLLOW_SECONDS)
+
+
+def _event_line(event: Event) -> str:
+    job = f" job {event.job_id}" if event.job_id is not None else ""
+    detail = ", ".join(f"{name}={_short(value)}" for name, value in event.detail.items())
+    return one_line(f"{event.at}{job} {event.kind} {detail}")
+
+
+def _settings(values: Mapping[str, object]) -> str:
+    """Return `k=6, seed=0`; what is not set is left out."""
+    return one_line(", ".join(f"{name}={value}" for name, value in values.items() if value is not None))
 
 
 def _short(value: object) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import asdict
 
 import click
 
@@ -46,7 +47,8 @@ def list_pairs(*, database: str, as_json: bool) -> None:
     show_default=True,
     help="Of the weights; auto follows checkpoint and machine.",
 )
-def check_pair(*, target: str, draft: str | None, dtype: str) -> None:
+@json_option
+def check_pair(*, target: str, draft: str | None, dtype: str, as_json: bool) -> None:
     """Load a pair, compare its tokenizers, and test that its trees are verified exactly.
 
     TARGET and DRAFT are folders or hub ids; `demo` or `demo-large` alone is a packaged pair.
@@ -61,6 +63,9 @@ def check_pair(*, target: str, draft: str | None, dtype: str) -> None:
         draft = target
     with stdout_kept_clean():
         lines = check(PairSpec(name=target, target=target, draft=draft, dtype=dtype))
+    if as_json:
+        print_json({"target": target, "draft": draft, "passed": lines})
+        return
     for line in lines:
         click.echo(line)
 
@@ -83,7 +88,8 @@ def upgrade_database(*, database: str) -> None:
 @database.command("check")
 @click.option("--sweep", help="Look at the rows of one sweep alone, by its name or number.")
 @database_option
-def check_database(*, sweep: str | None, database: str) -> int:
+@json_option
+def check_database(*, sweep: str | None, database: str, as_json: bool) -> int:
     """Check that this version can use the database, and that its rows agree with each other.
 
     Prints a line for every finding; the exit status is 1 if there is any.
@@ -91,11 +97,14 @@ def check_database(*, sweep: str | None, database: str) -> int:
     with open_store(database) as store:
         sweep_id = None if sweep is None else store.find_sweep(sweep)
         findings = store.audit(sweep_id)
-        sound = len(store.list_sweeps()) if sweep_id is None else 1
+        checked = len(store.list_sweeps()) if sweep_id is None else 1
+    if as_json:
+        print_json({"sweeps": checked, "findings": [asdict(finding) for finding in findings]})
+        return 1 if findings else 0
     for finding in findings:
         sweep_words = "" if finding.sweep_id is None else f"sweep {finding.sweep_id} "
         job_words = "" if finding.job_id is None else f"job {finding.job_id} "
         click.echo(f"{sweep_words}{job_words}{finding.what}")
     if not findings:
-        click.echo(f"ok: {count(sound, 'sweep')}")
+        click.echo(f"ok: {count(checked, 'sweep')}")
     return 1 if findings else 0

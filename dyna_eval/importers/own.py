@@ -105,6 +105,7 @@ class _LeftOut(FileSection):
 
 class _Document(FileSection):
     sweep: _Sweep
+    environments: dict[Text, dict[Text, Setting]] = Field(default_factory=dict)
     left_out: list[_LeftOut] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
 
@@ -144,6 +145,7 @@ def read(content: Content) -> ImportedFile:
         ),
         notes=tuple(text for text in document.warnings if text not in of_rows),
         confidence=document.sweep.confidence,
+        environments=document.environments,
     )
 
 

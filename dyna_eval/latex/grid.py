@@ -14,20 +14,26 @@ from dyna_eval.cells import (
     Setting,
     configuration_text,
     interval_cell,
+    jobs,
     method_name,
     settings,
 )
 from dyna_eval.digits import (
     acceptance_length,
+    acceptance_rate,
     distinct_2,
+    end_to_end,
     exact_percent,
+    gain_over_previous,
     memory,
     nodes,
     predicted_speedup,
+    prefill,
     speedup,
     speedup_interval,
     throughput,
     throughput_std,
+    ttft,
 )
 from dyna_eval.errors import InputError
 from dyna_eval.latex.style import Style
@@ -245,24 +251,24 @@ def _figures(report: Report, rows: Sequence[Row], style: Style) -> list[_Figure]
         _throughput(rows, style, fastest),
         _column("Speedup", rows, speedup, style, unit=r"$\times$", bold=steepest),
     ]
-    titles = {
-        Column.INTERVAL: f"{level(report)}\ninterval",
-        Column.ACCEPTANCE: "Tokens\nper round",
-        Column.NODES: "Nodes\nper round",
-        Column.EXACT: "Exact",
-        Column.MEMORY: "Memory\n(GiB)",
-        Column.PREDICTED: "Predicted\nspeedup",
-        Column.DISTINCT: "Distinct-2",
-    }
     for column in style.columns:
         if column is Column.INTERVAL:
             texts = [interval_cell(row.speedup_interval) for row in rows]
             bold = [row is steepest and text != UNKNOWN for row, text in zip(rows, texts, strict=True)]
-            columns.append(_plain(titles[column], texts, bold))
+            columns.append(_plain(f"{level(report)}\ninterval", texts, bold))
         else:
-            unit = r"\,\%" if column is Column.EXACT else ""
-            columns.append(_column(titles[column], rows, _OPTIONAL[column], style, unit=unit))
+            columns.append(_optional(column, rows, style))
     return columns
+
+
+def _optional(column: Column, rows: Sequence[Row], style: Style) -> _Figure:
+    """Compute a column that is there where it is asked for; a list of jobs, or a sign, is no plain number."""
+    title, read = _TITLES[column], _OPTIONAL[column]
+    if column is Column.JOBS or (column is Column.GAIN and not style.siunitx):
+        maths = "$" if column is Column.GAIN else ""
+        texts = [UNKNOWN if (value := read(row)) is None else f"{maths}{value}{maths}" for row in rows]
+        return _plain(title, texts, [False] * len(rows))
+    return _column(title, rows, read, style, unit=r"\,\%" if column is Column.EXACT else "")
 
 
 def best_speedup(rows: Sequence[Row]) -> Row | None:
@@ -338,17 +344,43 @@ def _plain(title: str, texts: Sequence[str], bold: Sequence[bool]) -> _Figure:
 
 def _aligned(values: Sequence[str | None]) -> str:
     """Return siunitx's column for numbers with equally many decimals."""
-    split = [value.split(".") for value in values if value is not None] or [["1"]]
+    known = [value for value in values if value is not None]
+    split = [value.lstrip("+").split(".") for value in known] or [["1"]]
     before, after = max(len(parts[0]) for parts in split), max(len("".join(parts[1:])) for parts in split)
+    if any(value.startswith("+") for value in known):
+        return f"S[table-format=+{before}.{after}, retain-explicit-plus]"
     return f"S[table-format={before}.{after}]"
+
+
+_TITLES = {
+    Column.GAIN: "Gain\n(\\%)",
+    Column.ACCEPTANCE: "Tokens\nper round",
+    Column.RATE: "Accepted\n(\\%)",
+    Column.NODES: "Nodes\nper round",
+    Column.EXACT: "Exact",
+    Column.MEMORY: "Memory\n(GiB)",
+    Column.PREDICTED: "Predicted\nspeedup",
+    Column.DISTINCT: "Distinct-2",
+    Column.PREFILL: "Prefill\n(ms)",
+    Column.TTFT: "TTFT\n(ms)",
+    Column.END_TO_END: "End-to-end\n(tokens/s)",
+    Column.JOBS: "Jobs",
+}
+"""Titles, of one line or two, of the columns whose title does not depend on the report."""
 
 
 _OPTIONAL: dict[Column, Callable[[Row], str | None]] = {
     Column.INTERVAL: speedup_interval,
+    Column.GAIN: gain_over_previous,
     Column.ACCEPTANCE: acceptance_length,
+    Column.RATE: acceptance_rate,
     Column.NODES: nodes,
     Column.EXACT: exact_percent,
     Column.MEMORY: memory,
     Column.PREDICTED: predicted_speedup,
     Column.DISTINCT: distinct_2,
+    Column.PREFILL: prefill,
+    Column.TTFT: ttft,
+    Column.END_TO_END: end_to_end,
+    Column.JOBS: jobs,
 }

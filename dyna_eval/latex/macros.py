@@ -17,17 +17,21 @@ from dataclasses import dataclass
 from dyna_eval.cells import UNKNOWN, sweep_numbers
 from dyna_eval.digits import (
     acceptance_length,
+    acceptance_rate,
     distinct_2,
+    end_to_end,
     exact_percent,
     gain,
     memory,
     nodes,
     predicted_speedup,
+    prefill,
     speedup,
     speedup_high,
     speedup_low,
     throughput,
     throughput_std,
+    ttft,
 )
 from dyna_eval.jobs import canonical_json
 from dyna_eval.latex.prose import theoretical_nodes
@@ -130,10 +134,14 @@ FIGURES: dict[str, Callable[[Row], str | None]] = {
     "GainOverPrevious": lambda row: gain(row.versus_previous),
     "GainOverBaseline": lambda row: gain(row.versus_baseline),
     "AcceptanceLength": acceptance_length,
+    "AcceptanceRate": acceptance_rate,
     "Nodes": nodes,
     "NodesInTheory": lambda row: None if (whole := theoretical_nodes(row)) is None else str(whole),
     "ExactMatch": exact_percent,
     "PeakMemory": memory,
     "SpeedupPredicted": predicted_speedup,
     "DistinctTwo": distinct_2,
+    "Prefill": prefill,
+    "TimeToFirstToken": ttft,
+    "EndToEnd": end_to_end,
 }

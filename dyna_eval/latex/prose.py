@@ -215,14 +215,21 @@ def _whole(nodes: int) -> str:
 
 
 def _rounds(rows: Sequence[Row], row: Row) -> list[str]:
-    """Split a speed ratio into what it is made of: tokens per round, and seconds per round."""
+    """Split a speed ratio into what it is made of, tokens per round and seconds per round; tell how much of
+    the draft the target took."""
     previous = _previous(rows, row)
     here, there = _mean_round(row), _mean_round(previous) if previous else None
     if here is None or row.method is Method.AR:
         return []
     emitted = f"emits {here.tokens:.2f} tokens in {here.seconds * 1000:.1f}\\,ms"
+    rate = row.figures.acceptance.draft_rate if row.figures else None
+    accepted = (
+        []
+        if rate is None
+        else [f"Its acceptance rate, accepted tokens over drafted levels, is {percent(rate)}."]
+    )
     if there is None or previous is None:
-        return [f"A round {emitted}."]
+        return [f"A round {emitted}.", *accepted]
     slower = claim_between(row, previous, row.versus_previous) is Claim.DEGRADES
     more, longer = here.tokens / there.tokens, here.seconds / there.seconds
     opening = "The cause is in its rounds: one" if slower and longer > more else "A round"
@@ -237,7 +244,7 @@ def _rounds(rows: Sequence[Row], row: Row) -> list[str]:
             f"Verification has {percent(shares.verify)} of its decoding time, drafting"
             f" {percent(shares.draft)}."
         )
-    return sentences
+    return [*sentences, *accepted]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dyna_eval.cells import Column, Notes, interval_cell, pair_slugs, ranges, slug, span, sweep_numbers
+from dyna_eval.cells import (
+    Column,
+    Notes,
+    circumstances,
+    interval_cell,
+    pair_slugs,
+    ranges,
+    slug,
+    span,
+    sweep_numbers,
+)
 from dyna_eval.claims import (
     FREED_OF_PACE,
     THOSE_THAT_MAY_WIN,
@@ -52,6 +62,7 @@ def table(report: Report, pairs: Sequence[str], style: Style) -> str:
     lines = [
         f"% sweep {one_line(report.name)} ({sweep_numbers(report)}, {report.state}), pair {names}",
         f"% digest {report.digest}, jobs {jobs}",
+        *(f"% {told}" for pair in pairs if (told := circumstances(report, pair))),
         mark(origin_of(report, Part.TABLE, pairs, style)),
         r"\begin{table}[t]",
         r"  \centering",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import re
 from collections.abc import Callable
@@ -110,6 +111,7 @@ def test_a_finished_sweep_has_nothing_to_resume_or_retry(swept: Swept, command: 
 
 def test_cancelling_a_finished_sweep_changes_nothing(swept: Swept) -> None:
     assert "0 jobs cancelled" in swept.read("cancel").stdout
+    assert swept.read("cancel", "--json").json() == {"id": 1, "cancelled": 0}
     assert swept.read("status", "--json").json()["jobs"]["done"] == JOBS
 
 
@@ -321,8 +323,14 @@ def test_show_tells_a_jobs_attempts_prompts_and_rounds(swept: Swept) -> None:
     assert [sample["exactness"] for sample in samples] == ["exact", "exact"]
     for sample in samples:
         assert sum(played["emitted"] for played in sample["rounds"]) == len(sample["token_ids"]) == 16
+    assert (shown["pair"]["target"], shown["pair"]["dtype"]) == ("demo", "float32")
+    assert (shown["generation"]["max_new_tokens"], shown["measure"]["warmup"]) == (16, 1)
+    report = swept.read("report", "small", "--json").json()
+    assert report["environments"][shown["job"]["environment"]] == shown["environment"]
     text = swept.read("show", str(job)).stdout
     assert "linear k=4" in text
+    assert re.search(r"^  generation max_new_tokens=16, .*stop_at_eos=", text, re.MULTILINE)
+    assert f", torch={shown['environment']['torch']}," in text
     assert f"tokens/s, distinct-2 {samples[0]['distinct_2']:.2f}, exact: " in text
     assert re.search(r"attempt 1 on \S+, node [0-9a-f]{16,}: landed", text)
 
@@ -337,6 +345,10 @@ def test_logs_tell_the_sweeps_story_in_order(swept: Swept) -> None:
     landed = [i for i, event in enumerate(story) if " landed " in event]
     assert len(landed) == JOBS
     assert acquired < landed[0] < landed[-1] < released
+    told = [json.loads(line) for line in swept.read("logs", "--json").stdout.splitlines()]
+    assert [event["kind"] for event in told if event["kind"] == "landed"] == ["landed"] * JOBS
+    assert len(told) == len(story)
+    assert all({"id", "at", "job_id", "detail"} < event.keys() for event in told)
     took = [re.search(r"wall_seconds=\d+\.(\d+)$", story[i]) for i in landed]
     assert all(match and len(match[1]) <= 3 for match in took)
 
@@ -351,6 +363,7 @@ def test_the_database_may_be_named_by_a_variable_or_an_option(swept: Swept, work
 
 def test_db_check_and_upgrade_find_the_schema_current(swept: Swept) -> None:
     assert swept.read("db", "check").stdout == "ok: 1 sweep\n"
+    assert swept.read("db", "check", "--json").json() == {"sweeps": 1, "findings": []}
     assert "current" in swept.read("db", "upgrade").stdout
 
 
@@ -360,11 +373,14 @@ def test_pairs_list_names_the_packaged_pair(swept: Swept) -> None:
 
 
 def test_pairs_check_finds_the_packaged_pair_exact(workplace: Workplace) -> None:
-    done = workplace.run("pairs", "check", "demo")
+    done = workplace.run("pairs", "check", "demo", "--json")
     assert done.status == 0, done.stderr
+    told = done.json()
+    assert (told["target"], told["draft"]) == ("demo", "demo")
+    passed = "\n".join(told["passed"])
     for method in ("linear", "tree"):
         for temperature in ("0.0", "1.0"):
-            assert f"{method}, temperature {temperature}: exact" in done.stdout
+            assert f"{method}, temperature {temperature}: exact" in passed
 
 
 # ------------------------------------------------------------- before a sweep runs

@@ -374,6 +374,7 @@ def test_the_node_of_every_attempt_is_shown_that_of_failed_ones_too(tmp_path: Pa
             store.fail(claim, error_class="PairError", message="no", final=node == "node-b")
         assert [attempt.node for attempt in store.attempts(claim.job_id)] == ["node-a", "node-b"]
         page = client.get(f"/jobs/{claim.job_id}").text
+        assert store.planned_job(claim.job_id).pair.target_digest in page
         assert 'title="node-a"' in page
         assert 'title="node-b"' in page
 
@@ -495,6 +496,7 @@ def test_a_trees_drawing_puts_no_two_nodes_on_one_place() -> None:
 def test_a_page_that_stands_alone_keeps_hostile_text_out_of_its_scripts(url: str) -> None:
     page = to_html(build_report(WatchedStore.open(url).record(1), allow_mixed=True))
     assert is_page(page.encode())
+    assert '<td class="jobs">done <small class="num">1' in page
     assert not is_page(b"<!doctype html><title>of somebody else</title>")
     assert "alert(1)" in page
     assert "<script>alert" not in page

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dyna_eval.jobs import Configuration, JobState, Method, SweepState
+from dyna_eval.jobs import Configuration, JobState, Method, Pair, PairSpec, SweepState
 from dyna_eval.measurements import Calibration, Exactness, SampleTotals
 from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
 
@@ -30,6 +30,16 @@ CALIBRATION = Calibration(
     draft_seconds=((1, 0.001), (2, 0.003)), verify_seconds=((1, 0.010), (4, 0.012), (8, 0.020))
 )
 """A draft step over 1.5 tokens takes 2 ms, a target step over 5 takes 14 ms."""
+
+MODELS = {
+    "demo": Pair(
+        spec=PairSpec(name="demo", target="org/target", draft="./draft", target_revision="c" * 40),
+        dtype="bfloat16",
+        target_digest="t" * 64,
+        draft_digest="f" * 64,
+        tokenizer_digest="k" * 64,
+    )
+}
 
 ENVIRONMENTS = {"e1": {"cpu": "A", "torch": "2.7"}, "e2": {"cpu": "B", "torch": "2.7"}}
 

@@ -98,6 +98,42 @@ def test_a_gpu_is_asked_for_by_what_the_driver_calls_it_too(
     }
 
 
+COUNTING = """
+for one; do
+    case "$one" in
+        *counters*) asked=counters ;;
+    esac
+done
+[ "$asked" = counters ] || exit 9
+read -r heat power < {state} 2>/dev/null
+echo "${{heat:-0}}, 0, ${{power:-0}}, 0"
+"""
+"""A driver's tool that counts microseconds, as a file says, and answers nothing else."""
+
+
+def test_how_long_a_gpus_clocks_were_held_down_is_read_from_the_drivers_counters(
+    tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read before and after: while it decodes nobody asks, and after it the GPU is idle."""
+    state = tmp_path / "counters"
+    program(tools, "nvidia-smi", COUNTING.format(state=state))
+    state.write_text("5000000 7000000\n")
+    moments = iter([100.0, 100.0, 104.0, 104.0])  # counters and clock, before and after
+    monkeypatch.setattr(conditions, "_now", lambda: next(moments))
+    watch = watch_of_a_gpu(monkeypatch)
+    state.write_text("6000000 7000000\n")
+    found = watch.conditions()
+    assert (found["gpu_heat_share"], found["gpu_power_share"]) == (0.25, 0.0)
+
+
+def test_a_driver_without_counters_says_nothing_of_held_clocks(
+    tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tools, "nvidia-smi", 'echo "[N/A], [N/A], [N/A], [N/A]"')
+    found = watch_of_a_gpu(monkeypatch).conditions()
+    assert not [name for name in found if name.endswith(("heat_share", "power_share"))]
+
+
 @pytest.mark.parametrize("lines", ["exec sleep 30", "exit 9"], ids=["that never answers", "that fails"])
 def test_a_tool_that_gives_no_answer_costs_its_facts_and_no_job(
     lines: str, tools: Path, monkeypatch: pytest.MonkeyPatch

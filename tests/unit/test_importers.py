@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_records import BASELINE, FOUR_STEPS, LINEAR, change_samples, record
+from report_records import BASELINE, ENVIRONMENTS, FOUR_STEPS, LINEAR, change_samples, record
 
 from dyna_eval.errors import ImportFileError
 from dyna_eval.importers import FORMATS, import_file
@@ -242,6 +242,7 @@ def test_our_own_report_keeps_figures_digests_and_comparisons(tmp_path: Path) ->
     imported = import_file(file)
     assert imported.source.format == "dyna-eval"
     assert imported.confidence == original.confidence
+    assert imported.environments == ENVIRONMENTS
     for row, before in zip(imported.rows, original.rows, strict=True):
         assert row.figures == before.figures
         assert row.versus_baseline == before.versus_baseline
@@ -253,6 +254,13 @@ def test_our_own_report_keeps_figures_digests_and_comparisons(tmp_path: Path) ->
             assert row.versus_previous.paired_interval == before.versus_previous.paired_interval
         assert (row.prompt_set, row.generation, row.environment) == ("p1", "g1", "e1")
         assert row.notes == before.caveat_texts
+
+
+def test_our_own_report_of_an_earlier_version_names_no_machine(tmp_path: Path) -> None:
+    document, _ = own_json(tmp_path)
+    for key in ("environments", "pairs"):
+        del document[key]
+    assert import_file(write(tmp_path, "b.json", document)).environments == {}
 
 
 def test_what_our_own_report_left_out_stays_known(tmp_path: Path) -> None:

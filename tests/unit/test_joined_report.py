@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_records import FOUR_STEPS, LINEAR, change_jobs, record
 
+from dyna_eval.cells import circumstances
 from dyna_eval.errors import InputError, MixedRowsError
 from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.imported_report import findings, imported_report
@@ -173,9 +174,11 @@ def test_without_a_baseline_there_is_no_speedup_and_that_is_said(tmp_path: Path)
 
 
 def test_our_own_report_reads_the_same_after_import(tmp_path: Path) -> None:
-    before = build_report(record())
+    facts = {"e1": {"processor": "Chip A", "cores": 2}}
+    before = build_report(replace(record(), environments=facts))
     file = import_file(write(tmp_path, "own.json", to_json(before)))
     after = imported_report(sweep(9, file))
+    assert circumstances(before, "demo") == circumstances(after, "demo") == "measured on Chip A, 2 cores"
     for old, new in zip(before.rows, after.rows, strict=True):
         assert (old.label, old.figures, old.versus_baseline) == (new.label, new.figures, new.versus_baseline)
         assert old.prompt_set == new.prompt_set

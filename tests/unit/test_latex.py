@@ -267,13 +267,34 @@ def test_predicted_speedup_and_variety_are_columns() -> None:
         assert cells == [["1.00", "0.80"], *[[f"{3 * 10 / (4 * 2 + 14):.2f}", "0.80"]] * 3]
 
 
+def test_gain_acceptance_rate_and_times_are_columns() -> None:
+    """Of 4 drafted levels 2 are accepted; prefill takes 20 ms, the first token comes after 30."""
+    columns = read_columns("gain,rate,prefill,ttft,end_to_end,jobs")
+    report = build_report(record())
+    gains = [None, *(row.versus_previous.ratio - 1.0 for row in report.rows if row.versus_previous)]
+    for siunitx in (False, True):
+        latex = styled(record(), columns=columns, siunitx=siunitx)
+        maths, unknown = ("", "{--}") if siunitx else ("$", "--")
+        for row, gain, cells in zip(report.rows, gains, body(latex), strict=True):
+            assert row.figures is not None
+            assert cells[5:] == [
+                unknown if gain is None else f"{maths}{gain * 100:+.1f}{maths}",
+                unknown if gain is None else "50.0",
+                "20.0",
+                "30.0",
+                f"{row.figures.throughput.end_to_end:.1f}",
+                f"{row.step}, {row.step + 4}, {row.step + 8}",
+            ]
+    assert "S[table-format=+3.1, retain-explicit-plus]" in latex
+
+
 def test_intervals_in_a_column_are_not_repeated_below_the_table() -> None:
     assert "intervals of the speedup" not in styled(record(), columns=(Column.INTERVAL,))
 
 
 def test_only_figures_that_are_the_best_are_bold() -> None:
     cells = body(styled(record(), columns=tuple(Column)))[3]
-    assert [r"\textbf{" in cell for cell in cells] == [True] * 6 + [False] * 6
+    assert [r"\textbf{" in cell for cell in cells] == [True] * 6 + [False] * (len(Column) - 1)
 
 
 def test_deviations_between_repeats_follow_the_means() -> None:

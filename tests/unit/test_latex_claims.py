@@ -221,6 +221,8 @@ def test_the_prose_walks_through_the_steps_with_every_figure() -> None:
     assert "This improves throughput over step 1 by" in told[2]
     assert "This degrades throughput against step 2 by" in told[3]
     assert re.search(r"The cause is in its rounds: one emits 3\.00 tokens in \d+\.\d\\,ms", told[3])
+    accepted = r"Its acceptance rate, accepted tokens over drafted levels, is 50.0\,\%."
+    assert [accepted in told[step] for step in (1, 2, 3)] == [False, True, True]
     assert re.search(r"over step 3 by .*, over step 1 by .* and over step 2 by", told[4])
     assert "The cause" not in told[4]
     assert f"Step 4 has the highest throughput, {throughput(rows[3]):.1f} tokens/s" in to_prose(report)

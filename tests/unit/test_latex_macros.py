@@ -26,6 +26,11 @@ def test_every_cell_has_a_macro_with_the_digits_of_the_table() -> None:
     assert re.fullmatch(r"-6\d\.\d", found["fourStepTreeStructureGainOverPrevious"])
     assert found["fourStepTreeStructureNodesInTheory"] == "254"
     assert found["fourStepBaselineNodes"] == "--"
+    assert found["fourStepBaselineAcceptanceRate"] == "--"
+    assert found["fourStepTreeStructureAcceptanceRate"] == "50.0"
+    assert found["fourStepBaselinePrefill"] == "20.0"
+    assert found["fourStepBaselineTimeToFirstToken"] == "30.0"
+    assert re.fullmatch(r"\d+\.\d", found["fourStepBaselineEndToEnd"])
     assert found["fourStepAdaptivePruningExactMatch"] == "100"
 
 

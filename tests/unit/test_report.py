@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from report_records import (
     ENVIRONMENTS,
     FOUR_STEPS,
     LINEAR,
+    MODELS,
     PRUNED,
     TREE,
     change_jobs,
@@ -24,7 +25,7 @@ from report_records import (
 
 from dyna_eval.errors import MixedRowsError
 from dyna_eval.integrity import Caveat
-from dyna_eval.jobs import Configuration, JobState, MergedConfiguration, Method
+from dyna_eval.jobs import Configuration, GenerationSpec, JobState, MergedConfiguration, Method
 from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
 from dyna_eval.records import StoredSentinel, SweepRecord
@@ -402,6 +403,14 @@ def test_rows_that_were_disturbed_alike_share_one_note() -> None:
     assert told == [[], [said.format(90)], [said.format(90)], [said.format(70)]]
 
 
+def test_a_row_whose_gpu_was_hot_or_at_its_power_limit_says_so() -> None:
+    throttled = change_jobs(record(), LINEAR.label, repeats=[1], conditions={"gpu_heat_share": 0.25})
+    throttled = change_jobs(throttled, TREE.label, conditions={"gpu_power_share": 0.5, "gpu_heat_share": 0.1})
+    told = [[text for text in row.caveat_texts if "clocks" in text] for row in build_report(throttled).rows]
+    said = "{} held the GPU's clocks down for up to {} % of the time it was measured"
+    assert told == [[], [said.format("heat", 30)], [said.format("a power limit", 50)], []]
+
+
 @pytest.mark.parametrize(("factors", "drifts"), [((1.0, 1.3), True), ((1.0, 1.02), False), ((1.0,), False)])
 def test_an_actor_whose_own_runs_slow_down_is_said_to_drift(factors: tuple[float, ...], drifts: bool) -> None:
     report = build_report(with_sentinels(record(), *factors))
@@ -477,7 +486,7 @@ def test_json_has_the_documented_keys_and_no_nan() -> None:
     stored = record(states={TREE.label: JobState.FAILED})
     report = to_json(build_report(change_samples(stored, LINEAR.label, draft_seconds=None)))
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert report.keys() == {"sweep", "rows", "left_out", "chosen", "warnings"}
+    assert report.keys() == {"sweep", "pairs", "environments", "rows", "left_out", "chosen", "warnings"}
     rows = report["rows"]
     assert isinstance(rows, list)
     documented = {
@@ -495,6 +504,29 @@ def test_json_has_the_documented_keys_and_no_nan() -> None:
     assert draft["speedup_interval"][0] < draft["speedup"] < draft["speedup_interval"][1]
     assert draft["draft_share"] is None
     assert rows[0]["draft_acceptance_rate"] is None
+
+
+def test_json_holds_all_settings_the_models_and_the_facts_behind_the_digests() -> None:
+    stored = replace(
+        record(), generation=GenerationSpec(max_new_tokens=64, seed=5), models=MODELS, source="name: x\n"
+    )
+    report: Any = to_json(build_report(stored))
+    assert report["sweep"]["generation"] == asdict(stored.generation or GenerationSpec())
+    assert report["sweep"]["measure"] == asdict(stored.measure)
+    assert report["sweep"]["file"] == "name: x\n"
+    [pair] = report["pairs"]
+    assert (pair["name"], pair["dtype"], pair["target_digest"]) == ("demo", "bfloat16", "t" * 64)
+    assert (pair["target_revision"], pair["draft_revision"]) == ("c" * 40, None)
+    assert {row["env"] for row in report["rows"]} <= report["environments"].keys()
+    assert report["environments"]["e1"] == ENVIRONMENTS["e1"]
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_json_of_a_tuned_sweep_names_its_tuning_split() -> None:
+    stored = record()
+    tuned = replace(stored, measure=replace(stored.measure, tune_fraction=0.5))
+    report: Any = to_json(build_report(tuned))
+    assert report["sweep"]["measure"]["tune_fraction"] == 0.5
 
 
 def test_the_same_sweep_gives_the_same_report() -> None:

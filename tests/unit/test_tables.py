@@ -13,6 +13,7 @@ from report_records import (
     CALIBRATION,
     FOUR_STEPS,
     LINEAR,
+    MODELS,
     PRUNED,
     TREE,
     change_jobs,
@@ -33,7 +34,8 @@ from dyna_eval.cells import (
 )
 from dyna_eval.comparison_tables import print_comparison
 from dyna_eval.integrity import Caveat
-from dyna_eval.jobs import Configuration, JobState, MergedConfiguration, Method, Params
+from dyna_eval.jobs import Configuration, GenerationSpec, JobState, MergedConfiguration, Method, Params
+from dyna_eval.latex.table import to_latex
 from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
 from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup
@@ -264,6 +266,32 @@ def test_a_finished_sweep_leaves_nothing_out_and_a_pair_only_what_is_its_own() -
     assert "Left out: 1 configuration, 3 jobs" in large
 
 
+def on_machines(*processors: str) -> SweepRecord:
+    """A sweep whose rows were measured on these processors in turn."""
+    stored = replace(record(), generation=GenerationSpec(max_new_tokens=64), models=MODELS)
+    for configuration, processor in zip(stored.configurations, processors, strict=True):
+        stored = change_jobs(stored, configuration.label, environment=processor)
+    return replace(stored, environments={name: {"processor": name, "cores": 2} for name in processors})
+
+
+def test_a_table_says_on_which_machine_in_which_dtype_and_over_how_many_tokens() -> None:
+    stored = on_machines("Chip A", "Chip A", "Chip A", "Chip A")
+    told = "measured on Chip A, 2 cores, in bfloat16, 64 tokens a prompt, greedy"
+    assert told in printed(stored, io.StringIO()).splitlines()
+    assert told in to_markdown(build_report(stored)).splitlines()
+    assert f"% {told}" in to_latex(build_report(stored)).splitlines()
+    sampled = GenerationSpec(max_new_tokens=9, temperature=0.7, stop_at_eos=True)
+    text = printed(replace(stored, generation=sampled), io.StringIO())
+    assert "in bfloat16, up to 9 tokens a prompt, temperature 0.7\n" in text
+
+
+def test_a_table_of_several_machines_names_them_and_one_of_none_says_nothing() -> None:
+    file = io.StringIO()
+    print_table(build_report(on_machines("Chip A", "B", "Chip A", "B"), allow_mixed=True), file)
+    assert "measured on Chip A, 2 cores and B, 2 cores, in" in file.getvalue()
+    assert "measured on" not in printed(replace(record(), environments={}), io.StringIO())
+
+
 def test_each_pair_has_its_own_table() -> None:
     text = printed(record(pairs=("small", "large")), io.StringIO())
     assert text.index("pair small") < text.index("pair large")
@@ -299,6 +327,30 @@ def test_predicted_speedup_and_variety_are_columns_where_they_are_asked_for() ->
         ["1.36", "0.80"],
         ["--", "--"],
     ]
+
+
+def test_gain_rate_times_and_jobs_are_columns_where_they_are_asked_for() -> None:
+    """Of 4 drafted levels 2 are accepted; prefill takes 20 ms, the first token comes after 30."""
+    report = build_report(unfinished())
+    columns = (Column.GAIN, Column.RATE, Column.PREFILL, Column.TTFT, Column.END_TO_END, Column.JOBS)
+    text = io.StringIO()
+    print_table(report, text, columns)
+    [head] = [line for line in text.getvalue().splitlines() if line.startswith("Step")]
+    assert head.split()[-6:] == ["(%)", "(%)", "(ms)", "(ms)", "(tokens/s)", "Jobs"]
+    rows = markdown_rows(to_markdown(report, columns))
+    [linear] = [row for row in report.rows if row.label == LINEAR.label]
+    assert linear.versus_previous
+    assert linear.figures
+    assert rows[linear.step - 1][8:] == [
+        f"{(linear.versus_previous.ratio - 1.0) * 100:+.1f}",
+        "50.0",
+        "20.0",
+        "30.0",
+        f"{linear.figures.throughput.end_to_end:.1f}",
+        ranges(linear.job_ids),
+    ]
+    assert rows[0][8:10] == ["--", "--"]
+    assert rows[-1][8:13] == ["--"] * 5
 
 
 # -------------------------------------------------------------------- Markdown
@@ -370,6 +422,13 @@ def test_csv_figures_are_those_of_the_report_unrounded() -> None:
         assert row.figures is not None
         assert row.versus_baseline is not None
         assert float(cells["throughput_tokens_per_s"]) == row.figures.throughput.mean
+        assert float(cells["end_to_end_tokens_per_s"]) == row.figures.throughput.end_to_end
+        assert (cells["prefill_p50_s"], cells["ttft_p50_s"]) == ("0.02", "0.03")
+        assert cells["draft_acceptance_rate"] == ("" if row.method is Method.AR else "0.5")
+        assert cells["gain_over_previous"] == (
+            str(row.versus_previous.ratio - 1.0) if row.versus_previous else ""
+        )
+        assert [int(job) for job in cells["jobs"].split()] == list(row.job_ids)
         assert float(cells["speedup"]) == row.versus_baseline.ratio
         assert float(cells["predicted_speedup"]) == row.figures.predicted_speedup
         assert int(cells["peak_memory_bytes"]) == row.peak_memory_bytes

@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,11 @@ _GPU_FACTS = {
     "gpu_temperature": "temperature.gpu",
     "gpu_throttle_reasons": "clocks_event_reasons.active",
 }
+_THROTTLED = {
+    "gpu_heat_share": ("sw_thermal_slowdown", "hw_thermal_slowdown"),
+    "gpu_power_share": ("sw_power_cap", "hw_power_brake_slowdown"),
+}
+"""What may hold a GPU's clocks down, and the driver's counters of the time for which it did."""
 _PATIENCE_SECONDS = 10.0
 
 
@@ -43,17 +48,32 @@ class _Times:
     own: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Throttled:
+    """Since when the driver counts, for how many seconds each of `_THROTTLED` held the GPU's clocks down."""
+
+    clock: float
+    seconds: Mapping[str, float]
+
+
 class Watch:
-    """Started before a measured run; `conditions` afterwards tells what happened meanwhile."""
+    """Started before a measured run; `conditions` afterwards tells what happened meanwhile.
+
+    The driver's tool is asked before and after the run, never during it, and not within the time of which
+    shares are taken.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._throttled = _throttled(device) if device.type == "cuda" else None
         self._start = _times()
 
     def conditions(self) -> dict[str, Scalar]:
-        """Return the facts. Shares are of the time of the cores that this process may use.
+        """Return the facts. The first two shares are of the time of the cores that this process may use.
 
-        `others_share`: taken by other processes; `stolen_share`: given by a hypervisor to other machines.
+        `others_share`: taken by other processes; `stolen_share`: given by a hypervisor to other machines;
+        `gpu_heat_share`, `gpu_power_share`: of the run, in which heat or a power limit held the GPU's clocks
+        down, where its driver counts that. The GPU's other facts are of the moment after the run.
         """
         start, end = self._start, _times()
         facts: dict[str, Scalar] = {"commit": _commit()}
@@ -64,8 +84,13 @@ class Watch:
             facts["stolen_share"] = round(min(1.0, max(0.0, (end.stolen - start.stolen) / capacity)), 3)
         facts["cpu_mhz"] = _cpu_mhz()
         if self._device.type == "cuda":
+            facts |= _throttled_shares(self._throttled, self._device)
             facts |= _gpu_facts(self._device)
         return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _now() -> float:
+    return time.monotonic()
 
 
 def _times() -> _Times:
@@ -74,7 +99,7 @@ def _times() -> _Times:
     ours = [per_core[core] for core in cores if core < len(per_core)]
     process = psutil.Process().cpu_times()
     return _Times(
-        clock=time.monotonic(),
+        clock=_now(),
         busy=sum(t.user + t.nice + t.system + t.irq + t.softirq for t in ours),  # user holds guests as well
         stolen=sum(getattr(t, "steal", 0.0) for t in ours),
         own=process.user + process.system,
@@ -89,16 +114,53 @@ def _cpu_mhz() -> int | None:
     return None
 
 
+def gpu_driver(device: torch.device) -> Scalar:
+    """Return the version of a GPU's driver; None where nothing tells."""
+    return next(iter(_asked(device, ["driver_version"])), None)
+
+
 def _gpu_facts(device: torch.device) -> Mapping[str, Scalar]:
-    """Ask the driver's own tool, which numbers all GPUs of a machine: ours may have another number there."""
+    return dict(zip(_GPU_FACTS, _asked(device, list(_GPU_FACTS.values())), strict=False))
+
+
+def _throttled(device: torch.device) -> _Throttled | None:
+    """Read the driver's counters, which are in microseconds; None where it has none, as older ones."""
+    names = [name for counters in _THROTTLED.values() for name in counters]
+    values = _asked(device, [f"clocks_event_reasons_counters.{name}" for name in names])
+    if len(values) < len(names) or not all(isinstance(value, int) for value in values):
+        return None
+    known = dict(zip(names, values, strict=True))
+    return _Throttled(
+        clock=_now(),
+        seconds={
+            cause: sum(int(known[name] or 0) for name in counters) / 1e6
+            for cause, counters in _THROTTLED.items()
+        },
+    )
+
+
+def _throttled_shares(start: _Throttled | None, device: torch.device) -> Mapping[str, Scalar]:
+    end = _throttled(device) if start is not None else None
+    if start is None or end is None or end.clock <= start.clock:
+        return {}
+    held = {cause: end.seconds[cause] - start.seconds[cause] for cause in _THROTTLED}
+    return {
+        cause: round(min(1.0, max(0.0, seconds / (end.clock - start.clock))), 3)
+        for cause, seconds in held.items()
+    }
+
+
+def _asked(device: torch.device, fields: Sequence[str]) -> list[Scalar]:
+    """Ask the driver's own tool, which numbers all GPUs of a machine: ours may have another number there.
+
+    Nothing is known where it fails, as it does for a field that it does not know.
+    """
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return {}
+        return []
     gpu = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    query = f"--query-gpu={','.join(_GPU_FACTS.values())}"
-    answer = _said(tool, query, "--format=csv,noheader,nounits", f"--id={gpu}")
-    values = next(csv.reader(answer.splitlines(), skipinitialspace=True), [])
-    return {name: _number(value) for name, value in zip(_GPU_FACTS, values, strict=False)}
+    answer = _said(tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits", f"--id={gpu}")
+    return [_number(value) for value in next(csv.reader(answer.splitlines(), skipinitialspace=True), [])]
 
 
 def _number(text: str) -> Scalar:

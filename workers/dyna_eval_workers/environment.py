@@ -14,7 +14,11 @@ import transformers
 from dyna_eval import __version__
 from dyna_eval.jobs import Scalar, digest
 from dyna_eval.measurements import GPU_SHARE, Environment
+from dyna_eval_workers.conditions import gpu_driver
+from dyna_eval_workers.native import compiler_name
+from dyna_eval_workers.native.runner import NativeRunner
 
+_DRIVER = Path("/sys/module/nvidia/version")
 _NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
 
 
@@ -43,13 +47,28 @@ def capture_environment(device: torch.device, backend: str, *, gpus: float = 1) 
             "gpu": properties.name,
             "gpu_memory_bytes": properties.total_memory,
             "cuda": torch.version.cuda,
+            "driver": _driver(device),
         }
+    if _runs_our_kernels_for_cpus(backend):
+        facts["compiler"] = compiler_name()
     if gpus > 1:
         facts["gpus"] = int(gpus)
     elif 0 < gpus < 1:
         facts[GPU_SHARE] = gpus
     compared = facts | {"backend": _NUMBER.sub("#", backend)}
     return Environment(digest=digest(compared), facts=facts)
+
+
+def _runs_our_kernels_for_cpus(backend: str) -> bool:
+    """Whether they run one of the models at least: `compile`, or `eager (why), draft compile`."""
+    return any(of_model.split(" ")[0] == NativeRunner.backend for of_model in backend.split(", draft "))
+
+
+def _driver(device: torch.device) -> Scalar:
+    """Return the GPU driver's version as the kernel knows it, or else as the driver's tool does."""
+    with contextlib.suppress(OSError):  # such as in a container that hides the kernel's modules
+        return _DRIVER.read_text().strip()
+    return gpu_driver(device)
 
 
 def reset_peak_memory(device: torch.device) -> None:

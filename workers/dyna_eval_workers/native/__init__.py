@@ -48,7 +48,7 @@ def kernels() -> ctypes.CDLL:
     Raises NoKernelsError, also where an earlier call in this process did.
     """
     compiler = _compiler()
-    version = _output([compiler, "--version"])
+    version = _version(compiler)
     key = hashlib.sha256(
         "\n".join([SOURCE.read_text(), version, *_FLAGS, platform.machine(), _processor()]).encode()
     )
@@ -63,6 +63,19 @@ def kernels() -> ctypes.CDLL:
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
     return loaded
+
+
+def compiler_name() -> str:
+    """Return the name and version of the compiler that builds the kernels, in one line.
+
+    Raises NoKernelsError where there is none.
+    """
+    return _version(_compiler()).partition("\n")[0].strip()
+
+
+@cache
+def _version(compiler: str) -> str:
+    return _output([compiler, "--version"])
 
 
 def _compiler() -> str:
