@@ -20,6 +20,7 @@ DynaEvalError
 │   │   └── NoFolderError       there is no folder to keep them in
 │   └── CaptureError            passes that cannot run as CUDA graphs
 ├── DecodingError           a job's own fault, such as output that is not the target's: the job fails
+├── InvariantError          a result that contradicts itself: the job fails
 ├── StuckWorkerError        a worker that does not answer, or takes too long: its job is tried again
 └── LeaseLostError          another controller works on this sweep
 """
@@ -122,6 +123,10 @@ class CaptureError(BackendUnavailableError):
 
 class DecodingError(DynaEvalError):
     """A decoding run that broke one of its invariants; the job fails with this reason."""
+
+
+class InvariantError(DynaEvalError):
+    """A result that contradicts itself; it is not stored, and its job fails with this reason."""
 
 
 class StuckWorkerError(DynaEvalError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dyna_eval.errors import PairError, first_line
+from dyna_eval.errors import DynaEvalError, InvariantError, PairError, first_line
 
 WORKER_TRIES = 3
 """Workers that a job may take with it before it counts as poison."""
@@ -35,24 +35,29 @@ def judge_error(cause: BaseException, *, tries: int) -> Verdict:
     """Judge what a living actor raised after so many failed tries of the job.
 
     A pair that does not load, and memory that runs out, get another try on a fresh actor. Anything else
-    follows from the configuration, and would come again.
+    follows from the configuration, and would come again. What dyna-eval did not raise itself ends the actor
+    too: after an error of CUDA, say, every further call in its process fails.
     """
     name, message = type(cause).__name__, first_line(cause)
     if isinstance(cause, PairError):
         final = tries + 1 >= PAIR_TRIES
         return Verdict(
-            error_class="PairError", message=message, final=final, pair_fails=final, actor_ends=True
+            error_class=PairError.__name__, message=message, final=final, pair_fails=final, actor_ends=True
         )
     if isinstance(cause, MemoryError) or name == "OutOfMemoryError":  # torch's, which is not imported here
         return Verdict(error_class=name, message=message, final=tries + 1 >= MEMORY_TRIES, actor_ends=True)
-    return Verdict(error_class=name, message=message, final=True, actor_ends=False)
+    actor_ends = not isinstance(cause, DynaEvalError)
+    return Verdict(error_class=name, message=message, final=True, actor_ends=actor_ends)
 
 
 def judge_contradiction(broken: Sequence[str]) -> Verdict:
-    """Judge a result that contradicts itself: it is not stored, and the same job would bring it again."""
+    """Judge a result that contradicts itself: it is not stored, and the same job would bring it again.
+
+    The actor ends, for its next result would lack the sentinels that are refused with this one.
+    """
     more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
     message = f"its result contradicts itself: {broken[0]}{more}"
-    return Verdict(error_class="InvariantError", message=message, final=True, actor_ends=False)
+    return Verdict(error_class=InvariantError.__name__, message=message, final=True, actor_ends=True)
 
 
 def judge_unstorable(error: Exception) -> Verdict:

@@ -25,7 +25,7 @@ from sqlalchemy import Engine, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
-from dyna_eval.errors import LeaseLostError
+from dyna_eval.errors import LeaseLostError, PairError
 from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.jobs import Job, JobState, Pair, PromptSet, ResolvedSweep, Scalar, SweepState
 from dyna_eval.measurements import Calibration, JobResult, Sample
@@ -426,7 +426,7 @@ class Store:
             JobRow.sweep_id == sweep_id, JobRow.pair == pair, JobRow.state == JobState.QUEUED
         )
         message = message[:_MAX_ERROR_CHARACTERS]
-        values = {"state": JobState.FAILED, "error_class": "PairError", "error": message}
+        values = {"state": JobState.FAILED, "error_class": PairError.__name__, "error": message}
         with self._write() as session:
             count = execute_counted(session, queued.values(values))
             log(session, sweep_id, EventKind.PAIR_FAILED, pair=pair, error=message, jobs=count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dyna_eval.errors import DecodingError, PairError, StuckWorkerError
-from dyna_eval.verdicts import judge_error, judge_loss
+from dyna_eval.verdicts import judge_contradiction, judge_error, judge_loss
 
 
 @pytest.mark.parametrize("tries", [0, 1])
@@ -13,6 +13,22 @@ def test_a_job_s_own_fault_is_final_at_once_and_the_actor_goes_on(tries: int) ->
     verdict = judge_error(DecodingError("3 of 8 samples differ\nmore"), tries=tries)
     assert (verdict.final, verdict.actor_ends, verdict.pair_fails) == (True, False, False)
     assert (verdict.error_class, verdict.message) == ("DecodingError", "3 of 8 samples differ")
+
+
+@pytest.mark.parametrize(
+    "cause", [RuntimeError("CUDA error: an illegal memory access was encountered"), KeyError("shape")]
+)
+def test_an_actor_ends_after_an_error_that_is_not_our_own(cause: Exception) -> None:
+    """A process whose CUDA context is lost fails every further job."""
+    verdict = judge_error(cause, tries=0)
+    assert (verdict.final, verdict.actor_ends, verdict.pair_fails) == (True, True, False)
+    assert verdict.error_class == type(cause).__name__
+
+
+def test_an_actor_ends_with_its_refused_result_whose_sentinels_are_lost() -> None:
+    verdict = judge_contradiction(["prompt 0: no rounds were recorded", "wall time of nan s"])
+    assert (verdict.final, verdict.actor_ends, verdict.error_class) == (True, True, "InvariantError")
+    assert verdict.message == "its result contradicts itself: prompt 0: no rounds were recorded (and 1 more)"
 
 
 def test_a_pair_that_does_not_load_fails_as_a_whole_at_the_second_try() -> None:
