@@ -16,6 +16,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dyna_eval.errors import NoPlaceError
+from dyna_eval.verdicts import PAIR_TRIES
 
 MOST_WANTED = 20
 """For how many places more a controller asks at once; the limits of the cluster may be lower."""
@@ -27,6 +28,8 @@ class Slot:
 
     name: str
     node_id: str
+    host: str
+    """The name of the node's machine."""
     place: int
     cpus: float
     gpus: float
@@ -40,6 +43,8 @@ class Slot:
     """Whether its actor was given up and may still answer: until then nothing else starts here."""
     started: int = 0
     """Actors started here so far; part of the actor's name, so that names stay unique."""
+    unloaded: dict[str, list[str]] = field(default_factory=dict)
+    """Why pairs did not load here, by their names, each time since they last did."""
 
     @property
     def actor_name(self) -> str:
@@ -64,6 +69,11 @@ class Slot:
         if self.actor is not None:
             ray.kill(self.actor, no_restart=True)
         self.actor = self.pair = None
+
+    def refusal(self, pair: str) -> str | None:
+        """Return why no more jobs of a pair are started here, or None where they are."""
+        reasons = self.unloaded.get(pair, [])
+        return reasons[-1] if len(reasons) >= PAIR_TRIES else None
 
     def node_is_alive(self) -> bool:
         """Whether Ray counts it as alive and it does not refuse: of a killed one Ray learns late."""
@@ -128,6 +138,7 @@ def find_slots(
             new = Slot(
                 name=name,
                 node_id=node_id,
+                host=str(node["NodeManagerHostname"]),
                 place=place,
                 cpus=share,
                 gpus=gpus_per_pair or 0,

@@ -14,11 +14,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from dyna_eval_db.store import Claim, Claimant, Landing, Store
+from dyna_eval_db.store import Claim, Claimant, Landing, Outcome, Store
 from dyna_eval_workers.actor import DecodingActor
 
 from dyna_eval.cluster import Slot, WantedPlaces, find_slots
-from dyna_eval.errors import DatabaseAwayError, DatabaseError, LeaseLostError, NoPlaceError, StuckWorkerError
+from dyna_eval.errors import (
+    DatabaseAwayError,
+    DatabaseError,
+    LeaseLostError,
+    NoPlaceError,
+    PairError,
+    StuckWorkerError,
+    first_line,
+)
 from dyna_eval.integrity import backend_caveats, elsewhere_warning
 from dyna_eval.invariants import broken_invariants
 from dyna_eval.jobs import JobState, Pair, PromptSet
@@ -29,7 +37,7 @@ from dyna_eval.notices import Happening, Notice, Standstill
 from dyna_eval.outbox import Failed, Finished, Outbox
 from dyna_eval.records import ResultOrigin
 from dyna_eval.supervision import LATE_SECONDS, Call, limit_seconds
-from dyna_eval.verdicts import Verdict, judge_contradiction, judge_error, judge_loss
+from dyna_eval.verdicts import Verdict, judge_contradiction, judge_error, judge_loss, judge_unloaded
 
 RENEW_SECONDS = 10.0
 POLL_SECONDS = 1.0
@@ -133,6 +141,7 @@ class Controller:
             self._start_next(free)
         if self._placeless and not self.store.queued_pairs(self.sweep_id):
             self._placeless = False
+        self._require_places()
 
     # ---------------------------------------------------------- a database that is away
 
@@ -173,26 +182,41 @@ class Controller:
 
     def _start_of_pair(self, pair: str, slots: Sequence[Slot]) -> list[Slot]:
         """Claim a pair's next jobs and start them; return the slots that there was none for."""
-        if not slots:
-            return []
+        able = [slot for slot in slots if slot.refusal(pair) is None]
+        if not able:
+            return list(slots)
         claims = self.store.claim_jobs(
             self.sweep_id,
             pair=pair,
-            claimants=[Claimant(actor=slot.actor_name, node=slot.node_id) for slot in slots],
+            claimants=[Claimant(actor=slot.actor_name, node=slot.node_id) for slot in able],
             lease_seconds=LEASE_SECONDS,
             holder=self.holder,
         )
-        for slot, claim in zip(slots, claims, strict=False):
+        for slot, claim in zip(able, claims, strict=False):
             slot.claim = claim
-        for slot, claim in zip(slots, claims, strict=False):
+        for slot, claim in zip(able, claims, strict=False):
             self._start(slot, claim)
-        return list(slots[len(claims) :])
+        started = {slot.name for slot in able[: len(claims)]}
+        return [slot for slot in slots if slot.name not in started]
+
+    def _require_places(self) -> None:
+        """Raise NoPlaceError where nothing runs and jobs are queued that no place takes."""
+        if self._calls or not self._slots:
+            return
+        for pair in self.store.queued_pairs(self.sweep_id):
+            refusals = [slot.refusal(pair) for slot in self._slots]
+            if all(refusals):
+                raise NoPlaceError(
+                    f"no node takes the jobs that are left: {refusals[0]}; mend that, then"
+                    f" `dyna-eval resume {self.sweep_id}` goes on"
+                )
 
     def _start(self, slot: Slot, claim: Claim) -> None:
         """Let a slot's actor run a claimed job."""
         job = claim.job
         reference, prompts = self._prompt_set(job.prompt_set)
         calibrations = self._calibrations_of(job.pair)
+        failures = self._failures_before(claim)
         slot.start()
         slot.pair = job.pair.spec.name
         call = Call(
@@ -202,10 +226,19 @@ class Controller:
             answer=slot.actor.run.remote(job, reference),
             started=time.monotonic(),
             limit_seconds=limit_seconds(job, prompts=len(prompts.prompts), calibrations=calibrations),
+            failures=failures,
         )
         self._calls[call.answer] = call
         self._export.started(call.started)
         self._tell(Happening.STARTED, slot.actor_name, claim)
+
+    def _failures_before(self, claim: Claim) -> tuple[str, ...]:
+        """Return the error classes of the failed tries that count against a claimed job."""
+        if not claim.tries:
+            return ()
+        attempts = self.store.attempts(claim.job_id)
+        failed = [attempt.error_class or "" for attempt in attempts if attempt.outcome is Outcome.FAILED]
+        return tuple(failed[-claim.tries :])
 
     def _calibrations_of(self, pair: Pair) -> list[Calibration]:
         """Return what a pair's passes cost; read again once a result brings one that is not known."""
@@ -249,7 +282,7 @@ class Controller:
         try:
             result: JobResult = ray.get(call.answer)
         except ray.exceptions.RayTaskError as error:
-            self._fail(call, judge_error(error.cause or error, tries=claim.tries))
+            self._fail(call, self._judge(call, error.cause or error))
         except ray.exceptions.RayError as error:  # its process, its node, or its answer is gone
             self._lose_worker(call, error)
         else:
@@ -257,7 +290,23 @@ class Controller:
             if broken:
                 self._fail(call, judge_contradiction(broken))
             else:
+                call.slot.unloaded.pop(claim.job.pair.spec.name, None)
                 self._outbox.put(Finished(actor=call.actor, claim=claim, result=result))
+
+    def _judge(self, call: Call, cause: BaseException) -> Verdict:
+        """Judge what a living actor raised, and note where a pair does not load."""
+        if not isinstance(cause, PairError):
+            return judge_error(cause, failures=call.failures)
+        slot, pair = call.slot, call.claim.job.pair.spec.name
+        why = f"pair {pair} does not load on {slot.host}: {first_line(cause)}"
+        slot.unloaded.setdefault(pair, []).append(why)
+        others = [other for other in self._slots if other is not slot]
+        return judge_unloaded(
+            cause,
+            host=slot.host,
+            here=slot.refusal(pair) is None,
+            elsewhere=any(other.refusal(pair) is None for other in others),
+        )
 
     def _finish_late(self, call: Call) -> None:
         """Take in the answer of a worker that was given up: the store discards it and logs that it came.
@@ -270,7 +319,7 @@ class Controller:
         try:
             result: JobResult = ray.get(call.answer)
         except ray.exceptions.RayTaskError as error:
-            verdict = judge_error(error.cause or error, tries=claim.tries)
+            verdict = judge_error(error.cause or error)
             self._outbox.put(Failed(actor=actor, claim=claim, verdict=verdict, late=True))
         except ray.exceptions.RayError:
             pass  # it has died without an answer, as it was taken to have
@@ -279,7 +328,7 @@ class Controller:
 
     def _lose_worker(self, call: Call, error: Exception) -> None:
         node_lives = call.slot.node_is_alive()
-        self._fail(call, judge_loss(error, tries=call.claim.tries, node_lives=node_lives))
+        self._fail(call, judge_loss(error, failures=call.failures, node_lives=node_lives))
         if not node_lives:
             self._find_slots(keep=[other for other in self._slots if other is not call.slot])
 
@@ -392,7 +441,7 @@ class Controller:
     def _give_up(self, answer: Any, call: Call, error: Exception) -> None:
         """Let a job run elsewhere, and listen to its worker for a while: what comes late is to be seen."""
         call.slot.late, self._late[answer] = True, call
-        verdict = judge_loss(error, tries=call.claim.tries, node_lives=True)
+        verdict = judge_loss(error, failures=call.failures, node_lives=True)
         self._fail(call, replace(verdict, actor_ends=False))
 
     def _renew(self) -> None:

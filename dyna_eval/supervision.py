@@ -43,6 +43,8 @@ class Call:
     answer: Any
     started: float
     limit_seconds: float
+    failures: tuple[str, ...] = ()
+    """Error classes of the job's failed tries before this one."""
     question: Any = None
     asked: float = 0.0
     looked: float = 0.0

@@ -10,7 +10,7 @@ from dyna_eval.errors import DynaEvalError, InvariantError, PairError, first_lin
 WORKER_TRIES = 3
 """Workers that a job may take with it before it counts as poison."""
 PAIR_TRIES = 2
-"""Times that a pair is loaded before all its jobs fail."""
+"""Times in a row that a pair may fail to load in one place before its jobs go elsewhere."""
 MEMORY_TRIES = 2
 """Actors on which a job may run out of memory before it fails."""
 
@@ -31,23 +31,40 @@ class Verdict:
     actor_ends: bool
 
 
-def judge_error(cause: BaseException, *, tries: int) -> Verdict:
-    """Judge what a living actor raised after so many failed tries of the job.
+def judge_error(cause: BaseException, *, failures: Sequence[str] = ()) -> Verdict:
+    """Judge what a living actor raised; `failures` are the error classes of the job's failed tries before.
 
-    A pair that does not load, and memory that runs out, get another try on a fresh actor. Anything else
-    follows from the configuration, and would come again. What dyna-eval did not raise itself ends the actor
-    too: after an error of CUDA, say, every further call in its process fails.
+    Memory that runs out gets another try on a fresh actor. Anything else follows from the configuration, and
+    would come again. What dyna-eval did not raise itself ends the actor too: after an error of CUDA, say,
+    every further call in its process fails.
     """
     name, message = type(cause).__name__, first_line(cause)
-    if isinstance(cause, PairError):
-        final = tries + 1 >= PAIR_TRIES
-        return Verdict(
-            error_class=PairError.__name__, message=message, final=final, pair_fails=final, actor_ends=True
-        )
     if isinstance(cause, MemoryError) or name == "OutOfMemoryError":  # torch's, which is not imported here
-        return Verdict(error_class=name, message=message, final=tries + 1 >= MEMORY_TRIES, actor_ends=True)
+        name = MemoryError.__name__
+        final = failures.count(name) + 1 >= MEMORY_TRIES
+        return Verdict(error_class=name, message=message, final=final, actor_ends=True)
     actor_ends = not isinstance(cause, DynaEvalError)
     return Verdict(error_class=name, message=message, final=True, actor_ends=actor_ends)
+
+
+def judge_unloaded(error: PairError, *, host: str, here: bool, elsewhere: bool) -> Verdict:
+    """Judge a pair that did not load on a host.
+
+    here, elsewhere: whether it may be tried again in the same place, and in another one. Until neither is
+    so, the fault may be the host's: the job is not blamed.
+    """
+    final = not (here or elsewhere)
+    message = first_line(error)
+    if not final:
+        message = f"on {host}: {message}" + ("" if here else "; its pair's jobs go elsewhere from now on")
+    return Verdict(
+        error_class=PairError.__name__,
+        message=message,
+        blamed=final,
+        final=final,
+        pair_fails=final,
+        actor_ends=True,
+    )
 
 
 def judge_contradiction(broken: Sequence[str]) -> Verdict:
@@ -66,8 +83,8 @@ def judge_unstorable(error: Exception) -> Verdict:
     return Verdict(error_class=type(error).__name__, message=message, final=True, actor_ends=False)
 
 
-def judge_loss(error: BaseException, *, tries: int, node_lives: bool) -> Verdict:
-    """Judge a worker that is gone after so many failed tries of the job.
+def judge_loss(error: BaseException, *, failures: Sequence[str] = (), node_lives: bool) -> Verdict:
+    """Judge a worker that is gone; `failures` are the error classes of the job's failed tries before.
 
     A node that went away, or was taken away, is not the job's fault. A job that took three workers with it
     is poison; a worker that Ray ended because its host's memory ran out is one of them, for others may have
@@ -83,7 +100,12 @@ def judge_loss(error: BaseException, *, tries: int, node_lives: bool) -> Verdict
             actor_ends=True,
         )
     message = f"its worker died: {reason}"
-    final = tries + 1 >= WORKER_TRIES
+    final = _workers_lost(failures) + 1 >= WORKER_TRIES
     if final:
         message = f"failed after it lost {WORKER_TRIES} workers; {message}"
     return Verdict(error_class=name, message=message, final=final, actor_ends=True)
+
+
+def _workers_lost(failures: Sequence[str]) -> int:
+    """Count the tries that failed with their worker: what a living actor raises is final, but for these."""
+    return sum(name not in (MemoryError.__name__, PairError.__name__) for name in failures)

@@ -6,13 +6,15 @@ import contextlib
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import measurements
 import psutil
 import pytest
 import ray
@@ -22,17 +24,18 @@ from dyna_eval_workers.resolution import resolve_sweep
 from measurements import make_result, make_sweep
 from ray.util import placement_group_table
 
+from dyna_eval import controller as controller_module
 from dyna_eval import supervision
 from dyna_eval.cells import Notes
 from dyna_eval.cluster import MOST_WANTED, WantedPlaces, find_slots
 from dyna_eval.config import load_sweep
 from dyna_eval.controller import Controller
-from dyna_eval.errors import NoPlaceError
-from dyna_eval.jobs import JobState, digest
+from dyna_eval.errors import NoPlaceError, PairError
+from dyna_eval.jobs import Job, JobState, PromptSet, digest
 from dyna_eval.latex.table import to_latex
 from dyna_eval.lease import leased
 from dyna_eval.measured_report import build_report
-from dyna_eval.measurements import Environment
+from dyna_eval.measurements import Environment, JobResult
 from dyna_eval.notices import Happening, Notice, Standstill
 from dyna_eval.outbox import Finished
 from tests.models import save_model, tiny_gpt_neox
@@ -195,6 +198,118 @@ def test_shares_of_a_gpu_are_marked_in_reports_and_under_tables(store: Store, tm
     assert "timings are not comparable" in to_latex(report)
     facts = [environment["gpu_share"] for environment in store.record(sweep_id).environments.values()]
     assert facts == [0.5]
+
+
+# ------------------------------------------------------------- places that fail
+
+
+class Scripted:
+    """Stands in for a decoding actor; `place` is 0 or 1, that of its slot."""
+
+    def __init__(self, *, name: str, threads: int, gpus: float = 0) -> None:  # noqa: ARG002 - as actors are started
+        self.name, self.place = name, int(name.split("-")[1])
+
+    def run(self, job: Job, prompts: PromptSet) -> JobResult:  # noqa: ARG002 - as actors are called
+        return make_result(job, actor=self.name)
+
+    @ray.method(concurrency_group="heartbeat")  # type: ignore[untyped-decorator]
+    def heartbeat(self) -> None:
+        pass
+
+
+def run_scripted(
+    store: Store, sweep_id: int, actor: type[Scripted], monkeypatch: pytest.MonkeyPatch
+) -> list[Notice | Standstill]:
+    """Run a made-up sweep, whose results need not be possible, and return what was told."""
+    monkeypatch.setattr(controller_module, "broken_invariants", lambda *_: [])
+    for module in (measurements, sys.modules[__name__]):  # which Ray's workers cannot import
+        ray.cloudpickle.register_pickle_by_value(module)
+    as_actor = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"heartbeat": 1})
+    told: list[Notice | Standstill] = []
+    with leased(store, sweep_id) as holder:
+        controller = Controller(
+            store=store, sweep_id=sweep_id, holder=holder, watch=told.append, actor_class=as_actor(actor)
+        )
+        try:
+            controller.run()
+        finally:
+            assert store.audit() == []
+    return told
+
+
+def retried(told: Iterable[Notice | Standstill]) -> list[str]:
+    """Why jobs were tried again."""
+    notices = [notice for notice in told if isinstance(notice, Notice)]
+    return [notice.detail for notice in notices if notice.happening is Happening.RETRIED]
+
+
+def mark(folder: Path) -> None:
+    Path(tempfile.mkstemp(dir=folder)[1]).touch()
+
+
+def marks(folder: Path) -> int:
+    return len(list(folder.iterdir()))
+
+
+def loads_pairs(folder: Path, *, at: int | None) -> type[Scripted]:
+    """An actor that loads no pair but at one place, and there only after all else that shall be tried was."""
+
+    class Loads(Scripted):
+        def run(self, job: Job, prompts: PromptSet) -> JobResult:
+            if self.place == at:
+                while marks(folder) < 2:
+                    time.sleep(0.05)
+                return super().run(job, prompts)
+            mark(folder)
+            raise PairError("/models/t: there is no such folder")
+
+    return Loads
+
+
+def test_a_place_where_a_pair_does_not_load_twice_leaves_its_jobs_to_the_others(
+    store: Store, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, sweep_id = tmp_path_factory.mktemp("marks"), store.add_sweep(make_sweep())
+    told = run_scripted(store, sweep_id, loads_pairs(folder, at=0), monkeypatch)
+    assert store.progress(sweep_id)[JobState.DONE] == 4
+    assert {job.tries for job in store.record(sweep_id).jobs} == {0}
+    [first, second] = retried(told)
+    assert first == f"on {ray.nodes()[0]['NodeManagerHostname']}: /models/t: there is no such folder"
+    assert second == f"{first}; its pair's jobs go elsewhere from now on"
+
+
+def test_a_pair_that_loads_nowhere_fails_once_each_place_tried_it_twice(
+    store: Store, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, sweep_id = tmp_path_factory.mktemp("marks"), store.add_sweep(make_sweep())
+    run_scripted(store, sweep_id, loads_pairs(folder, at=None), monkeypatch)
+    assert store.progress(sweep_id)[JobState.FAILED] == 4
+    assert marks(folder) == 4
+    assert {error.error for error in store.errors(sweep_id)} == {
+        "PairError: /models/t: there is no such folder"
+    }
+
+
+def test_a_job_that_lost_a_worker_still_gets_a_fresh_actor_for_its_memory(
+    store: Store, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("marks")
+
+    class Unlucky(Scripted):
+        def run(self, job: Job, prompts: PromptSet) -> JobResult:
+            if job.position == 1:  # the first one of the sweep
+                mark(folder)
+                if marks(folder) == 1:
+                    os._exit(1)
+                if marks(folder) == 2:
+                    raise MemoryError("48 GB")
+            return super().run(job, prompts)
+
+    sweep_id = store.add_sweep(make_sweep())
+    told = run_scripted(store, sweep_id, Unlucky, monkeypatch)
+    assert store.progress(sweep_id)[JobState.DONE] == 4
+    assert "worker died" in retried(told)[0]
+    assert retried(told)[1:] == ["48 GB"]
 
 
 # ---------------------------------------------------------------- slower passes

@@ -55,7 +55,8 @@ def test_a_job_whose_worker_ray_ends_for_memory_is_tried_three_times() -> None:
     with pytest.raises(ray.exceptions.RayError) as caught:
         ray.get(actor.__ray_call__.remote(fill))
     assert type(caught.value) is ray.exceptions.OutOfMemoryError
-    verdicts = [judge_loss(caught.value, tries=tries, node_lives=True) for tries in range(3)]
+    failures = ["OutOfMemoryError"] * 2
+    verdicts = [judge_loss(caught.value, failures=failures[:tries], node_lives=True) for tries in range(3)]
     assert [verdict.final for verdict in verdicts] == [False, False, True]
     assert all(verdict.blamed and verdict.actor_ends for verdict in verdicts)
     assert verdicts[0].error_class == "OutOfMemoryError"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 
 from dyna_eval.errors import DecodingError, PairError, StuckWorkerError
-from dyna_eval.verdicts import judge_contradiction, judge_error, judge_loss
+from dyna_eval.verdicts import judge_contradiction, judge_error, judge_loss, judge_unloaded
 
 
-@pytest.mark.parametrize("tries", [0, 1])
-def test_a_job_s_own_fault_is_final_at_once_and_the_actor_goes_on(tries: int) -> None:
-    verdict = judge_error(DecodingError("3 of 8 samples differ\nmore"), tries=tries)
+def test_a_job_s_own_fault_is_final_at_once_and_the_actor_goes_on() -> None:
+    verdict = judge_error(DecodingError("3 of 8 samples differ\nmore"))
     assert (verdict.final, verdict.actor_ends, verdict.pair_fails) == (True, False, False)
     assert (verdict.error_class, verdict.message) == ("DecodingError", "3 of 8 samples differ")
 
@@ -20,7 +19,7 @@ def test_a_job_s_own_fault_is_final_at_once_and_the_actor_goes_on(tries: int) ->
 )
 def test_an_actor_ends_after_an_error_that_is_not_our_own(cause: Exception) -> None:
     """A process whose CUDA context is lost fails every further job."""
-    verdict = judge_error(cause, tries=0)
+    verdict = judge_error(cause)
     assert (verdict.final, verdict.actor_ends, verdict.pair_fails) == (True, True, False)
     assert verdict.error_class == type(cause).__name__
 
@@ -31,26 +30,49 @@ def test_an_actor_ends_with_its_refused_result_whose_sentinels_are_lost() -> Non
     assert verdict.message == "its result contradicts itself: prompt 0: no rounds were recorded (and 1 more)"
 
 
-def test_a_pair_that_does_not_load_fails_as_a_whole_at_the_second_try() -> None:
-    first, second = (judge_error(PairError("the weights hold NaN"), tries=tries) for tries in (0, 1))
-    assert (first.final, first.pair_fails, first.actor_ends) == (False, False, True)
-    assert (second.final, second.pair_fails, second.actor_ends) == (True, True, True)
+@pytest.mark.parametrize(("here", "elsewhere"), [(True, False), (False, True), (True, True)])
+def test_a_pair_that_does_not_load_is_not_its_job_s_fault_while_a_place_is_left(
+    *, here: bool, elsewhere: bool
+) -> None:
+    error = PairError("m: there is no such folder\nmore")
+    verdict = judge_unloaded(error, host="b", here=here, elsewhere=elsewhere)
+    assert (verdict.blamed, verdict.final, verdict.pair_fails) == (False, False, False)
+    assert verdict.actor_ends
+    assert verdict.message.startswith("on b: m: there is no such folder")
+    assert ("elsewhere" in verdict.message) is not here
+
+
+def test_a_pair_that_loads_nowhere_fails_as_a_whole() -> None:
+    error = PairError("the weights hold NaN")
+    verdict = judge_unloaded(error, host="b", here=False, elsewhere=False)
+    assert (verdict.blamed, verdict.final, verdict.pair_fails) == (True, True, True)
+    assert (verdict.error_class, verdict.message) == ("PairError", "the weights hold NaN")
 
 
 def test_memory_that_runs_out_gets_one_retry_on_a_fresh_actor() -> None:
-    first, second = (judge_error(MemoryError("48 GB"), tries=tries) for tries in (0, 1))
+    error = MemoryError("48 GB")
+    first, second = judge_error(error), judge_error(error, failures=["MemoryError"])
     assert (first.final, first.actor_ends, first.error_class) == (False, True, "MemoryError")
     assert (second.final, second.pair_fails) == (True, False)
 
 
-def test_a_job_that_took_three_workers_with_it_is_poison() -> None:
+def test_tries_of_one_kind_are_not_those_of_another() -> None:
+    """A worker that died, whosever fault, takes nothing from the retry that memory gets, and the reverse."""
+    assert not judge_error(MemoryError("48 GB"), failures=["ActorDiedError", "OutOfMemoryError"]).final
     lost = StuckWorkerError("its worker has not answered for 30 s")
-    verdicts = [judge_loss(lost, tries=tries, node_lives=True) for tries in range(3)]
+    assert not judge_loss(lost, failures=["ActorDiedError", "MemoryError"], node_lives=True).final
+
+
+def test_a_job_that_took_three_workers_with_it_is_poison() -> None:
+    """One of them Ray ended for its memory."""
+    lost = StuckWorkerError("its worker has not answered for 30 s")
+    failures = ["ActorDiedError", "OutOfMemoryError"]
+    verdicts = [judge_loss(lost, failures=failures[:tries], node_lives=True) for tries in range(3)]
     assert [verdict.final for verdict in verdicts] == [False, False, True]
     assert all(verdict.blamed and verdict.actor_ends for verdict in verdicts)
     assert verdicts[2].message.startswith("failed after it lost 3 workers; ")
 
 
 def test_a_node_that_went_away_costs_the_job_nothing() -> None:
-    verdict = judge_loss(RuntimeError("gone"), tries=2, node_lives=False)
+    verdict = judge_loss(RuntimeError("gone"), failures=["ActorDiedError"] * 2, node_lives=False)
     assert (verdict.blamed, verdict.final) == (False, False)
