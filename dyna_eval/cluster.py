@@ -16,7 +16,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dyna_eval.errors import NoPlaceError
-from dyna_eval.verdicts import PAIR_TRIES
+from dyna_eval.verdicts import PAIR_TRIES, START_TRIES
 
 MOST_WANTED = 20
 """For how many places more a controller asks at once; the limits of the cluster may be lower."""
@@ -43,6 +43,8 @@ class Slot:
     """Whether its actor was given up and may still answer: until then nothing else starts here."""
     started: int = 0
     """Actors started here so far; part of the actor's name, so that names stay unique."""
+    unstarted: list[str] = field(default_factory=list)
+    """Why actors did not start here, each time since one last brought a result."""
     unloaded: dict[str, list[str]] = field(default_factory=dict)
     """Why pairs did not load here, by their names, each time since they last did."""
 
@@ -72,8 +74,15 @@ class Slot:
 
     def refusal(self, pair: str) -> str | None:
         """Return why no more jobs of a pair are started here, or None where they are."""
+        if len(self.unstarted) >= START_TRIES:
+            return self.unstarted[-1]
         reasons = self.unloaded.get(pair, [])
         return reasons[-1] if len(reasons) >= PAIR_TRIES else None
+
+    def works_with(self, pair: str) -> None:
+        """Note that an actor started here and loaded a pair."""
+        self.unstarted.clear()
+        self.unloaded.pop(pair, None)
 
     def node_is_alive(self) -> bool:
         """Whether Ray counts it as alive and it does not refuse: of a killed one Ray learns late."""

@@ -26,6 +26,7 @@ from dyna_eval.errors import (
     PairError,
     StuckWorkerError,
     first_line,
+    raised_line,
 )
 from dyna_eval.integrity import backend_caveats, elsewhere_warning
 from dyna_eval.invariants import broken_invariants
@@ -37,7 +38,15 @@ from dyna_eval.notices import Happening, Notice, Standstill
 from dyna_eval.outbox import Failed, Finished, Outbox
 from dyna_eval.records import ResultOrigin
 from dyna_eval.supervision import LATE_SECONDS, Call, limit_seconds
-from dyna_eval.verdicts import Verdict, judge_contradiction, judge_error, judge_loss, judge_unloaded
+from dyna_eval.verdicts import (
+    START_TRIES,
+    Verdict,
+    judge_contradiction,
+    judge_error,
+    judge_loss,
+    judge_unloaded,
+    judge_unstarted,
+)
 
 RENEW_SECONDS = 10.0
 POLL_SECONDS = 1.0
@@ -290,7 +299,7 @@ class Controller:
             if broken:
                 self._fail(call, judge_contradiction(broken))
             else:
-                call.slot.unloaded.pop(claim.job.pair.spec.name, None)
+                call.slot.works_with(claim.job.pair.spec.name)
                 self._outbox.put(Finished(actor=call.actor, claim=claim, result=result))
 
     def _judge(self, call: Call, cause: BaseException) -> Verdict:
@@ -327,10 +336,16 @@ class Controller:
             self._outbox.put(Finished(actor=actor, claim=claim, result=result))
 
     def _lose_worker(self, call: Call, error: Exception) -> None:
-        node_lives = call.slot.node_is_alive()
+        slot = call.slot
+        if getattr(error, "actor_init_failed", False):
+            slot.unstarted.append(f"no worker starts on {slot.host}: {raised_line(str(error))}")
+            again = len(slot.unstarted) < START_TRIES
+            self._fail(call, judge_unstarted(error, host=slot.host, again=again))
+            return
+        node_lives = slot.node_is_alive()
         self._fail(call, judge_loss(error, failures=call.failures, node_lives=node_lives))
         if not node_lives:
-            self._find_slots(keep=[other for other in self._slots if other is not call.slot])
+            self._find_slots(keep=[other for other in self._slots if other is not slot])
 
     def _fail(self, call: Call, verdict: Verdict) -> None:
         if verdict.actor_ends:

@@ -38,6 +38,18 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0][:500]
 
 
+def raised_line(traceback: str) -> str:
+    """Return the line of a printed traceback that names the error, cut to 500 characters.
+
+    It is the first one after the last frame, for what an error says may go on over further lines. A text
+    without frames is taken for what the error says.
+    """
+    lines = [line for line in traceback.splitlines() if line.strip()]
+    frames = [number for number, line in enumerate(lines) if line.startswith("  File ")]
+    after = lines[frames[-1] + 1 :] if frames else lines
+    return next((line for line in after if not line.startswith(" ")), "no reason was given")[:500]
+
+
 class InputError(DynaEvalError):
     """The user's input is wrong."""
 

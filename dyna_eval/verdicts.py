@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dyna_eval.errors import DynaEvalError, InvariantError, PairError, first_line
+from dyna_eval.errors import DynaEvalError, InvariantError, PairError, first_line, raised_line
 
 WORKER_TRIES = 3
 """Workers that a job may take with it before it counts as poison."""
 PAIR_TRIES = 2
 """Times in a row that a pair may fail to load in one place before its jobs go elsewhere."""
+START_TRIES = 2
+"""Actors in a row that may fail to start in one place before it is not used any more."""
 MEMORY_TRIES = 2
 """Actors on which a job may run out of memory before it fails."""
 
@@ -64,6 +66,19 @@ def judge_unloaded(error: PairError, *, host: str, here: bool, elsewhere: bool) 
         final=final,
         pair_fails=final,
         actor_ends=True,
+    )
+
+
+def judge_unstarted(error: BaseException, *, host: str, again: bool) -> Verdict:
+    """Judge an actor that did not start on a host, which no job is blamed for.
+
+    again: whether another one is started in the same place.
+    """
+    message = f"no worker starts on {host}: {raised_line(str(error))}"
+    if not again:
+        message += "; it gets no more jobs"
+    return Verdict(
+        error_class=type(error).__name__, message=message, blamed=False, final=False, actor_ends=True
     )
 
 

@@ -252,7 +252,7 @@ def marks(folder: Path) -> int:
 
 
 def loads_pairs(folder: Path, *, at: int | None) -> type[Scripted]:
-    """An actor that loads no pair but at one place, and there only after all else that shall be tried was."""
+    """An actor that loads no pair but at one place, and there only after two others did not."""
 
     class Loads(Scripted):
         def run(self, job: Job, prompts: PromptSet) -> JobResult:
@@ -288,6 +288,52 @@ def test_a_pair_that_loads_nowhere_fails_once_each_place_tried_it_twice(
     assert {error.error for error in store.errors(sweep_id)} == {
         "PairError: /models/t: there is no such folder"
     }
+
+
+def starts_workers(folder: Path, *, at: int | None) -> type[Scripted]:
+    """An actor that starts at no place but one, and works there only after two others did not start."""
+
+    class Starts(Scripted):
+        def __init__(self, *, name: str, threads: int, gpus: float = 0) -> None:
+            super().__init__(name=name, threads=threads, gpus=gpus)
+            if self.place != at:
+                mark(folder)
+                raise ModuleNotFoundError("No module named 'torch'")
+
+        def run(self, job: Job, prompts: PromptSet) -> JobResult:
+            while marks(folder) < 2:
+                time.sleep(0.05)
+            return super().run(job, prompts)
+
+    return Starts
+
+
+def test_a_place_where_no_worker_starts_takes_no_jobs_from_the_others(
+    store: Store, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, sweep_id = tmp_path_factory.mktemp("marks"), store.add_sweep(make_sweep())
+    told = run_scripted(store, sweep_id, starts_workers(folder, at=0), monkeypatch)
+    assert store.progress(sweep_id)[JobState.DONE] == 4
+    assert {job.tries for job in store.record(sweep_id).jobs} == {0}
+    reason = "ModuleNotFoundError: No module named 'torch'"
+    first = f"no worker starts on {ray.nodes()[0]['NodeManagerHostname']}: {reason}"
+    assert retried(told) == [first, f"{first}; it gets no more jobs"]
+
+
+def test_a_sweep_ends_with_the_reason_where_no_worker_starts_anywhere(
+    store: Store, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, sweep_id = tmp_path_factory.mktemp("marks"), store.add_sweep(make_sweep())
+    with pytest.raises(NoPlaceError) as caught:
+        run_scripted(store, sweep_id, starts_workers(folder, at=None), monkeypatch)
+    assert re.fullmatch(
+        "no node takes the jobs that are left: no worker starts on .+: ModuleNotFoundError: No module named"
+        f" 'torch'; mend that, then `dyna-eval resume {sweep_id}` goes on",
+        str(caught.value),
+    )
+    assert marks(folder) == 4
+    assert store.progress(sweep_id)[JobState.QUEUED] == 4
+    assert {job.tries for job in store.record(sweep_id).jobs} == {0}
 
 
 def test_a_job_that_lost_a_worker_still_gets_a_fresh_actor_for_its_memory(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dyna_eval.errors import DecodingError, PairError, StuckWorkerError
-from dyna_eval.verdicts import judge_contradiction, judge_error, judge_loss, judge_unloaded
+from dyna_eval.verdicts import judge_contradiction, judge_error, judge_loss, judge_unloaded, judge_unstarted
 
 
 def test_a_job_s_own_fault_is_final_at_once_and_the_actor_goes_on() -> None:
@@ -47,6 +47,25 @@ def test_a_pair_that_loads_nowhere_fails_as_a_whole() -> None:
     verdict = judge_unloaded(error, host="b", here=False, elsewhere=False)
     assert (verdict.blamed, verdict.final, verdict.pair_fails) == (True, True, True)
     assert (verdict.error_class, verdict.message) == ("PairError", "the weights hold NaN")
+
+
+TRACEBACK = """The actor died because of an error in its creation task, \x1b[36mray::A.__init__()\x1b[39m
+  File "/dyna_eval_workers/actor.py", line 25, in __init__
+    import torch
+    ^^^^^^^^^^^^
+ImportError: libcudart.so.12: cannot open shared object file
+Install the driver.
+"""
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_an_actor_that_does_not_start_is_told_by_its_own_error_and_costs_the_job_nothing(
+    *, again: bool
+) -> None:
+    verdict = judge_unstarted(RuntimeError(TRACEBACK), host="b", again=again)
+    assert (verdict.blamed, verdict.final, verdict.actor_ends) == (False, False, True)
+    reason = "no worker starts on b: ImportError: libcudart.so.12: cannot open shared object file"
+    assert verdict.message == (reason if again else f"{reason}; it gets no more jobs")
 
 
 def test_memory_that_runs_out_gets_one_retry_on_a_fresh_actor() -> None:
