@@ -20,6 +20,7 @@ DynaEvalError
 │   │   └── NoFolderError       there is no folder to keep them in
 │   └── CaptureError            passes that cannot run as CUDA graphs
 ├── DecodingError           a job's own fault, such as output that is not the target's: the job fails
+├── ForeignError            what a library or another package raised in a job: the job fails
 ├── InvariantError          a result that contradicts itself: the job fails
 ├── StuckWorkerError        a worker that does not answer, or takes too long: its job is tried again
 └── LeaseLostError          another controller works on this sweep
@@ -135,6 +136,24 @@ class CaptureError(BackendUnavailableError):
 
 class DecodingError(DynaEvalError):
     """A decoding run that broke one of its invariants; the job fails with this reason."""
+
+
+class ForeignError(DynaEvalError):
+    """What a library or another package raised in a job, as text: the controller may not know its class.
+
+    `name` is the class, the error's text is the first line of what it said.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        super().__init__(text)
+
+    @classmethod
+    def of(cls, error: BaseException) -> ForeignError:
+        return cls(type(error).__name__, first_line(error))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return ForeignError, (self.name, str(self))
 
 
 class InvariantError(DynaEvalError):

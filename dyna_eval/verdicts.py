@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dyna_eval.errors import DynaEvalError, InvariantError, PairError, first_line, raised_line
+from dyna_eval.errors import DynaEvalError, ForeignError, InvariantError, PairError, first_line, raised_line
 
 WORKER_TRIES = 3
 """Workers that a job may take with it before it counts as poison."""
@@ -40,13 +40,14 @@ def judge_error(cause: BaseException, *, failures: Sequence[str] = ()) -> Verdic
     would come again. What dyna-eval did not raise itself ends the actor too: after an error of CUDA, say,
     every further call in its process fails.
     """
-    name, message = type(cause).__name__, first_line(cause)
+    name = cause.name if isinstance(cause, ForeignError) else type(cause).__name__
+    message = first_line(cause)
     if isinstance(cause, MemoryError) or name == "OutOfMemoryError":  # torch's, which is not imported here
         name = MemoryError.__name__
         final = failures.count(name) + 1 >= MEMORY_TRIES
         return Verdict(error_class=name, message=message, final=final, actor_ends=True)
-    actor_ends = not isinstance(cause, DynaEvalError)
-    return Verdict(error_class=name, message=message, final=True, actor_ends=actor_ends)
+    own = isinstance(cause, DynaEvalError) and not isinstance(cause, ForeignError)
+    return Verdict(error_class=name, message=message, final=True, actor_ends=not own)
 
 
 def judge_unloaded(error: PairError, *, host: str, here: bool, elsewhere: bool) -> Verdict:

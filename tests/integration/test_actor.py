@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import ray
@@ -221,8 +221,25 @@ def test_gpu_memory_that_runs_out_is_told_as_such(pair: Pair) -> None:
     with new_actor("crowded") as (actor, _):
         ray.get(actor.__ray_call__.remote(lambda _: torch.cuda.set_per_process_memory_fraction(1e-6)))
         cause = failure(actor.run.remote(tree_job(pair), PROMPTS))
-    assert type(cause).__name__ == "OutOfMemoryError"
-    assert not judge_error(cause).final
+    assert (judge_error(cause).error_class, judge_error(cause).final) == ("MemoryError", False)
+
+
+def test_an_error_that_only_its_own_process_can_build_arrives_with_its_class_and_text(pair: Pair) -> None:
+    """Such as one of a package that the controller's machine lacks."""
+
+    def fails(_: Job, __: object) -> NoReturn:
+        class StrangeError(Exception):
+            def __init__(self, one: int, other: int) -> None:
+                super().__init__(f"{one} is not {other}\nmore")
+
+        raise StrangeError(1, 2)
+
+    with new_actor("strange") as (actor, _):
+        ray.get(actor.__ray_call__.remote(lambda self: setattr(self._session, "run", fails)))
+        cause = failure(actor.run.remote(tree_job(pair), PROMPTS))
+    verdict = judge_error(cause)
+    assert (verdict.error_class, verdict.message) == ("StrangeError", "1 is not 2")
+    assert (verdict.final, verdict.actor_ends) == (True, True)
 
 
 def test_truncated_weights_and_a_missing_tokenizer_are_the_pair_s_fault(

@@ -9,6 +9,7 @@ import os
 
 import ray
 
+from dyna_eval.errors import DynaEvalError, ForeignError
 from dyna_eval.jobs import Job, PromptSet
 from dyna_eval.measurements import JobResult
 from dyna_eval.monitoring import ActorExport
@@ -34,8 +35,18 @@ class DecodingActor:
         self._export = ActorExport()
 
     def run(self, job: Job, prompts: PromptSet) -> JobResult:
-        with self._memory_told():
-            result = self._session.run(job, prompts)
+        """Run a job as `DecodingSession.run` does.
+
+        Raises what dyna-eval raises itself and MemoryError, and ForeignError for whatever else a library or
+        another package raises: the controller may not be able to rebuild that.
+        """
+        try:
+            with self._memory_told():
+                result = self._session.run(job, prompts)
+        except Exception as error:
+            if isinstance(error, MemoryError) or type(error).__module__ == DynaEvalError.__module__:
+                raise
+            raise ForeignError.of(error) from error
         self._export.finished(job, result, load_seconds=self._session.load_seconds)
         return result
 
