@@ -8,14 +8,17 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from dyna_eval.errors import DynaEvalError, first_line
+from dyna_eval.errors import DynaEvalError, first_line, raised_line
 from dyna_eval.jobs import ResolvedSweep, SweepSpec
 from dyna_eval.sweep import resolved
 
 _GRACE_SECONDS = 5.0
+_WAIT_SECONDS = 15.0
+"""How long the cluster may take to look before it is told that it may wait for a free core."""
 
 
 def resolve_here(spec: SweepSpec) -> ResolvedSweep:
@@ -58,8 +61,10 @@ def _inspect(sender: Connection, spec: SweepSpec) -> None:
         sender.send(error)
 
 
-def resolve_on_cluster(spec: SweepSpec) -> ResolvedSweep:
+def resolve_on_cluster(spec: SweepSpec, tell: Callable[[str], None]) -> ResolvedSweep:
     """Resolve a sweep on the cluster that this process is connected to, where its models and files are.
+
+    That takes a core for a moment: one that no other sweep measures on. `tell` is told where it takes long.
 
     Raises PairError or PromptError as `resolve_sweep` does, DynaEvalError where the cluster cannot look.
     """
@@ -68,13 +73,18 @@ def resolve_on_cluster(spec: SweepSpec) -> ResolvedSweep:
     has_gpu = ray.cluster_resources().get("GPU", 0) > 0
     task = ray.remote(max_retries=0)(_resolve)
     try:
-        found: ResolvedSweep = ray.get(task.remote(spec, "cuda" if has_gpu else "cpu"))
+        answer = task.remote(spec, "cuda" if has_gpu else "cpu")
+        if not ray.wait([answer], timeout=_WAIT_SECONDS)[0]:
+            tell(
+                "the cluster has not looked at the models yet; it waits for a free core, or still reads them"
+            )
+        found: ResolvedSweep = ray.get(answer)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, DynaEvalError):
             raise error.cause from error
         raise DynaEvalError(f"the cluster cannot look at the models: {first_line(error.cause)}") from error
     except ray.exceptions.RayError as error:
-        raise DynaEvalError(f"the cluster cannot look at the models: {first_line(error)}") from error
+        raise DynaEvalError(f"the cluster cannot look at the models: {raised_line(str(error))}") from error
     return found
 
 

@@ -38,7 +38,7 @@ class Slot:
     pair: str | None = None
     claim: Claim | None = None
     answered: bool = False
-    """Whether the actor has answered a heartbeat: before that it may still be starting."""
+    """Whether the actor has answered a heartbeat or a call: before that it may still be starting."""
     late: bool = False
     """Whether its actor was given up and may still answer: until then nothing else starts here."""
     started: int = 0
@@ -80,7 +80,8 @@ class Slot:
         return reasons[-1] if len(reasons) >= PAIR_TRIES else None
 
     def works_with(self, pair: str) -> None:
-        """Note that an actor started here and loaded a pair."""
+        """Note that the actor started and loaded a pair."""
+        self.answered = True
         self.unstarted.clear()
         self.unloaded.pop(pair, None)
 

@@ -89,6 +89,8 @@ class Controller:
     _begun: bool = False
     _placeless: bool = False
     """Whether jobs wait for a node to come."""
+    _roomless: bool = False
+    """Whether all actors wait for room, which other work on the cluster holds."""
     _outbox: Outbox = field(init=False)
     _away: bool = False
     _renewed: float = float("-inf")
@@ -437,7 +439,11 @@ class Controller:
                 continue
             del self._calls[answer]
             call.slot.claim = None
-            if call.is_silent(now) and self._goes_on_without(call.slot):
+            if not call.slot.answered:
+                self._fail(
+                    call, judge_unstarted(StuckWorkerError(complaint), host=call.slot.host, again=True)
+                )
+            elif call.is_silent(now) and self._goes_on_without(call.slot):
                 self._give_up(answer, call, StuckWorkerError(complaint))
             else:
                 self._lose_worker(call, StuckWorkerError(complaint))
@@ -446,6 +452,19 @@ class Controller:
                 del self._late[answer]
                 call.slot.late = False
                 call.slot.stop()
+        self._tell_of_room()
+
+    def _tell_of_room(self) -> None:
+        """Say where all actors wait for room, and where the first of them got it."""
+        now, calls = time.monotonic(), self._calls.values()
+        working = any(slot.answered for slot in self._slots if slot.actor is not None)
+        if not self._roomless and not working and calls and all(call.is_pending(now) for call in calls):
+            self._roomless = True
+            reason = "no actor starts; other work on the cluster may hold its GPUs or cores"
+            self.watch(Standstill(waits_for="a free place", reason=reason))
+        elif self._roomless and working:
+            self._roomless = False
+            self.watch(Standstill(waits_for="a free place", reason=None))
 
     def _goes_on_without(self, slot: Slot) -> bool:
         """Whether other workers can take over, so that a silent one may have time to come back."""

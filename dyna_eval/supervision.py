@@ -22,6 +22,10 @@ SILENT_SECONDS = 30.0
 """After which a worker that has not answered is taken for stopped."""
 LATE_SECONDS = 120.0
 """How long such a worker may still come back before it is ended, while others do its work."""
+START_SECONDS = 1800.0
+"""How long an actor may take until it first answers: it waits for room that other work holds, and starts."""
+PENDING_SECONDS = 60.0
+"""After which a sweep is said to wait for room, where none of its actors has answered."""
 _SLOWEST = 50
 """A job may take so many times what the target alone would take, by its slowest calibration, ..."""
 _SHORTEST_LIMIT_SECONDS = 1800.0
@@ -42,6 +46,7 @@ class Call:
     claim: Claim
     answer: Any
     started: float
+    """When it was asked for; where that started an actor, moved on to when the actor first answers."""
     limit_seconds: float
     failures: tuple[str, ...] = ()
     """Error classes of the job's failed tries before this one."""
@@ -57,7 +62,9 @@ class Call:
         self.looked = now
         if self.question is not None and ray.wait([self.question], timeout=0)[0]:
             self.question = None
-            self.slot.answered, self.heard = True, now
+            if not self.slot.answered:
+                self.slot.answered, self.started = True, now
+            self.heard = now
         if self.question is None and now - self.asked >= HEARTBEAT_SECONDS:
             self.question, self.asked = self.slot.actor.heartbeat.remote(), now
 
@@ -66,12 +73,19 @@ class Call:
         return None if self.heard is None else now - self.heard
 
     def complaint(self, now: float) -> str | None:
-        """Return why the call is to be given up, or None. An actor that has not yet started is waited for."""
+        """Return why the call is to be given up, or None."""
+        if not self.slot.answered:
+            late = now - self.started > START_SECONDS
+            return f"it has not answered within {START_SECONDS:.0f} s of its start" if late else None
         if now - self.started > self.limit_seconds:
             return f"it ran for more than {self.limit_seconds:g} s; measure.job_timeout_s sets the limit"
         if self.is_silent(now):
             return f"its worker has not answered for {SILENT_SECONDS:.0f} s"
         return None
+
+    def is_pending(self, now: float) -> bool:
+        """Whether its actor has not answered for so long that it is likely to wait for room."""
+        return not self.slot.answered and now - self.started > PENDING_SECONDS
 
     def is_silent(self, now: float) -> bool:
         """Whether its worker, which answered before, has not answered for too long."""

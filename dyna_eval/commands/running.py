@@ -147,7 +147,7 @@ def _resolve(spec: SweepSpec, address: str, *, insecure: bool) -> ResolvedSweep:
     from dyna_eval.connection import connected
 
     with connected(address, insecure=insecure):
-        return resolve_on_cluster(spec)
+        return resolve_on_cluster(spec, lambda text: click.echo(text, err=True))
 
 
 def _known_calibrations(database: str, resolved: ResolvedSweep) -> dict[str, StoredCalibration]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import measurements
 import psutil
@@ -24,8 +25,8 @@ from dyna_eval_workers.resolution import resolve_sweep
 from measurements import make_result, make_sweep
 from ray.util import placement_group_table
 
+from dyna_eval import apart, supervision
 from dyna_eval import controller as controller_module
-from dyna_eval import supervision
 from dyna_eval.cells import Notes
 from dyna_eval.cluster import MOST_WANTED, WantedPlaces, find_slots
 from dyna_eval.config import load_sweep
@@ -218,7 +219,11 @@ class Scripted:
 
 
 def run_scripted(
-    store: Store, sweep_id: int, actor: type[Scripted], monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    sweep_id: int,
+    actor: type[Scripted],
+    monkeypatch: pytest.MonkeyPatch,
+    watch: Callable[[Notice | Standstill], None] = lambda _: None,
 ) -> list[Notice | Standstill]:
     """Run a made-up sweep, whose results need not be possible, and return what was told."""
     monkeypatch.setattr(controller_module, "broken_invariants", lambda *_: [])
@@ -226,9 +231,14 @@ def run_scripted(
         ray.cloudpickle.register_pickle_by_value(module)
     as_actor = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"heartbeat": 1})
     told: list[Notice | Standstill] = []
+
+    def note(one: Notice | Standstill) -> None:
+        told.append(one)
+        watch(one)
+
     with leased(store, sweep_id) as holder:
         controller = Controller(
-            store=store, sweep_id=sweep_id, holder=holder, watch=told.append, actor_class=as_actor(actor)
+            store=store, sweep_id=sweep_id, holder=holder, watch=note, actor_class=as_actor(actor)
         )
         try:
             controller.run()
@@ -334,6 +344,58 @@ def test_a_sweep_ends_with_the_reason_where_no_worker_starts_anywhere(
     assert marks(folder) == 4
     assert store.progress(sweep_id)[JobState.QUEUED] == 4
     assert {job.tries for job in store.record(sweep_id).jobs} == {0}
+
+
+def other_work(**resources: float) -> Any:
+    """An actor that holds resources of the cluster until it is killed."""
+
+    class Other:
+        def answer(self) -> None:
+            pass
+
+    actor = ray.remote(**resources)(Other).remote()
+    ray.get(actor.answer.remote())
+    return actor
+
+
+def test_looking_at_models_says_that_it_may_wait_for_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PairError("demo: no")
+
+    monkeypatch.setattr(apart, "_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(apart, "_resolve", refuse)
+    others, told = other_work(num_cpus=2), list[str]()
+
+    def end_the_others(text: str) -> None:
+        told.append(text)
+        ray.kill(others)
+
+    with pytest.raises(PairError, match="demo: no"):
+        apart.resolve_on_cluster(make_sweep().spec, end_the_others)
+    [text] = told
+    assert "waits for a free core" in text
+
+
+def test_a_sweep_says_that_other_work_holds_its_places_and_goes_on_where_that_ends(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "PENDING_SECONDS", 1.0)
+    others = other_work(num_gpus=2)
+    reason = "no actor starts; other work on the cluster may hold its GPUs or cores"
+
+    def end_the_others(told: Notice | Standstill) -> None:
+        if isinstance(told, Standstill) and told.reason:
+            ray.kill(others)
+
+    sweep_id = store.add_sweep(make_sweep())
+    told = run_scripted(store, sweep_id, Scripted, monkeypatch, end_the_others)
+    assert store.progress(sweep_id)[JobState.DONE] == 4
+    assert retried(told) == []
+    standstills = [notice for notice in told if isinstance(notice, Standstill)]
+    assert standstills[:2] == [  # an actor that is slow to start may be told of again
+        Standstill(waits_for="a free place", reason=reason),
+        Standstill(waits_for="a free place", reason=None),
+    ]
 
 
 def test_a_job_that_lost_a_worker_still_gets_a_fresh_actor_for_its_memory(

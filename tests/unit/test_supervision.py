@@ -1,0 +1,36 @@
+"""When a call is given up; the clock is ours, and no actor is asked anything."""
+
+from __future__ import annotations
+
+import pytest
+from dyna_eval_db.store import Claim
+
+from dyna_eval.cluster import Slot
+from dyna_eval.supervision import PENDING_SECONDS, START_SECONDS, Call
+from tests.integration.measurements import make_sweep
+
+
+@pytest.fixture
+def call() -> Call:
+    """A call of an actor that was started with it, at 0 s."""
+    claim = Claim(sweep_id=1, job_id=1, epoch=1, attempt_id=1, tries=0, job=make_sweep().jobs[0])
+    slot = Slot(name="slot", node_id="node", host="host", place=0, cpus=1, gpus=0)
+    return Call(slot=slot, actor="slot.1", claim=claim, answer=None, started=0.0, limit_seconds=100.0)
+
+
+def test_waiting_for_room_takes_nothing_from_a_job_s_time(call: Call) -> None:
+    assert call.complaint(101.0) is None
+    call.slot.answered, call.started = True, 1000.0
+    assert call.complaint(1100.0) is None
+    assert "measure.job_timeout_s" in str(call.complaint(1101.0))
+
+
+def test_an_actor_that_never_answers_is_given_up_in_the_end(call: Call) -> None:
+    assert call.complaint(START_SECONDS) is None
+    assert "has not answered within 1800 s of its start" in str(call.complaint(START_SECONDS + 1))
+
+
+def test_an_actor_is_pending_until_it_answers(call: Call) -> None:
+    assert [call.is_pending(now) for now in (PENDING_SECONDS, PENDING_SECONDS + 1)] == [False, True]
+    call.slot.answered = True
+    assert not call.is_pending(PENDING_SECONDS + 1)
