@@ -131,9 +131,9 @@ def find_slots(
 ) -> list[Slot]:
     """Return the cluster's slots: one per GPU, or on a cluster without any, one per node.
 
-    `gpus_per_pair` is a whole number of GPUs, which are of one node, or a share of one. Slots of `keep` are
-    returned themselves while their node is alive or their actor has a job. Raises NoPlaceError where there
-    is no place at all.
+    `gpus_per_pair` is a whole number of GPUs, which are of one node, or a share of one; 0 leaves out nodes
+    with GPUs, which their actors would use. Slots of `keep` are returned themselves while their node is alive
+    or their actor has a job. Raises NoPlaceError where there is no place at all.
     """
     known = {(slot.node_id, slot.place): slot for slot in keep}
     nodes = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeID"]))
@@ -166,9 +166,9 @@ def _places(
 ) -> tuple[int, int]:
     """Return how many actors a node has room for, and the cores of each."""
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    if gpus_per_pair is None:
+    if not gpus_per_pair:
         share = cpus_per_pair or cpus
-        return (cpus // share if share else 0), share
+        return (cpus // share if share and not gpus else 0), share
     places = int(gpus // gpus_per_pair) if gpus_per_pair >= 1 else gpus * int(1 / gpus_per_pair)
     return places, cpus // max(places, 1)
 
@@ -176,6 +176,11 @@ def _places(
 def _why_no_place(nodes: Sequence[Mapping[str, Any]], gpus_per_pair: float | None) -> str:
     if gpus_per_pair is None:
         return "the Ray cluster has neither a GPU nor a free core; add a node, or lower --cpus-per-pair"
+    if gpus_per_pair == 0:
+        return (
+            "the sweep was begun on CPUs, and no node of the Ray cluster without a GPU has a free core;"
+            " add such a node, lower --cpus-per-pair, or submit the file with another --name"
+        )
     most = max((int(node["Resources"].get("GPU", 0)) for node in nodes), default=0)
     return (
         f"no node of the Ray cluster has the {gpus_per_pair:g} GPUs of a pair, the largest has {most};"

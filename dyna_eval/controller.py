@@ -30,7 +30,7 @@ from dyna_eval.errors import (
 )
 from dyna_eval.integrity import backend_caveats, elsewhere_warning
 from dyna_eval.invariants import broken_invariants
-from dyna_eval.jobs import JobState, Pair, PromptSet
+from dyna_eval.jobs import JobState, Pair, PromptSet, Scalar
 from dyna_eval.lease import LEASE_SECONDS
 from dyna_eval.measurements import Calibration, Environment, JobResult
 from dyna_eval.monitoring import SweepExport
@@ -67,7 +67,7 @@ class Controller:
     watch: Watcher
     cpus_per_pair: int | None = None
     gpus_per_pair: float | None = None
-    """Whole GPUs of one node, or a share of one; unless given, one where the cluster has any."""
+    """Whole GPUs of one node, or a share of one; unless given, one where the cluster has any, else 0."""
     fail_fast: bool = False
     may_grow: bool = False
     """Whether the cluster may have an autoscaler, which is then told how many jobs wait for a place."""
@@ -399,8 +399,11 @@ class Controller:
     def _find_slots(self, keep: Sequence[Slot]) -> None:
         """Look where actors have room now. A sweep that once had room waits where all of it is gone.
 
-        One that was begun on GPUs never goes on without, whichever controller began it.
+        One that was begun on GPUs never goes on without, and one that was begun on CPUs stays there,
+        whichever controller began it.
         """
+        if not self._begun and self.gpus_per_pair is None and self._devices() == {"cpu"}:
+            self.gpus_per_pair = 0
         try:
             self._slots = find_slots(
                 self.cpus_per_pair, self.gpus_per_pair, keep=keep, actor_class=self.actor_class
@@ -412,7 +415,7 @@ class Controller:
                 self.watch(Standstill(waits_for="a node", reason=str(error)))
             self._slots, self._placeless = [], True
             return
-        if not self._begun and not self._slots[0].gpus and self._was_on_gpus():
+        if not self._begun and not self._slots[0].gpus and "cuda" in self._devices():
             raise NoPlaceError(
                 f"sweep {self.sweep_id} has results from GPUs, and the Ray cluster has none;"
                 " add a node with a GPU, or submit the file with another --name"
@@ -420,12 +423,12 @@ class Controller:
         if self._placeless:
             self.watch(Standstill(waits_for="a node", reason=None))
         self._begun, self._placeless = True, False
-        if self._slots[0].gpus and self.gpus_per_pair is None:
+        if self.gpus_per_pair is None:
             self.gpus_per_pair = self._slots[0].gpus
 
-    def _was_on_gpus(self) -> bool:
-        environments = self.store.environments(self.sweep_id).values()
-        return any(facts.get("device") == "cuda" for facts in environments)
+    def _devices(self) -> set[Scalar]:
+        """Return which kinds of devices the sweep has results from: "cpu", "cuda", or nothing yet."""
+        return {facts.get("device") for facts in self.store.environments(self.sweep_id).values()}
 
     # ---------------------------------------------------------------------- watching
 

@@ -148,6 +148,41 @@ def test_a_sweep_with_results_from_gpus_does_not_go_on_without(
     assert store.progress(sweep_id)[JobState.QUEUED] == 3
 
 
+def test_a_sweep_on_cpus_leaves_out_nodes_with_gpus_that_join_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    [node] = ray.nodes()
+    joined = node | {"NodeID": "f" * 56, "Resources": {"CPU": 2.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [node, joined])
+    assert [slot.node_id for slot in find_slots(None, 0)] == [joined["NodeID"]]
+    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    with pytest.raises(NoPlaceError, match="begun on CPUs, and no node of the Ray cluster without a GPU has"):
+        find_slots(None, 0)
+
+
+def test_a_sweep_that_finds_no_gpu_at_first_stays_on_cpus(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep_id = store.add_sweep(make_sweep())
+    [node] = ray.nodes()
+    plain = node | {"Resources": {"CPU": 2.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [plain])
+    controller = Controller(store=store, sweep_id=sweep_id, holder="me", watch=lambda _: None)
+    controller._find_slots(keep=())
+    monkeypatch.setattr(ray, "nodes", lambda: [plain, node | {"NodeID": "f" * 56}])
+    controller._find_slots(keep=controller._slots)
+    assert [(slot.node_id, slot.gpus) for slot in controller._slots] == [(node["NodeID"], 0)]
+
+
+def test_a_sweep_with_results_from_cpus_alone_does_not_go_on_with_gpus(store: Store) -> None:
+    sweep_id = store.add_sweep(make_sweep())
+    claim = claim_one(store, sweep_id, pair="demo", actor="earlier", lease_seconds=60.0)
+    assert claim is not None
+    on_a_cpu = Environment(digest=digest("on a CPU"), facts={"device": "cpu"})
+    land_one(store, claim, replace(make_result(claim.job), environment=on_a_cpu))
+    with pytest.raises(NoPlaceError, match="begun on CPUs"):
+        run(store, sweep_id)
+    assert store.progress(sweep_id)[JobState.QUEUED] == 3
+
+
 @pytest.mark.parametrize(("gpus_per_pair", "visible"), [(1, {"0", "1"}), (2, {"0,1"}), (0.5, {"0", "1"})])
 def test_ray_gives_an_actor_its_gpus(gpus_per_pair: float, visible: set[str]) -> None:
     slots = find_slots(None, gpus_per_pair)[:2] if gpus_per_pair >= 1 else find_slots(None, gpus_per_pair)
