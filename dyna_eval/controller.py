@@ -86,6 +86,8 @@ class Controller:
     _calls: dict[Any, Call] = field(default_factory=dict)
     _late: dict[Any, Call] = field(default_factory=dict)
     """Calls that were given up while their workers may still answer."""
+    _nodes_lost: dict[int, int] = field(default_factory=dict)
+    """How many nodes went away under each job."""
     _begun: bool = False
     _placeless: bool = False
     """Whether jobs wait for a node to come."""
@@ -345,7 +347,13 @@ class Controller:
             self._fail(call, judge_unstarted(error, host=slot.host, again=again))
             return
         node_lives = slot.node_is_alive()
-        self._fail(call, judge_loss(error, failures=call.failures, node_lives=node_lives))
+        lost, job_id = self._nodes_lost, call.claim.job_id
+        verdict = judge_loss(
+            error, failures=call.failures, node_lives=node_lives, nodes_lost=lost.get(job_id, 0)
+        )
+        if not verdict.blamed:
+            lost[job_id] = lost.get(job_id, 0) + 1
+        self._fail(call, verdict)
         if not node_lives:
             self._find_slots(keep=[other for other in self._slots if other is not slot])
 

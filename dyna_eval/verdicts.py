@@ -13,6 +13,8 @@ PAIR_TRIES = 2
 """Times in a row that a pair may fail to load in one place before its jobs go elsewhere."""
 START_TRIES = 2
 """Actors in a row that may fail to start in one place before it is not used any more."""
+NODE_TRIES = 10
+"""Nodes that may go away under a job before it counts as poison too: it may exceed what a node has."""
 MEMORY_TRIES = 2
 """Actors on which a job may run out of memory before it fails."""
 
@@ -99,22 +101,21 @@ def judge_unstorable(error: Exception) -> Verdict:
     return Verdict(error_class=type(error).__name__, message=message, final=True, actor_ends=False)
 
 
-def judge_loss(error: BaseException, *, failures: Sequence[str] = (), node_lives: bool) -> Verdict:
+def judge_loss(
+    error: BaseException, *, failures: Sequence[str] = (), node_lives: bool, nodes_lost: int = 0
+) -> Verdict:
     """Judge a worker that is gone; `failures` are the error classes of the job's failed tries before.
 
-    A node that went away, or was taken away, is not the job's fault. A job that took three workers with it
-    is poison; a worker that Ray ended because its host's memory ran out is one of them, for others may have
-    used that memory.
+    A node that went away, or was taken away, is not the job's fault, unless too many did: `nodes_lost` went
+    away under it before. A job that took three workers with it is poison; a worker that Ray ended because its
+    host's memory ran out is one of them, for others may have used that memory.
     """
     name, reason = type(error).__name__, first_line(error)
     if not node_lives or getattr(error, "preempted", False):
-        return Verdict(
-            error_class=name,
-            message=f"its node is gone: {reason}",
-            blamed=False,
-            final=False,
-            actor_ends=True,
-        )
+        final, message = nodes_lost + 1 >= NODE_TRIES, f"its node is gone: {reason}"
+        if final:
+            message = f"failed after {NODE_TRIES} nodes went away under it; {message}"
+        return Verdict(error_class=name, message=message, blamed=final, final=final, actor_ends=True)
     message = f"its worker died: {reason}"
     final = _workers_lost(failures) + 1 >= WORKER_TRIES
     if final:

@@ -28,7 +28,7 @@ from ray.util import placement_group_table
 from dyna_eval import apart, supervision
 from dyna_eval import controller as controller_module
 from dyna_eval.cells import Notes
-from dyna_eval.cluster import MOST_WANTED, WantedPlaces, find_slots
+from dyna_eval.cluster import MOST_WANTED, Slot, WantedPlaces, find_slots
 from dyna_eval.config import load_sweep
 from dyna_eval.controller import Controller
 from dyna_eval.errors import NoPlaceError, PairError
@@ -39,6 +39,7 @@ from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Environment, JobResult
 from dyna_eval.notices import Happening, Notice, Standstill
 from dyna_eval.outbox import Finished
+from dyna_eval.supervision import Call
 from tests.models import save_model, tiny_gpt_neox
 
 SWEEP = """\
@@ -379,6 +380,26 @@ def test_a_sweep_ends_with_the_reason_where_no_worker_starts_anywhere(
     assert marks(folder) == 4
     assert store.progress(sweep_id)[JobState.QUEUED] == 4
     assert {job.tries for job in store.record(sweep_id).jobs} == {0}
+
+
+def test_a_job_that_takes_its_node_with_it_each_time_fails_in_the_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep_id = store.add_sweep(make_sweep())
+    controller = Controller(store=store, sweep_id=sweep_id, holder="me", watch=lambda _: None)
+    controller._find_slots(keep=())
+    monkeypatch.setattr(Slot, "node_is_alive", lambda _: False)
+    failed = JobState.FAILED
+    for lost in range(1, 11):
+        [slot, *_] = controller._slots
+        claim = claim_one(store, sweep_id, pair="demo", actor="actor", lease_seconds=60.0)
+        assert claim is not None
+        call = Call(slot=slot, actor="actor", claim=claim, answer=None, started=0.0, limit_seconds=1.0)
+        controller._lose_worker(call, ray.exceptions.NodeDiedError("gone"))
+        controller._outbox.flush()
+        assert (store.job(claim.job_id).state is failed) is (lost == 10)
+    assert store.progress(sweep_id)[failed] == 1
+    assert store.audit() == []
 
 
 def other_work(**resources: float) -> Any:

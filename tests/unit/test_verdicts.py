@@ -97,3 +97,10 @@ def test_a_job_that_took_three_workers_with_it_is_poison() -> None:
 def test_a_node_that_went_away_costs_the_job_nothing() -> None:
     verdict = judge_loss(RuntimeError("gone"), failures=["ActorDiedError"] * 2, node_lives=False)
     assert (verdict.blamed, verdict.final) == (False, False)
+
+
+def test_a_job_under_which_ten_nodes_went_away_is_poison() -> None:
+    ninth, tenth = (judge_loss(RuntimeError("gone"), node_lives=False, nodes_lost=lost) for lost in (8, 9))
+    assert (ninth.blamed, ninth.final) == (False, False)
+    assert (tenth.blamed, tenth.final) == (True, True)
+    assert tenth.message == "failed after 10 nodes went away under it; its node is gone: gone"
