@@ -50,7 +50,7 @@ class Size:
     away_seconds: float
 
 
-SMALL = Size(name="small", jobs=30, faults=2, away_seconds=4)
+SMALL = Size(name="small", jobs=20, faults=2, away_seconds=4)
 FULL = Size(name="full", jobs=200, faults=10, away_seconds=120)
 
 
