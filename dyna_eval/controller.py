@@ -503,7 +503,9 @@ class Controller:
         counts = self.store.progress(self.sweep_id)
         if self.may_grow:
             ends = self.fail_fast and self._failed
-            self._wanted.want(0 if ends else counts[JobState.QUEUED], self._slots)
+            pairs = self.store.queued_pairs(self.sweep_id)
+            usable = [slot for slot in self._slots if any(slot.refusal(pair) is None for pair in pairs)]
+            self._wanted.want(0 if ends else counts[JobState.QUEUED], usable)
         self._export.jobs(counts)
         self._renewed = now
 

@@ -410,6 +410,24 @@ def test_a_job_that_takes_its_node_with_it_each_time_fails_in_the_end(
     assert store.audit() == []
 
 
+def test_a_place_that_takes_no_jobs_keeps_no_cluster_from_growing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, list[int]]] = []
+    monkeypatch.setattr(
+        WantedPlaces, "want", lambda _, jobs, slots: asked.append((jobs, [slot.place for slot in slots]))
+    )
+    sweep_id = store.add_sweep(make_sweep())
+    with leased(store, sweep_id) as holder:
+        controller = Controller(
+            store=store, sweep_id=sweep_id, holder=holder, watch=lambda _: None, may_grow=True
+        )
+        controller._find_slots(keep=())
+        controller._slots[0].unstarted = ["no torch", "no torch"]
+        controller._renew()
+    assert asked == [(4, [1])]
+
+
 def other_work(**resources: float) -> Any:
     """An actor that holds resources of the cluster until it is killed."""
 
