@@ -100,9 +100,20 @@ def vocabulary_size(config: Any) -> int:
 
 
 def position_limit(config: Any) -> int | None:
-    """Return the number of positions a model has, or None where it states no limit."""
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(limit) if limit else None
+    """Return the number of positions in which a model can be verified, or None where it states no limit.
+
+    Past `original_max_position_embeddings`, transformers turns *all* tokens of a pass by LongRoPE's long
+    frequencies: one deep node of a tree would change its siblings.
+    """
+    text = config.get_text_config()
+    rotary = getattr(text, "rope_parameters", None) or {}
+    kinds = (rotary, *rotary.values())  # some families have a dictionary for each kind of layer
+    limits = [getattr(text, "max_position_embeddings", None)] + [
+        kind.get("original_max_position_embeddings")
+        for kind in kinds
+        if isinstance(kind, dict) and kind.get("rope_type") == "longrope"
+    ]
+    return min((int(limit) for limit in limits if limit), default=None)
 
 
 class WrittenRows:
