@@ -80,6 +80,10 @@ class PeerDecoder:
                 "install a C++ compiler, or choose cache: dynamic"
             ) from error
 
+    def forget(self) -> None:
+        """Let the schedule `heuristic` begin anew, as with the first prompt."""
+        self._drafting.clear()
+
     @torch.inference_mode()
     def decode(
         self, prompt: Sequence[int], generation: GenerationSpec, configuration: Configuration, *, seed: str
