@@ -316,6 +316,24 @@ def test_only_so_many_graphs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decoded.token_ids == expected.token_ids
 
 
+def test_where_not_all_fit_the_smallest_passes_are_ready_so_that_ar_captures_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cudagraph, "_MOST_GRAPHS", 4)
+    runner = RecordedRunner(tiny_llama(seed=1))
+    runner.reserve(100)
+    runner.warm_up(range(1, 13), shortest=1, longest=100)
+    assert runner.captures == 2 * 2 + 2  # passes of 1 and 2 tokens over 64 and 128 rows, and two moves
+    run(runner, *TREE)  # one that was not captured takes the place of the largest one that was
+    runner.keep([])
+    captures = runner.captures
+    generation = GenerationSpec(max_new_tokens=24)
+    Decoder(runner, None, vocabulary=VOCABULARY, end_of_text=None).decode(
+        LONG_PROMPT, generation, None, seed="0"
+    )
+    assert runner.captures == captures
+
+
 @pytest.mark.parametrize("ask", ["choose, then rank", "rank", "logits", "nothing"])
 def test_a_pass_runs_once_however_it_is_asked(ask: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And one that is forgotten unasked does not run at all."""

@@ -110,9 +110,10 @@ class Decoder:
         self._proposable = min(vocabulary, target.vocabulary, draft.vocabulary if draft else vocabulary)
 
     def prepare(self, tokens: int, *, greedy: bool = True, most_rows: int = 0) -> None:
-        """Make room for sequences of so many tokens, and capture graphs, so that no measured one has to.
+        """Make room for sequences of `tokens` tokens, and capture graphs, so that no measured pass has to.
 
-        `most_rows` is how many rows a method writes behind them at most.
+        `most_rows`: the largest number of uncommitted cache entries the method writes in a round. Graphs of
+        passes over `_LARGEST_PASS` tokens are captured when one is first run.
         """
         for runner in (self.target, self.draft):
             if runner is not None:

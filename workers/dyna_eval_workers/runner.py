@@ -54,10 +54,10 @@ class Runner(Protocol):
         greedy: bool = True,
         proposable: int | None = None,
     ) -> None:
-        """Prepare passes of these sizes that end at `shortest` to `longest` rows of the reserved ones.
+        """Capture passes of `nodes` tokens whose cache ends between `shortest` and `longest`.
 
-        With them what follows: `rank` under `proposable`, or where that is None `choose`. Where tokens are
-        sampled (not `greedy`), a runner may leave that out.
+        With `proposable`, capture top-k over those ids; otherwise the choice. Without `greedy`, a runner that
+        cannot capture sampling captures the passes alone.
         """
         ...
 
