@@ -157,7 +157,7 @@ def test_every_supported_architecture_decodes_exactly(kind: str, backend: str) -
     check_architecture(model.config, kind)
     target, draft = RUNNERS[backend](model), RUNNERS[backend](stranger)
     self_test(target, plain_logits(model), kind)
-    decoder = Decoder(target, draft, vocabulary=VOCABULARY, end_of_text=0)
+    decoder = Decoder(target, draft, vocabulary=VOCABULARY, end_tokens=[0])
     for temperature in (0.0, 1.0):
         generation = GenerationSpec(max_new_tokens=24, temperature=temperature)
         reference = decoder.decode((17, 5, 250, 31, 8), generation, None, seed="7")
@@ -223,7 +223,7 @@ def test_a_tree_up_to_the_last_of_these_positions_is_exact() -> None:
     model = tiny_model("llama", seed=1, rope_parameters=longrope([1.0, 4.0, 7.0, 10.0]))
     limit = position_limit(model.config)
     assert limit is not None
-    decoder = Decoder(TorchRunner(model), TorchRunner(model), vocabulary=VOCABULARY, end_of_text=0)
+    decoder = Decoder(TorchRunner(model), TorchRunner(model), vocabulary=VOCABULARY, end_tokens=[0])
     generation = GenerationSpec(max_new_tokens=limit - 5)
     prompt = (17, 5, 250, 31, 8)
     reference = decoder.decode(prompt, generation, None, seed="7")
@@ -720,12 +720,33 @@ def test_another_end_token_is_known_although_vocabulary_and_model_are_the_same(m
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token": "a"}))
     after = inspected(spec_of(model)).pair
     token = byte_tokenizer().get_vocab()["a"]
-    assert (before.end_of_text, after.end_of_text) == (0, token)
-    assert replace(after, end_of_text=0) == before
-    ends = [load_pair(pair, CPU).decoder.end_of_text for pair in (before, after)]
-    assert ends == [0, token]
-    earlier = replace(after, end_of_text=None)  # as it is stored in an older database
-    assert load_pair(earlier, CPU).decoder.end_of_text == token
+    assert (before.end_tokens, after.end_tokens) == ((0,), (0, token))
+    assert replace(after, end_tokens=(0,)) == before
+    assert load_pair(before, CPU).decoder.end_tokens == {0}
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ({"eos_token_id": [250, 7]}, (0, 7, 250)),
+        ({"eos_token_id": 7}, (0, 7)),
+        ({}, (0,)),
+        (None, (0, 9)),
+    ],
+    ids=["several", "one", "none", "no file"],
+)
+def test_a_text_ends_where_transformers_would_end_it_or_the_tokenizer(
+    written: dict[str, Any] | None, expected: tuple[int, ...], model: Path
+) -> None:
+    """A model that has no generation configuration ends at what its configuration says."""
+    change_config(model, eos_token_id=9)
+    path = model / "generation_config.json"
+    path.unlink()
+    if written is not None:
+        path.write_text(json.dumps(written))
+    pair = inspected(spec_of(model)).pair
+    assert pair.end_tokens == expected
+    assert load_pair(pair, CPU).decoder.end_tokens == set(expected)
 
 
 def hub_commit(hub: Path, model: Any, commit: str) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -72,7 +72,7 @@ class _Sequence:
     committed: list[int]
     limit: int
     """The length at which the sequence is finished."""
-    end_token: int | None
+    end_tokens: frozenset[int]
     chooser: Chooser
     drafting: Drafting | None
 
@@ -86,9 +86,10 @@ class _Sequence:
         return self.limit - len(self.committed) - 1
 
     def extend(self, tokens: list[int]) -> int:
-        """Commit what a round emitted, up to an end token, and return how many tokens that were."""
-        if self.end_token is not None and self.end_token in tokens:
-            tokens = tokens[: tokens.index(self.end_token) + 1]
+        """Commit what a round emitted, up to the first end token, and return how many tokens that were."""
+        end = next((place for place, token in enumerate(tokens) if token in self.end_tokens), None)
+        if end is not None:
+            tokens = tokens[: end + 1]
             self.limit = len(self.committed) + len(tokens)
         self.committed += tokens
         self.chooser.forget_before(len(self.committed))
@@ -98,14 +99,14 @@ class _Sequence:
 class Decoder:
     """A loaded pair, ready to decode one prompt after another. `draft` may be None for methods without one.
 
-    `vocabulary` is the tokenizer's size, `end_of_text` its end token or None.
+    `vocabulary` is the tokenizer's size; at `end_tokens` a text ends where generation stops at them.
     """
 
     def __init__(
-        self, target: Runner, draft: Runner | None, *, vocabulary: int, end_of_text: int | None
+        self, target: Runner, draft: Runner | None, *, vocabulary: int, end_tokens: Iterable[int]
     ) -> None:
         self.target, self.draft = target, draft
-        self.end_of_text = end_of_text
+        self.end_tokens = frozenset(end_tokens)
         # Ids beyond the tokenizer (padded vocabularies) or beyond the target are never proposed.
         self._proposable = min(vocabulary, target.vocabulary, draft.vocabulary if draft else vocabulary)
 
@@ -147,7 +148,7 @@ class Decoder:
         sequence = _Sequence(
             committed=list(prompt),
             limit=len(prompt) + generation.max_new_tokens,
-            end_token=self.end_of_text if generation.stop_at_eos else None,
+            end_tokens=self.end_tokens if generation.stop_at_eos else frozenset(),
             chooser=Chooser(temperature=generation.temperature, seed=seed, vocabulary=self.target.vocabulary),
             drafting=drafting,
         )

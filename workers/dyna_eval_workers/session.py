@@ -186,7 +186,7 @@ class _PairAtWork:
             peer = PeerDecoder(
                 *self.pair.peer_models(configuration),
                 vocabulary=len(self.pair.tokenizer),
-                end_of_text=decoder.end_of_text,
+                end_tokens=decoder.end_tokens,
             )
             peer.warm_up(configuration, tokens=tokens)
             return Loop(decode=partial(peer.decode, configuration=configuration), forget=peer.forget)
