@@ -13,7 +13,7 @@ class Exactness(StrEnum):
     """How a sample's tokens compare with those of the target alone."""
 
     EXACT = "exact"
-    TIE = "tie"  # the target's two best logits were within rounding at the first difference
+    TIE = "tie"  # at the first difference both tokens' scores were the target's best, within rounding
     VIOLATION = "violation"
 
 

@@ -59,7 +59,7 @@ def _settled_seconds(runner: Runner, tokens: Sequence[int], choose: Callable[[],
     """Time the last of several passes: decoding repeats passes of about one size.
 
     After a larger one it takes half a dozen of the smallest until the processor's caches hold what they read.
-    One that takes longer than all of that finds nothing in them.
+    A pass longer than 5 ms evicts the caches anyway, so it is timed once.
     """
     until = time.perf_counter() + _SETTLING_SECONDS
     while True:

@@ -29,9 +29,9 @@ from dyna_eval_workers.traces import Trace
 from dyna_eval_workers.tree import NOT_FED, ROOT, Tree
 
 _clock = time.perf_counter
-_USUAL_TREE = 320  # nodes for which room is made before any method is known
-_USUAL_PASS = 64  # tokens of a pass, or of a step of the draft, that is made ready whatever the method
-_LARGEST_PASS = 256  # and of one that is for a large tree
+_USUAL_TREE = 320  # cache rows reserved behind a sequence, whatever the method, so that most need no more
+_USUAL_PASS = 64  # tokens of the largest pass that is captured beforehand, whatever the method
+_LARGEST_PASS = 256  # tokens of the largest pass that is captured beforehand, for methods with large trees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
