@@ -221,11 +221,11 @@ def peer_loops(
     generation: GenerationSpec,
     *,
     vocabulary: int,
-    end_of_text: int | None = None,
+    end_tokens: Sequence[int] = (),
 ) -> dict[str, Loop]:
     loops: dict[str, Loop] = {}
     for row in wanted:
-        peer = PeerDecoder(*models(row), vocabulary=vocabulary, end_of_text=end_of_text)
+        peer = PeerDecoder(*models(row), vocabulary=vocabulary, end_tokens=end_tokens)
         peer.warm_up(row, tokens=MOST_PROMPT + generation.max_new_tokens)
         loops[row.label] = partial(peer.decode, generation=generation, configuration=row, seed="0")
     return loops
@@ -248,7 +248,7 @@ def pair_part(
             peers,
             generation,
             vocabulary=len(pair.tokenizer),
-            end_of_text=pair.tokenizer.eos_token_id,
+            end_tokens=pair.pair.end_tokens,
         ),
         settings,
         positions=pair.positions,
@@ -379,7 +379,7 @@ def long_generation(positions: int = 2304) -> dict[str, Any]:
     config = GPTNeoXConfig.from_pretrained(demo_folder() / "target", max_position_embeddings=positions)
     torch.manual_seed(0)
     runner = NativeRunner(GPTNeoXForCausalLM(config).to(torch.bfloat16).eval())
-    decoder = Decoder(runner, None, vocabulary=config.vocab_size, end_of_text=None)
+    decoder = Decoder(runner, None, vocabulary=config.vocab_size, end_tokens=())
     decoded = decoder.decode([1, 2, 3], GenerationSpec(max_new_tokens=2000), None, seed="0")
     steps = [r.verify_seconds or 0.0 for r in decoded.rounds]
     at = {n: median(steps[n - 50 : n]) for n in (100, 550, 1000, 1500, 2000)}
@@ -427,7 +427,7 @@ def enlarged_on_gpu(settings: argparse.Namespace, device: torch.device) -> dict[
             models[role] = enlarge(small, **growth)
     target, draft = models["target"], models["draft"]
     tokenizer = AutoTokenizer.from_pretrained(demo_folder() / "target")
-    sizes = {"vocabulary": len(tokenizer), "end_of_text": tokenizer.eos_token_id}
+    sizes = {"vocabulary": len(tokenizer), "end_tokens": [tokenizer.eos_token_id]}
     generation = GenerationSpec(max_new_tokens=settings.tokens)
     found = contest(
         *decoders_on_gpu(target, draft, **sizes),
@@ -442,13 +442,13 @@ def enlarged_on_gpu(settings: argparse.Namespace, device: torch.device) -> dict[
 
 
 def decoders_on_gpu(
-    target: Any, draft: Any | None, *, vocabulary: int, end_of_text: int | None = None
+    target: Any, draft: Any | None, *, vocabulary: int, end_tokens: Sequence[int] = ()
 ) -> tuple[Decoder, dict[str, Decoder]]:
     """Return a prepared decoder of our kernels, and those of transformers' passes, captured and eager."""
 
     def over(runner: type[TorchRunner]) -> Decoder:
         drafting = None if draft is None else runner(draft)
-        return Decoder(runner(target), drafting, vocabulary=vocabulary, end_of_text=end_of_text)
+        return Decoder(runner(target), drafting, vocabulary=vocabulary, end_tokens=end_tokens)
 
     fused, graphs, eager = over(FusedRunner), over(GraphRunner), over(TorchRunner)
     for prepared in (fused, graphs):

@@ -18,7 +18,7 @@ IDENTITY_VERSION = 2
 
 """Version of the job identity; it changes when `job_key` hashes other facts."""
 
-DECODER_VERSION = 5
+DECODER_VERSION = 6
 
 """Version of the decoding loops' semantics; results of another version are not reused."""
 
@@ -245,8 +245,9 @@ class Pair:
     target_digest: str
     draft_digest: str | None
     tokenizer_digest: str
-    end_of_text: int | None = None
-    """The tokenizer's end token; None where it has none, or where an earlier version looked at the pair."""
+    end_tokens: tuple[int, ...] = ()
+    """Where `stop_at_eos` ends a sample: the tokenizer's end token, and those of the target's generation
+    configuration, ascending."""
 
     def same_models(self, other: Pair) -> bool:
         """Whether an actor that holds one of two pairs can run the other: they differ in prompts at most."""
@@ -350,19 +351,14 @@ def job_key(
             "prompt_set": prompt_set,
             "generation": asdict(generation),
             "warmup": measure.warmup,
-            **_end_of_text(pair, generation),
+            **_end_tokens(pair, generation),
         }
     )
 
 
-def _end_of_text(pair: Pair, generation: GenerationSpec) -> dict[str, int]:
-    """Return the end token where generation stops at it, which the tokenizer's digest does not cover.
-
-    Empty where it does not, or where the pair is of an earlier version: such jobs keep their keys.
-    """
-    if not generation.stop_at_eos or pair.end_of_text is None:
-        return {}
-    return {"end_of_text": pair.end_of_text}
+def _end_tokens(pair: Pair, generation: GenerationSpec) -> dict[str, list[int]]:
+    """Return the end tokens where generation stops at them: no digest of the pair's files covers them."""
+    return {"end_tokens": list(pair.end_tokens)} if generation.stop_at_eos else {}
 
 
 def calibration_key(pair: Pair) -> str:

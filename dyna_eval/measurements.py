@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from statistics import linear_regression
 
 from dyna_eval.jobs import Params, Scalar
 
@@ -13,7 +14,7 @@ class Exactness(StrEnum):
     """How a sample's tokens compare with those of the target alone."""
 
     EXACT = "exact"
-    TIE = "tie"  # the target's two best logits were within rounding at the first difference
+    TIE = "tie"  # at the first difference both tokens' scores were the target's best, within rounding
     VIOLATION = "violation"
 
 
@@ -140,10 +141,19 @@ class Calibration:
 
 
 def interpolate(points: tuple[tuple[int, float], ...], size: float) -> float:
-    """Interpolate linearly between measured (size, seconds), and go on along the last two beyond them."""
+    """Interpolate linearly between measured (size, seconds), ascending.
+
+    Beyond the largest size, go on from it with the slope of the least-squares line through all sizes from a
+    quarter of it on: the last two alone differ by noise, which a long extrapolation multiplies.
+    """
     if len(points) == 1 or size <= points[0][0]:
         return points[0][1]
-    index = next((i for i, (measured, _) in enumerate(points) if measured >= size), len(points) - 1)
+    largest, seconds = points[-1]
+    if size > largest:
+        near = [point for point in points if point[0] >= largest / 4]
+        slope = linear_regression(*zip(*(near if len(near) > 1 else points[-2:]), strict=True)).slope
+        return seconds + slope * (size - largest)
+    index = next(i for i, (measured, _) in enumerate(points) if measured >= size)
     (x0, y0), (x1, y1) = points[index - 1], points[index]
     return y0 + (y1 - y0) * (size - x0) / (x1 - x0)
 

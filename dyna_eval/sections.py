@@ -145,7 +145,8 @@ class GenerationSection(Section):
         _GENERATION.seed, ge=0, lt=2**63, description="Of sampling, and of the order in which rows run."
     )
     stop_at_eos: bool = Field(
-        _GENERATION.stop_at_eos, description="End a sample at the target's end-of-sequence token."
+        _GENERATION.stop_at_eos,
+        description="End a sample at the tokenizer's end token, or at one of the target's generation config.",
     )
 
 

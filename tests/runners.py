@@ -30,7 +30,7 @@ RUNNERS: dict[str, Callable[[Any], Runner]] = {"eager": TorchRunner, "compile": 
 
 def decoder(target: Any, draft: Any | None, *, backend: str = "eager", **changes: Any) -> Decoder:
     """Return a decoder for models; `changes` are arguments of `Decoder`."""
-    settings: dict[str, Any] = {"vocabulary": VOCABULARY, "end_of_text": 0} | changes
+    settings: dict[str, Any] = {"vocabulary": VOCABULARY, "end_tokens": [0]} | changes
     make = RUNNERS[backend]
     return Decoder(make(target), None if draft is None else make(draft), **settings)
 

@@ -95,8 +95,14 @@ def pass_seconds(points: Sequence[tuple[int, float]], size: float) -> float:
     """Read the cost of a pass of any size off those of ascending sizes, each with its seconds."""
     if len(points) == 1 or size <= points[0][0]:
         return points[0][1]
-    segment = next((ends for ends in pairwise(points) if size <= ends[1][0]), points[-2:])
-    (left, at_left), (right, at_right) = segment
+    largest, at_largest = points[-1]
+    if size > largest:
+        near = [point for point in points if 4 * point[0] >= largest]
+        near = near if len(near) > 1 else list(points[-2:])
+        middle, at_middle = fmean(x for x, _ in near), fmean(y for _, y in near)
+        rise = sum((x - middle) * (y - at_middle) for x, y in near) / sum((x - middle) ** 2 for x, _ in near)
+        return at_largest + rise * (size - largest)
+    (left, at_left), (right, at_right) = next(ends for ends in pairwise(points) if size <= ends[1][0])
     return at_left + (at_right - at_left) * (size - left) / (right - left)
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -32,7 +33,7 @@ from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.pairs import inspect_pair
 from dyna_eval_workers.policies import TopBranches
 from dyna_eval_workers.prompts import load_prompts
-from dyna_eval_workers.runner import TorchRunner
+from dyna_eval_workers.runner import TorchRunner, position_limit
 from dyna_eval_workers.sampling import Chooser
 from dyna_eval_workers.selfcheck import check
 from safetensors.torch import load_file, save_file
@@ -156,7 +157,7 @@ def test_every_supported_architecture_decodes_exactly(kind: str, backend: str) -
     check_architecture(model.config, kind)
     target, draft = RUNNERS[backend](model), RUNNERS[backend](stranger)
     self_test(target, plain_logits(model), kind)
-    decoder = Decoder(target, draft, vocabulary=VOCABULARY, end_of_text=0)
+    decoder = Decoder(target, draft, vocabulary=VOCABULARY, end_tokens=[0])
     for temperature in (0.0, 1.0):
         generation = GenerationSpec(max_new_tokens=24, temperature=temperature)
         reference = decoder.decode((17, 5, 250, 31, 8), generation, None, seed="7")
@@ -172,6 +173,61 @@ def test_checking_a_pair_by_hand_says_what_was_checked(saved: Path) -> None:
     assert lines[2].startswith(("backend: compile", "backend: eager (no C++ compiler"))
     assert [line.split(",")[0] for line in lines[3:]] == ["linear", "tree", "linear", "tree"]
     assert all(": exact," in line for line in lines[3:])
+
+
+def longrope(factor: list[float]) -> dict[str, Any]:
+    """A configuration whose rotary frequencies change at 32 of its 128 positions."""
+    return {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * len(factor),
+        "long_factor": factor,
+        "original_max_position_embeddings": 32,
+    }
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        tiny_config("llama", rope_parameters=longrope([1.0, 4.0, 7.0, 10.0])),
+        tiny_config(
+            "phi3",
+            num_attention_heads=4,
+            max_position_embeddings=POSITIONS,
+            original_max_position_embeddings=32,
+            rope_parameters=longrope([1.0, 4.0, 7.0, 10.0]) | {"original_max_position_embeddings": 64},
+        ),
+        SimpleNamespace(
+            get_text_config=lambda: SimpleNamespace(
+                max_position_embeddings=POSITIONS, rope_parameters={"full_attention": longrope([4.0])}
+            )
+        ),
+    ],
+    ids=["llama", "phi3", "by kind of layer"],
+)
+def test_a_model_is_verified_only_where_its_rotary_frequencies_stay_the_same(config: Any) -> None:
+    """A pass that reached past position 32 would turn all its tokens otherwise than the passes before it."""
+    assert position_limit(config) == 32
+
+
+@pytest.mark.parametrize("kind", ["default", "linear", "dynamic", "yarn", "llama3"])
+def test_other_rotary_frequencies_take_no_positions_away(kind: str) -> None:
+    more = {"low_freq_factor": 1.0, "high_freq_factor": 4.0} if kind == "llama3" else {}
+    parameters = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0} | more
+    if kind in ("yarn", "llama3"):
+        parameters["original_max_position_embeddings"] = POSITIONS // 4
+    assert position_limit(tiny_config("llama", rope_parameters=parameters)) == POSITIONS
+
+
+def test_a_tree_up_to_the_last_of_these_positions_is_exact() -> None:
+    model = tiny_model("llama", seed=1, rope_parameters=longrope([1.0, 4.0, 7.0, 10.0]))
+    limit = position_limit(model.config)
+    assert limit is not None
+    decoder = Decoder(TorchRunner(model), TorchRunner(model), vocabulary=VOCABULARY, end_tokens=[0])
+    generation = GenerationSpec(max_new_tokens=limit - 5)
+    prompt = (17, 5, 250, 31, 8)
+    reference = decoder.decode(prompt, generation, None, seed="7")
+    assert decoder.decode(prompt, generation, TREE, seed="7").token_ids == reference.token_ids
 
 
 # --------------------------------------------------------------- what runs the passes
@@ -664,12 +720,33 @@ def test_another_end_token_is_known_although_vocabulary_and_model_are_the_same(m
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token": "a"}))
     after = inspected(spec_of(model)).pair
     token = byte_tokenizer().get_vocab()["a"]
-    assert (before.end_of_text, after.end_of_text) == (0, token)
-    assert replace(after, end_of_text=0) == before
-    ends = [load_pair(pair, CPU).decoder.end_of_text for pair in (before, after)]
-    assert ends == [0, token]
-    earlier = replace(after, end_of_text=None)  # as it is stored in an older database
-    assert load_pair(earlier, CPU).decoder.end_of_text == token
+    assert (before.end_tokens, after.end_tokens) == ((0,), (0, token))
+    assert replace(after, end_tokens=(0,)) == before
+    assert load_pair(before, CPU).decoder.end_tokens == {0}
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ({"eos_token_id": [250, 7]}, (0, 7, 250)),
+        ({"eos_token_id": 7}, (0, 7)),
+        ({}, (0,)),
+        (None, (0, 9)),
+    ],
+    ids=["several", "one", "none", "no file"],
+)
+def test_a_text_ends_where_transformers_would_end_it_or_the_tokenizer(
+    written: dict[str, Any] | None, expected: tuple[int, ...], model: Path
+) -> None:
+    """A model that has no generation configuration ends at what its configuration says."""
+    change_config(model, eos_token_id=9)
+    path = model / "generation_config.json"
+    path.unlink()
+    if written is not None:
+        path.write_text(json.dumps(written))
+    pair = inspected(spec_of(model)).pair
+    assert pair.end_tokens == expected
+    assert load_pair(pair, CPU).decoder.end_tokens == set(expected)
 
 
 def hub_commit(hub: Path, model: Any, commit: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from dyna_eval_workers.decoding import Decoded, Decoder
 from dyna_eval_workers.environment import capture_environment
 from dyna_eval_workers.loading import LoadedPair, load_pair
 from dyna_eval_workers.native import kernels
+from dyna_eval_workers.peers import PeerDecoder
 from dyna_eval_workers.session import DecodingSession
 
 from dyna_eval.errors import DecodingError, NoKernelsError, PairError
@@ -241,10 +243,7 @@ def test_no_garbage_is_collected_in_measured_time(
 def test_a_job_that_fails_leaves_the_collector_at_work(
     pair: Pair, session: DecodingSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode(*_: Any, **__: Any) -> Decoded:
-        raise DecodingError("no more")
-
-    monkeypatch.setattr(Decoder, "decode", decode)
+    monkeypatch.setattr(Decoder, "decode", _no_more)
     with pytest.raises(DecodingError, match="no more"):
         session.run(job_for(pair, TREE, measure=replace(MEASURE, warmup=0)), PROMPTS)
     assert gc.isenabled()
@@ -305,6 +304,21 @@ def test_a_sentinel_in_a_sampling_peers_job_is_compared_all_the_same(
     assert {sample.exactness for sample in sentinel.samples} == {Exactness.EXACT}
 
 
+def test_a_target_that_does_not_repeat_its_own_output_fails_the_job(
+    pair: Pair, session: DecodingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two different outputs of the target alone, none says what a method has to emit."""
+    job = job_for(pair, TREE, measure=replace(MEASURE, sentinel_every=1))
+    session.run(job, PROMPTS)
+    with monkeypatch.context() as broken:
+        broken.setattr(Decoder, "decode", wrong_from(4, alone=True))
+        with pytest.raises(DecodingError, match="not what the target alone emitted at first") as caught:
+            session.run(job, PROMPTS)
+    assert "3 of 3 samples" in str(caught.value)
+    [sentinel] = session.run(job, PROMPTS).sentinels
+    assert sentinel.sequence == 1, "the one that differed is not among the actor's runs"
+
+
 def test_other_prompts_and_other_generation_have_sentinels_of_their_own(
     pair: Pair, session: DecodingSession
 ) -> None:
@@ -339,18 +353,31 @@ def test_warming_up_is_short(pair: Pair, session: DecodingSession, watched: Watc
     assert {call.tokens for call in watched.take() if call.seed.startswith("warm-up")} == {32}
 
 
+def test_what_a_peer_learns_while_it_warms_up_is_no_start_for_the_measured_prompts(
+    folder: Path, session: DecodingSession
+) -> None:
+    """With a draft that is always right, `heuristic` drafts two more after every round of every prompt."""
+    right = inspected(folder / "target", folder / "target")
+    peer = configuration(
+        Method.HF_ASSISTED, num_assistant_tokens=2, schedule="heuristic", confidence_threshold=0.0
+    )
+    first, second, _ = session.run(job_for(right, peer), PROMPTS).samples
+    assert [round_.drafted for round_ in first.rounds][:2] == [2, 4]
+    assert second.rounds[0].drafted > 2
+
+
 # ----------------------------------------------------------------------- exactness
 
 
-def wrong_from(index: int) -> Callable[..., Decoded]:
-    """Return a decoder whose speculative output has another token at `index`."""
+def wrong_from(index: int, *, alone: bool = False) -> Callable[..., Decoded]:
+    """Return a decoder whose speculative output, or with `alone` the target's own, is wrong at `index`."""
     real = Decoder.decode
 
     def decode(
         self: Decoder, prompt: Any, generation: GenerationSpec, drafting: Any, **options: Any
     ) -> Decoded:
         decoded = real(self, prompt, generation, drafting, **options)
-        if drafting is None:
+        if (drafting is None) is not alone:
             return decoded
         tokens = list(decoded.token_ids)
         tokens[index] = (tokens[index] + 1) % 256
@@ -407,6 +434,40 @@ def test_the_sentinels_of_a_failed_job_come_with_the_next_result(
             session.run(job, PROMPTS)
     assert [sentinel.sequence for sentinel in session.run(job, PROMPTS).sentinels] == [0]
     assert not session.run(job, PROMPTS).sentinels
+
+
+# ------------------------------------------------------------------- a peer's models
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_peers_models_leave_the_memory_although_they_refer_to_themselves(
+    fails: bool, pair: Pair, session: DecodingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As compiled ones do. A failed job's traceback holds its models; they go before the next ones come."""
+    real, loaded, alive = LoadedPair.peer_models, [], []
+
+    def peer_models(self: LoadedPair, configuration: Configuration) -> tuple[Any, Any]:
+        alive.append([model() is not None for model in loaded])
+        target, draft = real(self, configuration)
+        target._compiled_call = target._call_impl
+        loaded.append(weakref.ref(target))
+        return target, draft
+
+    monkeypatch.setattr(LoadedPair, "peer_models", peer_models)
+    peer = job_for(pair, configuration(Method.HF_GENERATE))
+    if fails:
+        monkeypatch.setattr(PeerDecoder, "decode", _no_more)
+        for _ in range(2):
+            with pytest.raises(DecodingError, match="no more"):
+                session.run(peer, PROMPTS)
+        assert alive == [[], [False]]
+    else:
+        session.run(peer, PROMPTS)
+        assert [model() for model in loaded] == [None]
+
+
+def _no_more(*_: Any, **__: Any) -> Decoded:
+    raise DecodingError("no more")
 
 
 # --------------------------------------------------------------------------- pairs

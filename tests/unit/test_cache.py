@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from tests.models import tiny_gpt_neox, tiny_llama
+from tests.models import tiny_gpt_neox, tiny_llama, tiny_model
 from tests.runners import rows_of
 
 PREFIX = [17, 5, 250, 31]
@@ -51,6 +51,17 @@ def write_tree(runner: TorchRunner) -> None:
 
 
 def test_prefill_commits_the_rows_of_the_prompt(runner: TorchRunner) -> None:
+    assert_holds(runner, PREFIX)
+
+
+@pytest.mark.parametrize(("multi_query", "heads"), [(True, 1), (False, 4)])
+def test_a_cache_has_as_many_heads_as_the_model_caches(multi_query: bool, heads: int) -> None:
+    """Falcon's configuration says it by a flag of its own."""
+    config = {"num_attention_heads": 4, "alibi": False, "multi_query": multi_query, "ffn_hidden_size": 64}
+    runner = TorchRunner(tiny_model("falcon", seed=1, **config))
+    runner.reserve(24)
+    assert rows_of(runner.cache).shape == (2, 2, 1, heads, 24, 8)
+    runner.prefill(PREFIX)
     assert_holds(runner, PREFIX)
 
 

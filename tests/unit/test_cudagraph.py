@@ -86,9 +86,7 @@ def make(request: pytest.FixtureRequest) -> Callable[[Any], GraphRunner]:
 
 
 def decoder(make: Callable[[Any], Runner], target: Any, draft: Any = None) -> Decoder:
-    return Decoder(
-        make(target), None if draft is None else make(draft), vocabulary=VOCABULARY, end_of_text=None
-    )
+    return Decoder(make(target), None if draft is None else make(draft), vocabulary=VOCABULARY, end_tokens=())
 
 
 def run(runner: TorchRunner, tokens: Sequence[int], parents: Sequence[int]) -> None:
@@ -268,7 +266,7 @@ def test_a_warm_runner_captures_nothing_while_it_decodes() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_prepared_decoder_captures_nothing_while_it_decodes(temperature: float) -> None:
     target, draft = RecordedRunner(tiny_gpt_neox(seed=1)), RecordedRunner(tiny_gpt_neox(seed=2))
-    pair = Decoder(target, draft, vocabulary=VOCABULARY, end_of_text=None)
+    pair = Decoder(target, draft, vocabulary=VOCABULARY, end_tokens=())
     pair.prepare(80, greedy=temperature == 0)
     captures = target.captures, draft.captures
     generation = GenerationSpec(max_new_tokens=24, temperature=temperature)
@@ -314,6 +312,24 @@ def test_only_so_many_graphs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = decoder(RecordedRunner, runner.model, tiny_llama(seed=2))
     decoded = ours.decode(LONG_PROMPT, generation, POLICIES["full tree"], seed="0")
     assert decoded.token_ids == expected.token_ids
+
+
+def test_where_not_all_fit_the_smallest_passes_are_ready_so_that_ar_captures_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cudagraph, "_MOST_GRAPHS", 4)
+    runner = RecordedRunner(tiny_llama(seed=1))
+    runner.reserve(100)
+    runner.warm_up(range(1, 13), shortest=1, longest=100)
+    assert runner.captures == 2 * 2 + 2  # passes of 1 and 2 tokens over 64 and 128 rows, and two moves
+    run(runner, *TREE)  # one that was not captured takes the place of the largest one that was
+    runner.keep([])
+    captures = runner.captures
+    generation = GenerationSpec(max_new_tokens=24)
+    Decoder(runner, None, vocabulary=VOCABULARY, end_tokens=()).decode(
+        LONG_PROMPT, generation, None, seed="0"
+    )
+    assert runner.captures == captures
 
 
 @pytest.mark.parametrize("ask", ["choose, then rank", "rank", "logits", "nothing"])

@@ -237,9 +237,19 @@ def test_decoding_stops_at_an_end_token_inside_an_accepted_path(target: Any) -> 
     stop = free.token_ids.index(end) + 1
     generation = GenerationSpec(max_new_tokens=24, stop_at_eos=True)
     for policy in (None, POLICIES["linear"], POLICIES["full tree"]):
-        decoded = decoder(target, target, end_of_text=end).decode(PROMPT, generation, policy, seed="0")
+        decoded = decoder(target, target, end_tokens=[end]).decode(PROMPT, generation, policy, seed="0")
         assert decoded.token_ids == free.token_ids[:stop]
         assert sum(r.emitted for r in decoded.rounds) == stop
+
+
+def test_decoding_stops_at_the_first_of_several_end_tokens(target: Any) -> None:
+    free = decoder(target, None).decode(PROMPT, GenerationSpec(max_new_tokens=24), None, seed="0").token_ids
+    _, early, _, late, *_ = dict.fromkeys(free)
+    stop = free.index(early) + 1
+    generation = GenerationSpec(max_new_tokens=24, stop_at_eos=True)
+    for policy in (None, POLICIES["linear"], POLICIES["full tree"]):
+        ours = decoder(target, target, end_tokens=[late, early])
+        assert ours.decode(PROMPT, generation, policy, seed="0").token_ids == free[:stop]
 
 
 class Listener(BestFirst):
@@ -260,7 +270,7 @@ def test_a_policy_hears_of_every_prompt_and_of_what_counts_of_every_path(target:
     end = next(token for place, token in enumerate(free) if place >= 5 and free.index(token) == place)
     stop = free.index(end) + 1
     Listener.heard.clear()
-    decoded = decoder(target, target, end_of_text=end).decode(
+    decoded = decoder(target, target, end_tokens=[end]).decode(
         PROMPT,
         GenerationSpec(max_new_tokens=24, stop_at_eos=True),
         Listener(depth=3, width=2, max_nodes=9),

@@ -32,7 +32,7 @@ def target(backend: str) -> Runner:
 
 @pytest.fixture(scope="module")
 def reference() -> tuple[int, ...]:
-    alone = decoder(tiny_gpt_neox(seed=1), None, end_of_text=None)
+    alone = decoder(tiny_gpt_neox(seed=1), None, end_tokens=())
     return alone.decode(PROMPT, GREEDY, None, seed="0").token_ids
 
 
@@ -97,7 +97,7 @@ NEAR_AND_FAR = {torch.float32: (30, 150), torch.float16: (1, 5), torch.bfloat16:
 def compared_with_a_twin(backend: str, dtype: torch.dtype, eps: int, **changes: Any) -> TokenComparison:
     """Compare with a token whose logit is by so many eps smaller than that of the best."""
     model = tiny_gpt_neox(seed=1).to(dtype)
-    alone = decoder(model, None, backend=backend, end_of_text=None)
+    alone = decoder(model, None, backend=backend, end_tokens=())
     reference = alone.decode(PROMPT, GREEDY, None, seed="0").token_ids
     best, twin = reference[0], (reference[0] + 1) % 300
     with torch.no_grad():

@@ -48,12 +48,12 @@ PEERS = {
 
 
 def peer(target: Any, draft: Any | None, **changes: Any) -> PeerDecoder:
-    settings: dict[str, Any] = {"vocabulary": VOCABULARY, "end_of_text": None} | changes
+    settings: dict[str, Any] = {"vocabulary": VOCABULARY, "end_tokens": ()} | changes
     return PeerDecoder(target, draft, **settings)
 
 
 def target_alone(target: Any, prompt: tuple[int, ...], generation: GenerationSpec) -> tuple[int, ...]:
-    decoder = Decoder(TorchRunner(target), None, vocabulary=VOCABULARY, end_of_text=None)
+    decoder = Decoder(TorchRunner(target), None, vocabulary=VOCABULARY, end_tokens=())
     return decoder.decode(prompt, generation, None, seed=SEED).token_ids
 
 
@@ -146,6 +146,9 @@ def test_only_heuristic_carries_its_number_of_tokens_to_the_next_prompt() -> Non
         peers.decode(PROMPT, generation, configuration, seed=SEED)
         again = peers.decode(PROMPT, generation, configuration, seed=SEED)
         assert again.rounds[0].drafted == first_draft
+        peers.forget()
+        anew = peers.decode(PROMPT, generation, configuration, seed=SEED)
+        assert anew.rounds[0].drafted == 2
 
 
 @pytest.mark.parametrize("configuration", [generate(), assisted()], ids=["generate", "assisted"])
@@ -154,13 +157,13 @@ def test_the_end_token_stops_only_where_it_is_asked_to(configuration: Configurat
     whole = target_alone(target, PROMPT, GenerationSpec(max_new_tokens=30))
     end = whole[12]
     target.generation_config.eos_token_id = draft.generation_config.eos_token_id = end
-    peers = peer(target, draft, end_of_text=end)
+    peers = peer(target, draft, end_tokens=[whole[-1], end])
     on = peers.decode(PROMPT, GenerationSpec(max_new_tokens=30), configuration, seed=SEED)
     stopped = peers.decode(
         PROMPT, GenerationSpec(max_new_tokens=30, stop_at_eos=True), configuration, seed=SEED
     )
     assert on.token_ids == whole
-    assert stopped.token_ids == whole[: whole.index(end) + 1]
+    assert stopped.token_ids == whole[: min(whole.index(end), whole.index(whole[-1])) + 1]
     assert sum(emitted(stopped)) == len(stopped.token_ids)
 
 

@@ -150,7 +150,7 @@ def test_two_sampled_tokens_follow_the_targets_law(draft_seed: int, backend: str
     """
     target, prompt, draws = tiny_gpt_neox(seed=1, vocabulary=6), [3, 5, 2], 1500
     draft = tiny_gpt_neox(seed=draft_seed, vocabulary=6)
-    pair = decoder(target, draft, backend=backend, vocabulary=6, end_of_text=None)
+    pair = decoder(target, draft, backend=backend, vocabulary=6, end_tokens=())
     policy = TopBranches(depth=2, branches=2, root_branches=3, threshold=0.05, max_nodes=9)
     generation = GenerationSpec(max_new_tokens=2, temperature=1.0)
     sample = [pair.decode(prompt, generation, policy, seed=str(seed)).token_ids for seed in range(draws)]

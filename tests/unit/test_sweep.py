@@ -367,16 +367,15 @@ def test_the_digest_of_a_sweep_follows_what_it_runs(spec: SweepSpec) -> None:
 
 
 def test_the_end_token_is_part_of_a_job_where_generation_stops_at_it(spec: SweepSpec) -> None:
-    """Where it does not, keys are those of pairs that an earlier version looked at, which knew of none."""
     stopping = replace(spec, generation=replace(spec.generation, stop_at_eos=True))
-    known, other, earlier = (replace(PAIRS[0], end_of_text=token) for token in (0, 7, None))
+    known, more, none = (replace(PAIRS[0], end_tokens=tokens) for tokens in ((0,), (0, 7), ()))
 
     def keys(of: SweepSpec, of_pair: Pair) -> list[str]:
         return [job.key for job in jobs_for(of, (of_pair,), PROMPTS)]
 
-    assert keys(spec, known) == keys(spec, other) == keys(spec, earlier)
-    assert not set(keys(stopping, known)) & set(keys(stopping, other))
-    assert not set(keys(stopping, known)) & set(keys(stopping, earlier))
+    assert keys(spec, known) == keys(spec, more) == keys(spec, none)
+    assert not set(keys(stopping, known)) & set(keys(stopping, more))
+    assert not set(keys(stopping, known)) & set(keys(stopping, none))
 
 
 def test_one_pair_may_run_in_two_dtypes_or_on_two_backends(spec: SweepSpec) -> None:

@@ -144,20 +144,22 @@ class GraphRunner(TorchRunner):
         greedy: bool = True,
         proposable: int | None = None,
     ) -> None:
-        """Capture the passes of these sizes that end at `shortest` to `longest` rows of the reserved ones.
+        """Capture passes of `nodes` tokens whose cache ends between `shortest` and `longest`, and moves.
 
-        With them what follows: `rank` under `proposable`, or where that is None `choose`, sampled ones only
-        where graphs answer these; and the moves of as many rows. Of more than `_MOST_GRAPHS` passes only the
-        last stay, the largest ones.
+        With `proposable`, capture top-k over those ids with each pass; otherwise the choice, sampled only
+        where graphs can sample. Of more than `_MOST_GRAPHS` passes the smallest are captured: every method
+        needs them.
         """
         tail = _Tail.CHOOSE if proposable is None else _Tail.RANK
         if not greedy and not self._samples_in_graphs:
             tail = _Tail.NOTHING
         lengths = sorted({self._rows_read(end) for end in range(shortest, longest + 1)})
-        for size in sorted({_padded(count) for count in nodes}):
+        sizes = sorted({_padded(count) for count in nodes})
+        for size in sizes:
             self._move_of(max(size, _FEWEST_MOVED))
-            for rows in lengths:
-                self._static(size, rows, tail, proposable if tail is _Tail.RANK and proposable else 0)
+        smallest = [(size, rows) for size in sizes for rows in lengths][:_MOST_GRAPHS]
+        for size, rows in reversed(smallest):  # those used last are dropped last
+            self._static(size, rows, tail, proposable if tail is _Tail.RANK and proposable else 0)
 
     def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
         self._catch_up()

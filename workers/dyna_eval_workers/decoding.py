@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -29,9 +29,9 @@ from dyna_eval_workers.traces import Trace
 from dyna_eval_workers.tree import NOT_FED, ROOT, Tree
 
 _clock = time.perf_counter
-_USUAL_TREE = 320  # nodes for which room is made before any method is known
-_USUAL_PASS = 64  # tokens of a pass, or of a step of the draft, that is made ready whatever the method
-_LARGEST_PASS = 256  # and of one that is for a large tree
+_USUAL_TREE = 320  # cache rows reserved behind a sequence, whatever the method, so that most need no more
+_USUAL_PASS = 64  # tokens of the largest pass that is captured beforehand, whatever the method
+_LARGEST_PASS = 256  # tokens of the largest pass that is captured beforehand, for methods with large trees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class _Sequence:
     committed: list[int]
     limit: int
     """The length at which the sequence is finished."""
-    end_token: int | None
+    end_tokens: frozenset[int]
     chooser: Chooser
     drafting: Drafting | None
 
@@ -86,9 +86,10 @@ class _Sequence:
         return self.limit - len(self.committed) - 1
 
     def extend(self, tokens: list[int]) -> int:
-        """Commit what a round emitted, up to an end token, and return how many tokens that were."""
-        if self.end_token is not None and self.end_token in tokens:
-            tokens = tokens[: tokens.index(self.end_token) + 1]
+        """Commit what a round emitted, up to the first end token, and return how many tokens that were."""
+        end = next((place for place, token in enumerate(tokens) if token in self.end_tokens), None)
+        if end is not None:
+            tokens = tokens[: end + 1]
             self.limit = len(self.committed) + len(tokens)
         self.committed += tokens
         self.chooser.forget_before(len(self.committed))
@@ -98,21 +99,22 @@ class _Sequence:
 class Decoder:
     """A loaded pair, ready to decode one prompt after another. `draft` may be None for methods without one.
 
-    `vocabulary` is the tokenizer's size, `end_of_text` its end token or None.
+    `vocabulary` is the tokenizer's size; at `end_tokens` a text ends where generation stops at them.
     """
 
     def __init__(
-        self, target: Runner, draft: Runner | None, *, vocabulary: int, end_of_text: int | None
+        self, target: Runner, draft: Runner | None, *, vocabulary: int, end_tokens: Iterable[int]
     ) -> None:
         self.target, self.draft = target, draft
-        self.end_of_text = end_of_text
+        self.end_tokens = frozenset(end_tokens)
         # Ids beyond the tokenizer (padded vocabularies) or beyond the target are never proposed.
         self._proposable = min(vocabulary, target.vocabulary, draft.vocabulary if draft else vocabulary)
 
     def prepare(self, tokens: int, *, greedy: bool = True, most_rows: int = 0) -> None:
-        """Make room for sequences of so many tokens, and capture graphs, so that no measured one has to.
+        """Make room for sequences of `tokens` tokens, and capture graphs, so that no measured pass has to.
 
-        `most_rows` is how many rows a method writes behind them at most.
+        `most_rows`: the largest number of uncommitted cache entries the method writes in a round. Graphs of
+        passes over `_LARGEST_PASS` tokens are captured when one is first run.
         """
         for runner in (self.target, self.draft):
             if runner is not None:
@@ -146,7 +148,7 @@ class Decoder:
         sequence = _Sequence(
             committed=list(prompt),
             limit=len(prompt) + generation.max_new_tokens,
-            end_token=self.end_of_text if generation.stop_at_eos else None,
+            end_tokens=self.end_tokens if generation.stop_at_eos else frozenset(),
             chooser=Chooser(temperature=generation.temperature, seed=seed, vocabulary=self.target.vocabulary),
             drafting=drafting,
         )

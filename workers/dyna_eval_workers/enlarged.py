@@ -49,7 +49,7 @@ def enlarge(model: GPTNeoXForCausalLM, *, width: int, layers: int) -> GPTNeoXFor
 
 
 def _source(name: str, deepest: int) -> tuple[str, bool]:
-    """Return the small model's name for a weight, and whether it is zero, so that its layer adds nothing."""
+    """Return the source weight's name, and whether to zero it so that the added layer is the identity."""
     parts = name.split(".")
     if parts[1] != "layers" or int(parts[2]) < deepest:
         return name, False

@@ -14,7 +14,7 @@ from dyna_eval_workers.runner import COMMITTED, Runner
 from dyna_eval_workers.sampling import Chooser
 
 _TIE_ULP = {torch.float32: 64.0, torch.float16: 2.0, torch.bfloat16: 2.0}
-"""Largest margin, in units in the last place, that different kernels may turn round.
+"""Largest margin, in units in the last place, that different kernels may turn round: see `_margin_ulp`.
 
 16-bit logits are rounded once more than float32 ones differ between a one-token and a tree-wide forward;
 float32 sums over some hundred terms differ by a few dozen ulp.
@@ -29,8 +29,9 @@ PEER_TIE_ULP = 16.0
 class TokenComparison:
     """How a sample differs from its reference; index and margin are None where it does not.
 
-    `margin_ulp` is the distance between the target's two best scores at the first difference, in units in
-    the last place of the model's dtype; None where one text is a prefix of the other.
+    `margin_ulp` is how far below the target's best score the lower of the two tokens (reference, emitted)
+    lies at the first difference, in units in the last place of the model's dtype at the best score; None
+    where one text is a prefix of the other.
     """
 
     exactness: Exactness
@@ -50,7 +51,8 @@ def compare_tokens(
 ) -> TokenComparison:
     """Compare emitted tokens with the target's own, and tell a numeric tie from a violation.
 
-    A tie's margin is at most `tie_ulp`, unless given what our own kernels may turn round.
+    A difference is a tie if its margin is at most the dtype's own bound (float32 64 ulp, 16-bit 2 ulp) or
+    `tie_ulp`, whichever is larger.
     """
     if tuple(reference) == tuple(emitted):
         return TokenComparison(exactness=Exactness.EXACT)
@@ -79,7 +81,10 @@ def _scores_at(target: Runner, tokens: list[int], generation: GenerationSpec, se
 
 
 def _margin_ulp(scores: torch.Tensor, reference: int, emitted: int, dtype: torch.dtype) -> float:
-    """Return how far apart the two tokens' scores are, in ulp of `dtype` at the best score."""
+    """Return how far below the best score the lower of two tokens' scores lies.
+
+    In units in the last place of `dtype` at the best score.
+    """
     best = float(scores.max())
     ulp = torch.finfo(dtype).eps * 2.0 ** math.floor(math.log2(max(abs(best), 2**-14)))
     return (best - min(float(scores[reference]), float(scores[emitted]))) / ulp

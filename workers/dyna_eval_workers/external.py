@@ -22,7 +22,7 @@ def external_policy(configuration: Configuration, calibration: Calibration) -> C
     """Make the policy of a configuration whose method another package brings.
 
     Raises PolicyError where the package is not installed here in the version that the configuration was made
-    for, or its policy is none.
+    for, or does not return a `GrowthPolicy`.
     """
     parameters = configured(configuration)
     name = configuration.method.value

@@ -79,8 +79,7 @@ def load_pair(pair: Pair, device: torch.device, *, gpus: int = 1) -> LoadedPair:
             f"{target_source.name}: the tokenizer is missing, or changed since the sweep was submitted; "
             "put the same files there, or submit the sweep again"
         )
-    end_of_text = tokenizer.eos_token_id if pair.end_of_text is None else pair.end_of_text
-    decoder = Decoder(target, draft, vocabulary=len(tokenizer), end_of_text=end_of_text)
+    decoder = Decoder(target, draft, vocabulary=len(tokenizer), end_tokens=pair.end_tokens)
     positions = common_positions(runner.positions for runner in (target, draft) if runner is not None)
     return LoadedPair(pair=pair, decoder=decoder, tokenizer=tokenizer, positions=positions, gpus=gpus)
 

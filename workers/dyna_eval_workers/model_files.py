@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 from transformers.utils import resolve_revision
 
@@ -95,6 +95,13 @@ class ModelFiles:
 
     def tokenizer(self) -> Any:
         return AutoTokenizer.from_pretrained(self.location, revision=self.revision, trust_remote_code=False)
+
+    def generation_config(self, config: Any) -> Any:
+        """Return how the model is meant to generate: by a file of its own, else by its configuration."""
+        try:
+            return GenerationConfig.from_pretrained(self.location, revision=self.revision)
+        except OSError:  # there is no such file, and transformers does the same
+            return GenerationConfig.from_model_config(config)
 
     def digest(self) -> str:
         """Return what identifies the model: the content of its folder, or its name and commit on the hub."""

@@ -63,7 +63,7 @@ def inspect_pair(spec: PairSpec, *, device: str, backend: Backend = Backend.AUTO
         target_digest=target.files.digest(),
         draft_digest=draft.files.digest() if draft else None,
         tokenizer_digest=tokenizer_digest(target.tokenizer),
-        end_of_text=target.tokenizer.eos_token_id,
+        end_tokens=target.end_tokens(),
     )
     positions = common_positions(position_limit(model.config) for model in models)
     vocabulary = vocabulary_size(target.config)
@@ -80,6 +80,13 @@ class _InspectedModel:
     files: ModelFiles
     config: Any
     tokenizer: Any
+
+    def end_tokens(self) -> tuple[int, ...]:
+        """Return the tokenizer's end token, and those at which `generate` stops by itself, ascending."""
+        with self.files.reading():
+            named = self.files.generation_config(self.config).eos_token_id
+        named = named if isinstance(named, list) else [named]
+        return tuple(sorted({*named, self.tokenizer.eos_token_id} - {None}))
 
 
 def _inspect_model(files: ModelFiles) -> _InspectedModel:

@@ -22,7 +22,7 @@ import hashlib
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -45,14 +45,14 @@ _MOST_SHAPES = 64  # that one process compiles; torch's own limit is 8, and then
 class PeerDecoder:
     """transformers models, ready to decode one prompt after another. `draft` may be None for `hf_generate`.
 
-    The two are different objects, used by nothing else meanwhile. `vocabulary` is the tokenizer's size,
-    `end_of_text` its end token or None.
+    The two are different objects, used by nothing else meanwhile. `vocabulary` is the tokenizer's size; at
+    `end_tokens` a text ends where generation stops at them.
     """
 
-    def __init__(self, target: Any, draft: Any | None, *, vocabulary: int, end_of_text: int | None) -> None:
+    def __init__(self, target: Any, draft: Any | None, *, vocabulary: int, end_tokens: Iterable[int]) -> None:
         self.target, self.draft = target, draft
         self.device: torch.device = next(target.parameters()).device
-        self._end_of_text = end_of_text
+        self._end_tokens = sorted(end_tokens)
         self._never_drafted = [] if draft is None else _match_output_layers(target, draft, vocabulary)
         self._static: Any | None = None
         self._static_rows = 0
@@ -79,6 +79,10 @@ class PeerDecoder:
                 f"hf_generate: torch cannot compile for the static cache here ({first_line(error)}); "
                 "install a C++ compiler, or choose cache: dynamic"
             ) from error
+
+    def forget(self) -> None:
+        """Let the schedule `heuristic` begin anew, as with the first prompt."""
+        self._drafting.clear()
 
     @torch.inference_mode()
     def decode(
@@ -125,11 +129,11 @@ class PeerDecoder:
         )
 
     def _law(self, generation: GenerationSpec, configuration: Configuration) -> Any:
-        """Return what `generate` is to do. It may emit the end token, also where it must not stop there."""
+        """Return what `generate` is to do. It may emit an end token, also where it must not stop there."""
         law = GenerationConfig(
             max_new_tokens=generation.max_new_tokens,
             do_sample=False,
-            eos_token_id=self._end_of_text if generation.stop_at_eos else None,
+            eos_token_id=(self._end_tokens or None) if generation.stop_at_eos else None,
         )
         if generation.temperature > 0:  # top_k is 50 unless it is told otherwise
             law.update(do_sample=True, temperature=generation.temperature, top_k=0)

@@ -243,7 +243,7 @@ class Reliability:
     factor: float = 1.0
     """w, the exponential of `log_odds`."""
     _MOST: ClassVar[float] = 0.999
-    """A draft that is wholly sure could never be proved wrong."""
+    """Cap on q: at q = 1 the odds are infinite, so a rejection could not lower the estimate."""
 
     def chance(self, probability: float) -> float:
         probability = min(probability, self._MOST)
@@ -308,7 +308,10 @@ class CostAware(GrowthPolicy):
 
     reranks: ClassVar[bool] = True
     _CHILDREN: ClassVar[int] = 4
+    """Proposals asked for under each node: the target seldom takes one that the draft ranks lower."""
     _LEVELS: ClassVar[int] = 8
+    """Latest levels whose proposals say what the next level will bring: enough to even them out, and few
+    enough to follow the text."""
 
     def __post_init__(self) -> None:
         self._draft_seconds = [0.0, *(self.calibration.draft(count) for count in range(1, self.width + 1))]
@@ -326,6 +329,7 @@ class CostAware(GrowthPolicy):
         self._emitted_tokens = 1.0  # AR's rate, until rounds say more
         self._spent_seconds = self._verify_seconds[1]
         self._best, self._others = Reliability(), Reliability()
+        # A prior until levels were seen: proposals of all chances are equally likely.
         self._levels = deque(([0.1], [0.3], [0.5], [0.7], [0.9]), maxlen=self._LEVELS)
         self._plant()
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import DynamicCache
 
 from dyna_eval_workers.cache import PreallocatedCache
 from dyna_eval_workers.placement import layer_devices
@@ -54,10 +55,10 @@ class Runner(Protocol):
         greedy: bool = True,
         proposable: int | None = None,
     ) -> None:
-        """Prepare passes of these sizes that end at `shortest` to `longest` rows of the reserved ones.
+        """Capture passes of `nodes` tokens whose cache ends between `shortest` and `longest`.
 
-        With them what follows: `rank` under `proposable`, or where that is None `choose`. Where tokens are
-        sampled (not `greedy`), a runner may leave that out.
+        With `proposable`, capture top-k over those ids; otherwise the choice. Without `greedy`, a runner that
+        cannot capture sampling captures the passes alone.
         """
         ...
 
@@ -100,9 +101,20 @@ def vocabulary_size(config: Any) -> int:
 
 
 def position_limit(config: Any) -> int | None:
-    """Return the number of positions a model has, or None where it states no limit."""
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(limit) if limit else None
+    """Return the number of positions in which a model can be verified, or None where it states no limit.
+
+    Past `original_max_position_embeddings`, transformers turns *all* tokens of a pass by LongRoPE's long
+    frequencies: one deep node of a tree would change its siblings.
+    """
+    text = config.get_text_config()
+    rotary = getattr(text, "rope_parameters", None) or {}
+    kinds = (rotary, *rotary.values())  # some families have a dictionary for each kind of layer
+    limits = [getattr(text, "max_position_embeddings", None)] + [
+        kind.get("original_max_position_embeddings")
+        for kind in kinds
+        if isinstance(kind, dict) and kind.get("rope_type") == "longrope"
+    ]
+    return min((int(limit) for limit in limits if limit), default=None)
 
 
 class WrittenRows:
@@ -154,6 +166,7 @@ class TorchRunner:
         self.dtype, self.device = parameter.dtype, parameter.device
         self.vocabulary = vocabulary_size(model.config)
         self.positions = position_limit(model.config)
+        self._heads, self._head_size = self._cached_heads()
         self.cache = self._allocate(0)
         self._written = WrittenRows()
         self._blocked = torch.finfo(self.dtype).min
@@ -260,13 +273,23 @@ class TorchRunner:
         result: Tensor = output.logits[0]
         return result
 
+    @torch.inference_mode()
+    def _cached_heads(self) -> tuple[int, int]:
+        """Return how many heads a layer caches, and their size, as a pass of one token shows them.
+
+        Configurations name them differently, and some families cache other numbers than they name.
+        """
+        cache = DynamicCache(config=self.model.config)
+        token = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
+        self.model(input_ids=token, past_key_values=cache, use_cache=True)
+        _, heads, _, head_size = cache.layers[0].keys.shape
+        return heads, head_size
+
     def _allocate(self, capacity: int) -> PreallocatedCache:
         config = self.model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return PreallocatedCache(
-            heads=heads,
-            head_size=head_size,
+            heads=self._heads,
+            head_size=self._head_size,
             capacity=capacity,
             dtype=self.dtype,
             devices=layer_devices(self.model, config.num_hidden_layers),

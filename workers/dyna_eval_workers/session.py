@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -40,10 +40,19 @@ class _Reference:
     """Sentinels that no result has carried yet: a job may fail after its sentinel was run."""
 
 
-class Loop(Protocol):
-    """A configuration's decoding loop on a loaded pair."""
+class Decode(Protocol):
+    """Continues one prompt by a configuration's loop."""
 
     def __call__(self, prompt: Sequence[int], generation: GenerationSpec, *, seed: str) -> Decoded: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """A configuration's decoding loop on a loaded pair."""
+
+    decode: Decode
+    forget: Callable[[], None] = lambda: None
+    """Drops what the loop learned from earlier prompts; ours learn within a prompt only."""
 
 
 class DecodingSession:
@@ -71,8 +80,16 @@ class DecodingSession:
         session runs the target alone over the prompts: those sentinels are the reference for exactness
         and the yardstick of this machine's speed.
 
-        Raises PairError where the pair does not load, DecodingError where the output is not the target's.
+        Raises PairError where the pair does not load, DecodingError where the output is not the target's, or
+        where the target alone does not repeat its own.
         """
+        try:
+            return self._run(job, prompts)
+        finally:
+            if job.configuration.method.is_peer:
+                gc.collect()  # a compiled model refers to itself, and would stay in memory
+
+    def _run(self, job: Job, prompts: PromptSet) -> JobResult:
         work = self._use(job.pair)
         loop = work.loop(
             job.configuration,
@@ -92,7 +109,7 @@ class DecodingSession:
         conditions = watch.conditions()
         reference.jobs_since += 1
         samples = _samples(work, job, prompts, decoded, configuration=job.configuration, reference=reference)
-        _refuse_violations(samples)
+        _refuse_violations(samples, "are not what the target alone emits")
         sentinels, reference.undelivered = reference.undelivered, ()
         return JobResult(
             job_key=job.key,
@@ -127,6 +144,7 @@ class DecodingSession:
         _warm_up(loop, job, prompts)
         decoded = _decode_all(loop, job, prompts)
         samples = _samples(work, job, prompts, decoded, configuration=TARGET_ALONE, reference=reference)
+        _refuse_violations(samples, "are not what the target alone emitted at first on this worker")
         if not reference.tokens:
             reference.tokens = {sample.prompt_index: sample.token_ids for sample in samples}
         sentinel = Sentinel(actor=self.actor, sequence=self._sentinels, samples=samples)
@@ -164,24 +182,25 @@ class _PairAtWork:
         decoder = self.pair.decoder
         if configuration.method.is_peer:
             decoder.prepare(tokens, greedy=greedy)
+            gc.collect()  # models of a peer's job that failed, which its traceback held
             peer = PeerDecoder(
                 *self.pair.peer_models(configuration),
                 vocabulary=len(self.pair.tokenizer),
-                end_of_text=decoder.end_of_text,
+                end_tokens=decoder.end_tokens,
             )
             peer.warm_up(configuration, tokens=tokens)
-            return partial(peer.decode, configuration=configuration)
+            return Loop(decode=partial(peer.decode, configuration=configuration), forget=peer.forget)
         make = external_policy if configuration.method.is_external else drafting_for
         drafting = make(configuration, self.calibration)
         decoder.prepare(tokens, greedy=greedy, most_rows=drafting.most_rows if drafting else 0)
-        return partial(decoder.decode, drafting=drafting, kept_traces=kept_traces)
+        return Loop(decode=partial(decoder.decode, drafting=drafting, kept_traces=kept_traces))
 
 
 def _decode_all(loop: Loop, job: Job, prompts: PromptSet) -> list[Decoded]:
     decoded = []
     for prompt in prompts.prompts:
         with collector.paused():
-            decoded.append(loop(prompt.token_ids, job.generation, seed=_seed(job, prompt)))
+            decoded.append(loop.decode(prompt.token_ids, job.generation, seed=_seed(job, prompt)))
     return decoded
 
 
@@ -227,7 +246,10 @@ def _token_text(tokenizer: Any, token: int) -> str:
 
 
 def _warm_up(loop: Loop, job: Job, prompts: PromptSet) -> None:
-    """Decode a little outside the measured prompts: the first prompt's tokens in reverse order."""
+    """Decode a little outside the measured prompts: the first prompt's tokens in reverse order.
+
+    What the loop learns of it is forgotten.
+    """
     tokens = prompts.prompts[0].token_ids[::-1]
     short = replace(
         job.generation,
@@ -235,7 +257,8 @@ def _warm_up(loop: Loop, job: Job, prompts: PromptSet) -> None:
         stop_at_eos=False,
     )
     for number in range(job.measure.warmup):
-        loop(tokens, short, seed=f"warm-up:{number}")
+        loop.decode(tokens, short, seed=f"warm-up:{number}")
+    loop.forget()
 
 
 def _most_tokens(job: Job, prompts: PromptSet) -> int:
@@ -274,7 +297,8 @@ def distinct_n(token_ids: tuple[int, ...], n: int) -> float | None:
     return len(set(grams)) / len(grams) if grams else None
 
 
-def _refuse_violations(samples: tuple[Sample, ...]) -> None:
+def _refuse_violations(samples: tuple[Sample, ...], what: str) -> None:
+    """Raise DecodingError where samples differ from their reference by more than ties; `what` says how."""
     broken = [sample for sample in samples if sample.exactness is Exactness.VIOLATION]
     if not broken:
         return
@@ -283,6 +307,6 @@ def _refuse_violations(samples: tuple[Sample, ...]) -> None:
         "" if first.divergence_margin_ulp is None else f", {first.divergence_margin_ulp:.0f} ulp from a tie"
     )
     raise DecodingError(
-        f"{len(broken)} of {len(samples)} samples are not what the target alone emits; the first is prompt "
-        f"{first.prompt_index}, from new token {first.divergence_index} on{margin}"
+        f"{len(broken)} of {len(samples)} samples {what}; the first is prompt {first.prompt_index}, "
+        f"from new token {first.divergence_index} on{margin}"
     )

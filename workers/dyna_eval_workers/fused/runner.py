@@ -31,13 +31,14 @@ from dyna_eval_workers.runner import COMMITTED
 from dyna_eval_workers.sampling import Chooser
 
 # Found on an H200, for models of 70 M to 2.8 B parameters.
-_PROGRAMS = 80  # that a product is split among at least, so that all of the device reads weights
-_INPUTS = 512  # and the least that each of them takes
+_MIN_PROGRAMS = 80  # split-K programs per product, so that all SMs read weights
+_MIN_SPLIT_INPUTS = 512  # inputs per split-K program
 _RANKED = 2048  # logits that a program ranks
 _BLOCK_ROWS = 64  # rows of the cache that a program of `attend` takes at once, of numbers of 16 bits
-_SPLITS, _ATTENDING = 8, 128  # the most programs that share a head of `attend`, and all heads together
-_SLOTS = 16  # heads times nodes of such a program
-_WARPS = 8  # and how it is run
+_MOST_SPLITS = 8  # programs of `attend` that share the cache of a key/value head
+_MOST_ATTENDING = 128  # programs of `attend` for all key/value heads together
+_ATTEND_SLOTS = 16  # query heads times nodes that a program of `attend` takes
+_ATTEND_WARPS = 8  # warps of a program of `attend`
 _PROMPT_PASS = 64  # tokens of a prompt in one pass
 _COUNTERS = 1 << 16  # groups of programs that add up parts, at most
 _LAW = 2  # integers that say how tokens are chosen
@@ -379,8 +380,8 @@ class FusedRunner(GraphRunner):
         size = stack.head_size
         out = self._room("mixed", nodes, stack.heads * size)
         group = stack.heads // stack.key_heads
-        slots, columns = max(_SLOTS, _power_of_two(group)), max(16, _power_of_two(size))
-        splits = max(1, min(_SPLITS, _ATTENDING // stack.key_heads))
+        slots, columns = max(_ATTEND_SLOTS, _power_of_two(group)), max(16, _power_of_two(size))
+        splits = max(1, min(_MOST_SPLITS, _MOST_ATTENDING // stack.key_heads))
         grid = ceil(nodes / (slots // group)), stack.key_heads, splits
         self._check_counters(grid[0] * grid[1])
         parts = self._room("parts of mixed", *grid, slots, columns + 2, dtype=torch.float32)
@@ -417,7 +418,7 @@ class FusedRunner(GraphRunner):
             BLOCK_Q=slots,
             BLOCK_R=_BLOCK_ROWS if self.dtype.itemsize == 2 else _BLOCK_ROWS // 2,
             BLOCK_D=columns,
-            num_warps=_WARPS,
+            num_warps=_ATTEND_WARPS,
             num_stages=1,
         )
         return out
@@ -451,7 +452,7 @@ def _matrix(weight: Tensor, bias: Tensor | None, *, halves: int = 1) -> _Matrix:
     outputs, inputs = weight.shape
     outputs //= halves
     programs = ceil(outputs / _tile_for(1, weight.dtype, gated=halves == 2).outputs)
-    splits = max(1, min(_power_of_two(ceil(_PROGRAMS / programs)), inputs // _INPUTS))
+    splits = max(1, min(_power_of_two(ceil(_MIN_PROGRAMS / programs)), inputs // _MIN_SPLIT_INPUTS))
     return _Matrix(weight, bias, outputs, inputs, splits)
 
 

@@ -43,7 +43,7 @@ class NativeRunner:
         self._capacity = 0
         self._tables: tuple[Tensor, Tensor] | None = None
         self._length = 0
-        self._rows = 0  # that the latest pass has logits of
+        self._rows = 0  # logits of the latest pass
         self._room(1)
 
     def __del__(self) -> None:

@@ -39,26 +39,27 @@ namespace {
 // LANES: floats in a vector. Those longer than a register the compiler takes apart, through memory, at a tenth of the
 // speed.
 // BLOCK: tokens that share one reading of a panel, as many as have their sums in registers.
-// QUERIES: those that share one reading of a head's cache.
-// SLOW: so many tokens fetch weights ahead of their turn; the processor itself keeps up with fewer.
+// QUERIES: tokens that share one reading of a head's cache.
+// PREFETCH_FROM_TOKENS: passes of at least so many tokens fetch weights ahead of their turn; with fewer the processor's
+// own prefetching keeps up.
 #if defined(__AVX512F__)
-constexpr int64_t LANES = 16, BLOCK = 14, QUERIES = 4, SLOW = 5;
+constexpr int64_t LANES = 16, BLOCK = 14, QUERIES = 4, PREFETCH_FROM_TOKENS = 5;
 #elif defined(__AVX__)
-constexpr int64_t LANES = 8, BLOCK = 5, QUERIES = 5, SLOW = 2;
+constexpr int64_t LANES = 8, BLOCK = 5, QUERIES = 5, PREFETCH_FROM_TOKENS = 2;
 #elif defined(__aarch64__)
-constexpr int64_t LANES = 4, BLOCK = 12, QUERIES = 4, SLOW = 2;
+constexpr int64_t LANES = 4, BLOCK = 12, QUERIES = 4, PREFETCH_FROM_TOKENS = 2;
 #else
-constexpr int64_t LANES = 4, BLOCK = 4, QUERIES = 4, SLOW = 2;
+constexpr int64_t LANES = 4, BLOCK = 4, QUERIES = 4, PREFETCH_FROM_TOKENS = 2;
 #endif
-constexpr int64_t VECTORS = 2;              // of a panel
+constexpr int64_t VECTORS = 2;              // vectors that a panel is wide
 constexpr int64_t PANEL = VECTORS * LANES;  // outputs of a matrix that are computed together
-constexpr int64_t COUNTERS = 16;            // of random words in a block of 64 tokens: see sampling.py
+constexpr int64_t COUNTERS = 16;            // Philox counters for the noise of 64 tokens: see sampling.py
 constexpr int64_t SCAN = 256;               // scores whose maximum is kept while the best are picked one by one
-constexpr int64_t WORTH_THREADS = 1 << 15;  // scores to scan for which several threads pay,
-constexpr int64_t NOISE_COST = 16;          // and how many of these one costs whose noise is computed
+constexpr int64_t WORTH_THREADS = 1 << 15;  // scores to scan from which several threads pay
+constexpr int64_t NOISE_COST = 16;          // scanning one score with its noise costs as much as so many without
 constexpr int64_t AHEAD = 8192;             // bytes of weights that are fetched before their turn
 constexpr size_t HUGE = 2 << 20;            // bytes of a huge page
-constexpr int SPINS = 10000;                // some tens of microseconds
+constexpr int SPINS = 10000;                // looks at a barrier before a thread sleeps: some tens of microseconds
 constexpr uint64_t SLICE = 100'000;         // nanoseconds that a thread runs before it makes room for another
 constexpr float LOWEST = -std::numeric_limits<float>::infinity();
 
@@ -369,7 +370,7 @@ void multiply_block(const Input* x, int64_t stride, const char* panel, const Pan
   for (int64_t k = 0; k < w.inputs; k += Weights::STEP, ahead += bytes) {
     typename Weights::Vectors weights[P];
     for (int p = 0; p < P; ++p) {
-      for (int64_t line = 0; M >= SLOW && line < Weights::STEP * PANEL * Weights::BYTES; line += 64)
+      for (int64_t line = 0; M >= PREFETCH_FROM_TOKENS && line < Weights::STEP * PANEL * Weights::BYTES; line += 64)
         __builtin_prefetch(ahead + p * w.bytes + line, 0, 2);
       weights[p] = Weights::read(panel + p * w.bytes, k);
     }
