@@ -50,16 +50,29 @@ def swept(new_workplace: Callable[[], Workplace]) -> Swept:
     workplace.write("sweep.yaml", QUESTION_SWEEP)
     submitted = workplace.run("submit", "sweep.yaml", "--db", "sqlite:///new.db")
     assert submitted.status == 0, submitted.stderr
+    even_out(workplace.folder / "new.db")
     with sqlite3.connect(workplace.folder / "new.db") as source, sqlite3.connect(workplace.database) as copy:
         source.backup(copy)
     slow_down(workplace.folder / "new.db", "+ Draft model", 2.0)
     return Swept(workplace=workplace)
 
 
+def even_out(database: Path) -> None:
+    """Let all repeats of a prompt have taken the same time: what runs differ by would widen the intervals."""
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE result SET totals = NULL")  # figures then follow from the samples
+        connection.execute(
+            "WITH mean AS (SELECT label, prompt_index, avg(decode_seconds) AS seconds FROM sample"
+            " JOIN job ON job.id = job_id GROUP BY label, prompt_index)"
+            " UPDATE sample SET decode_seconds = (SELECT seconds FROM mean JOIN job ON job.label = mean.label"
+            " WHERE job.id = sample.job_id AND mean.prompt_index = sample.prompt_index)"
+            " WHERE job_id IS NOT NULL"  # those without are of the actors' own AR runs
+        )
+
+
 def slow_down(database: Path, label: str, factor: float) -> None:
     """Let a row of a database have taken so many times as long."""
     with sqlite3.connect(database) as connection:
-        connection.execute("UPDATE result SET totals = NULL")  # figures then follow from the samples
         connection.execute(
             "UPDATE sample SET decode_seconds = decode_seconds * ? WHERE job_id IN"
             " (SELECT id FROM job WHERE label = ?)",
