@@ -427,11 +427,13 @@ def enlarged_on_gpu(settings: argparse.Namespace, device: torch.device) -> dict[
             models[role] = enlarge(small, **growth)
     target, draft = models["target"], models["draft"]
     tokenizer = AutoTokenizer.from_pretrained(demo_folder() / "target")
-    sizes = {"vocabulary": len(tokenizer), "end_tokens": [tokenizer.eos_token_id]}
+    vocabulary, end_tokens = len(tokenizer), [tokenizer.eos_token_id]
     generation = GenerationSpec(max_new_tokens=settings.tokens)
     found = contest(
-        *decoders_on_gpu(target, draft, **sizes),
-        peer_loops(lambda _: (target, draft), PEERS, generation, **sizes),
+        *decoders_on_gpu(target, draft, vocabulary=vocabulary, end_tokens=end_tokens),
+        peer_loops(
+            lambda _: (target, draft), PEERS, generation, vocabulary=vocabulary, end_tokens=end_tokens
+        ),
         settings,
         positions=target.config.max_position_embeddings,
         read=bytes_read(target, settings),
