@@ -174,14 +174,14 @@ def _places(
 
 
 def _why_no_place(nodes: Sequence[Mapping[str, Any]], gpus_per_pair: float | None) -> str:
-    if gpus_per_pair is None:
+    most = max((int(node["Resources"].get("GPU", 0)) for node in nodes), default=0)
+    if gpus_per_pair is None or (gpus_per_pair == 0 and most == 0):
         return "the Ray cluster has neither a GPU nor a free core; add a node, or lower --cpus-per-pair"
     if gpus_per_pair == 0:
         return (
             "the sweep was begun on CPUs, and no node of the Ray cluster without a GPU has a free core;"
             " add such a node, lower --cpus-per-pair, or submit the file with another --name"
         )
-    most = max((int(node["Resources"].get("GPU", 0)) for node in nodes), default=0)
     return (
         f"no node of the Ray cluster has the {gpus_per_pair:g} GPUs of a pair, the largest has {most};"
         " add a node, or change --gpus-per-pair"
