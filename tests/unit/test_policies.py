@@ -540,7 +540,7 @@ def test_a_cap_before_a_dear_node_is_noted_where_those_behind_it_pay_for_it() ->
 
     Of a level of four nodes 0.5 tokens are behind the cap, and of the next level a whole one.
     """
-    points = ((1, 1.0), (3, 1.0), (4, 1.7), (5, 1.7))
+    points = ((1, 1.0), (3, 1.0), (4, 1.7), (20, 1.7), (64, 1.7))
 
     def verified(depth: int) -> tuple[int, bool]:
         calibration = Calibration(draft_seconds=((1, 0.0),), verify_seconds=points)
