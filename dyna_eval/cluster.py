@@ -118,7 +118,7 @@ class WantedPlaces:
         if slots:
             largest = max(slots, key=lambda slot: (slot.gpus, slot.cpus))
             self._bundle = {"GPU": largest.gpus} if largest.gpus else {"CPU": largest.cpus}
-        if all(slot.actor is not None and slot.answered for slot in slots):
+        if self._bundle and all(slot.actor is not None and slot.answered for slot in slots):
             self._groups += [placement_group([self._bundle]) for _ in range(wanted - len(self._groups))]
 
 

@@ -111,9 +111,8 @@ class Controller:
         go back to the queue.
         """
         try:
-            self.store.renew_lease(
-                self.sweep_id, self.holder, LEASE_SECONDS
-            )  # Ray may have taken long to start
+            # Ray may have taken longer to start than the lease lives.
+            self.store.renew_lease(self.sweep_id, self.holder, LEASE_SECONDS)
             self.store.recover(self.sweep_id, self.holder)
             for origin in self.store.result_origins(self.sweep_id):
                 self._earlier.setdefault(origin.pair, []).append(origin)

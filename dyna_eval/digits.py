@@ -37,14 +37,14 @@ def bounds(interval: Interval | None, decimals: int = 2) -> str | None:
     return f"[{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]" if interval else None
 
 
-def gain(comparison: Comparison | None) -> str | None:
-    """Return by how many percent a row is faster than another one."""
-    return None if comparison is None else f"{(comparison.ratio - 1.0) * 100.0:.1f}"
+def gain(comparison: Comparison | None, *, sign: str = "-") -> str | None:
+    """Return by how many percent a row is faster than another one; with `sign` + gains have one, too."""
+    return None if comparison is None else f"{(comparison.ratio - 1.0) * 100.0:{sign}.1f}"
 
 
 def gain_over_previous(row: Row) -> str | None:
     """Return by how many percent a row is faster than the step before it, with its sign."""
-    return None if row.versus_previous is None else f"{(row.versus_previous.ratio - 1.0) * 100.0:+.1f}"
+    return gain(row.versus_previous, sign="+")
 
 
 def acceptance_length(row: Row) -> str | None:

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dyna_eval import __version__, cells, wording
+from dyna_eval.series.costs import PHASE_NAMES
 
 ASSETS = ("style.css", "theme.js", "page.js", "figures.js", "icon.svg", "plotly.min.js")
 
@@ -63,6 +64,7 @@ def _environment() -> Environment:
     environment.globals |= {
         "cells": cells,
         "count": wording.count,
+        "phase_names": PHASE_NAMES,
         "product_version": __version__,
         "with_query": with_query,
         "asset_text": lambda name: Markup(asset(name).decode()),  # noqa: S704  # our own files

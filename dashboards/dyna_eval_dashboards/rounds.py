@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dyna_eval.measurements import Round, Sample, sum_rounds
-from dyna_eval.series.costs import PHASE_NAMES, PHASES
+from dyna_eval.series.costs import PHASES
 
 MOST_ROUNDS = 1_000
 """Rounds that a time line shows."""
@@ -49,7 +49,6 @@ class TimeLine:
     """Seconds of the longest round: the height of the drawing."""
     phase_seconds: Mapping[str, float | None]
     """Over all rounds, None where one lacks the phase; `host` is what no phase accounts for."""
-    phase_names: Mapping[str, str] = field(default_factory=lambda: PHASE_NAMES)
     width: float = _WIDTH
     height: float = _HEIGHT
 

@@ -160,7 +160,7 @@ class Store:
     def add_jobs(self, sweep_id: int, jobs: Sequence[Job]) -> int:
         """Add jobs to a sweep and return the number of those that it did not have yet."""
         with self._write() as session:
-            sweeps.lock_sweep(session, sweep_id)  # another command may be about to add the same ones
+            sweeps.require_sweep(session, sweep_id, alone=True)  # another command may add the same ones
             added = sweeps.insert_jobs(session, sweep_id, jobs)
             if added:
                 log(session, sweep_id, EventKind.JOBS_ADDED, jobs=added)

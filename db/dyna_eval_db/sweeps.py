@@ -184,21 +184,15 @@ def _no_such_sweep(name_or_id: str | None, names: Iterable[str]) -> str:
     return f"no sweep '{name_or_id}'; {hint}"
 
 
-def require_sweep(session: Session, sweep_id: int) -> SweepRow:
-    row = session.get(SweepRow, sweep_id)
+def require_sweep(session: Session, sweep_id: int, *, alone: bool = False) -> SweepRow:
+    """Read a sweep; raises UnknownSweepError where there is none.
+
+    alone: lets one transaction after another change its set of jobs, as SQLite does by itself.
+    """
+    row = session.get(SweepRow, sweep_id, with_for_update={"key_share": True} if alone else None)
     if row is None:
         raise UnknownSweepError(f"no sweep {sweep_id} in this database")
     return row
-
-
-def lock_sweep(session: Session, sweep_id: int) -> None:
-    """Let one transaction after another change the sweep's set of jobs; raises UnknownSweepError.
-
-    On SQLite a transaction that writes is alone anyway.
-    """
-    found = select(SweepRow.id).where(SweepRow.id == sweep_id).with_for_update(key_share=True)
-    if session.scalar(found) is None:
-        raise UnknownSweepError(f"no sweep {sweep_id} in this database")
 
 
 def require_job(session: Session, job_id: int) -> JobRow:
@@ -393,13 +387,17 @@ def read_calibration(session: Session, job: JobRow) -> Calibration | None:
     environment = session.scalar(select(ResultRow.environment).where(ResultRow.job_id == job.id))
     if environment is None:
         return None
-    pair = read_pairs(require_sweep(session, job.sweep_id))[job.pair]
-    return read_calibrations(session, pair).get(environment)
+    return read_calibrations(session, read_pair(session, job)).get(environment)
+
+
+def read_pair(session: Session, job: JobRow) -> Pair:
+    """Read a job's pair, with all that was resolved."""
+    return read_pairs(require_sweep(session, job.sweep_id))[job.pair]
 
 
 def read_planned_job(session: Session, row: JobRow) -> Job:
     """Read a job as actors are given it."""
-    return _job(row, read_pairs(require_sweep(session, row.sweep_id))[row.pair])
+    return _job(row, read_pair(session, row))
 
 
 def _job(row: Any, pair: Pair) -> Job:

@@ -202,7 +202,7 @@ class WatchedStore:
                 params=job.params,
                 generation=job.generation,
                 measure=job.measure,
-                pair=sweeps.read_planned_job(session, job).pair,
+                pair=sweeps.read_pair(session, job),
                 key=job.key,
                 prompt_set=job.prompt_set,
                 attempts=read_attempts(session, job_id),

@@ -1111,19 +1111,26 @@ def test_rounds_are_copied_in_one_statement_and_a_refused_one_is_reported(databa
         assert store.samples(claim.job_id) == result.samples
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        pytest.param("SELECT pg_terminate_backend(pg_backend_pid())", id="closed the connection"),
+        pytest.param("SET TRANSACTION READ ONLY", id="takes no writes, as a standby or with a full disk"),
+    ],
+)
 @on_postgres
-def test_a_server_that_closed_the_connection_is_away_and_then_back(database_url: str) -> None:
+def test_a_server_that_refuses_for_a_while_is_away_and_then_back(database_url: str, statement: str) -> None:
     with Store.open(database_url, create=True) as store:
         sweep_id = store.add_sweep(make_sweep())
         claim = take(store, sweep_id)
 
-        def cut(connection: Any) -> None:
-            connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+        def refuse(connection: Any) -> None:
+            connection.exec_driver_sql(statement)
 
-        event.listen(Engine, "begin", cut)
+        event.listen(Engine, "begin", refuse)
         with pytest.raises(DatabaseAwayError):
             land_one(store, claim, make_result(claim.job))
-        event.remove(Engine, "begin", cut)
+        event.remove(Engine, "begin", refuse)
         assert land_one(store, claim, make_result(claim.job)) == Landing.LANDED
 
 
@@ -1163,23 +1170,6 @@ def test_two_commands_that_add_the_same_repeats_add_them_once(database_url: str)
         finally:
             event.remove(Engine, "before_cursor_execute", meet)
         assert sorted(added) == [0, 2]
-
-
-@on_postgres
-def test_a_server_that_takes_no_writes_is_away_and_then_back(database_url: str) -> None:
-    """A standby after a failover, or a server whose disk is full."""
-    with Store.open(database_url, create=True) as store:
-        sweep_id = store.add_sweep(make_sweep())
-        claim = take(store, sweep_id)
-
-        def refuse_writes(connection: Any) -> None:
-            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
-
-        event.listen(Engine, "begin", refuse_writes)
-        with pytest.raises(DatabaseAwayError):
-            land_one(store, claim, make_result(claim.job))
-        event.remove(Engine, "begin", refuse_writes)
-        assert land_one(store, claim, make_result(claim.job)) == Landing.LANDED
 
 
 # ------------------------------------------------------------------ SQLite alone
