@@ -47,12 +47,12 @@ from dyna_eval_db.store import Store
 from dyna_eval_db.watching import WatchedStore
 from made_up import claim_one, fill, made_up_result, made_up_sweep
 
-from dyna_eval.controller import Controller
 from dyna_eval.errors import DynaEvalError
 from dyna_eval.jobs import Job, JobState, PromptSet
-from dyna_eval.lease import leased
 from dyna_eval.measurements import JobResult
 from dyna_eval.notices import Happening, Notice, Standstill
+from dyna_eval.running.controller import Controller
+from dyna_eval.running.lease import leased
 
 COMMAND = str(Path(sys.executable).with_name("dyna-eval"))
 MEGABYTE = 1_000_000

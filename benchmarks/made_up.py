@@ -24,7 +24,7 @@ from dyna_eval.jobs import (
     prompt_digest,
 )
 from dyna_eval.measurements import Environment, Exactness, JobResult, Round, Sample, Sentinel
-from dyna_eval.sweep import jobs_for, sweep_digest
+from dyna_eval.sweeps.expansion import jobs_for, sweep_digest
 
 ROUNDS = 2
 TOKENS = 3 * ROUNDS

@@ -172,8 +172,8 @@ class MeasureSpec:
     """How to measure: repeats per configuration, warm-up prompts, and how often an actor runs AR itself.
 
     With `max_repeats`, `repeats` is how many there are at first: more are added until every speedup is known
-    to within `precision` (`dyna_eval.repeats`), or there are so many. `tune_fraction` is the share of the
-    prompts on which the best row is chosen; figures are then over the others.
+    to within `precision` (`dyna_eval.running.repeats`), or there are so many. `tune_fraction` is the share of
+    the prompts on which the best row is chosen; figures are then over the others.
     """
 
     repeats: int = 3
@@ -186,7 +186,7 @@ class MeasureSpec:
     store_trees: int = 0
     """Rounds of each sample whose draft tree is kept."""
     job_timeout_s: float | None = None
-    """None: generous, by what the pair's passes were found to cost, see `dyna_eval.supervision`."""
+    """None: generous, by what the pair's passes were found to cost, see `dyna_eval.running.supervision`."""
 
     @property
     def most_repeats(self) -> int:

@@ -23,7 +23,7 @@ from dyna_eval.errors import first_line
 from dyna_eval.jobs import Job, JobState
 from dyna_eval.measurements import JobResult, SampleTotals, sum_rounds
 from dyna_eval.notices import Happening
-from dyna_eval.statistics import Run, acceptance, prompt_throughputs
+from dyna_eval.reports.statistics import Run, acceptance, prompt_throughputs
 
 _TAG_CHARACTERS = 80
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import click
 from dyna_eval.cli import cli
 from dyna_eval.jobs import Method
 from dyna_eval.methods import METHODS
-from dyna_eval.sections import (
+from dyna_eval.sweeps.sections import (
     EngineSection,
     GenerationSection,
     MeasureSection,

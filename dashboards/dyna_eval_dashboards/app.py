@@ -21,9 +21,9 @@ from starlette.routing import Route
 from dyna_eval import latex
 from dyna_eval.errors import DatabaseError, DynaEvalError, InputError, UnknownSweepError
 from dyna_eval.jobs import JobState
-from dyna_eval.lease import LEASE_SECONDS
-from dyna_eval.report_json import pair_json
+from dyna_eval.running.lease import LEASE_SECONDS
 from dyna_eval.series.parameters import swept
+from dyna_eval.tables.report_json import pair_json
 from dyna_eval.wording import one_line
 from dyna_eval_dashboards import downloads, figures, pages, trees, views
 from dyna_eval_dashboards import explore as exploring

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from dyna_eval.sweep_comparison import Side, SweepComparison, compare_reports
+from dyna_eval.reports.sweep_comparison import Side, SweepComparison, compare_reports
 from dyna_eval_dashboards.reports import Built, Reports
 
 _KEPT = 8

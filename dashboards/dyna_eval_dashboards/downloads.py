@@ -11,11 +11,13 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from dyna_eval import comparison_tables, latex, plots, tables
-from dyna_eval.cells import slug
-from dyna_eval.report import Report
-from dyna_eval.report_json import to_json
-from dyna_eval.sweep_comparison import SweepComparison
+from dyna_eval import latex, plots
+from dyna_eval.reports.cells import slug
+from dyna_eval.reports.report import Report
+from dyna_eval.reports.sweep_comparison import SweepComparison
+from dyna_eval.tables import comparison as comparison_tables
+from dyna_eval.tables import report as tables
+from dyna_eval.tables.report_json import to_json
 
 
 def _json(value: object) -> str:

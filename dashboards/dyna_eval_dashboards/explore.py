@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dyna_eval.errors import InputError, NothingToDrawError
-from dyna_eval.report import Report, Row
+from dyna_eval.reports.report import Report, Row
 from dyna_eval.series.front import MemoryPoint, memory_front
 from dyna_eval.series.measured import Entry, Estimate, Measured
 from dyna_eval.series.parameters import Parameter, Scale, Span, bare_text, span, swept, value_text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dyna_eval.report import Report
+from dyna_eval.reports.report import Report
 from dyna_eval_dashboards import pages, views
 from dyna_eval_dashboards.figures import FIGURES, figures_of
 

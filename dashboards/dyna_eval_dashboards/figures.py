@@ -13,10 +13,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dyna_eval.cells import configuration_text, interval_cell
-from dyna_eval.claims import slower_steps
 from dyna_eval.errors import NothingToDrawError
-from dyna_eval.report import Report, Row, baseline_of
+from dyna_eval.reports.cells import configuration_text, interval_cell
+from dyna_eval.reports.claims import slower_steps
+from dyna_eval.reports.report import Report, Row, baseline_of
 from dyna_eval.series.costs import PHASE_NAMES, PHASES, cost_chart, phase_bars
 from dyna_eval.series.drafts import depth_rates
 from dyna_eval.series.measured import Measured

@@ -16,7 +16,8 @@ from urllib.parse import urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dyna_eval import __version__, cells, wording
+from dyna_eval import __version__, wording
+from dyna_eval.reports import cells
 from dyna_eval.series.costs import PHASE_NAMES
 
 ASSETS = ("style.css", "theme.js", "page.js", "figures.js", "icon.svg", "plotly.min.js")

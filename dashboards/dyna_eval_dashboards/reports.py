@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from dyna_eval_db.watched import Pulse
 from dyna_eval_db.watching import WatchedStore
 
-from dyna_eval.imported_report import imported_report
-from dyna_eval.integrity import Environments
 from dyna_eval.jobs import SweepState
-from dyna_eval.measured_report import build_report
-from dyna_eval.report import Report
+from dyna_eval.reports.imported_report import imported_report
+from dyna_eval.reports.integrity import Environments
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.report import Report
 
 _KEPT = 8
 _PAUSE = 50.0

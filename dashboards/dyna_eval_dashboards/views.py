@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dyna_eval.cells import Notes, configuration_text
-from dyna_eval.comparison_tables import compared_pairs, headers, remarks
-from dyna_eval.report import LeftOut, Report, Row, best_row
-from dyna_eval.sweep_comparison import SpeedVerdict, SweepComparison
+from dyna_eval.reports.cells import Notes, configuration_text
+from dyna_eval.reports.report import LeftOut, Report, Row, best_row
+from dyna_eval.reports.sweep_comparison import SpeedVerdict, SweepComparison
+from dyna_eval.tables.comparison import compared_pairs, headers, remarks
 from dyna_eval.wording import one_line
 
 ROWS_PER_PAGE = 200

@@ -15,8 +15,8 @@ from pydantic_core import to_jsonable_python
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from dyna_eval.imported import ImportedFile, ImportedRow, ImportedSample, ImportedSweep
 from dyna_eval.jobs import digest
+from dyna_eval.reports.imported import ImportedFile, ImportedRow, ImportedSample, ImportedSweep
 from dyna_eval_db.columns import insert_missing
 from dyna_eval_db.models import ImportedFileRow, ImportedRowRow, ImportedSampleRow, SweepRow
 

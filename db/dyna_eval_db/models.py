@@ -165,8 +165,8 @@ class ResultRow(Base):
     conditions: Mapped[dict[str, Any] | None]
     """What the machine did meanwhile; NULL in rows of an earlier schema."""
     totals: Mapped[bytes | None]
-    """The sums of all samples in one value, `dyna_eval.samples.SampleTable`, which reports read instead of
-    the rows of `sample`; NULL in rows of an earlier schema."""
+    """The sums of all samples in one value, `dyna_eval.reports.samples.SampleTable`, which reports read
+    instead of the rows of `sample`; NULL in rows of an earlier schema."""
     landed_at: Mapped[datetime] = mapped_column(default=database_clock())
 
 
@@ -285,11 +285,11 @@ class ImportedFileRow(Base):
     sha256: Mapped[str] = mapped_column(Digest, unique=True)
     format: Mapped[str] = mapped_column(Word)
     content: Mapped[dict[str, Any]]
-    """All that is known of the file beside its rows: `dyna_eval.imported.ImportedFile`."""
+    """All that is known of the file beside its rows: `dyna_eval.reports.imported.ImportedFile`."""
 
 
 class ImportedRowRow(Base):
-    """One row of an imported file: `dyna_eval.imported.ImportedRow` without its samples."""
+    """One row of an imported file: `dyna_eval.reports.imported.ImportedRow` without its samples."""
 
     __tablename__ = "imported_row"
 

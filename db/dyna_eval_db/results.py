@@ -27,7 +27,7 @@ from dyna_eval.measurements import (
     sum_rounds,
 )
 from dyna_eval.records import ResultOrigin, StoredCalibration, StoredJob, StoredSentinel
-from dyna_eval.samples import SampleTable
+from dyna_eval.reports.samples import SampleTable
 from dyna_eval_db.columns import database_clock, insert_many, insert_missing, insert_or_update
 from dyna_eval_db.models import (
     CalibrationRow,

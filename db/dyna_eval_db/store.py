@@ -26,10 +26,10 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
 from dyna_eval.errors import LeaseLostError, PairError
-from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.jobs import Job, JobState, Pair, PromptSet, ResolvedSweep, Scalar, SweepState
 from dyna_eval.measurements import Calibration, JobResult, Sample
 from dyna_eval.records import ResultOrigin, StoredCalibration, StoredJob, SweepRecord
+from dyna_eval.reports.imported import ImportedFile, ImportedSweep
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.address import parse_address
 from dyna_eval_db.audit import audit

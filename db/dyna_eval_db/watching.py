@@ -14,9 +14,9 @@ from sqlalchemy import ColumnElement, Engine, Select, String, cast, func, or_, s
 from sqlalchemy.orm import Session
 
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, UnknownSweepError
-from dyna_eval.imported import ImportedSweep
 from dyna_eval.jobs import JobState, Method, SweepState
 from dyna_eval.records import SweepRecord
+from dyna_eval.reports.imported import ImportedSweep
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.actors import read_cluster
 from dyna_eval_db.address import parse_address, shown

@@ -17,7 +17,7 @@ from dyna_eval.wording import count, one_line
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dyna_eval.sweep_comparison import Regression, Side, SweepComparison
+    from dyna_eval.reports.sweep_comparison import Regression, Side, SweepComparison
 
 _DATABASE_FILE = re.compile(r".*\.(db|sqlite3?)", re.IGNORECASE)
 
@@ -66,7 +66,7 @@ def compare(
     A and B are each the name or number of a sweep; DATABASE#SWEEP for one of another database, which is a
     file or a URL; or DATABASE alone for its latest sweep.
     """
-    from dyna_eval.sweep_comparison import compare_reports, regressions
+    from dyna_eval.reports.sweep_comparison import compare_reports, regressions
 
     compared = compare_reports(read_side(a, database), read_side(b, database_b or database))
     regressed = None if allowed is None else regressions(compared, allowed)
@@ -85,9 +85,9 @@ def read_side(text: str, database: str) -> Side:
     """
     from dyna_eval_db.address import parse_address, shown
 
-    from dyna_eval.imported_report import imported_report
-    from dyna_eval.measured_report import build_report
-    from dyna_eval.sweep_comparison import Side
+    from dyna_eval.reports.imported_report import imported_report
+    from dyna_eval.reports.measured_report import build_report
+    from dyna_eval.reports.sweep_comparison import Side
 
     url, sweep = split_side(text, database)
     origin = shown(parse_address(url))
@@ -124,7 +124,7 @@ def _is_file(text: str) -> bool:
 
 
 def _print(compared: SweepComparison, regressed: Sequence[Regression] | None, form: str | None) -> None:
-    from dyna_eval import comparison_tables as tables
+    from dyna_eval.tables import comparison as tables
 
     if form == "json":
         print_json(tables.comparison_json(compared, regressed))

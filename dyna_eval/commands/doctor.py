@@ -66,8 +66,8 @@ def _policies() -> Iterator[Finding]:
 
 
 def _ray(address: str, *, insecure: bool) -> Iterator[Finding]:
-    from dyna_eval.cluster import find_slots
-    from dyna_eval.connection import connected
+    from dyna_eval.running.cluster import find_slots
+    from dyna_eval.running.connection import connected
 
     try:
         with connected(address, insecure=insecure):

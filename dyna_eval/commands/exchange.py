@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def print_by_category(record: SweepRecord, form: str | None, *, allow_mixed: bool) -> None:
     """Print a sweep's report broken down by category, in one of the report's forms."""
-    from dyna_eval import category_tables as tables
-    from dyna_eval.categories import categorized_report
+    from dyna_eval.reports.categories import categorized_report
+    from dyna_eval.tables import categories as tables
 
     built = categorized_report(record, allow_mixed=allow_mixed)
     if form == "json":
@@ -37,8 +37,8 @@ def print_by_category(record: SweepRecord, form: str | None, *, allow_mixed: boo
 
 def write_answers(store: Store, record: SweepRecord, folder: Path, *, allow_mixed: bool) -> None:
     """Write a Spec-Bench answer file for each row that has results, and say on stderr what is left out."""
-    from dyna_eval.measured_report import build_report
-    from dyna_eval.spec_bench import answer_files
+    from dyna_eval.reports.measured_report import build_report
+    from dyna_eval.reports.spec_bench import answer_files
 
     written = 0
     for file in answer_files(record, build_report(record, allow_mixed=allow_mixed), store.samples):

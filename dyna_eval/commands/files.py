@@ -24,8 +24,8 @@ def validate(
     *, file: Path | None, overrides: tuple[str, ...], max_configurations: int, schema: bool, as_json: bool
 ) -> None:
     """Check a sweep file, without its models and data."""
-    from dyna_eval.config import load_sweep
-    from dyna_eval.sections import json_schema
+    from dyna_eval.sweeps.config import load_sweep
+    from dyna_eval.sweeps.sections import json_schema
 
     if schema:
         print_json(json_schema())
@@ -51,7 +51,7 @@ def validate(
 @json_option
 def expand(*, file: Path, overrides: tuple[str, ...], max_configurations: int, as_json: bool) -> None:
     """List the rows of a sweep file, with every default."""
-    from dyna_eval.config import load_sweep
+    from dyna_eval.sweeps.config import load_sweep
 
     spec = load_sweep(file, overrides, max_configurations=max_configurations)
     if as_json:

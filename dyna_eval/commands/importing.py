@@ -63,8 +63,8 @@ def _import(
     path: Path, format_name: str | None, name: str | None, files: int, database: str
 ) -> dict[str, Any]:
     """Import one file, and return what became of it as plain JSON values."""
-    from dyna_eval.imported_report import findings
     from dyna_eval.importers import import_file
+    from dyna_eval.reports.imported_report import findings
 
     outcome: dict[str, Any] = {"file": str(path), "sweep": None, "name": None, "format": None}
     outcome |= {"rows": 0, "new": False}
@@ -105,7 +105,7 @@ def _checked(name: str) -> str:
     """Return a name that may be a sweep's; raises a usage error where it may not."""
     from pydantic import TypeAdapter, ValidationError
 
-    from dyna_eval.sections import SweepName
+    from dyna_eval.sweeps.sections import SweepName
 
     try:
         return TypeAdapter(SweepName).validate_python(name)

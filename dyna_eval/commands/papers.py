@@ -21,7 +21,7 @@ from dyna_eval.wording import count, one_line
 if TYPE_CHECKING:
     from dyna_eval.latex.check import Findings
     from dyna_eval.latex.style import Origin, Style
-    from dyna_eval.report import Report
+    from dyna_eval.reports.report import Report
 
 _STYLED = "--latex or --tex-document"
 

@@ -15,7 +15,7 @@ from dyna_eval.commands.options import with_options
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
-    from dyna_eval.report import Report
+    from dyna_eval.reports.report import Report
     from dyna_eval.series.measured import Measured
 
 FIGURE_NAMES = ("ablation", "curves", "heat", "cost-model", "phases", "depth", "tree-size", "prompts")
@@ -152,8 +152,8 @@ def _measured(built: Report, store: Store) -> Measured:
 
 def _tree_sizes(measured: Measured, store: Store) -> dict[int, dict[int, int]]:
     """Count rounds by job and by nodes; with a tuning split on the reported prompts alone."""
-    from dyna_eval.joined_report import with_split_of
-    from dyna_eval.tuning import measured_prompts, reported_record
+    from dyna_eval.reports.joined_report import with_split_of
+    from dyna_eval.reports.tuning import measured_prompts, reported_record
 
     record, report = measured.record, measured.report
     if record is not None:

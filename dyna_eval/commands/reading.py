@@ -10,8 +10,8 @@ from dyna_eval.errors import InputError
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
-    from dyna_eval.presets import Preset
-    from dyna_eval.report import Report
+    from dyna_eval.reports.presets import Preset
+    from dyna_eval.reports.report import Report
 
 
 def stored_report(
@@ -26,10 +26,10 @@ def stored_report(
 
     Raises MixedRowsError as the reports do, and InputError where a preset does not fit.
     """
-    from dyna_eval.imported import ImportedSweep
-    from dyna_eval.imported_report import imported_report
-    from dyna_eval.joined_report import joined_report
-    from dyna_eval.measured_report import build_report
+    from dyna_eval.reports.imported import ImportedSweep
+    from dyna_eval.reports.imported_report import imported_report
+    from dyna_eval.reports.joined_report import joined_report
+    from dyna_eval.reports.measured_report import build_report
 
     parts = [store.imported(sweep_id) or store.record(sweep_id) for sweep_id in ids]
     first = parts[0]

@@ -17,7 +17,7 @@ from dyna_eval.commands.reading import find_measured, stored_report
 
 if TYPE_CHECKING:
     from dyna_eval.latex.style import Style
-    from dyna_eval.report import Report
+    from dyna_eval.reports.report import Report
 
 
 @click.command()
@@ -78,7 +78,7 @@ def report(
     """
     from dyna_eval.latex.grid import require
     from dyna_eval.latex.style import PLAIN
-    from dyna_eval.presets import Preset
+    from dyna_eval.reports.presets import Preset
 
     if paper.papers:
         if sweep is not None or sources:
@@ -127,10 +127,11 @@ def report(
 
 def print_report(built: Report, form: str | None, style: Style | None = None) -> None:
     """Print a report on stdout in one of its forms; None is the terminal's table."""
-    from dyna_eval import report_json, tables
     from dyna_eval.latex.prose import to_prose
     from dyna_eval.latex.style import PLAIN
     from dyna_eval.latex.table import to_latex
+    from dyna_eval.tables import report as tables
+    from dyna_eval.tables import report_json
 
     style = style or PLAIN
     if form == "json":

@@ -55,7 +55,7 @@ def submit(
     as_json: bool,
 ) -> int:
     """Run what a sweep file still lacks, and print the table."""
-    from dyna_eval.config import load_sweep
+    from dyna_eval.sweeps.config import load_sweep
 
     spec = load_sweep(file, overrides, name=name, max_configurations=max_configurations)
     _check_cores(execution)
@@ -121,7 +121,7 @@ def _check_database(database: str, *, detach: bool) -> None:
     from dyna_eval_db.store import Store
 
     if detach:
-        from dyna_eval.detached import check_database_of_detached
+        from dyna_eval.running.detached import check_database_of_detached
 
         check_database_of_detached(database)
     Store.check(database)
@@ -130,7 +130,7 @@ def _check_database(database: str, *, detach: bool) -> None:
 @contextlib.contextmanager
 def _blamed_on(file: Path, spec: SweepSpec, overrides: tuple[str, ...]) -> Iterator[None]:
     """Name the line of the sweep file that asks for the models or the prompts that are refused."""
-    from dyna_eval.config import mistake_at
+    from dyna_eval.sweeps.config import mistake_at
 
     try:
         yield
@@ -140,11 +140,11 @@ def _blamed_on(file: Path, spec: SweepSpec, overrides: tuple[str, ...]) -> Itera
 
 
 def _resolve(spec: SweepSpec, address: str, *, insecure: bool) -> ResolvedSweep:
-    from dyna_eval.apart import resolve_here, resolve_on_cluster
+    from dyna_eval.running.apart import resolve_here, resolve_on_cluster
 
     if address == "local":
         return resolve_here(spec)
-    from dyna_eval.connection import connected
+    from dyna_eval.running.connection import connected
 
     with connected(address, insecure=insecure):
         return resolve_on_cluster(spec, lambda text: click.echo(text, err=True))
@@ -162,7 +162,7 @@ def _known_calibrations(database: str, resolved: ResolvedSweep) -> dict[str, Sto
 def _print_plan(
     resolved: ResolvedSweep, calibrations: dict[str, StoredCalibration], *, as_json: bool
 ) -> None:
-    from dyna_eval.sweep import estimate_seconds
+    from dyna_eval.sweeps.expansion import estimate_seconds
 
     spec = resolved.spec
     seconds = estimate_seconds(resolved, {name: own.calibration for name, own in calibrations.items()})
@@ -217,7 +217,7 @@ def _about(seconds: float) -> str:
 def _execute(store: Store, database: str, sweep_id: int, execution: Execution, *, as_json: bool) -> int:
     """Run what a sweep still lacks, print its table, and return the exit status."""
     from dyna_eval.jobs import JobState
-    from dyna_eval.measured_report import build_report
+    from dyna_eval.reports.measured_report import build_report
 
     _add_repeats(store, sweep_id)  # a run may have been killed just before it did
     counts = store.progress(sweep_id)
@@ -253,8 +253,8 @@ def _nothing_left(store: Store, sweep_id: int) -> str:
 
 def _detach(database: str, sweep_id: int, execution: Execution, *, as_json: bool) -> int:
     """Hand a stored sweep to the cluster's head."""
-    from dyna_eval.connection import connected
-    from dyna_eval.detached import start_detached
+    from dyna_eval.running.connection import connected
+    from dyna_eval.running.detached import start_detached
 
     with (
         stdout_kept_clean(),
@@ -298,7 +298,7 @@ def _work(
     store: Store, sweep_id: int, execution: Execution, counts: dict[JobState, int]
 ) -> dict[JobState, int]:
     """Run a sweep unless another controller does, which is known before anything slow is begun."""
-    from dyna_eval.lease import leased
+    from dyna_eval.running.lease import leased
 
     with leased(store, sweep_id) as holder:
         return _work_as(holder, store, sweep_id, execution, counts)
@@ -307,10 +307,10 @@ def _work(
 def _work_as(
     holder: str, store: Store, sweep_id: int, execution: Execution, counts: dict[JobState, int]
 ) -> dict[JobState, int]:
-    from dyna_eval.connection import connected
-    from dyna_eval.controller import Controller
     from dyna_eval.jobs import JobState
-    from dyna_eval.progress import ProgressDisplay
+    from dyna_eval.running.connection import connected
+    from dyna_eval.running.controller import Controller
+    from dyna_eval.running.progress import ProgressDisplay
 
     total = sum(counts.values())
     waiting = counts[JobState.QUEUED] + counts[JobState.RUNNING]
@@ -341,7 +341,7 @@ def _work_as(
 def _add_repeats(store: Store, sweep_id: int) -> int:
     """Add the repeats that `repeats: auto` asks for by now, and return how many jobs that are."""
     from dyna_eval.jobs import JobState
-    from dyna_eval.repeats import jobs_to_add
+    from dyna_eval.running.repeats import jobs_to_add
 
     counts = store.progress(sweep_id)
     if counts[JobState.QUEUED] or counts[JobState.RUNNING] or not counts[JobState.DONE]:

@@ -17,8 +17,8 @@ from dyna_eval.wording import count, one_line
 if TYPE_CHECKING:
     from dyna_eval_db.values import Event
 
-    from dyna_eval.imported import ImportedSweep
     from dyna_eval.jobs import JobState
+    from dyna_eval.reports.imported import ImportedSweep
 
 _NODE_DIGITS = 16
 """Enough of Ray's number of a node to find it by; `--json` has all 56 digits."""
@@ -115,7 +115,7 @@ def list_sweeps(*, database: str, as_json: bool) -> None:
 @json_option
 def show(*, job: int, database: str, as_json: bool) -> None:
     """Show one job: its settings, machine, attempts and texts."""
-    from dyna_eval.report_json import pair_json
+    from dyna_eval.tables.report_json import pair_json
 
     with open_store(database) as store:
         stored, attempts, samples = store.job(job), store.attempts(job), store.samples(job)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from dyna_eval.imported import ImportedFile
 from dyna_eval.importers import dynatree, own, reading, spec_bench
 from dyna_eval.importers.reading import Content
+from dyna_eval.reports.imported import ImportedFile
 
 
 class Format(Protocol):

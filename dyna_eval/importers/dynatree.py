@@ -16,11 +16,11 @@ from typing import Any
 
 from pydantic import AliasChoices, Field
 
-from dyna_eval.imported import PAIR_NOT_RECORDED, Claims, Counts, ImportedFile, ImportedRow, Source
 from dyna_eval.importers.reading import Content, Count, FileSection, Rate, Recorded, Setting, Text
 from dyna_eval.jobs import Method, Scalar
-from dyna_eval.labels import numbered_labels
-from dyna_eval.statistics import Acceptance, Agreement, Figures, Latency, Shares, Throughput
+from dyna_eval.reports.imported import PAIR_NOT_RECORDED, Claims, Counts, ImportedFile, ImportedRow, Source
+from dyna_eval.reports.labels import numbered_labels
+from dyna_eval.reports.statistics import Acceptance, Agreement, Figures, Latency, Shares, Throughput
 
 NAME = "dynatree"
 SUMMARY = "DynaTree's aggregates: experiment_info or benchmark_info with results or all_results"

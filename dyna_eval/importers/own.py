@@ -6,12 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dyna_eval.imported import Claims, Counts, ImportedFile, ImportedRow, LeftOutRow, Source
 from dyna_eval.importers.reading import Content, Count, FileSection, Rate, Setting, Text
-from dyna_eval.intervals import Interval
 from dyna_eval.jobs import Method
-from dyna_eval.labels import numbered_labels
-from dyna_eval.statistics import (
+from dyna_eval.reports.imported import Claims, Counts, ImportedFile, ImportedRow, LeftOutRow, Source
+from dyna_eval.reports.intervals import Interval
+from dyna_eval.reports.labels import numbered_labels
+from dyna_eval.reports.statistics import (
     Acceptance,
     Agreement,
     Comparison,

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from dyna_eval.imported import (
+from dyna_eval.importers.reading import Content, Count, FileSection, Text
+from dyna_eval.jobs import Method, digest
+from dyna_eval.reports.imported import (
     PAIR_NOT_RECORDED,
     Claims,
     Counts,
@@ -22,8 +24,6 @@ from dyna_eval.imported import (
     ImportedSample,
     Source,
 )
-from dyna_eval.importers.reading import Content, Count, FileSection, Text
-from dyna_eval.jobs import Method, digest
 
 NAME = "spec-bench"
 SUMMARY = "Spec-Bench answer files: JSON lines with question_id, category, model_id, choices; one row each"

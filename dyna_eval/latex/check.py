@@ -33,7 +33,7 @@ from dyna_eval.latex.paper import (
 from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.style import PLAIN, Marked, Origin, Part, end_mark, find_marks
 from dyna_eval.latex.table import table, table_label
-from dyna_eval.report import Report
+from dyna_eval.reports.report import Report
 from dyna_eval.wording import one_line
 
 Recompute = Callable[[Origin], Report | None]

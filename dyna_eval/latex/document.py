@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from dyna_eval.cells import pair_slugs
 from dyna_eval.errors import InputError
 from dyna_eval.latex.macros import to_macros
 from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.style import Style
 from dyna_eval.latex.table import table_label, to_latex
 from dyna_eval.latex.text import escape_latex
-from dyna_eval.report import Report
+from dyna_eval.reports.cells import pair_slugs
+from dyna_eval.reports.report import Report
 from dyna_eval.wording import one_line
 
 _SAFE_PATH = re.compile(r"[A-Za-z0-9._/+=-]+")

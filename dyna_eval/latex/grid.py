@@ -7,7 +7,10 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dyna_eval.cells import (
+from dyna_eval.errors import InputError
+from dyna_eval.latex.style import Style
+from dyna_eval.latex.text import escape_latex, marked_latex
+from dyna_eval.reports.cells import (
     UNKNOWN,
     Column,
     Notes,
@@ -18,7 +21,7 @@ from dyna_eval.cells import (
     method_name,
     settings,
 )
-from dyna_eval.digits import (
+from dyna_eval.reports.digits import (
     acceptance_length,
     acceptance_rate,
     distinct_2,
@@ -35,10 +38,7 @@ from dyna_eval.digits import (
     throughput_std,
     ttft,
 )
-from dyna_eval.errors import InputError
-from dyna_eval.latex.style import Style
-from dyna_eval.latex.text import escape_latex, marked_latex
-from dyna_eval.report import Report, Row, best_row
+from dyna_eval.reports.report import Report, Row, best_row
 from dyna_eval.wording import one_line
 
 _MATHS = {"τ": r"\tau", "≤": r"\leq "}

@@ -14,8 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dyna_eval.cells import UNKNOWN, sweep_numbers
-from dyna_eval.digits import (
+from dyna_eval.jobs import canonical_json
+from dyna_eval.latex.prose import theoretical_nodes
+from dyna_eval.latex.style import Part, end_mark, mark, origin_of
+from dyna_eval.reports.cells import UNKNOWN, sweep_numbers
+from dyna_eval.reports.digits import (
     acceptance_length,
     acceptance_rate,
     distinct_2,
@@ -33,10 +36,7 @@ from dyna_eval.digits import (
     throughput_std,
     ttft,
 )
-from dyna_eval.jobs import canonical_json
-from dyna_eval.latex.prose import theoretical_nodes
-from dyna_eval.latex.style import Part, end_mark, mark, origin_of
-from dyna_eval.report import Report, Row
+from dyna_eval.reports.report import Report, Row
 from dyna_eval.wording import one_line
 
 _WORDS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")

@@ -9,8 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dyna_eval.cells import Notes, span
-from dyna_eval.claims import (
+from dyna_eval.jobs import Method
+from dyna_eval.latex.grid import configuration, level
+from dyna_eval.latex.style import Part, end_mark, mark, origin_of
+from dyna_eval.latex.table import table_label
+from dyna_eval.latex.text import escape_latex, number, percent
+from dyna_eval.methods import TreeShape
+from dyna_eval.reports.cells import Notes, span
+from dyna_eval.reports.claims import (
     FREED_OF_PACE,
     THOSE_THAT_MAY_WIN,
     Claim,
@@ -18,15 +24,9 @@ from dyna_eval.claims import (
     is_freed_of_pace,
     is_surpassed,
 )
-from dyna_eval.integrity import CaveatKind
-from dyna_eval.jobs import Method
-from dyna_eval.latex.grid import configuration, level
-from dyna_eval.latex.style import Part, end_mark, mark, origin_of
-from dyna_eval.latex.table import table_label
-from dyna_eval.latex.text import escape_latex, number, percent
-from dyna_eval.methods import TreeShape
-from dyna_eval.report import Report, Row, baseline_of, best_row
-from dyna_eval.statistics import Comparison
+from dyna_eval.reports.integrity import CaveatKind
+from dyna_eval.reports.report import Report, Row, baseline_of, best_row
+from dyna_eval.reports.statistics import Comparison
 from dyna_eval.wording import count, listed
 
 _SAID_IN_SENTENCES = (CaveatKind.SEPARABILITY, CaveatKind.NODE_CAP)

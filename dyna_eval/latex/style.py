@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dyna_eval.cells import Column
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import canonical_json
 from dyna_eval.mistakes import unknown
-from dyna_eval.presets import Preset
-from dyna_eval.report import Report
+from dyna_eval.reports.cells import Column
+from dyna_eval.reports.presets import Preset
+from dyna_eval.reports.report import Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dyna_eval.cells import (
+from dyna_eval.importers import dynatree
+from dyna_eval.latex.grid import Cell, Grid, GridRow, Head, best_speedup, grid, level, notes_of
+from dyna_eval.latex.style import PLAIN, Part, Style, end_mark, mark, origin_of
+from dyna_eval.latex.text import escape_latex, footnotes, number
+from dyna_eval.reports.cells import (
     Column,
     Notes,
     circumstances,
@@ -18,7 +22,7 @@ from dyna_eval.cells import (
     span,
     sweep_numbers,
 )
-from dyna_eval.claims import (
+from dyna_eval.reports.claims import (
     FREED_OF_PACE,
     THOSE_THAT_MAY_WIN,
     Claim,
@@ -26,12 +30,8 @@ from dyna_eval.claims import (
     is_freed_of_pace,
     is_surpassed,
 )
-from dyna_eval.importers import dynatree
-from dyna_eval.latex.grid import Cell, Grid, GridRow, Head, best_speedup, grid, level, notes_of
-from dyna_eval.latex.style import PLAIN, Part, Style, end_mark, mark, origin_of
-from dyna_eval.latex.text import escape_latex, footnotes, number
-from dyna_eval.report import Report, Row, baseline_of, best_row
-from dyna_eval.statistics import Comparison
+from dyna_eval.reports.report import Report, Row, baseline_of, best_row
+from dyna_eval.reports.statistics import Comparison
 from dyna_eval.wording import listed, one_line
 
 _SIZES = (

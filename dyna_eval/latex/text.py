@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from dyna_eval.cells import Notes
+from dyna_eval.reports.cells import Notes
 from dyna_eval.wording import one_line
 
 _ESCAPES = {

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dyna_eval.claims import Claim, claim_between, slower_steps
 from dyna_eval.jobs import Configuration
 from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, CALM, FAINT, GREY, INK
-from dyna_eval.presets import is_pruned_tree, is_unpruned_tree
-from dyna_eval.report import Row
+from dyna_eval.reports.claims import Claim, claim_between, slower_steps
+from dyna_eval.reports.presets import is_pruned_tree, is_unpruned_tree
+from dyna_eval.reports.report import Row
 from dyna_eval.series.measured import Entry, Estimate
 from dyna_eval.wording import one_line
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
-from dyna_eval.cells import method_name
-from dyna_eval.intervals import Interval
 from dyna_eval.plots import look
 from dyna_eval.plots.look import BODY, GREY, INK, TINY
-from dyna_eval.report import Report
+from dyna_eval.reports.cells import method_name
+from dyna_eval.reports.intervals import Interval
+from dyna_eval.reports.report import Report
 from dyna_eval.series.costs import PHASE_NAMES, PHASES, CostChart, CostPoint, PhaseBar
 from dyna_eval.series.measured import Estimate
 

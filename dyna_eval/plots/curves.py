@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dyna_eval.jobs import Scalar
 from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, BODY, INK, SMALL, TINY
-from dyna_eval.report import Report
+from dyna_eval.reports.report import Report
 from dyna_eval.series.parameters import Parameter, Scale, bare_text
 from dyna_eval.series.swept import Cell, Curve, CurveChart, HeatMap, HeatPanel, Measure, Panel
 from dyna_eval.wording import one_line

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, BODY, CALM, INK, SERIES, SMALL, TINY
-from dyna_eval.report import Report
+from dyna_eval.reports.report import Report
 from dyna_eval.series.drafts import DepthRates, TreeSizes
 from dyna_eval.series.measured import Estimate
 

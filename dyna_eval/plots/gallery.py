@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dyna_eval.cells import pair_slugs, slug
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.plots import ablation, costs, curves, drafts, look, paired
-from dyna_eval.report import Report, Row
+from dyna_eval.reports.cells import pair_slugs, slug
+from dyna_eval.reports.report import Report, Row
 from dyna_eval.series.costs import cost_chart, phase_bars
 from dyna_eval.series.drafts import depth_rates, tree_sizes
 from dyna_eval.series.measured import Measured

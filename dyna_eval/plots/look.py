@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dyna_eval.cells import confidence_level
-from dyna_eval.report import Report
+from dyna_eval.reports.cells import confidence_level
+from dyna_eval.reports.report import Report
 from dyna_eval.series.measured import Entry, Estimate
 
 if TYPE_CHECKING:

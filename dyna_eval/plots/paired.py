@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dyna_eval.plots import look
 from dyna_eval.plots.look import BODY, CALM, INK, SMALL
-from dyna_eval.report import Report
+from dyna_eval.reports.report import Report
 from dyna_eval.series.paired import PairedSpeedups
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dyna_eval.errors import NothingToDrawError
-from dyna_eval.intervals import Bootstrap
 from dyna_eval.measurements import Calibration
-from dyna_eval.report import Row
+from dyna_eval.reports.intervals import Bootstrap
+from dyna_eval.reports.report import Row
 from dyna_eval.series.measured import Entry, Estimate, Measured
 from dyna_eval.series.swept import acceptance_length
 

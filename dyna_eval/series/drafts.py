@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dyna_eval.errors import NothingToDrawError
-from dyna_eval.intervals import Interval
-from dyna_eval.report import Row
-from dyna_eval.samples import Floats, SampleTable
+from dyna_eval.reports.intervals import Interval
+from dyna_eval.reports.report import Row
+from dyna_eval.reports.samples import Floats, SampleTable
 from dyna_eval.series.measured import Entry, Estimate, Measured
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyna_eval.errors import NothingToDrawError
-from dyna_eval.report import Row
+from dyna_eval.reports.report import Row
 from dyna_eval.series.measured import Entry, Estimate, Measured
 from dyna_eval.series.swept import Measure, estimate
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dyna_eval.intervals import Bootstrap, Interval
 from dyna_eval.jobs import JobState, Method
 from dyna_eval.records import SweepRecord
-from dyna_eval.report import Report, Row
-from dyna_eval.samples import Floats, SampleTable
-from dyna_eval.tuning import reported_record
+from dyna_eval.reports.intervals import Bootstrap, Interval
+from dyna_eval.reports.report import Report, Row
+from dyna_eval.reports.samples import Floats, SampleTable
+from dyna_eval.reports.tuning import reported_record
 from dyna_eval.wording import one_line
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dyna_eval.errors import NothingToDrawError
-from dyna_eval.report import baseline_of, rates_together
+from dyna_eval.reports.report import baseline_of, rates_together
 from dyna_eval.series.measured import Entry, Estimate, Measured
 
 

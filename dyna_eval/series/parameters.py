@@ -11,7 +11,7 @@ from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Method, Scalar
 from dyna_eval.methods import METHODS, SYMBOLS
 from dyna_eval.mistakes import nearest, shown
-from dyna_eval.report import Row
+from dyna_eval.reports.report import Row
 
 _OF_ROWS = ("method", "pair")
 """What a row has beside the parameters of its method, and what a figure can be spanned by as well."""

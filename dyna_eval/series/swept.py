@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dyna_eval.claims import Claim, claim_between
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Scalar
-from dyna_eval.report import Row, baseline_of
+from dyna_eval.reports.claims import Claim, claim_between
+from dyna_eval.reports.report import Row, baseline_of
+from dyna_eval.reports.statistics import Figures
 from dyna_eval.series.measured import Entry, Estimate, Measured
 from dyna_eval.series.parameters import (
     Parameter,
@@ -22,7 +23,6 @@ from dyna_eval.series.parameters import (
     value_of,
     value_text,
 )
-from dyna_eval.statistics import Figures
 from dyna_eval.wording import one_line
 
 

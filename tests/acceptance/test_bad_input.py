@@ -16,7 +16,7 @@ from dyna_eval_workers.resolution import resolve_sweep
 from workplace import COMMAND, SWEEP, Finished, Workplace
 
 from dyna_eval import jobs
-from dyna_eval.config import load_sweep
+from dyna_eval.sweeps.config import load_sweep
 from tests.models import byte_tokenizer, save_model, tiny_gpt_neox
 
 

@@ -13,7 +13,7 @@ from tests.clusters import running_cluster
 
 LISTENING = """\
 import json, os, psutil
-from dyna_eval.connection import connected
+from dyna_eval.running.connection import connected
 
 with connected("local"):
     import ray

@@ -13,9 +13,9 @@ from dyna_eval_db.store import Outcome, Store
 from dyna_eval_workers.resolution import resolve_sweep
 from workplace import Workplace, wait_until
 
-from dyna_eval.config import load_sweep
 from dyna_eval.errors import DatabaseError, UnknownSweepError
 from dyna_eval.jobs import JobState
+from dyna_eval.sweeps.config import load_sweep
 from tests.models import save_model, tiny_gpt_neox
 
 RAY_AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}

@@ -108,7 +108,7 @@ def test_without_the_package_the_file_is_refused_in_one_line(installed: Installe
 
 def test_reading_a_file_with_it_imports_neither_torch_nor_ray(installed: Installed) -> None:
     script = (
-        "import sys; from pathlib import Path; from dyna_eval.config import load_sweep;"
+        "import sys; from pathlib import Path; from dyna_eval.sweeps.config import load_sweep;"
         f" load_sweep(Path({str(EXAMPLE / 'min-p.yaml')!r}));"
         " sys.exit(any(name in sys.modules for name in ('torch', 'ray', 'transformers', 'datasets')))"
     )

@@ -22,12 +22,12 @@ from dyna_eval_workers.actor import DecodingActor
 from dyna_eval_workers.session import DecodingSession
 from safetensors.torch import load_file, save_file
 
-from dyna_eval.cluster import find_slots
 from dyna_eval.errors import DecodingError, PairError
 from dyna_eval.jobs import Backend, GenerationSpec, Job, MeasureSpec, Method, Pair
 from dyna_eval.measurements import Calibration
-from dyna_eval.supervision import HEARTBEAT_SECONDS, SILENT_SECONDS, Call, limit_seconds
-from dyna_eval.verdicts import judge_error, judge_loss
+from dyna_eval.running.cluster import find_slots
+from dyna_eval.running.supervision import HEARTBEAT_SECONDS, SILENT_SECONDS, Call, limit_seconds
+from dyna_eval.running.verdicts import judge_error, judge_loss
 from tests.integration.jobs import configuration, inspected, job_for, prompt_set
 from tests.models import save_model, tiny_gpt_neox
 

@@ -25,21 +25,21 @@ from dyna_eval_workers.resolution import resolve_sweep
 from measurements import make_result, make_sweep
 from ray.util import placement_group_table
 
-from dyna_eval import apart, supervision
-from dyna_eval import controller as controller_module
-from dyna_eval.cells import Notes
-from dyna_eval.cluster import MOST_WANTED, Slot, WantedPlaces, find_slots
-from dyna_eval.config import load_sweep
-from dyna_eval.controller import Controller
 from dyna_eval.errors import NoPlaceError, PairError
 from dyna_eval.jobs import Job, JobState, PromptSet, digest
 from dyna_eval.latex.table import to_latex
-from dyna_eval.lease import leased
-from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Environment, JobResult
 from dyna_eval.notices import Happening, Notice, Standstill
-from dyna_eval.outbox import Finished
-from dyna_eval.supervision import Call
+from dyna_eval.reports.cells import Notes
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.running import apart, supervision
+from dyna_eval.running import controller as controller_module
+from dyna_eval.running.cluster import MOST_WANTED, Slot, WantedPlaces, find_slots
+from dyna_eval.running.controller import Controller
+from dyna_eval.running.lease import leased
+from dyna_eval.running.outbox import Finished
+from dyna_eval.running.supervision import Call
+from dyna_eval.sweeps.config import load_sweep
 from tests.models import save_model, tiny_gpt_neox
 
 SWEEP = """\

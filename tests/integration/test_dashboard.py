@@ -36,24 +36,24 @@ from sqlalchemy.exc import OperationalError
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from dyna_eval import tables
-from dyna_eval.cells import Notes, throughput_cell
 from dyna_eval.commands.comparing import read_side
-from dyna_eval.comparison_tables import (
+from dyna_eval.errors import DatabaseError, InputError
+from dyna_eval.holder import own_name
+from dyna_eval.jobs import Configuration, Method, digest
+from dyna_eval.measurements import sum_rounds
+from dyna_eval.reports.cells import Notes, throughput_cell
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.report import Report
+from dyna_eval.reports.sweep_comparison import compare_reports
+from dyna_eval.series.costs import PHASE_NAMES
+from dyna_eval.tables import report as tables
+from dyna_eval.tables.comparison import (
     compared_pairs,
     comparison_csv,
     comparison_json,
     comparison_markdown,
     remarks,
 )
-from dyna_eval.errors import DatabaseError, InputError
-from dyna_eval.holder import own_name
-from dyna_eval.jobs import Configuration, Method, digest
-from dyna_eval.measured_report import build_report
-from dyna_eval.measurements import sum_rounds
-from dyna_eval.report import Report
-from dyna_eval.series.costs import PHASE_NAMES
-from dyna_eval.sweep_comparison import compare_reports
 from dyna_eval.time_left import Basis, TimeLeft
 from tests.unit.report_records import BASELINE, PRUNED, record
 

@@ -28,7 +28,7 @@ from starlette.testclient import TestClient
 from dyna_eval.errors import DatabaseAwayError, InputError, MissingDatabaseError, UnknownSweepError
 from dyna_eval.jobs import PromptSet, ResolvedSweep, digest
 from dyna_eval.measurements import DraftTree, TreeNode
-from dyna_eval.sweep_comparison import SweepComparison
+from dyna_eval.reports.sweep_comparison import SweepComparison
 from tests.postgres import Server
 
 

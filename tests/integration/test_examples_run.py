@@ -15,8 +15,8 @@ from dyna_eval_workers.resolution import resolve_sweep
 from dyna_eval_workers.session import DecodingSession
 
 from dyna_eval.cli import cli
-from dyna_eval.config import load_sweep
 from dyna_eval.jobs import JobState, ResolvedSweep
+from dyna_eval.sweeps.config import load_sweep
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits until all examples have run
 

@@ -17,8 +17,8 @@ from sqlalchemy import Engine, event
 from test_migrations import downgrade
 
 from dyna_eval.errors import UnknownSweepError
-from dyna_eval.imported import ImportedFile, ImportedSweep
 from dyna_eval.importers import import_file
+from dyna_eval.reports.imported import ImportedFile, ImportedSweep
 from tests.result_files import (
     FOUR_STEPS,
     baseline,

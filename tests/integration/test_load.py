@@ -20,11 +20,11 @@ from measurements import make_result, make_sentinel, make_sweep
 from served import client_of, database, fill
 from sqlalchemy import event
 
-from dyna_eval.apart import resolve_here
-from dyna_eval.config import load_sweep
 from dyna_eval.errors import PairError
 from dyna_eval.holder import own_name
 from dyna_eval.jobs import SweepSpec
+from dyna_eval.running.apart import resolve_here
+from dyna_eval.sweeps.config import load_sweep
 
 Statement = tuple[str, object]
 
@@ -156,7 +156,8 @@ def test_what_many_jobs_share_is_read_into_memory_once(store: Store) -> None:
 
 
 def test_a_controller_does_not_load_torch() -> None:
-    code = "import dyna_eval.controller, sys; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    heavy = "{'torch', 'transformers'}"
+    code = f"import sys, dyna_eval.running.controller; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

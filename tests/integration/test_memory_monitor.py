@@ -13,7 +13,7 @@ import pytest
 import ray
 from dyna_eval_workers.actor import DecodingActor
 
-from dyna_eval.verdicts import judge_loss
+from dyna_eval.running.verdicts import judge_loss
 
 _GIB = 2**30
 

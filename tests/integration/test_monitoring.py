@@ -28,14 +28,14 @@ import ray
 from dyna_eval_db.store import Store
 from dyna_eval_workers.resolution import resolve_sweep
 
-from dyna_eval.config import load_sweep
-from dyna_eval.controller import Controller
 from dyna_eval.jobs import JobState, Method
-from dyna_eval.lease import leased
 from dyna_eval.monitoring import METRICS, Kind, SweepExport, tag_text
 from dyna_eval.notices import Happening, Notice, Standstill
 from dyna_eval.records import StoredJob, SweepRecord
-from dyna_eval.statistics import Run, acceptance, prompt_throughputs
+from dyna_eval.reports.statistics import Run, acceptance, prompt_throughputs
+from dyna_eval.running.controller import Controller
+from dyna_eval.running.lease import leased
+from dyna_eval.sweeps.config import load_sweep
 from tests.boards import BOARDS, filled_in, queries, read
 
 PAIR = 'ä "pair" \\{x="1"}\n/' + "y" * 100

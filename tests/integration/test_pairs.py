@@ -143,7 +143,7 @@ def test_looking_at_a_known_pair_imports_no_model(saved: Path) -> None:
         from dyna_eval_workers.pairs import inspect_pair
         from dyna_eval.jobs import PairSpec
         inspect_pair(PairSpec(name="", target=sys.argv[1], draft=sys.argv[2]), device="cpu")
-        import dyna_eval.cluster, dyna_eval.controller
+        import dyna_eval.running.cluster, dyna_eval.running.controller
         sys.exit("transformers.modeling_utils" in sys.modules)
     """
     arguments = [str(saved / "target"), str(saved / "draft")]

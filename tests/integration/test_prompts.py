@@ -18,10 +18,10 @@ from dyna_eval_workers.resolution import resolve_sweep
 from dyna_eval_workers.session import DecodingSession
 from transformers import AutoTokenizer
 
-from dyna_eval.config import load_sweep, parse_sweep
 from dyna_eval.errors import PromptError
 from dyna_eval.jobs import Method, Prompt, PromptSet, PromptSpec, ResolvedSweep, prompt_digest
 from dyna_eval.measurements import Exactness
+from dyna_eval.sweeps.config import load_sweep, parse_sweep
 from tests.models import VOCABULARY, byte_tokenizer, save_model, tiny_gpt_neox
 
 ROOT = Path(__file__).parents[2]

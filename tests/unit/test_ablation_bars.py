@@ -18,15 +18,15 @@ from report_records import (
     record,
 )
 
-from dyna_eval.claims import slower_steps
-from dyna_eval.intervals import Interval
 from dyna_eval.jobs import Configuration, JobState, Method, Params
-from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
 from dyna_eval.plots.ablation import draw
 from dyna_eval.plots.look import ALARM, CALM
 from dyna_eval.records import SweepRecord
-from dyna_eval.statistics import Comparison
+from dyna_eval.reports.claims import slower_steps
+from dyna_eval.reports.intervals import Interval
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.statistics import Comparison
 
 
 def drawn(stored: SweepRecord) -> Figure:

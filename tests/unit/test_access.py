@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from dyna_eval import connection
-from dyna_eval.access import keep_token_private
 from dyna_eval.commands.options import Execution
 from dyna_eval.errors import InputError
+from dyna_eval.running import connection
+from dyna_eval.running.access import keep_token_private
 
 
 @pytest.fixture

@@ -16,19 +16,19 @@ from typing import Any
 import pytest
 from report_records import BASELINE, FOUR_STEPS, LINEAR, TREE, record
 
-from dyna_eval.categories import UNCATEGORIZED, CategorizedReport, categorized_report
-from dyna_eval.category_tables import (
+from dyna_eval.errors import InputError
+from dyna_eval.jobs import JobState, MeasureSpec
+from dyna_eval.records import SweepRecord
+from dyna_eval.reports.categories import UNCATEGORIZED, CategorizedReport, categorized_report
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.statistics import Run, prompt_throughputs
+from dyna_eval.tables.categories import (
     categories_csv,
     categories_json,
     categories_latex,
     categories_markdown,
     print_categories,
 )
-from dyna_eval.errors import InputError
-from dyna_eval.jobs import JobState, MeasureSpec
-from dyna_eval.measured_report import build_report
-from dyna_eval.records import SweepRecord
-from dyna_eval.statistics import Run, prompt_throughputs
 
 HOSTILE = "=1+1|[red]x</script>`*_\\&%$#{}~^\n\x1b[31m"
 KINDS = {0: "code", 1: "prose", 2: "code", 3: "code", 4: "prose", 5: "prose", 6: "code", 7: "prose"}

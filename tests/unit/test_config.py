@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dyna_eval.config import load_sweep, parse_sweep
 from dyna_eval.errors import SweepFileError
 from dyna_eval.jobs import (
     Backend,
@@ -24,7 +23,8 @@ from dyna_eval.jobs import (
     SweepSpec,
 )
 from dyna_eval.methods import METHODS
-from dyna_eval.sections import json_schema
+from dyna_eval.sweeps.config import load_sweep, parse_sweep
+from dyna_eval.sweeps.sections import json_schema
 
 AR = "  - {label: Baseline, method: ar}\n"
 

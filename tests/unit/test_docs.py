@@ -15,10 +15,10 @@ import yaml
 from report_records import record
 
 from dyna_eval.cli import cli
-from dyna_eval.config import parse_sweep
-from dyna_eval.measured_report import build_report
-from dyna_eval.report_json import to_json
-from dyna_eval.sections import SweepFile
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.sweeps.config import parse_sweep
+from dyna_eval.sweeps.sections import SweepFile
+from dyna_eval.tables.report_json import to_json
 from tests.documents import (
     PAGES,
     ROOT,

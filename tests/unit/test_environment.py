@@ -10,7 +10,7 @@ import torch
 from dyna_eval_workers import environment, native
 from dyna_eval_workers.environment import capture_environment
 
-from dyna_eval.integrity import environment_difference
+from dyna_eval.reports.integrity import environment_difference
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dyna_eval.config import load_sweep
 from dyna_eval.jobs import Method
+from dyna_eval.sweeps.config import load_sweep
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -17,13 +17,13 @@ from dyna_eval_workers.tree import ROOT, Tree
 from jsonschema import Draft202012Validator
 
 from dyna_eval import policies
-from dyna_eval.cells import configuration_text
-from dyna_eval.config import parse_sweep
 from dyna_eval.errors import PolicyError, SweepFileError
 from dyna_eval.jobs import PACKAGE, Configuration, GenerationSpec, Method, SweepSpec
 from dyna_eval.measurements import Calibration
-from dyna_eval.presets import is_pruned_tree
-from dyna_eval.sections import json_schema
+from dyna_eval.reports.cells import configuration_text
+from dyna_eval.reports.presets import is_pruned_tree
+from dyna_eval.sweeps.config import parse_sweep
+from dyna_eval.sweeps.sections import json_schema
 from tests.models import tiny_gpt_neox
 from tests.runners import decoder
 

@@ -33,7 +33,6 @@ from report_records import (
 from dyna_eval.commands.plotting import FIGURE_NAMES, MEASURES
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Configuration, JobState, MeasureSpec, Method
-from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
 from dyna_eval.plots import FIGURES, Plan, Wish, ablation_bars, plan, write
 from dyna_eval.plots.costs import PHASE_STYLES
@@ -51,6 +50,7 @@ from dyna_eval.plots.look import (
     spread,
 )
 from dyna_eval.records import SweepRecord
+from dyna_eval.reports.measured_report import build_report
 from dyna_eval.series.costs import PHASES, PhaseBar, phase_bars
 from dyna_eval.series.measured import Entry, Measured
 from dyna_eval.series.swept import Measure, heat_map

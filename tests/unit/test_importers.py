@@ -15,10 +15,10 @@ from dyna_eval.errors import ImportFileError
 from dyna_eval.importers import FORMATS, import_file
 from dyna_eval.importers.reading import MAX_BYTES
 from dyna_eval.jobs import Method
-from dyna_eval.labels import labels_with_origin, numbered_labels
-from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
-from dyna_eval.report_json import to_json
+from dyna_eval.reports.labels import labels_with_origin, numbered_labels
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.tables.report_json import to_json
 from tests import result_files
 from tests.result_files import (
     answer,

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from report_records import record
 
 from dyna_eval.errors import ImportFileError
-from dyna_eval.imported import ImportedSweep
-from dyna_eval.imported_report import findings, imported_report
 from dyna_eval.importers import import_file
 from dyna_eval.latex.macros import to_macros
 from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.table import to_latex
-from dyna_eval.measured_report import build_report
-from dyna_eval.report_json import to_json
-from dyna_eval.tables import to_csv
+from dyna_eval.reports.imported import ImportedSweep
+from dyna_eval.reports.imported_report import findings, imported_report
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.tables.report import to_csv
+from dyna_eval.tables.report_json import to_json
 from tests.result_files import FOUR_STEPS, dynatree, faster, second_layout, third_layout, vanilla
 
 SCALARS: st.SearchStrategy[Any] = (

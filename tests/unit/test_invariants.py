@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dyna_eval.invariants import broken_invariants
 from dyna_eval.jobs import Configuration, Job, Method, PromptSet
 from dyna_eval.measurements import JobResult, Round, Sample, Sentinel
+from dyna_eval.running.invariants import broken_invariants
 from tests.integration.measurements import make_result, make_sweep
 
 RESOLVED = make_sweep()

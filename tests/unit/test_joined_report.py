@@ -15,24 +15,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_records import FOUR_STEPS, LINEAR, change_jobs, record
 
-from dyna_eval.cells import circumstances
 from dyna_eval.errors import InputError, MixedRowsError
-from dyna_eval.imported import ImportedFile, ImportedSweep
-from dyna_eval.imported_report import findings, imported_report
 from dyna_eval.importers import import_file
-from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import Configuration, Method
-from dyna_eval.joined_report import joined_report
 from dyna_eval.latex import to_latex
 from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.style import Style
-from dyna_eval.measured_report import build_report
 from dyna_eval.plots import ablation_bars
 from dyna_eval.records import SweepRecord
-from dyna_eval.report import Report, Row, best_row
-from dyna_eval.report_json import to_json
-from dyna_eval.statistics import compare
-from dyna_eval.tables import print_table, to_csv, to_markdown
+from dyna_eval.reports.cells import circumstances
+from dyna_eval.reports.imported import ImportedFile, ImportedSweep
+from dyna_eval.reports.imported_report import findings, imported_report
+from dyna_eval.reports.intervals import Bootstrap
+from dyna_eval.reports.joined_report import joined_report
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.report import Report, Row, best_row
+from dyna_eval.reports.statistics import compare
+from dyna_eval.tables.report import print_table, to_csv, to_markdown
+from dyna_eval.tables.report_json import to_json
 from tests import result_files
 from tests.result_files import (
     baseline,

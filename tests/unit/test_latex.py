@@ -21,7 +21,6 @@ from report_records import (
     record,
 )
 
-from dyna_eval.cells import Column
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import Configuration, JobState, Method, Params
 from dyna_eval.latex.check import check_paper
@@ -29,10 +28,11 @@ from dyna_eval.latex.grid import require
 from dyna_eval.latex.style import Style, read_columns
 from dyna_eval.latex.table import to_latex
 from dyna_eval.latex.text import escape_latex, read_text
-from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
 from dyna_eval.methods import BestFirst, DynaTree, HfAssisted, HfGenerate, MethodParameters
 from dyna_eval.records import SweepRecord
+from dyna_eval.reports.cells import Column
+from dyna_eval.reports.measured_report import build_report
 from dyna_eval.wording import one_line
 
 

@@ -21,11 +21,11 @@ from dyna_eval.latex.paper import without_comments
 from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.style import PLAIN, Column, Origin, Part, Style
 from dyna_eval.latex.table import to_latex
-from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
-from dyna_eval.presets import Preset
 from dyna_eval.records import SweepRecord
-from dyna_eval.report import Report
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.presets import Preset
+from dyna_eval.reports.report import Report
 
 STORED = record()
 

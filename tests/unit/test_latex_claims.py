@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, change_samples, record
 
-from dyna_eval.claims import Claim, claim
-from dyna_eval.intervals import Interval
 from dyna_eval.jobs import Configuration, JobState, Method
 from dyna_eval.latex.paper import is_bold, numbers, read_table
 from dyna_eval.latex.prose import theoretical_nodes, to_prose
 from dyna_eval.latex.style import Column, Style
 from dyna_eval.latex.table import caption, to_latex
-from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
 from dyna_eval.records import SweepRecord
-from dyna_eval.report import Report, Row, best_row
-from dyna_eval.statistics import Comparison
+from dyna_eval.reports.claims import Claim, claim
+from dyna_eval.reports.intervals import Interval
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.report import Report, Row, best_row
+from dyna_eval.reports.statistics import Comparison
 
 STEPS = (BASELINE, LINEAR, TREE, PRUNED)
 

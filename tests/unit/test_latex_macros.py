@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from report_records import BASELINE, LINEAR, PRUNED, TREE, record
 
 from dyna_eval.latex.macros import FIGURES, letters, macros, to_macros
-from dyna_eval.measured_report import build_report
+from dyna_eval.reports.measured_report import build_report
 
 
 def values(stored_name: str = "four-step") -> dict[str, str]:

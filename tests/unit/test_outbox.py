@@ -12,8 +12,8 @@ from dyna_eval_db.store import Claim, Claimant, Landing, Store
 
 from dyna_eval.errors import DatabaseAwayError
 from dyna_eval.jobs import JobState
-from dyna_eval.outbox import Failed, Finished, Outbox
-from dyna_eval.verdicts import Verdict
+from dyna_eval.running.outbox import Failed, Finished, Outbox
+from dyna_eval.running.verdicts import Verdict
 from tests.integration.measurements import make_result, make_sweep
 
 SILENT = Verdict(error_class="StuckWorkerError", message="it is silent", final=False, actor_ends=True)

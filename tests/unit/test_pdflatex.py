@@ -18,10 +18,10 @@ from dyna_eval.jobs import JobState
 from dyna_eval.latex.document import figure_paths, to_document
 from dyna_eval.latex.macros import macros, to_macros
 from dyna_eval.latex.style import PLAIN, Column, Style
-from dyna_eval.measured_report import build_report
 from dyna_eval.plots import ablation_bars
 from dyna_eval.records import SweepRecord
-from dyna_eval.report import Report
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.report import Report
 
 pytestmark = pytest.mark.skipif(
     shutil.which("pdflatex") is None or shutil.which("pdftotext") is None,

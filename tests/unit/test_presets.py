@@ -7,9 +7,9 @@ from report_records import BASELINE, FOUR_STEPS, LINEAR, PRUNED, TREE, record
 
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import Configuration, Method
-from dyna_eval.measured_report import build_report
 from dyna_eval.methods import BestFirst, DynaTree, Linear, MethodParameters, Tree
-from dyna_eval.presets import Preset, is_unpruned_tree
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.presets import Preset, is_unpruned_tree
 
 
 def configuration(model: MethodParameters, label: str = "Row") -> Configuration:

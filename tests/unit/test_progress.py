@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from dyna_eval.notices import Happening, Notice
-from dyna_eval.progress import ProgressDisplay
+from dyna_eval.running.progress import ProgressDisplay
 
 
 def notice(happening: Happening, detail: str = "") -> Notice:

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from report_records import change_jobs, record
 
-from dyna_eval.intervals import half_width_over_repeats
 from dyna_eval.jobs import JobState, MeasureSpec, ResolvedSweep
 from dyna_eval.measurements import SampleTotals
 from dyna_eval.records import SweepRecord
-from dyna_eval.repeats import jobs_to_add
+from dyna_eval.reports.intervals import half_width_over_repeats
+from dyna_eval.running.repeats import jobs_to_add
 from tests.integration.measurements import CONFIGURATIONS, make_sweep
 
 AUTO = MeasureSpec(repeats=3, max_repeats=5, precision=0.05)

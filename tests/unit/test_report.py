@@ -24,13 +24,13 @@ from report_records import (
 )
 
 from dyna_eval.errors import MixedRowsError
-from dyna_eval.integrity import Caveat
 from dyna_eval.jobs import Configuration, GenerationSpec, JobState, MergedConfiguration, Method
-from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
 from dyna_eval.records import StoredSentinel, SweepRecord
-from dyna_eval.report import Report, Row, best_row
-from dyna_eval.report_json import to_json
+from dyna_eval.reports.integrity import Caveat
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.report import Report, Row, best_row
+from dyna_eval.tables.report_json import to_json
 
 
 def row(report: Report, label: str) -> Row:
@@ -537,7 +537,8 @@ def test_building_a_report_loads_no_heavy_library() -> None:
     """`dyna-eval report` answers in under a second only if drawing and models stay unloaded."""
     heavy = "{'matplotlib', 'rich', 'torch', 'ray', 'transformers', 'datasets', 'scipy'}"
     code = (
-        f"import sys, dyna_eval.tables, dyna_eval.latex, dyna_eval.plots; print({heavy} & set(sys.modules))"
+        "import sys, dyna_eval.tables.report, dyna_eval.latex, dyna_eval.plots; "
+        f"print({heavy} & set(sys.modules))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "set()"

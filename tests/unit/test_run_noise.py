@@ -12,16 +12,16 @@ import pytest
 import scipy.stats
 from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, record
 
-from dyna_eval.intervals import Bootstrap, Interval, RunNoise, Variance
 from dyna_eval.jobs import JobState
-from dyna_eval.joined_report import joined_report
-from dyna_eval.measured_report import UNKNOWN_NOISE, build_report
 from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
-from dyna_eval.report import Report, Row, noise_apart
+from dyna_eval.reports.intervals import Bootstrap, Interval, RunNoise, Variance
+from dyna_eval.reports.joined_report import joined_report
+from dyna_eval.reports.measured_report import UNKNOWN_NOISE, build_report
+from dyna_eval.reports.report import Report, Row, noise_apart
+from dyna_eval.reports.statistics import Comparison, compare
+from dyna_eval.reports.sweep_comparison import Side, SpeedVerdict, compare_reports
 from dyna_eval.series.costs import phase_bars
 from dyna_eval.series.measured import Measured
-from dyna_eval.statistics import Comparison, compare
-from dyna_eval.sweep_comparison import Side, SpeedVerdict, compare_reports
 
 LOGS = np.random.default_rng(2).normal(4.6, 0.02, (4, 3))  # rows x blocks
 

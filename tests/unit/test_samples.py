@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from report_records import sample
 
 from dyna_eval.measurements import Exactness, SampleTotals
-from dyna_eval.samples import SampleTable
+from dyna_eval.reports.samples import SampleTable
 
 COUNTS = st.integers(0, 2**53)
 SECONDS = st.floats(0, 1e9, allow_nan=False)

@@ -23,17 +23,17 @@ from report_records import (
 
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Configuration, MeasureSpec, Method, Params
-from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
 from dyna_eval.records import SweepRecord
-from dyna_eval.report import Row
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.report import Row
+from dyna_eval.reports.tuning import measured_prompts
 from dyna_eval.series.costs import cost_chart, full_acceptance_speedup, phase_bars
 from dyna_eval.series.drafts import depth_rates, tree_sizes
 from dyna_eval.series.measured import Measured
 from dyna_eval.series.paired import paired_speedups
 from dyna_eval.series.parameters import Parameter, Scale, independent, span, spans_by_default, swept
 from dyna_eval.series.swept import CurveChart, Measure, acceptance_length, curve_chart, heat_map
-from dyna_eval.tuning import measured_prompts
 
 
 def measured(stored: SweepRecord) -> Measured:

@@ -12,11 +12,11 @@ import pytest
 from report_records import BASELINE, FOUR_STEPS, LINEAR, TREE, change_jobs, record
 
 from dyna_eval.jobs import Configuration, JobState, MeasureSpec, Method
-from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness, Round, Sample, sum_rounds
 from dyna_eval.records import SweepRecord
-from dyna_eval.report import Report
-from dyna_eval.spec_bench import AnswerFile, answer_files, choice
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.report import Report
+from dyna_eval.reports.spec_bench import AnswerFile, answer_files, choice
 
 KINDS = {0: "qa", 1: "qa", 2: "rag"}
 

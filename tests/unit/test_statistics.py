@@ -10,11 +10,11 @@ import pytest
 import scipy.stats
 from report_records import CALIBRATION, sample
 
-from dyna_eval import intervals
-from dyna_eval.intervals import Bootstrap, Interval, half_width_over_repeats, widened_tail
 from dyna_eval.jobs import Method
 from dyna_eval.measurements import Calibration, Exactness
-from dyna_eval.statistics import (
+from dyna_eval.reports import intervals
+from dyna_eval.reports.intervals import Bootstrap, Interval, half_width_over_repeats, widened_tail
+from dyna_eval.reports.statistics import (
     Agreement,
     Run,
     acceptance,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from dyna_eval_db.store import Claim
 
-from dyna_eval.cluster import Slot
-from dyna_eval.supervision import PENDING_SECONDS, START_SECONDS, Call
+from dyna_eval.running.cluster import Slot
+from dyna_eval.running.supervision import PENDING_SECONDS, START_SECONDS, Call
 from tests.integration.measurements import make_sweep
 
 

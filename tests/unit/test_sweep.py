@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dyna_eval.config import parse_sweep
 from dyna_eval.errors import PairError
 from dyna_eval.jobs import (
     Backend,
@@ -26,7 +25,8 @@ from dyna_eval.jobs import (
 )
 from dyna_eval.measurements import Calibration
 from dyna_eval.methods import METHODS, MethodParameters, Tree
-from dyna_eval.sweep import (
+from dyna_eval.sweeps.config import parse_sweep
+from dyna_eval.sweeps.expansion import (
     axes_of,
     count_points,
     estimate_seconds,

@@ -26,26 +26,26 @@ from report_records import (
 )
 
 from dyna_eval.commands.comparing import read_percentage, split_side
-from dyna_eval.comparison_tables import (
-    comparison_csv,
-    comparison_json,
-    comparison_markdown,
-    print_comparison,
-    remarks,
-)
 from dyna_eval.errors import InputError
-from dyna_eval.intervals import Bootstrap
 from dyna_eval.jobs import Configuration, GenerationSpec, JobState, Method, generation_digest
-from dyna_eval.measured_report import build_report
 from dyna_eval.measurements import Exactness
 from dyna_eval.records import SweepRecord
-from dyna_eval.sweep_comparison import (
+from dyna_eval.reports.intervals import Bootstrap
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.sweep_comparison import (
     Match,
     Side,
     SpeedVerdict,
     SweepComparison,
     compare_reports,
     regressions,
+)
+from dyna_eval.tables.comparison import (
+    comparison_csv,
+    comparison_json,
+    comparison_markdown,
+    print_comparison,
+    remarks,
 )
 
 HOSTILE = "=1+1|[red]x</script>`*_\\\n\x1b[31m"

@@ -22,7 +22,12 @@ from report_records import (
     sample,
 )
 
-from dyna_eval.cells import (
+from dyna_eval.jobs import Configuration, GenerationSpec, JobState, MergedConfiguration, Method, Params
+from dyna_eval.latex.table import to_latex
+from dyna_eval.measurements import Exactness
+from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup
+from dyna_eval.records import SweepRecord
+from dyna_eval.reports.cells import (
     Column,
     Notes,
     confidence_level,
@@ -32,18 +37,13 @@ from dyna_eval.cells import (
     ranges,
     sweep_numbers,
 )
-from dyna_eval.comparison_tables import print_comparison
-from dyna_eval.integrity import Caveat
-from dyna_eval.jobs import Configuration, GenerationSpec, JobState, MergedConfiguration, Method, Params
-from dyna_eval.latex.table import to_latex
-from dyna_eval.measured_report import build_report
-from dyna_eval.measurements import Exactness
-from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup
-from dyna_eval.records import SweepRecord
-from dyna_eval.report import JoinedSweep
-from dyna_eval.statistics import agreement
-from dyna_eval.sweep_comparison import Side, compare_reports
-from dyna_eval.tables import markdown_label, print_table, to_csv, to_markdown
+from dyna_eval.reports.integrity import Caveat
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.report import JoinedSweep
+from dyna_eval.reports.statistics import agreement
+from dyna_eval.reports.sweep_comparison import Side, compare_reports
+from dyna_eval.tables.comparison import print_comparison
+from dyna_eval.tables.report import markdown_label, print_table, to_csv, to_markdown
 from dyna_eval.wording import count
 
 HOSTILE = "=1+1|[red]x</script>`*_\\\n\x1b[31m"

@@ -12,12 +12,12 @@ from report_records import LINEAR, PRUNED, change_jobs, record
 
 from dyna_eval.commands.plotting import _tree_sizes
 from dyna_eval.jobs import JobState, MeasureSpec
-from dyna_eval.joined_report import joined_report
-from dyna_eval.measured_report import build_report
 from dyna_eval.records import SweepRecord
-from dyna_eval.report_json import to_json
+from dyna_eval.reports.joined_report import joined_report
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.tuning import tuning_prompts
 from dyna_eval.series.measured import Measured
-from dyna_eval.tuning import tuning_prompts
+from dyna_eval.tables.report_json import to_json
 
 PROMPTS = 8
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from dyna_eval.errors import DecodingError, ForeignError, PairError, StuckWorkerError
-from dyna_eval.verdicts import judge_contradiction, judge_error, judge_loss, judge_unloaded, judge_unstarted
+from dyna_eval.running.verdicts import (
+    judge_contradiction,
+    judge_error,
+    judge_loss,
+    judge_unloaded,
+    judge_unstarted,
+)
 
 
 def test_a_job_s_own_fault_is_final_at_once_and_the_actor_goes_on() -> None:

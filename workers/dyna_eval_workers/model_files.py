@@ -18,7 +18,7 @@ from transformers.utils import resolve_revision
 
 from dyna_eval.errors import PairError, first_line
 from dyna_eval.jobs import DEMO_LARGE, PACKAGED_PAIRS, PairSpec, digest
-from dyna_eval.sources import HUB_ID
+from dyna_eval.sweeps.sources import HUB_ID
 from dyna_eval_workers.memory import ran_out
 
 _UNREADABLE = "cannot be loaded"

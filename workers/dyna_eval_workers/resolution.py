@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dyna_eval.jobs import Pair, PairSpec, PromptSet, ResolvedSweep, SweepSpec
-from dyna_eval.sweep import resolved
+from dyna_eval.sweeps.expansion import resolved
 from dyna_eval_workers.pairs import InspectedPair, available_device, inspect_pair
 from dyna_eval_workers.prompts import check_fit, check_known, check_split, load_prompts
 

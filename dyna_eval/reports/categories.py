@@ -1,0 +1,71 @@
+"""A sweep's report broken down by the category of its prompts, with the overall report beside.
+
+The report of a category is that of the same sweep as if it had been measured on the category's prompts alone:
+every figure keeps its definition, and speedups are against the baseline on the same prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dyna_eval.errors import InputError
+from dyna_eval.records import SweepRecord
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.report import Report, Row
+from dyna_eval.reports.tuning import measured_prompts, on_prompts, reported_record
+
+UNCATEGORIZED = "(no category)"
+"""Stands for the prompts without a category, where others have one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CategoryReport:
+    """One category's report; `prompts` is the most of any of its rows."""
+
+    category: str
+    report: Report
+    prompts: int
+
+    def row_for(self, overall: Row) -> Row:
+        """Return the category's row of a row of the overall report."""
+        return next(row for row in self.report.rows_of(overall.pair) if row.label == overall.label)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CategorizedReport:
+    overall: Report
+    categories: tuple[CategoryReport, ...]
+    """In the order in which the categories come among the prompts, prompts without one at the end."""
+
+
+def categorized_report(record: SweepRecord, *, allow_mixed: bool = False) -> CategorizedReport:
+    """Break a sweep's report down by category.
+
+    With a tuning split the categories hold the reported prompts, as all figures do. Raises InputError where
+    no prompt has a category, MixedRowsError as `build_report` does.
+    """
+    overall = build_report(record, allow_mixed=allow_mixed)
+    if not any(record.categories.values()):
+        raise InputError(
+            f"sweep {record.id} ({record.name!r}) has no categories; name the column that holds them with"
+            " prompts.category in its file, and submit that again: finished jobs do not run again"
+        )
+    reported = reported_record(record)
+    found = []
+    for category, prompts in _prompts_by_category(reported).items():
+        report = build_report(on_prompts(reported, prompts), allow_mixed=allow_mixed)
+        counts = [row.figures.prompts or 0 for row in report.rows if row.figures]
+        found.append(CategoryReport(category=category, report=report, prompts=max(counts, default=0)))
+    return CategorizedReport(overall=overall, categories=tuple(found))
+
+
+def _prompts_by_category(record: SweepRecord) -> dict[str, dict[str, set[int]]]:
+    """Return the measured prompts of each category by prompt set, in the order of the prompts."""
+    by_category: dict[str, dict[str, set[int]]] = {}
+    without: dict[str, set[int]] = {}
+    for prompt_set, measured in measured_prompts(record).items():
+        known = record.categories.get(prompt_set, {})
+        for index in sorted(measured):
+            of_set = by_category.setdefault(known[index], {}) if index in known else without
+            of_set.setdefault(prompt_set, set()).add(index)
+    return {**by_category, **({UNCATEGORIZED: without} if without else {})}

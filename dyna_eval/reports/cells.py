@@ -1,0 +1,318 @@
+"""The texts of a report's cells and footnotes, before any format escapes them."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from string import ascii_lowercase
+from typing import Any
+
+from dyna_eval import wording
+from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
+from dyna_eval.methods import SYMBOLS, DynaTree, TreeShape
+from dyna_eval.reports import digits
+from dyna_eval.reports.intervals import Interval
+from dyna_eval.reports.report import LeftOut, Report, Row
+from dyna_eval.wording import count, listed, one_line
+
+UNKNOWN = "--"
+
+
+class Column(StrEnum):
+    """A column that a table has where it is asked for; some kinds of tables have some of them anyway."""
+
+    INTERVAL = "interval"
+    GAIN = "gain"
+    ACCEPTANCE = "acceptance"
+    RATE = "rate"
+    NODES = "nodes"
+    EXACT = "exact"
+    MEMORY = "memory"
+    PREDICTED = "predicted"
+    DISTINCT = "distinct"
+    PREFILL = "prefill"
+    TTFT = "ttft"
+    END_TO_END = "end_to_end"
+    JOBS = "jobs"
+
+
+_WORDS = {
+    "cache": "{} cache",
+    "schedule": "{}",
+    "branch_phase": "no branch phase",
+    "depth_phase": "no depth phase",
+    "history_phase": "no history phase",
+}
+_NAMES = {
+    Method.AR: "AR only",
+    Method.HF_GENERATE: "transformers generate",
+    Method.HF_ASSISTED: "transformers assisted",
+    Method.OTHER: "other method",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A parameter as a cell shows it.
+
+    A symbol of one letter is mathematics, a longer one a name; without one the value speaks for itself.
+    """
+
+    symbol: str
+    relation: str
+    value: str
+
+
+def configuration_text(method: Method, params: Params) -> str:
+    """Return a method and its parameters for people: `AR only`, `tree, D=7, B=2, τ=0.05`."""
+    texts = [f"{one_line(s.symbol)}{s.relation}{s.value}" for s in settings(method, params)]
+    return ", ".join([method_name(method), *texts])
+
+
+def method_name(method: Method) -> str:
+    """Return a method as a sweep file names it, or what people call it."""
+    return _NAMES.get(method, method.value)
+
+
+def settings(method: Method, params: Params) -> list[Setting]:
+    """Return the parameters worth telling: those that decide the method, and others that may change it."""
+    shown = []
+    for name, value in _told(method, params).items():
+        text = f"{value:g}" if isinstance(value, float) else one_line(str(value))
+        if name in _WORDS:
+            shown.append(Setting(symbol="", relation="", value=_WORDS[name].format(text)))
+        elif name in SYMBOLS:
+            shown.append(Setting(symbol=SYMBOLS[name], relation="=", value=text))
+        elif name == "max_nodes" and _could_bind(params):
+            shown.append(Setting(symbol="N", relation="≤", value=text))
+        elif name != "max_nodes" and not _is_usual(name, value, params):
+            shown.append(Setting(symbol=name, relation="=", value=text))
+    return shown
+
+
+def _told(method: Method, params: Params) -> Params:
+    """Leave out what a method's own rule, or a footnote of its row, tells better."""
+    if method is Method.DYNATREE:
+        return _told_of_dynatree(params)
+    return {name: value for name, value in params.items() if not (method.is_external and name == PACKAGE)}
+
+
+def _is_usual(name: str, value: Scalar, params: Params) -> bool:
+    """Whether a parameter has the value that a reader assumes."""
+    if name == "prune":
+        return value == "node" or not params.get("threshold")
+    if name == "confidence_threshold":
+        return not value
+    return name == "root_branch" and value in (None, params.get("branch"))
+
+
+def _told_of_dynatree(params: Params) -> Params:
+    """Write the numbers of branches as one, `1/2/3`; leave out what is unused, and what is as usual.
+
+    An imported row may name a part of the parameters; the others are not made up.
+    """
+    fields = DynaTree.model_fields
+    known: dict[str, Any] = {name: value for name, value in params.items() if name in fields}
+    tree = DynaTree.model_construct(**known)
+    branches = [
+        name
+        for name in ("branch_min", "branch_mid", "branch_max")
+        if name in params and name not in tree.idle
+    ]
+    told: dict[str, Scalar] = {name: params[name] for name in ("depth", "max_depth") if name in params}
+    if branches:
+        told["branch"] = "/".join(str(params[name]) for name in branches)
+    if "max_nodes" in params:
+        told["max_nodes"] = params["max_nodes"]
+    for name, value in params.items():
+        if name not in (*told, *branches) and (name not in fields or value != fields[name].default):
+            told[name] = value
+    return {name: value for name, value in told.items() if name not in tree.idle}
+
+
+def _could_bind(params: Params) -> bool:
+    """Whether the whole tree has more draft nodes than `max_nodes` lets it have."""
+    cap, shape = params.get("max_nodes"), TreeShape.of(params)
+    if not isinstance(cap, int) or shape is None:
+        return cap is not None
+    return shape.nodes > cap
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """A table's footnotes: distinct texts, lettered as they appear, and remarks on the whole table."""
+
+    texts: tuple[str, ...]
+    general: tuple[str, ...]
+
+    @classmethod
+    def of(cls, report: Report, pair: str) -> Notes:
+        caveats = [one_line(text) for row in report.rows_of(pair) for text in row.caveat_texts]
+        return cls(
+            tuple(dict.fromkeys(caveats)),
+            tuple(map(one_line, [*report.texts_on(pair), *_left_out(report, pair)])),
+        )
+
+    def marks(self, row: Row) -> list[str]:
+        return [_letter(self.texts.index(one_line(text))) for text in row.caveat_texts]
+
+    def lettered(self) -> list[tuple[str, str]]:
+        return [(_letter(index), text) for index, text in enumerate(self.texts)]
+
+
+def _letter(index: int) -> str:
+    """Return a, b, ..., z, aa, ab, ..."""
+    before, last = divmod(index, 26)
+    return (_letter(before - 1) if before else "") + ascii_lowercase[last]
+
+
+def _left_out(report: Report, pair: str) -> list[str]:
+    """Say which configurations have no figures, and which jobs the figures of others lack."""
+    entries = [entry for entry in report.left_out if entry.pair in (None, pair)]
+    in_table = {job for row in report.rows_of(pair) if row.figures for job in row.job_ids}
+    partial = [entry for entry in entries if not in_table.isdisjoint(entry.job_ids)]
+    absent = [entry for entry in entries if in_table.isdisjoint(entry.job_ids)]
+    texts = []
+    if absent:
+        whole = f"{count(len(absent), 'configuration')}, {_count_jobs(absent)}"
+        texts.append(f"Left out: {whole}: {_reasons(absent)}")
+    if partial:
+        texts.append(f"Left out of rows above: {_count_jobs(partial)}: {_reasons(partial)}")
+    return texts
+
+
+def _count_jobs(entries: Sequence[LeftOut]) -> str:
+    return count(sum(len(entry.job_ids) for entry in entries), "job")
+
+
+def _reasons(entries: Sequence[LeftOut]) -> str:
+    """Return the labels of configurations with why they are left out, once for neighbours of one reason."""
+    alike = itertools.groupby(entries, key=lambda entry: f"{entry.state}: {entry.reason}")
+    labelled = [(", ".join(f"'{entry.label}'" for entry in group), why) for why, group in alike]
+    return "; ".join(f"{labels} ({why})" for labels, why in labelled)
+
+
+def span(counts: Sequence[int | None], noun: str) -> str:
+    """Return `3 repeats`, or `2 to 3 repeats` where counts differ; nothing where one is unknown."""
+    known = [number for number in counts if number is not None]
+    if len(known) < len(counts):
+        return ""
+    low, high = min(known), max(known)
+    return count(high, noun) if low == high else f"{low:,} to {high:,} {noun}s"
+
+
+def _measured_text(rows: Sequence[Row]) -> str:
+    """Return over what the figures of a table are: `8 prompts, 3 repeats`; nothing where nothing is known."""
+    known = [row.figures for row in rows if row.figures]
+    if not known:
+        return ""
+    counts = (
+        span([figures.prompts for figures in known], "prompt"),
+        span([figures.repeats for figures in known], "repeat"),
+    )
+    return ", ".join(filter(None, counts))
+
+
+def table_title(pair: str, rows: Sequence[Row]) -> str:
+    """Return what stands over a pair's table: the pair, and over what its figures are."""
+    return ": ".join(filter(None, (f"pair {one_line(pair)}", _measured_text(rows))))
+
+
+def circumstances(report: Report, pair: str) -> str:
+    """Return where and how a pair's rows were measured: `measured on AMD EPYC, 2 cores, in bfloat16, ...`.
+
+    What is not known is left out; empty where no row says on which machine it was measured.
+    """
+    rows = [row for row in report.rows_of(pair) if row.figures]
+    facts = [report.environments.get(row.environment or "", {}) for row in rows]
+    named = [known for known in facts if known.get("gpu") or known.get("processor")]
+    machines = list(dict.fromkeys(one_line(wording.machine(known, "")) for known in named))
+    if not machines:
+        return ""
+    model, generation = report.models.get(pair), report.generation
+    texts = [f"measured on {listed(machines)}"]
+    if model is not None:
+        texts.append(f"in {model.dtype}")
+    if generation is not None:
+        most = "up to " if generation.stop_at_eos else ""
+        texts.append(f"{most}{count(generation.max_new_tokens, 'token')} a prompt")
+        texts.append(f"temperature {generation.temperature:g}" if generation.temperature else "greedy")
+    return ", ".join(texts)
+
+
+def throughput_cell(row: Row) -> str:
+    return digits.throughput(row) or UNKNOWN
+
+
+def speedup_cell(row: Row) -> str:
+    known = digits.speedup(row)
+    return f"{known} ×" if known else UNKNOWN
+
+
+def interval_cell(interval: Interval | None, decimals: int = 2) -> str:
+    return digits.bounds(interval, decimals) or UNKNOWN
+
+
+def acceptance_cell(row: Row) -> str:
+    return digits.acceptance_length(row) or UNKNOWN
+
+
+def exact_cell(row: Row) -> str:
+    known = digits.exact_percent(row)
+    return f"{known} %" if known else UNKNOWN
+
+
+def confidence_level(confidence: float) -> str:
+    return f"{confidence * 100:g} %"
+
+
+def sweep_numbers(report: Report) -> str:
+    """Return which sweep a report is of, or which it joins: `sweep 1`, `sweeps 1, 4`."""
+    if not report.joined:
+        return f"sweep {report.sweep_id}"
+    return f"sweeps {', '.join(str(sweep.id) for sweep in report.joined)}"
+
+
+def report_title(report: Report) -> str:
+    """Return what stands over a report: its name, its sweeps and their state."""
+    return one_line(f"{report.name}: {sweep_numbers(report)}, {report.state}")
+
+
+def origin_text(report: Report, rows: Sequence[Row]) -> str:
+    """Return where the figures of rows come from; no name that a user wrote is in it."""
+    jobs = ranges(job for row in rows for job in row.job_ids)
+    return f"{sweep_numbers(report)}, {report.state}, digest {report.digest}, jobs {jobs}"
+
+
+def jobs(row: Row) -> str | None:
+    """Return the numbers of a row's jobs, as `dyna-eval show` takes them; None for an imported row."""
+    return ranges(row.job_ids) if row.job_ids else None
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Return numbers as ranges: 1, 2, 3, 7 is `1-3, 7`."""
+    runs = itertools.groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0])
+    spans = [[number for _, number in run] for _, run in runs]
+    return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans) or "none"
+
+
+def slug(text: str) -> str:
+    """Return text as part of a label or file name: lower-case letters and digits with hyphens between."""
+    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def pair_slugs(report: Report) -> dict[str, str]:
+    """Return a distinct slug for each pair; empty where there is only one pair."""
+    if len(report.pairs) == 1:
+        return dict.fromkeys(report.pairs, "")
+    slugs = [slug(pair) for pair in report.pairs]
+    alone = {own for own in slugs if own and slugs.count(own) == 1}
+    found: dict[str, str] = {}
+    for number, (pair, own) in enumerate(zip(report.pairs, slugs, strict=True), start=1):
+        numbered = (f"{own}-{n}".lstrip("-") for n in itertools.count(number))
+        taken = {*alone, *found.values()}
+        found[pair] = own if own in alone else next(name for name in numbered if name not in taken)
+    return found

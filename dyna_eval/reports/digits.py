@@ -1,0 +1,110 @@
+"""A row's figures as digits, rounded once for all tables, macros and pages; None where one is not known."""
+
+from __future__ import annotations
+
+from dyna_eval.reports.intervals import Interval
+from dyna_eval.reports.report import Row
+from dyna_eval.reports.statistics import Comparison
+
+
+def throughput(row: Row) -> str | None:
+    """Return the mean tokens per second."""
+    return f"{row.figures.throughput.mean:.1f}" if row.figures else None
+
+
+def throughput_std(row: Row) -> str | None:
+    return _rounded(row.figures.throughput.std, 1) if row.figures else None
+
+
+def speedup(row: Row) -> str | None:
+    return f"{row.versus_baseline.ratio:.2f}" if row.versus_baseline else None
+
+
+def speedup_interval(row: Row) -> str | None:
+    return bounds(row.speedup_interval)
+
+
+def speedup_low(row: Row) -> str | None:
+    return f"{row.speedup_interval.low:.2f}" if row.speedup_interval else None
+
+
+def speedup_high(row: Row) -> str | None:
+    return f"{row.speedup_interval.high:.2f}" if row.speedup_interval else None
+
+
+def bounds(interval: Interval | None, decimals: int = 2) -> str | None:
+    """Return an interval as `[1.20, 1.40]`."""
+    return f"[{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]" if interval else None
+
+
+def gain(comparison: Comparison | None, *, sign: str = "-") -> str | None:
+    """Return by how many percent a row is faster than another one; with `sign` + gains have one, too."""
+    return None if comparison is None else f"{(comparison.ratio - 1.0) * 100.0:{sign}.1f}"
+
+
+def gain_over_previous(row: Row) -> str | None:
+    """Return by how many percent a row is faster than the step before it, with its sign."""
+    return gain(row.versus_previous, sign="+")
+
+
+def acceptance_length(row: Row) -> str | None:
+    """Return the tokens that a round emits."""
+    return _rounded(row.figures.acceptance.mean_length, 2) if row.figures else None
+
+
+def acceptance_rate(row: Row) -> str | None:
+    """Return accepted draft tokens in percent of drafted levels."""
+    return _scaled(row.figures.acceptance.draft_rate, 100.0) if row.figures else None
+
+
+def prefill(row: Row) -> str | None:
+    """Return the median prefill in milliseconds."""
+    latency = row.figures.latency.prefill if row.figures else None
+    return _scaled(latency.p50, 1000.0) if latency else None
+
+
+def ttft(row: Row) -> str | None:
+    """Return the median time to first token in milliseconds."""
+    latency = row.figures.latency.ttft if row.figures else None
+    return _scaled(latency.p50, 1000.0) if latency else None
+
+
+def end_to_end(row: Row) -> str | None:
+    """Return the mean tokens per second, prefill included."""
+    return _rounded(row.figures.throughput.end_to_end, 1) if row.figures else None
+
+
+def nodes(row: Row) -> str | None:
+    """Return the draft nodes that a round verifies."""
+    return _rounded(row.figures.acceptance.mean_tree_nodes, 1) if row.figures else None
+
+
+def exact_percent(row: Row) -> str | None:
+    """Return the share of samples that are the target's own; only all of them are 100."""
+    rate = row.figures.agreement.exact_match_rate if row.figures else None
+    if rate is None:
+        return None
+    return "100" if rate == 1.0 else f"{min(rate * 100, 99.9):.1f}"
+
+
+def predicted_speedup(row: Row) -> str | None:
+    """Return the speedup that acceptance and the calibrated cost of passes promise."""
+    return _rounded(row.figures.predicted_speedup, 2) if row.figures else None
+
+
+def distinct_2(row: Row) -> str | None:
+    """Return the share of different pairs of neighbouring tokens."""
+    return _rounded(row.figures.distinct_2, 2) if row.figures else None
+
+
+def memory(row: Row) -> str | None:
+    """Return the peak memory in GiB."""
+    return None if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**30:.2f}"
+
+
+def _scaled(value: float | None, factor: float) -> str | None:
+    return None if value is None else f"{value * factor:.1f}"
+
+
+def _rounded(value: float | None, decimals: int) -> str | None:
+    return None if value is None else f"{value:.{decimals}f}"

@@ -1,0 +1,278 @@
+"""What a reader must know before trusting a table: rows that do not belong together, and rows to doubt.
+
+Pure functions that return caveats, short texts; the report attaches them to rows as footnotes and warnings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import ceil
+from statistics import fmean
+
+from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
+from dyna_eval.measurements import GPU_SHARE, Environment
+from dyna_eval.records import ResultOrigin, StoredJob, StoredSentinel
+from dyna_eval.reports.intervals import Bootstrap
+from dyna_eval.reports.samples import SampleTable
+from dyna_eval.reports.statistics import Comparison, Figures, Run, compare, prompt_throughputs
+
+PACE_TOLERANCE = 0.05
+"""Sentinels within 5 % of each other are called equal, however narrow their interval."""
+
+LOAD_TOLERANCE = 0.1
+"""Others that take up to 10 % of an actor's cores, or clocks held down for so much of the time, are not
+mentioned."""
+
+DEGENERATE_DISTINCT_2 = 0.3
+"""Under this share of distinct bigrams a text repeats itself, which flatters acceptance."""
+
+REPETITIVE_TOKENS = 32
+"""A shorter text is not called repetitive by itself: a few equal tokens, such as line breaks, are no loop."""
+
+Environments = Mapping[str, Mapping[str, Scalar]]
+
+
+class CaveatKind(StrEnum):
+    """The caveats that are told apart: they do not hold in a joined table, or are said elsewhere as well."""
+
+    SEPARABILITY = "separability"
+    NODE_CAP = "node cap"
+    PRUNING = "pruning"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Caveat:
+    """What must be said beside a row, or beside all rows of a pair. Equal texts are one caveat."""
+
+    text: str
+    kind: CaveatKind = field(default=CaveatKind.OTHER, compare=False)
+
+
+def differences(
+    jobs: Sequence[StoredJob], reference: StoredJob, environments: Environments
+) -> tuple[str, ...]:
+    """Name what forbids comparing jobs with the reference job: prompts, generation settings, environment."""
+    texts = []
+    for what, attribute in (("prompt set", "prompt_set"), ("generation settings", "generation_digest")):
+        expected = getattr(reference, attribute)
+        others = _others((getattr(job, attribute) for job in jobs), expected)
+        texts += [f"{what} ({_short(other)} instead of {_short(expected)})" for other in others]
+    for other in _others((job.environment for job in jobs), reference.environment):
+        texts.append(f"environment ({environment_difference(other, reference.environment, environments)})")
+    return tuple(texts)
+
+
+def row_caveats(
+    *,
+    method: Method,
+    params: Params,
+    figures: Figures,
+    versus_baseline: Comparison | None,
+    confidence: float,
+    mixed: Sequence[str],
+) -> list[Caveat]:
+    """Return what must be said beside a row that has figures."""
+    found = mixed_caveats(mixed)
+    if method.is_external and PACKAGE in params:
+        found.append(
+            Caveat(f"grown by the policy {method} of {params[PACKAGE]}, which is no part of dyna-eval")
+        )
+    found += map(Caveat, _output_doubts(method, figures))
+    bound = figures.acceptance.node_cap_bound_rate
+    if bound:
+        cap = f" (max_nodes={params['max_nodes']})" if "max_nodes" in params else ""
+        text = f"the node cap{cap} stopped the tree's growth in {_percent(bound)} of its rounds"
+        found.append(Caveat(text, CaveatKind.NODE_CAP))
+    if figures.prompts is not None and figures.prompts < 2:
+        found.append(Caveat("one prompt only, so there is no interval"))
+    return [*found, *separability_caveats(versus_baseline, confidence)]
+
+
+def mixed_caveats(mixed: Sequence[str]) -> list[Caveat]:
+    return [Caveat(f"differs from the rows it stands with in {difference}") for difference in mixed]
+
+
+def separability_caveats(versus_baseline: Comparison | None, confidence: float) -> list[Caveat]:
+    if versus_baseline is None or versus_baseline.separable is not False:
+        return []
+    text = (
+        "speed not separable from the baseline's"
+        f" (the {confidence * 100:g} % interval of the paired ratio contains 1)"
+    )
+    return [Caveat(text, CaveatKind.SEPARABILITY)]
+
+
+def actor_caveats(sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap) -> list[Caveat]:
+    """Return how the actors' own AR runs over one pair's prompts drifted, and how unequal the actors are."""
+    by_actor = defaultdict(list)
+    for sentinel in sentinels:
+        by_actor[sentinel.actor].append(sentinel)
+    texts = [text for actor, own in by_actor.items() for text in _drift(actor, own, bootstrap)]
+    speeds = actor_speeds(sentinels)
+    if len(speeds) > 1 and max(speeds.values()) > min(speeds.values()) * (1.0 + PACE_TOLERANCE):
+        each = ", ".join(f"{actor} {speed:.1f}" for actor, speed in speeds.items())
+        texts.append(
+            f"actors are not equally fast (AR tokens/s: {each}): compare speedups, which are"
+            " taken against each actor's own AR runs, rather than throughputs"
+        )
+    return list(map(Caveat, texts))
+
+
+def backend_caveats(used: Iterable[str], environments: Environments) -> list[Caveat]:
+    """Return where actors fell back to slower passes, and why, by the facts of their environments.
+
+    An actor writes `eager (why)` or `cudagraph (why)` for both models, or `..., draft eager (why)` for a
+    draft of its own backend.
+    """
+    facts = [str(environments.get(digest, {}).get("backend", "")) for digest in sorted(used)]
+    texts = []
+    for fact in facts:
+        target, _, draft = fact.partition(", draft ")
+        for whose, backend in (("", target), ("the draft ", draft)):
+            if fallen := re.fullmatch(r"(eager|cudagraph) \((.+)\)", backend):
+                texts.append(f"{whose}ran on the slower {fallen[1]} backend: {fallen[2]}")
+    return [Caveat(text) for text in dict.fromkeys(texts)]
+
+
+def shared_gpu_caveats(used: Iterable[str], environments: Environments) -> list[Caveat]:
+    """Return that actors shared GPUs, by their environments: whatever else ran there slowed them."""
+    shares = {environments.get(digest, {}).get(GPU_SHARE) for digest in used}
+    return [
+        Caveat(f"measured on shares of a GPU ({share:g} of one for each pair): timings are not comparable")
+        for share in sorted(share for share in shares if isinstance(share, float))
+    ]
+
+
+def load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
+    """Return what slowed a row's jobs down by more than a little: others on their cores, or a hot or
+    power-limited GPU.
+
+    Shares are raised to full tenths, so that rows measured side by side share one note.
+    """
+    found = []
+    for fact, text in _SLOWED.items():
+        shares = [(job.conditions or {}).get(fact) for job in jobs]
+        worst = max((share for share in shares if isinstance(share, float)), default=0.0)
+        if worst > LOAD_TOLERANCE:
+            found.append(Caveat(text.format(_next_tenth(worst))))
+    return found
+
+
+_SLOWED = {
+    "others_share": "other processes used up to {} of the cores while it was measured",
+    "stolen_share": "other machines were given up to {} of the cores while it was measured",
+    "gpu_heat_share": "heat held the GPU's clocks down for up to {} of the time it was measured",
+    "gpu_power_share": "a power limit held the GPU's clocks down for up to {} of the time it was measured",
+}
+"""Notes by the share, among the conditions of a job, that is in them."""
+
+
+def repetition_caveats(jobs: Sequence[StoredJob], distinct_2: float | None) -> list[Caveat]:
+    """Return in how many samples of a row's jobs the text repeats itself, where their mean does not tell."""
+    if distinct_2 is None or distinct_2 < DEGENERATE_DISTINCT_2:
+        return []
+    samples = SampleTable.join([SampleTable.of(job.samples) for job in jobs])
+    repetitive = samples.column("distinct_2") < DEGENERATE_DISTINCT_2  # what is not known is not
+    found = int((repetitive & (samples.column("tokens") >= REPETITIVE_TOKENS)).sum())
+    if not found:
+        return []
+    text = (
+        f"output repeats itself in {found} of {len(samples)} samples"
+        f" (distinct-2 under {DEGENERATE_DISTINCT_2:g}), which flatters acceptance"
+    )
+    return [Caveat(text)]
+
+
+def actor_speeds(sentinels: Iterable[StoredSentinel]) -> dict[str, float]:
+    """Return each actor's own AR throughput, in tokens per second, over all its sentinels of one pair."""
+    runs = defaultdict(list)
+    for sentinel in sentinels:
+        runs[sentinel.actor].append(Run(repeat=sentinel.sequence, samples=sentinel.samples))
+    rates = {actor: prompt_throughputs(own) for actor, own in runs.items()}
+    return {actor: fmean(rate.values()) for actor, rate in rates.items() if any(rate.values())}
+
+
+def _drift(actor: str, sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap) -> list[str]:
+    rates = [prompt_throughputs([Run(repeat=s.sequence, samples=s.samples)]) for s in sentinels]
+    measured = sorted((rate for rate in rates if rate), key=lambda rate: fmean(rate.values()))
+    if len(measured) < 2:
+        return []
+    slowest, fastest = measured[0], measured[-1]
+    change = compare(fastest, slowest, bootstrap)
+    if change is None or change.ratio <= 1.0 + PACE_TOLERANCE or change.separable is False:
+        return []
+    return [
+        f"actor {actor} drifted: its own AR runs range from {fmean(slowest.values()):.1f}"
+        f" to {fmean(fastest.values()):.1f} tokens/s"
+    ]
+
+
+def _output_doubts(method: Method, figures: Figures) -> list[str]:
+    outcome, texts = figures.agreement, []
+    if outcome.violations:
+        texts.append(
+            f"output is not the target's in {outcome.violations} of {outcome.compared} samples (violations)"
+        )
+    if outcome.ties:
+        texts.append(
+            f"output leaves the target's at a numeric tie in {outcome.ties} of {outcome.compared} samples"
+        )
+    if method is not Method.AR and not outcome.compared:
+        texts.append("output was not compared with the target's")
+    if figures.distinct_2 is not None and figures.distinct_2 < DEGENERATE_DISTINCT_2:
+        texts.append(
+            f"output repeats itself (distinct-2 {figures.distinct_2:.2f}), which flatters acceptance"
+        )
+    return texts
+
+
+def environment_difference(other: str | None, expected: str | None, environments: Environments) -> str:
+    """Name the facts in which an environment differs from the expected one, or both digests."""
+    here, there = environments.get(other or "", {}), environments.get(expected or "", {})
+    changed = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
+    if not here or not there or not changed:
+        return f"{_short(other)} instead of {_short(expected)}"
+    return "; ".join(f"{name}: {_fact(here, name)} instead of {_fact(there, name)}" for name in changed)
+
+
+def _fact(facts: Mapping[str, Scalar], name: str) -> Scalar:
+    """Return a fact; an environment of an earlier version may lack it."""
+    value = facts.get(name)
+    return "unknown" if value is None else value
+
+
+def elsewhere_warning(environment: Environment, earlier: Sequence[ResultOrigin]) -> str:
+    """Return that a pair goes on in an environment in which none of its finished jobs was measured.
+
+    `earlier` is where those were measured, the latest last. Empty where there are none, or one was there too.
+    """
+    if not earlier or environment.digest in {own.environment for own in earlier}:
+        return ""
+    last = earlier[-1]
+    facts = {environment.digest: environment.facts, last.environment: last.facts}
+    return (
+        f"ran in another environment than its results {last.origin}"
+        f" ({environment_difference(environment.digest, last.environment, facts)}), and `report` refuses to"
+        " mix them; submit the file with another --name to measure all rows here"
+    )
+
+
+def _others(values: Iterable[str | None], expected: str | None) -> list[str | None]:
+    return [value for value in dict.fromkeys(values) if value != expected]
+
+
+def _short(digest: str | None) -> str:
+    return "unknown" if digest is None else digest[:12]
+
+
+def _next_tenth(share: float) -> str:
+    return f"{ceil(round(share * 10.0, 6)) * 10} %"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f} %" if share >= 0.01 else "under 1 %"

@@ -1,0 +1,363 @@
+"""From a stored sweep to its report: a row per configuration and pair, what to doubt, and what is missing.
+
+Pure. Definitions of the figures are in `dyna_eval.reports.statistics`, what rows are doubted for in
+`dyna_eval.reports.integrity`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dyna_eval.jobs import Configuration, JobState
+from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
+from dyna_eval.reports.integrity import (
+    Caveat,
+    actor_caveats,
+    actor_speeds,
+    backend_caveats,
+    differences,
+    load_caveats,
+    repetition_caveats,
+    row_caveats,
+    shared_gpu_caveats,
+)
+from dyna_eval.reports.intervals import Bootstrap, RunNoise
+from dyna_eval.reports.presets import Preset, apply_preset
+from dyna_eval.reports.report import (
+    Choice,
+    LeftOut,
+    Report,
+    Row,
+    RowState,
+    best_row,
+    best_row_by_pace,
+    refuse_mixed,
+    with_comparisons,
+)
+from dyna_eval.reports.statistics import (
+    PacedRun,
+    Run,
+    actor_paces,
+    figures,
+    mean_throughputs,
+    paced_throughputs,
+)
+from dyna_eval.reports.tuning import split_record
+from dyna_eval.wording import count
+
+UNKNOWN_NOISE = (
+    "intervals are over prompts alone: with so few repeats it is not known what runs differ by,"
+    " and a small difference may be the machine's"
+)
+
+
+def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Preset | None = None) -> Report:
+    """Compute every row of a sweep, or of the rows of it that a preset shows.
+
+    Raises InputError if the sweep lacks what the preset is about. Raises MixedRowsError if rows of one pair
+    differ in prompts, generation settings or environment, unless `allow_mixed`: such rows are then marked by
+    a caveat that names the difference.
+    """
+    if record.measure.tune_fraction:
+        report = _tuned(*split_record(record), allow_mixed=allow_mixed, preset=preset)
+        return replace(report, measure=record.measure)
+    whole, (record, unshown) = record, apply_preset(record, preset)
+    bootstrap = Bootstrap(confidence=record.confidence)
+    tables = [_PairTable.of(record, pair, bootstrap) for pair in record.pairs]
+    if unshown:  # rows that are not shown tell all the same what runs differ by
+        tables = [replace(table, noise=_PairTable.of(whole, table.pair, bootstrap).noise) for table in tables]
+    by_table = [(table, table.rows()) for table in tables]
+    rows = tuple(row for _, own in by_table for row in own)
+    if not allow_mixed:
+        refuse_mixed(rows)
+    return Report(
+        sweep_id=record.id,
+        name=record.name,
+        digest=record.digest,
+        state=record.state,
+        created_at=record.created_at,
+        confidence=record.confidence,
+        pairs=record.pairs,
+        rows=rows,
+        left_out=(
+            *_merged(record),
+            *_unshown(whole, unshown, preset),
+            *(entry for table in tables for entry in table.left_out()),
+        ),
+        pair_caveats=tuple((table.pair, caveat) for table, own in by_table for caveat in table.caveats(own)),
+        preset=preset,
+        generation=record.generation,
+        measure=record.measure,
+        models=record.models,
+        environments=record.environments,
+        sweep_file=record.source or None,
+    )
+
+
+def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool, preset: Preset | None) -> Report:
+    """Return the report over the other prompts, which says what would have been chosen on the tuning ones.
+
+    The choice allows for how fast each actor is: a row on a slower one is not passed over for that.
+    """
+    there = build_report(tuning, allow_mixed=allow_mixed, preset=preset)
+    report = build_report(others, allow_mixed=allow_mixed, preset=preset)
+    chosen, caveats = [], []
+    for pair in report.pairs:
+        rows = there.rows_of(pair)
+        best = best_row_by_pace(rows)
+        if best is None or best.figures is None:
+            caveats.append((pair, Caveat(_NO_CHOICE)))
+            continue
+        choice = Choice(
+            pair=pair,
+            label=best.label,
+            tuning_prompts=best.figures.prompts or 0,
+            throughput=best.figures.throughput.mean,
+        )
+        chosen.append(choice)
+        unequal = best is not best_row(rows)
+        fastest = best_row_by_pace(report.rows_of(pair))
+        caveats.append((pair, Caveat(_choice_text(choice, fastest, unequal=unequal))))
+    return replace(report, chosen=tuple(chosen), split=True, pair_caveats=(*report.pair_caveats, *caveats))
+
+
+_NO_CHOICE = (
+    "no row is chosen on the tuning prompts: rows are still to come, or none has the target's output;"
+    " all figures are over the other prompts"
+)
+
+
+def _choice_text(choice: Choice, fastest: Row | None, *, unequal: bool) -> str:
+    """Say what was chosen; `unequal` where slower actors ran it, so that another has a higher throughput."""
+    prompts = count(choice.tuning_prompts, "tuning prompt")
+    text = (
+        f"'{choice.label}' was chosen on {prompts}, the fastest there ({choice.throughput:.1f} tokens/s"
+        f"{', on a slower actor than others' if unequal else ''}); all figures are over the other prompts"
+    )
+    if fastest is not None and fastest.label != choice.label:
+        text += f", on which '{fastest.label}' is the fastest"
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PairTable:
+    """A pair's jobs on their way to rows; all comparisons stay within it."""
+
+    record: SweepRecord
+    pair: str
+    jobs: dict[str, tuple[StoredJob, ...]]
+    """By label, each by repeat."""
+    done: dict[str, tuple[StoredJob, ...]]
+    """Those of them that are done."""
+    paces: dict[str, float]
+    runs: dict[str, tuple[PacedRun, ...]]
+    """By label, those that are done, by repeat; empty where an actor has no known pace."""
+    noise: RunNoise
+    reference: StoredJob | None
+    """The done job whose circumstances all rows must share: the baseline's, or else the first row's."""
+    bootstrap: Bootstrap
+
+    @classmethod
+    def of(cls, record: SweepRecord, pair: str, bootstrap: Bootstrap) -> _PairTable:
+        by_label: defaultdict[str, list[StoredJob]] = defaultdict(list)
+        for job in sorted((job for job in record.jobs if job.pair == pair), key=lambda job: job.repeat):
+            by_label[job.label].append(job)
+        jobs = {own.label: tuple(by_label[own.label]) for own in record.configurations}
+        done = {
+            label: tuple(job for job in alike if job.state is JobState.DONE) for label, alike in jobs.items()
+        }
+        every = [job for alike in done.values() for job in alike]
+        sentinels = [sentinel for sentinel in record.sentinels if sentinel.pair == pair]
+        paces = actor_paces((job.actor or "" for job in every), actor_speeds(sentinels))
+        runs = {label: _paced_runs(alike, paces, sentinels) for label, alike in done.items()}
+        reference = next(iter([*done.get(record.baseline, ()), *every]), None)
+        alike = [
+            mean_throughputs(runs[label])
+            for label, own in done.items()
+            if reference is not None and not differences(own, reference, record.environments)
+        ]
+        return cls(
+            record=record,
+            pair=pair,
+            jobs=jobs,
+            done=done,
+            paces=paces,
+            runs=runs,
+            noise=RunNoise.of(alike),
+            reference=reference,
+            bootstrap=bootstrap,
+        )
+
+    def rows(self) -> list[Row]:
+        rows = [self._row(step, own) for step, own in enumerate(self.record.configurations, start=1)]
+        return [replace(row, caveats=self._caveats(row)) for row in with_comparisons(rows, self.bootstrap)]
+
+    def left_out(self) -> list[LeftOut]:
+        entries = []
+        for label, jobs in self.jobs.items():
+            missing = [job for job in jobs if job.state is not JobState.DONE]
+            if missing or not jobs:
+                entries.append(
+                    LeftOut(
+                        label=label,
+                        pair=self.pair,
+                        state=_row_state(jobs),
+                        reason=_missing_reason(missing, len(jobs)),
+                        job_ids=tuple(job.id for job in missing),
+                    )
+                )
+        return entries
+
+    def caveats(self, rows: Sequence[Row]) -> list[Caveat]:
+        own = [sentinel for sentinel in self.record.sentinels if sentinel.pair == self.pair]
+        found = actor_caveats(own, self.bootstrap)
+        done = [job for alike in self.done.values() for job in alike]
+        used = {job.environment or "" for job in done}
+        found += shared_gpu_caveats(used, self.record.environments)
+        found += backend_caveats(used, self.record.environments)
+        if self.reference is not None and not self.done.get(self.record.baseline):
+            text = f"the baseline '{self.record.baseline}' has no result yet, so there is no speedup"
+            found.append(Caveat(text))
+        unmeasured = sorted({job.actor or "unknown" for job in done if (job.actor or "") not in self.paces})
+        if unmeasured:
+            text = (
+                f"no speedup for what ran on {', '.join(unmeasured)}: without an AR run of its own an actor"
+                " cannot be compared with others"
+            )
+            found.append(Caveat(text))
+        if self.noise.in_block is None and any(row.speedup_interval for row in rows):
+            found.append(Caveat(UNKNOWN_NOISE))
+        return found
+
+    def _row(self, step: int, configuration: Configuration) -> Row:
+        """Return a row as it is by itself, without comparisons and caveats."""
+        label = configuration.label
+        jobs, done = self.jobs[label], self.done[label]
+        runs = [Run(repeat=job.repeat, samples=job.samples) for job in done]
+        environment = _only({job.environment for job in done})
+        calibration = self.record.calibrations.get((self.pair, environment or ""))
+        noise = self.noise.alone * (1.0 / len(done)) if self.noise.alone and done else None
+        own = figures(configuration.method, runs, self.bootstrap, calibration, noise)
+        peaks = [job.peak_memory_bytes for job in done if job.peak_memory_bytes is not None]
+        mixed: tuple[str, ...] = ()
+        if own is not None and self.reference is not None:
+            mixed = differences(done, self.reference, self.record.environments)
+        return Row(
+            pair=self.pair,
+            step=step,
+            label=label,
+            method=configuration.method,
+            params=configuration.params,
+            state=_row_state(jobs),
+            is_baseline=label == self.record.baseline,
+            job_ids=tuple(job.id for job in jobs),
+            prompt_set=_only({job.prompt_set for job in jobs}),
+            environment=environment,
+            mixed=mixed,
+            figures=own,
+            versus_baseline=None,
+            versus_previous=None,
+            caveats=(),
+            generation=_only({job.generation_digest for job in jobs}),
+            key=_only({job.key for job in jobs}),
+            rates=paced_throughputs(self.runs[label]) or None,
+            runs=self.runs[label],
+            noise=self.noise,
+            peak_memory_bytes=max(peaks, default=None),
+        )
+
+    def _caveats(self, row: Row) -> tuple[Caveat, ...]:
+        if row.figures is None:
+            return ()
+        found = row_caveats(
+            method=row.method,
+            params=row.params,
+            figures=row.figures,
+            versus_baseline=row.versus_baseline,
+            confidence=self.record.confidence,
+            mixed=row.mixed,
+        )
+        jobs, done = self.jobs[row.label], self.done[row.label]
+        found += repetition_caveats(done, row.figures.distinct_2)
+        found += load_caveats(done)
+        if len(done) < len(jobs):
+            found.append(Caveat(f"figures are over the {len(done)} of {len(jobs)} repeats that are done"))
+        return tuple(found)
+
+
+def _paced_runs(
+    jobs: Sequence[StoredJob], paces: Mapping[str, float], sentinels: Sequence[StoredSentinel]
+) -> tuple[PacedRun, ...]:
+    """Return jobs freed of how fast each actor is; nothing if one has no known pace."""
+    if any((job.actor or "") not in paces for job in jobs):
+        return ()
+    known = Counter(sentinel.actor for sentinel in sentinels)
+    return tuple(
+        PacedRun.of(
+            Run(repeat=job.repeat, samples=job.samples, pace=paces[job.actor or ""]),
+            actor=job.actor or "",
+            sentinels=known[job.actor or ""],
+        )
+        for job in jobs
+    )
+
+
+def _merged(record: SweepRecord) -> list[LeftOut]:
+    return [
+        LeftOut(
+            label=merged.label,
+            pair=None,
+            state=RowState.MERGED,
+            reason=f"same as '{merged.into}': {merged.reason}",
+        )
+        for merged in record.merged
+    ]
+
+
+def _unshown(record: SweepRecord, out: Sequence[Configuration], preset: Preset | None) -> list[LeftOut]:
+    return [
+        LeftOut(
+            label=configuration.label,
+            pair=pair,
+            state=RowState.NOT_SHOWN,
+            reason=f"an unpruned tree, which preset {preset} leaves out",
+            job_ids=tuple(
+                job.id for job in record.jobs if (job.pair, job.label) == (pair, configuration.label)
+            ),
+        )
+        for pair in record.pairs
+        for configuration in out
+    ]
+
+
+def _row_state(jobs: Sequence[StoredJob]) -> RowState:
+    states = {job.state for job in jobs}
+    if states == {JobState.DONE}:
+        return RowState.DONE
+    coming = states & {JobState.RUNNING, JobState.QUEUED}
+    if JobState.RUNNING in states or (coming and JobState.DONE in states):
+        return RowState.RUNNING
+    if coming or not states:
+        return RowState.QUEUED
+    if JobState.DONE in states:
+        return RowState.PARTIAL
+    return RowState.FAILED if JobState.FAILED in states else RowState.CANCELLED
+
+
+def _missing_reason(missing: Sequence[StoredJob], planned: int) -> str:
+    if not planned:
+        return "no job is stored for it"
+    texts = []
+    for state in dict.fromkeys(job.state for job in missing):
+        alike = [job for job in missing if job.state is state]
+        error = next((job.error for job in alike if job.error), None)
+        tries = f" after {alike[0].tries} tries" if state is JobState.FAILED and alike[0].tries > 1 else ""
+        cause = f": {' '.join(error.split())}" if error and state is JobState.FAILED else ""
+        texts.append(f"{len(alike)} of {planned} jobs {state}{tries}{cause}")
+    return "; ".join(texts)
+
+
+def _only(values: set[str] | set[str | None]) -> str | None:
+    return next(iter(values)) if len(values) == 1 else None

@@ -1,0 +1,351 @@
+"""Two sweeps row by row: which rows belong together, how many times faster B is, and what else differs.
+
+`compare_reports` is pure and reads two `Report`s, wherever these come from. Rows belong together by method
+and parameters, those that are left by their label. The ratio is throughput of B / throughput of A; where both
+ran on the same prompts it is taken over the prompts that both have, paired by their index, with an interval
+over prompts and what runs differ by. It is never corrected for the machine: other environments are told
+beside it. Nothing is called faster or slower where the work differs, or where a row is doubtful in its own
+sweep.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+
+from dyna_eval.errors import InputError
+from dyna_eval.jobs import GenerationSpec, canonical_json, generation_digest
+from dyna_eval.reports.integrity import Environments, environment_difference
+from dyna_eval.reports.intervals import Bootstrap, Interval
+from dyna_eval.reports.report import Report, Row, baseline_of, noise_apart
+from dyna_eval.reports.statistics import Comparison, compare, ratio_of_means
+from dyna_eval.reports.workloads import models_difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One of two sweeps, and the facts of the environments that it ran in, as far as they are known."""
+
+    report: Report
+    origin: str = ""
+    """Where the sweep is kept, for people to read."""
+    environments: Environments = field(default_factory=dict, repr=False)
+
+
+class SpeedVerdict(StrEnum):
+    """What may be said of B against A."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    NOT_SEPARABLE = "not separable"
+    NO_INTERVAL = "no interval"
+    NOT_COMPARABLE = "not comparable"
+    NO_RESULT = "no result"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A row of A and the row of B that belongs to it."""
+
+    a: Row
+    b: Row
+    by_label: bool
+    """Whether only the label is the same, not the method with its parameters."""
+    ratio: Comparison | None
+    """B / A; None where one has no result."""
+    differences: tuple[str, ...]
+    """What differs beside the speed, B instead of A."""
+    unproven: tuple[str, ...] = ()
+    """What cannot be shown to be the same, since it is not known, or several."""
+    obstacles: tuple[str, ...] = ()
+    """Why neither may be called faster: other work, mixed rows, or output that is not the target's."""
+
+    @property
+    def prompts(self) -> int:
+        """Prompts that the ratio is over; 0 where it is of the two means alone."""
+        return self.ratio.prompts if self.ratio else 0
+
+    @property
+    def verdict(self) -> SpeedVerdict:
+        """`faster` and `slower` need every interval of the ratio to be on one side of 1, and no obstacle."""
+        if self.ratio is None:
+            return SpeedVerdict.NO_RESULT
+        if self.obstacles:
+            return SpeedVerdict.NOT_COMPARABLE
+        intervals = _intervals(self.ratio)
+        if not intervals:
+            return SpeedVerdict.NO_INTERVAL
+        if all(interval.low > 1.0 for interval in intervals):
+            return SpeedVerdict.FASTER
+        if all(interval.high < 1.0 for interval in intervals):
+            return SpeedVerdict.SLOWER
+        return SpeedVerdict.NOT_SEPARABLE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baselines:
+    """The baselines' throughputs on one pair, in tokens per second; None without a result."""
+
+    pair_a: str
+    pair_b: str
+    a: float | None
+    b: float | None
+
+    @property
+    def percent(self) -> float | None:
+        """How much more B's has than A's, in percent of A's."""
+        return (self.b / self.a - 1.0) * 100.0 if self.a and self.b else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepComparison:
+    a: Side
+    b: Side
+    confidence: float
+    matches: tuple[Match, ...]
+    """In the order of A's rows."""
+    only_a: tuple[Row, ...]
+    only_b: tuple[Row, ...]
+    baselines: tuple[Baselines, ...]
+    """One for each pair that both have."""
+
+
+def compare_reports(a: Side, b: Side) -> SweepComparison:
+    """Compare two sweeps; raises InputError where they have no row in common.
+
+    Intervals have the higher one of the two sweeps' confidences.
+    """
+    confidence = max(a.report.confidence, b.report.confidence)
+    bootstrap = Bootstrap(confidence=confidence)
+    pairs = _common_pairs(a.report, b.report)
+    found = [
+        (one, other, by_label)
+        for pair_a, pair_b in pairs
+        for one, other, by_label in _partners(a.report.rows_of(pair_a), b.report.rows_of(pair_b))
+    ]
+    if not found:
+        raise InputError(
+            f"{_named(a)} and {_named(b)} have no row in common: neither a method with the same parameters"
+            " nor a label, on a pair that both have"
+        )
+    facts = _Facts(
+        environments={**a.environments, **b.environments},
+        generations={
+            generation_digest(spec): spec
+            for spec in (a.report.generation, b.report.generation)
+            if spec is not None
+        },
+    )
+    taken = {id(row) for one, other, _ in found for row in (one, other)}
+    return SweepComparison(
+        a=a,
+        b=b,
+        confidence=confidence,
+        matches=tuple(_match(*entry, bootstrap, facts) for entry in found),
+        only_a=tuple(row for row in a.report.rows if id(row) not in taken),
+        only_b=tuple(row for row in b.report.rows if id(row) not in taken),
+        baselines=tuple(_baselines(a.report, b.report, *pair) for pair in pairs),
+    )
+
+
+# ------------------------------------------------------------------------ regressions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regression:
+    """`row` is B's; where B has none, A's."""
+
+    row: Row
+    reason: str
+
+
+def regressions(comparison: SweepComparison, allowed: float) -> tuple[Regression, ...]:
+    """Return the rows of B that are more than a share `allowed` (0.03 is 3 %) slower than A, and why.
+
+    A row regressed where its ratio and every interval of it end below 1 - allowed; without an interval, where
+    the ratio alone is below. A row that has a result in A and none in B, or no partner there, regressed as
+    well. So did one that cannot be compared: nothing shows that it is as fast as before.
+    """
+    found = []
+    for match in comparison.matches:
+        if match.a.figures is not None and match.b.figures is None:
+            found.append(Regression(row=match.b, reason=f"no result ({match.b.state})"))
+        elif match.verdict is SpeedVerdict.NOT_COMPARABLE:
+            found.append(Regression(row=match.b, reason=f"not comparable: {'; '.join(match.obstacles)}"))
+        elif match.ratio is not None and _regressed(match.ratio, 1.0 - allowed):
+            found.append(Regression(row=match.b, reason=_slower_text(match.ratio)))
+    lost = [row for row in comparison.only_a if row.figures is not None]
+    return (*found, *(Regression(row=row, reason="only in A") for row in lost))
+
+
+def _regressed(ratio: Comparison, bound: float) -> bool:
+    return ratio.ratio < bound and all(interval.high < bound for interval in _intervals(ratio))
+
+
+def _slower_text(ratio: Comparison) -> str:
+    text = f"{(1.0 - ratio.ratio) * 100.0:.1f} % slower"
+    if ratio.interval is None:
+        return f"{text}, no interval"
+    return f"{text}, ratio {ratio.ratio:.3f} [{ratio.interval.low:.3f}, {ratio.interval.high:.3f}]"
+
+
+def _intervals(ratio: Comparison) -> list[Interval]:
+    return [interval for interval in (ratio.interval, ratio.paired_interval) if interval is not None]
+
+
+# -------------------------------------------------------------------------- matching
+
+
+def _common_pairs(a: Report, b: Report) -> list[tuple[str, str]]:
+    """Return the pairs of both by name; two sweeps of one pair each are compared whatever its name."""
+    if len(a.pairs) == len(b.pairs) == 1:
+        return [(a.pairs[0], b.pairs[0])]
+    return [(pair, pair) for pair in a.pairs if pair in b.pairs]
+
+
+def _partners(a: Sequence[Row], b: Sequence[Row]) -> list[tuple[Row, Row, bool]]:
+    """Return rows that belong together, with whether only their label says so, in the order of A.
+
+    Of several with the same method and parameters, those of the same label come first.
+    """
+    partners: dict[int, tuple[Row, bool]] = {}
+    taken: set[int] = set()
+    for key, by_label in ((_row_key, False), (_configuration_key, False), (_label_key, True)):
+        free: dict[Hashable, deque[int]] = defaultdict(deque)
+        for place, row in enumerate(b):
+            if place not in taken:
+                free[key(row)].append(place)
+        for place, row in enumerate(a):
+            if place not in partners and free[key(row)]:
+                other = free[key(row)].popleft()
+                partners[place] = (b[other], by_label)
+                taken.add(other)
+    return [(row, *partners[place]) for place, row in enumerate(a) if place in partners]
+
+
+def _configuration_key(row: Row) -> Hashable:
+    return row.method, canonical_json(dict(row.params))
+
+
+def _label_key(row: Row) -> Hashable:
+    return row.label
+
+
+def _row_key(row: Row) -> Hashable:
+    return row.label, _configuration_key(row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What rows' digests stand for, by digest, as far as it is known."""
+
+    environments: Environments
+    generations: Mapping[str, GenerationSpec]
+
+
+def _match(a: Row, b: Row, by_label: bool, bootstrap: Bootstrap, facts: _Facts) -> Match:
+    ratio, work = _ratio(a, b, bootstrap), _work_differences(a, b, facts)
+    differences = [*work, *_environment_difference(a, b, facts)]
+    if ratio and ratio.prompts and a.figures and b.figures:
+        measured = [len(row.throughput.by_prompt) for row in (a.figures, b.figures)]
+        if ratio.prompts < max(measured):
+            differences.append(
+                f"prompts that were measured ({measured[1]} instead of {measured[0]};"
+                f" the ratio is over the {ratio.prompts} that both have)"
+            )
+    return Match(
+        a=a,
+        b=b,
+        by_label=by_label,
+        ratio=ratio,
+        differences=tuple(differences),
+        unproven=_unproven(a, b),
+        obstacles=(*work, *_doubts("A", a), *_doubts("B", b)),
+    )
+
+
+def _ratio(a: Row, b: Row, bootstrap: Bootstrap) -> Comparison | None:
+    """Return B / A, of their means alone where no prompt is known to be the same."""
+    if a.figures is None or b.figures is None:
+        return None
+    ours, base = b.figures.throughput, a.figures.throughput
+    paired = (
+        compare(ours.by_prompt, base.by_prompt, bootstrap, noise_apart(b, a)) if b.has_prompts_of(a) else None
+    )
+    return paired or ratio_of_means(ours.mean, base.mean)
+
+
+# ------------------------------------------------------------------------ differences
+
+
+def _work_differences(a: Row, b: Row, facts: _Facts) -> list[str]:
+    """Name what two rows that have results were not both measured on: prompts, settings or models."""
+    if a.figures is None or b.figures is None:
+        return []
+    texts = [
+        f"{what} ({_changed(here, there, facts.generations)})"
+        for what, here, there in _settings(a, b)
+        if here is not None and there is not None and here != there
+    ]
+    return [*texts, *models_difference(b, a)]
+
+
+def _environment_difference(a: Row, b: Row, facts: _Facts) -> list[str]:
+    if a.figures is None or b.figures is None or a.environment is None or b.environment is None:
+        return []
+    if a.environment == b.environment:
+        return []
+    return [f"environment ({environment_difference(b.environment, a.environment, facts.environments)})"]
+
+
+def _doubts(letter: str, row: Row) -> list[str]:
+    """Say what keeps a row with a result from being compared, whatever its partner is.
+
+    Whose output an imported row has is seldom known; that stands in its footnotes.
+    """
+    if row.figures is None:
+        return []
+    texts = [f"{letter} differs from the rows it stands with in {'; '.join(row.mixed)}"] if row.mixed else []
+    if row.figures.agreement.violations:
+        texts.append(f"{letter}'s output is not the target's")
+    elif row.source is None and not row.is_exact:
+        texts.append(f"{letter}'s output was not compared with the target's")
+    return texts
+
+
+def _changed(here: str, there: str, generations: Mapping[str, GenerationSpec]) -> str:
+    """Return which settings differ between two digests, and how; the digests where they are not known."""
+    if here not in generations or there not in generations:
+        return f"{there[:12]} instead of {here[:12]}"
+    ours, theirs = asdict(generations[here]), asdict(generations[there])
+    return ", ".join(
+        f"{name} {theirs[name]} instead of {ours[name]}" for name in ours if theirs[name] != ours[name]
+    )
+
+
+def _unproven(a: Row, b: Row) -> tuple[str, ...]:
+    if a.figures is None or b.figures is None:
+        return ()
+    facts = (*_settings(a, b), ("environment", a.environment, b.environment))
+    return tuple(what for what, here, there in facts if here is None or there is None)
+
+
+def _settings(a: Row, b: Row) -> tuple[tuple[str, str | None, str | None], ...]:
+    return (
+        ("prompt set", a.prompt_set, b.prompt_set),
+        ("generation settings", a.generation, b.generation),
+    )
+
+
+def _baselines(a: Report, b: Report, pair_a: str, pair_b: str) -> Baselines:
+    def rate(report: Report, pair: str) -> float | None:
+        base = baseline_of(report.rows_of(pair))
+        return base.figures.throughput.mean if base and base.figures else None
+
+    return Baselines(pair_a=pair_a, pair_b=pair_b, a=rate(a, pair_a), b=rate(b, pair_b))
+
+
+def _named(side: Side) -> str:
+    return f"sweep {side.report.sweep_id} ({side.report.name!r})"

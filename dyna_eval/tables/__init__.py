@@ -1,0 +1,1 @@
+"""Reports as tables: for terminals, as Markdown, CSV, HTML and JSON."""
