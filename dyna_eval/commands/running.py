@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ def submit(
     _check_cores(execution)
     _check_database(database, detach=execution.detach)
     with stdout_kept_clean(), _blamed_on(file, spec, overrides):
-        resolved = _resolve(spec, "local" if dry_run else execution.address, insecure=execution.insecure)
+        resolved = _resolve(spec, replace(execution, address="local") if dry_run else execution)
     if dry_run:
         _print_plan(resolved, _known_calibrations(database, resolved), as_json=as_json)
         return 0
@@ -139,15 +140,17 @@ def _blamed_on(file: Path, spec: SweepSpec, overrides: tuple[str, ...]) -> Itera
         raise mistake_at(section, str(error), spec=spec, file=str(file), overrides=overrides) from error
 
 
-def _resolve(spec: SweepSpec, address: str, *, insecure: bool) -> ResolvedSweep:
+def _resolve(spec: SweepSpec, execution: Execution) -> ResolvedSweep:
     from dyna_eval.running.apart import resolve_here, resolve_on_cluster
 
-    if address == "local":
+    if execution.address == "local":
         return resolve_here(spec)
     from dyna_eval.running.connection import connected
 
-    with connected(address, insecure=insecure):
-        return resolve_on_cluster(spec, lambda text: click.echo(text, err=True))
+    with connected(execution.address, insecure=execution.insecure):
+        return resolve_on_cluster(
+            spec, lambda text: click.echo(text, err=True), gpus_per_pair=execution.gpus_per_pair
+        )
 
 
 def _known_calibrations(database: str, resolved: ResolvedSweep) -> dict[str, StoredCalibration]:

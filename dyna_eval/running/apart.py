@@ -61,19 +61,22 @@ def _inspect(sender: Connection, spec: SweepSpec) -> None:
         sender.send(error)
 
 
-def resolve_on_cluster(spec: SweepSpec, tell: Callable[[str], None]) -> ResolvedSweep:
+def resolve_on_cluster(
+    spec: SweepSpec, tell: Callable[[str], None], *, gpus_per_pair: float | None = None
+) -> ResolvedSweep:
     """Resolve a sweep on the cluster that this process is connected to, where its models and files are.
 
     That takes a core for a moment: one that no other sweep measures on. `tell` is told where it takes long.
+    Unless `gpus_per_pair` says so, the sweep is one for GPUs if the cluster has any by now.
 
     Raises PairError or PromptError as `resolve_sweep` does, DynaEvalError where the cluster cannot look.
     """
     import ray  # noqa: PLC0415 - takes seconds, which `resolve_here` does not need
 
-    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    on_gpus = bool(gpus_per_pair) or ray.cluster_resources().get("GPU", 0) > 0
     task = ray.remote(max_retries=0)(_resolve)
     try:
-        answer = task.remote(spec, "cuda" if has_gpu else "cpu")
+        answer = task.remote(spec, "cuda" if on_gpus else "cpu")
         if not ray.wait([answer], timeout=_WAIT_SECONDS)[0]:
             tell(
                 "the cluster has not looked at the models yet; it waits for a free core, or still reads them"

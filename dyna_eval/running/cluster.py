@@ -100,11 +100,12 @@ class WantedPlaces:
     can start there. Without an autoscaler groups stay pending. They end with this process, however it ends.
     """
 
+    bundle: dict[str, float] = field(default_factory=dict)
+    """The resources of one place, by Ray's names; unknown, so that none is asked for, while empty."""
     _groups: list[PlacementGroup] = field(default_factory=list)
-    _bundle: dict[str, float] = field(default_factory=dict)
 
     def want(self, jobs: int, slots: Sequence[Slot]) -> None:
-        """Ask for a place more for each of the queued jobs, as large as the largest of `slots`.
+        """Ask for a place more for each of the queued jobs, as large as the largest of `slots` if any.
 
         Nothing more is asked for until an actor has started in every slot, lest a group take its room.
         """
@@ -117,9 +118,21 @@ class WantedPlaces:
         self._groups = pending[:wanted]
         if slots:
             largest = max(slots, key=lambda slot: (slot.gpus, slot.cpus))
-            self._bundle = {"GPU": largest.gpus} if largest.gpus else {"CPU": largest.cpus}
-        if self._bundle and all(slot.actor is not None and slot.answered for slot in slots):
-            self._groups += [placement_group([self._bundle]) for _ in range(wanted - len(self._groups))]
+            self.bundle = place_resources(largest.cpus, largest.gpus)
+        if self.bundle and all(slot.actor is not None and slot.answered for slot in slots):
+            self._groups += [placement_group([self.bundle]) for _ in range(wanted - len(self._groups))]
+
+
+def place_resources(cpus: float | None, gpus: float | None) -> dict[str, float]:
+    """Return what Ray calls the resources of a place for one pair, as far as they are known."""
+    if gpus:
+        return {"GPU": gpus}
+    return {"CPU": cpus} if cpus else {}
+
+
+def has_resource(name: str) -> bool:
+    """Whether any node of the cluster has some of a resource, "GPU" or "CPU", free or not."""
+    return any(node["Resources"].get(name, 0) > 0 for node in ray.nodes() if node["Alive"])
 
 
 def find_slots(

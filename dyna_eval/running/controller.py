@@ -33,7 +33,7 @@ from dyna_eval.monitoring import SweepExport
 from dyna_eval.notices import Happening, Notice, Standstill
 from dyna_eval.records import ResultOrigin
 from dyna_eval.reports.integrity import backend_caveats, elsewhere_warning
-from dyna_eval.running.cluster import Slot, WantedPlaces, find_slots
+from dyna_eval.running.cluster import Slot, WantedPlaces, find_slots, has_resource, place_resources
 from dyna_eval.running.invariants import broken_invariants
 from dyna_eval.running.lease import LEASE_SECONDS
 from dyna_eval.running.outbox import Failed, Finished, Outbox
@@ -102,6 +102,7 @@ class Controller:
     def __post_init__(self) -> None:
         self._outbox = Outbox(store=self.store, landed=self._landed, failed=self._has_failed)
         self._export = SweepExport(sweep=str(self.sweep_id))
+        self._wanted.bundle = place_resources(self.cpus_per_pair, self.gpus_per_pair)
 
     def run(self) -> dict[JobState, int]:
         """Work until no job is queued or running, and return the counts by state.
@@ -406,7 +407,8 @@ class Controller:
     def _find_slots(self, keep: Sequence[Slot]) -> None:
         """Look where actors have room now. A sweep that once had room waits where all of it is gone.
 
-        One that was begun on GPUs never goes on without, and one that was begun on CPUs stays there,
+        So does a new one on a cluster that may grow and has nothing yet of what the user said a pair needs.
+        A sweep that was begun on GPUs never goes on without, and one that was begun on CPUs stays there,
         whichever controller began it.
         """
         if not self._begun and self.gpus_per_pair is None and self._devices() == {"cpu"}:
@@ -416,7 +418,7 @@ class Controller:
                 self.cpus_per_pair, self.gpus_per_pair, keep=keep, actor_class=self.actor_class
             )
         except NoPlaceError as error:
-            if not self._begun:
+            if not self._begun and not self._may_grow_from_nothing():
                 raise
             if not self._placeless:
                 self.watch(Standstill(waits_for="a node", reason=str(error)))
@@ -432,6 +434,10 @@ class Controller:
         self._begun, self._placeless = True, False
         if self.gpus_per_pair is None:
             self.gpus_per_pair = self._slots[0].gpus
+
+    def _may_grow_from_nothing(self) -> bool:
+        needed = place_resources(self.cpus_per_pair, self.gpus_per_pair)
+        return self.may_grow and bool(needed) and not any(has_resource(name) for name in needed)
 
     def _devices(self) -> set[Scalar]:
         """Return which kinds of devices the sweep has results from: "cpu", "cuda", or nothing yet."""

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -231,6 +231,33 @@ def test_more_places_are_wanted_for_jobs_that_wait_once_actors_have_taken_those_
     finally:
         for slot in slots:
             slot.stop()
+
+
+def test_on_a_cluster_without_a_worker_a_first_place_is_asked_for_where_its_size_is_known(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, float]] = []
+
+    def want(wanted: WantedPlaces, jobs: int, slots: Sequence[Slot]) -> None:
+        asked.extend([wanted.bundle] * (jobs if not slots else 0))
+
+    monkeypatch.setattr(WantedPlaces, "want", want)
+    [node] = ray.nodes()
+    sweep_id = store.add_sweep(make_sweep())
+    with leased(store, sweep_id) as holder:
+        options: dict[str, Any] = {"sweep_id": sweep_id, "holder": holder, "watch": lambda _: None}
+        for resources, needed in ((({}, {"CPU": 4.0}), {"GPU": 1}), (({},), {"CPU": 2})):
+            nodes = [node | {"Resources": own} for own in resources]
+            monkeypatch.setattr(ray, "nodes", lambda nodes=nodes: nodes)
+            pair = {"gpus_per_pair": needed.get("GPU"), "cpus_per_pair": needed.get("CPU")}
+            with pytest.raises(NoPlaceError):
+                Controller(store=store, **options, **pair)._find_slots(keep=())
+            Controller(store=store, **options, **pair, may_grow=True)._renew()
+            assert asked == [needed] * 4
+            asked.clear()
+        monkeypatch.setattr(ray, "nodes", lambda: [node])
+        with pytest.raises(NoPlaceError, match="the 3 GPUs of a pair, the largest has 2"):
+            Controller(store=store, **options, gpus_per_pair=3, may_grow=True)._renew()
 
 
 def test_shares_of_a_gpu_are_marked_in_reports_and_under_tables(store: Store, tmp_path: Path) -> None:
