@@ -43,6 +43,8 @@ class StoredJob:
     """None where no result is stored, or one of an earlier version."""
     peak_memory_bytes: int | None = None
     """The most that it took while it decoded; None where no result is stored, or where that was not seen."""
+    calibration: Calibration | None = field(default=None, repr=False)
+    """What its actor had found passes to cost; None where no result is stored, or where that is not known."""
     samples: Sequence[SampleTotals] = field(default=(), repr=False)
 
 
@@ -106,8 +108,6 @@ class SweepRecord:
     jobs: tuple[StoredJob, ...] = field(repr=False)
     sentinels: tuple[StoredSentinel, ...] = field(repr=False)
     environments: Mapping[str, Mapping[str, Scalar]] = field(repr=False)
-    calibrations: Mapping[tuple[str, str], Calibration] = field(default_factory=dict, repr=False)
-    """By the name of the pair and the digest of the environment."""
     measure: MeasureSpec = field(default_factory=MeasureSpec)
     seed: int = 0
     categories: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)

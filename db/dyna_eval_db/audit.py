@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from dyna_eval.jobs import JobState
 from dyna_eval_db.models import (
     AttemptRow,
+    CalibrationRow,
     JobRow,
     PromptRow,
     ResultRow,
@@ -66,6 +67,12 @@ def _results() -> list[_Promise]:
     job = select(JobRow.sweep_id, JobRow.id.label("job"), JobRow.state.label("detail"))
     landed = exists().where(ResultRow.job_id == JobRow.id)
     sampled = exists().where(SampleRow.job_id == JobRow.id)
+    calibrated_elsewhere = (
+        select(JobRow.sweep_id, JobRow.id.label("job"), CalibrationRow.id.label("detail"))
+        .join(ResultRow, ResultRow.job_id == JobRow.id)
+        .join(CalibrationRow, CalibrationRow.id == ResultRow.calibration_id)
+        .where(CalibrationRow.environment != ResultRow.environment)
+    )
     leased = (JobRow.state == JobState.RUNNING) != JobRow.lease_expires_at.is_not(None)
     return [
         _Promise(broken="is done without a result", rows=job.where(JobRow.state == JobState.DONE, ~landed)),
@@ -73,6 +80,7 @@ def _results() -> list[_Promise]:
             broken="is {detail} but has a result", rows=job.where(JobRow.state != JobState.DONE, landed)
         ),
         _Promise(broken="has a result without samples", rows=job.where(landed, ~sampled)),
+        _Promise(broken="has calibration {detail}, of another environment", rows=calibrated_elsewhere),
         _Promise(broken="is {detail}, which its lease contradicts", rows=job.where(leased)),
     ]
 

@@ -174,14 +174,6 @@ def _bind_processors(
     return {name: process for name, process in found.items() if process is not None}
 
 
-def insert_or_update(
-    session: Session, table: type[DeclarativeBase], *, key: Mapping[str, Any], **values: Any
-) -> None:
-    """Insert a row, or change the one of that primary key."""
-    statement = _inserting(session, table).values(**key, **values)
-    session.execute(statement.on_conflict_do_update(index_elements=[*key], set_=values))
-
-
 def _inserting(session: Session, table: type[DeclarativeBase]) -> postgresql.Insert | sqlite.Insert:
     if session.get_bind().dialect.name == "postgresql":
         return postgresql.insert(table)

@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeEngine
 from dyna_eval.jobs import JobState
 from dyna_eval_db.columns import Id, Json, PlainText, Real, UtcTime, database_clock
 
-SCHEMA_VERSION = "0006"
+SCHEMA_VERSION = "0007"
 """The newest migration; four digits, so that older versions sort before newer ones."""
 
 Digest = String(64)
@@ -160,6 +160,8 @@ class ResultRow(Base):
     actor: Mapped[str]
     node: Mapped[str]
     environment: Mapped[str] = mapped_column(Digest, ForeignKey("env.digest"))
+    calibration_id: Mapped[int | None] = mapped_column(Id, ForeignKey("calibration.id"))
+    """What the actor had found passes to cost; NULL where it did not say."""
     wall_seconds: Mapped[float]
     peak_memory_bytes: Mapped[int | None] = mapped_column(Id)
     conditions: Mapped[dict[str, Any] | None]
@@ -171,17 +173,23 @@ class ResultRow(Base):
 
 
 class CalibrationRow(Base):
-    """What a pair's forward passes cost in an environment; the latest measurement replaces earlier ones."""
+    """What an actor found a pair's forward passes to cost in an environment. Rows are only ever added, so the
+    latest one has the highest number."""
 
     __tablename__ = "calibration"
+    __table_args__ = (UniqueConstraint("pair_key", "environment", "digest"),)
 
-    pair_key: Mapped[str] = mapped_column(Digest, primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    pair_key: Mapped[str] = mapped_column(Digest)
     """Digest of the models, the dtype and the backend: `dyna_eval.jobs.calibration_key`."""
-    environment: Mapped[str] = mapped_column(Digest, ForeignKey("env.digest"), primary_key=True)
+    environment: Mapped[str] = mapped_column(Digest, ForeignKey("env.digest"))
+    digest: Mapped[str] = mapped_column(Digest)
+    """Of all the costs, so that what comes with each result of an actor is stored once."""
     draft_seconds: Mapped[list[Any]]
     """[tokens, seconds] of each size, ascending; empty without a draft."""
     verify_seconds: Mapped[list[Any]]
-    measured_at: Mapped[datetime]
+    measured_at: Mapped[datetime] = mapped_column(default=database_clock())
+    """When the first result that brought it landed; in rows of an earlier schema, the last one."""
 
 
 class SentinelRow(Base):

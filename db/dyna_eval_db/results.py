@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Select, and_, false, func, insert, or_, select
 from sqlalchemy.orm import Session
 
-from dyna_eval.jobs import JobState, Method, Pair, Params, Scalar, calibration_key
+from dyna_eval.jobs import JobState, Method, Pair, Params, Scalar, calibration_key, digest
 from dyna_eval.measurements import (
     Calibration,
     DraftTree,
@@ -28,7 +28,7 @@ from dyna_eval.measurements import (
 )
 from dyna_eval.records import ResultOrigin, StoredCalibration, StoredJob, StoredSentinel
 from dyna_eval.reports.samples import SampleTable
-from dyna_eval_db.columns import database_clock, insert_many, insert_missing, insert_or_update
+from dyna_eval_db.columns import insert_many, insert_missing
 from dyna_eval_db.models import (
     CalibrationRow,
     DraftTreeRow,
@@ -68,8 +68,6 @@ def insert_results(session: Session, landed: Sequence[tuple[Claim, JobResult]]) 
     for environment in {result.environment.digest: result.environment for _, result in landed}.values():
         insert_environment(session, environment)
     for claim, result in landed:
-        if result.calibration is not None:
-            insert_calibration(session, claim.job.pair, result.environment, result.calibration)
         for sentinel in result.sentinels:
             insert_sentinel(session, claim, sentinel, result.environment)
     summed = [[sum_rounds(sample) for sample in result.samples] for _, result in landed]
@@ -80,6 +78,7 @@ def insert_results(session: Session, landed: Sequence[tuple[Claim, JobResult]]) 
             "actor": result.actor,
             "node": result.node,
             "environment": result.environment.digest,
+            "calibration_id": insert_calibration(session, claim.job.pair, result),
             "wall_seconds": result.wall_seconds,
             "peak_memory_bytes": result.peak_memory_bytes,
             "conditions": dict(result.conditions),
@@ -100,18 +99,18 @@ def insert_environment(session: Session, environment: Environment) -> None:
     insert_missing(session, EnvironmentRow, digest=environment.digest, facts=dict(environment.facts))
 
 
-def insert_calibration(
-    session: Session, pair: Pair, environment: Environment, calibration: Calibration
-) -> None:
-    """Store what a pair's passes cost in an environment, in place of what was known of it."""
-    insert_or_update(
-        session,
-        CalibrationRow,
-        key={"pair_key": calibration_key(pair), "environment": environment.digest},
-        draft_seconds=[list(point) for point in calibration.draft_seconds],
-        verify_seconds=[list(point) for point in calibration.verify_seconds],
-        measured_at=database_clock(),
-    )
+def insert_calibration(session: Session, pair: Pair, result: JobResult) -> int | None:
+    """Return the number of a result's calibration, which is stored unless an earlier result brought it."""
+    if result.calibration is None:
+        return None
+    costs = asdict(result.calibration)
+    key = {
+        "pair_key": calibration_key(pair),
+        "environment": result.environment.digest,
+        "digest": digest(costs),
+    }
+    insert_missing(session, CalibrationRow, **key, **costs)
+    return session.scalars(select(CalibrationRow.id).filter_by(**key)).one()
 
 
 def insert_sentinel(session: Session, claim: Claim, sentinel: Sentinel, environment: Environment) -> None:
@@ -197,6 +196,7 @@ def read_jobs(session: Session, *conditions: Any, with_samples: bool) -> tuple[S
             *_JOB,
             ResultRow.environment,
             ResultRow.actor,
+            ResultRow.calibration_id,
             ResultRow.conditions,
             ResultRow.peak_memory_bytes,
         )
@@ -205,9 +205,15 @@ def read_jobs(session: Session, *conditions: Any, with_samples: bool) -> tuple[S
         .order_by(JobRow.position, JobRow.id)
     )
     samples = _samples_by_job(session, *conditions) if with_samples else {}
+    calibrations = _calibrations_of_results(session, *conditions)
     params: dict[str, Params] = {}
     return tuple(
-        _stored_job(row, params.setdefault(row.key, row.params), samples.get(row.id, ()))
+        _stored_job(
+            row,
+            params.setdefault(row.key, row.params),
+            calibrations.get(row.calibration_id),
+            samples.get(row.id, ()),
+        )
         for row in session.execute(statement)
     )
 
@@ -224,7 +230,16 @@ def _samples_by_job(session: Session, *conditions: Any) -> dict[int, Sequence[Sa
     }
 
 
-def _stored_job(row: Any, params: Params, samples: Sequence[SampleTotals]) -> StoredJob:
+def _calibrations_of_results(session: Session, *conditions: Any) -> dict[int, Calibration]:
+    """Read the calibrations that the results of jobs were measured with, each once, by number."""
+    used = select(ResultRow.calibration_id).join(JobRow, JobRow.id == ResultRow.job_id).where(*conditions)
+    rows = session.scalars(select(CalibrationRow).where(CalibrationRow.id.in_(used)))
+    return {row.id: _calibration(row) for row in rows}
+
+
+def _stored_job(
+    row: Any, params: Params, calibration: Calibration | None, samples: Sequence[SampleTotals]
+) -> StoredJob:
     return StoredJob(
         id=row.id,
         key=sys.intern(row.key),
@@ -242,6 +257,7 @@ def _stored_job(row: Any, params: Params, samples: Sequence[SampleTotals]) -> St
         actor=None if row.actor is None else sys.intern(row.actor),
         conditions=row.conditions,
         peak_memory_bytes=row.peak_memory_bytes,
+        calibration=calibration,
         samples=samples,
     )
 
@@ -301,13 +317,19 @@ def read_facts(session: Session, job_id: int) -> Mapping[str, Scalar]:
 
 
 def read_calibrations(session: Session, pair: Pair) -> dict[str, Calibration]:
-    """Read what a pair's passes cost, by environment, the latest first."""
+    """Read what a pair's passes were last found to cost, by environment, the latest first."""
     rows = session.scalars(
         select(CalibrationRow)
-        .where(CalibrationRow.pair_key == calibration_key(pair))
-        .order_by(CalibrationRow.measured_at.desc(), CalibrationRow.environment)
+        .where(CalibrationRow.id.in_(_latest_calibrations(pair)))
+        .order_by(CalibrationRow.id.desc())
     )
     return {row.environment: _calibration(row) for row in rows}
+
+
+def _latest_calibrations(pair: Pair) -> Select[Any]:
+    """Select the numbers of a pair's latest calibrations, one for each environment."""
+    of_pair = CalibrationRow.pair_key == calibration_key(pair)
+    return select(func.max(CalibrationRow.id)).where(of_pair).group_by(CalibrationRow.environment)
 
 
 def read_likely_calibrations(
@@ -325,8 +347,8 @@ def _likely_calibration(session: Session, pair: Pair, sweep_id: int | None) -> S
     rows = session.execute(
         select(CalibrationRow, EnvironmentRow.facts)
         .join(EnvironmentRow, EnvironmentRow.digest == CalibrationRow.environment)
-        .where(CalibrationRow.pair_key == calibration_key(pair))
-        .order_by(CalibrationRow.measured_at.desc(), CalibrationRow.environment)
+        .where(CalibrationRow.id.in_(_latest_calibrations(pair)))
+        .order_by(CalibrationRow.id.desc())
     ).all()
     if not rows:
         return None

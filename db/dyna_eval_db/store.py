@@ -239,7 +239,10 @@ class Store:
             return read_result_origins(session, sweep_id)
 
     def calibrations(self, pair: Pair) -> dict[str, Calibration]:
-        """Return what a pair's forward passes cost, by the digest of the environment, the latest first."""
+        """Return what a pair's passes were last found to cost, by the environment's digest, the latest first.
+
+        A result's own calibration is that of its job, `StoredJob.calibration`.
+        """
         with self._read() as session:
             return read_calibrations(session, pair)
 
@@ -483,14 +486,6 @@ class Store:
         with self._read() as session:
             sweeps.require_job(session, job_id)
             return read_samples(session, job_id)
-
-    def calibration(self, job_id: int) -> Calibration | None:
-        """Return what the passes of a job's pair cost where it ran, from which its speedup is predicted.
-
-        None unless it is done, and where no calibration is stored.
-        """
-        with self._read() as session:
-            return sweeps.read_calibration(session, sweeps.require_job(session, job_id))
 
     def tree_sizes(
         self, sweep_id: int, prompts: Mapping[str, Collection[int]] | None = None

@@ -30,12 +30,11 @@ from dyna_eval.jobs import (
     SweepState,
     generation_digest,
 )
-from dyna_eval.measurements import Calibration
 from dyna_eval.records import SweepRecord
 from dyna_eval_db.columns import database_clock, insert_all_missing, insert_many, insert_missing
 from dyna_eval_db.imports import count_imported, is_imported
-from dyna_eval_db.models import JobRow, LeaseRow, PromptRow, ResultRow, SweepRow
-from dyna_eval_db.results import read_calibrations, read_environments, read_jobs, read_sentinels
+from dyna_eval_db.models import JobRow, LeaseRow, PromptRow, SweepRow
+from dyna_eval_db.results import read_environments, read_jobs, read_sentinels
 from dyna_eval_db.values import JobError, SweepSummary, error_text, sweep_state
 
 _SPEC = TypeAdapter(SweepSpec)
@@ -315,7 +314,7 @@ def read_summary(session: Session, row: SweepRow, *, imported_rows: int = 0) -> 
 
 
 def read_record(session: Session, sweep_id: int) -> SweepRecord:
-    """Read a sweep and everything measured in it, in a number of queries that grows with its pairs alone."""
+    """Read a sweep and everything measured in it, in a fixed number of queries."""
     row = _require_own(session, sweep_id)
     spec, pairs = _SPEC.validate_python(row.spec), read_pairs(row)
     return SweepRecord(
@@ -332,11 +331,6 @@ def read_record(session: Session, sweep_id: int) -> SweepRecord:
         jobs=read_jobs(session, JobRow.sweep_id == sweep_id, with_samples=True),
         sentinels=read_sentinels(session, sweep_id),
         environments=read_environments(session, sweep_id),
-        calibrations={
-            (name, environment): calibration
-            for name, pair in pairs.items()
-            for environment, calibration in read_calibrations(session, pair).items()
-        },
         measure=spec.measure,
         seed=spec.generation.seed,
         generation=spec.generation,
@@ -380,14 +374,6 @@ def read_sweep_jobs(session: Session, sweep_id: int, rows: Iterable[Any]) -> lis
 def read_pairs(row: SweepRow) -> Mapping[str, Pair]:
     """Read a sweep's pairs by their names, in the order of its file; of the row, nothing else is needed."""
     return {pair.spec.name: pair for pair in _PAIRS.validate_python(row.pairs)}
-
-
-def read_calibration(session: Session, job: JobRow) -> Calibration | None:
-    """Read what the passes of a job's pair cost where its result is from; None where that is not known."""
-    environment = session.scalar(select(ResultRow.environment).where(ResultRow.job_id == job.id))
-    if environment is None:
-        return None
-    return read_calibrations(session, read_pair(session, job)).get(environment)
 
 
 def read_pair(session: Session, job: JobRow) -> Pair:

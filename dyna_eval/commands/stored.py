@@ -119,16 +119,18 @@ def show(*, job: int, database: str, as_json: bool) -> None:
 
     with open_store(database) as store:
         stored, attempts, samples = store.job(job), store.attempts(job), store.samples(job)
-        planned, facts, calibration = store.planned_job(job), store.facts(job), store.calibration(job)
+        planned, facts = store.planned_job(job), store.facts(job)
     pair = pair_json(planned.pair)
     if as_json:
+        told_job = asdict(stored) | {"samples": [asdict(sample) for sample in samples]}
+        calibration = told_job.pop("calibration")  # of the actor, as is the environment
         print_json(
-            {"job": asdict(stored) | {"samples": [asdict(sample) for sample in samples]}}
+            {"job": told_job}
             | {"pair": pair}
             | {"generation": asdict(planned.generation), "measure": asdict(planned.measure)}
             | {"environment": dict(facts)}
             | {"attempts": [asdict(attempt) for attempt in attempts]}
-            | {"calibration": calibration and asdict(calibration)}
+            | {"calibration": calibration}
         )
         return
     click.echo(

@@ -188,7 +188,6 @@ def _rows_together(records: Sequence[SweepRecord]) -> dict[tuple[int, str, str],
         jobs=tuple(job for record in own for job in record.jobs),
         sentinels=tuple(one for record in own for one in record.sentinels),
         environments={name: facts for record in own for name, facts in record.environments.items()},
-        calibrations={key: value for record in own for key, value in record.calibrations.items()},
     )
     rows = build_report(together, allow_mixed=True).rows
     return {(names[row.label][0], row.pair, names[row.label][1]): row for row in rows}

@@ -235,11 +235,17 @@ class _PairTable:
         """Return a row as it is by itself, without comparisons and caveats."""
         label = configuration.label
         jobs, done = self.jobs[label], self.done[label]
-        runs = [Run(repeat=job.repeat, samples=job.samples) for job in done]
         environment = _only({job.environment for job in done})
-        calibration = self.record.calibrations.get((self.pair, environment or ""))
+        runs = [
+            Run(
+                repeat=job.repeat,
+                samples=job.samples,
+                calibration=job.calibration if environment else None,  # nothing is predicted of two machines
+            )
+            for job in done
+        ]
         noise = self.noise.alone * (1.0 / len(done)) if self.noise.alone and done else None
-        own = figures(configuration.method, runs, self.bootstrap, calibration, noise)
+        own = figures(configuration.method, runs, self.bootstrap, noise)
         peaks = [job.peak_memory_bytes for job in done if job.peak_memory_bytes is not None]
         mixed: tuple[str, ...] = ()
         if own is not None and self.reference is not None:

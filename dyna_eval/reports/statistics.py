@@ -10,6 +10,7 @@ where that is known.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
@@ -30,6 +31,8 @@ class Run:
     repeat: int
     samples: Sequence[SampleTotals]
     pace: float = 1.0
+    calibration: Calibration | None = None
+    """What its actor had found passes to cost; without it no speedup is predicted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -301,13 +304,11 @@ def figures(
     method: Method,
     runs: Sequence[Run],
     bootstrap: Bootstrap,
-    calibration: Calibration | None = None,
     noise: Variance | None = None,
 ) -> Figures | None:
     """Return a row's figures; None if its runs hold no measured sample.
 
-    `calibration` is that of the row's pair where it ran; without it no speedup is predicted. `noise` is that
-    of the mean throughput's logarithm, from run to run.
+    `noise` is that of the mean throughput's logarithm, from run to run.
     """
     rates = throughput(runs, bootstrap, noise)
     if rates is None:
@@ -324,7 +325,7 @@ def figures(
         latency=latency(samples),
         agreement=agreement(samples),
         distinct_2=None if np.isnan(distinct).all() else float(np.nanmean(distinct)),
-        predicted_speedup=predicted_speedup(method, samples, calibration),
+        predicted_speedup=predicted_speedup(method, runs),
     )
 
 
@@ -382,21 +383,40 @@ def shares(method: Method, samples: Sequence[SampleTotals]) -> Shares:
     )
 
 
-def predicted_speedup(
-    method: Method, samples: Sequence[SampleTotals], calibration: Calibration | None
-) -> float | None:
+def predicted_speedup(method: Method, runs: Sequence[Run]) -> float | None:
     """Return the speedup over AR that acceptance and the calibrated cost of the models' steps promise.
 
     With L emitted tokens, s draft steps, r draft rows and N verified nodes, each a mean per round:
 
         L * verify(1) / (s * draft(r / s) + verify(N + 1))
 
+    Runs of several actors have a calibration each: both sides of the fraction are then computed for the runs
+    of each calibration, and averaged over all rounds.
+
     What the host does beside the models' steps is left out: the measured speedup falls short by its share.
-    The figure is 1 for AR; None for a peer, without a calibration, or where draft steps were not counted.
+    The figure is 1 for AR; None for a peer, where a run lacks its calibration, or where draft steps were not
+    counted.
     """
     if method is Method.AR:
         return 1.0
-    table = SampleTable.of(samples)
+    by_calibration: defaultdict[Calibration | None, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_calibration[run.calibration].append(run)
+    tables = {calibration: _all_samples(alike) for calibration, alike in by_calibration.items()}
+    all_rounds = sum(table.total("rounds") for table in tables.values())
+    alone = speculative = 0.0
+    for calibration, table in tables.items():
+        seconds = _round_seconds(method, table, calibration)
+        if seconds is None or calibration is None:
+            return None
+        rounds = table.total("rounds")
+        alone += rounds / all_rounds * (table.total("tokens") / rounds * calibration.verify(1))
+        speculative += rounds / all_rounds * seconds
+    return alone / speculative
+
+
+def _round_seconds(method: Method, table: SampleTable, calibration: Calibration | None) -> float | None:
+    """Return what the passes of a mean round cost as calibrated; None where that is not known."""
     rounds, steps = table.total("rounds"), table.total("draft_steps")
     if method.is_peer or calibration is None or not rounds:
         return None
@@ -405,8 +425,7 @@ def predicted_speedup(
         return None
     rows, nodes = table.total("draft_rows"), table.total("verified_nodes")
     draft = steps / rounds * calibration.draft(rows / steps) if steps else 0.0
-    length = table.total("tokens") / rounds
-    return length * calibration.verify(1) / (draft + calibration.verify(nodes / rounds + 1))
+    return draft + calibration.verify(nodes / rounds + 1)
 
 
 def latency(samples: Sequence[SampleTotals]) -> Latency:

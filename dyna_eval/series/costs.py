@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from dyna_eval.errors import NothingToDrawError
 from dyna_eval.measurements import Calibration
@@ -72,16 +74,18 @@ def cost_chart(measured: Measured, pair: str) -> CostChart:
     if len(points) < 2:
         raise NothingToDrawError("fewer than two rows have both a speedup and an acceptance length")
     longest = max(point.length.value for point in points)
-    return CostChart(points=tuple(points), line=_line(_calibration(measured, pair), longest))
+    return CostChart(points=tuple(points), line=_line(_calibrations(measured, pair), longest))
 
 
-def full_acceptance_speedup(calibration: Calibration, length: float) -> float:
+def full_acceptance_speedup(calibrations: Sequence[Calibration], length: float) -> float:
     """Return the speedup at an acceptance length L if a chain of L - 1 draft tokens were always accepted.
 
-    L * verify(1) / ((L - 1) * draft(1) + verify(L)): what a rejected token costs comes on top.
+    L * verify(1) / ((L - 1) * draft(1) + verify(L)): what a rejected token costs comes on top. A pass costs
+    what it does on average over the calibrations.
     """
-    draft = (length - 1) * calibration.draft(1) if calibration.draft_seconds else 0.0
-    return length * calibration.verify(1) / (draft + calibration.verify(length))
+    draft = fmean(one.draft(1) if one.draft_seconds else 0.0 for one in calibrations)
+    alone, verify = (fmean(one.verify(nodes) for one in calibrations) for nodes in (1, length))
+    return length * alone / ((length - 1) * draft + verify)
 
 
 def phase_bars(measured: Measured, pair: str) -> tuple[PhaseBar, ...]:
@@ -112,20 +116,23 @@ def _bar(measured: Measured, row: Row) -> PhaseBar | None:
     )
 
 
-def _calibration(measured: Measured, pair: str) -> Calibration | None:
-    """Return the calibration of where a pair's rows ran; None where they ran in several environments."""
+def _calibrations(measured: Measured, pair: str) -> list[Calibration]:
+    """Return the calibrations that a pair's rows ran with, each once; none if in several environments."""
     if measured.record is None:
-        return None
-    environments = {row.environment or "" for row in measured.finished(pair)}
-    if len(environments) != 1:
-        return None
-    return measured.record.calibrations.get((pair, environments.pop()))
+        return []
+    rows = measured.finished(pair)
+    environments = {row.environment for row in rows}
+    if len(environments) != 1 or None in environments:
+        return []
+    ran = {job_id for row in rows for job_id in row.job_ids}
+    found = dict.fromkeys(job.calibration for job in measured.record.jobs if job.id in ran)
+    return [calibration for calibration in found if calibration is not None]
 
 
-def _line(calibration: Calibration | None, longest: float) -> tuple[tuple[float, float], ...]:
-    if calibration is None:
+def _line(calibrations: Sequence[Calibration], longest: float) -> tuple[tuple[float, float], ...]:
+    if not calibrations:
         return ()
     end = min(longest * 1.1 + 0.5, _LONGEST)
     steps = max(2, round((end - 1.0) * _LENGTHS_PER_TOKEN))
     lengths = [1.0 + (end - 1.0) * step / steps for step in range(steps + 1)]
-    return tuple((length, full_acceptance_speedup(calibration, length)) for length in lengths)
+    return tuple((length, full_acceptance_speedup(calibrations, length)) for length in lengths)

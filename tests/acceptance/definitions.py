@@ -107,7 +107,7 @@ def pass_seconds(points: Sequence[tuple[int, float]], size: float) -> float:
 
 
 def predicted_speedup(samples: Sequence[Sample]) -> float:
-    calibration = samples[0]["calibration"]  # one environment, so that all have the same
+    calibration = samples[0]["calibration"]  # one actor, so that all have the same
 
     def per_round(name: str) -> float:
         return total(samples, name) / len(rounds(samples))

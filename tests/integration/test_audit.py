@@ -82,6 +82,10 @@ def test_what_a_killed_controller_left_running_is_sound(worked: Store, database_
             "UPDATE attempt SET outcome = 'lost' WHERE job_id = {running}",
             "has ended but is the one that runs",
         ),
+        (
+            "INSERT INTO env VALUES ('e2', '{{}}'); UPDATE calibration SET environment = 'e2'",
+            "has calibration 1, of another environment",
+        ),
         ("UPDATE round SET accepted = accepted + 1 WHERE number = 0", "the sums of its sample are not those"),
         ("DELETE FROM round WHERE number = 2", "the sums of its sample are not those"),
         ("UPDATE sample SET prompt_index = 9 WHERE prompt_index = 1", "prompt 9 is not of its prompt set"),
@@ -91,7 +95,8 @@ def test_a_row_that_breaks_a_promise_is_found(
     worked: Store, database_url: str, damage: str, said: str
 ) -> None:
     done, running, failed = _by_state(worked)
-    alter(database_url, damage.format(done=done, running=running, failed=failed, queued=_untouched(worked)))
+    damage = damage.format(done=done, running=running, failed=failed, queued=_untouched(worked))
+    alter(database_url, *damage.split("; "))
     assert any(said in finding.what for finding in worked.audit(1)), worked.audit(1)
 
 

@@ -33,11 +33,12 @@ from dyna_eval_db.engine import bare_engine, writing
 from dyna_eval_db.migrate import MIGRATIONS, VERSION_TABLE, Schema, SchemaKind, inspect_schema
 from dyna_eval_db.models import SCHEMA_VERSION, Base
 from dyna_eval_db.store import Store
-from measurements import make_result, make_sentinel, make_sweep
+from measurements import CALIBRATION, make_result, make_sentinel, make_sweep
 from sqlalchemy import Engine, MetaData, Table, event, inspect, select, text
 
 from dyna_eval.errors import DatabaseError
 from dyna_eval.jobs import Backend, EngineSpec
+from dyna_eval.measurements import Calibration, Environment
 from tests.postgres import Server
 
 REPOSITORY = Path(__file__).parents[2]
@@ -241,7 +242,47 @@ def test_rows_of_schema_0001_are_kept_and_lack_only_what_was_not_measured(databa
         replace(one, **lacking) for one in totals
     ]
     assert after.environments == before.environments
-    assert after.calibrations == {}
+    assert [job.calibration for job in after.jobs if job.samples] == [None]
+
+
+def test_results_of_schema_0006_get_the_calibration_that_their_reports_were_made_with(
+    database_url: str,
+) -> None:
+    """The latest of their pair and environment, which was the only one; where there was none, none."""
+    slower, other = (
+        Calibration(draft_seconds=((1, 0.5),), verify_seconds=((1, seconds), (4, 7.5)))
+        for seconds in (2.0, 3.0)
+    )
+    quantised = make_sweep("quantised", pairs=("demo",))
+    quantised = replace(quantised, pairs=(replace(quantised.pairs[0], dtype="bfloat16"),))
+    landings = [
+        (make_sweep(), "e1", CALIBRATION),
+        (make_sweep(), "e1", slower),
+        (make_sweep(), "e2", other),
+        (make_sweep(), "e3", None),
+        (quantised, "e1", other),
+    ]
+    with Store.open(database_url, create=True) as store:
+        for sweep, environment, calibration in landings:
+            claim = claim_one(store, store.add_sweep(sweep), pair="demo", actor="actor-1", lease_seconds=60.0)
+            assert claim is not None
+            result = make_result(claim.job, calibration=calibration)
+            land_one(store, claim, replace(result, environment=Environment(digest=environment, facts={})))
+        likely = store.likely_calibrations(make_sweep())
+    downgrade(database_url, "0006")
+    assert migrate.upgrade(database_url) == Schema(kind=SchemaKind.OLDER, version="0006")
+    with Store.open(database_url, create=False) as store:
+        found = [
+            job.calibration
+            for sweep in (make_sweep(), quantised)
+            for job in store.record(store.add_sweep(sweep)).jobs
+            if job.samples
+        ]
+        assert found == [slower, slower, other, None, other]
+        assert store.calibrations(make_sweep().pairs[0]) == {"e2": other, "e1": slower}
+        assert store.calibrations(quantised.pairs[0]) == {"e1": other}
+        assert store.likely_calibrations(make_sweep()) == likely
+        assert store.audit() == []
 
 
 @pytest.mark.parametrize("table", ["customers", "alembic_version"])

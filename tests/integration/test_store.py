@@ -15,14 +15,15 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from claims import claim_one, land_one
 from click.testing import CliRunner
-from dyna_eval_db.engine import wal_is_safe
+from dyna_eval_db.address import parse_address
+from dyna_eval_db.engine import bare_engine, wal_is_safe
 from dyna_eval_db.sqlite_file import network_file_system
 from dyna_eval_db.store import Claim, Claimant, Landing, Outcome, Store, SweepState
 from measurements import (
@@ -34,7 +35,7 @@ from measurements import (
     make_sentinel,
     make_sweep,
 )
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import DataError
 
 from dyna_eval.cli import cli
@@ -592,13 +593,15 @@ def test_a_sentinel_that_comes_twice_is_stored_once(store: Store, sweep_id: int)
     assert stored[0].samples == tuple(sum_rounds(sample) for sample in make_sentinel().samples)
 
 
+SLOWER = Calibration(draft_seconds=((1, 0.75), (4, 1.5)), verify_seconds=((1, 2.0), (8, 4.0)))
+
+
 def test_a_calibration_comes_back_for_its_pair_and_environment(store: Store, sweep_id: int) -> None:
     claim = take(store, sweep_id)
     result = make_result(claim.job)
     land_one(store, claim, result)
     pair, environment = claim.job.pair, result.environment.digest
     assert store.calibrations(pair) == {environment: CALIBRATION}
-    assert store.record(sweep_id).calibrations == {("demo", environment): CALIBRATION}
     renamed = replace(pair, spec=replace(pair.spec, name="other"))
     assert store.calibrations(renamed) == {environment: CALIBRATION}
     for other in (
@@ -610,38 +613,89 @@ def test_a_calibration_comes_back_for_its_pair_and_environment(store: Store, swe
         assert store.calibrations(other) == {}
 
 
-def test_a_jobs_calibration_is_that_of_where_it_ran(store: Store, sweep_id: int) -> None:
-    other = Calibration(draft_seconds=(), verify_seconds=((1, 0.25),))
-    jobs = []
-    for name, calibration in (("e1", CALIBRATION), ("e2", other)):
-        claim = take(store, sweep_id)
-        result = make_result(claim.job, calibration=calibration)
-        land_one(store, claim, replace(result, environment=Environment(digest=name, facts={})))
-        jobs.append(claim.job_id)
-    assert [store.calibration(job) for job in jobs] == [CALIBRATION, other]
-    assert store.calibration(take(store, sweep_id).job_id) is None
-    with pytest.raises(UnknownSweepError, match="no job 99"):
-        store.calibration(99)
-
-
-def test_the_latest_calibration_of_an_environment_replaces_earlier_ones(store: Store, sweep_id: int) -> None:
-    here, elsewhere = make_result(take(store, sweep_id).job).environment, Environment(digest="e2", facts={})
-    later = Calibration(draft_seconds=(), verify_seconds=((1, 0.25),))
-    landings = [(here, CALIBRATION), (elsewhere, CALIBRATION), (here, later)]
-    for environment, calibration in landings:
-        claim = take(store, sweep_id)
-        result = make_result(claim.job, calibration=calibration)
-        land_one(store, claim, replace(result, environment=environment))
-        time.sleep(0.002)  # SQLite's clock counts milliseconds
-    found = store.calibrations(claim.job.pair)
-    assert list(found.items()) == [(here.digest, later), (elsewhere.digest, CALIBRATION)]
-
-
-def test_a_result_without_a_calibration_keeps_the_one_before(store: Store, sweep_id: int) -> None:
-    for calibration in (CALIBRATION, None):
+def test_a_result_keeps_the_calibration_that_its_actor_brought(
+    store: Store, sweep_id: int, database_url: str
+) -> None:
+    """Two actors of one machine in turns, each of which brings its own with every result, then none."""
+    brought: dict[int, Calibration | None] = {}
+    for calibration in (CALIBRATION, SLOWER, CALIBRATION, None):
         claim = take(store, sweep_id)
         land_one(store, claim, make_result(claim.job, calibration=calibration))
-    assert list(store.calibrations(claim.job.pair).values()) == [CALIBRATION]
+        brought[claim.job_id] = calibration
+    assert {job.id: job.calibration for job in store.record(sweep_id).jobs} == brought
+    for job_id, calibration in brought.items():
+        assert store.job(job_id).calibration == calibration
+        done = CliRunner().invoke(cli, ["show", str(job_id), "--json", "--db", database_url])
+        shown = json.loads(done.stdout)["calibration"]
+        assert shown == (calibration and json.loads(json.dumps(asdict(calibration))))
+
+
+def test_a_calibration_that_comes_with_many_results_is_stored_once(
+    store: Store, sweep_id: int, database_url: str
+) -> None:
+    """Also where they land together; the same costs on another machine are another one."""
+    claims = [take(store, sweep_id) for _ in range(4)]
+    results = [make_result(claim.job) for claim in claims]
+    elsewhere = replace(results[3], environment=Environment(digest="e2", facts={}))
+    store.land_results([(claims[0], results[0]), (claims[1], results[1])])
+    store.land_results([(claims[2], results[2]), (claims[3], elsewhere)])
+    with bare_engine(parse_address(database_url)).connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM calibration")) == 2
+    assert [job.calibration for job in store.record(sweep_id).jobs] == [CALIBRATION] * 4
+
+
+def test_a_pairs_calibration_is_the_latest_of_each_environment(store: Store, sweep_id: int) -> None:
+    here, elsewhere = make_result(take(store, sweep_id).job).environment, Environment(digest="e2", facts={})
+    other = store.add_sweep(make_sweep("other"))
+    landings = [(here, CALIBRATION), (elsewhere, CALIBRATION), (here, SLOWER), (here, None)]
+    for environment, calibration in landings:
+        claim = take(store, other)
+        result = make_result(claim.job, calibration=calibration)
+        land_one(store, claim, replace(result, environment=environment))
+    found = store.calibrations(claim.job.pair)
+    assert list(found.items()) == [(here.digest, SLOWER), (elsewhere.digest, CALIBRATION)]
+
+
+def report_of(database_url: str, *words: str) -> str:
+    done = CliRunner().invoke(cli, ["report", "--db", database_url, *words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def run_all(store: Store, name: str, calibration: Calibration) -> None:
+    """Add a sweep and land all its jobs, measured by an actor of the one machine."""
+    sweep_id = store.add_sweep(make_sweep(name))
+    for number in range(4):
+        claim = take(store, sweep_id)
+        sentinels = [] if number else [make_sentinel()]
+        land_one(store, claim, make_result(claim.job, sentinels=sentinels, calibration=calibration))
+
+
+def test_a_report_stays_the_same_when_the_machine_is_calibrated_anew(
+    store: Store, database_url: str, tmp_path: Path
+) -> None:
+    for name in ("old", "older"):
+        run_all(store, name, CALIBRATION)
+    wanted = (
+        ["old", "--json"],
+        ["old", "--columns", "predicted"],
+        ["old", "--latex", "--columns", "predicted"],
+        ["--from", "old", "--from", "older", "--json"],
+    )
+    before = [report_of(database_url, *words) for words in wanted]
+    paper = tmp_path / "paper.tex"
+    paper.write_text(before[2])
+    run_all(store, "new", SLOWER)
+    assert [report_of(database_url, *words) for words in wanted] == before
+    report_of(database_url, "--check", str(paper))  # would exit with 1
+    old, new = (
+        json.loads(report_of(database_url, name, "--json"))["rows"][1]["predicted_speedup"]
+        for name in ("old", "new")
+    )
+    assert None not in (old, new)
+    assert old != new
+    joined = json.loads(report_of(database_url, "--from", "old", "--from", "new", "--json"))
+    assert [row["predicted_speedup"] for row in joined["rows"] if row["method"] == "tree"] == [old, new]
 
 
 class CrashError(Exception):
@@ -1206,7 +1260,7 @@ def test_a_process_killed_while_a_result_lands_leaves_the_file_whole(file: Path)
 
 KILLED_CHILD = """
 import os, signal, sys
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import DataError
 from claims import claim_one, land_one
 from dyna_eval_db.store import Store

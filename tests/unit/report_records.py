@@ -154,6 +154,17 @@ def change_jobs(
     )
 
 
+def calibrated(stored: SweepRecord) -> SweepRecord:
+    """Give every done job the calibration above."""
+    return replace(
+        stored,
+        jobs=tuple(
+            replace(job, calibration=CALIBRATION) if job.state is JobState.DONE else job
+            for job in stored.jobs
+        ),
+    )
+
+
 def change_samples(stored: SweepRecord, label: str, **changes: Any) -> SweepRecord:
     """Change fields of all samples of a row."""
     return replace(

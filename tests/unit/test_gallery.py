@@ -21,11 +21,11 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 from report_records import (
     BASELINE,
-    CALIBRATION,
     FOUR_STEPS,
     LINEAR,
     PRUNED,
     TREE,
+    calibrated,
     change_samples,
     record,
 )
@@ -82,7 +82,7 @@ def some_trees() -> SweepRecord:
 
 
 def with_costs(stored: SweepRecord) -> SweepRecord:
-    return replace(stored, calibrations={(pair, "e1"): CALIBRATION for pair in stored.pairs})
+    return calibrated(stored)
 
 
 def rounds_of(stored: SweepRecord) -> dict[int, dict[int, int]]:

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_records import (
     BASELINE,
-    CALIBRATION,
     LINEAR,
     PRUNED,
     TREE,
+    calibrated,
     change_jobs,
     change_samples,
     record,
@@ -258,7 +258,7 @@ def test_peak_memory_is_a_column_in_gibibytes() -> None:
 
 def test_predicted_speedup_and_variety_are_columns() -> None:
     """120 tokens in 40 rounds, each a draft step over 1.5 tokens 4 times and a target step over 5."""
-    stored = replace(record(), calibrations={("demo", "e1"): CALIBRATION})
+    stored = calibrated(record())
     for siunitx in (False, True):
         latex = styled(stored, columns=(Column.PREDICTED, Column.DISTINCT), siunitx=siunitx)
         assert "Predicted" in latex

@@ -18,6 +18,7 @@ from report_records import (
     MODELS,
     PRUNED,
     TREE,
+    calibrated,
     change_jobs,
     change_samples,
     record,
@@ -464,19 +465,18 @@ def predictions(stored: SweepRecord) -> list[float | None]:
     return [row.figures and row.figures.predicted_speedup for row in report.rows]
 
 
-def test_a_speedup_is_predicted_by_the_calibration_of_the_rows_pair_and_environment() -> None:
+def test_a_rows_speedup_is_predicted_by_the_calibrations_of_its_own_jobs() -> None:
+    """Of two environments none is: it would be of no machine."""
     expected = pytest.approx(3 * 0.010 / (4 * 0.002 + 0.014))
-    calibrated = replace(record(), calibrations={("demo", "e1"): CALIBRATION})
-    assert predictions(calibrated) == [1.0, expected, expected, expected]
-    moved = change_jobs(calibrated, LINEAR.label, environment="e2")
-    assert predictions(moved) == [1.0, None, expected, expected]
-    torn = change_jobs(calibrated, LINEAR.label, environment="e2", repeats=[0])
+    stored = calibrated(record())
+    assert predictions(stored) == [1.0, expected, expected, expected]
+    slower = replace(CALIBRATION, verify_seconds=((1, 0.010), (4, 0.012), (8, 0.040)))
+    other = change_jobs(stored, LINEAR.label, calibration=slower)
+    assert predictions(other) == [1.0, pytest.approx(3 * 0.010 / (4 * 0.002 + 0.019)), expected, expected]
+    unknown = change_jobs(stored, LINEAR.label, calibration=None, repeats=[0])
+    assert predictions(unknown) == [1.0, None, expected, expected]
+    torn = change_jobs(stored, LINEAR.label, environment="e2", repeats=[0])
     assert predictions(torn) == [1.0, None, expected, expected]
-
-
-@pytest.mark.parametrize("key", [("demo", "e2"), ("other", "e1")])
-def test_a_calibration_of_another_pair_or_environment_predicts_nothing(key: tuple[str, str]) -> None:
-    assert predictions(replace(record(), calibrations={key: CALIBRATION})) == [1.0, None, None, None]
 
 
 # ------------------------------------------------------------------------ JSON

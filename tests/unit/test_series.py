@@ -15,6 +15,7 @@ from report_records import (
     LINEAR,
     PRUNED,
     TREE,
+    calibrated,
     change_jobs,
     change_samples,
     record,
@@ -23,7 +24,7 @@ from report_records import (
 
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Configuration, MeasureSpec, Method, Params
-from dyna_eval.measurements import Exactness
+from dyna_eval.measurements import Calibration, Exactness
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import Row
@@ -248,14 +249,17 @@ def test_an_interval_holds_the_value_and_narrows_to_it_where_prompts_agree() -> 
 
 
 def test_the_cost_models_line_starts_at_one_and_follows_the_calibration() -> None:
-    assert full_acceptance_speedup(CALIBRATION, 1.0) == 1.0
-    assert full_acceptance_speedup(CALIBRATION, 4.0) == pytest.approx(4 * 0.010 / (3 * 0.001 + 0.012))
+    assert full_acceptance_speedup([CALIBRATION], 1.0) == 1.0
+    assert full_acceptance_speedup([CALIBRATION], 4.0) == pytest.approx(4 * 0.010 / (3 * 0.001 + 0.012))
     without_draft = replace(CALIBRATION, draft_seconds=())
-    assert full_acceptance_speedup(without_draft, 4.0) == pytest.approx(4 * 0.010 / 0.012)
+    assert full_acceptance_speedup([without_draft], 4.0) == pytest.approx(4 * 0.010 / 0.012)
+    slower = Calibration(draft_seconds=((1, 0.003),), verify_seconds=((1, 0.030), (4, 0.040)))
+    both = full_acceptance_speedup([CALIBRATION, slower], 4.0)
+    assert both == pytest.approx(4 * 0.020 / (3 * 0.002 + 0.026))
 
 
 def test_the_cost_chart_has_measured_and_predicted_speedups() -> None:
-    stored = replace(record(), calibrations={("demo", "e1"): CALIBRATION})
+    stored = calibrated(record())
     chart = cost_chart(measured(stored), "demo")
     report = build_report(stored)
     assert [p.speedup.value for p in chart.points] == [
@@ -266,6 +270,30 @@ def test_the_cost_chart_has_measured_and_predicted_speedups() -> None:
     assert chart.line[0] == (1.0, 1.0)
     assert chart.line[-1][0] == pytest.approx(3.0 * 1.1 + 0.5)
     assert cost_chart(measured(record()), "demo").line == ()
+
+
+def test_the_cost_model_has_no_line_over_several_environments() -> None:
+    stored = calibrated(record())
+    one_row = change_jobs(stored, LINEAR.label, environment="e2")
+    jobs = tuple(replace(job, environment="e2") if job.repeat == 0 else job for job in stored.jobs)
+    for torn in (one_row, replace(stored, jobs=jobs)):
+        report = build_report(torn, allow_mixed=True)
+        assert cost_chart(Measured.of(report, torn), "demo").line == ()
+
+
+def test_the_cost_models_line_is_of_the_calibrations_that_a_pairs_own_rows_ran_with() -> None:
+    """Whatever the jobs of another pair ran with."""
+    slower = replace(CALIBRATION, verify_seconds=((1, 0.010), (4, 0.040)))
+    stored = calibrated(record(pairs=("demo", "large")))
+    changed = change_jobs(stored, LINEAR.label, calibration=slower, repeats=[0])
+    own = tuple(
+        old if new.pair == "large" else new for old, new in zip(stored.jobs, changed.jobs, strict=True)
+    )
+    stored = replace(stored, jobs=own)
+    length, speedup = cost_chart(measured(stored), "demo").line[-1]
+    assert speedup == full_acceptance_speedup([CALIBRATION, slower], length)
+    length, speedup = cost_chart(measured(stored), "large").line[-1]
+    assert speedup == full_acceptance_speedup([CALIBRATION], length)
 
 
 def test_phases_are_seconds_per_token_and_add_up() -> None:

@@ -11,7 +11,7 @@ import scipy.stats
 from report_records import CALIBRATION, sample
 
 from dyna_eval.jobs import Method
-from dyna_eval.measurements import Calibration, Exactness
+from dyna_eval.measurements import Calibration, Exactness, SampleTotals
 from dyna_eval.reports import intervals
 from dyna_eval.reports.intervals import Bootstrap, Interval, half_width_over_repeats, widened_tail
 from dyna_eval.reports.statistics import (
@@ -40,6 +40,10 @@ def runs(*repeats: list[float], tokens: int = 120) -> list[Run]:
 
 
 # ------------------------------------------------------------------- throughput
+
+
+def run(*samples: SampleTotals, calibration: Calibration | None = CALIBRATION) -> Run:
+    return Run(repeat=0, samples=samples, calibration=calibration)
 
 
 def test_a_prompts_throughput_is_its_total_tokens_over_its_total_seconds() -> None:
@@ -440,18 +444,31 @@ def test_the_predicted_speedup_weighs_acceptance_against_the_cost_of_the_models_
     """3 tokens per round, from 4 draft steps over 1.5 tokens each and one target step over 4 + 1 nodes."""
     expected = 3 * 0.010 / (4 * 0.002 + 0.014)
     samples = [sample(0), sample(1, tokens=60)]
-    assert predicted_speedup(Method.LINEAR, samples, CALIBRATION) == pytest.approx(expected)
+    assert predicted_speedup(Method.LINEAR, [run(*samples)]) == pytest.approx(expected)
+
+
+def test_runs_of_several_calibrations_are_averaged_over_their_rounds() -> None:
+    """40 rounds of 22 ms, where the target's pass takes 10, and 20 of 50, where it takes 30."""
+    slower = Calibration(draft_seconds=((1, 0.004),), verify_seconds=((1, 0.030), (8, 0.037)))
+    each = [run(sample()), run(sample(tokens=60), calibration=slower)]
+    alone, speculative = (40 * 0.010 + 20 * 0.030) / 60, (40 * 0.022 + 20 * (4 * 0.004 + 0.034)) / 60
+    expected = pytest.approx(3 * alone / speculative)
+    assert predicted_speedup(Method.LINEAR, each) == expected
+    assert predicted_speedup(Method.LINEAR, [*each, *each]) == expected
+    assert predicted_speedup(Method.LINEAR, [*each, run(sample(), calibration=None)]) is None
 
 
 def test_without_a_draft_model_only_the_target_costs() -> None:
     lookup = sample(draft_steps=0, draft_rows=0)
     no_draft = Calibration(draft_seconds=(), verify_seconds=CALIBRATION.verify_seconds)
-    assert predicted_speedup(Method.PROMPT_LOOKUP, [lookup], no_draft) == pytest.approx(3 * 0.010 / 0.014)
-    assert predicted_speedup(Method.LINEAR, [sample()], no_draft) is None
+    assert predicted_speedup(Method.PROMPT_LOOKUP, [run(lookup, calibration=no_draft)]) == pytest.approx(
+        3 * 0.010 / 0.014
+    )
+    assert predicted_speedup(Method.LINEAR, [run(sample(), calibration=no_draft)]) is None
 
 
 def test_ar_is_predicted_to_be_as_fast_as_itself() -> None:
-    assert predicted_speedup(Method.AR, [sample()], CALIBRATION) == 1.0
+    assert predicted_speedup(Method.AR, [run(sample())]) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -468,15 +485,15 @@ def test_what_cannot_be_predicted_is_unknown(
     method: Method, changes: dict[str, int], calibration: Calibration | None
 ) -> None:
     """Steps of 0 beside drafted nodes are those of a database from before they were counted."""
-    assert predicted_speedup(method, [sample(**changes)], calibration) is None
+    assert predicted_speedup(method, [run(sample(**changes), calibration=calibration)]) is None
 
 
 def test_a_row_with_no_room_to_draft_in_is_predicted_to_be_as_fast_as_the_target() -> None:
     """One new token: the round's own. Not so where a draft was read and its steps were not counted."""
     nothing = {"draft_steps": 0, "draft_rows": 0, "verified_nodes": 0, "rounds": 1}
     short = sample(tokens=1, drafted_nodes=0, **nothing)
-    assert predicted_speedup(Method.LINEAR, [short], CALIBRATION) == pytest.approx(1.0)
-    assert predicted_speedup(Method.LINEAR, [sample(drafted_nodes=1, **nothing)], CALIBRATION) is None
+    assert predicted_speedup(Method.LINEAR, [run(short)]) == pytest.approx(1.0)
+    assert predicted_speedup(Method.LINEAR, [run(sample(drafted_nodes=1, **nothing))]) is None
 
 
 def test_percentiles_are_over_samples() -> None:

@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 from report_records import (
     BASELINE,
-    CALIBRATION,
     FOUR_STEPS,
     LINEAR,
     MODELS,
     PRUNED,
     TREE,
+    calibrated,
     change_jobs,
     change_samples,
     record,
@@ -313,7 +313,7 @@ def test_columns_that_are_asked_for_stand_at_the_end_of_the_terminals_table() ->
 
 
 def test_predicted_speedup_and_variety_are_columns_where_they_are_asked_for() -> None:
-    stored = replace(unfinished(), calibrations={("demo", "e1"): CALIBRATION})
+    stored = calibrated(unfinished())
     report, columns = build_report(stored), (Column.PREDICTED, Column.DISTINCT)
     text = io.StringIO()
     print_table(report, text, columns)
@@ -416,7 +416,7 @@ def test_a_row_with_two_footnotes_has_their_letters_apart() -> None:
 
 
 def test_csv_figures_are_those_of_the_report_unrounded() -> None:
-    stored = replace(record(), calibrations={("demo", "e1"): CALIBRATION})
+    stored = calibrated(record())
     report = build_report(stored)
     for cells, row in zip(csv_rows(stored), report.rows, strict=True):
         assert row.figures is not None
