@@ -38,8 +38,6 @@ _DOWNLOAD_PATIENCE = 600.0
 _MOST_DIGITS = 18
 """Any number of so many digits fits into a column."""
 _LAST_PAGE = 10**8
-_MOST_TEXT = 20_000
-"""Characters of a prompt or an output that a page shows."""
 _PAGES_KEPT = 32
 _KEPT_FOR_A_YEAR = {"cache-control": "public, max-age=31536000, immutable"}
 _LOOKED_UP_EACH_TIME = {"cache-control": "no-cache"}
@@ -94,7 +92,6 @@ class Dashboard:
             if built and len(built.report.rows) <= figures.MOST_ROWS
             else None,
             pulse=built.pulse.text if built else "",
-            standalone=False,
         )
 
     def jobs(self, request: Request) -> Response:
@@ -115,7 +112,7 @@ class Dashboard:
     def job(self, request: Request) -> Response:
         job = self.store.job(_number(request, "job"))
         samples = self.store.samples(job.line.id, number=_page(request))
-        models = pair_json(job.pair).items()
+        models = pair_json(job.pair)
         pulse = self.store.pulse(job.sweep_id).text
         return _html("job.html", job=job, page=samples, models=models, pulse=pulse)
 
@@ -123,7 +120,7 @@ class Dashboard:
         job = self.store.job(_number(request, "job"))
         detail = self.store.sample(job.line.id, _number(request, "prompt"))
         line = time_line(detail.sample)
-        return _html("sample.html", job=job, detail=detail, time_line=line, most_text=_MOST_TEXT)
+        return _html("sample.html", job=job, detail=detail, time_line=line)
 
     def explore(self, request: Request) -> Response:
         """Make the page of figures; while the report is being built it says so, and looks again by itself."""
@@ -151,9 +148,8 @@ class Dashboard:
         number = _number(request, "round")
         if number >= len(detail.sample.trees):
             raise HTTPException(404, "no draft tree of that round is stored; see measure.store_trees")
-        tree = detail.sample.trees[number]
-        drawing = trees.draw(tree)
-        return _html("tree.html", job=job, detail=detail, number=number, tree=tree, drawing=drawing)
+        drawing = trees.draw(detail.sample.trees[number])
+        return _html("tree.html", job=job, detail=detail, number=number, drawing=drawing)
 
     def cluster(self, _request: Request) -> Response:
         pulse = str(self.store.latest_event())

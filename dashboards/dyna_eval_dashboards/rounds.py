@@ -53,10 +53,10 @@ class TimeLine:
     height: float = _HEIGHT
 
 
-def time_line(sample: Sample) -> TimeLine:
+def time_line(sample: Sample, *, most: int = MOST_ROUNDS) -> TimeLine:
     """Return the drawing of a sample's first rounds, and what phases took over all of them."""
     rounds = sample.rounds
-    shown = rounds[:MOST_ROUNDS]
+    shown = rounds[:most]
     longest = max((_seconds(round_) for round_ in shown), default=0.0)
     step = _WIDTH / max(len(shown), _FEWEST)
     summed = sum_rounds(sample)

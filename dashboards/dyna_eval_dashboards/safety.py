@@ -32,10 +32,12 @@ _EMPTY_STYLE = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
 _MAP_STYLE = "'sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o='"
 """The style sheet for maps that Plotly 7.1 adds wherever it is loaded."""
 
+PLOTLY_STYLES = f"{_EMPTY_STYLE} {_MAP_STYLE}"
+
 POLICY = "; ".join(
     [
         "default-src 'self'",
-        f"style-src 'self' {_EMPTY_STYLE} {_MAP_STYLE}",
+        f"style-src 'self' {PLOTLY_STYLES}",
         "object-src 'none'",
         "base-uri 'none'",
         "form-action 'self'",

@@ -10,10 +10,11 @@ import click
 
 from dyna_eval.commands.exchange import print_by_category, write_answers
 from dyna_eval.commands.options import database_option, open_store, which_sweep
-from dyna_eval.commands.output import print_json, write_own
+from dyna_eval.commands.output import print_json
 from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_papers
 from dyna_eval.commands.plotting import Figures, figure_options, write_figures
 from dyna_eval.commands.reading import find_measured, stored_report
+from dyna_eval.commands.web_page import WebPage, page_options, write_page
 
 if TYPE_CHECKING:
     from dyna_eval.latex.style import Style
@@ -48,12 +49,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="Write the rows to this folder, as answer files that Spec-Bench's speed.py reads.",
 )
-@click.option(
-    "--html",
-    "page",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write one self-contained web page.",
-)
+@page_options
 @click.option("--allow-mixed", is_flag=True, help="Print rows that were not measured alike, marked as such.")
 @database_option
 def report(
@@ -67,7 +63,7 @@ def report(
     rows: tuple[str, ...],
     by_category: bool,
     spec_bench: Path | None,
-    page: Path | None,
+    page: WebPage | None,
     allow_mixed: bool,
     database: str,
 ) -> int:
@@ -117,9 +113,7 @@ def report(
             write_figures(figures, built, store)
     write_papers(built, paper, figures.directory if figures else None)
     if page is not None:
-        from dyna_eval_dashboards.export import is_page, to_html
-
-        write_own(page, to_html(built), is_own=is_page)
+        write_page(page, built, database)
     if form is not None or (figures is None and page is None and not paper.writes_files):
         print_report(built, form, paper.style)
     return 0

@@ -306,7 +306,7 @@ def test_plots_do_not_overwrite_a_file(workplace: Workplace) -> None:
     assert "'taken' is a file" in complaint(workplace, "report", "--plots", "taken", in_process=True)
 
 
-def test_options_of_figures_need_a_folder_for_them(workplace: Workplace) -> None:
+def test_options_of_figures_and_of_the_web_page_need_a_place_for_them(workplace: Workplace) -> None:
     for options in (
         ["--plot", "heat"],
         ["--var-x", "depth"],
@@ -314,6 +314,7 @@ def test_options_of_figures_need_a_folder_for_them(workplace: Workplace) -> None
         ["--measure", "speedup"],
     ):
         assert "--plots DIR" in quick_complaint(workplace, "report", *options)
+    assert "--html FILE" in quick_complaint(workplace, "report", "--html-prompts", "1")
 
 
 # -------------------------------------------------------------- models and prompts

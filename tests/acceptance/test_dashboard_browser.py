@@ -352,3 +352,54 @@ def test_a_report_is_one_page_that_asks_for_nothing(browser: Browser, finished: 
     assert "dyna-eval.db: exists, and is not as dyna-eval wrote it" in taken.stderr
     refused = finished.run_here("report", "--html", "no/such/folder/page.html")
     assert (refused.status, refused.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
+def test_the_pages_of_a_report_are_walked_through_to_a_draft_tree_and_back(
+    browser: Browser, compared: Workplace, scripts: bool
+) -> None:
+    assert compared.run_here("report", "other", "--html", "other.html", "--html-prompts", "1").status == 0
+    watched = Watched(browser, "file:", viewport={"width": 1400, "height": 900}, java_script_enabled=scripts)
+    page = watched.page
+    page.goto((compared.folder / "other.html").as_uri())
+    shown = page.locator("article:visible")
+    heading = shown.locator("h1")
+    assert (shown.count(), heading.inner_text()) == (1, "other")
+    page.get_by_role("row", name="+ Adaptive pruning").get_by_role("link", name="prompts of job").click()
+    assert heading.inner_text().startswith("+ Adaptive pruning job")
+    assert shown.locator("tbody th a").count() == 1
+    shown.locator("tbody th a").click()
+    assert heading.inner_text() == "+ Adaptive pruning prompt 0"
+    assert shown.locator("pre.text").count() == 2
+    shown.get_by_role("link", name="1", exact=True).click()
+    assert heading.inner_text() == "+ Adaptive pruning draft tree of round 1"
+    assert shown.locator(".trees svg.tree").is_visible()
+    assert shown.count() == 1
+    shown.get_by_role("link", name="other").click()
+    assert heading.inner_text() == "other"
+    for _ in range(2):
+        page.go_back()
+    assert heading.inner_text() == "+ Adaptive pruning prompt 0"
+    assert watched.complaints == []
+
+
+def test_figures_of_a_report_take_the_theme_that_was_chosen_on_another_of_its_pages(
+    browser: Browser, finished: Workplace
+) -> None:
+    assert finished.run_here("report", "--html", "page.html").status == 0
+    watched = Watched(browser, "file:", viewport={"width": 1400, "height": 3000}, color_scheme="light")
+    page = watched.page
+    page.goto((finished.folder / "page.html").as_uri())
+    drawn = page.locator(".js-plotly-plot")
+    page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 4")
+    bars = drawn.first.locator(".bars .point path").first
+    before, width = bars.evaluate("e => getComputedStyle(e).fill"), drawn.first.bounding_box()
+    page.get_by_role("link", name="prompts of job").first.click()
+    for _ in range(2):
+        page.get_by_role("button", name="Theme").click()  # light, then dark
+    page.locator("article:visible .crumbs a").click()
+    page.wait_for_function(
+        "before => getComputedStyle(document.querySelector('.bars .point path')).fill !== before", arg=before
+    )
+    assert drawn.first.bounding_box() == width
+    assert watched.complaints == []

@@ -15,6 +15,7 @@ import pytest
 from claims import claim_one, land_one
 from dyna_eval_dashboards.app import create_app
 from dyna_eval_dashboards.comparing import Comparisons
+from dyna_eval_dashboards.export import to_html
 from dyna_eval_dashboards.reports import Reports
 from dyna_eval_dashboards.safety import TOKEN_COOKIE, Access
 from dyna_eval_dashboards.trees import draw
@@ -28,6 +29,7 @@ from starlette.testclient import TestClient
 from dyna_eval.errors import DatabaseAwayError, InputError, MissingDatabaseError, UnknownSweepError
 from dyna_eval.jobs import PromptSet, ResolvedSweep, digest
 from dyna_eval.measurements import DraftTree, TreeNode
+from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.sweep_comparison import SweepComparison
 from tests.postgres import Server
 
@@ -259,6 +261,23 @@ def test_any_text_is_stored_and_shown_on_every_page(store: Store, database_url: 
                     '<script src="/static/'
                 ) + answer.text.count('<script type="application/json"')
                 assert "<img" not in answer.text
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_any_text_is_written_into_a_file_that_stands_alone(
+    store: Store, database_url: str, text: str
+) -> None:
+    run_with(store, text)
+    watched = WatchedStore.open(database_url)
+    file = to_html(build_report(watched.record(1), allow_mixed=True), watched, prompts=2)
+    watched.close()
+    assert file.encode()
+    shown = file.split("<script>")[0]
+    assert 'id="/jobs/1/prompts/1/trees/0"' in shown
+    assert "<img" not in shown
+    assert shown.count("<script") == shown.count('<script type="application/json"')
+    assert file.count("<script>") == 4
+    assert "{{ 7*7 }}" not in text or "{{ 7*7 }}" in shown
 
 
 def chain(levels: int) -> DraftTree:

@@ -56,7 +56,7 @@
 
   const draw = (place) => {
     const figure = place.known;
-    if (!figure) return;
+    if (!figure || !place.clientWidth) return; // not loaded yet, or on a page of the file that is not shown
     if (!place.drawn) place.replaceChildren();
     place.drawn = true;
     const copy = structuredClone(figure);
@@ -91,4 +91,5 @@
   places.forEach((place) => watcher.observe(place));
   document.addEventListener("fresh", () => places.filter((place) => seen.has(place) && place.dataset.figure).forEach(load));
   document.addEventListener("theme", () => places.forEach(draw));
+  window.addEventListener("hashchange", () => places.forEach(draw)); // the window or the theme may have changed meanwhile
 })();
