@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def print_by_category(record: SweepRecord, form: str | None, *, allow_mixed: bool) -> None:
     """Print a sweep's report broken down by category, in one of the report's forms."""
+    from dyna_eval.latex.categories import categories_latex
     from dyna_eval.reports.categories import categorized_report
     from dyna_eval.tables import categories as tables
 
@@ -26,7 +27,7 @@ def print_by_category(record: SweepRecord, form: str | None, *, allow_mixed: boo
     if form == "json":
         print_json(tables.categories_json(built))
     elif form == "latex":
-        click.echo(tables.categories_latex(built), nl=False)
+        click.echo(categories_latex(built), nl=False)
     elif form == "markdown":
         click.echo(tables.categories_markdown(built), nl=False)
     elif form == "csv":

@@ -14,7 +14,7 @@ import click
 
 from dyna_eval.commands.options import open_store, with_options
 from dyna_eval.commands.output import print_json, write_own
-from dyna_eval.commands.reading import stored_report
+from dyna_eval.commands.reading import find_measured, stored_report
 from dyna_eval.errors import InputError
 from dyna_eval.wording import count, one_line
 
@@ -134,16 +134,21 @@ def check_papers(papers: Sequence[Path], database: str, *, as_json: bool) -> int
     Raises InputError for a paper that cannot be read or that holds nothing of this tool.
     """
     from dyna_eval.latex.check import check_paper
+    from dyna_eval.reports.categories import CategorizedReport, categorized_report
 
     texts = {path: _read(path) for path in papers}
     with open_store(database) as store:
         sweeps = {summary.digest: summary.id for summary in store.list_sweeps()}
 
-        def recompute(origin: Origin) -> Report | None:
+        def recompute(origin: Origin) -> CategorizedReport | None:
             if any(digest not in sweeps for digest in origin.made_of):
                 return None
             ids = [sweeps[digest] for digest in origin.made_of]
-            return stored_report(store, ids, rows=origin.rows, allow_mixed=True, preset=origin.preset)
+            if origin.categories:
+                record = store.record(find_measured(store, str(ids[0])))
+                return categorized_report(record, allow_mixed=True)
+            report = stored_report(store, ids, rows=origin.rows, allow_mixed=True, preset=origin.preset)
+            return CategorizedReport(overall=report, categories=())
 
         found = {path: check_paper(text, recompute) for path, text in texts.items()}
     for path, findings in found.items():

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dyna_eval.errors import InputError
-from dyna_eval.latex.columns import PlacedCells, grouped, match_columns, placed
-from dyna_eval.latex.grid import Grid, grid
+from dyna_eval.latex.categories import category_label, category_table, groups_of
+from dyna_eval.latex.columns import PaperColumn, PlacedCells, grouped, match_columns, placed
+from dyna_eval.latex.grid import Grid, category_grid, grid
 from dyna_eval.latex.macros import DIGEST, FIGURES, macros
 from dyna_eval.latex.paper import (
     Definition,
@@ -33,11 +34,16 @@ from dyna_eval.latex.paper import (
 from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.style import PLAIN, Marked, Origin, Part, end_mark, find_marks
 from dyna_eval.latex.table import table, table_label
+from dyna_eval.latex.text import escape_latex
+from dyna_eval.reports.categories import CategorizedReport
 from dyna_eval.reports.report import Report
 from dyna_eval.wording import one_line
 
-Recompute = Callable[[Origin], Report | None]
-"""From a part's origin to its report as it is now; None where the database does not have the sweep."""
+Recompute = Callable[[Origin], CategorizedReport | None]
+"""From a part's origin to its report as it is now, by category for an origin that names categories.
+
+None where the database does not have the sweep; raises InputError where there is no such report any more.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +92,17 @@ def check_paper(text: str, recompute: Recompute) -> Findings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Computed:
+    """A table as it would be written now."""
+
+    label: str
+    cells: Grid
+    printed: PaperTable
+    other_groups: tuple[str, ...] = ()
+    """Names of groups of columns that stand elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
     offset: int
     where: str
@@ -101,7 +118,7 @@ class _Check:
         self.definitions = definitions(self.body)
         self.macros = {definition.name: definition.value for definition in self.definitions}
         self.recompute = recompute
-        self.reports: dict[Origin, Report | None] = {}
+        self.reports: dict[Origin, CategorizedReport | None] = {}
         self.parts: list[Part] = []
         self.differences: list[Difference] = []
         self.unchecked: list[Remark] = []
@@ -140,20 +157,22 @@ class _Check:
     # --------------------------------------------------------------- marked parts
 
     def _check_marked(self, marked: Marked, origin: Origin, stop: int) -> None:
-        report = self._report(origin, marked.start)
-        if report is None:
+        found = self._found(origin, marked.start)
+        if found is None:
             return
+        report = found.overall
         if not origin.pairs or any(pair not in report.pairs for pair in origin.pairs):
             self._give_up(
                 marked.start, f"sweep {report.name!r} does not have the pairs of this {marked.part}"
             )
         elif marked.part is Part.TABLE:
-            self._check_table(marked, report, origin, stop)
+            self._check_table(marked, found, origin, stop)
         else:
             self._check_prose(marked, report, origin, stop)
 
-    def _report(self, origin: Origin, offset: int) -> Report | None:
-        key = replace(origin, part=Part.TABLE, pairs=(), style=PLAIN, sweep="")
+    def _found(self, origin: Origin, offset: int) -> CategorizedReport | None:
+        by_category = (None,) if origin.categories else ()
+        key = replace(origin, part=Part.TABLE, pairs=(), style=PLAIN, sweep="", categories=by_category)
         try:
             if key not in self.reports:
                 self.reports[key] = self.recompute(key)
@@ -170,20 +189,20 @@ class _Check:
 
     # --------------------------------------------------------------------- tables
 
-    def _check_table(self, marked: Marked, report: Report, origin: Origin, stop: int) -> None:
+    def _check_table(self, marked: Marked, report: CategorizedReport, origin: Origin, stop: int) -> None:
         try:
-            now = read_table(without_comments(table(report, origin.pairs, origin.style)))
+            computed = _computed(report, origin)
         except InputError as error:
             self._give_up(marked.start, f"the table cannot be computed: {error}")
             return
-        paper = read_table(self.body[marked.end : stop])
-        if paper is None or now is None:
+        paper, now, cells = read_table(self.body[marked.end : stop]), computed.printed, computed.cells
+        if paper is None:
             self._give_up(marked.start, "no table follows this mark")
             return
         self.parts.append(Part.TABLE)
-        table_place = _Place(offset=marked.start, where=f"table {table_label(report, origin.pairs)}", row="")
-        cells = grid(report, origin.pairs, origin.style)
+        table_place = _Place(offset=marked.start, where=f"table {computed.label}", row="")
         columns = match_columns(paper, now, cells.heads, self.macros)
+        self._check_titles(replace(table_place, row="titles"), columns, computed)
         found = dict(paper.rows)
         for (step, expected), row in zip(now.rows, cells.rows, strict=True):
             place = replace(table_place, row=f"step {step} ({plain(row.cells[1].parts[0])})")
@@ -216,6 +235,25 @@ class _Check:
                 self._differ(place, title, f"{plain(latex)} in bold", "not the best")
         if theirs.others:
             self._differ(place, "columns of its own", "; ".join(map(plain, theirs.others)), "no such column")
+
+    def _check_titles(self, place: _Place, columns: Sequence[PaperColumn], computed: _Computed) -> None:
+        """Rewording a title is fine, giving a column the title of another one is not."""
+        ours = [plain(head.latex) for head in computed.printed.heads]
+        elsewhere = [
+            plain(f"{escape_latex(group)} {head.title}")
+            for group in computed.other_groups
+            for head in computed.cells.heads
+        ]
+        taken = {title.casefold() for title in [*ours, *elsewhere]}
+        for column in columns:
+            if column.title is not None and column.ours is not None:
+                if column.title.casefold() in taken:
+                    self._differ(
+                        place, _column_name(computed.cells, column.ours), column.title, ours[column.ours]
+                    )
+                else:
+                    what = f"{place.where}: column {ours[column.ours]!r} is called {column.title!r} here"
+                    self.notes.append(Remark(line=self._line(place.offset), what=what))
 
     def _check_label(self, place: _Place, label: str, expected: PaperRow, now: PaperTable) -> None:
         """Rewording a label is fine, giving a row the label of another one is not."""
@@ -280,10 +318,10 @@ class _Check:
             origin = told or Origin(
                 part=Part.MACROS, sweep=definition.name, digest=digest, pairs=(), made_of=(digest,)
             )
-            report = self._report(origin, definition.offset)
-            if report is not None:
+            found = self._found(origin, definition.offset)
+            if found is not None:
                 self.parts.append(Part.MACROS)
-                self._compare_macros(report, definition, digests)
+                self._compare_macros(found.overall, definition, digests)
 
     def _compare_macros(self, report: Report, digest: Definition, digests: Sequence[Definition]) -> None:
         now = {macro.name: macro for macro in macros(report)}
@@ -341,13 +379,39 @@ _LABELS = 1
 """The column of labels, in every table of ours."""
 
 
+def _computed(report: CategorizedReport, origin: Origin) -> _Computed:
+    """Compute a table anew; raises InputError where it cannot be written any more."""
+    if not origin.categories:
+        return _Computed(
+            label=table_label(report.overall, origin.pairs),
+            cells=grid(report.overall, origin.pairs, origin.style),
+            printed=_read_own(table(report.overall, origin.pairs, origin.style)),
+        )
+    pair = origin.pairs[0]
+    groups = groups_of(report, pair, origin.categories)
+    return _Computed(
+        label=category_label(report, pair),
+        cells=category_grid(report, pair, groups),
+        printed=_read_own(category_table(report, pair, [groups])),
+        other_groups=tuple(
+            group.name for group in report.groups(pair) if group.category not in origin.categories
+        ),
+    )
+
+
+def _read_own(latex: str) -> PaperTable:
+    printed = read_table(without_comments(latex))
+    assert printed is not None  # noqa: S101 - this tool wrote it
+    return printed
+
+
 def _shown(row: PaperRow) -> str:
     return "; ".join(plain(cell.latex) for cell in row.cells)
 
 
 def _column_name(cells: Grid, column: int) -> str:
-    title, pair = plain(cells.heads[column].title), cells.pair_of(column)
-    return f"{title} on {pair}" if pair else title
+    title, group = plain(cells.heads[column].title), cells.group_of(column)
+    return f"{title} on {group}" if group else title
 
 
 _STEP = re.compile(

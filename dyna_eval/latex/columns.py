@@ -18,6 +18,8 @@ class PaperColumn:
 
     ours: int | None
     width: int
+    title: str | None = None
+    """What the paper calls it where its title is not ours, and it was found by its place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +47,14 @@ def match_columns(
         found.append(next((index for index, ours in free.items() if ours == title), None))
         free.pop(-1 if found[-1] is None else found[-1], None)
     others = iter(free)  # retitled ones, in their order
-    ours = [next(others, None) if index is None else index for index in found]
-    return [PaperColumn(ours=index, width=head.span) for index, head in zip(ours, paper.heads, strict=True)]
+    return [
+        PaperColumn(
+            ours=next(others, None) if index is None else index,
+            width=head.span,
+            title=plain(expand(head.latex, macros)) if index is None else None,
+        )
+        for index, head in zip(found, paper.heads, strict=True)
+    ]
 
 
 def placed(cells: Sequence[PaperCell], columns: Sequence[PaperColumn], heads: Sequence[Head]) -> PlacedCells:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dyna_eval.errors import InputError
-from dyna_eval.latex.style import Style
+from dyna_eval.latex.style import PLAIN, Style
 from dyna_eval.latex.text import escape_latex, marked_latex
+from dyna_eval.reports.categories import CategorizedReport, CategoryGroup
 from dyna_eval.reports.cells import (
     UNKNOWN,
     Column,
@@ -43,6 +44,9 @@ from dyna_eval.wording import one_line
 
 _MATHS = {"τ": r"\tau", "≤": r"\leq "}
 _THIN = r"\,"
+_IN_GROUPS = ("tokens/s", "speedup")
+"""Titles of a category's columns, which are narrow."""
+
 _WIDEST = 40  # characters of a text cell that stays on one line
 _DIGITS = re.compile(r"[0-9.e+/-]+")
 _POWER = re.compile(r"(-?[0-9.]+)e([+-]?[0-9]+)")
@@ -77,42 +81,71 @@ class GridRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """A table over one pair, or over several that stand side by side."""
+class _Filled:
+    """A column with the cells of all rows."""
 
-    pairs: tuple[str, ...]
+    head: Head
+    cells: tuple[Cell, ...]
+
+
+def _filled(head: Head, texts: Sequence[str], bold: Sequence[bool]) -> _Filled:
+    cells = tuple(Cell(parts=(text,), bold=one) for text, one in zip(texts, bold, strict=True))
+    return _Filled(head=head, cells=cells)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """A table. Its figures may stand in groups, of one pair or category of prompts each, under its name."""
+
+    groups: tuple[str, ...]
+    """Names of the groups, which have equally many columns; empty where figures of one pair have none."""
     heads: tuple[Head, ...]
     rows: tuple[GridRow, ...]
 
     @property
-    def figures_per_pair(self) -> int:
-        return sum(not head.is_text for head in self.heads) // len(self.pairs)
+    def texts(self) -> int:
+        """The number of columns of text, which come first."""
+        return sum(head.is_text for head in self.heads)
 
-    def pair_of(self, column: int) -> str | None:
-        """Return the pair that a column belongs to, None for text and where there is only one pair."""
-        texts = sum(head.is_text for head in self.heads)
-        if column < texts or len(self.pairs) == 1:
+    @property
+    def figures_per_group(self) -> int:
+        return (len(self.heads) - self.texts) // len(self.groups)
+
+    def group_of(self, column: int) -> str | None:
+        """Return the group that a column belongs to, None for text and where there are no groups."""
+        if column < self.texts or not self.groups:
             return None
-        return self.pairs[(column - texts) // self.figures_per_pair]
+        return self.groups[(column - self.texts) // self.figures_per_group]
 
 
 def grid(report: Report, pairs: Sequence[str], style: Style) -> Grid:
     """Compute a table over one pair, or over several; raises InputError where these have other rows."""
     _require_same_rows(report, pairs)
-    rows = {pair: report.rows_of(pair) for pair in pairs}
-    first = rows[pairs[0]]
-    texts, written = _texts(report, pairs, first)
-    heads, figures = [], []
-    for pair in pairs:
-        own = _figures(report, rows[pair], style)
-        heads += [figure.head for figure in own]
-        figures += [figure.cells for figure in own]
+    each = [report.rows_of(pair) for pair in pairs]
+    texts = _texts(report, pairs, each[0], best_row(each[0]) if len(pairs) == 1 else None)
+    figures = [filled for rows in each for filled in _figures(report, rows, style)]
+    return _assembled(each[0], [*texts, *figures], pairs if len(pairs) > 1 else ())
+
+
+def category_grid(report: CategorizedReport, pair: str, groups: Sequence[CategoryGroup]) -> Grid:
+    """Compute a pair's table with a group of columns per category; configurations would make it too wide."""
+    rows = report.overall.rows_of(pair)
+    step, components, _ = _texts(report.overall, (pair,), rows, None)
+    figures = [
+        replace(filled, head=replace(filled.head, title=title))
+        for group in groups
+        for filled, title in zip(_figures(report.overall, group.rows, PLAIN), _IN_GROUPS, strict=True)
+    ]
+    return _assembled(rows, [step, components, *figures], [group.name for group in groups])
+
+
+def _assembled(rows: Sequence[Row], columns: Sequence[_Filled], groups: Sequence[str]) -> Grid:
     return Grid(
-        pairs=tuple(pairs),
-        heads=(*texts, *heads),
+        groups=tuple(groups),
+        heads=tuple(column.head for column in columns),
         rows=tuple(
-            GridRow(step=row.step, cells=(*written[index], *(cells[index] for cells in figures)))
-            for index, row in enumerate(first)
+            GridRow(step=row.step, cells=tuple(column.cells[place] for column in columns))
+            for place, row in enumerate(rows)
         ),
     )
 
@@ -181,21 +214,21 @@ def _marks(report: Report, pairs: Sequence[str], notes: Notes, step: int) -> lis
     ]
 
 
-def _texts(
-    report: Report, pairs: Sequence[str], rows: Sequence[Row]
-) -> tuple[list[Head], list[tuple[Cell, ...]]]:
+def _texts(report: Report, pairs: Sequence[str], rows: Sequence[Row], best: Row | None) -> list[_Filled]:
+    """Compute the three columns of text; those of the best row are bold."""
     notes = notes_of(report, pairs)
-    best = best_row(rows) if len(pairs) == 1 else None
-    cells = []
-    for row in rows:
-        label = marked_latex(row.label, _marks(report, pairs, notes, row.step))
-        texts = (str(row.step), label, configuration(row))
-        cells.append(tuple(Cell(parts=(text,), bold=row is best) for text in texts))
-    return [
+    heads = (
         Head(title="Step", preamble="c", is_text=True),
         _text_head("Components", [one_line(row.label) for row in rows]),
         _text_head("Configuration", [configuration_text(row.method, row.params) for row in rows]),
-    ], cells
+    )
+    texts = (
+        [str(row.step) for row in rows],
+        [marked_latex(row.label, _marks(report, pairs, notes, row.step)) for row in rows],
+        [configuration(row) for row in rows],
+    )
+    bold = [row is best for row in rows]
+    return [_filled(head, column, bold) for head, column in zip(heads, texts, strict=True)]
 
 
 def _text_head(title: str, texts: Sequence[str]) -> Head:
@@ -238,13 +271,7 @@ def _power_of_ten(value: str) -> str:
 # ----------------------------------------------------------------------- figures
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Figure:
-    head: Head
-    cells: tuple[Cell, ...]
-
-
-def _figures(report: Report, rows: Sequence[Row], style: Style) -> list[_Figure]:
+def _figures(report: Report, rows: Sequence[Row], style: Style) -> list[_Filled]:
     """Compute a pair's columns. Bold is the best of a column, its interval with it; no other figure is."""
     fastest, steepest = best_row(rows), best_speedup(rows)
     columns = [
@@ -261,7 +288,7 @@ def _figures(report: Report, rows: Sequence[Row], style: Style) -> list[_Figure]
     return columns
 
 
-def _optional(column: Column, rows: Sequence[Row], style: Style) -> _Figure:
+def _optional(column: Column, rows: Sequence[Row], style: Style) -> _Filled:
     """Compute a column that is there where it is asked for; a list of jobs, or a sign, is no plain number."""
     title, read = _TITLES[column], _OPTIONAL[column]
     if column is Column.JOBS or (column is Column.GAIN and not style.siunitx):
@@ -290,7 +317,7 @@ def level(report: Report) -> str:
     return rf"{report.confidence * 100:g}\,\%"
 
 
-def _throughput(rows: Sequence[Row], style: Style, best: Row | None) -> _Figure:
+def _throughput(rows: Sequence[Row], style: Style, best: Row | None) -> _Filled:
     if not style.std:
         return _column("Throughput", rows, throughput, style, bold=best)
     means, deviations = [throughput(row) for row in rows], [throughput_std(row) for row in rows]
@@ -306,7 +333,7 @@ def _throughput(rows: Sequence[Row], style: Style, best: Row | None) -> _Figure:
     preamble = rf"{_aligned(means)}@{{${{}}\pm{{}}$}}{_aligned(deviations)}"
     head = Head(title="Throughput", preamble=preamble, width=2)
     cells = tuple(Cell(parts=part, bold=one) for part, one in zip(parts, bold, strict=True))
-    return _Figure(head=head, cells=cells)
+    return _Filled(head=head, cells=cells)
 
 
 def _column(
@@ -317,7 +344,7 @@ def _column(
     *,
     unit: str = "",
     bold: Row | None = None,
-) -> _Figure:
+) -> _Filled:
     """Write numbers with their unit, or aligned under a title that has the unit."""
     values = [read(row) for row in rows]
     marked = [row is bold for row in rows]
@@ -327,19 +354,15 @@ def _column(
     titled = f"{title}{between}({unit.removeprefix(_THIN)})" if unit else title
     head = Head(title=titled, preamble=_aligned(values))
     texts = [f"{{{UNKNOWN}}}" if value is None else value for value in values]
-    return _Figure(
-        head=head,
-        cells=tuple(Cell(parts=(text,), bold=one) for text, one in zip(texts, marked, strict=True)),
-    )
+    return _filled(head, texts, marked)
 
 
 def _with(value: str, unit: str) -> str:
     return f"${value}{unit.strip('$')}$" if "$" in unit else f"{value}{unit}"
 
 
-def _plain(title: str, texts: Sequence[str], bold: Sequence[bool]) -> _Figure:
-    cells = tuple(Cell(parts=(text,), bold=one) for text, one in zip(texts, bold, strict=True))
-    return _Figure(head=Head(title=title, preamble="c"), cells=cells)
+def _plain(title: str, texts: Sequence[str], bold: Sequence[bool]) -> _Filled:
+    return _filled(Head(title=title, preamble="c"), texts, bold)
 
 
 def _aligned(values: Sequence[str | None]) -> str:

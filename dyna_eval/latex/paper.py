@@ -248,7 +248,9 @@ def plain(latex: str) -> str:
     """Return about what a reader sees of LaTeX: commands and spacing are gone, footnote marks too."""
     seen = _BOX.sub(" ", _UNSEEN.sub(" ", _FOOTNOTE_MARK.sub("", latex)))
     seen = seen.replace(r"\times", "×").replace(r"\pm", "±").replace(r"\tau", "τ").replace(r"\leq", "≤")
-    seen = re.sub(r"\\(?:textbf|mathbf|boldmath|bfseries|raggedright|emph|textit|mathrm|num)\b", "", seen)
+    seen = re.sub(
+        r"\\(?:textbf|mathbf|boldmath|bfseries|raggedright|centering|emph|textit|mathrm|num)\b", "", seen
+    )
     seen = re.sub(r"\\[,;!: ]|~", " ", read_text(seen))
     return " ".join(re.sub(r"[{}$]", "", seen).split())
 

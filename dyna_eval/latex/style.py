@@ -64,6 +64,8 @@ class Origin:
     rows: tuple[str, ...] = ()
     """What selected rows, where not all of them are shown."""
     style: Style = PLAIN
+    categories: tuple[str | None, ...] = ()
+    """The groups of columns of a table by category, None for all prompts; none of another table."""
 
 
 def origin_of(report: Report, part: Part, pairs: Sequence[str], style: Style = PLAIN) -> Origin:
@@ -89,7 +91,9 @@ def mark(origin: Origin) -> str:
     }
     if origin.made_of != (origin.digest,):
         told |= {"made_of": list(origin.made_of), "rows": list(origin.rows)}
-    if origin.part is Part.TABLE:
+    if origin.categories:
+        told["categories"] = list(origin.categories)
+    elif origin.part is Part.TABLE:
         style = origin.style
         told |= {"columns": list(style.columns), "std": style.std, "siunitx": style.siunitx}
         told |= {"side_by_side": style.side_by_side}
@@ -134,13 +138,16 @@ def _read_origin(part: Part, told: str) -> Origin | None:
             digest=str(values["digest"]),
             pairs=tuple(map(str, values["pairs"])),
             preset=Preset(values["preset"]) if values["preset"] else None,
-            made_of=tuple(map(str, values.get("made_of", [values["digest"]]))),
+            made_of=tuple(map(str, values.get("made_of") or [values["digest"]])),
             rows=tuple(map(str, values.get("rows", ()))),
             style=Style(
                 columns=tuple(map(Column, values.get("columns", ()))),
                 std=values.get("std") is True,
                 siunitx=values.get("siunitx") is True,
                 side_by_side=values.get("side_by_side") is True,
+            ),
+            categories=tuple(
+                None if category is None else str(category) for category in values.get("categories", ())
             ),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

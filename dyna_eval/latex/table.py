@@ -42,7 +42,7 @@ _SIZES = (
 _SMALLEST = r"\scriptsize\setlength{\tabcolsep}{3pt}"
 """Type and gaps by the number of columns: so many at most."""
 
-_GROUP_CHARACTERS = 12  # of a pair's name per column below it; a longer name is set in lines
+_GROUP_CHARACTERS = 12  # of a group's name per column below it; a longer name is set in lines
 
 
 def to_latex(report: Report, style: Style = PLAIN) -> str:
@@ -57,8 +57,6 @@ def table(report: Report, pairs: Sequence[str], style: Style) -> str:
     cells, notes = grid(report, pairs, style), notes_of(report, pairs)
     jobs = ranges(job for pair in pairs for row in report.rows_of(pair) for job in row.job_ids)
     names = ", ".join(map(one_line, pairs))
-    physical = sum(head.width for head in cells.heads)
-    size = next((size for most, size in _SIZES if physical <= most), _SMALLEST)
     lines = [
         f"% sweep {one_line(report.name)} ({sweep_numbers(report)}, {report.state}), pair {names}",
         f"% digest {report.digest}, jobs {jobs}",
@@ -70,14 +68,7 @@ def table(report: Report, pairs: Sequence[str], style: Style) -> str:
         rf"  \caption{{{caption(report, pairs, style)}}}",
         rf"  \label{{{table_label(report, pairs)}}}",
         r"  \smallskip",
-        *([f"  {size}"] if size else []),
-        rf"  \begin{{tabular}}{{{''.join(head.preamble for head in cells.heads)}}}",
-        r"    \toprule",
-        *(f"    {line}" for line in _heads(cells)),
-        r"    \midrule",
-        *(f"    {_row(row, cells.heads)}" for row in cells.rows),
-        r"    \bottomrule",
-        r"  \end{tabular}",
+        *tabular(cells, size_of(cells)),
         *_notes(report, pairs, notes, style),
         r"\end{table}",
         end_mark(Part.TABLE),
@@ -94,29 +85,48 @@ def table_label(report: Report, pairs: Sequence[str]) -> str:
 # ------------------------------------------------------------------------- cells
 
 
+def size_of(cells: Grid) -> str:
+    """Return commands for type that is as small as a grid's columns are many."""
+    physical = sum(head.width for head in cells.heads)
+    return next((size for most, size in _SIZES if physical <= most), _SMALLEST)
+
+
+def tabular(cells: Grid, size: str) -> list[str]:
+    """Return the lines of a grid, after commands for the size of its type."""
+    return [
+        *([f"  {size}"] if size else []),
+        rf"  \begin{{tabular}}{{{''.join(head.preamble for head in cells.heads)}}}",
+        r"    \toprule",
+        *(f"    {line}" for line in _heads(cells)),
+        r"    \midrule",
+        *(f"    {_row(row, cells.heads)}" for row in cells.rows),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+    ]
+
+
 def _heads(cells: Grid) -> list[str]:
     titles = [" & ".join(_title(head, line) for head in cells.heads).strip() + r" \\" for line in (0, 1)]
     if not any("\n" in head.title for head in cells.heads):
         del titles[0]
-    if len(cells.pairs) == 1:
+    if not cells.groups:
         return titles
-    texts = [head for head in cells.heads if head.is_text]
-    groups = [cells.heads[len(texts) + i * cells.figures_per_pair :] for i in range(len(cells.pairs))]
-    widths = [sum(head.width for head in group[: cells.figures_per_pair]) for group in groups]
+    groups = [cells.heads[cells.texts + i * cells.figures_per_group :] for i in range(len(cells.groups))]
+    widths = [sum(head.width for head in group[: cells.figures_per_group]) for group in groups]
     names = [
-        rf"\multicolumn{{{width}}}{{c}}{{{_group(pair, width)}}}"
-        for pair, width in zip(cells.pairs, widths, strict=True)
+        rf"\multicolumn{{{width}}}{{c}}{{{_group(group, width)}}}"
+        for group, width in zip(cells.groups, widths, strict=True)
     ]
-    rules, column = [], len(texts) + 1
+    rules, column = [], cells.texts + 1
     for width in widths:
         rules.append(rf"\cmidrule(lr){{{column}-{column + width - 1}}}")
         column += width
-    return [" & ".join([""] * len(texts) + names).strip() + r" \\", " ".join(rules), *titles]
+    return [" & ".join([""] * cells.texts + names).strip() + r" \\", " ".join(rules), *titles]
 
 
-def _group(pair: str, width: int) -> str:
-    name = escape_latex(pair)
-    if len(pair) <= _GROUP_CHARACTERS * width:
+def _group(group: str, width: int) -> str:
+    name = escape_latex(group)
+    if len(group) <= _GROUP_CHARACTERS * width:
         return name
     return rf"\parbox[b]{{{0.1 * width:.1f}\linewidth}}{{\centering {name}}}"
 
@@ -186,7 +196,7 @@ def caption(report: Report, pairs: Sequence[str], style: Style) -> str:
         f"{_what_is_added(rows[pairs[0]])} ({noun} {named}).",
         _what_was_measured(report, everything, style),
         *(sentence for pair in pairs for sentence in _what_degrades(rows[pair], several=len(pairs) > 1)),
-        _what_is_bold(list(rows.values())),
+        what_is_bold(list(rows.values()), " of each pair" if len(pairs) > 1 else ""),
     ]
     return " ".join(filter(None, sentences))
 
@@ -261,12 +271,14 @@ def _slower(what: str, row: Row, other: Row, comparison: Comparison | None) -> l
     return [rf"{what} (${number(comparison.ratio, 2)}\times${freed})"]
 
 
-def _what_is_bold(tables: Sequence[Sequence[Row]]) -> str:
-    """Say which cells are bold; the highest speedup is another row's where actors were not equally fast."""
+def what_is_bold(tables: Sequence[Sequence[Row]], each: str) -> str:
+    """Say which cells are bold; the highest speedup is another row's where actors were not equally fast.
+
+    `tables` are the rows of each group of columns, and `each` says of what they are.
+    """
     best = [(best_row(rows), best_speedup(rows), rows) for rows in tables]
     if not any(fastest for fastest, _, _ in best):
         return ""
-    each = " of each pair" if len(tables) > 1 else ""
     if any(fastest and is_surpassed(fastest, rows) for fastest, _, rows in best):
         each += f" among {THOSE_THAT_MAY_WIN}"
     if all(fastest is steepest for fastest, steepest, _ in best):

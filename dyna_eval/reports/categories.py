@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from dyna_eval.errors import InputError
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.measured_report import build_report
-from dyna_eval.reports.report import Report, Row
+from dyna_eval.reports.report import Report, Row, best_row
 from dyna_eval.reports.tuning import measured_prompts, on_prompts, reported_record
+from dyna_eval.wording import one_line
 
 UNCATEGORIZED = "(no category)"
 """Stands for the prompts without a category, where others have one."""
+
+OVERALL = "(overall)"
+"""Stands for all prompts together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +36,42 @@ class CategoryReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CategoryGroup:
+    """A column group of one pair's table: the rows of the overall report, on the prompts of a category."""
+
+    category: str | None
+    """None for all prompts together."""
+    rows: tuple[Row, ...]
+
+    @property
+    def name(self) -> str:
+        return OVERALL if self.category is None else one_line(self.category)
+
+    @property
+    def prompts(self) -> int:
+        """The most prompts of any row."""
+        return max((row.figures.prompts or 0 for row in self.rows if row.figures), default=0)
+
+    @property
+    def best(self) -> Row | None:
+        return best_row(self.rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CategorizedReport:
     overall: Report
     categories: tuple[CategoryReport, ...]
     """In the order in which the categories come among the prompts, prompts without one at the end."""
+
+    def groups(self, pair: str) -> list[CategoryGroup]:
+        """Return the categories that a pair's prompts have, and all of them together at the end."""
+        overall = self.overall.rows_of(pair)
+        each = [
+            CategoryGroup(category=one.category, rows=tuple(map(one.row_for, overall)))
+            for one in self.categories
+        ]
+        measured = [group for group in each if any(row.figures for row in group.rows)]
+        return [*measured, CategoryGroup(category=None, rows=overall)]
 
 
 def categorized_report(record: SweepRecord, *, allow_mixed: bool = False) -> CategorizedReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -161,6 +162,22 @@ def test_the_table_is_broken_down_by_the_categories_of_a_question_file(swept: Sw
     assert overall == pytest.approx((writing + 2 * coding) / 3)
     for form in ("--markdown", "--csv", "--latex"):
         assert "coding" in swept.run("report", "--by-category", form).stdout
+
+
+def test_a_paper_with_a_table_by_category_is_checked(swept: Swept) -> None:
+    table = swept.run("report", "--by-category", "--latex").stdout
+    paper = swept.workplace.folder / "paper.tex"
+    paper.write_text(table, encoding="utf-8")
+    agreed = swept.run("report", "--check", "paper.tex")
+    assert (agreed.status, agreed.stdout, agreed.stderr) == (
+        0,
+        "paper.tex: checked 1 table: 0 differences\n",
+        "",
+    )
+    paper.write_text(re.sub(r"(    1 & [^&]* & )", r"\g<1>9", table, count=1), encoding="utf-8")
+    edited = swept.run("report", "--check", "paper.tex")
+    assert edited.status == 1
+    assert "(Baseline), tokens/s on writing: 9" in edited.stdout
 
 
 # ------------------------------------------------------------------------ Spec-Bench

@@ -18,6 +18,7 @@ from report_records import BASELINE, FOUR_STEPS, LINEAR, TREE, record
 
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import JobState, MeasureSpec
+from dyna_eval.latex.categories import categories_latex
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.categories import UNCATEGORIZED, CategorizedReport, categorized_report
 from dyna_eval.reports.measured_report import build_report
@@ -25,7 +26,6 @@ from dyna_eval.reports.statistics import Run, prompt_throughputs
 from dyna_eval.tables.categories import (
     categories_csv,
     categories_json,
-    categories_latex,
     categories_markdown,
     print_categories,
 )
@@ -232,3 +232,4 @@ def test_latex_compiles(built: CategorizedReport, tmp_path: Path) -> None:
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+    assert "Overfull" not in done.stdout or built.overall.name == HOSTILE

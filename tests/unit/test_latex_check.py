@@ -19,13 +19,13 @@ from dyna_eval.latex.document import to_document
 from dyna_eval.latex.macros import to_macros
 from dyna_eval.latex.paper import without_comments
 from dyna_eval.latex.prose import to_prose
-from dyna_eval.latex.style import PLAIN, Column, Origin, Part, Style
+from dyna_eval.latex.style import PLAIN, Column, Origin, Part, Style, find_marks
 from dyna_eval.latex.table import to_latex
 from dyna_eval.measurements import Exactness
 from dyna_eval.records import SweepRecord
+from dyna_eval.reports.categories import CategorizedReport, categorized_report
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.presets import Preset
-from dyna_eval.reports.report import Report
 
 STORED = record()
 
@@ -33,9 +33,14 @@ STORED = record()
 def check(paper: str, *stored: SweepRecord) -> Findings:
     known = {one.digest: one for one in stored or (STORED,)}
 
-    def recompute(origin: Origin) -> Report | None:
+    def recompute(origin: Origin) -> CategorizedReport | None:
         found = known.get(origin.digest)
-        return build_report(found, allow_mixed=True, preset=origin.preset) if found else None
+        if found is None:
+            return None
+        if origin.categories:
+            return categorized_report(found, allow_mixed=True)
+        report = build_report(found, allow_mixed=True, preset=origin.preset)
+        return CategorizedReport(overall=report, categories=())
 
     return check_paper(paper, recompute)
 
@@ -247,7 +252,21 @@ def test_a_column_taken_out_with_its_title_is_the_only_one_missed() -> None:
 def test_a_reworded_title_passes() -> None:
     latex = to_latex(build_report(STORED)).replace("& Throughput &", "& Tokens per second &")
     assert "Tokens per second" in latex
-    assert check(latex).agrees
+    findings = check(latex)
+    assert findings.agrees
+    assert findings.notes[0].what.endswith("column 'Throughput' is called 'Tokens per second' here")
+
+
+def test_a_column_under_the_title_of_another_one_is_a_difference() -> None:
+    latex = to_latex(build_report(STORED)).replace("Throughput & Speedup", "Throughput & Throughput")
+    assert differences(check(latex)) == [("titles", "Speedup", "Throughput", "Speedup")]
+
+
+def test_a_mark_that_names_no_sweep_to_join_is_of_its_own_sweep() -> None:
+    latex = to_latex(build_report(STORED)).replace('"preset":', '"made_of":[],"preset":')
+    (found,) = find_marks(latex)
+    assert found.origin is not None
+    assert found.origin.made_of == (STORED.digest,)
 
 
 def test_results_that_changed_since_are_found_in_every_part() -> None:
