@@ -20,6 +20,7 @@ from dyna_eval.latex.macros import macros, to_macros
 from dyna_eval.latex.style import PLAIN, Column, Style
 from dyna_eval.plots import ablation_bars
 from dyna_eval.records import SweepRecord
+from dyna_eval.reports.digits import gain_over_previous
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import Report
 
@@ -85,6 +86,16 @@ def test_every_style_compiles_with_its_figures_on_the_page(
         assert row.label in page
     assert "??" not in page
     assert "undefined" not in log(tmp_path)
+
+
+def test_aligned_gains_are_on_the_page_with_their_signs(tmp_path: Path) -> None:
+    if not has_package("siunitx"):
+        pytest.skip("siunitx is not installed (Debian: texlive-science)")
+    report, text = document(record(), Style(columns=(Column.GAIN,), siunitx=True))
+    page = compile_latex(tmp_path, text).replace("−", "-")
+    for row in report.rows[1:]:
+        assert f" {gain_over_previous(row)}\n" in page
+    assert "Overfull" not in log(tmp_path)
 
 
 def test_the_plain_table_fits_the_page(tmp_path: Path) -> None:
