@@ -98,10 +98,11 @@ def categorized_report(record: SweepRecord, *, allow_mixed: bool = False) -> Cat
 def _prompts_by_category(record: SweepRecord) -> dict[str, dict[str, set[int]]]:
     """Return the measured prompts of each category by prompt set, in the order of the prompts."""
     by_category: dict[str, dict[str, set[int]]] = {}
-    without: dict[str, set[int]] = {}
     for prompt_set, measured in measured_prompts(record).items():
         known = record.categories.get(prompt_set, {})
         for index in sorted(measured):
-            of_set = by_category.setdefault(known[index], {}) if index in known else without
-            of_set.setdefault(prompt_set, set()).add(index)
-    return {**by_category, **({UNCATEGORIZED: without} if without else {})}
+            by_category.setdefault(known.get(index, UNCATEGORIZED), {}).setdefault(prompt_set, set()).add(
+                index
+            )
+    without = by_category.pop(UNCATEGORIZED, None)
+    return by_category if without is None else {**by_category, UNCATEGORIZED: without}

@@ -102,6 +102,11 @@ def test_categories_come_as_among_the_prompts_and_those_without_one_at_the_end()
     ]
 
 
+def test_a_category_that_is_called_no_category_loses_no_prompt() -> None:
+    built = categorized_report(named(categories={0: UNCATEGORIZED, 1: "a"}))
+    assert [(one.category, one.prompts) for one in built.categories] == [("a", 1), (UNCATEGORIZED, 7)]
+
+
 def test_a_sweep_without_categories_is_told_how_to_get_them() -> None:
     with pytest.raises(InputError, match=r"has no categories; name .* with prompts\.category"):
         categorized_report(record())
