@@ -369,6 +369,7 @@ class Controller:
         if result.calibration is not None and result.calibration not in known:
             self._calibrations.clear()
         if landing is Landing.FENCED:
+            self._end_actor(finished.actor)
             detail = "its job was cancelled or taken over meanwhile"
             self._tell(Happening.DISCARDED, finished.actor, claim, detail=detail)
         else:
@@ -397,12 +398,20 @@ class Controller:
 
     def _has_failed(self, failed: Failed) -> None:
         """Take note of a failure that the store has taken, or discarded."""
+        if failed.verdict.actor_ends:
+            self._end_actor(failed.actor)  # one whose result cannot be stored is still there
         happening, detail = Happening.RETRIED, failed.verdict.message
         if failed.late:
             happening, detail = Happening.DISCARDED, f"it failed late: {detail}"
         elif failed.verdict.final:
             happening, self._failed = Happening.FAILED, True
         self._tell(happening, failed.actor, failed.claim, detail=detail)
+
+    def _end_actor(self, name: str) -> None:
+        """End an actor, unless it has ended: later results would lack sentinels that were not stored."""
+        for slot in self._slots:
+            if slot.actor is not None and slot.actor_name == name:
+                slot.stop()
 
     def _find_slots(self, keep: Sequence[Slot]) -> None:
         """Look where actors have room now. A sweep that once had room waits where all of it is gone.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dyna_eval_db.store import Claim, Landing, Store
@@ -62,9 +62,7 @@ class Outbox:
         while self._waiting:
             first = self._waiting[0]
             if isinstance(first, Failed):
-                self._write(first)
-                del self._waiting[0]
-                self.failed(first)
+                self._fail(first)
             else:
                 self._land(self._first_results())
 
@@ -76,21 +74,33 @@ class Outbox:
             results.append(outcome)
         return results
 
-    def _land(self, results: list[Finished]) -> None:
+    def _land(self, results: Sequence[Finished]) -> None:
+        """Land the first results that wait; where one of them cannot be stored, each by itself."""
         try:
             landings = self.store.land_results([(one.claim, one.result) for one in results])
         except DatabaseError:
             raise
         except Exception as error:
-            if len(results) > 1:  # one of them cannot be stored: the others can
-                return self._land(results[:1])
-            refused = judge_unstorable(error)
-            self._waiting[0] = Failed(actor=results[0].actor, claim=results[0].claim, verdict=refused)
-            return None
+            if len(results) == 1:
+                self._refuse(results[0], error)
+            else:
+                for result in results:
+                    self._land([result])
+            return
         del self._waiting[: len(results)]
         for one, landing in zip(results, landings, strict=True):
             self.landed(one, landing)
-        return None
+
+    def _refuse(self, result: Finished, error: Exception) -> None:
+        """Fail the job of the first result that waits, which cannot be stored."""
+        refused = Failed(actor=result.actor, claim=result.claim, verdict=judge_unstorable(error))
+        self._waiting[0] = refused
+        self._fail(refused)
+
+    def _fail(self, failed: Failed) -> None:
+        self._write(failed)
+        del self._waiting[0]
+        self.failed(failed)
 
     def _write(self, failed: Failed) -> None:
         claim, verdict = failed.claim, failed.verdict

@@ -96,9 +96,12 @@ def judge_contradiction(broken: Sequence[str]) -> Verdict:
 
 
 def judge_unstorable(error: Exception) -> Verdict:
-    """Judge a result that the store cannot hold, though it contradicts nothing: it would come again."""
+    """Judge a result that the store cannot hold, though it contradicts nothing: it would come again.
+
+    The actor ends, for its next result would lack the sentinels that are refused with this one.
+    """
     message = f"its result cannot be stored: {first_line(error)}"
-    return Verdict(error_class=type(error).__name__, message=message, final=True, actor_ends=False)
+    return Verdict(error_class=type(error).__name__, message=message, final=True, actor_ends=True)
 
 
 def judge_loss(

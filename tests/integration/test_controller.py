@@ -22,7 +22,7 @@ import ray
 from claims import claim_one, land_one
 from dyna_eval_db.store import Store
 from dyna_eval_workers.resolution import resolve_sweep
-from measurements import make_result, make_sweep
+from measurements import make_result, make_sentinel, make_sweep
 from ray.util import placement_group_table
 
 from dyna_eval.errors import NoPlaceError, PairError
@@ -527,6 +527,39 @@ def test_a_job_that_lost_a_worker_still_gets_a_fresh_actor_for_its_memory(
     assert store.progress(sweep_id)[JobState.DONE] == 4
     assert "worker died" in retried(told)[0]
     assert retried(told)[1:] == ["48 GB"]
+
+
+@pytest.mark.parametrize("fate", ["refused", "fenced"])
+def test_every_actor_of_results_has_its_own_runs_stored_also_where_they_first_came_with_a_lost_result(
+    store: Store, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    """An actor runs the target alone once, and its first result alone brings that."""
+
+    class Decoding(Scripted):
+        runs = 0
+
+        def run(self, job: Job, prompts: PromptSet) -> JobResult:
+            self.runs += 1
+            sentinels = [make_sentinel(self.name)] if self.runs == 1 else []
+            result = replace(super().run(job, prompts), sentinels=tuple(sentinels))
+            refused = fate == "refused" and job.position == 1  # the first one of the sweep
+            return replace(result, conditions={"load": float("nan")}) if refused else result
+
+    def take_back_the_first(told: Notice | Standstill) -> None:
+        started = isinstance(told, Notice) and told.happening is Happening.STARTED
+        if fate == "fenced" and started and not taken:
+            taken.append(True)
+            with Store.open(str(store._engine.url), create=False) as other:
+                other.recover(sweep_id, str(other.lease_holder(sweep_id)))
+
+    taken: list[bool] = []
+    sweep_id = store.add_sweep(make_sweep(repeats=4))
+    told = run_scripted(store, sweep_id, Decoding, monkeypatch, take_back_the_first)
+    record = store.record(sweep_id)
+    assert {job.actor for job in record.jobs} - {None} == {own.actor for own in record.sentinels}
+    lost = Happening.FAILED if fate == "refused" else Happening.DISCARDED
+    assert any(isinstance(one, Notice) and one.happening is lost for one in told)
+    assert sum(job.state is JobState.DONE for job in record.jobs) == 8 - (fate == "refused")
 
 
 # ---------------------------------------------------------------- slower passes

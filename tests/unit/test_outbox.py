@@ -151,3 +151,44 @@ def test_a_result_that_cannot_be_stored_fails_its_job_and_holds_up_no_other(stor
     assert [job for job, _ in told] == [claim.job_id for claim in claims]
     assert "cannot be stored" in str(store.job(claims[1].job_id).error)
     assert store.audit() == []
+
+
+def test_of_results_that_came_together_each_is_written_once_more_where_one_cannot_be_stored(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = claimed(store, 4)
+    outbox, written = outbox_of(store, []), list[int]()
+    for claim in claims[:3]:
+        outbox.put(finished(claim))
+    unstorable = replace(make_result(claims[3].job), conditions={"load": float("nan")})
+    outbox.put(Finished(actor="actor", claim=claims[3], result=unstorable))
+    land_results = store.land_results
+
+    def counted(results: Any) -> list[Landing]:
+        written.append(len(results))
+        return land_results(results)
+
+    monkeypatch.setattr(store, "land_results", counted)
+    outbox.flush()
+    assert written == [4, 1, 1, 1, 1]
+    assert states(store, claims) == [JobState.DONE] * 3 + [JobState.FAILED]
+
+
+def test_what_could_not_be_stored_is_told_once_where_the_database_goes_away_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = claimed(store, 2)
+    told: list[tuple[int, object]] = []
+    outbox = outbox_of(store, told)
+    unstorable = replace(make_result(claims[0].job), conditions={"load": float("nan")})
+    outbox.put(Finished(actor="actor", claim=claims[0], result=unstorable))
+    outbox.put(finished(claims[1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "fail", away)
+        with pytest.raises(DatabaseAwayError):
+            outbox.flush()
+    assert told == []
+    outbox.flush()
+    assert [job for job, _ in told] == [claim.job_id for claim in claims]
+    assert states(store, claims) == [JobState.FAILED, JobState.DONE]
+    assert store.audit() == []
