@@ -55,9 +55,9 @@ class Dashboard:
     # ------------------------------------------------------------------- pages
 
     def sweeps(self, request: Request) -> Response:
+        pulse = self.store.pulse_of_all()  # before what it stands for, here and below: no change is missed
         search = views.searched(request.query_params)
         page = self.store.sweeps(search=search, number=_page(request))
-        pulse = str(self.store.latest_event())
         return _html("sweeps.html", page=page, search=search, pulse=pulse)
 
     def sweep(self, request: Request) -> Response:
@@ -95,7 +95,9 @@ class Dashboard:
         )
 
     def jobs(self, request: Request) -> Response:
-        outline = self.store.outline(_number(request, "sweep"))
+        sweep_id = _number(request, "sweep")
+        pulse = self.store.pulse(sweep_id)
+        outline = self.store.outline(sweep_id)
         search = views.searched(request.query_params)
         named = request.query_params.get("state", "")
         state = JobState(named) if named in set(JobState) else None
@@ -106,14 +108,15 @@ class Dashboard:
             page=page,
             search=search,
             state=state,
-            pulse=self.store.pulse(outline.id).text,
+            pulse=pulse.text,
         )
 
     def job(self, request: Request) -> Response:
-        job = self.store.job(_number(request, "job"))
-        samples = self.store.samples(job.line.id, number=_page(request))
+        job_id = _number(request, "job")
+        pulse = self.store.pulse(self.store.sweep_of(job_id)).text
+        job = self.store.job(job_id)
+        samples = self.store.samples(job_id, number=_page(request))
         models = pair_json(job.pair)
-        pulse = self.store.pulse(job.sweep_id).text
         return _html("job.html", job=job, page=samples, models=models, pulse=pulse)
 
     def sample(self, request: Request) -> Response:
@@ -152,11 +155,12 @@ class Dashboard:
         return _html("tree.html", job=job, detail=detail, number=number, drawing=drawing)
 
     def cluster(self, _request: Request) -> Response:
-        pulse = str(self.store.latest_event())
+        pulse = self.store.pulse_of_all()
         return _html("cluster.html", cluster=self.store.cluster(), silent_seconds=LEASE_SECONDS, pulse=pulse)
 
     def compare(self, request: Request) -> Response:
         """Compare the two sweeps that the address names, or ask for them."""
+        pulse = self.store.pulse_of_all()
         a, b = (_whole(request.query_params.get(letter, "")) for letter in ("a", "b"))
         known = dict(self.store.names())
         known |= {sweep: self.store.outline(sweep).name for sweep in (a, b) if sweep and sweep not in known}
@@ -179,7 +183,7 @@ class Dashboard:
             options=[(sweep, f"{sweep}: {name}") for sweep, name in sorted(known.items(), reverse=True)],
             pending=not message and comparison is None,
             message=message,
-            pulse=str(self.store.latest_event()),
+            pulse=pulse,
             comparison=comparison,
             **(views.compared(comparison, page) if comparison else {}),
         )
@@ -193,7 +197,7 @@ class Dashboard:
         return JSONResponse({"pulse": pulse.text, "again_seconds": round(again, 1)})
 
     def pulse_of_all(self, _request: Request) -> Response:
-        return JSONResponse({"pulse": str(self.store.latest_event())})
+        return JSONResponse({"pulse": self.store.pulse_of_all()})
 
     def figure(self, request: Request) -> Response:
         built = self._built(request)

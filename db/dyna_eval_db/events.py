@@ -9,7 +9,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from dyna_eval.jobs import Scalar
-from dyna_eval_db.models import EventRow
+from dyna_eval_db.models import EventRow, SweepRow
 from dyna_eval_db.values import Claim, Event, EventKind
 
 
@@ -41,9 +41,15 @@ def claim_event(claim: Claim, kind: EventKind, **detail: Scalar) -> NewEvent:
 
 
 def log_all(session: Session, events: Iterable[NewEvent]) -> None:
-    """Add several events at once."""
+    """Add several events at once.
+
+    Transactions that add events of one sweep take turns from here to their ends. So events are seen in the
+    order of their numbers, and who goes on after the latest one misses none.
+    """
     rows = [asdict(event) for event in events]
     if rows:
+        sweeps = select(SweepRow.id).where(SweepRow.id.in_({row["sweep_id"] for row in rows}))
+        session.connection().execute(sweeps.order_by(SweepRow.id).with_for_update(key_share=True))
         session.connection().execute(insert(EventRow), rows)
 
 

@@ -82,9 +82,9 @@ def _update_job_timeout(session: Session, resolved: ResolvedSweep) -> None:
     if spec.measure.job_timeout_s == limit:
         return
     measure = replace(spec.measure, job_timeout_s=limit)
-    row.spec = _json(replace(spec, measure=measure))
     left = update(JobRow).where(JobRow.sweep_id == row.id, JobRow.state != JobState.DONE)
     session.execute(left.values(measure=_json(measure)))
+    row.spec = _json(replace(spec, measure=measure))  # jobs first, as whoever lands them and then logs it
 
 
 def _insert_prompts(session: Session, prompts: PromptSet) -> None:

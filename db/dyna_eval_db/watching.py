@@ -130,10 +130,19 @@ class WatchedStore:
             state = sweeps.read_state(session, sweep_id)
             return Pulse(text=f"{added.timestamp():.3f}-{latest or 0}-{state}", state=state)
 
-    def latest_event(self) -> int:
-        """Return the number of the latest event of all sweeps, 0 where there is none."""
+    def pulse_of_all(self) -> str:
+        """Return what changes when anything happens to any sweep.
+
+        The latest event's number would not do: sweeps do not take turns, so one may come in below it.
+        """
+        latest = select(func.max(EventRow.id)).where(EventRow.sweep_id == SweepRow.id).scalar_subquery()
         with self._read() as session:
-            return session.scalar(select(func.max(EventRow.id))) or 0
+            return str(session.scalar(select(func.sum(latest)).select_from(SweepRow)) or 0)
+
+    def sweep_of(self, job_id: int) -> int:
+        """Return the number of a job's sweep."""
+        with self._read() as session:
+            return sweeps.require_job(session, job_id).sweep_id
 
     def record(self, sweep_id: int) -> SweepRecord:
         """Return a sweep and all its measurements."""

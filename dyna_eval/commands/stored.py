@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 _NODE_DIGITS = 16
 """Enough of Ray's number of a node to find it by; `--json` has all 56 digits."""
 _FOLLOW_SECONDS = 1.0
-_LATE_EVENTS = 1000
-"""Numbers that are read again: Postgres gives an event its number before its transaction ends."""
 
 
 @click.command()
@@ -167,18 +165,14 @@ def logs(*, sweep: str | None, follow: bool, as_json: bool, database: str) -> No
 
     with open_store(database) as store:
         sweep_id, last = store.find_sweep(sweep), 0
-        printed: set[int] = set()
         while True:
             counts = store.progress(sweep_id)  # before the events, so that none after the last job is missed
-            for event in store.events(sweep_id, after=last - _LATE_EVENTS):
-                if event.id in printed:
-                    continue
-                printed.add(event.id)
+            for event in store.events(sweep_id, after=last):
                 if as_json:
                     print_json(asdict(event), indent=None)
                 else:
                     click.echo(_event_line(event))
-                last = max(last, event.id)
+                last = event.id
             if not follow or not (counts[JobState.QUEUED] or counts[JobState.RUNNING]):
                 return
             time.sleep(_FOLLOW_SECONDS)

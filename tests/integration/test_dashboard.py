@@ -285,6 +285,37 @@ def test_the_pulse_changes_when_something_happens_and_not_otherwise(tmp_path: Pa
         assert "Renewal due in" in client.get("/cluster").text
 
 
+@pytest.mark.parametrize(
+    ("page", "reader"),
+    [
+        ("/", "sweeps"),
+        ("/cluster", "cluster"),
+        ("/compare", "names"),
+        ("/sweeps/1/jobs", "jobs"),
+        ("/jobs/1", "job"),
+    ],
+)
+def test_what_happens_while_a_page_is_made_is_news_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, reader: str
+) -> None:
+    """A page's pulse is of no later moment than what it shows, so that it is fetched again."""
+    url = database(tmp_path)
+    with Store.open(url, create=True) as store, client_of(url) as client:
+        sweep_id, read = store.add_sweep(make_sweep()), getattr(WatchedStore, reader)
+
+        def read_before_a_change(*args: Any, **kwargs: Any) -> Any:
+            found = read(*args, **kwargs)
+            store.retry(sweep_id)
+            return found
+
+        monkeypatch.setattr(WatchedStore, reader, read_before_a_change)
+        text = client.get(page).text
+        pulse, seen = (re.search(f'data-{name}="([^"]+)"', text) for name in ("pulse", "seen"))
+        assert pulse
+        assert seen
+        assert client.get(pulse[1]).json()["pulse"] != seen[1]
+
+
 def test_time_left_comes_from_calibration_first_and_then_from_what_is_done(tmp_path: Path) -> None:
     url = database(tmp_path)
     fill(url)  # which leaves a calibration of the pair: 1 s for every token

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,11 @@ from claims import claim_one, land_one
 from click.testing import CliRunner
 from dyna_eval_db.address import parse_address
 from dyna_eval_db.engine import bare_engine, wal_is_safe
+from dyna_eval_db.events import log
 from dyna_eval_db.sqlite_file import network_file_system
 from dyna_eval_db.store import Claim, Claimant, Landing, Outcome, Store, SweepState
+from dyna_eval_db.values import EventKind
+from dyna_eval_db.watching import WatchedStore
 from measurements import (
     CALIBRATION,
     CONFIGURATIONS,
@@ -1075,41 +1078,59 @@ def test_events_are_read_in_order_and_from_where_one_left_off(store: Store, swee
     assert later[0].at <= later[1].at
 
 
-def test_following_the_log_shows_an_event_that_came_later_than_the_next_one(
+def test_following_the_log_prints_each_event_once(
     store: Store, sweep_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On Postgres a transaction that ends later may have got a lower number."""
-    store.retry(sweep_id)
-    store.retry(sweep_id)
-    [*_, late, _last] = store.events(sweep_id)
-    read = store.events
-    hidden = [late.id]
-
-    def events(sweep_id: int, after: int = 0) -> list[Any]:
-        return [event for event in read(sweep_id, after) if event.id not in hidden]
+    to_come: list[Callable[[int], int]] = [store.retry, store.cancel]
 
     def pass_time(_seconds: float) -> None:
-        if hidden:
-            hidden.clear()
-        else:
-            store.cancel(sweep_id)
+        to_come.pop(0)(sweep_id)
 
     @contextmanager
     def opened(_database: str) -> Iterator[Store]:
         yield store
 
-    monkeypatch.setattr(store, "events", events)
+    store.retry(sweep_id)
     monkeypatch.setattr(stored, "open_store", opened)
     monkeypatch.setattr(stored.time, "sleep", pass_time)
     printed = CliRunner().invoke(cli, ["logs", str(sweep_id), "--follow"]).output.splitlines()
-    assert [line.split()[1] for line in printed].count("retried") == 2
-    assert len(printed) == len(set(printed)) == len(read(sweep_id))
+    assert [line.split()[1] for line in printed] == ["submitted", "retried", "retried", "cancelled"]
 
 
 # ---------------------------------------------------------------- Postgres alone
 
 
 on_postgres = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+def waits_for_a_lock(store: Store) -> bool:
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    with store._read() as session:
+        return bool(session.scalar(waiting))
+
+
+@on_postgres
+@pytest.mark.parametrize("same_sweep", [True, False])
+def test_an_event_whose_transaction_ends_late_is_missed_by_nobody_who_watches(
+    store: Store, sweep_id: int, database_url: str, *, same_sweep: bool
+) -> None:
+    """Postgres gives an event its number long before anybody else sees it."""
+    other = sweep_id if same_sweep else store.add_sweep(make_sweep("other"))
+    read = store.events(sweep_id)
+    with closing(WatchedStore.open(database_url)) as watched:
+        with store._write() as session:
+            log(session, sweep_id, EventKind.RETRIED, jobs=0)
+            later = threading.Thread(target=store.retry, args=(other,))
+            later.start()
+            while later.is_alive() and not waits_for_a_lock(store):
+                time.sleep(0.01)
+            read += store.events(sweep_id, after=read[-1].id)
+            pulses = watched.pulse(sweep_id), watched.pulse_of_all()
+        later.join()
+        read += store.events(sweep_id, after=read[-1].id)
+        assert read == store.events(sweep_id)
+        assert watched.pulse(sweep_id) != pulses[0]
+        assert watched.pulse_of_all() != pulses[1]
 
 
 @on_postgres
