@@ -6,17 +6,17 @@ change its job while the job is running in the claim's epoch, and not after.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from dyna_eval.jobs import JobState
+from dyna_eval.jobs import JobState, Scalar
 from dyna_eval.measurements import JobResult
 from dyna_eval_db.columns import database_clock, execute_counted
-from dyna_eval_db.events import NewEvent, claim_event, log_all, log_claim
-from dyna_eval_db.models import AttemptRow, JobRow, ResultRow
+from dyna_eval_db.events import NewEvent, claim_event, log_all, log_claim, read_failure_details
+from dyna_eval_db.models import AttemptRow, EnvironmentRow, JobRow, ResultRow
 from dyna_eval_db.results import insert_results
 from dyna_eval_db.sweeps import read_sweep_jobs
 from dyna_eval_db.values import Attempt, Claim, Claimant, EventKind, Landing, Outcome
@@ -166,13 +166,31 @@ def close(
     )
 
 
-def read_attempts(session: Session, job_id: int) -> tuple[Attempt, ...]:
-    """Read every claim of a job, the first one first."""
-    rows = session.scalars(select(AttemptRow).where(AttemptRow.job_id == job_id).order_by(AttemptRow.epoch))
-    return tuple(_attempt(row) for row in rows)
+def read_failures(session: Session, job_id: int) -> list[str]:
+    """Read the error classes of a job's failed attempts, the first one first."""
+    failed = select(AttemptRow.error_class).where(
+        AttemptRow.job_id == job_id, AttemptRow.outcome == Outcome.FAILED
+    )
+    return [name or "" for name in session.scalars(failed.order_by(AttemptRow.epoch))]
 
 
-def _attempt(row: AttemptRow) -> Attempt:
+def read_attempts(session: Session, job: JobRow) -> tuple[Attempt, ...]:
+    """Read every claim of a job, the first one first, and of those that failed where they ran."""
+    found = select(AttemptRow).where(AttemptRow.job_id == job.id).order_by(AttemptRow.epoch)
+    rows = session.scalars(found).all()
+    failed = any(row.outcome in (Outcome.FAILED, Outcome.PUT_BACK) for row in rows)
+    told = read_failure_details(session, job.sweep_id, job.id) if failed else {}
+    named = {detail["environment"] for detail in told.values() if "environment" in detail}
+    stored = session.scalars(select(EnvironmentRow).where(EnvironmentRow.digest.in_(named)))
+    facts = {row.digest: row.facts for row in stored}
+    return tuple(_attempt(row, told.get(row.epoch, {}), facts) for row in rows)
+
+
+def _attempt(
+    row: AttemptRow, told: Mapping[str, Scalar], facts: Mapping[str, Mapping[str, Scalar]]
+) -> Attempt:
+    """Make an attempt of its row, what an event told of its failure, and the facts of environments."""
+    host = told.get("host")
     return Attempt(
         id=row.id,
         epoch=row.epoch,
@@ -183,4 +201,6 @@ def _attempt(row: AttemptRow) -> Attempt:
         outcome=Outcome(row.outcome) if row.outcome else None,
         error_class=row.error_class,
         error=row.error,
+        host=None if host is None else str(host),
+        environment=facts.get(str(told.get("environment")), {}),
     )

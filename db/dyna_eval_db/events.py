@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from dyna_eval.jobs import Scalar
 from dyna_eval_db.models import EventRow, SweepRow
-from dyna_eval_db.values import Claim, Event, EventKind
+from dyna_eval_db.results import insert_environment
+from dyna_eval_db.values import Claim, Event, EventKind, Whereabouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,22 @@ def log_all(session: Session, events: Iterable[NewEvent]) -> None:
         sweeps = select(SweepRow.id).where(SweepRow.id.in_({row["sweep_id"] for row in rows}))
         session.connection().execute(sweeps.order_by(SweepRow.id).with_for_update(key_share=True))
         session.connection().execute(insert(EventRow), rows)
+
+
+def whereabouts_detail(session: Session, where: Whereabouts) -> dict[str, Scalar]:
+    """Return what an event tells of where an attempt ran, and store the environment that it names."""
+    detail: dict[str, Scalar] = {} if where.host is None else {"host": where.host}
+    if where.environment is not None:
+        insert_environment(session, where.environment)
+        detail["environment"] = where.environment.digest
+    return detail
+
+
+def read_failure_details(session: Session, sweep_id: int, job_id: int) -> dict[int, Mapping[str, Scalar]]:
+    """Read what was told of a job's failed attempts, by their epochs, out of all events of its sweep."""
+    ended = EventRow.kind.in_([EventKind.FAILED, EventKind.PUT_BACK])
+    details = select(EventRow.detail).where(EventRow.sweep_id == sweep_id, EventRow.job_id == job_id, ended)
+    return {detail["epoch"]: detail for detail in session.scalars(details)}
 
 
 def read_events(session: Session, sweep_id: int, *, after: int) -> list[Event]:

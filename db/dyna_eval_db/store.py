@@ -33,10 +33,19 @@ from dyna_eval.reports.imported import ImportedFile, ImportedSweep
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.address import parse_address
 from dyna_eval_db.audit import audit
-from dyna_eval_db.claims import claim_jobs, close, holds, land_results, read_attempts, release, take_back
+from dyna_eval_db.claims import (
+    claim_jobs,
+    close,
+    holds,
+    land_results,
+    read_attempts,
+    read_failures,
+    release,
+    take_back,
+)
 from dyna_eval_db.columns import database_clock, execute_counted, insert_missing
 from dyna_eval_db.engine import bare_engine, reading, store_engine, writing
-from dyna_eval_db.events import log, log_claim, read_events
+from dyna_eval_db.events import log, log_claim, read_events, whereabouts_detail
 from dyna_eval_db.migrate import require_schema, require_usable
 from dyna_eval_db.models import AttemptRow, JobRow, LeaseRow, SweepRow
 from dyna_eval_db.refusals import reported, retried
@@ -62,6 +71,7 @@ from dyna_eval_db.values import (
     Landing,
     Outcome,
     SweepSummary,
+    Whereabouts,
 )
 
 __all__ = [
@@ -76,9 +86,11 @@ __all__ = [
     "Store",
     "SweepState",
     "SweepSummary",
+    "Whereabouts",
 ]
 
 _MAX_ERROR_CHARACTERS = 4000
+_UNKNOWN = Whereabouts()
 
 
 class Store:
@@ -379,13 +391,14 @@ class Store:
             return True
 
     @retried
-    def put_back(self, claim: Claim, reason: str) -> bool:
+    def put_back(self, claim: Claim, reason: str, *, where: Whereabouts = _UNKNOWN) -> bool:
         """Give a job up without blame, so that it is queued again; False where the claim was not valid."""
         with self._write() as session:
             if not release(session, claim, JobState.QUEUED):
                 return False
             close(session, claim.job_id, claim.epoch, Outcome.PUT_BACK, error=reason)
-            log_claim(session, claim, EventKind.PUT_BACK, reason=reason)
+            told = whereabouts_detail(session, where)
+            log_claim(session, claim, EventKind.PUT_BACK, reason=reason, **told)
             return True
 
     @retried
@@ -404,7 +417,9 @@ class Store:
             return land_results(session, finished)
 
     @retried
-    def fail(self, claim: Claim, *, error_class: str, message: str, final: bool) -> JobState | None:
+    def fail(
+        self, claim: Claim, *, error_class: str, message: str, final: bool, where: Whereabouts = _UNKNOWN
+    ) -> JobState | None:
         """Count a try against a job that failed: it is failed if that is final, else queued again.
 
         Returns the job's new state, or None where the claim was no longer valid and nothing changed.
@@ -419,7 +434,8 @@ class Store:
                 )
                 return None
             close(session, claim.job_id, claim.epoch, Outcome.FAILED, error_class=error_class, error=message)
-            log_claim(session, claim, EventKind.FAILED, error_class=error_class, error=message, final=final)
+            told = {"final": final, **whereabouts_detail(session, where)}
+            log_claim(session, claim, EventKind.FAILED, error_class=error_class, error=message, **told)
             return state
 
     @retried
@@ -499,10 +515,14 @@ class Store:
             return read_tree_sizes(session, sweep_id, prompts)
 
     def attempts(self, job_id: int) -> tuple[Attempt, ...]:
-        """Return every claim of a job, the first one first."""
+        """Return every claim of a job, the first one first, and of those that failed where they ran."""
         with self._read() as session:
-            sweeps.require_job(session, job_id)
-            return read_attempts(session, job_id)
+            return read_attempts(session, sweeps.require_job(session, job_id))
+
+    def failures(self, job_id: int) -> list[str]:
+        """Return the error classes of a job's failed attempts, the first one first."""
+        with self._read() as session:
+            return read_failures(session, job_id)
 
     def events(self, sweep_id: int, after: int = 0) -> list[Event]:
         """Return a sweep's events in order, those after the one of a given number."""

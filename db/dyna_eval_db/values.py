@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dyna_eval.jobs import Job, JobState, Scalar, SweepState
+from dyna_eval.measurements import Environment
 
 
 class Outcome(StrEnum):
@@ -69,6 +70,14 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Whereabouts:
+    """Where an attempt ran: the name of the machine and its actor's environment, None where unknown."""
+
+    host: str | None = None
+    environment: Environment | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobError:
     """A job that is not done, and what its latest attempt failed of."""
 
@@ -96,7 +105,11 @@ class SweepSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One claim of a job. `ended_at` and `outcome` are None while it runs, `node` where nobody noted it."""
+    """One claim of a job. `ended_at` and `outcome` are None while it runs, `node` where nobody noted it.
+
+    `host` is the name of the node's machine and `environment` the facts of what the actor ran in, where it
+    failed and they were known; of an attempt that landed the job's result has them.
+    """
 
     id: int
     epoch: int
@@ -107,6 +120,8 @@ class Attempt:
     outcome: Outcome | None
     error_class: str | None
     error: str | None
+    host: str | None = None
+    environment: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -214,7 +214,7 @@ class WatchedStore:
                 pair=sweeps.read_pair(session, job),
                 key=job.key,
                 prompt_set=job.prompt_set,
-                attempts=read_attempts(session, job_id),
+                attempts=read_attempts(session, job),
                 environment=result.environment if result else None,
                 facts=environment.facts if environment else {},
                 conditions=(result.conditions or {}) if result else {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _NODE_DIGITS = 16
 """Enough of Ray's number of a node to find it by; `--json` has all 56 digits."""
+_DIGEST_DIGITS = 16
 _FOLLOW_SECONDS = 1.0
 
 
@@ -143,8 +145,12 @@ def show(*, job: int, database: str, as_json: bool) -> None:
     for attempt in attempts:
         outcome = attempt.outcome or "running"
         where = f"{attempt.actor}, node {(attempt.node or 'unknown')[:_NODE_DIGITS]}"
+        if attempt.host is not None:
+            where += f" ({attempt.host})"
         told = one_line(f"{where}: {outcome} {attempt.error or ''}")
         click.echo(f"  attempt {attempt.epoch} on {told}")
+        if attempt.environment:
+            click.echo(f"    in {_settings(attempt.environment)}")
     for sample in samples:
         speed = len(sample.token_ids) / sample.decode_seconds
         variety = "" if sample.distinct_2 is None else f"distinct-2 {sample.distinct_2:.2f}, "
@@ -190,7 +196,9 @@ def _settings(values: Mapping[str, object]) -> str:
 
 
 def _short(value: object) -> object:
-    """Return a number with as many digits as a reader of the log can use, anything else as it is."""
+    """Return a number, or a digest, with as many digits as a reader can use, anything else as it is."""
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
+        return value[:_DIGEST_DIGITS]
     return round(value, 3) if isinstance(value, float) else value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import uuid
 from collections.abc import Mapping, Sequence
@@ -9,17 +10,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from dyna_eval_db.store import Claim
+from dyna_eval_db.store import Claim, Whereabouts
 from dyna_eval_workers.actor import DecodingActor
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dyna_eval.errors import NoPlaceError
+from dyna_eval.measurements import Environment
 from dyna_eval.running.verdicts import PAIR_TRIES, START_TRIES
 
 MOST_WANTED = 20
 """For how many places more a controller asks at once; the limits of the cluster may be lower."""
+
+
+ANSWER_SECONDS = 2.0
+"""How long to wait for what an idle actor says it runs in; it takes milliseconds."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,6 +43,8 @@ class Slot:
     actor: Any = None
     pair: str | None = None
     claim: Claim | None = None
+    environment: Environment | None = None
+    """What the actor said last that it runs in."""
     answered: bool = False
     """Whether the actor has answered a heartbeat or a call: before that it may still be starting."""
     late: bool = False
@@ -59,7 +67,7 @@ class Slot:
             return
         name = self.actor_name
         self.started += 1
-        self.answered = False
+        self.answered, self.environment = False, None
         self.actor = self.actor_class.options(
             num_cpus=self.cpus,
             num_gpus=self.gpus,
@@ -71,6 +79,16 @@ class Slot:
         if self.actor is not None:
             ray.kill(self.actor, no_restart=True)
         self.actor = self.pair = None
+
+    def hear(self, answer: Any) -> None:
+        """Take in the answer to a heartbeat, waiting for it a little; an actor that died says nothing."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            self.environment = ray.get(answer, timeout=ANSWER_SECONDS) or self.environment
+
+    @property
+    def whereabouts(self) -> Whereabouts:
+        """Where jobs run here, as far as it is known."""
+        return Whereabouts(host=self.host, environment=self.environment)
 
     def refusal(self, pair: str) -> str | None:
         """Return why no more jobs of a pair are started here, or None where they are."""

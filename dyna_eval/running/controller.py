@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from dyna_eval_db.store import Claim, Claimant, Landing, Outcome, Store
+from dyna_eval_db.store import Claim, Claimant, Landing, Store
 from dyna_eval_workers.actor import DecodingActor
 
 from dyna_eval.errors import (
@@ -249,9 +249,7 @@ class Controller:
         """Return the error classes of the failed tries that count against a claimed job."""
         if not claim.tries:
             return ()
-        attempts = self.store.attempts(claim.job_id)
-        failed = [attempt.error_class or "" for attempt in attempts if attempt.outcome is Outcome.FAILED]
-        return tuple(failed[-claim.tries :])
+        return tuple(self.store.failures(claim.job_id)[-claim.tries :])
 
     def _calibrations_of(self, pair: Pair) -> list[Calibration]:
         """Return what a pair's passes cost; read again once a result brings one that is not known."""
@@ -295,12 +293,14 @@ class Controller:
         try:
             result: JobResult = ray.get(call.answer)
         except ray.exceptions.RayTaskError as error:
+            call.slot.hear(call.slot.actor.heartbeat.remote())
             self._fail(call, self._judge(call, error.cause or error))
         except ray.exceptions.RayError as error:  # its process, its node, or its answer is gone
             self._lose_worker(call, error)
         else:
             broken = broken_invariants(claim.job, self._prompt_set(claim.job.prompt_set)[1], result)
             if broken:
+                call.slot.environment = result.environment
                 self._fail(call, judge_contradiction(broken))
             else:
                 call.slot.works_with(claim.job.pair.spec.name)
@@ -360,7 +360,8 @@ class Controller:
     def _fail(self, call: Call, verdict: Verdict) -> None:
         if verdict.actor_ends:
             call.slot.stop()
-        self._outbox.put(Failed(actor=call.actor, claim=call.claim, verdict=verdict))
+        where = call.slot.whereabouts
+        self._outbox.put(Failed(actor=call.actor, claim=call.claim, verdict=verdict, where=where))
 
     def _landed(self, finished: Finished, landing: Landing) -> None:
         """Take note of a result that the store has taken, or discarded."""

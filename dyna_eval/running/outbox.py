@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from dyna_eval_db.store import Claim, Landing, Store
+from dyna_eval_db.store import Claim, Landing, Store, Whereabouts
 
 from dyna_eval.errors import DatabaseError
 from dyna_eval.measurements import JobResult
@@ -30,6 +30,7 @@ class Failed:
     verdict: Verdict
     late: bool = False
     """Whether the actor told of it after it had been given up: nothing follows then."""
+    where: Whereabouts = field(default_factory=Whereabouts)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,7 +94,12 @@ class Outbox:
 
     def _refuse(self, result: Finished, error: Exception) -> None:
         """Fail the job of the first result that waits, which cannot be stored."""
-        refused = Failed(actor=result.actor, claim=result.claim, verdict=judge_unstorable(error))
+        refused = Failed(
+            actor=result.actor,
+            claim=result.claim,
+            verdict=judge_unstorable(error),
+            where=Whereabouts(environment=result.result.environment),
+        )
         self._waiting[0] = refused
         self._fail(refused)
 
@@ -106,9 +112,13 @@ class Outbox:
         claim, verdict = failed.claim, failed.verdict
         if verdict.blamed:
             self.store.fail(
-                claim, error_class=verdict.error_class, message=verdict.message, final=verdict.final
+                claim,
+                error_class=verdict.error_class,
+                message=verdict.message,
+                final=verdict.final,
+                where=failed.where,
             )
         else:
-            self.store.put_back(claim, verdict.message)
+            self.store.put_back(claim, verdict.message, where=failed.where)
         if verdict.pair_fails and not failed.late:
             self.store.fail_pair(claim.sweep_id, claim.job.pair.spec.name, verdict.message)

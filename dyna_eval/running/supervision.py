@@ -61,6 +61,7 @@ class Call:
             self.asked = now  # this process itself was away: the answer may be on its way
         self.looked = now
         if self.question is not None and ray.wait([self.question], timeout=0)[0]:
+            self.slot.hear(self.question)
             self.question = None
             if not self.slot.answered:
                 self.slot.answered, self.started = True, now

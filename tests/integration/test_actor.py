@@ -109,7 +109,10 @@ def test_an_actor_goes_on_after_a_job_s_own_fault(actor: Any, pair: Pair) -> Non
     alone = replace(pair, spec=replace(pair.spec, draft=None), draft_digest=None)
     cause = failure(actor.run.remote(tree_job(alone), PROMPTS))
     assert type(cause) is DecodingError
-    assert ray.get(actor.run.remote(tree_job(pair), PROMPTS)).samples
+    told = ray.get(actor.heartbeat.remote())
+    result = ray.get(actor.run.remote(tree_job(pair), PROMPTS))
+    assert result.samples
+    assert told == result.environment
 
 
 # ------------------------------------------------- workers that are stopped, lost or starved

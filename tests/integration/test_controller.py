@@ -25,7 +25,7 @@ from dyna_eval_workers.resolution import resolve_sweep
 from measurements import make_result, make_sentinel, make_sweep
 from ray.util import placement_group_table
 
-from dyna_eval.errors import NoPlaceError, PairError
+from dyna_eval.errors import DecodingError, NoPlaceError, PairError
 from dyna_eval.jobs import Job, JobState, PromptSet, digest
 from dyna_eval.latex.table import to_latex
 from dyna_eval.measurements import Environment, JobResult
@@ -527,6 +527,33 @@ def test_a_job_that_lost_a_worker_still_gets_a_fresh_actor_for_its_memory(
     assert store.progress(sweep_id)[JobState.DONE] == 4
     assert "worker died" in retried(told)[0]
     assert retried(told)[1:] == ["48 GB"]
+
+
+def test_an_attempt_that_failed_is_stored_with_what_its_actor_ran_in(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an actor raises is told with its environment, a death with that of the last heartbeat."""
+
+    class Fails(Scripted):
+        @ray.method(concurrency_group="heartbeat")  # type: ignore[untyped-decorator]
+        def heartbeat(self) -> Environment:  # type: ignore[override]
+            return Environment(digest=digest("here"), facts={"gpu": "NVIDIA H100"})
+
+        def run(self, job: Job, prompts: PromptSet) -> JobResult:
+            if job.position == 1:
+                raise DecodingError("no")
+            if job.position == 2:
+                time.sleep(3)
+                os._exit(1)
+            return super().run(job, prompts)
+
+    sweep_id = store.add_sweep(make_sweep())
+    run_scripted(store, sweep_id, Fails, monkeypatch)
+    failed = [job for job in store.record(sweep_id).jobs if job.state is JobState.FAILED]
+    attempts = [attempt for job in failed for attempt in store.attempts(job.id)]
+    assert len(attempts) == 1 + 3
+    host = ray.nodes()[0]["NodeManagerHostname"]
+    assert {(attempt.host, attempt.environment["gpu"]) for attempt in attempts} == {(host, "NVIDIA H100")}
 
 
 @pytest.mark.parametrize("fate", ["refused", "fenced"])

@@ -26,7 +26,7 @@ from dyna_eval_dashboards.pages import asset
 from dyna_eval_dashboards.rounds import time_line
 from dyna_eval_dashboards.safety import Access
 from dyna_eval_dashboards.trees import draw
-from dyna_eval_db.store import Store, SweepState
+from dyna_eval_db.store import Store, SweepState, Whereabouts
 from dyna_eval_db.watching import WatchedStore
 from measurements import TREE, make_result, make_sample, make_sweep
 from served import HOSTILE, client_of, database, fill, hostile_sweep
@@ -39,7 +39,7 @@ from dyna_eval.commands.comparing import read_side
 from dyna_eval.errors import DatabaseError, InputError
 from dyna_eval.holder import own_name
 from dyna_eval.jobs import Configuration, Method, digest
-from dyna_eval.measurements import sum_rounds
+from dyna_eval.measurements import Environment, sum_rounds
 from dyna_eval.reports.cells import Notes, throughput_cell
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import Report
@@ -401,12 +401,16 @@ def test_the_node_of_every_attempt_is_shown_that_of_failed_ones_too(tmp_path: Pa
         for node in ("node-a", "node-b"):
             claim = claim_one(store, sweep_id, pair="demo", actor=f"on-{node}", lease_seconds=60, node=node)
             assert claim
-            store.fail(claim, error_class="PairError", message="no", final=node == "node-b")
+            here = Environment(digest=digest(node), facts={"gpu": f"the GPU of {node}"})
+            where = Whereabouts(host=f"host-of-{node}", environment=here)
+            store.fail(claim, error_class="PairError", message="no", final=node == "node-b", where=where)
         assert [attempt.node for attempt in store.attempts(claim.job_id)] == ["node-a", "node-b"]
         page = client.get(f"/jobs/{claim.job_id}").text
         assert store.planned_job(claim.job_id).pair.target_digest in page
         assert 'title="node-a"' in page
         assert 'title="node-b"' in page
+        assert "host-of-node-a" in page
+        assert "the GPU of node-b" in page
 
 
 def test_two_sweeps_are_compared_as_the_command_compares_them(tmp_path: Path) -> None:

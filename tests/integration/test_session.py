@@ -513,6 +513,23 @@ def test_a_pair_that_does_not_load_leaves_the_session_usable(
     assert session.run(job_for(pair, AR), PROMPTS).samples
 
 
+def test_a_session_knows_what_it_runs_in_also_after_a_pair_that_did_not_load(
+    folder: Path, pair: Pair, session: DecodingSession
+) -> None:
+    assert session.environment is None
+    missing = replace(pair, spec=replace(pair.spec, target=str(folder / "gone")))
+    with pytest.raises(PairError, match="gone"):
+        session.run(job_for(missing, AR), PROMPTS)
+    without_a_pair = session.environment
+    assert without_a_pair is not None
+    result = session.run(job_for(pair, AR), PROMPTS)
+    assert session.environment == result.environment
+    assert {**result.environment.facts, "backend": None} == without_a_pair.facts
+    with pytest.raises(PairError, match="gone"):
+        session.run(job_for(missing, AR), PROMPTS)
+    assert session.environment == without_a_pair
+
+
 # -------------------------------------------------------------------------- draft trees
 
 

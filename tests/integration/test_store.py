@@ -26,7 +26,7 @@ from dyna_eval_db.address import parse_address
 from dyna_eval_db.engine import bare_engine, wal_is_safe
 from dyna_eval_db.events import log
 from dyna_eval_db.sqlite_file import network_file_system
-from dyna_eval_db.store import Claim, Claimant, Landing, Outcome, Store, SweepState
+from dyna_eval_db.store import Claim, Claimant, Landing, Outcome, Store, SweepState, Whereabouts
 from dyna_eval_db.values import EventKind
 from dyna_eval_db.watching import WatchedStore
 from measurements import (
@@ -902,6 +902,39 @@ def test_a_job_that_failed_may_be_tried_again_and_counts_its_tries(store: Store,
     job = store.job(claim.job_id)
     assert (job.state, job.tries, job.error) == (JobState.FAILED, 2, "MemoryError: again")
     assert outcomes(store, claim.job_id) == [Outcome.FAILED, Outcome.FAILED]
+
+
+def test_a_failed_attempt_says_where_it_ran_as_far_as_that_is_known(
+    store: Store, sweep_id: int, database_url: str
+) -> None:
+    """Also where nothing of the sweep ever landed."""
+    facts = {"processor": "EPYC", "gpu": "NVIDIA H100", "backend": None}
+    where = Whereabouts(host="rack-7", environment=Environment(digest=digest(facts), facts=facts))
+    store.put_back(take(store, sweep_id), "the pair does not load", where=where)
+    store.fail(take(store, sweep_id), error_class="ValueError", message="no", final=False)
+    half_known = Whereabouts(host="rack-8")
+    claim = take(store, sweep_id)
+    store.fail(claim, error_class="ValueError", message="no", final=True, where=half_known)
+    attempts = store.attempts(claim.job_id)
+    assert [(attempt.host, attempt.environment) for attempt in attempts] == [
+        ("rack-7", facts),
+        (None, {}),
+        ("rack-8", {}),
+    ]
+    with closing(WatchedStore.open(database_url)) as watched:
+        assert watched.job(claim.job_id).attempts == attempts
+    assert store.failures(claim.job_id) == ["ValueError", "ValueError"]
+    words = [str(claim.job_id), "--db", database_url]
+    shown = CliRunner().invoke(cli, ["show", *words]).output.splitlines()
+    at = next(number for number, line in enumerate(shown) if "attempt 1" in line)
+    assert shown[at].endswith("node unknown (rack-7): put back the pair does not load")
+    environment = shown[at + 1].removeprefix("    in ").split(", ")
+    assert sorted(environment) == ["gpu=NVIDIA H100", "processor=EPYC"]
+    told = json.loads(CliRunner().invoke(cli, ["show", *words, "--json"]).output)
+    assert told["attempts"][0]["environment"] == facts
+    logged = CliRunner().invoke(cli, ["logs", str(sweep_id), "--db", database_url]).output
+    [put_back] = [line for line in logged.splitlines() if "put back" in line]
+    assert {"host=rack-7", f"environment={digest(facts)[:16]}"} <= set(re.split(", | ", put_back))
 
 
 def test_a_job_that_lands_after_a_failure_keeps_no_error(store: Store, sweep_id: int) -> None:

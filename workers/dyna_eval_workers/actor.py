@@ -11,7 +11,7 @@ import ray
 
 from dyna_eval.errors import DynaEvalError, ForeignError
 from dyna_eval.jobs import Job, PromptSet
-from dyna_eval.measurements import JobResult
+from dyna_eval.measurements import Environment, JobResult
 from dyna_eval.monitoring import ActorExport
 
 
@@ -51,5 +51,7 @@ class DecodingActor:
         return result
 
     @ray.method(concurrency_group="heartbeat")  # type: ignore[untyped-decorator]
-    def heartbeat(self) -> None:
-        """Answer, also while the other thread decodes: the process is neither stopped nor gone."""
+    def heartbeat(self) -> Environment | None:
+        """Answer with `DecodingSession.environment`, also while the other thread decodes: the process is
+        neither stopped nor gone."""
+        return self._session.environment

@@ -22,12 +22,13 @@ _DRIVER = Path("/sys/module/nvidia/version")
 _NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
 
 
-def capture_environment(device: torch.device, backend: str, *, gpus: float = 1) -> Environment:
+def capture_environment(device: torch.device, backend: str | None, *, gpus: float = 1) -> Environment:
     """Return the facts that make two actors comparable; nothing that changes from run to run.
 
-    `backend` is what runs the forward passes of the loaded pair, `gpus` how many GPUs the actor was given, or
-    which share of one. Nothing is said of a single GPU that it has for itself. Numbers in why slower code
-    runs, such as what a self-test measured, may differ from run to run and are not in the digest.
+    `backend` is what runs the forward passes of the loaded pair, None before one is; `gpus` is how many GPUs
+    the actor was given, or which share of one. Nothing is said of a single GPU that it has for itself.
+    Numbers in why slower code runs, such as what a self-test measured, may differ from run to run and are
+    not in the digest.
     """
     facts: dict[str, Scalar] = {
         "processor": _processor(),
@@ -49,13 +50,13 @@ def capture_environment(device: torch.device, backend: str, *, gpus: float = 1) 
             "cuda": torch.version.cuda,
             "driver": _driver(device),
         }
-    if _runs_our_kernels_for_cpus(backend):
+    if backend is not None and _runs_our_kernels_for_cpus(backend):
         facts["compiler"] = compiler_name()
     if gpus > 1:
         facts["gpus"] = int(gpus)
     elif 0 < gpus < 1:
         facts[GPU_SHARE] = gpus
-    compared = facts | {"backend": _NUMBER.sub("#", backend)}
+    compared = facts | {"backend": backend and _NUMBER.sub("#", backend)}
     return Environment(digest=digest(compared), facts=facts)
 
 

@@ -64,6 +64,8 @@ class DecodingSession:
 
     def __init__(self, *, actor: str, node: str, device: torch.device, gpus: float = 0) -> None:
         self.actor, self.node, self.device, self.gpus = actor, node, device, gpus
+        self.environment: Environment | None = None
+        """What jobs run in, its backend unknown while no pair is loaded; None before the first job."""
         self._work: _PairAtWork | None = None
         self._references: dict[tuple[str, GenerationSpec], _Reference] = {}
         self._sentinels = 0
@@ -128,9 +130,11 @@ class DecodingSession:
     def _use(self, pair: Pair) -> _PairAtWork:
         if self._work is None or not self._work.pair.pair.same_models(pair):
             self._work = None
+            self.environment = capture_environment(self.device, None, gpus=self.gpus)
             gc.collect()  # frees the memory before the next pair needs it, also what refers to itself
             self._references.clear()
             self._work = _PairAtWork.load(pair, self.device, self.gpus)
+            self.environment = self._work.environment
         return self._work
 
     def _measure_sentinel(
