@@ -36,7 +36,7 @@ def store_engine(address: URL) -> Engine:
     """Return the engine that a store works with; on SQLite it keeps foreign keys and survives a power cut."""
     engine = _engine(address, pool_pre_ping=address.get_backend_name() != "sqlite")  # servers restart
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", functools.partial(_set_pragmas, _journal_mode(address)))
+        event.listen(engine, "connect", functools.partial(_set_pragmas, address))
         event.listen(engine, "connect", functools.partial(_remember_file, str(address.database)))
         event.listen(engine, "begin", functools.partial(_check_unmoved, address))
     return engine
@@ -125,10 +125,24 @@ def _file_identity(file: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _set_pragmas(journal_mode: str, connection: Any, _record: object) -> None:
+def _set_pragmas(address: URL, connection: Any, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA journal_mode = {journal_mode}")
+    _set_journal_mode(address, connection)
+
+
+def _set_journal_mode(address: URL, connection: Any) -> None:
+    """Set the journal mode; raises DatabaseAwayError where another program keeps an unsafe one."""
+    try:
+        connection.execute(f"PRAGMA journal_mode = {_journal_mode(address)}")
+    except sqlite3.OperationalError:
+        [(found,)] = connection.execute("PRAGMA journal_mode")
+        if found != "wal" or wal_is_safe(sqlite3.sqlite_version_info):
+            raise
+        raise DatabaseAwayError(
+            f"{shown(address)}: another program has the file open in WAL mode, which is not safe with SQLite"
+            f" {sqlite3.sqlite_version}; close that program, or run dyna-eval with the SQLite that it uses"
+        ) from None
 
 
 def _refuse_writes(connection: Any, _record: object) -> None:

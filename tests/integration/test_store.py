@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from claims import claim_one, land_one
 from click.testing import CliRunner
+from dyna_eval_db import engine
 from dyna_eval_db.address import parse_address
 from dyna_eval_db.engine import bare_engine, wal_is_safe
 from dyna_eval_db.events import log
@@ -1422,6 +1423,21 @@ def test_sqlite_keeps_foreign_keys_and_syncs_every_commit(file: Path) -> None:
         "journal_mode": journal,
         "busy_timeout": 30_000,
     }
+
+
+def test_a_file_that_another_program_keeps_in_an_unsafe_journal_mode_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "wal_is_safe", lambda _: False)
+    monkeypatch.setattr(engine, "BUSY_SECONDS", 0.1)
+    file = tmp_path / "store.db"
+    Store.open(f"sqlite:///{file}", create=True).close()
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+        other.execute("SELECT count(*) FROM job").fetchall()
+        with pytest.raises(DatabaseAwayError, match="open in WAL mode, which is not safe with SQLite 3"):
+            Store.open(f"sqlite:///{file}", create=False)
+    Store.open(f"sqlite:///{file}", create=False).close()
 
 
 @pytest.mark.parametrize(
