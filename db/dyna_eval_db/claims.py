@@ -166,6 +166,20 @@ def close(
     )
 
 
+def close_cancelled(session: Session, sweep_id: int) -> None:
+    """Note of the attempts of cancelled jobs that were at work how they ended."""
+    cancelled = select(JobRow.id).where(JobRow.sweep_id == sweep_id, JobRow.state == JobState.CANCELLED)
+    attempts = update(AttemptRow).where(AttemptRow.job_id.in_(cancelled), AttemptRow.outcome.is_(None))
+    session.connection().execute(attempts.values(ended_at=database_clock(), outcome=Outcome.CANCELLED))
+
+
+def has_failed(session: Session, claim: Claim, error_class: str, error: str) -> bool:
+    """Say whether a claim's attempt is stored as failed with just this error."""
+    attempt = session.get_one(AttemptRow, claim.attempt_id)
+    stored = (attempt.outcome, attempt.error_class, attempt.error)
+    return stored == (Outcome.FAILED, error_class, error)
+
+
 def read_failures(session: Session, job_id: int) -> list[str]:
     """Read the error classes of a job's failed attempts, the first one first."""
     failed = select(AttemptRow.error_class).where(

@@ -36,6 +36,8 @@ from dyna_eval_db.audit import audit
 from dyna_eval_db.claims import (
     claim_jobs,
     close,
+    close_cancelled,
+    has_failed,
     holds,
     land_results,
     read_attempts,
@@ -422,16 +424,17 @@ class Store:
     ) -> JobState | None:
         """Count a try against a job that failed: it is failed if that is final, else queued again.
 
-        Returns the job's new state, or None where the claim was no longer valid and nothing changed.
+        Returns the job's new state, or None where the claim was no longer valid and nothing changed: it is
+        late, or this very failure is stored already, for the answer of a commit may get lost.
         """
         state = JobState.FAILED if final else JobState.QUEUED
         message = message[:_MAX_ERROR_CHARACTERS]
         with self._write() as session:
             blame = {"tries": JobRow.tries + 1, "error_class": error_class, "error": message}
             if not release(session, claim, state, **blame):
-                log_claim(
-                    session, claim, EventKind.FENCED, late="failure", error_class=error_class, error=message
-                )
+                if not has_failed(session, claim, error_class, message):
+                    late = {"error_class": error_class, "error": message}
+                    log_claim(session, claim, EventKind.FENCED, late="failure", **late)
                 return None
             close(session, claim.job_id, claim.epoch, Outcome.FAILED, error_class=error_class, error=message)
             told = {"final": final, **whereabouts_detail(session, where)}
@@ -455,17 +458,15 @@ class Store:
     def cancel(self, sweep_id: int) -> int:
         """Cancel what is queued or running, and return the number of jobs; their late results are fenced."""
         still_open = (JobRow.sweep_id == sweep_id, JobRow.state.in_([JobState.QUEUED, JobState.RUNNING]))
-        open_jobs = select(JobRow.id, JobRow.epoch, JobRow.state).where(*still_open)
+        locked = select(JobRow.id).where(*still_open).order_by(JobRow.id).with_for_update()
         cancelled = update(JobRow).where(*still_open).values(state=JobState.CANCELLED, lease_expires_at=None)
         with self._write() as session:
             sweeps.require_sweep(session, sweep_id)
-            jobs = session.execute(open_jobs.order_by(JobRow.id).with_for_update()).all()
-            execute_counted(session, cancelled)
-            for job_id, epoch, state in jobs:
-                if state == JobState.RUNNING:
-                    close(session, job_id, epoch, Outcome.CANCELLED)
-            log(session, sweep_id, EventKind.CANCELLED, jobs=len(jobs))
-            return len(jobs)
+            session.execute(locked).all()
+            count = execute_counted(session, cancelled)
+            close_cancelled(session, sweep_id)
+            log(session, sweep_id, EventKind.CANCELLED, jobs=count)
+            return count
 
     @retried
     def retry(self, sweep_id: int) -> int:

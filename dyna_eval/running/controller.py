@@ -152,6 +152,8 @@ class Controller:
         free = [slot for slot in self._slots if not slot.late and slot.name not in busy]
         if free:
             self._start_next(free)
+        if self._late and not self._calls:  # nobody else takes what is left
+            self._start_next(self._end_late())
         if self._placeless and not self.store.queued_pairs(self.sweep_id):
             self._placeless = False
         self._require_places()
@@ -461,7 +463,7 @@ class Controller:
             now = time.monotonic()
             call.listen(now)
             complaint = call.complaint(now)
-            if complaint is None:
+            if complaint is None or ray.wait([answer], timeout=0)[0]:  # what is there is taken in next
                 continue
             del self._calls[answer]
             call.slot.claim = None
@@ -503,6 +505,15 @@ class Controller:
         call.slot.late, self._late[answer] = True, call
         verdict = judge_loss(error, failures=call.failures, node_lives=True)
         self._fail(call, replace(verdict, actor_ends=False))
+
+    def _end_late(self) -> list[Slot]:
+        """End the workers that were given up, and return their places."""
+        slots = [call.slot for call in self._late.values()]
+        self._late.clear()
+        for slot in slots:
+            slot.late = False
+            slot.stop()
+        return [slot for slot in slots if slot in self._slots]
 
     def _renew(self) -> None:
         """Keep the controller's lease and the claims in flight alive, look for new nodes and ask for some."""

@@ -653,6 +653,52 @@ def test_a_sweep_that_goes_on_elsewhere_says_so_with_its_first_result_and_once(
 # ------------------------------------------------------------------- late answers
 
 
+def call_at(controller: Controller, slot: Slot, answer: Any, *, actor: str = "actor") -> Call:
+    """A call of a job just claimed that has taken far too long."""
+    claim = claim_one(controller.store, controller.sweep_id, pair="demo", actor=actor, lease_seconds=60.0)
+    assert claim is not None
+    return Call(slot=slot, actor=actor, claim=claim, answer=answer, started=-1e9, limit_seconds=1.0)
+
+
+def test_an_answer_that_is_there_is_not_given_up_for_the_time_that_it_took(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that waits while larger ones are taken in."""
+    sweep_id = store.add_sweep(make_sweep())
+    controller = Controller(store=store, sweep_id=sweep_id, holder="me", watch=lambda _: None)
+    controller._find_slots(keep=())
+    [slot, _] = controller._slots
+    slot.answered = True
+    monkeypatch.setattr(Call, "listen", lambda *_: None)
+    call = call_at(controller, slot, ray.put("a result"))
+    controller._calls[call.answer] = call
+    controller._supervise()
+    assert list(controller._calls.values()) == [call]
+    assert len(controller._outbox) == 0
+
+
+def test_a_silent_worker_is_waited_for_no_longer_where_nobody_else_takes_what_is_left(store: Store) -> None:
+    """Its place is the only one: without it the sweep would end with jobs left."""
+    sweep_id = store.add_sweep(make_sweep())
+    with leased(store, sweep_id) as holder:
+        controller = Controller(
+            store=store,
+            sweep_id=sweep_id,
+            holder=holder,
+            watch=lambda _: None,
+            gpus_per_pair=2,
+            actor_class=ray.remote(concurrency_groups={"heartbeat": 1})(Scripted),
+        )
+        controller._find_slots(keep=())
+        [slot] = controller._slots
+        call = call_at(controller, slot, ray.put("late"))
+        slot.late, controller._late[call.answer] = True, call
+        controller._write()
+        assert (slot.late, controller._late) == (False, {})
+        assert [at_work.slot for at_work in controller._calls.values()] == [slot]
+        controller._put_back()
+
+
 def test_the_late_answer_of_a_worker_that_was_given_up_is_discarded_and_logged(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

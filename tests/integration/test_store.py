@@ -1168,6 +1168,28 @@ def test_an_event_whose_transaction_ends_late_is_missed_by_nobody_who_watches(
 
 
 @on_postgres
+def test_a_job_that_is_claimed_while_its_sweep_is_cancelled_leaves_no_open_attempt(
+    store: Store, sweep_id: int, database_url: str
+) -> None:
+    """A job that was failed when the cancel began is queued and claimed before it ends."""
+    failed = take(store, sweep_id)
+    store.fail(failed, error_class="ValueError", message="no", final=True)
+    with Store.open(database_url, create=False) as other:
+        meanwhile: list[Claim] = []
+
+        def meet(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            if statement.startswith("UPDATE job") and not meanwhile:
+                other.retry(sweep_id)
+                meanwhile.append(take(other, sweep_id))
+
+        event.listen(store._engine, "before_cursor_execute", meet)
+        assert store.cancel(sweep_id) == 4
+    assert [claim.job_id for claim in meanwhile] == [failed.job_id]
+    assert outcomes(store, failed.job_id) == [Outcome.FAILED, Outcome.CANCELLED]
+    assert store.audit() == []
+
+
+@on_postgres
 def test_transactions_that_meet_on_a_strict_server_are_run_again(database_url: str) -> None:
     """Where the server's default is SERIALIZABLE, it ends transactions that it cannot put in an order."""
     strict = f"{database_url}&options=-c%20default_transaction_isolation%3Dserializable"

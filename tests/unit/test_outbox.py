@@ -108,6 +108,28 @@ def test_a_result_whose_answer_was_lost_is_written_again_and_counts_once(
     assert store.audit() == []
 
 
+def test_a_failure_whose_answer_was_lost_is_written_again_and_is_not_called_late(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [claim] = claimed(store, 1)
+    told: list[tuple[int, object]] = []
+    outbox = outbox_of(store, told)
+    outbox.put(failed(claim, SILENT))
+    fail = store.fail
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "fail", lambda *args, **kwargs: away(fail(*args, **kwargs)))
+        with pytest.raises(DatabaseAwayError):
+            outbox.flush()
+    outbox.flush()
+    assert told == [(claim.job_id, SILENT)]
+    assert store.job(claim.job_id).tries == 1
+    assert [event.kind for event in store.events(claim.sweep_id)] == ["submitted", "claimed", "failed"]
+    late = Verdict(error_class="ValueError", message="too late", final=True, actor_ends=True)
+    outbox.put(failed(claim, late, late=True))
+    outbox.flush()
+    assert store.events(claim.sweep_id)[-1].kind == "fenced"
+
+
 def test_a_late_answer_is_discarded_also_where_the_failure_waited_with_it(store: Store) -> None:
     """The worker was given up and came back, all while the database was away."""
     [claim] = claimed(store, 1)
