@@ -36,6 +36,7 @@ from dyna_eval_workers import collector
 from dyna_eval_workers.calibration import calibrate
 from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.decoding import Decoded, Decoder, idle_clock
+from dyna_eval_workers.drafting import drafting_for
 from dyna_eval_workers.enlarged import enlarge
 from dyna_eval_workers.environment import capture_environment
 from dyna_eval_workers.fused.runner import FusedRunner
@@ -44,7 +45,6 @@ from dyna_eval_workers.model_files import demo_folder
 from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.pairs import available_device, inspect_pair
 from dyna_eval_workers.peers import PeerDecoder
-from dyna_eval_workers.policies import drafting_for
 from dyna_eval_workers.prompts import load_prompts
 from dyna_eval_workers.runner import TorchRunner
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM

@@ -47,7 +47,7 @@ class PolicyParameters(MethodParameters):
 
     @abstractmethod
     def policy(self, calibration: Calibration) -> object:
-        """Return a new `dyna_eval_workers.policies.GrowthPolicy` with these parameters.
+        """Return a new `dyna_eval_workers.growth.GrowthPolicy` with these parameters.
 
         `calibration` is what the pair's passes were found to cost on the worker.
         """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from dyna_eval_workers.policies import Candidates, GrowthPolicy, Selection, best
+from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection, best
 from dyna_eval_workers.tree import Tree
 from pydantic import Field
 

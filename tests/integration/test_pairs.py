@@ -26,12 +26,12 @@ from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.exactness import TokenComparison, compare_tokens
 from dyna_eval_workers.families import FAMILIES
 from dyna_eval_workers.fused.runner import FusedRunner
+from dyna_eval_workers.growth.trees import TopBranches
 from dyna_eval_workers.loading import load_pair
 from dyna_eval_workers.model_files import demo_folder
 from dyna_eval_workers.native import kernels
 from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.pairs import inspect_pair
-from dyna_eval_workers.policies import TopBranches
 from dyna_eval_workers.prompts import load_prompts
 from dyna_eval_workers.runner import TorchRunner, position_limit
 from dyna_eval_workers.sampling import Chooser

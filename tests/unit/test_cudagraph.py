@@ -14,7 +14,8 @@ from dyna_eval_workers import cudagraph
 from dyna_eval_workers.architecture import plain_logits, self_test
 from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.decoding import Decoder
-from dyna_eval_workers.policies import BestFirst, Drafting, TopBranches
+from dyna_eval_workers.drafting import Drafting
+from dyna_eval_workers.growth.trees import BestFirst, TopBranches
 from dyna_eval_workers.runner import COMMITTED, Runner, TorchRunner, WrittenRows, unpack
 from dyna_eval_workers.sampling import Chooser
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -9,15 +9,10 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from dyna_eval_workers.decoding import Decoded, idle_clock
-from dyna_eval_workers.policies import (
-    BestFirst,
-    CostAware,
-    Drafting,
-    DynaTree,
-    GrowthPolicy,
-    PromptLookup,
-    TopBranches,
-)
+from dyna_eval_workers.drafting import Drafting, PromptLookup
+from dyna_eval_workers.growth import GrowthPolicy
+from dyna_eval_workers.growth.cost_aware import CostAware
+from dyna_eval_workers.growth.trees import BestFirst, DynaTree, TopBranches
 from dyna_eval_workers.tree import Tree
 
 from dyna_eval.errors import DecodingError

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from dyna_eval_workers.decoding import Decoded
 from dyna_eval_workers.external import CheckedPolicy, external_policy
-from dyna_eval_workers.policies import BestFirst, Candidates, GrowthPolicy, Selection, TopBranches
+from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection
+from dyna_eval_workers.growth.trees import BestFirst, TopBranches
 from dyna_eval_workers.tree import ROOT, Tree
 from jsonschema import Draft202012Validator
 
@@ -30,7 +31,7 @@ from tests.runners import decoder
 CALIBRATION = Calibration(draft_seconds=((1, 1e-4),), verify_seconds=((1, 1e-3),))
 SOURCE = """\
 from dyna_eval.policies import PolicyParameters
-from dyna_eval_workers.policies import TopBranches
+from dyna_eval_workers.growth.trees import TopBranches
 from pydantic import Field
 
 class Chain(PolicyParameters):

@@ -11,19 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from dyna_eval_workers.policies import (
-    BestFirst,
-    Candidates,
-    CostAware,
-    DynaTree,
-    GrowthPolicy,
-    PromptLookup,
-    Reliability,
-    Selection,
-    TopBranches,
-    best,
-    drafting_for,
-)
+from dyna_eval_workers.drafting import PromptLookup, drafting_for
+from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection, best
+from dyna_eval_workers.growth.cost_aware import CostAware, Reliability
+from dyna_eval_workers.growth.trees import BestFirst, DynaTree, TopBranches
 from dyna_eval_workers.tree import ROOT, Tree
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from dyna_eval_workers.policies import TopBranches
+from dyna_eval_workers.growth.trees import TopBranches
 from dyna_eval_workers.runner import COMMITTED
 from dyna_eval_workers.sampling import Chooser, gumbel_noise, noise_from_words, random_words
 from scipy.stats import binomtest, chisquare, gumbel_r, kstest, pearsonr

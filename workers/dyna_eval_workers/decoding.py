@@ -22,7 +22,8 @@ import torch
 from dyna_eval.errors import DecodingError
 from dyna_eval.jobs import GenerationSpec
 from dyna_eval.measurements import Round
-from dyna_eval_workers.policies import Candidates, Drafting, GrowthPolicy, PromptLookup, Selection
+from dyna_eval_workers.drafting import Drafting, PromptLookup
+from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection
 from dyna_eval_workers.runner import COMMITTED, Runner
 from dyna_eval_workers.sampling import Chooser
 from dyna_eval_workers.traces import Trace

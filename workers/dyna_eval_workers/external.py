@@ -14,7 +14,7 @@ from dyna_eval.jobs import Configuration
 from dyna_eval.measurements import Calibration
 from dyna_eval.methods import MOST_LEVELS, MOST_NODES
 from dyna_eval.policies import PolicyParameters, configured
-from dyna_eval_workers.policies import Candidates, GrowthPolicy, Selection
+from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection
 from dyna_eval_workers.tree import ROOT, Tree
 
 
@@ -31,9 +31,7 @@ def external_policy(configuration: Configuration, calibration: Calibration) -> C
     made = parameters.policy(calibration)
     if not isinstance(made, GrowthPolicy):
         kind = type(made).__name__
-        raise PolicyError(
-            f"method {name!r} made a {kind}, which is no dyna_eval_workers.policies.GrowthPolicy"
-        )
+        raise PolicyError(f"method {name!r} made a {kind}, which is no dyna_eval_workers.growth.GrowthPolicy")
     return CheckedPolicy(name, made)
 
 

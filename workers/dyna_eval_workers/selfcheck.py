@@ -8,9 +8,9 @@ from dyna_eval.errors import PairError
 from dyna_eval.jobs import GenerationSpec, PairSpec
 from dyna_eval.measurements import Exactness
 from dyna_eval_workers.exactness import compare_tokens
+from dyna_eval_workers.growth.trees import TopBranches
 from dyna_eval_workers.loading import load_pair
 from dyna_eval_workers.pairs import available_device, inspect_pair
-from dyna_eval_workers.policies import TopBranches
 
 _PROMPT = "The quick brown fox jumps over the lazy dog, and then"
 _CHAIN = TopBranches(depth=4, branches=1, root_branches=1, threshold=0.0, max_nodes=4)

@@ -18,12 +18,12 @@ from dyna_eval_workers import collector
 from dyna_eval_workers.calibration import calibrate
 from dyna_eval_workers.conditions import Watch
 from dyna_eval_workers.decoding import Decoded
+from dyna_eval_workers.drafting import drafting_for
 from dyna_eval_workers.environment import capture_environment, peak_memory_bytes, reset_peak_memory
 from dyna_eval_workers.exactness import PEER_TIE_ULP, TokenComparison, compare_tokens
 from dyna_eval_workers.external import external_policy
 from dyna_eval_workers.loading import LoadedPair, load_pair
 from dyna_eval_workers.peers import PeerDecoder
-from dyna_eval_workers.policies import drafting_for
 from dyna_eval_workers.traces import draft_tree
 
 _TEXT_LIMIT = 20_000  # characters of model output kept per sample

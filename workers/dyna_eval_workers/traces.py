@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dyna_eval.measurements import DraftTree, TreeNode
-from dyna_eval_workers.policies import Candidates, Selection
+from dyna_eval_workers.growth import Candidates, Selection
 from dyna_eval_workers.tree import ROOT, Tree
 
 MOST_KEPT_NODES = 512
