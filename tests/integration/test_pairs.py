@@ -34,7 +34,7 @@ from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.pairs import inspect_pair
 from dyna_eval_workers.prompts import load_prompts
 from dyna_eval_workers.runner import TorchRunner, position_limit
-from dyna_eval_workers.sampling import Chooser
+from dyna_eval_workers.sampling import Sampler
 from dyna_eval_workers.selfcheck import check
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
@@ -611,10 +611,10 @@ ANSWERS: dict[str, tuple[str, Callable[..., Any], str]] = {
     ),
     "another seed's token": (
         "choose",
-        lambda whole, runner, chooser: whole(runner, other_seed(chooser)),
+        lambda whole, runner, sampler: whole(runner, other_seed(sampler)),
         "by sampling",
     ),
-    "without noise": ("choose", lambda whole, runner, chooser: whole(runner, greedy(chooser)), "by sampling"),
+    "without noise": ("choose", lambda whole, runner, sampler: whole(runner, greedy(sampler)), "by sampling"),
     "worst first": (
         "rank",
         lambda whole, *asked: tuple([row[::-1] for row in rows] for rows in whole(*asked)),
@@ -627,7 +627,7 @@ ANSWERS: dict[str, tuple[str, Callable[..., Any], str]] = {
     ),
     "ranked without noise": (
         "rank",
-        lambda whole, runner, branch, chooser, proposable: whole(runner, branch, greedy(chooser), proposable),
+        lambda whole, runner, branch, sampler, proposable: whole(runner, branch, greedy(sampler), proposable),
         "by sampling",
     ),
     "no number": (
@@ -638,13 +638,13 @@ ANSWERS: dict[str, tuple[str, Callable[..., Any], str]] = {
 }
 
 
-def other_seed(chooser: Chooser) -> Chooser:
-    return Chooser(temperature=chooser.temperature, seed="another", vocabulary=VOCABULARY)
+def other_seed(sampler: Sampler) -> Sampler:
+    return Sampler(temperature=sampler.temperature, seed="another", vocabulary=VOCABULARY)
 
 
-def greedy(chooser: Chooser) -> Chooser:
-    del chooser
-    return Chooser(temperature=0.0, seed="", vocabulary=VOCABULARY)
+def greedy(sampler: Sampler) -> Sampler:
+    del sampler
+    return Sampler(temperature=0.0, seed="", vocabulary=VOCABULARY)
 
 
 @pytest.mark.parametrize("answer", ANSWERS)

@@ -158,7 +158,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
 def test_a_job_returns_one_sample_per_prompt_with_the_target_s_tokens(
     configuration: Configuration, temperature: float, pair: Pair, session: DecodingSession
 ) -> None:
-    """All but the peers' own draws, which follow the target's law and not our noise."""
+    """All but the peers' own draws, which follow the target's distribution but not our noise."""
     generation = replace(GREEDY, temperature=temperature)
     job = job_for(pair, configuration, generation=generation, repeat=2)
     result = session.run(job, PROMPTS)

@@ -17,7 +17,7 @@ from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.drafting import Drafting
 from dyna_eval_workers.growth.trees import BestFirst, TopBranches
 from dyna_eval_workers.runner import COMMITTED, Runner, TorchRunner, WrittenRows, unpack
-from dyna_eval_workers.sampling import Chooser
+from dyna_eval_workers.sampling import Sampler
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -28,7 +28,7 @@ from tests.runners import rows_of
 
 TREE = ([9, 11, 12, 13, 14, 15, 16], [COMMITTED, 0, 0, 1, 1, 2, 2])  # tokens and parents, padded to 8 nodes
 LONG_PROMPT = tuple((7 * index + 5) % VOCABULARY for index in range(50))
-GREEDY = Chooser(temperature=0.0, seed="", vocabulary=VOCABULARY)
+GREEDY = Sampler(temperature=0.0, seed="", vocabulary=VOCABULARY)
 POLICIES: dict[str, Drafting] = {
     "linear": TopBranches(depth=6, branches=1, root_branches=1, threshold=0.0, max_nodes=6),
     "full tree": TopBranches(depth=4, branches=3, root_branches=3, threshold=0.0, max_nodes=120),
@@ -165,11 +165,11 @@ def test_choose_and_rank_answer_as_the_eager_runner_does(
     for runner in (eager, ours):
         runner.extend(*TREE, last_only=last_only)
     assert ours.logits().shape == (1 if last_only else 7, VOCABULARY)
-    for chooser in (GREEDY, Chooser(temperature=0.7, seed="1", vocabulary=VOCABULARY)):
-        assert ours.choose(chooser) == eager.choose(chooser)
+    for sampler in (GREEDY, Sampler(temperature=0.7, seed="1", vocabulary=VOCABULARY)):
+        assert ours.choose(sampler) == eager.choose(sampler)
         for branch, proposable in ((1, VOCABULARY), (3, 100), (8, 100), (12, 100), (2, 2)):
-            tokens, values = ours.rank(branch, chooser, proposable)
-            expected_tokens, expected_values = eager.rank(branch, chooser, proposable)
+            tokens, values = ours.rank(branch, sampler, proposable)
+            expected_tokens, expected_values = eager.rank(branch, sampler, proposable)
             assert tokens == expected_tokens
             np.testing.assert_allclose(values, expected_values, rtol=1e-4, atol=1e-5)
 
@@ -386,12 +386,12 @@ def test_a_size_first_seen_while_sampling_serves_greedy_choices_too(
 ) -> None:
     """What the eager choice computes in inference mode is not what a graph writes."""
     model = tiny_llama(seed=1)
-    sampling = Chooser(temperature=1.0, seed="3", vocabulary=VOCABULARY)
+    sampling = Sampler(temperature=1.0, seed="3", vocabulary=VOCABULARY)
     eager, ours = started(TorchRunner(model), 50), started(make(model), 50)
-    for chooser in (sampling, GREEDY):
+    for sampler in (sampling, GREEDY):
         for runner in (eager, ours):
             runner.extend(*TREE)
-        assert ours.choose(chooser) == eager.choose(chooser)
+        assert ours.choose(sampler) == eager.choose(sampler)
         for runner in (eager, ours):
             runner.keep([])
 

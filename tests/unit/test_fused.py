@@ -18,7 +18,7 @@ from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.families import Activation
 from dyna_eval_workers.fused.runner import FusedRunner, _matrix
 from dyna_eval_workers.runner import COMMITTED, TorchRunner
-from dyna_eval_workers.sampling import Chooser
+from dyna_eval_workers.sampling import Sampler
 
 from dyna_eval.errors import NoKernelsError, UnsupportedModelError
 from dyna_eval.jobs import GenerationSpec
@@ -236,36 +236,36 @@ def test_choose_and_rank_answer_as_the_eager_runner_does(last_only: bool) -> Non
     eager, ours = started(TorchRunner(model), 5), started(FusedRunner(model), 5)
     for runner in (eager, ours):
         runner.extend(*TREE, last_only=last_only)
-    for chooser in (GREEDY, Chooser(temperature=0.7, seed="1", vocabulary=VOCABULARY)):
-        assert ours.choose(chooser) == eager.choose(chooser)
+    for sampler in (GREEDY, Sampler(temperature=0.7, seed="1", vocabulary=VOCABULARY)):
+        assert ours.choose(sampler) == eager.choose(sampler)
         for branch, proposable in ((1, VOCABULARY), (3, 100), (8, 100), (12, 100), (2, 2)):
-            tokens, values = ours.rank(branch, chooser, proposable)
-            expected_tokens, expected_values = eager.rank(branch, chooser, proposable)
+            tokens, values = ours.rank(branch, sampler, proposable)
+            expected_tokens, expected_values = eager.rank(branch, sampler, proposable)
             assert tokens == expected_tokens
             np.testing.assert_allclose(values, expected_values, rtol=1e-3, atol=1e-4)
 
 
-def inputs_for(runner: FusedRunner, nodes: int, chooser: Chooser = GREEDY) -> torch.Tensor:
+def inputs_for(runner: FusedRunner, nodes: int, sampler: Sampler = GREEDY) -> torch.Tensor:
     """Return the inputs of a pass of nodes one behind the other, from position 10 on, over 256 rows."""
     seen = [1 << node for node in range(nodes)]
     packed = runner._packed(nodes, 256, [5] * nodes, range(10, 10 + nodes), seen)
-    return torch.tensor(np.frombuffer(runner._with_law(packed, chooser), dtype=np.int64), device=DEVICE)
+    return torch.tensor(np.frombuffer(runner._with_sampler(packed, sampler), dtype=np.int64), device=DEVICE)
 
 
 @pytest.mark.parametrize("vocabulary", [40, 2049, 5000])
 def test_the_noise_beside_the_logits_is_that_of_the_host(vocabulary: int) -> None:
     runner = FusedRunner(tiny_llama(seed=1).to(DEVICE))
-    chooser = Chooser(temperature=0.5, seed="s", vocabulary=vocabulary)
+    sampler = Sampler(temperature=0.5, seed="s", vocabulary=vocabulary)
     logits = torch.randn(3, vocabulary, generator=torch.Generator().manual_seed(1))
     found = torch.zeros(3, 2, 8, dtype=torch.int32, device=DEVICE)
-    runner._rank_into(found, logits.to(DEVICE), inputs_for(runner, 3, chooser))
-    noise = chooser.noise([11, 12, 13])
+    runner._rank_into(found, logits.to(DEVICE), inputs_for(runner, 3, sampler))
+    noise = sampler.noise([11, 12, 13])
     assert noise is not None
     best = (logits / 0.5 + torch.from_numpy(noise)).log_softmax(dim=-1).topk(8, dim=-1)
     assert torch.equal(found[:, 0].cpu().long(), best.indices)
     torch.testing.assert_close(found[:, 1].cpu().view(torch.float32), best.values, rtol=1e-4, atol=1e-4)
     chosen = torch.zeros(3, dtype=torch.int64, device=DEVICE)
-    runner._choose_into(chosen, logits.to(DEVICE), inputs_for(runner, 3, chooser))
+    runner._choose_into(chosen, logits.to(DEVICE), inputs_for(runner, 3, sampler))
     assert torch.equal(chosen.cpu(), best.indices[:, 0])
 
 
@@ -273,10 +273,10 @@ def test_the_noise_of_likely_tokens_is_exact_however_many_there_are() -> None:
     """It is that of the smallest uniform numbers, which are lost where they are subtracted from 1."""
     vocabulary = 1 << 18
     runner = FusedRunner(tiny_llama(seed=1).to(DEVICE))
-    chooser = Chooser(temperature=1.0, seed="t", vocabulary=vocabulary)
+    sampler = Sampler(temperature=1.0, seed="t", vocabulary=vocabulary)
     found = torch.zeros(1, 2, 8, dtype=torch.int32, device=DEVICE)
-    runner._rank_into(found, torch.zeros(1, vocabulary, device=DEVICE), inputs_for(runner, 1, chooser))
-    noise = chooser.noise([11])
+    runner._rank_into(found, torch.zeros(1, vocabulary, device=DEVICE), inputs_for(runner, 1, sampler))
+    noise = sampler.noise([11])
     assert noise is not None
     best = torch.from_numpy(noise[0]).log_softmax(dim=-1).topk(8)
     assert torch.equal(found[0, 0].cpu().long(), best.indices)
@@ -284,20 +284,20 @@ def test_the_noise_of_likely_tokens_is_exact_however_many_there_are() -> None:
 
 
 def test_one_graph_serves_greedy_and_sampled_passes() -> None:
-    """A pass keeps nothing of the law that an earlier one was given."""
+    """A pass keeps nothing of the sampler that an earlier one was given."""
     runner = started(FusedRunner(model_of("llama")), 5)
     runner.warm_up([1], shortest=1, longest=20, greedy=False)
     runner.warm_up([1], shortest=1, longest=20, greedy=False, proposable=100)
     kept = list(runner._kept)
     tokens = []
     for temperature in (0.0, 5.0, 0.0):
-        chooser = Chooser(temperature=temperature, seed="9", vocabulary=VOCABULARY)
+        sampler = Sampler(temperature=temperature, seed="9", vocabulary=VOCABULARY)
         runner.extend([7], [COMMITTED])
-        tokens += runner.choose(chooser)
-        assert runner.choose(chooser) == tokens[-1:]
+        tokens += runner.choose(sampler)
+        assert runner.choose(sampler) == tokens[-1:]
         runner.keep([])
         runner.extend([7], [COMMITTED])
-        runner.rank(2, chooser, 100)
+        runner.rank(2, sampler, 100)
         runner.keep([])
     assert tokens[0] == tokens[2] != tokens[1]
     assert list(runner._kept) == kept

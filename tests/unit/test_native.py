@@ -17,7 +17,7 @@ from dyna_eval_workers import native
 from dyna_eval_workers.native import kernels, weights
 from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.runner import COMMITTED, Runner, TorchRunner
-from dyna_eval_workers.sampling import Chooser
+from dyna_eval_workers.sampling import Sampler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -273,9 +273,9 @@ def other_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 def assert_sampled_alike(model: Any) -> None:
     """Compare what is drawn and proposed after a tree with what the eager runner makes of the same logits."""
     ours, theirs = twins(model)
-    chooser = Chooser(temperature=3.0, seed="s", vocabulary=ours.vocabulary)
-    assert ours.choose(chooser) == theirs.choose(chooser)
-    assert ours.rank(4, chooser, 257)[0] == theirs.rank(4, chooser, 257)[0]
+    sampler = Sampler(temperature=3.0, seed="s", vocabulary=ours.vocabulary)
+    assert ours.choose(sampler) == theirs.choose(sampler)
+    assert ours.rank(4, sampler, 257)[0] == theirs.rank(4, sampler, 257)[0]
 
 
 @pytest.mark.usefixtures("other_processor")
@@ -440,13 +440,13 @@ def twins(model: Any) -> tuple[NativeRunner, TorchRunner]:
 def test_choices_and_ranks_are_those_of_the_eager_runner(vocabulary: int, temperature: float) -> None:
     ours, theirs = twins(lively("llama", vocab_size=vocabulary))
 
-    def chooser() -> Chooser:
-        return Chooser(temperature=temperature, seed="s", vocabulary=vocabulary)
+    def sampler() -> Sampler:
+        return Sampler(temperature=temperature, seed="s", vocabulary=vocabulary)
 
-    assert ours.choose(chooser()) == theirs.choose(chooser())
+    assert ours.choose(sampler()) == theirs.choose(sampler())
     for branch, proposable in ((1, vocabulary), (4, vocabulary), (40, 257), (17, 17), (3, 100)):
-        tokens, scores = ours.rank(branch, chooser(), proposable)
-        expected_tokens, expected_scores = theirs.rank(branch, chooser(), proposable)
+        tokens, scores = ours.rank(branch, sampler(), proposable)
+        expected_tokens, expected_scores = theirs.rank(branch, sampler(), proposable)
         assert tokens == expected_tokens
         torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected_scores), rtol=1e-5, atol=1e-5)
 
@@ -459,20 +459,20 @@ def test_the_noise_of_likely_tokens_is_exact_however_many_there_are() -> None:
         for parameter in model.parameters():
             parameter.zero_()
     ours, _ = twins(model)
-    noise = Chooser(temperature=1.0, seed="t", vocabulary=vocabulary).noise([len(PROMPT) + 3])
+    noise = Sampler(temperature=1.0, seed="t", vocabulary=vocabulary).noise([len(PROMPT) + 3])
     assert noise is not None
     best = torch.from_numpy(noise[0]).log_softmax(dim=-1).topk(8)
-    tokens, scores = ours.rank(8, Chooser(temperature=1.0, seed="t", vocabulary=vocabulary), vocabulary)
+    tokens, scores = ours.rank(8, Sampler(temperature=1.0, seed="t", vocabulary=vocabulary), vocabulary)
     assert tokens[-1] == best.indices.tolist()
     torch.testing.assert_close(torch.tensor(scores[-1]), best.values, rtol=0, atol=2e-5)
 
 
 def test_what_was_asked_about_can_be_asked_again_after_its_rows_were_kept() -> None:
-    chooser = Chooser(temperature=5.0, seed="s", vocabulary=VOCABULARY)
+    sampler = Sampler(temperature=5.0, seed="s", vocabulary=VOCABULARY)
     ours, _ = twins(lively("llama"))
-    chosen = ours.choose(chooser)
+    chosen = ours.choose(sampler)
     ours.keep([0, 2])
-    assert ours.choose(chooser) == chosen
+    assert ours.choose(sampler) == chosen
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -480,7 +480,7 @@ def test_all_of_a_vocabulary_can_be_ranked(temperature: float) -> None:
     """Best first, every token once, and their probabilities sum to 1."""
     ours, _ = twins(lively("gpt2"))
     tokens, scores = ours.rank(
-        VOCABULARY, Chooser(temperature=temperature, seed="s", vocabulary=VOCABULARY), VOCABULARY
+        VOCABULARY, Sampler(temperature=temperature, seed="s", vocabulary=VOCABULARY), VOCABULARY
     )
     for its_tokens, values in zip(tokens, scores, strict=True):
         assert sorted(its_tokens) == list(range(VOCABULARY))
@@ -494,14 +494,14 @@ def test_of_equal_scores_the_first_is_chosen() -> None:
         for parameter in model.parameters():
             parameter.zero_()
     ours, _ = twins(model)
-    greedy = Chooser(temperature=0.0, seed="", vocabulary=VOCABULARY)
+    greedy = Sampler(temperature=0.0, seed="", vocabulary=VOCABULARY)
     assert ours.choose(greedy) == [0] * 7
     tokens, _ = ours.rank(3, greedy, VOCABULARY)
     assert tokens == [[0, 1, 2]] * 7
 
 
 def test_only_the_last_token_is_spoken_of_where_only_it_was_asked_for() -> None:
-    greedy = Chooser(temperature=1.0, seed="s", vocabulary=VOCABULARY)
+    greedy = Sampler(temperature=1.0, seed="s", vocabulary=VOCABULARY)
     for make in (native_runner, TorchRunner):
         runner = make(lively("llama"))
         runner.reserve(64)

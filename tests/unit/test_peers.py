@@ -189,15 +189,15 @@ def test_sampled_tokens_follow_the_targets_law(configuration: Configuration) -> 
     target.generation_config = GenerationConfig(do_sample=True, top_p=0.2, repetition_penalty=3.0)
     peers, generation = peer(target, draft), GenerationSpec(max_new_tokens=2, temperature=3.0)
     with torch.inference_mode():
-        law = torch.softmax(target(torch.tensor([PROMPT])).logits[0, -1].double() / 3.0, dim=-1)
-    order = law.argsort()
+        distribution = torch.softmax(target(torch.tensor([PROMPT])).logits[0, -1].double() / 3.0, dim=-1)
+    order = distribution.argsort()
     group = torch.empty_like(order)
-    group[order] = ((law[order].cumsum(0) - law[order] / 2) * 10).long().clamp(max=9)
+    group[order] = ((distribution[order].cumsum(0) - distribution[order] / 2) * 10).long().clamp(max=9)
     seen = torch.zeros(10)
     for number in range(300):
         first = peers.decode(PROMPT, generation, configuration, seed=str(number)).token_ids[0]
         seen[group[first]] += 1
-    expected = 300 * torch.zeros(10, dtype=torch.float64).index_add(0, group, law)
+    expected = 300 * torch.zeros(10, dtype=torch.float64).index_add(0, group, distribution)
     assert float(((seen - expected) ** 2 / expected).sum()) < 33.7
 
 

@@ -24,7 +24,7 @@ from dyna_eval.measurements import Calibration
 from dyna_eval.methods import METHODS
 
 PENDING = 9
-Law = Callable[[tuple[int, ...]], Sequence[float]]
+DraftModel = Callable[[tuple[int, ...]], Sequence[float]]
 """A draft's probabilities of the next token, by the draft tokens before it."""
 
 
@@ -91,13 +91,13 @@ class Grown(NamedTuple):
     capped: bool
 
 
-def grow(policy: GrowthPolicy, law: Law) -> Grown:
-    """Ask a policy level by level, as the decoding loop does, with probabilities from a law."""
+def grow(policy: GrowthPolicy, model: DraftModel) -> Grown:
+    """Ask a policy level by level, as the decoding loop does, with probabilities from a model."""
     tree, frontier, expanded, capped = Tree.plant(PENDING), [ROOT], list[int](), False
     for level in range(1, policy.depth + 1):
         candidates = Candidates([], [], [], [], [])
         for node in frontier:
-            probabilities = law(path_of(tree, node))
+            probabilities = model(path_of(tree, node))
             ranked = sorted(range(len(probabilities)), key=lambda token: -probabilities[token])
             for rank, token in enumerate(ranked[: policy.branch(level)]):
                 candidates.parent.append(node)
@@ -136,15 +136,17 @@ def paths_of(tree: Tree) -> set[tuple[int, ...]]:
 
 
 @st.composite
-def laws(draw: st.DrawFn, vocabulary: int = 5, flatness: Sequence[float] = (0.1, 0.5, 2.0)) -> Law:
+def draft_models(
+    draw: st.DrawFn, vocabulary: int = 5, flatness: Sequence[float] = (0.1, 0.5, 2.0)
+) -> DraftModel:
     """A draft that is sure in some places and unsure in others."""
     seed, spread = draw(st.integers(0, 10_000)), draw(st.sampled_from(flatness))
 
-    def law(path: tuple[int, ...]) -> list[float]:
+    def model(path: tuple[int, ...]) -> list[float]:
         generator = np.random.default_rng([seed, *path])
         return list(generator.dirichlet([spread] * vocabulary).tolist())
 
-    return law
+    return model
 
 
 def certain(path: tuple[int, ...]) -> list[float]:
@@ -249,11 +251,11 @@ def test_the_root_may_have_a_branch_of_its_own() -> None:
 
 
 @settings(deadline=None, max_examples=100)
-@given(law=laws(), width=st.integers(1, 5), depth=st.integers(1, 4), max_nodes=st.integers(1, 30))
+@given(model=draft_models(), width=st.integers(1, 5), depth=st.integers(1, 4), max_nodes=st.integers(1, 30))
 def test_best_first_verifies_the_likeliest_of_all_that_grew(
-    law: Law, width: int, depth: int, max_nodes: int
+    model: DraftModel, width: int, depth: int, max_nodes: int
 ) -> None:
-    grown = grow(BestFirst(depth=depth, width=width, max_nodes=max_nodes), law)
+    grown = grow(BestFirst(depth=depth, width=width, max_nodes=max_nodes), model)
     whole, verified = grown.whole, paths_of(grown.verified)
     joint = {path_of(whole, node): whole.log_probability[node] for node in range(len(whole))}
     assert len(verified) == min(max_nodes, len(whole) - 1)
@@ -263,9 +265,9 @@ def test_best_first_verifies_the_likeliest_of_all_that_grew(
 
 
 @settings(deadline=None, max_examples=100)
-@given(law=laws(), width=st.integers(1, 5), depth=st.integers(1, 4))
-def test_best_first_expands_the_likeliest_of_every_level(law: Law, width: int, depth: int) -> None:
-    whole, _, expanded, _ = grow(BestFirst(depth=depth, width=width, max_nodes=12), law)
+@given(model=draft_models(), width=st.integers(1, 5), depth=st.integers(1, 4))
+def test_best_first_expands_the_likeliest_of_every_level(model: DraftModel, width: int, depth: int) -> None:
+    whole, _, expanded, _ = grow(BestFirst(depth=depth, width=width, max_nodes=12), model)
     assert expanded[0] == ROOT
     for level in range(1, depth):
         nodes = [node for node in range(len(whole)) if whole.depth[node] == level]
@@ -276,13 +278,13 @@ def test_best_first_expands_the_likeliest_of_every_level(law: Law, width: int, d
 
 
 @settings(deadline=None, max_examples=40)
-@given(law=laws(vocabulary=3), max_nodes=st.integers(1, 12))
-def test_best_first_without_bounds_finds_the_best_of_all_trees(law: Law, max_nodes: int) -> None:
+@given(model=draft_models(vocabulary=3), max_nodes=st.integers(1, 12))
+def test_best_first_without_bounds_finds_the_best_of_all_trees(model: DraftModel, max_nodes: int) -> None:
     """Three levels of three tokens, all of them expanded: no tree of so many nodes is accepted further."""
-    verified = grow(BestFirst(depth=3, width=9, max_nodes=max_nodes), law).verified
+    verified = grow(BestFirst(depth=3, width=9, max_nodes=max_nodes), model).verified
     chances = sorted(
         (
-            math.prod(law(path[:depth])[token] for depth, token in enumerate(path))
+            math.prod(model(path[:depth])[token] for depth, token in enumerate(path))
             for length in (1, 2, 3)
             for path in product(range(3), repeat=length)
         ),
@@ -302,10 +304,10 @@ def test_best_first_keeps_parents_of_children_that_are_certain() -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(law=laws())
-def test_dynatree_without_its_phases_is_an_unpruned_tree(law: Law) -> None:
+@given(model=draft_models())
+def test_dynatree_without_its_phases_is_an_unpruned_tree(model: DraftModel) -> None:
     plain = policy(depth=3, branches=2, root_branches=2, max_nodes=100)
-    assert grow(dynatree(depth_target=3), law).verified == grow(plain, law).verified
+    assert grow(dynatree(depth_target=3), model).verified == grow(plain, model).verified
 
 
 @pytest.mark.parametrize(
@@ -450,9 +452,9 @@ def steps(grown: Grown) -> int:
 
 
 @settings(deadline=None, max_examples=60)
-@given(law=laws(flatness=[2.0]))
-def test_where_drafting_is_free_a_tree_grows_to_its_bounds(law: Law) -> None:
-    grown = grow(cost_aware(), law)
+@given(model=draft_models(flatness=[2.0]))
+def test_where_drafting_is_free_a_tree_grows_to_its_bounds(model: DraftModel) -> None:
+    grown = grow(cost_aware(), model)
     assert grown.whole.levels == 4
     widths = Counter(grown.whole.depth[node] for node in grown.expanded)
     assert [widths[level] for level in range(4)] == [1, 3, 3, 3]
@@ -460,11 +462,11 @@ def test_where_drafting_is_free_a_tree_grows_to_its_bounds(law: Law) -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(law=laws())
-def test_a_draft_as_slow_as_its_target_is_not_asked(law: Law) -> None:
+@given(model=draft_models())
+def test_a_draft_as_slow_as_its_target_is_not_asked(model: DraftModel) -> None:
     """Not even drafts that are always right would pay."""
     for slow in (1.0, 30.0):
-        grown = grow(cost_aware(draft=slow), law)
+        grown = grow(cost_aware(draft=slow), model)
         assert (len(grown.verified), grown.expanded) == (1, [])
 
 
@@ -479,24 +481,26 @@ COSTS = st.floats(0.0, 1.0)
 
 
 @settings(deadline=None, max_examples=150)
-@given(law=laws(), draft=COSTS, node=COSTS, max_nodes=st.integers(1, 12), width=st.integers(1, 6))
+@given(model=draft_models(), draft=COSTS, node=COSTS, max_nodes=st.integers(1, 12), width=st.integers(1, 6))
 def test_no_more_than_the_bounds_is_verified(
-    law: Law, draft: float, node: float, max_nodes: int, width: int
+    model: DraftModel, draft: float, node: float, max_nodes: int, width: int
 ) -> None:
     made = cost_aware(draft=draft, node=node, max_nodes=max_nodes, width=width)
     for accepted in (0, 3, 0):
-        grown = grow(made, law)
+        grown = grow(made, model)
         assert len(grown.verified) - 1 <= max_nodes
         assert max(Counter(grown.whole.depth[node] for node in grown.expanded).values(), default=0) <= width
         made.learn(grown.verified, first_path(grown.verified, accepted))
 
 
 @settings(deadline=None, max_examples=60)
-@given(law=laws(vocabulary=3), draft=st.floats(0.0, 0.4), node=st.floats(0.0, 0.4))
-def test_what_is_verified_is_the_best_of_all_trees_in_what_grew(law: Law, draft: float, node: float) -> None:
+@given(model=draft_models(vocabulary=3), draft=st.floats(0.0, 0.4), node=st.floats(0.0, 0.4))
+def test_what_is_verified_is_the_best_of_all_trees_in_what_grew(
+    model: DraftModel, draft: float, node: float
+) -> None:
     """By trying them all: none is worth more, in expected tokens less what its seconds cost at AR's rate."""
     made = cost_aware(draft=draft, node=node, depth=2, width=2, max_nodes=5)
-    grown = grow(made, law)
+    grown = grow(made, model)
     whole, ar_rate = grown.whole, 1.0 / made.calibration.verify(1)
 
     def worth(nodes: Sequence[int]) -> float:
@@ -514,13 +518,13 @@ def test_what_is_verified_is_the_best_of_all_trees_in_what_grew(law: Law, draft:
 
 
 @settings(deadline=None, max_examples=150)
-@given(law=laws(), draft=COSTS, node=st.floats(0.0, 0.3), max_nodes=st.integers(1, 36))
+@given(model=draft_models(), draft=COSTS, node=st.floats(0.0, 0.3), max_nodes=st.integers(1, 36))
 def test_a_cap_is_noted_where_without_it_more_were_verified(
-    law: Law, draft: float, node: float, max_nodes: int
+    model: DraftModel, draft: float, node: float, max_nodes: int
 ) -> None:
     """And where it is not noted, it changed nothing."""
-    capped = grow(cost_aware(draft=draft, node=node, max_nodes=max_nodes), law)
-    free = grow(cost_aware(draft=draft, node=node, max_nodes=4096), law)
+    capped = grow(cost_aware(draft=draft, node=node, max_nodes=max_nodes), model)
+    free = grow(cost_aware(draft=draft, node=node, max_nodes=4096), model)
     assert capped.capped == (len(free.verified) - 1 > max_nodes)
     assert capped.capped or capped == free
     assert not free.capped
@@ -545,29 +549,33 @@ def test_a_cap_before_a_dear_node_is_noted_where_those_behind_it_pay_for_it() ->
 
 
 @settings(deadline=None, max_examples=150)
-@given(law=laws(), cheap=COSTS, dearer=COSTS, node=st.floats(0.0, 0.3))
-def test_a_dearer_draft_takes_no_more_steps(law: Law, cheap: float, dearer: float, node: float) -> None:
-    few, many = (steps(grow(cost_aware(draft=c, node=node), law)) for c in (cheap + dearer, cheap))
+@given(model=draft_models(), cheap=COSTS, dearer=COSTS, node=st.floats(0.0, 0.3))
+def test_a_dearer_draft_takes_no_more_steps(
+    model: DraftModel, cheap: float, dearer: float, node: float
+) -> None:
+    few, many = (steps(grow(cost_aware(draft=c, node=node), model)) for c in (cheap + dearer, cheap))
     assert few <= many
 
 
 @settings(deadline=None, max_examples=150)
-@given(law=laws(), draft=st.floats(0.0, 0.5), cheap=COSTS, dearer=COSTS)
+@given(model=draft_models(), draft=st.floats(0.0, 0.5), cheap=COSTS, dearer=COSTS)
 def test_the_dearer_a_node_the_fewer_are_verified(
-    law: Law, draft: float, cheap: float, dearer: float
+    model: DraftModel, draft: float, cheap: float, dearer: float
 ) -> None:
-    few, many = (len(grow(cost_aware(draft=draft, node=c), law).verified) for c in (cheap + dearer, cheap))
+    few, many = (len(grow(cost_aware(draft=draft, node=c), model).verified) for c in (cheap + dearer, cheap))
     assert few <= many
 
 
 @settings(deadline=None, max_examples=60)
-@given(law=laws(), draft=st.floats(0.0, 0.3), node=st.floats(0.0, 0.2), depth=st.integers(1, 4))
-def test_only_steps_that_were_taken_are_paid_for(law: Law, draft: float, node: float, depth: int) -> None:
+@given(model=draft_models(), draft=st.floats(0.0, 0.3), node=st.floats(0.0, 0.2), depth=st.integers(1, 4))
+def test_only_steps_that_were_taken_are_paid_for(
+    model: DraftModel, draft: float, node: float, depth: int
+) -> None:
     """The bound on levels ends a tree whose nodes would have grown: that step costs nothing."""
     made = cost_aware(draft=draft, node=node, depth=depth)
     spent = 1.0  # a step of the target alone, from which the rate starts
     for _ in range(3):
-        grown = grow(made, law)
+        grown = grow(made, model)
         made.learn(grown.verified, [ROOT])
         spent += draft * steps(grown) + made.calibration.verify(len(grown.verified))
         assert made._spent_seconds == pytest.approx(spent)
@@ -853,12 +861,12 @@ POLICIES: dict[str, Callable[[], GrowthPolicy]] = {
 
 @pytest.mark.parametrize("name", POLICIES)
 @settings(deadline=None, max_examples=50)
-@given(law=laws())
-def test_a_policy_keeps_to_the_rows_that_room_is_made_for(name: str, law: Law) -> None:
+@given(model=draft_models())
+def test_a_policy_keeps_to_the_rows_that_room_is_made_for(name: str, model: DraftModel) -> None:
     """The draft writes a row for every node it expands but the root; the target one for every node."""
     made = POLICIES[name]()
     made.begin()
-    grown = grow(made, law)
+    grown = grow(made, model)
     assert len(grown.expanded) - 1 <= made.most_rows
     assert len(grown.verified) - 1 <= made.max_nodes <= made.most_rows
     assert grown.whole.levels <= made.depth

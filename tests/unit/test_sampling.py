@@ -1,4 +1,4 @@
-"""Sampling draws from the target's own law, whatever the tree and whatever runs the model."""
+"""Sampling draws from the target's own distribution, whatever the tree and whatever runs the model."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import pytest
 import torch
 from dyna_eval_workers.growth.trees import TopBranches
 from dyna_eval_workers.runner import COMMITTED
-from dyna_eval_workers.sampling import Chooser, gumbel_noise, noise_from_words, random_words
+from dyna_eval_workers.sampling import Sampler, gumbel_noise, noise_from_words, random_words
 from scipy.stats import binomtest, chisquare, gumbel_r, kstest, pearsonr
 
 from dyna_eval.jobs import GenerationSpec
-from tests.laws import after, chi_square, law_alone
+from tests.distributions import chi_square, model_after, target_distribution
 from tests.models import VOCABULARY, tiny_gpt_neox
 from tests.runners import RUNNERS, decoder
 
 
-def chooser(temperature: float, seed: str, vocabulary: int = 5) -> Chooser:
-    return Chooser(temperature=temperature, seed=seed, vocabulary=vocabulary)
+def sampler(temperature: float, seed: str, vocabulary: int = 5) -> Sampler:
+    return Sampler(temperature=temperature, seed=seed, vocabulary=vocabulary)
 
 
-def scores(chooser: Chooser, logits: torch.Tensor, positions: list[int]) -> torch.Tensor:
+def scores(sampler: Sampler, logits: torch.Tensor, positions: list[int]) -> torch.Tensor:
     """Return the scores whose argmax is the choice; logits are (positions, V)."""
-    noise = chooser.noise(positions)
-    return logits if noise is None else logits / chooser.temperature + torch.from_numpy(noise)
+    noise = sampler.noise(positions)
+    return logits if noise is None else logits / sampler.temperature + torch.from_numpy(noise)
 
 
 def test_greedy_adds_no_noise() -> None:
-    assert chooser(0.0, "s", 3).noise([7]) is None
+    assert sampler(0.0, "s", 3).noise([7]) is None
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 1.5])
 def test_the_argmax_of_the_scores_is_a_draw_from_the_softmax(temperature: float) -> None:
     logits = torch.tensor([1.0, 0.0, -0.5, 2.0, -3.0])
     draws = 4000
-    chosen = scores(chooser(temperature, "law"), logits.expand(draws, 5), list(range(draws))).argmax(-1)
+    chosen = scores(sampler(temperature, "s"), logits.expand(draws, 5), list(range(draws))).argmax(-1)
     counts = Counter(chosen.tolist())
     expected = (logits / temperature).softmax(-1).double() * draws
     assert chisquare([counts[token] for token in range(5)], expected * (draws / expected.sum())).pvalue > 1e-3
@@ -44,12 +44,12 @@ def test_the_argmax_of_the_scores_is_a_draw_from_the_softmax(temperature: float)
 
 def test_the_noise_of_a_position_is_its_own_alone() -> None:
     """Two nodes of one depth get the same noise, as AR will have it when it gets there."""
-    together = chooser(1.0, "s").noise([10, 11, 11])
+    together = sampler(1.0, "s").noise([10, 11, 11])
     assert together is not None
     assert np.array_equal(together[1], together[2])
     assert not np.array_equal(together[0], together[1])
     for row, position in enumerate((10, 11, 11)):
-        alone = chooser(1.0, "s").noise([position])
+        alone = sampler(1.0, "s").noise([position])
         assert alone is not None
         assert np.array_equal(together[row], alone[0])
 
@@ -109,7 +109,7 @@ def test_the_noise_of_a_token_does_not_depend_on_how_many_there_are(vocabulary: 
 
 
 def test_another_seed_has_another_noise() -> None:
-    one, other = chooser(1.0, "s").noise([3]), chooser(1.0, "t").noise([3])
+    one, other = sampler(1.0, "s").noise([3]), sampler(1.0, "t").noise([3])
     assert one is not None
     assert other is not None
     assert not np.array_equal(one, other)
@@ -125,14 +125,14 @@ def test_a_node_gets_the_noise_of_its_own_position(backend: str, temperature: fl
     runner.extend([8], [COMMITTED])
     runner.extend([11, 12, 13, 14], [0, 0, 1, 2])
     positions = [5, 5, 6, 6]
-    expected = scores(chooser(temperature, "s", VOCABULARY), runner.logits(), positions).argmax(-1)
-    assert runner.choose(chooser(temperature, "s", VOCABULARY)) == expected.tolist()
-    best, _ = runner.rank(1, chooser(temperature, "s", VOCABULARY), VOCABULARY)
+    expected = scores(sampler(temperature, "s", VOCABULARY), runner.logits(), positions).argmax(-1)
+    assert runner.choose(sampler(temperature, "s", VOCABULARY)) == expected.tolist()
+    best, _ = runner.rank(1, sampler(temperature, "s", VOCABULARY), VOCABULARY)
     assert [token for [token] in best] == expected.tolist()
 
 
 def test_noise_that_was_forgotten_comes_back_the_same() -> None:
-    noisy = chooser(1.0, "s")
+    noisy = sampler(1.0, "s")
     before = noisy.noise([3])
     noisy.forget_before(100)
     after_all = noisy.noise([3])
@@ -143,10 +143,10 @@ def test_noise_that_was_forgotten_comes_back_the_same() -> None:
 
 @pytest.mark.parametrize("backend", RUNNERS)
 @pytest.mark.parametrize("draft_seed", [1, 8], ids=["the target itself", "a stranger"])
-def test_two_sampled_tokens_follow_the_targets_law(draft_seed: int, backend: str) -> None:
-    """A chi-square over pairs of tokens decoded by a pruned tree, against the law by enumeration.
+def test_two_sampled_tokens_follow_the_targets_distribution(draft_seed: int, backend: str) -> None:
+    """A chi-square over pairs of tokens decoded by a pruned tree, against the enumerated distribution.
 
-    That this test tells a sampler with a fault from a right one is shown in test_output_law.
+    That this test tells a sampler with a fault from a right one is shown in test_output_distribution.
     """
     target, prompt, draws = tiny_gpt_neox(seed=1, vocabulary=6), [3, 5, 2], 1500
     draft = tiny_gpt_neox(seed=draft_seed, vocabulary=6)
@@ -154,5 +154,5 @@ def test_two_sampled_tokens_follow_the_targets_law(draft_seed: int, backend: str
     policy = TopBranches(depth=2, branches=2, root_branches=3, threshold=0.05, max_nodes=9)
     generation = GenerationSpec(max_new_tokens=2, temperature=1.0)
     sample = [pair.decode(prompt, generation, policy, seed=str(seed)).token_ids for seed in range(draws)]
-    law = law_alone(after(prompt, RUNNERS["eager"](target), depth=2), 2, 6)
-    assert chi_square(sample, law) > 1e-3
+    distribution = target_distribution(model_after(prompt, RUNNERS["eager"](target), depth=2), 2, 6)
+    assert chi_square(sample, distribution) > 1e-3

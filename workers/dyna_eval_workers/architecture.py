@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from dyna_eval.errors import PairError
 from dyna_eval_workers.families import FAMILIES
 from dyna_eval_workers.runner import COMMITTED, Runner, WrittenRows, position_limit, vocabulary_size
-from dyna_eval_workers.sampling import Chooser
+from dyna_eval_workers.sampling import Sampler
 from dyna_eval_workers.tree import ROOT, Tree
 
 _ALIBI = {"bloom", "mpt"}
@@ -143,15 +143,15 @@ def _check_pass(
     rows.add(parents, runner.length)
     positions = [position + 1 for position in rows.positions[: len(plain)]]
     runner.extend(tokens, parents)
-    choosers = [Chooser(temperature=t, seed="self-test", vocabulary=runner.vocabulary) for t in (0.0, 1.0)]
-    answers = [_answers(runner, chooser, ranks_first=ranks_first) for chooser in choosers]
+    samplers = [Sampler(temperature=t, seed="self-test", vocabulary=runner.vocabulary) for t in (0.0, 1.0)]
+    answers = [_answers(runner, sampler, ranks_first=ranks_first) for sampler in samplers]
     logits = runner.logits().float()[: len(plain)]
     _compare(logits, plain, runner.dtype, name)
-    for chooser, answer in zip(choosers, answers, strict=True):
-        noise = chooser.noise(positions)
+    for sampler, answer in zip(samplers, answers, strict=True):
+        noise = sampler.noise(positions)
         scores = logits.cpu()
         if noise is not None:
-            scores = scores / chooser.temperature + torch.from_numpy(noise)
+            scores = scores / sampler.temperature + torch.from_numpy(noise)
         if not answer.error(scores) <= _NEAR:  # also catches NaN
             how = "greedily" if noise is None else "by sampling"
             raise PairError(f"{name}: the tokens that are chosen {how} are not those that its logits say")
@@ -176,11 +176,11 @@ class _Answers:
         return float(torch.cat([best[:, :1] - chosen, best - ranked, ranked - told], dim=1).abs().max())
 
 
-def _answers(runner: Runner, chooser: Chooser, *, ranks_first: bool) -> _Answers:
+def _answers(runner: Runner, sampler: Sampler, *, ranks_first: bool) -> _Answers:
     branch = min(_RANKED, runner.vocabulary)
-    chosen = [] if ranks_first else runner.choose(chooser)
-    ranked, log_probabilities = runner.rank(branch, chooser, runner.vocabulary)
-    return _Answers(chosen or runner.choose(chooser), ranked, log_probabilities)
+    chosen = [] if ranks_first else runner.choose(sampler)
+    ranked, log_probabilities = runner.rank(branch, sampler, runner.vocabulary)
+    return _Answers(chosen or runner.choose(sampler), ranked, log_probabilities)
 
 
 def _compare(logits: Tensor, plain: Sequence[Tensor], dtype: torch.dtype, name: str) -> None:

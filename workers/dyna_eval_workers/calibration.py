@@ -11,7 +11,7 @@ from scipy.optimize import isotonic_regression
 from dyna_eval.measurements import Calibration
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.runner import COMMITTED, Runner
-from dyna_eval_workers.sampling import Chooser
+from dyna_eval_workers.sampling import Sampler
 
 _CONTEXT = 128  # committed rows behind which the passes are timed
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 32)
@@ -32,7 +32,7 @@ def calibrate(decoder: Decoder, *, positions: int | None) -> Calibration:
     with the size. `positions` bounds what the models can hold; None for no limit.
     """
     room = min(_CONTEXT + _NODES[-1], positions or _CONTEXT + _NODES[-1])
-    greedy = Chooser(temperature=0.0, seed="", vocabulary=decoder.target.vocabulary)
+    greedy = Sampler(temperature=0.0, seed="", vocabulary=decoder.target.vocabulary)
     draft = decoder.draft
     verify = _time(decoder.target, _NODES, room, lambda: decoder.target.choose(greedy))
     large = [size for size in _LARGE_NODES if positions is None or _CONTEXT + size <= positions]

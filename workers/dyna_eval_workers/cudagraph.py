@@ -34,7 +34,7 @@ from dyna_eval.errors import CaptureError, DecodingError
 from dyna_eval_workers.cache import PreallocatedCache
 from dyna_eval_workers.memory import ran_out
 from dyna_eval_workers.runner import TorchRunner
-from dyna_eval_workers.sampling import Chooser
+from dyna_eval_workers.sampling import Sampler
 
 _ROWS = 256  # C is a multiple of it, and it is one of WORD
 WORD = 64  # rows whose bits stand in one integer
@@ -180,20 +180,20 @@ class GraphRunner(TorchRunner):
         self._latest.waits = False  # of a pass that is forgotten nothing was asked
         super().keep(rows)
 
-    def choose(self, chooser: Chooser) -> list[int]:
-        if chooser.temperature > 0 and not self._samples_in_graphs:
+    def choose(self, sampler: Sampler) -> list[int]:
+        if sampler.temperature > 0 and not self._samples_in_graphs:
             self.logits()  # which `_logits` are from then on
-            return super().choose(chooser)
-        chosen: list[int] = self._asked(_Tail.CHOOSE, chooser).tolist()
+            return super().choose(sampler)
+        chosen: list[int] = self._asked(_Tail.CHOOSE, sampler).tolist()
         return chosen
 
     def rank(
-        self, branch: int, chooser: Chooser, proposable: int
+        self, branch: int, sampler: Sampler, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
-        if branch > _BRANCH or (chooser.temperature > 0 and not self._samples_in_graphs):
+        if branch > _BRANCH or (sampler.temperature > 0 and not self._samples_in_graphs):
             self.logits()
-            return super().rank(branch, chooser, proposable)
-        best = self._asked(_Tail.RANK, chooser, proposable)
+            return super().rank(branch, sampler, proposable)
+        best = self._asked(_Tail.RANK, sampler, proposable)
         return best[:, 0, :branch].tolist(), best[:, 1, :branch].view(np.float32).tolist()
 
     def logits(self) -> Tensor:
@@ -212,14 +212,14 @@ class GraphRunner(TorchRunner):
             shape = next(alike, _Shape(nodes, rows, _Tail.NOTHING, 0))
             self._run(shape.tail, shape.proposable)
 
-    def _asked(self, tail: _Tail, chooser: Chooser, proposable: int = 0) -> NDArray[Any]:
+    def _asked(self, tail: _Tail, sampler: Sampler, proposable: int = 0) -> NDArray[Any]:
         """Return the answer about the nodes that are asked about, on the host."""
-        self._latest.packed = self._with_law(self._latest.packed, chooser)
+        self._latest.packed = self._with_sampler(self._latest.packed, sampler)
         answer = self._run(tail, proposable) if self._latest.waits else self._asked_late(tail, proposable)
         return answer[self._latest.asked]
 
-    def _with_law(self, packed: bytes, chooser: Chooser) -> bytes:  # noqa: ARG002  # fused kernels read it
-        """Return the inputs of a pass with the law that its tokens are chosen by, where they hold one."""
+    def _with_sampler(self, packed: bytes, sampler: Sampler) -> bytes:  # noqa: ARG002  # fused kernels read it
+        """Return the inputs of a pass with how to choose its tokens, where the inputs say that."""
         return packed
 
     @torch.no_grad()

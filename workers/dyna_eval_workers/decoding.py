@@ -25,7 +25,7 @@ from dyna_eval.measurements import Round
 from dyna_eval_workers.drafting import Drafting, PromptLookup
 from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection
 from dyna_eval_workers.runner import COMMITTED, Runner
-from dyna_eval_workers.sampling import Chooser
+from dyna_eval_workers.sampling import Sampler
 from dyna_eval_workers.traces import Trace
 from dyna_eval_workers.tree import NOT_FED, ROOT, Tree
 
@@ -74,7 +74,7 @@ class _Sequence:
     limit: int
     """The length at which the sequence is finished."""
     end_tokens: frozenset[int]
-    chooser: Chooser
+    sampler: Sampler
     drafting: Drafting | None
 
     @property
@@ -93,7 +93,7 @@ class _Sequence:
             tokens = tokens[: end + 1]
             self.limit = len(self.committed) + len(tokens)
         self.committed += tokens
-        self.chooser.forget_before(len(self.committed))
+        self.sampler.forget_before(len(self.committed))
         return len(tokens)
 
 
@@ -150,7 +150,7 @@ class Decoder:
             committed=list(prompt),
             limit=len(prompt) + generation.max_new_tokens,
             end_tokens=self.end_tokens if generation.stop_at_eos else frozenset(),
-            chooser=Chooser(temperature=generation.temperature, seed=seed, vocabulary=self.target.vocabulary),
+            sampler=Sampler(temperature=generation.temperature, seed=seed, vocabulary=self.target.vocabulary),
             drafting=drafting,
         )
         rows = sequence.limit + (0 if drafting is None else drafting.most_rows)
@@ -188,7 +188,7 @@ class Decoder:
         tree = drafted.tree
         begun = _clock()
         self.target.extend(tree.token, tree.parent)
-        choices = self.target.choose(sequence.chooser)
+        choices = self.target.choose(sequence.sampler)
         verified = _clock()
         path = tree.walk(choices)
         self.target.keep(path)
@@ -241,12 +241,12 @@ class Decoder:
             if level == 1:
                 lacking = _readable(sequence.committed[draft.length :], draft)
                 draft.extend(lacking, range(COMMITTED, len(lacking) - 1), last_only=True)
-                proposed = draft.rank(branch, sequence.chooser, self._proposable)
+                proposed = draft.rank(branch, sequence.sampler, self._proposable)
                 draft.keep(range(len(lacking)))
                 result.rows += len(lacking)
             else:
                 _feed(draft, tree, frontier, first_row=written)
-                proposed = draft.rank(branch, sequence.chooser, self._proposable)
+                proposed = draft.rank(branch, sequence.sampler, self._proposable)
                 written += len(frontier)
                 result.rows += len(frontier)
             result.steps += 1

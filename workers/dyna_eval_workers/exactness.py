@@ -11,7 +11,7 @@ import torch
 from dyna_eval.jobs import GenerationSpec
 from dyna_eval.measurements import Exactness
 from dyna_eval_workers.runner import COMMITTED, Runner
-from dyna_eval_workers.sampling import Chooser
+from dyna_eval_workers.sampling import Sampler
 
 _TIE_ULP = {torch.float32: 64.0, torch.float16: 2.0, torch.bfloat16: 2.0}
 """Largest margin, in units in the last place, that different kernels may turn round: see `_margin_ulp`.
@@ -75,8 +75,8 @@ def _scores_at(target: Runner, tokens: list[int], generation: GenerationSpec, se
     target.prefill(tokens[:-1])
     target.extend(tokens[-1:], [COMMITTED])
     logits = target.logits()[0].float().cpu()
-    chooser = Chooser(temperature=generation.temperature, seed=seed, vocabulary=target.vocabulary)
-    noise = chooser.noise([len(tokens)])
+    sampler = Sampler(temperature=generation.temperature, seed=seed, vocabulary=target.vocabulary)
+    noise = sampler.noise([len(tokens)])
     return logits if noise is None else logits / generation.temperature + torch.from_numpy(noise[0])
 
 

@@ -11,8 +11,8 @@ then gets the whole prompt and caches that hold these rows. It does the rest by 
 The static cache is the one that transformers compiles for: every token's forward pass after the first, by
 `torch.compile` in transformers' own mode. On a CPU it does so only where it is told to, as here.
 
-Greedy tokens are the target's. Sampled ones follow its law, but with torch's random numbers: with one seed
-they repeat on one machine, and cannot equal the tokens of our own loop. With scikit-learn installed,
+Greedy tokens are the target's. Sampled ones follow its distribution, but with torch's random numbers: with
+one seed they repeat on one machine, and cannot equal the tokens of our own loop. With scikit-learn installed,
 transformers adapts the confidence threshold from round to round.
 """
 
@@ -115,7 +115,7 @@ class PeerDecoder:
             sequence = self.target.generate(
                 ids,
                 past_key_values=cache,
-                generation_config=self._law(generation, configuration),
+                generation_config=self._generation_config(generation, configuration),
                 assistant_model=draft,
                 streamer=listener,
             )
@@ -128,20 +128,20 @@ class PeerDecoder:
             rounds=tuple(listener.rounds),
         )
 
-    def _law(self, generation: GenerationSpec, configuration: Configuration) -> Any:
+    def _generation_config(self, generation: GenerationSpec, configuration: Configuration) -> Any:
         """Return what `generate` is to do. It may emit an end token, also where it must not stop there."""
-        law = GenerationConfig(
+        config = GenerationConfig(
             max_new_tokens=generation.max_new_tokens,
             do_sample=False,
             eos_token_id=(self._end_tokens or None) if generation.stop_at_eos else None,
         )
         if generation.temperature > 0:  # top_k is 50 unless it is told otherwise
-            law.update(do_sample=True, temperature=generation.temperature, top_k=0)
+            config.update(do_sample=True, temperature=generation.temperature, top_k=0)
         if _is_static(configuration):
             # Left to itself, torch compiles the second size of cache with variable shapes, which are slower.
-            law.compile_config = CompileConfig(dynamic=False)
-            law.compile_config._compile_all_devices = True
-        return law
+            config.compile_config = CompileConfig(dynamic=False)
+            config.compile_config._compile_all_devices = True
+        return config
 
     @contextmanager
     def _configured(self, configuration: Configuration) -> Iterator[None]:

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 
 from dyna_eval_workers.cache import PreallocatedCache
 from dyna_eval_workers.placement import layer_devices
-from dyna_eval_workers.sampling import Chooser
+from dyna_eval_workers.sampling import Sampler
 
 COMMITTED = -1
 """The parent of a row that continues the committed rows."""
@@ -77,12 +77,12 @@ class Runner(Protocol):
         """Commit the rows at these ascending places behind the committed ones, and forget the others."""
         ...
 
-    def choose(self, chooser: Chooser) -> list[int]:
+    def choose(self, sampler: Sampler) -> list[int]:
         """Return the chosen token after every token of the latest `extend`."""
         ...
 
     def rank(
-        self, branch: int, chooser: Chooser, proposable: int
+        self, branch: int, sampler: Sampler, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
         """Return the best tokens under `proposable` after every token of the latest `extend`, best first.
 
@@ -219,15 +219,15 @@ class TorchRunner:
         self._written.clear()
 
     @torch.inference_mode()
-    def choose(self, chooser: Chooser) -> list[int]:
-        chosen: list[int] = self._scores(chooser, self.vocabulary).argmax(dim=-1).tolist()
+    def choose(self, sampler: Sampler) -> list[int]:
+        chosen: list[int] = self._scores(sampler, self.vocabulary).argmax(dim=-1).tolist()
         return chosen
 
     @torch.inference_mode()
     def rank(
-        self, branch: int, chooser: Chooser, proposable: int
+        self, branch: int, sampler: Sampler, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
-        scores = self._scores(chooser, proposable)
+        scores = self._scores(sampler, proposable)
         best = scores.float().log_softmax(dim=-1).topk(branch, dim=-1)
         return best.indices.tolist(), best.values.tolist()
 
@@ -240,13 +240,13 @@ class TorchRunner:
         moves = torch.tensor([list(sources), list(places)], device=self.device)
         self.cache.move(*(moves + self.length))
 
-    def _scores(self, chooser: Chooser, tokens: int) -> Tensor:
+    def _scores(self, sampler: Sampler, tokens: int) -> Tensor:
         """Return the scores of the first so many tokens, whose argmax is the chosen one."""
-        noise = chooser.noise([position + 1 for position in self._written.positions[-len(self._logits) :]])
+        noise = sampler.noise([position + 1 for position in self._written.positions[-len(self._logits) :]])
         logits = self._logits[:, :tokens]
         if noise is None:
             return logits
-        return logits.float() / chooser.temperature + torch.from_numpy(noise[:, :tokens]).to(self.device)
+        return logits.float() / sampler.temperature + torch.from_numpy(noise[:, :tokens]).to(self.device)
 
     def _mask(self, seen: NDArray[np.bool_]) -> Tensor | None:
         """Return the additive mask, (1, 1, tokens, rows), or None for one token that sees every row."""

@@ -30,8 +30,11 @@ _SERIES_BELOW = np.float32(1 / 64)
 _BELOW_1 = np.float32(1 - 2**-24)
 
 
-class Chooser:
-    """The law by which tokens are chosen for one sequence. Greedy where temperature is 0."""
+class Sampler:
+    """How the tokens of one sequence are chosen from logits; greedily where `temperature` is 0.
+
+    `key` is that of the Gumbel noise, from the seed.
+    """
 
     def __init__(self, *, temperature: float, seed: str, vocabulary: int) -> None:
         self.temperature = temperature

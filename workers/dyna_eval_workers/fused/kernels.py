@@ -397,7 +397,7 @@ def _rotated(
 def rank_parts(
     logits,
     positions,
-    law,
+    sampling,
     values,
     tokens,
     V,
@@ -408,7 +408,7 @@ def rank_parts(
     """Write the BRANCH best of each BLOCK of a node's scores, and what normalises them.
 
     That is (BRANCH + 2,) float32: their scores, the highest one, and the sum of all exponentials beside it;
-    the tokens are (BRANCH,). Scores are logits, or where `law` has a temperature above 0, logits /
+    the tokens are (BRANCH,). Scores are logits, or where `sampling` has a temperature above 0, logits /
     temperature + the noise that its key gives each token at the position it would take.
     """
     part, node = tl.program_id(0), tl.program_id(1)
@@ -416,9 +416,9 @@ def rank_parts(
     own = tl.load(logits + node.to(tl.int64) * V + token, mask=token < proposable, other=float("-inf"))
     own = own.to(tl.float32)
     own = tl.where(own <= float("inf"), own, float("-inf"))  # NaN would be the best of all, at any place
-    temperature = tl.load(law).to(tl.int32).to(tl.float32, bitcast=True)
+    temperature = tl.load(sampling).to(tl.int32).to(tl.float32, bitcast=True)
     if temperature > 0:
-        own = own / temperature + _gumbel(token, tl.load(positions + node) + 1, tl.load(law + 1))
+        own = own / temperature + _gumbel(token, tl.load(positions + node) + 1, tl.load(sampling + 1))
     offset = node * tl.num_programs(0) + part
     maximum = tl.max(own)
     shift = tl.where(maximum == float("-inf"), 0.0, maximum)

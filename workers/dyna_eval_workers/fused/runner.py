@@ -28,7 +28,7 @@ from dyna_eval_workers.families import (
     stack_of,
 )
 from dyna_eval_workers.runner import COMMITTED
-from dyna_eval_workers.sampling import Chooser
+from dyna_eval_workers.sampling import Sampler
 
 # Found on an H200, for models of 70 M to 2.8 B parameters.
 _MIN_PROGRAMS = 80  # split-K programs per product, so that all SMs read weights
@@ -41,8 +41,8 @@ _ATTEND_SLOTS = 16  # query heads times nodes that a program of `attend` takes
 _ATTEND_WARPS = 8  # warps of a program of `attend`
 _PROMPT_PASS = 64  # tokens of a prompt in one pass
 _COUNTERS = 1 << 16  # groups of programs that add up parts, at most
-_LAW = 2  # integers that say how tokens are chosen
-_GREEDY = bytes(8 * _LAW)  # a law: the best one, without noise
+_SAMPLING_WORDS = 2  # integers of a pass's inputs that say how its tokens are chosen
+_GREEDY = bytes(8 * _SAMPLING_WORDS)  # temperature 0, for which no key is needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +102,14 @@ class _Inputs:
     tokens: Tensor
     positions: Tensor
     bits: Tensor
-    law: Tensor
+    sampling: Tensor
 
     @classmethod
     def of(cls, packed: Tensor, nodes: int) -> _Inputs:
         """Return the parts of what `FusedRunner._packed` packed."""
         places = _even(nodes)
-        bits = len(packed) - 2 - 2 * places - _LAW
-        return cls(nodes, *torch.split(packed, [2, places, places, bits, _LAW]))
+        bits = len(packed) - 2 - 2 * places - _SAMPLING_WORDS
+        return cls(nodes, *torch.split(packed, [2, places, places, bits, _SAMPLING_WORDS]))
 
 
 class FusedRunner(GraphRunner):
@@ -176,16 +176,16 @@ class FusedRunner(GraphRunner):
         """Return what a pass reads: the first row it writes, the row behind its last, and what each node is.
 
         That is tokens and positions, with room for an even number of nodes, and the bits of the rows seen.
-        Last comes the law that tokens are chosen by, as yet a greedy one: the bits of the temperature, as of
-        float32, and the key of the noise.
+        Last comes how tokens are chosen, at first greedily: the bits of the temperature, as of float32, and
+        the key of the noise.
         """
         count, first = len(tokens), self.cache.written
         padding = [0] * (_even(nodes) - count)
         header = array("q", [first, first + count, *tokens, *padding, *positions, *padding])
         return header.tobytes() + bits_of(nodes, rows, self.length, seen) + _GREEDY
 
-    def _with_law(self, packed: bytes, chooser: Chooser) -> bytes:
-        return packed[: -len(_GREEDY)] + pack("<fiQ", chooser.temperature, 0, chooser.key)
+    def _with_sampler(self, packed: bytes, sampler: Sampler) -> bytes:
+        return packed[: -len(_GREEDY)] + pack("<fiQ", sampler.temperature, 0, sampler.key)
 
     def _pass(
         self,
@@ -211,7 +211,7 @@ class FusedRunner(GraphRunner):
         self._kernels.rank_parts[(parts, nodes)](
             logits,
             own.positions,
-            own.law,
+            own.sampling,
             values,
             tokens,
             logits.stride(0),

@@ -14,7 +14,7 @@ from dyna_eval_workers.families import rotary_tables
 from dyna_eval_workers.native import kernels
 from dyna_eval_workers.native.weights import Weights
 from dyna_eval_workers.runner import COMMITTED, position_limit
-from dyna_eval_workers.sampling import Chooser
+from dyna_eval_workers.sampling import Sampler
 
 _PREFILL_TOKENS = 128  # tokens of a prompt in one pass: bounds the memory for activations
 
@@ -90,22 +90,22 @@ class NativeRunner:
         self._kernels.dyna_keep(self._state, self._tokens_at, count)
         self._length += count
 
-    def choose(self, chooser: Chooser) -> list[int]:
-        if not self._kernels.dyna_choose(self._state, chooser.temperature, chooser.key, self._tokens_at):
+    def choose(self, sampler: Sampler) -> list[int]:
+        if not self._kernels.dyna_choose(self._state, sampler.temperature, sampler.key, self._tokens_at):
             raise MemoryError(f"no memory for the scores of {self.vocabulary} tokens")
         chosen: list[int] = self._tokens[: self._rows].tolist()
         return chosen
 
     def rank(
-        self, branch: int, chooser: Chooser, proposable: int
+        self, branch: int, sampler: Sampler, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
         self._room(self._rows * branch)
         if not self._kernels.dyna_rank(
             self._state,
             branch,
             proposable,
-            chooser.temperature,
-            chooser.key,
+            sampler.temperature,
+            sampler.key,
             self._tokens_at,
             self._scores_at,
         ):

@@ -1,4 +1,4 @@
-"""Laws of emitted tokens: exactly, by enumeration, and from samples, by a chi-square test."""
+"""Distributions of emitted tokens: exactly by enumeration, and from samples by a chi-square test."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from scipy.stats import chisquare
 Tokens = tuple[int, ...]
 Draw = Callable[[Sequence[float]], int]
 """A draw of an index by probabilities, the only source of chance in what is to be enumerated."""
-Law = Callable[[Tokens], Sequence[float]]
-"""A model's probabilities of the next token after some tokens."""
+Model = Callable[[Tokens], Sequence[float]]
+"""A model: the probabilities of the next token, (vocabulary,), after some tokens."""
 
 
-def law_of(program: Callable[[Draw], Tokens]) -> dict[Tokens, float]:
-    """Return the exact law of a program's result: run it once for every way its draws may fall out."""
-    law: dict[Tokens, float] = {}
+def output_distribution(program: Callable[[Draw], Tokens]) -> dict[Tokens, float]:
+    """Return the exact distribution of a program's result: run it once for every outcome of its draws."""
+    distribution: dict[Tokens, float] = {}
     waiting: list[list[int]] = [[]]
     while waiting:
         script = waiting.pop()
@@ -36,27 +36,27 @@ def law_of(program: Callable[[Draw], Tokens]) -> dict[Tokens, float]:
             return index
 
         result = program(draw)
-        law[result] = law.get(result, 0.0) + chance
-    return law
+        distribution[result] = distribution.get(result, 0.0) + chance
+    return distribution
 
 
-def law_alone(target: Law, length: int, vocabulary: int) -> dict[Tokens, float]:
-    """Return what a target alone emits: the probability of every sequence of so many tokens."""
-    law: dict[Tokens, float] = {}
+def target_distribution(target: Model, length: int, vocabulary: int) -> dict[Tokens, float]:
+    """Return the probability of every sequence of `length` tokens that the target alone may emit."""
+    distribution: dict[Tokens, float] = {}
     for tokens in product(range(vocabulary), repeat=length):
         chance = 1.0
         for place, token in enumerate(tokens):
             chance *= target(tokens[:place])[token]
-        law[tokens] = chance
-    return law
+        distribution[tokens] = chance
+    return distribution
 
 
 def total_variation(one: Mapping[Tokens, float], other: Mapping[Tokens, float]) -> float:
     return sum(abs(one.get(tokens, 0.0) - other.get(tokens, 0.0)) for tokens in {*one, *other}) / 2
 
 
-def after(prompt: Sequence[int], runner: Runner, *, depth: int) -> Law:
-    """Return the law of a model after a prompt, at temperature 1, for fewer than `depth` tokens behind it."""
+def model_after(prompt: Sequence[int], runner: Runner, *, depth: int) -> Model:
+    """Return a model at temperature 1 after a prompt, for fewer than `depth` tokens that follow it."""
     known: dict[Tokens, Sequence[float]] = {}
     for length in range(depth):
         for tokens in product(range(runner.vocabulary), repeat=length):
@@ -68,21 +68,21 @@ def after(prompt: Sequence[int], runner: Runner, *, depth: int) -> Law:
     return known.__getitem__
 
 
-def chi_square(sample: Iterable[Tokens], law: Mapping[Tokens, float]) -> float:
-    """Return how likely a sample as far from the law is (p-value); rare outcomes are counted together."""
+def chi_square(sample: Iterable[Tokens], distribution: Mapping[Tokens, float]) -> float:
+    """Return the p-value of a sample under a distribution; rare outcomes are counted together."""
     counts = Counter(sample)
     draws = counts.total()
-    likely = [tokens for tokens, chance in law.items() if chance * draws >= 5]
-    assert len(likely) >= 8, "too few outcomes to tell laws apart"
+    likely = [tokens for tokens, chance in distribution.items() if chance * draws >= 5]
+    assert len(likely) >= 8, "too few outcomes to tell distributions apart"
     observed = [counts[tokens] for tokens in likely]
-    expected = [law[tokens] * draws for tokens in likely]
+    expected = [distribution[tokens] * draws for tokens in likely]
     observed.append(draws - sum(observed))
     expected.append(draws - sum(expected))
     return float(chisquare(observed, expected).pvalue)
 
 
-def random_law(seed: int, vocabulary: int, *, depth: int) -> Law:
-    """Return a law that is another one after every sequence of fewer than `depth` tokens."""
+def random_model(seed: int, vocabulary: int, *, depth: int) -> Model:
+    """Return a model with a random distribution after every sequence of fewer than `depth` tokens."""
     generator = torch.Generator().manual_seed(seed)
     known = {
         tokens: torch.randn(vocabulary, generator=generator, dtype=torch.float64).softmax(-1).tolist()

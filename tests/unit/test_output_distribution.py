@@ -1,4 +1,4 @@
-"""The law of what a round emits is the target's own: by enumeration, with wrong samplers for contrast.
+"""A round emits tokens with the target's distribution: by enumeration, with wrong samplers for contrast.
 
 Our walk compares the target's choices with the tree's tokens, and needs no draft probabilities. The usual
 way is stochastic: siblings are drawn from the draft and accepted by a ratio of probabilities. It is here too,
@@ -17,15 +17,15 @@ import pytest
 from dyna_eval_workers.runner import TorchRunner
 from dyna_eval_workers.tree import ROOT, Tree
 
-from tests.laws import (
+from tests.distributions import (
     Draw,
-    Law,
+    Model,
     Tokens,
-    after,
     chi_square,
-    law_alone,
-    law_of,
-    random_law,
+    model_after,
+    output_distribution,
+    random_model,
+    target_distribution,
     total_variation,
 )
 from tests.models import tiny_gpt_neox
@@ -33,7 +33,7 @@ from tests.models import tiny_gpt_neox
 PENDING = 9
 
 
-def continued(draw: Draw, target: Law, tokens: Tokens, length: int) -> Tokens:
+def continued(draw: Draw, target: Model, tokens: Tokens, length: int) -> Tokens:
     """Let the target go on alone, so that rounds that emit more or fewer tokens can be compared."""
     while len(tokens) < length:
         tokens = (*tokens, draw(target(tokens)))
@@ -54,7 +54,7 @@ def all_trees(*, vocabulary: int, depth: int, most: int) -> list[list[Tokens]]:
     ]
 
 
-def walked(draw: Draw, *, target: Law, paths: Sequence[Tokens], length: int) -> Tokens:
+def walked(draw: Draw, *, target: Model, paths: Sequence[Tokens], length: int) -> Tokens:
     """Return what a round of our walk emits, and the target after it: it chooses after every node."""
     tree = Tree.plant(PENDING)
     place: dict[Tokens, int] = {(): ROOT}
@@ -66,17 +66,17 @@ def walked(draw: Draw, *, target: Law, paths: Sequence[Tokens], length: int) -> 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("vocabulary", "depth", "most", "trees"), [(3, 2, 4, 101), (2, 3, 5, 92)])
-def test_our_walk_emits_the_target_s_law_over_every_tree(
+def test_our_walk_emits_the_target_s_distribution_over_every_tree(
     vocabulary: int, depth: int, most: int, trees: int, seed: int
 ) -> None:
     """As siblings stand at one position, their draws are not independent; but one round sees one of them."""
-    target = random_law(seed, vocabulary, depth=depth + 1)
-    alone = law_alone(target, depth + 1, vocabulary)
+    target = random_model(seed, vocabulary, depth=depth + 1)
+    alone = target_distribution(target, depth + 1, vocabulary)
     family = all_trees(vocabulary=vocabulary, depth=depth, most=most)
     assert len(family) == trees
     for paths in family:
-        law = law_of(partial(walked, target=target, paths=paths, length=depth + 1))
-        assert total_variation(law, alone) < 1e-6, paths
+        distribution = output_distribution(partial(walked, target=target, paths=paths, length=depth + 1))
+        assert total_variation(distribution, alone) < 1e-6, paths
 
 
 # --------------------------------------------------- stochastic verification of siblings
@@ -102,7 +102,7 @@ class Verification:
     draws_siblings: bool = True
     """Whether siblings are drawn; else they are the draft's likeliest tokens."""
 
-    def emit(self, draw: Draw, target: Law, draft: Law, depth: int) -> Tokens:
+    def emit(self, draw: Draw, target: Model, draft: Model, depth: int) -> Tokens:
         """Return the tokens of one round over a tree of so many levels; children are drawn when reached."""
         tokens: Tokens = ()
         while len(tokens) < depth:
@@ -153,15 +153,17 @@ FAULTS = {
 
 
 def distance_to_target(verification: Verification, seed: int) -> float:
-    """Return how far from the target's law a round over two levels of two siblings among four tokens is."""
-    target, draft = random_law(seed, 4, depth=3), random_law(100 + seed, 4, depth=2)
-    law = law_of(lambda draw: continued(draw, target, verification.emit(draw, target, draft, 2), 3))
-    assert sum(law.values()) == pytest.approx(1.0)
-    return total_variation(law, law_alone(target, 3, 4))
+    """Return how far a round over two levels of two siblings among four tokens is from the target."""
+    target, draft = random_model(seed, 4, depth=3), random_model(100 + seed, 4, depth=2)
+    distribution = output_distribution(
+        lambda draw: continued(draw, target, verification.emit(draw, target, draft, 2), 3)
+    )
+    assert sum(distribution.values()) == pytest.approx(1.0)
+    return total_variation(distribution, target_distribution(target, 3, 4))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_right_sibling_verification_emits_the_target_s_law(seed: int) -> None:
+def test_right_sibling_verification_emits_the_target_s_distribution(seed: int) -> None:
     assert distance_to_target(RIGHT, seed) < 1e-6
 
 
@@ -177,15 +179,15 @@ def test_enumeration_finds_every_fault(fault: str, seed: int) -> None:
 def p_value_of(verification: Verification, *, draws: int = 1500) -> float:
     """Judge pairs of tokens as test_sampling judges the decoder's: the same models, draws and test."""
     prompt = [3, 5, 2]
-    target = after(prompt, TorchRunner(tiny_gpt_neox(seed=1, vocabulary=6)), depth=3)
-    draft = after(prompt, TorchRunner(tiny_gpt_neox(seed=8, vocabulary=6)), depth=2)
+    target = model_after(prompt, TorchRunner(tiny_gpt_neox(seed=1, vocabulary=6)), depth=3)
+    draft = model_after(prompt, TorchRunner(tiny_gpt_neox(seed=8, vocabulary=6)), depth=2)
     generator = random.Random(0)
 
     def draw(probabilities: Sequence[float]) -> int:
         return generator.choices(range(len(probabilities)), probabilities)[0]
 
     sample = [continued(draw, target, verification.emit(draw, target, draft, 2), 2)[:2] for _ in range(draws)]
-    return chi_square(sample, law_alone(target, 2, 6))
+    return chi_square(sample, target_distribution(target, 2, 6))
 
 
 def test_a_sample_of_right_sibling_verification_is_accepted() -> None:
