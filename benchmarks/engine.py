@@ -187,7 +187,7 @@ def copy_bandwidth(size: int, device: torch.device) -> float:
 def our_loops(
     decoder: Decoder, positions: int | None, wanted: Sequence[Configuration], generation: GenerationSpec
 ) -> dict[str, Loop]:
-    calibration = calibrate(decoder, positions=positions)
+    calibration = calibrate(decoder, position_limit=positions)
     return {
         row.label: partial(
             decoder.decode,
@@ -251,7 +251,7 @@ def pair_part(
             end_tokens=pair.pair.end_tokens,
         ),
         settings,
-        positions=pair.positions,
+        positions=pair.position_limit,
         read=bytes_read(pair.peer_models(AR)[0], settings),
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection, best
+from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection, top_nodes
 from dyna_eval_workers.tree import Tree
 from pydantic import Field
 
@@ -47,5 +47,5 @@ class MinPGrowth(GrowthPolicy):
         room = self.max_nodes + 1 - len(tree)  # the tree's root is not a draft node
         capped = len(kept) > room
         if capped:
-            kept = best(kept, joint, room)
+            kept = top_nodes(kept, joint, room)
         return Selection(kept, grows=[True] * len(kept), capped=capped)

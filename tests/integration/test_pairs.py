@@ -114,7 +114,7 @@ def test_a_saved_pair_is_inspected_and_loaded(make: Callable[..., Any], tmp_path
     target = save_model(make(seed=1), tmp_path / "target")
     draft = save_model(make(seed=2, hidden=16, layers=1), tmp_path / "draft")
     found = inspected(spec_of(target, draft))
-    assert found.positions == POSITIONS
+    assert found.position_limit == POSITIONS
     assert found.pair.dtype == "float32"
     assert found.pair.target_digest != found.pair.draft_digest
     pair = load_pair(found.pair, CPU)
@@ -250,7 +250,7 @@ def test_on_a_cpu_our_kernels_run_the_passes(backend: Backend, saved: Path) -> N
     assert pair.pair.backend is backend, "a job's identity is what was asked for"
     assert isinstance(pair.decoder.target, NativeRunner)
     assert isinstance(pair.decoder.draft, NativeRunner)
-    assert pair.positions == POSITIONS
+    assert pair.position_limit == POSITIONS
 
 
 def test_eager_is_transformers_as_it_is(saved: Path) -> None:
@@ -616,22 +616,22 @@ ANSWERS: dict[str, tuple[str, Callable[..., Any], str]] = {
     ),
     "without noise": ("choose", lambda whole, runner, sampler: whole(runner, greedy(sampler)), "by sampling"),
     "worst first": (
-        "rank",
+        "top_k",
         lambda whole, *asked: tuple([row[::-1] for row in rows] for rows in whole(*asked)),
         "greedily",
     ),
     "log-probabilities that are too high": (
-        "rank",
+        "top_k",
         lambda whole, *asked: (whole(*asked)[0], [[v + 0.01 for v in row] for row in whole(*asked)[1]]),
         "greedily",
     ),
     "ranked without noise": (
-        "rank",
+        "top_k",
         lambda whole, runner, branch, sampler, proposable: whole(runner, branch, greedy(sampler), proposable),
         "by sampling",
     ),
     "no number": (
-        "rank",
+        "top_k",
         lambda whole, *asked: (whole(*asked)[0], [[math.nan] * len(row) for row in whole(*asked)[1]]),
         "greedily",
     ),
@@ -884,7 +884,7 @@ def test_the_packaged_files_are_at_most_24_megabytes() -> None:
 
 
 def test_the_packaged_pair_has_room_for_the_four_step_example() -> None:
-    positions = inspected(DEMO).positions
+    positions = inspected(DEMO).position_limit
     assert positions is not None
     assert positions >= 128 + 64
 

@@ -287,20 +287,20 @@ def a_prompt(tokens: int) -> Prompt:
 
 
 def test_a_prompt_that_just_fits_is_accepted() -> None:
-    check_fit([a_prompt(28)], max_new_tokens=100, positions=128)
-    check_fit([a_prompt(5000)], max_new_tokens=5000, positions=None)
+    check_fit([a_prompt(28)], max_new_tokens=100, position_limit=128)
+    check_fit([a_prompt(5000)], max_new_tokens=5000, position_limit=None)
 
 
 def test_a_prompt_that_does_not_fit_comes_with_the_cut_that_would() -> None:
     prompts = [a_prompt(3), a_prompt(29)]
-    reason = refusal(lambda: check_fit(prompts, max_new_tokens=100, positions=128))
+    reason = refusal(lambda: check_fit(prompts, max_new_tokens=100, position_limit=128))
     assert "29 tokens and 100 new ones do not fit in the models' 128 positions" in reason
     assert reason.endswith("set prompts.max_prompt_tokens to at most 28")
-    check_fit([a_prompt(28)], max_new_tokens=100, positions=128)
+    check_fit([a_prompt(28)], max_new_tokens=100, position_limit=128)
 
 
 def test_a_continuation_longer_than_the_model_is_to_be_shortened() -> None:
-    reason = refusal(lambda: check_fit([a_prompt(1)], max_new_tokens=128, positions=128))
+    reason = refusal(lambda: check_fit([a_prompt(1)], max_new_tokens=128, position_limit=128))
     assert reason.endswith("lower generation.max_new_tokens")
 
 

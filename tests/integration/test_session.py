@@ -488,7 +488,7 @@ def test_a_pair_stays_loaded_until_another_takes_its_place(
     loads: list[str] = []
 
     def load(pair: Pair, device: torch.device, *, gpus: int) -> LoadedPair:
-        assert session._work is None, "the pair before must be free by now"
+        assert session._active is None, "the pair before must be free by now"
         loads.append(pair.spec.name)
         return load_pair(pair, device, gpus=gpus)
 

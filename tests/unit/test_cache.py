@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from dyna_eval_workers.cache import PreallocatedCache
-from dyna_eval_workers.runner import COMMITTED, TorchRunner, WrittenRows, unpack
+from dyna_eval_workers.runner import COMMITTED, TorchRunner, UncommittedRows, unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
@@ -162,7 +162,7 @@ def test_a_row_sees_itself_and_its_parents_up_to_the_committed_rows(
     parents: list[int], data: st.DataObject
 ) -> None:
     """However many passes wrote the rows, and whatever the rows of the round before were."""
-    rows = WrittenRows()
+    rows = UncommittedRows()
     rows.add(data.draw(st.sampled_from([[], [COMMITTED, 0, 1, 2], [COMMITTED] * 80])), 3)
     rows.clear()
     cut = data.draw(st.integers(0, len(parents)))

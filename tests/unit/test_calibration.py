@@ -59,7 +59,7 @@ def test_large_passes_are_timed_where_they_are_quick_and_fit(
 
     monkeypatch.setattr(TorchRunner, "extend", extend)
     monkeypatch.setattr("dyna_eval_workers.calibration.time.perf_counter", lambda: now)
-    points = calibrate(pair, positions=positions).verify_seconds
+    points = calibrate(pair, position_limit=positions).verify_seconds
     assert sizes(points)[-1] == largest
     assert [seconds for _, seconds in points] == pytest.approx([seconds_per_token * n for n, _ in points])
 
@@ -79,7 +79,7 @@ def test_no_more_than_a_model_s_positions_are_used(
     pair = decoder(model, model, backend=backend)
     reserved: list[int] = []
     monkeypatch.setattr(pair.target, "reserve", _watched(pair.target.reserve, reserved))
-    measured = calibrate(pair, positions=positions)
+    measured = calibrate(pair, position_limit=positions)
     assert all(rows <= (positions or 384) for rows in reserved)
     for points in (measured.draft_seconds, measured.verify_seconds):
         assert sizes(points)[0] == 1
@@ -117,16 +117,16 @@ def test_seconds_are_those_of_pass_and_choice_together(monkeypatch: pytest.Monke
         now += 10
         return whole_choose(self, *arguments)
 
-    def rank(self: TorchRunner, *arguments: Any) -> Any:
+    def top_k(self: TorchRunner, *arguments: Any) -> Any:
         nonlocal now
         now += 10
         return whole_rank(self, *arguments)
 
     monkeypatch.setattr(TorchRunner, "extend", extend)
     monkeypatch.setattr(TorchRunner, "choose", choose)
-    monkeypatch.setattr(TorchRunner, "rank", rank)
+    monkeypatch.setattr(TorchRunner, "top_k", top_k)
     monkeypatch.setattr("dyna_eval_workers.calibration.time.perf_counter", lambda: now)
-    measured = calibrate(pair, positions=POSITIONS)
+    measured = calibrate(pair, position_limit=POSITIONS)
     for points in (measured.draft_seconds, measured.verify_seconds):
         assert all(seconds == size + 10 for size, seconds in points)
 
@@ -145,7 +145,7 @@ def test_only_a_short_pass_is_warmed_up(seconds: float, passes: int, monkeypatch
 
     monkeypatch.setattr(TorchRunner, "extend", extend)
     monkeypatch.setattr("dyna_eval_workers.calibration.time.perf_counter", lambda: now)
-    measured = calibrate(pair, positions=POSITIONS)
+    measured = calibrate(pair, position_limit=POSITIONS)
     assert sizes_passed.count(1) == 5 * passes
     assert all(found == pytest.approx(seconds) for _, found in measured.verify_seconds)
 
@@ -153,7 +153,7 @@ def test_only_a_short_pass_is_warmed_up(seconds: float, passes: int, monkeypatch
 def test_a_pair_decodes_after_its_calibration_as_before(backend: str) -> None:
     pair = decoder(tiny_gpt_neox(seed=1), None, backend=backend, vocabulary=VOCABULARY)
     before = pair.decode((17, 5, 250), GenerationSpec(max_new_tokens=12), None, seed="0").token_ids
-    calibrate(pair, positions=POSITIONS)
+    calibrate(pair, position_limit=POSITIONS)
     assert pair.decode((17, 5, 250), GenerationSpec(max_new_tokens=12), None, seed="0").token_ids == before
 
 

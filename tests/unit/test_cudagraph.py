@@ -16,7 +16,7 @@ from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.drafting import Drafting
 from dyna_eval_workers.growth.trees import BestFirst, TopBranches
-from dyna_eval_workers.runner import COMMITTED, Runner, TorchRunner, WrittenRows, unpack
+from dyna_eval_workers.runner import COMMITTED, Runner, TorchRunner, UncommittedRows, unpack
 from dyna_eval_workers.sampling import Sampler
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -64,7 +64,7 @@ class RecordedRunner(GraphRunner):
 
     captures = 0
 
-    def _captured(self, function: Callable[[], object]) -> Callable[[], object]:
+    def _capture(self, function: Callable[[], object]) -> Callable[[], object]:
         self.captures += 1
         function()
         with _Recording() as recording:
@@ -168,8 +168,8 @@ def test_choose_and_rank_answer_as_the_eager_runner_does(
     for sampler in (GREEDY, Sampler(temperature=0.7, seed="1", vocabulary=VOCABULARY)):
         assert ours.choose(sampler) == eager.choose(sampler)
         for branch, proposable in ((1, VOCABULARY), (3, 100), (8, 100), (12, 100), (2, 2)):
-            tokens, values = ours.rank(branch, sampler, proposable)
-            expected_tokens, expected_values = eager.rank(branch, sampler, proposable)
+            tokens, values = ours.top_k(branch, sampler, proposable)
+            expected_tokens, expected_values = eager.top_k(branch, sampler, proposable)
             assert tokens == expected_tokens
             np.testing.assert_allclose(values, expected_values, rtol=1e-4, atol=1e-5)
 
@@ -209,7 +209,7 @@ def test_what_the_spare_row_holds_does_not_matter() -> None:
 
 @pytest.mark.parametrize("committed", [0, 1, 63, 64, 65, 130])
 def test_the_bits_say_which_rows_a_node_sees(committed: int) -> None:
-    written = WrittenRows()
+    written = UncommittedRows()
     written.add(*(TREE[1], committed))
     written.add([3, COMMITTED], committed)
     seen = unpack(written.seen[7:], 9)
@@ -279,7 +279,7 @@ def test_a_prepared_decoder_captures_nothing_while_it_decodes(temperature: float
 class _Forgetful(GraphRunner):
     """A runner whose replays hold nothing of what was captured, as those of CUDA graphs."""
 
-    def _captured(self, function: Callable[[], object]) -> Callable[[], object]:
+    def _capture(self, function: Callable[[], object]) -> Callable[[], object]:
         function()
         return lambda: None
 
@@ -301,7 +301,7 @@ def test_a_runner_that_is_dropped_frees_its_model_at_once() -> None:
 
 def test_only_so_many_graphs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ones used last; what was dropped is captured again, and decoding stays exact."""
-    monkeypatch.setattr(cudagraph, "_MOST_GRAPHS", 2)
+    monkeypatch.setattr(cudagraph, "_MAX_GRAPHS", 2)
     runner = RecordedRunner(tiny_llama(seed=1))
     started(runner, 5)
     for tokens, captures in ((1, 1), (2, 2), (1, 2), (4, 3), (1, 3), (2, 4)):
@@ -318,7 +318,7 @@ def test_only_so_many_graphs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_not_all_fit_the_smallest_passes_are_ready_so_that_ar_captures_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cudagraph, "_MOST_GRAPHS", 4)
+    monkeypatch.setattr(cudagraph, "_MAX_GRAPHS", 4)
     runner = RecordedRunner(tiny_llama(seed=1))
     runner.reserve(100)
     runner.warm_up(range(1, 13), shortest=1, longest=100)
@@ -347,9 +347,9 @@ def test_a_pass_runs_once_however_it_is_asked(ask: str, monkeypatch: pytest.Monk
         before = rows_of(runner.cache).clone()
         if ask == "choose, then rank":
             runner.choose(GREEDY)
-            runner.rank(2, GREEDY, VOCABULARY)
+            runner.top_k(2, GREEDY, VOCABULARY)
         elif ask == "rank":
-            runner.rank(2, GREEDY, VOCABULARY)
+            runner.top_k(2, GREEDY, VOCABULARY)
         elif ask == "logits":
             runner.logits()
         asked = rows_of(runner.cache).clone()

@@ -252,7 +252,7 @@ class Listener(BestFirst):
 
     heard: ClassVar[list[list[int] | None]] = []
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         self.heard.append(None)
 
     def learn(self, tree: Tree, path: Sequence[int]) -> None:
@@ -348,7 +348,7 @@ def test_every_phase_is_given_the_time_that_it_took(
     assert pair.draft is not None
     spend(pair.target, "prefill", 1000.0)
     spend(pair.draft, "prefill", 100.0)
-    spend(pair.draft, "rank", 2.0)
+    spend(pair.draft, "top_k", 2.0)
     spend(TopBranches, "select", 3.0)
     spend(pair.target, "choose", 10.0)
     spend(pair.target, "keep", 1.0)

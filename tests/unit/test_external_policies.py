@@ -233,7 +233,7 @@ def test_what_it_decodes_is_what_the_target_alone_emits(install: Install) -> Non
 # -------------------------------------------------------------- promises of a policy
 
 
-class Lawless(GrowthPolicy):
+class Misbehaving(GrowthPolicy):
     """Does what it is told to do, whatever `GrowthPolicy` promises."""
 
     max_nodes, depth = 4, 2
@@ -267,13 +267,13 @@ def selects(kept: Sequence[int], grows: Sequence[bool]) -> Callable[..., Selecti
         ({"select": selects([-1], [True])}, "kept number -1 of 2"),
         ({"select": selects([0, 1], [True])}, "kept 2 candidates but says of 1"),
         ({"max_nodes": 1}, "kept more than its max_nodes, 1"),
-        ({"max_nodes": 1, "reranks": True}, "grows more nodes than its most_rows, 1"),
+        ({"max_nodes": 1, "reranks": True}, "grows more nodes than its max_rows, 1"),
     ],
 )
 def test_a_selection_that_would_break_the_loop_is_refused(changes: dict[str, Any], told: str) -> None:
-    checked = CheckedPolicy("lawless", Lawless(**changes))
-    with pytest.raises(PolicyError, match=f"policy 'lawless' {told}"):
-        checked.select(two_candidates(), 1, Tree.plant(9))
+    checked = CheckedPolicy("misbehaving", Misbehaving(**changes))
+    with pytest.raises(PolicyError, match=f"policy 'misbehaving' {told}"):
+        checked.select(two_candidates(), 1, Tree.with_root(9))
 
 
 @pytest.mark.parametrize(
@@ -287,11 +287,11 @@ def test_a_selection_that_would_break_the_loop_is_refused(changes: dict[str, Any
     ],
 )
 def test_verified_nodes_that_are_no_tree_are_refused(nodes: Sequence[int], told: str) -> None:
-    tree = Tree.plant(9)
+    tree = Tree.with_root(9)
     tree.add(tree.add(ROOT, 5, -0.1), 6, -0.2)
-    checked = CheckedPolicy("lawless", Lawless(max_nodes=1, reranks=True, finish=lambda _: nodes))
+    checked = CheckedPolicy("misbehaving", Misbehaving(max_nodes=1, reranks=True, rerank=lambda _: nodes))
     with pytest.raises(PolicyError, match=told):
-        checked.finish(tree)
+        checked.rerank(tree)
 
 
 @pytest.mark.parametrize(
@@ -305,13 +305,13 @@ def test_verified_nodes_that_are_no_tree_are_refused(nodes: Sequence[int], told:
 )
 def test_bounds_that_no_cache_has_room_for_are_refused(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(PolicyError, match=told):
-        CheckedPolicy("lawless", Lawless(**changes))
+        CheckedPolicy("misbehaving", Misbehaving(**changes))
 
 
 @pytest.mark.parametrize("branch", [0, -1, 1.5, True])
 def test_a_number_of_children_that_cannot_be_proposed_is_refused(branch: Any) -> None:
     with pytest.raises(PolicyError, match="has branch"):
-        CheckedPolicy("lawless", Lawless(branch=lambda _: branch)).branch(1)
+        CheckedPolicy("misbehaving", Misbehaving(branch=lambda _: branch)).branch(1)
 
 
 @pytest.mark.parametrize(

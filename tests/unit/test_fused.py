@@ -126,7 +126,7 @@ def test_kernels_that_do_not_fit_a_device_are_told(monkeypatch: pytest.MonkeyPat
 
     runner = FusedRunner(model_of("llama"))
     monkeypatch.setattr(FusedRunner, "_forward", fail)
-    monkeypatch.setattr(GraphRunner, "_captured", lambda _, function: function())
+    monkeypatch.setattr(GraphRunner, "_capture", lambda _, function: function())
     with pytest.raises(NoKernelsError, match="the kernels cannot run on this device: out of resource"):
         started(runner, 5).warm_up([1], shortest=1, longest=9)
 
@@ -187,9 +187,9 @@ def test_a_prompt_of_two_passes_fills_the_cache_as_transformers_does(kind: str) 
 def test_a_prompt_uses_the_graphs_that_are_there() -> None:
     runner = started(FusedRunner(model_of("llama")), 0)
     runner.warm_up([1, 8], shortest=1, longest=30)
-    kept = set(runner._kept)
+    kept = set(runner._graphs)
     runner.prefill([3, 4, 5, 6, 7])
-    assert set(runner._kept) == kept
+    assert set(runner._graphs) == kept
 
 
 @pytest.mark.parametrize("count", [5, 8, 17, 33])
@@ -239,8 +239,8 @@ def test_choose_and_rank_answer_as_the_eager_runner_does(last_only: bool) -> Non
     for sampler in (GREEDY, Sampler(temperature=0.7, seed="1", vocabulary=VOCABULARY)):
         assert ours.choose(sampler) == eager.choose(sampler)
         for branch, proposable in ((1, VOCABULARY), (3, 100), (8, 100), (12, 100), (2, 2)):
-            tokens, values = ours.rank(branch, sampler, proposable)
-            expected_tokens, expected_values = eager.rank(branch, sampler, proposable)
+            tokens, values = ours.top_k(branch, sampler, proposable)
+            expected_tokens, expected_values = eager.top_k(branch, sampler, proposable)
             assert tokens == expected_tokens
             np.testing.assert_allclose(values, expected_values, rtol=1e-3, atol=1e-4)
 
@@ -248,7 +248,7 @@ def test_choose_and_rank_answer_as_the_eager_runner_does(last_only: bool) -> Non
 def inputs_for(runner: FusedRunner, nodes: int, sampler: Sampler = GREEDY) -> torch.Tensor:
     """Return the inputs of a pass of nodes one behind the other, from position 10 on, over 256 rows."""
     seen = [1 << node for node in range(nodes)]
-    packed = runner._packed(nodes, 256, [5] * nodes, range(10, 10 + nodes), seen)
+    packed = runner._pack(nodes, 256, [5] * nodes, range(10, 10 + nodes), seen)
     return torch.tensor(np.frombuffer(runner._with_sampler(packed, sampler), dtype=np.int64), device=DEVICE)
 
 
@@ -258,7 +258,7 @@ def test_the_noise_beside_the_logits_is_that_of_the_host(vocabulary: int) -> Non
     sampler = Sampler(temperature=0.5, seed="s", vocabulary=vocabulary)
     logits = torch.randn(3, vocabulary, generator=torch.Generator().manual_seed(1))
     found = torch.zeros(3, 2, 8, dtype=torch.int32, device=DEVICE)
-    runner._rank_into(found, logits.to(DEVICE), inputs_for(runner, 3, sampler))
+    runner._top_k_into(found, logits.to(DEVICE), inputs_for(runner, 3, sampler))
     noise = sampler.noise([11, 12, 13])
     assert noise is not None
     best = (logits / 0.5 + torch.from_numpy(noise)).log_softmax(dim=-1).topk(8, dim=-1)
@@ -275,7 +275,7 @@ def test_the_noise_of_likely_tokens_is_exact_however_many_there_are() -> None:
     runner = FusedRunner(tiny_llama(seed=1).to(DEVICE))
     sampler = Sampler(temperature=1.0, seed="t", vocabulary=vocabulary)
     found = torch.zeros(1, 2, 8, dtype=torch.int32, device=DEVICE)
-    runner._rank_into(found, torch.zeros(1, vocabulary, device=DEVICE), inputs_for(runner, 1, sampler))
+    runner._top_k_into(found, torch.zeros(1, vocabulary, device=DEVICE), inputs_for(runner, 1, sampler))
     noise = sampler.noise([11])
     assert noise is not None
     best = torch.from_numpy(noise[0]).log_softmax(dim=-1).topk(8)
@@ -288,7 +288,7 @@ def test_one_graph_serves_greedy_and_sampled_passes() -> None:
     runner = started(FusedRunner(model_of("llama")), 5)
     runner.warm_up([1], shortest=1, longest=20, greedy=False)
     runner.warm_up([1], shortest=1, longest=20, greedy=False, proposable=100)
-    kept = list(runner._kept)
+    kept = list(runner._graphs)
     tokens = []
     for temperature in (0.0, 5.0, 0.0):
         sampler = Sampler(temperature=temperature, seed="9", vocabulary=VOCABULARY)
@@ -297,10 +297,10 @@ def test_one_graph_serves_greedy_and_sampled_passes() -> None:
         assert runner.choose(sampler) == tokens[-1:]
         runner.keep([])
         runner.extend([7], [COMMITTED])
-        runner.rank(2, sampler, 100)
+        runner.top_k(2, sampler, 100)
         runner.keep([])
     assert tokens[0] == tokens[2] != tokens[1]
-    assert list(runner._kept) == kept
+    assert list(runner._graphs) == kept
 
 
 def test_logits_that_are_no_numbers_give_tokens_that_there_are() -> None:
@@ -309,7 +309,7 @@ def test_logits_that_are_no_numbers_give_tokens_that_there_are() -> None:
     logits = torch.full((3, 5000), float("nan"), device=DEVICE)
     logits[1, 4999] = logits[2, 17] = 1.0
     found = torch.zeros(3, 2, 2, dtype=torch.int32, device=DEVICE)
-    runner._rank_into(found, logits, inputs_for(runner, 3))
+    runner._top_k_into(found, logits, inputs_for(runner, 3))
     assert ((found[:, 0] >= 0) & (found[:, 0] < 5000)).all()
     assert found[1:, 0, 0].tolist() == [4999, 17]
 
@@ -321,7 +321,7 @@ def test_of_equal_logits_the_first_token_is_the_better_one(branch: int) -> None:
     logits = torch.randint(0, 4, (3, 5000), generator=torch.Generator().manual_seed(1)).float().to(DEVICE)
     found = torch.zeros(3, 2, branch, dtype=torch.int32, device=DEVICE)
     for proposable in (5000, 4321, 10):
-        runner._rank_into(found, logits[:, :proposable], inputs_for(runner, 3))
+        runner._top_k_into(found, logits[:, :proposable], inputs_for(runner, 3))
         order = logits[:, :proposable].sort(dim=-1, descending=True, stable=True)
         assert torch.equal(found[:, 0].long(), order.indices[:, :branch])
         expected = logits[:, :proposable].log_softmax(dim=-1).gather(1, order.indices[:, :branch])

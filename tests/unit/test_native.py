@@ -275,7 +275,7 @@ def assert_sampled_alike(model: Any) -> None:
     ours, theirs = twins(model)
     sampler = Sampler(temperature=3.0, seed="s", vocabulary=ours.vocabulary)
     assert ours.choose(sampler) == theirs.choose(sampler)
-    assert ours.rank(4, sampler, 257)[0] == theirs.rank(4, sampler, 257)[0]
+    assert ours.top_k(4, sampler, 257)[0] == theirs.top_k(4, sampler, 257)[0]
 
 
 @pytest.mark.usefixtures("other_processor")
@@ -445,8 +445,8 @@ def test_choices_and_ranks_are_those_of_the_eager_runner(vocabulary: int, temper
 
     assert ours.choose(sampler()) == theirs.choose(sampler())
     for branch, proposable in ((1, vocabulary), (4, vocabulary), (40, 257), (17, 17), (3, 100)):
-        tokens, scores = ours.rank(branch, sampler(), proposable)
-        expected_tokens, expected_scores = theirs.rank(branch, sampler(), proposable)
+        tokens, scores = ours.top_k(branch, sampler(), proposable)
+        expected_tokens, expected_scores = theirs.top_k(branch, sampler(), proposable)
         assert tokens == expected_tokens
         torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected_scores), rtol=1e-5, atol=1e-5)
 
@@ -462,7 +462,7 @@ def test_the_noise_of_likely_tokens_is_exact_however_many_there_are() -> None:
     noise = Sampler(temperature=1.0, seed="t", vocabulary=vocabulary).noise([len(PROMPT) + 3])
     assert noise is not None
     best = torch.from_numpy(noise[0]).log_softmax(dim=-1).topk(8)
-    tokens, scores = ours.rank(8, Sampler(temperature=1.0, seed="t", vocabulary=vocabulary), vocabulary)
+    tokens, scores = ours.top_k(8, Sampler(temperature=1.0, seed="t", vocabulary=vocabulary), vocabulary)
     assert tokens[-1] == best.indices.tolist()
     torch.testing.assert_close(torch.tensor(scores[-1]), best.values, rtol=0, atol=2e-5)
 
@@ -479,7 +479,7 @@ def test_what_was_asked_about_can_be_asked_again_after_its_rows_were_kept() -> N
 def test_all_of_a_vocabulary_can_be_ranked(temperature: float) -> None:
     """Best first, every token once, and their probabilities sum to 1."""
     ours, _ = twins(lively("gpt2"))
-    tokens, scores = ours.rank(
+    tokens, scores = ours.top_k(
         VOCABULARY, Sampler(temperature=temperature, seed="s", vocabulary=VOCABULARY), VOCABULARY
     )
     for its_tokens, values in zip(tokens, scores, strict=True):
@@ -496,7 +496,7 @@ def test_of_equal_scores_the_first_is_chosen() -> None:
     ours, _ = twins(model)
     greedy = Sampler(temperature=0.0, seed="", vocabulary=VOCABULARY)
     assert ours.choose(greedy) == [0] * 7
-    tokens, _ = ours.rank(3, greedy, VOCABULARY)
+    tokens, _ = ours.top_k(3, greedy, VOCABULARY)
     assert tokens == [[0, 1, 2]] * 7
 
 
@@ -511,7 +511,7 @@ def test_only_the_last_token_is_spoken_of_where_only_it_was_asked_for() -> None:
         runner.keep([])
         runner.extend([3, 4, 5], [COMMITTED, 0, 1], last_only=True)
         assert runner.choose(greedy) == whole[-1:]
-        tokens, _ = runner.rank(1, greedy, VOCABULARY)
+        tokens, _ = runner.top_k(1, greedy, VOCABULARY)
         assert tokens == [whole[-1:]]
 
 

@@ -56,7 +56,7 @@ def all_trees(*, vocabulary: int, depth: int, most: int) -> list[list[Tokens]]:
 
 def walked(draw: Draw, *, target: Model, paths: Sequence[Tokens], length: int) -> Tokens:
     """Return what a round of our walk emits, and the target after it: it chooses after every node."""
-    tree = Tree.plant(PENDING)
+    tree = Tree.with_root(PENDING)
     place: dict[Tokens, int] = {(): ROOT}
     for path in paths:
         place[path] = tree.add(place[path[:-1]], path[-1], 0.0)

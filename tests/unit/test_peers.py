@@ -146,7 +146,7 @@ def test_only_heuristic_carries_its_number_of_tokens_to_the_next_prompt() -> Non
         peers.decode(PROMPT, generation, configuration, seed=SEED)
         again = peers.decode(PROMPT, generation, configuration, seed=SEED)
         assert again.rounds[0].drafted == first_draft
-        peers.forget()
+        peers.reset()
         anew = peers.decode(PROMPT, generation, configuration, seed=SEED)
         assert anew.rounds[0].drafted == 2
 

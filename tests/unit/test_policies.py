@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from dyna_eval_workers.drafting import PromptLookup, drafting_for
-from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection, best
-from dyna_eval_workers.growth.cost_aware import CostAware, Reliability
+from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection, top_nodes
+from dyna_eval_workers.growth.cost_aware import AcceptanceModel, CostAware
 from dyna_eval_workers.growth.trees import BestFirst, DynaTree, TopBranches
 from dyna_eval_workers.tree import ROOT, Tree
 from hypothesis import given, settings
@@ -60,7 +60,7 @@ def dynatree(**changes: Any) -> DynaTree:
         "history_phase": False,
     }
     made = DynaTree(**(settings | changes))
-    made.begin()
+    made.reset()
     return made
 
 
@@ -79,7 +79,7 @@ def siblings(*families: Sequence[float]) -> Candidates:
 
 def select(policy: GrowthPolicy, *probabilities: float, level: int = 1) -> Selection:
     """Select among children of a root that nothing has grown from yet."""
-    return policy.select(siblings(probabilities), level, Tree.plant(PENDING))
+    return policy.select(siblings(probabilities), level, Tree.with_root(PENDING))
 
 
 class Grown(NamedTuple):
@@ -93,7 +93,7 @@ class Grown(NamedTuple):
 
 def grow(policy: GrowthPolicy, model: DraftModel) -> Grown:
     """Ask a policy level by level, as the decoding loop does, with probabilities from a model."""
-    tree, frontier, expanded, capped = Tree.plant(PENDING), [ROOT], list[int](), False
+    tree, frontier, expanded, capped = Tree.with_root(PENDING), [ROOT], list[int](), False
     for level in range(1, policy.depth + 1):
         candidates = Candidates([], [], [], [], [])
         for node in frontier:
@@ -119,7 +119,7 @@ def grow(policy: GrowthPolicy, model: DraftModel) -> Grown:
                 frontier.append(node)
         if not frontier:
             break
-    return Grown(tree, tree.subset(policy.finish(tree)), expanded, capped)
+    return Grown(tree, tree.subset(policy.rerank(tree)), expanded, capped)
 
 
 def path_of(tree: Tree, node: int) -> tuple[int, ...]:
@@ -195,7 +195,7 @@ def test_a_cap_keeps_the_likeliest_in_breadth_first_order() -> None:
 
 def test_a_cap_counts_the_nodes_that_are_there_already() -> None:
     """The root is the pending token, and no draft node."""
-    tree = Tree.plant(PENDING)
+    tree = Tree.with_root(PENDING)
     for token in (1, 2):
         tree.add(ROOT, token, -1.0)
     assert list(policy(max_nodes=4).select(siblings([0.1, 0.4, 0.05, 0.3]), 2, tree).kept) == [1, 3]
@@ -321,7 +321,7 @@ def test_in_the_branch_phase_the_unsure_have_more_children(confidence: float, ch
 
 def test_every_node_has_as_many_children_as_its_own_confidence_says() -> None:
     candidates = siblings([0.9, 0.05, 0.01], [0.5, 0.4, 0.01], [0.2, 0.15, 0.1])
-    selection = dynatree(branch_phase=True).select(candidates, 1, Tree.plant(PENDING))
+    selection = dynatree(branch_phase=True).select(candidates, 1, Tree.with_root(PENDING))
     assert list(selection.kept) == [0, 3, 4, 6, 7, 8]
 
 
@@ -366,7 +366,7 @@ def test_dynatree_keeps_to_its_cap() -> None:
 
 def round_of(policy: GrowthPolicy, accepted: int, *, levels: int = 4) -> None:
     """Let a policy hear that so many levels of a chain were accepted."""
-    tree = Tree.plant(PENDING)
+    tree = Tree.with_root(PENDING)
     for node in range(levels):
         tree.add(node, 1, -0.1 * (node + 1))
     policy.learn(tree, range(accepted + 1))
@@ -382,7 +382,7 @@ def test_in_the_history_phase_refusals_bring_branches_and_acceptance_saves_them(
     round_of(phased, 1)
     assert children_at(phased, 0.8) == 2, "both bounds moved up by a step of 0.125"
     assert children_at(phased, 0.3) == 3
-    phased.begin()
+    phased.reset()
     assert children_at(phased, 0.65) == 2
     round_of(phased, 4)
     assert children_at(phased, 0.65) == 1, "both bounds moved down"
@@ -426,7 +426,7 @@ def test_history_is_forgotten_at_the_next_prompt() -> None:
     for _ in range(3):
         round_of(phased, 0)
     assert children_at(phased, 0.75) == 2
-    phased.begin()
+    phased.reset()
     assert children_at(phased, 0.75) == 1
     round_of(phased, 4)
     assert children_at(phased, 0.625) == 1, "rounds of the prompt before are out of the window too"
@@ -442,7 +442,7 @@ def cost_aware(*, draft: float = 0.0, verify: float = 1.0, node: float = 0.0, **
     )
     bounds: dict[str, Any] = {"depth": 4, "width": 3, "max_nodes": 20}
     made = CostAware(**(bounds | changes), calibration=calibration)
-    made.begin()
+    made.reset()
     return made
 
 
@@ -540,7 +540,7 @@ def test_a_cap_before_a_dear_node_is_noted_where_those_behind_it_pay_for_it() ->
     def verified(depth: int) -> tuple[int, bool]:
         calibration = Calibration(draft_seconds=((1, 0.0),), verify_seconds=points)
         made = CostAware(depth=depth, width=4, max_nodes=2, calibration=calibration)
-        made.begin()
+        made.reset()
         grown = grow(made, lambda _: [0.25] * 4)
         return len(grown.verified) - 1, grown.capped
 
@@ -590,7 +590,7 @@ def test_a_draft_that_promises_too_much_is_trusted_less_until_the_next_prompt() 
     distrusted = grow(made, certain)
     assert len(distrusted.verified) < len(trusted.verified)
     assert steps(distrusted) < steps(trusted)
-    made.begin()
+    made.reset()
     assert grow(made, certain).verified == trusted.verified
 
 
@@ -668,22 +668,22 @@ OUTCOMES = st.lists(st.tuples(st.floats(0.0, 1.0), st.booleans()), max_size=60)
 def test_what_was_taken_orders_no_proposals_anew(
     outcomes: list[tuple[float, bool]], less: float, more: float
 ) -> None:
-    reliability = Reliability()
+    fitted = AcceptanceModel()
     for probability, accepted in outcomes:
-        before = reliability.chance(probability)
-        reliability.learn(probability, accepted=accepted)
-        after = reliability.chance(probability)
+        before = fitted.acceptance(probability)
+        fitted.learn(probability, accepted=accepted)
+        after = fitted.acceptance(probability)
         assert before <= after if accepted else after <= before
     low, high = sorted((less, more))
-    assert 0.0 <= reliability.chance(low) <= reliability.chance(high) <= 1.0
+    assert 0.0 <= fitted.acceptance(low) <= fitted.acceptance(high) <= 1.0
 
 
 @pytest.mark.parametrize(("said", "taken"), [(0.25, 0.6), (0.9, 0.4), (0.5, 0.5), (0.03, 0.2), (1.0, 0.3)])
 def test_what_was_taken_outweighs_what_was_said(said: float, taken: float) -> None:
-    reliability = Reliability()
+    fitted = AcceptanceModel()
     for outcome in range(200):
-        reliability.learn(said, accepted=int((outcome + 1) * taken) > int(outcome * taken))
-    assert reliability.chance(said) == pytest.approx(taken, abs=0.06)
+        fitted.learn(said, accepted=int((outcome + 1) * taken) > int(outcome * taken))
+    assert fitted.acceptance(said) == pytest.approx(taken, abs=0.06)
 
 
 def first_path(tree: Tree, most: int = 99) -> list[int]:
@@ -786,7 +786,7 @@ def test_a_text_that_grows_is_looked_up_as_if_it_were_read_anew(
     """
     lookup = PromptLookup(k=k, ngram=ngram)
     for rounds in texts:
-        lookup.begin()
+        lookup.reset()
         tokens: list[int] = []
         for emitted in rounds:
             tokens += [lowest + token for token in emitted]
@@ -817,7 +817,7 @@ def test_a_round_reads_no_more_of_a_long_text_than_of_a_short_one(alphabet: int)
         chance = random.Random(0)
         text = Watched([chance.randrange(alphabet) for _ in range(length)])
         lookup = PromptLookup(k=5, ngram=3)
-        lookup.begin()
+        lookup.reset()
         lookup.propose(text, 99)
         rounds = []
         for _ in range(50):
@@ -838,7 +838,7 @@ def test_a_round_reads_no_more_of_a_long_text_than_of_a_short_one(alphabet: int)
 @given(chances=st.lists(st.sampled_from([-3.0, -2.0, -1.0, -0.5]), max_size=12), count=st.integers(0, 14))
 def test_the_best_are_the_likeliest_and_of_equals_the_first(chances: list[float], count: int) -> None:
     places = range(len(chances))
-    chosen = best(places, chances, count)
+    chosen = top_nodes(places, chances, count)
     assert chosen == sorted(chosen)
     assert len(chosen) == min(count, len(chances))
     for left_out in set(places) - set(chosen):
@@ -865,10 +865,10 @@ POLICIES: dict[str, Callable[[], GrowthPolicy]] = {
 def test_a_policy_keeps_to_the_rows_that_room_is_made_for(name: str, model: DraftModel) -> None:
     """The draft writes a row for every node it expands but the root; the target one for every node."""
     made = POLICIES[name]()
-    made.begin()
+    made.reset()
     grown = grow(made, model)
-    assert len(grown.expanded) - 1 <= made.most_rows
-    assert len(grown.verified) - 1 <= made.max_nodes <= made.most_rows
+    assert len(grown.expanded) - 1 <= made.max_rows
+    assert len(grown.verified) - 1 <= made.max_nodes <= made.max_rows
     assert grown.whole.levels <= made.depth
 
 

@@ -127,7 +127,7 @@ def test_a_node_gets_the_noise_of_its_own_position(backend: str, temperature: fl
     positions = [5, 5, 6, 6]
     expected = scores(sampler(temperature, "s", VOCABULARY), runner.logits(), positions).argmax(-1)
     assert runner.choose(sampler(temperature, "s", VOCABULARY)) == expected.tolist()
-    best, _ = runner.rank(1, sampler(temperature, "s", VOCABULARY), VOCABULARY)
+    best, _ = runner.top_k(1, sampler(temperature, "s", VOCABULARY), VOCABULARY)
     assert [token for [token] in best] == expected.tolist()
 
 

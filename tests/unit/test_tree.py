@@ -15,7 +15,7 @@ TOKENS = 4  # few, so that the target often agrees
 @st.composite
 def trees(draw: st.DrawFn) -> Tree:
     """A tree of up to 5 levels in breadth-first order; siblings hold different tokens, as ranked ones do."""
-    tree = Tree.plant(PENDING)
+    tree = Tree.with_root(PENDING)
     frontier = [ROOT]
     for _ in range(draw(st.integers(0, 5))):
         proposed = [
@@ -34,7 +34,7 @@ def trees(draw: st.DrawFn) -> Tree:
 
 
 def test_a_planted_tree_is_the_pending_token_certain_and_in_no_row_of_the_draft() -> None:
-    tree = Tree.plant(PENDING)
+    tree = Tree.with_root(PENDING)
     assert (tree.token, tree.depth, tree.log_probability, tree.row) == ([PENDING], [0], [0.0], [NOT_FED])
     assert NOT_FED < 0
 
@@ -89,10 +89,10 @@ def test_a_node_is_as_deep_as_it_has_ancestors(tree: Tree) -> None:
 
 def test_a_planted_tree_is_the_pending_token_alone() -> None:
     """Whatever grew before it: the next tree starts from nothing."""
-    before = Tree.plant(PENDING)
+    before = Tree.with_root(PENDING)
     for parent in (0, 1, 2):
         before.add(parent, 1, -1.0)
-    tree = Tree.plant(5)
+    tree = Tree.with_root(5)
     assert (len(tree), tree.levels, tree.token, tree.parent, tree.row) == (1, 0, [5], [-1], [NOT_FED])
     assert tree.walk([1]) == [ROOT]
     for token in (6, 7, 8):
@@ -133,7 +133,7 @@ def test_a_walk_of_a_subset_goes_as_far_as_the_whole_one_stays_inside(
 
 
 def test_a_subset_may_be_grown_on_and_leaves_the_whole_tree_alone() -> None:
-    tree = Tree.plant(PENDING)
+    tree = Tree.with_root(PENDING)
     for parent, token in ((0, 1), (0, 2), (2, 3)):
         tree.add(parent, token, -1.0)
     smaller = tree.subset([0, 2])
@@ -145,7 +145,7 @@ def test_a_subset_may_be_grown_on_and_leaves_the_whole_tree_alone() -> None:
 
 
 def test_the_subset_of_the_root_is_a_planted_tree() -> None:
-    tree = Tree.plant(PENDING)
+    tree = Tree.with_root(PENDING)
     tree.add(ROOT, 1, -1.0)
-    assert tree.subset([ROOT]) == Tree.plant(PENDING)
+    assert tree.subset([ROOT]) == Tree.with_root(PENDING)
     assert tree.subset([0, 1]) == tree

@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from dyna_eval.errors import PairError
 from dyna_eval_workers.families import FAMILIES
-from dyna_eval_workers.runner import COMMITTED, Runner, WrittenRows, position_limit, vocabulary_size
+from dyna_eval_workers.runner import COMMITTED, Runner, UncommittedRows, position_limit, vocabulary_size
 from dyna_eval_workers.sampling import Sampler
 from dyna_eval_workers.tree import ROOT, Tree
 
@@ -139,7 +139,7 @@ def _check_pass(
 
     What is asked first a graph answers together with the pass.
     """
-    rows = WrittenRows()
+    rows = UncommittedRows()
     rows.add(parents, runner.length)
     positions = [position + 1 for position in rows.positions[: len(plain)]]
     runner.extend(tokens, parents)
@@ -179,7 +179,7 @@ class _Answers:
 def _answers(runner: Runner, sampler: Sampler, *, ranks_first: bool) -> _Answers:
     branch = min(_RANKED, runner.vocabulary)
     chosen = [] if ranks_first else runner.choose(sampler)
-    ranked, log_probabilities = runner.rank(branch, sampler, runner.vocabulary)
+    ranked, log_probabilities = runner.top_k(branch, sampler, runner.vocabulary)
     return _Answers(chosen or runner.choose(sampler), ranked, log_probabilities)
 
 
@@ -198,7 +198,7 @@ def _prompt_and_tree(vocabulary: int) -> tuple[list[int], Tree]:
     """Return 5 tokens, and a tree on the last of them: two children, and two children of each."""
     generator = torch.Generator().manual_seed(0)
     prompt: list[int] = torch.randint(1, vocabulary, (5,), generator=generator).tolist()
-    tree = Tree.plant(prompt[-1])
+    tree = Tree.with_root(prompt[-1])
     for parents in ([0, 0], [1, 1, 2, 2]):
         for token, parent in enumerate(parents, start=1):
             tree.add(parent, token % vocabulary, 0.0)

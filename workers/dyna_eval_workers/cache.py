@@ -1,7 +1,7 @@
 """A key/value cache written and compacted in place.
 
 `DynamicCache` concatenates the whole cache at every step. This one is a single preallocated tensor per
-model: a forward pass writes its rows behind the committed ones, and `move` puts the accepted rows together
+model: a forward pass writes its rows after those there are, and `move` puts the accepted rows together
 in all layers at once. A model that is spread over several devices has one such tensor on each.
 """
 
@@ -39,7 +39,7 @@ class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers 
         """Nothing to do: the buffer exists before the first forward pass."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write the new rows behind the others and return all of them, as views."""
+        """Write the new rows after the others and return all of them, as views, (1, H, rows, D)."""
         start = self._written.rows
         end = start + key_states.shape[-2]
         self.keys[:, :, start:end] = key_states
@@ -59,7 +59,7 @@ class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers 
 class PreallocatedCache(Cache):  # type: ignore[misc]  # transformers is not typed
     """The cache of one model for one sequence; `devices` says where each layer lies.
 
-    `length` counts the committed rows, `written` those and the ones that forward passes wrote behind them.
+    `length` counts the committed rows, `written` all rows: the uncommitted ones come after those.
     Nothing is committed until `move` has put the accepted rows together and `commit` says how many stay.
     """
 
@@ -91,15 +91,15 @@ class PreallocatedCache(Cache):  # type: ignore[misc]  # transformers is not typ
         self._written.rows += count
 
     def commit(self, count: int) -> None:
-        """Commit the first `count` rows behind the committed ones and forget the rest."""
+        """Commit the first `count` uncommitted rows and forget the rest."""
         self.length += count
         self._written.rows = self.length
 
-    def move(self, sources: Tensor, places: Tensor) -> None:
-        """Copy rows to other places, (K,) each, in all layers; all are read before any is written."""
+    def move(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy rows onto others, both (K,), in all layers; all are read before any is written."""
         for rows in self.blocks:
             moved = rows.index_select(-2, sources.to(rows.device))
-            rows.index_copy_(-2, places.to(rows.device), moved)
+            rows.index_copy_(-2, targets.to(rows.device), moved)
 
     def clear(self) -> None:
         """Forget every row."""

@@ -13,7 +13,7 @@ from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.runner import COMMITTED, Runner
 from dyna_eval_workers.sampling import Sampler
 
-_CONTEXT = 128  # committed rows behind which the passes are timed
+_CONTEXT = 128  # committed rows before the passes that are timed
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 _NODES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)
 _LARGE_NODES = (128, 256)
@@ -25,24 +25,24 @@ _SETTLING_SECONDS = 0.005
 _BRANCH = 4
 
 
-def calibrate(decoder: Decoder, *, positions: int | None) -> Calibration:
+def calibrate(decoder: Decoder, *, position_limit: int | None) -> Calibration:
     """Time a draft step and a target step of every size, as decoding does them: pass and choice together.
 
     Large target steps are timed where that is quick. Seconds are medians, smoothed so that they never fall
-    with the size. `positions` bounds what the models can hold; None for no limit.
+    with the size. `position_limit` bounds what the models can hold; None for no limit.
     """
-    room = min(_CONTEXT + _NODES[-1], positions or _CONTEXT + _NODES[-1])
+    room = min(_CONTEXT + _NODES[-1], position_limit or _CONTEXT + _NODES[-1])
     greedy = Sampler(temperature=0.0, seed="", vocabulary=decoder.target.vocabulary)
     draft = decoder.draft
     verify = _time(decoder.target, _NODES, room, lambda: decoder.target.choose(greedy))
-    large = [size for size in _LARGE_NODES if positions is None or _CONTEXT + size <= positions]
+    large = [size for size in _LARGE_NODES if position_limit is None or _CONTEXT + size <= position_limit]
     if large and verify[-1][1] < _LARGE_WORTH_SECONDS:
         room_for_large = _CONTEXT + large[-1]
         verify += _time(decoder.target, large, room_for_large, lambda: decoder.target.choose(greedy))
     return Calibration(
         draft_seconds=()
         if draft is None
-        else _smoothed(_time(draft, _WIDTHS, room, lambda: draft.rank(_BRANCH, greedy, draft.vocabulary))),
+        else _smoothed(_time(draft, _WIDTHS, room, lambda: draft.top_k(_BRANCH, greedy, draft.vocabulary))),
         verify_seconds=_smoothed(verify),
     )
 
@@ -50,7 +50,7 @@ def calibrate(decoder: Decoder, *, positions: int | None) -> Calibration:
 def _time(
     runner: Runner, sizes: Sequence[int], room: int, choose: Callable[[], object]
 ) -> list[tuple[int, float]]:
-    """Return (size, median seconds) of every size that the room holds behind at least one row."""
+    """Return (size, median seconds) of every size that fits in `room` rows after at least one."""
     sizes = [size for size in sizes if size < room] or [1]
     context = room - sizes[-1]
     tokens = [index % runner.vocabulary for index in range(room)]

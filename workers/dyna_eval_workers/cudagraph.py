@@ -1,10 +1,10 @@
 """Forward passes that are captured as CUDA graphs and replayed, so that the host launches no kernel of them.
 
 A pass of N nodes over the first C rows of the cache is padded to one of few shapes. All that differs from
-one pass to the next goes to the device in one copy: tokens, positions, the rows to write, and a bit for
-every node and row that it sees, of which the mask is made there. A graph does that copy, the pass, what is
-asked about it, and the copy of the answer. Another one moves the accepted rows of a tree together. On other
-devices the same functions are just called.
+one pass to the next goes to the device in one copy: tokens, positions, the rows to write, and the attention
+mask, a bit for every node and row. A graph holds that copy, the pass, the choice or top-k, and the copy of
+its result to the host. Another one moves the accepted rows of a tree together. On other devices the same
+functions are just called.
 
 The passes of a small draft are so short that what the host does between them counts: so that is plain Python
 over a few integers and bytes, where even a view of a tensor would take longer.
@@ -37,10 +37,10 @@ from dyna_eval_workers.runner import TorchRunner
 from dyna_eval_workers.sampling import Sampler
 
 _ROWS = 256  # C is a multiple of it, and it is one of WORD
-WORD = 64  # rows whose bits stand in one integer
-_BRANCH = 8  # proposals that a graph ranks
-_MOST_GRAPHS = 128
-_FEWEST_MOVED = 8  # rows that a graph moves, padding among them
+WORD = 64  # rows whose mask bits are in one integer
+_MAX_TOP_K = 8  # the k that graphs compute, of which a caller may take fewer
+_MAX_GRAPHS = 128
+_MIN_MOVED = 8  # rows that the smallest graph moves, padding included
 _WARM_UPS = 2  # runs before a capture, in which libraries allocate and choose their kernels
 
 
@@ -60,78 +60,78 @@ class Window(Cache):  # type: ignore[misc]  # transformers is not typed
         return keys[:, :, : self.size], values[:, :, : self.size]
 
 
-class _Tail(StrEnum):
-    """What a graph does behind its pass."""
+class _Query(StrEnum):
+    """What is asked about a pass, which its graph answers too."""
 
-    NOTHING = "nothing"
+    NONE = "none"
     CHOOSE = "choose"
-    RANK = "rank"
+    TOP_K = "top_k"
 
 
 class _Shape(NamedTuple):
-    """What a graph is captured for: so many nodes and rows, and what is asked of how many tokens."""
+    """What a graph is captured for: nodes N, rows C, and a query over the first `proposable` ids."""
 
     nodes: int
     rows: int
-    tail: _Tail
+    query: _Query
     proposable: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Static:
-    """Work between tensors at fixed addresses: the host fills `inputs`, runs it, and reads `answer`."""
+class _Captured:
+    """Captured work over tensors at fixed addresses: the host fills `inputs`, runs it, and reads `answer`."""
 
     inputs: memoryview
     answer: NDArray[Any]
     run: Callable[[], object]
     between: tuple[Tensor, ...]
-    """What lies on the device, whose memory nobody else may have meanwhile."""
+    """Tensors on the device that the graph uses, kept alive with it."""
 
 
 @dataclass(slots=True)
 class _Latest:
-    """The latest pass: its sizes, the nodes that are asked about, and whether it is still to be run."""
+    """The latest pass: its sizes, the nodes that queries are about, and whether it has yet to be run."""
 
     nodes: int
     rows: int
-    asked: slice
+    queried: slice
     packed: bytes
-    waits: bool = True
+    deferred: bool = True
 
 
 class GraphRunner(TorchRunner):
     """Runs a transformers model by replaying graphs; prompts run eagerly, and so do sampled choices here.
 
-    A pass waits for what is asked about it, since one graph does both, with the copies to and from the host.
+    A pass is deferred until it is queried, since one graph does both, with the copies to and from the host.
     The first pass of a shape captures its graph, and raises CaptureError where the model does not allow it. A
-    graph lives until the cache grows, or `_MOST_GRAPHS` other passes were used since. The cache has a spare
+    graph lives until the cache grows, or `_MAX_GRAPHS` other passes were used since. The cache has a spare
     last row, which padding writes and nothing reads.
     """
 
     backend = "cudagraph"
     passes = "CUDA graphs"
-    """What a reason calls them, as in: they fail the self-test."""
+    """Their name in messages, as in "CUDA graphs fail the self-test"."""
     _samples_in_graphs = False
-    """Whether graphs answer where tokens are sampled too."""
+    """Whether graphs answer queries where tokens are sampled too."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        self._kept: OrderedDict[_Shape, _Static] = OrderedDict()
-        self._moves: dict[int, _Static] = {}
+        self._graphs: OrderedDict[_Shape, _Captured] = OrderedDict()
+        self._moves: dict[int, _Captured] = {}
         self._logits_of: dict[int, Tensor] = {}
-        self._latest = _Latest(0, 0, slice(0), b"", waits=False)
+        self._latest = _Latest(0, 0, slice(0), b"", deferred=False)
         bits = np.left_shift(np.uint64(1), np.arange(WORD, dtype=np.uint64)).view(np.int64)
         self._bits = torch.from_numpy(bits).to(self.device)
-        self._side: torch.cuda.Stream | None = None
+        self._capture_stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
-            self._side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch's own
+            self._capture_stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch's own
 
     def reserve(self, capacity: int) -> None:
-        self._latest.waits = False
+        self._latest.deferred = False
         rows = _multiple(capacity, _ROWS) + 1
         if rows > self.cache.capacity:
             self._wait()  # a move may still read its inputs, which go with its graph
-            self._kept.clear()
+            self._graphs.clear()
             self._moves.clear()
         super().reserve(rows)
 
@@ -147,159 +147,163 @@ class GraphRunner(TorchRunner):
         """Capture passes of `nodes` tokens whose cache ends between `shortest` and `longest`, and moves.
 
         With `proposable`, capture top-k over those ids with each pass; otherwise the choice, sampled only
-        where graphs can sample. Of more than `_MOST_GRAPHS` passes the smallest are captured: every method
+        where graphs can sample. Of more than `_MAX_GRAPHS` passes the smallest are captured: every method
         needs them.
         """
-        tail = _Tail.CHOOSE if proposable is None else _Tail.RANK
+        query = _Query.CHOOSE if proposable is None else _Query.TOP_K
         if not greedy and not self._samples_in_graphs:
-            tail = _Tail.NOTHING
+            query = _Query.NONE
         lengths = sorted({self._rows_read(end) for end in range(shortest, longest + 1)})
         sizes = sorted({_padded(count) for count in nodes})
         for size in sizes:
-            self._move_of(max(size, _FEWEST_MOVED))
-        smallest = [(size, rows) for size in sizes for rows in lengths][:_MOST_GRAPHS]
+            self._move_for(max(size, _MIN_MOVED))
+        smallest = [(size, rows) for size in sizes for rows in lengths][:_MAX_GRAPHS]
         for size, rows in reversed(smallest):  # those used last are dropped last
-            self._static(size, rows, tail, proposable if tail is _Tail.RANK and proposable else 0)
+            self._captured_for(size, rows, query, proposable if query is _Query.TOP_K and proposable else 0)
 
     def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
-        self._catch_up()
-        count, first = len(tokens), len(self._written.positions)
+        self._run_deferred()
+        count, first = len(tokens), len(self._uncommitted.positions)
         end = self.cache.written + count
         if end >= self.cache.capacity:
             raise DecodingError(f"a pass ends at row {end} of {self.cache.capacity - 1}: reserve more")
-        self._written.add(parents, self.length)
+        self._uncommitted.add(parents, self.length)
         size, rows = _padded(count), self._rows_read(end)
-        positions, seen = self._written.positions[first:], self._written.seen[first:]
-        packed = self._packed(size, rows, tokens, positions, seen)
+        positions, seen = self._uncommitted.positions[first:], self._uncommitted.seen[first:]
+        packed = self._pack(size, rows, tokens, positions, seen)
         self._latest = _Latest(size, rows, slice(count - 1 if last_only else 0, count), packed)
         self.cache.advance(count)
 
     def keep(self, rows: Sequence[int]) -> None:
         if len(rows) > 0:
-            self._catch_up()
-        self._latest.waits = False  # of a pass that is forgotten nothing was asked
+            self._run_deferred()
+        self._latest.deferred = False  # a pass that was never queried, and is now forgotten
         super().keep(rows)
 
     def choose(self, sampler: Sampler) -> list[int]:
         if sampler.temperature > 0 and not self._samples_in_graphs:
             self.logits()  # which `_logits` are from then on
             return super().choose(sampler)
-        chosen: list[int] = self._asked(_Tail.CHOOSE, sampler).tolist()
+        chosen: list[int] = self._answer(_Query.CHOOSE, sampler).tolist()
         return chosen
 
-    def rank(
+    def top_k(
         self, branch: int, sampler: Sampler, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
-        if branch > _BRANCH or (sampler.temperature > 0 and not self._samples_in_graphs):
+        if branch > _MAX_TOP_K or (sampler.temperature > 0 and not self._samples_in_graphs):
             self.logits()
-            return super().rank(branch, sampler, proposable)
-        best = self._asked(_Tail.RANK, sampler, proposable)
+            return super().top_k(branch, sampler, proposable)
+        best = self._answer(_Query.TOP_K, sampler, proposable)
         return best[:, 0, :branch].tolist(), best[:, 1, :branch].view(np.float32).tolist()
 
     def logits(self) -> Tensor:
-        self._catch_up()
-        self._logits = self._logits_for(self._latest.nodes)[self._latest.asked]
+        self._run_deferred()
+        self._logits = self._logits_for(self._latest.nodes)[self._latest.queried]
         return self._logits
 
-    def _catch_up(self) -> None:
-        """Run the latest pass if it waits, as nothing is asked about it that a graph could answer.
+    def _run_deferred(self) -> None:
+        """Run the latest pass if it is deferred, without a query.
 
-        A graph of its size that answers a question does as well as another one, which had to be captured.
+        A graph of its size that answers some query is taken rather than captured anew.
         """
-        if self._latest.waits:
+        if self._latest.deferred:
             nodes, rows = self._latest.nodes, self._latest.rows
-            alike = (shape for shape in self._kept if (shape.nodes, shape.rows) == (nodes, rows))
-            shape = next(alike, _Shape(nodes, rows, _Tail.NOTHING, 0))
-            self._run(shape.tail, shape.proposable)
+            alike = (shape for shape in self._graphs if (shape.nodes, shape.rows) == (nodes, rows))
+            shape = next(alike, _Shape(nodes, rows, _Query.NONE, 0))
+            self._run(shape.query, shape.proposable)
 
-    def _asked(self, tail: _Tail, sampler: Sampler, proposable: int = 0) -> NDArray[Any]:
-        """Return the answer about the nodes that are asked about, on the host."""
+    def _answer(self, query: _Query, sampler: Sampler, proposable: int = 0) -> NDArray[Any]:
+        """Return the answer to a query about the latest pass, for the nodes asked about, on the host."""
         self._latest.packed = self._with_sampler(self._latest.packed, sampler)
-        answer = self._run(tail, proposable) if self._latest.waits else self._asked_late(tail, proposable)
-        return answer[self._latest.asked]
+        answer = (
+            self._run(query, proposable)
+            if self._latest.deferred
+            else self._answer_afterwards(query, proposable)
+        )
+        return answer[self._latest.queried]
 
     def _with_sampler(self, packed: bytes, sampler: Sampler) -> bytes:  # noqa: ARG002  # fused kernels read it
         """Return the inputs of a pass with how to choose its tokens, where the inputs say that."""
         return packed
 
     @torch.no_grad()
-    def _asked_late(self, tail: _Tail, proposable: int) -> NDArray[Any]:
-        """Return the answer about all nodes of the latest pass, which ran before it was asked."""
-        found = self._room_for(self._latest.nodes, tail, proposable)
+    def _answer_afterwards(self, query: _Query, proposable: int) -> NDArray[Any]:
+        """Answer a query about all nodes of the latest pass, which has run already."""
+        found = self._new_answer(self._latest.nodes, query, proposable)
         inputs = torch.tensor(np.frombuffer(self._latest.packed, dtype=np.int64), device=self.device)
-        with nullcontext() if self._side is None else torch.cuda.device(self.device):
-            self._find(found, tail, proposable, inputs)
+        with nullcontext() if self._capture_stream is None else torch.cuda.device(self.device):
+            self._answer_into(found, query, proposable, inputs)
         return found.cpu().numpy()
 
-    def _run(self, tail: _Tail, proposable: int) -> NDArray[Any]:
-        """Run the latest pass and what stands behind it, and wait; return the answer about all its nodes."""
+    def _run(self, query: _Query, proposable: int) -> NDArray[Any]:
+        """Run the latest pass with a query, wait, and return the answer for all its nodes."""
         latest = self._latest
-        latest.waits = False
-        step = self._static(latest.nodes, latest.rows, tail, proposable)
-        step.inputs[:] = latest.packed
-        step.run()
+        latest.deferred = False
+        captured = self._captured_for(latest.nodes, latest.rows, query, proposable)
+        captured.inputs[:] = latest.packed
+        captured.run()
         self._wait()
-        return step.answer
+        return captured.answer
 
-    def _move(self, sources: Sequence[int], places: Sequence[int]) -> None:
+    def _move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy rows without waiting: the next pass waits for it, before another move fills its inputs."""
-        size = max(_padded(len(sources)), _FEWEST_MOVED)
-        step, length = self._move_of(size), self.length
+        size = max(_padded(len(sources)), _MIN_MOVED)
+        captured, length = self._move_for(size), self.length
         padding = [self.cache.capacity - 1] * (size - len(sources))
         rows = array("q", [length + row for row in sources])
         rows.extend(padding)
-        rows.extend(length + row for row in places)
+        rows.extend(length + row for row in targets)
         rows.extend(padding)
-        step.inputs[:] = rows.tobytes()
-        step.run()
+        captured.inputs[:] = rows.tobytes()
+        captured.run()
 
-    def _move_of(self, count: int) -> _Static:
-        """Return what copies so many rows, padding among them, which copies the spare row onto itself."""
+    def _move_for(self, count: int) -> _Captured:
+        """Return the move of so many rows; padding copies the spare row onto itself."""
         if count not in self._moves:
-            self._moves[count] = self._built_move(count)
+            self._moves[count] = self._build_move(count)
         return self._moves[count]
 
     def _wait(self) -> None:
-        if self._side is not None:
+        if self._capture_stream is not None:
             torch.cuda.current_stream(self.device).synchronize()
 
     def _rows_read(self, end: int) -> int:
-        """Return how many rows a pass that ends at `end` is built for."""
+        """Return the rows C of a pass whose last row is before `end`."""
         return _multiple(end, _ROWS)
 
-    def _static(self, nodes: int, rows: int, tail: _Tail, proposable: int) -> _Static:
-        """Return what was built for these sizes; what was unused for longest makes room for what is new."""
-        shape = _Shape(nodes, rows, tail, proposable)
-        if shape not in self._kept:
-            self._kept[shape] = self._built(*shape)
-            if len(self._kept) > _MOST_GRAPHS:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(shape)
-        return self._kept[shape]
+    def _captured_for(self, nodes: int, rows: int, query: _Query, proposable: int) -> _Captured:
+        """Return the graph of a shape; a new one replaces the least recently used of too many."""
+        shape = _Shape(nodes, rows, query, proposable)
+        if shape not in self._graphs:
+            self._graphs[shape] = self._build_pass(*shape)
+            if len(self._graphs) > _MAX_GRAPHS:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(shape)
+        return self._graphs[shape]
 
     @torch.inference_mode(False)  # what that mode makes cannot be written outside of it
     @torch.no_grad()
-    def _built(self, nodes: int, rows: int, tail: _Tail, proposable: int) -> _Static:
-        """Return a pass from its packed inputs, as yet of padding alone, to its answer, both on the host."""
-        padding = np.frombuffer(self._packed(nodes, rows, [], [], []), dtype=np.int64)
+    def _build_pass(self, nodes: int, rows: int, query: _Query, proposable: int) -> _Captured:
+        """Capture a pass with a query, from packed inputs (at first padding) to the answer on the host."""
+        padding = np.frombuffer(self._pack(nodes, rows, [], [], []), dtype=np.int64)
         staged = self._pinned(torch.tensor(padding))
         inputs = staged.to(self.device)
-        found = self._room_for(nodes, tail, proposable)
+        found = self._new_answer(nodes, query, proposable)
         answer = self._pinned(torch.zeros_like(found, device="cpu"))
-        forward = self._pass(nodes, rows, inputs, self._logits_for(nodes))
+        forward = self._make_forward(nodes, rows, inputs, self._logits_for(nodes))
 
         def run() -> None:
             inputs.copy_(staged, non_blocking=True)
             forward()
-            self._find(found, tail, proposable, inputs)
+            self._answer_into(found, query, proposable, inputs)
             answer.copy_(found, non_blocking=True)
 
-        return _Static(_bytes_of(staged), answer.numpy(), self._captured(run), (inputs, found))
+        return _Captured(_bytes_of(staged), answer.numpy(), self._capture(run), (inputs, found))
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _built_move(self, count: int) -> _Static:
-        """Return what copies rows: its inputs are their numbers, and those of their places."""
+    def _build_move(self, count: int) -> _Captured:
+        """Capture a move of rows; the inputs are (2 count,): sources, then targets."""
         staged = self._pinned(torch.full((2 * count,), self.cache.capacity - 1))
         inputs = staged.to(self.device)
 
@@ -307,10 +311,10 @@ class GraphRunner(TorchRunner):
             inputs.copy_(staged, non_blocking=True)
             self.cache.move(inputs[:count], inputs[count:])
 
-        return _Static(_bytes_of(staged), np.zeros(0), self._captured(run), (inputs,))
+        return _Captured(_bytes_of(staged), np.zeros(0), self._capture(run), (inputs,))
 
-    def _pass(self, nodes: int, rows: int, inputs: Tensor, logits: Tensor) -> Callable[[], object]:
-        """Return a forward pass from packed inputs to logits, (nodes, V)."""
+    def _make_forward(self, nodes: int, rows: int, inputs: Tensor, logits: Tensor) -> Callable[[], object]:
+        """Return a function that runs the model on packed inputs and writes logits, (nodes, V)."""
         tokens, positions, written = inputs[: 3 * nodes].view(3, 1, nodes)
         seen = inputs[3 * nodes :].view(nodes, rows // WORD, 1)
         window = Window(self.cache, written[0], rows)
@@ -329,23 +333,23 @@ class GraphRunner(TorchRunner):
 
         return forward
 
-    def _room_for(self, nodes: int, tail: _Tail, proposable: int) -> Tensor:
-        """Return a tensor for the answer about all nodes.
+    def _new_answer(self, nodes: int, query: _Query, proposable: int) -> Tensor:
+        """Allocate the answer to a query about all nodes.
 
-        It is the best token of each, (nodes,), or its best tokens and the bits of their log-probabilities,
-        (nodes, 2, branch), or nothing.
+        Chosen tokens are (nodes,); the k best tokens and the bits of their log-probabilities (nodes, 2, k);
+        without a query it is empty.
         """
-        if tail is _Tail.RANK:
-            shape: tuple[int, ...] = nodes, 2, min(_BRANCH, proposable)
+        if query is _Query.TOP_K:
+            shape: tuple[int, ...] = nodes, 2, min(_MAX_TOP_K, proposable)
             return torch.zeros(shape, dtype=torch.int32, device=self.device)
-        return torch.zeros(nodes if tail is _Tail.CHOOSE else 0, dtype=torch.int64, device=self.device)
+        return torch.zeros(nodes if query is _Query.CHOOSE else 0, dtype=torch.int64, device=self.device)
 
-    def _find(self, found: Tensor, tail: _Tail, proposable: int, inputs: Tensor) -> None:
-        """Write the answer about all nodes of a pass that was run over such inputs."""
-        if tail is _Tail.CHOOSE:
+    def _answer_into(self, found: Tensor, query: _Query, proposable: int, inputs: Tensor) -> None:
+        """Write the answer to a query about all nodes of a pass that has run on these inputs."""
+        if query is _Query.CHOOSE:
             self._choose_into(found, self._logits_for(len(found)), inputs)
-        elif tail is _Tail.RANK:
-            self._rank_into(found, self._logits_for(len(found))[:, :proposable], inputs)
+        elif query is _Query.TOP_K:
+            self._top_k_into(found, self._logits_for(len(found))[:, :proposable], inputs)
 
     def _choose_into(
         self,
@@ -353,16 +357,16 @@ class GraphRunner(TorchRunner):
         logits: Tensor,
         inputs: Tensor,  # noqa: ARG002  # fused kernels read them
     ) -> None:
-        """Write the best token of every node, (nodes,)."""
+        """Write the chosen token of every node, (nodes,)."""
         tokens.copy_(logits.argmax(dim=-1))
 
-    def _rank_into(
+    def _top_k_into(
         self,
         found: Tensor,
         logits: Tensor,
         inputs: Tensor,  # noqa: ARG002  # fused kernels read them
     ) -> None:
-        """Write the best tokens of every node and the bits of their log-probabilities, (nodes, 2, branch)."""
+        """Write the k best tokens of every node and the bits of their log-probabilities, (nodes, 2, k)."""
         best = logits.float().log_softmax(dim=-1).topk(found.shape[-1], dim=-1)
         found[:, 0] = best.indices
         found[:, 1] = best.values.view(torch.int32)
@@ -373,24 +377,24 @@ class GraphRunner(TorchRunner):
             self._logits_of[nodes] = torch.zeros(shape, dtype=self.dtype, device=self.device)
         return self._logits_of[nodes]
 
-    def _captured(self, function: Callable[[], object]) -> Callable[[], object]:
-        """Return what does the same as a function over static tensors: on CUDA, the replay of its graph."""
-        if self._side is None:
+    def _capture(self, function: Callable[[], object]) -> Callable[[], object]:
+        """Return a replacement for a function over static tensors: on CUDA, the replay of its graph."""
+        if self._capture_stream is None:
             return torch.no_grad()(function)
-        if not (self._kept or self._moves):  # a pool ends with its last graph: its handle is not used again
+        if not (self._graphs or self._moves):  # a pool ends with its last graph: its handle is not used again
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream(self.device)
-        self._side.wait_stream(current)
+        self._capture_stream.wait_stream(current)
         try:
             # The outer stream context is left even where ending a failed capture raises inside the inner one.
-            with torch.cuda.device(self.device), torch.cuda.stream(self._side):
+            with torch.cuda.device(self.device), torch.cuda.stream(self._capture_stream):
                 for _ in range(_WARM_UPS):
                     function()
                 # So that they come from the graph's own memory: others may free those of the process.
                 torch._C._cuda_clearCublasWorkspaces()
                 with torch.cuda.graph(
-                    graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"
+                    graph, pool=self._pool, stream=self._capture_stream, capture_error_mode="thread_local"
                 ):
                     function()
         except Exception as error:
@@ -398,7 +402,7 @@ class GraphRunner(TorchRunner):
             if not isinstance(error, RuntimeError) or ran_out(error):
                 raise
             raise CaptureError(f"its passes cannot run or be captured: {error}") from error
-        current.wait_stream(self._side)
+        current.wait_stream(self._capture_stream)
         return graph.replay
 
     def _forget_capture(self) -> None:
@@ -413,10 +417,10 @@ class GraphRunner(TorchRunner):
         with suppress(RuntimeError):
             generator.graphsafe_set_state(generator.clone_state())  # or it draws for the capture
 
-    def _packed(
+    def _pack(
         self, nodes: int, rows: int, tokens: Sequence[int], positions: Sequence[int], seen: Sequence[int]
     ) -> bytes:
-        """Return what a pass reads: tokens, positions, rows to write, and the bits of the rows that are seen.
+        """Pack the inputs of a pass as int64: tokens, positions, rows to write, and the mask's bits.
 
         The first three are (nodes,); padding writes the spare row.
         """
@@ -435,14 +439,14 @@ class GraphRunner(TorchRunner):
 
         It has to be kept until that is done.
         """
-        return tensor if self._side is None else tensor.pin_memory()
+        return tensor if self._capture_stream is None else tensor.pin_memory()
 
 
 def bits_of(nodes: int, rows: int, committed: int, seen: Sequence[int]) -> bytes:
-    """Return one bit for every node and row of the cache: whether the node sees the row, lowest bit first.
+    """Return the attention mask, (nodes, rows), as one bit each, lowest first: 1 where the node sees the row.
 
-    `seen` has an integer for every real node, whose bit r stands for row r behind the committed ones. Padding
-    sees row 0, which always holds numbers: a node that sees nothing may become NaN.
+    `seen` has an integer for every real node, whose bit r is for uncommitted row r. Padding sees row 0, which
+    always holds numbers: the output of a node that sees nothing may be NaN.
     """
     size = rows // 8
     before = (1 << committed) - 1

@@ -30,14 +30,14 @@ from dyna_eval_workers.traces import Trace
 from dyna_eval_workers.tree import NOT_FED, ROOT, Tree
 
 _clock = time.perf_counter
-_USUAL_TREE = 320  # cache rows reserved behind a sequence, whatever the method, so that most need no more
-_USUAL_PASS = 64  # tokens of the largest pass that is captured beforehand, whatever the method
-_LARGEST_PASS = 256  # tokens of the largest pass that is captured beforehand, for methods with large trees
+_SPARE_ROWS = 320  # cache rows reserved beyond a sequence, so that few methods make the caches grow
+_MIN_CAPTURED = 64  # passes of up to so many tokens are captured beforehand for every method,
+_MAX_CAPTURED = 256  # and of up to so many for methods with larger trees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """What one prompt was continued with. Times are seconds; decode excludes prefill."""
+    """The continuation of one prompt. Times are seconds; decode excludes prefill, ttft includes it."""
 
     token_ids: tuple[int, ...]
     prefill_seconds: float
@@ -45,23 +45,26 @@ class Decoded:
     ttft_seconds: float
     rounds: tuple[Round, ...]
     traces: tuple[Trace, ...] = ()
-    """Of the first rounds, as many as were asked for."""
+    """Of the first `kept_traces` rounds."""
 
 
 @dataclass(slots=True)
 class _DraftedTree:
-    """What drafting one tree came to; seconds as in `Round`."""
+    """The tree of one round, and what drafting it took; seconds as in `Round`."""
 
     tree: Tree
     grown: Tree | None = None
-    """The tree before its nodes were chosen among, where a policy does that."""
+    """The tree before reranking, where the policy reranks."""
     verified: Sequence[int] | None = None
+    """The nodes of `grown` that are verified."""
     levels: list[tuple[Candidates, Selection]] = field(default_factory=list)
     proposed: int = 0
-    """Nodes, those that were not kept included."""
+    """Draft nodes, those that did not join the tree included."""
     capped: bool = False
     steps: int = 0
+    """Forward passes of the draft."""
     rows: int = 0
+    """Tokens that went through them."""
     forward_seconds: float | None = None
     grow_seconds: float | None = None
 
@@ -82,13 +85,13 @@ class _Sequence:
         return len(self.committed) >= self.limit
 
     @property
-    def deepest(self) -> int:
-        """The most draft tokens of which all can still be emitted: the bonus token takes the last place."""
+    def max_draft_depth(self) -> int:
+        """The most draft tokens in a path that could all be emitted: one token is left for the bonus."""
         return self.limit - len(self.committed) - 1
 
     def extend(self, tokens: list[int]) -> int:
         """Commit what a round emitted, up to the first end token, and return how many tokens that were."""
-        end = next((place for place, token in enumerate(tokens) if token in self.end_tokens), None)
+        end = next((index for index, token in enumerate(tokens) if token in self.end_tokens), None)
         if end is not None:
             tokens = tokens[: end + 1]
             self.limit = len(self.committed) + len(tokens)
@@ -100,7 +103,7 @@ class _Sequence:
 class Decoder:
     """A loaded pair, ready to decode one prompt after another. `draft` may be None for methods without one.
 
-    `vocabulary` is the tokenizer's size; at `end_tokens` a text ends where generation stops at them.
+    `vocabulary` is the tokenizer's size; `end_tokens` end a text where generation stops at them.
     """
 
     def __init__(
@@ -111,17 +114,17 @@ class Decoder:
         # Ids beyond the tokenizer (padded vocabularies) or beyond the target are never proposed.
         self._proposable = min(vocabulary, target.vocabulary, draft.vocabulary if draft else vocabulary)
 
-    def prepare(self, tokens: int, *, greedy: bool = True, most_rows: int = 0) -> None:
+    def prepare(self, tokens: int, *, greedy: bool = True, max_rows: int = 0) -> None:
         """Make room for sequences of `tokens` tokens, and capture graphs, so that no measured pass has to.
 
-        `most_rows`: the largest number of uncommitted cache entries the method writes in a round. Graphs of
-        passes over `_LARGEST_PASS` tokens are captured when one is first run.
+        `max_rows`: the largest number of uncommitted cache rows that the method writes in a round. Graphs of
+        passes over `_MAX_CAPTURED` tokens are captured when one is first run.
         """
         for runner in (self.target, self.draft):
             if runner is not None:
-                runner.reserve(tokens + max(_USUAL_TREE, most_rows))
-        passes = range(1, min(max(_USUAL_PASS, most_rows + 1), _LARGEST_PASS) + 1)
-        steps = range(1, min(max(_USUAL_PASS, most_rows // 2), _LARGEST_PASS) + 1)
+                runner.reserve(tokens + max(_SPARE_ROWS, max_rows))
+        passes = range(1, min(max(_MIN_CAPTURED, max_rows + 1), _MAX_CAPTURED) + 1)
+        steps = range(1, min(max(_MIN_CAPTURED, max_rows // 2), _MAX_CAPTURED) + 1)
         longest = tokens + passes[-1]
         self.target.warm_up(passes, shortest=1, longest=longest, greedy=greedy)
         if self.draft is not None:
@@ -145,7 +148,7 @@ class Decoder:
         if drafting is not None:
             if drafting.needs_draft and draft is None:
                 raise DecodingError("a speculative method needs a draft model, and this pair has none")
-            drafting.begin()
+            drafting.reset()
         sequence = _Sequence(
             committed=list(prompt),
             limit=len(prompt) + generation.max_new_tokens,
@@ -153,7 +156,7 @@ class Decoder:
             sampler=Sampler(temperature=generation.temperature, seed=seed, vocabulary=self.target.vocabulary),
             drafting=drafting,
         )
-        rows = sequence.limit + (0 if drafting is None else drafting.most_rows)
+        rows = sequence.limit + (0 if drafting is None else drafting.max_rows)
         self.target.reserve(rows)
         if draft is not None:
             draft.reserve(rows)
@@ -163,7 +166,7 @@ class Decoder:
         started = idle_clock(self.target.device)
         self.target.prefill(sequence.committed[:-1])
         if draft is not None:
-            draft.prefill(_readable(sequence.committed[:-1], draft))
+            draft.prefill(_in_draft_vocabulary(sequence.committed[:-1], draft))
         prefilled = first = idle_clock(self.target.device)
         while not sequence.finished:
             rounds.append(self._round(sequence, draft, traces if len(rounds) < kept_traces else None))
@@ -218,10 +221,10 @@ class Decoder:
 
     def _draft_tree(self, sequence: _Sequence, draft: Runner | None) -> _DraftedTree:
         begun = _clock()
-        result = _DraftedTree(Tree.plant(sequence.committed[-1]))
+        result = _DraftedTree(Tree.with_root(sequence.committed[-1]))
         if isinstance(sequence.drafting, PromptLookup):
             node = ROOT
-            for token in sequence.drafting.propose(sequence.committed, sequence.deepest):
+            for token in sequence.drafting.propose(sequence.committed, sequence.max_draft_depth):
                 node = result.tree.add(node, token, 0.0)
             result.proposed = len(result.tree) - 1
             result.grow_seconds = _clock() - begun
@@ -232,21 +235,21 @@ class Decoder:
 
     def _grow(self, draft: Runner, sequence: _Sequence, policy: GrowthPolicy, result: _DraftedTree) -> None:
         """Grow the tree level by level, one draft forward per level."""
-        tree, deepest = result.tree, min(policy.depth, sequence.deepest)
+        tree, depth = result.tree, min(policy.depth, sequence.max_draft_depth)
         result.forward_seconds = 0.0
         frontier, written = [ROOT], 0
-        for level in range(1, deepest + 1):
+        for level in range(1, depth + 1):
             begun = _clock()
             branch = min(policy.branch(level), self._proposable)
             if level == 1:
-                lacking = _readable(sequence.committed[draft.length :], draft)
+                lacking = _in_draft_vocabulary(sequence.committed[draft.length :], draft)
                 draft.extend(lacking, range(COMMITTED, len(lacking) - 1), last_only=True)
-                proposed = draft.rank(branch, sequence.sampler, self._proposable)
+                proposed = draft.top_k(branch, sequence.sampler, self._proposable)
                 draft.keep(range(len(lacking)))
                 result.rows += len(lacking)
             else:
                 _feed(draft, tree, frontier, first_row=written)
-                proposed = draft.rank(branch, sequence.sampler, self._proposable)
+                proposed = draft.top_k(branch, sequence.sampler, self._proposable)
                 written += len(frontier)
                 result.rows += len(frontier)
             result.steps += 1
@@ -257,13 +260,13 @@ class Decoder:
             result.proposed += len(candidates)
             result.capped = result.capped or selection.capped
             frontier = _add_level(tree, candidates, selection)
-            if level == deepest or not frontier:
+            if level == depth or not frontier:
                 break
             if len(tree) > policy.max_nodes and not policy.reranks:
-                result.capped = True  # full to the last node, with nodes left that would have grown
+                result.capped = True  # the tree is full while nodes are left to expand
                 break
         if policy.reranks:
-            result.grown, result.verified = tree, policy.finish(tree)
+            result.grown, result.verified = tree, policy.rerank(tree)
             result.tree = tree.subset(result.verified)
 
 
@@ -274,16 +277,17 @@ def idle_clock(device: torch.device) -> float:
     return _clock()
 
 
-def _readable(tokens: Sequence[int], draft: Runner) -> list[int]:
-    """Return tokens as the draft reads them: its last id stands for ids that it does not have.
+def _in_draft_vocabulary(tokens: Sequence[int], draft: Runner) -> list[int]:
+    """Return the tokens with the draft's last id in place of ids that it does not have.
 
-    The target, whose vocabulary may be padded further, may emit one; the draft only predicts.
+    The target may emit such an id where its vocabulary is padded to a larger size. What the draft reads there
+    affects its predictions only.
     """
     return [min(token, draft.vocabulary - 1) for token in tokens]
 
 
 def _feed(draft: Runner, tree: Tree, nodes: Sequence[int], *, first_row: int) -> None:
-    """Let the draft read nodes of one level; children of the root continue the committed rows."""
+    """Run the draft over nodes of one level; children of the root continue the committed rows."""
     draft.extend(
         [tree.token[node] for node in nodes],
         [COMMITTED if tree.parent[node] == ROOT else tree.row[tree.parent[node]] for node in nodes],
@@ -295,6 +299,7 @@ def _feed(draft: Runner, tree: Tree, nodes: Sequence[int], *, first_row: int) ->
 def _candidates(
     tree: Tree, frontier: Sequence[int], tokens: list[list[int]], log_probabilities: list[list[float]]
 ) -> Candidates:
+    """Flatten the proposals for every frontier node; both are (len(frontier), branch), best first."""
     found = Candidates([], [], [], [], [])
     for node, its_tokens, values in zip(frontier, tokens, log_probabilities, strict=True):
         count = len(its_tokens)
@@ -308,10 +313,10 @@ def _candidates(
 
 
 def _add_level(tree: Tree, candidates: Candidates, selection: Selection) -> list[int]:
-    """Add what was selected, and return the nodes that get children."""
-    grows = []
-    for index, open_ in zip(selection.kept, selection.grows, strict=True):
+    """Add the selected candidates to the tree, and return the nodes to expand."""
+    frontier = []
+    for index, grows in zip(selection.kept, selection.grows, strict=True):
         node = tree.add(candidates.parent[index], candidates.token[index], candidates.log_probability[index])
-        if open_:
-            grows.append(node)
-    return grows
+        if grows:
+            frontier.append(node)
+    return frontier

@@ -16,10 +16,10 @@ from dyna_eval_workers.tree import Tree
 
 @dataclass(kw_only=True)
 class PromptLookup:
-    """Draft from the text so far: what followed an earlier occurrence of its longest recent n-gram.
+    """Draft what followed an earlier occurrence of the last n-gram, the longest that occurred before.
 
-    That is the latest occurrence with enough tokens after it: a loop's latest one has hardly any. Where none
-    has enough, it is the earliest, which has most.
+    The latest occurrence that `k` tokens follow is taken: in a repetitive text hardly any follow the latest
+    one of all. Where none has as many, it is the earliest, which has most.
 
     The text is kept as a string, a character per token, where a search takes about a nanosecond per token.
 
@@ -34,22 +34,22 @@ class PromptLookup:
     needs_draft: ClassVar[bool] = False
 
     @property
-    def most_rows(self) -> int:
-        """Return how many rows a round may write behind the committed ones."""
+    def max_rows(self) -> int:
+        """Return how many uncommitted cache rows a round may write."""
         return self.k
 
-    def begin(self) -> None:
-        """Forget the text: a new prompt starts."""
+    def reset(self) -> None:
+        """Forget the text, as a new prompt starts."""
         self._text = ""
 
     def learn(self, tree: Tree, path: Sequence[int]) -> None:
-        """Do nothing: all that counts is the text so far."""
+        """Do nothing: drafts depend on the text so far alone."""
 
     def propose(self, tokens: Sequence[int], limit: int) -> list[int]:
-        """Return at most `k` and at most `limit` tokens to follow a text, which only grows until `begin`."""
+        """Return at most `k` and at most `limit` draft tokens; until `reset`, `tokens` only grows."""
         self._text += "".join(map(chr, tokens[len(self._text) :]))  # no vocabulary has a million ids
         wanted = min(self.k, limit)
-        last_end = max(len(tokens) - wanted, 0)  # of an occurrence that has enough behind it
+        last_end = max(len(tokens) - wanted, 0)  # of an occurrence that `wanted` tokens follow
         for size in range(min(self.ngram, len(tokens) - 1), 0, -1):
             tail = self._text[-size:]
             start = self._text.rfind(tail, 0, last_end)
@@ -61,6 +61,7 @@ class PromptLookup:
 
 
 Drafting = GrowthPolicy | PromptLookup
+"""How a speculative method drafts."""
 
 
 def drafting_for(configuration: Configuration, calibration: Calibration | None = None) -> Drafting | None:

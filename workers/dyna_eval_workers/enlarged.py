@@ -22,7 +22,7 @@ def enlarge(model: GPTNeoXForCausalLM, *, width: int, layers: int) -> GPTNeoXFor
     """Return the model `width` times as wide (a power of two) and `layers` layers deep.
 
     Every hidden value stands `width` times side by side; matrices take the mean of the copies.
-    The layers behind the model's own compute as the others do, and their results are multiplied by zero.
+    The layers after the model's own compute as the others do, and their results are multiplied by zero.
     """
     config = copy.deepcopy(model.config)
     config.hidden_size *= width

@@ -14,7 +14,7 @@ from dyna_eval_workers.runner import COMMITTED, Runner
 from dyna_eval_workers.sampling import Sampler
 
 _TIE_ULP = {torch.float32: 64.0, torch.float16: 2.0, torch.bfloat16: 2.0}
-"""Largest margin, in units in the last place, that different kernels may turn round: see `_margin_ulp`.
+"""Largest margin, in units in the last place (ulp), that rounding may invert: see `_margin_ulp`.
 
 16-bit logits are rounded once more than float32 ones differ between a one-token and a tree-wide forward;
 float32 sums over some hundred terms differ by a few dozen ulp.
@@ -22,7 +22,7 @@ float32 sums over some hundred terms differ by a few dozen ulp.
 
 
 PEER_TIE_ULP = 16.0
-"""The same for loops that are not ours: they round at other places, layer after layer."""
+"""The same for loops that are not ours: they round differently, layer after layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

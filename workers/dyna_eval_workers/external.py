@@ -1,7 +1,7 @@
-"""Growth policies of other packages at work: what they answer is checked before the loop acts on it.
+"""Growth policies of other packages at work: their answers are checked before the loop acts on them.
 
-The kernels trust the loop with sizes and parents, so a policy that is wrong must fail its job, and not write
-beside the cache.
+The kernels do not check sizes and parents, so a wrong policy must fail its job here, and not write out of the
+cache's bounds.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ def external_policy(configuration: Configuration, calibration: Calibration) -> C
 
 
 class CheckedPolicy(GrowthPolicy):
-    """A policy whose every answer is held against what `GrowthPolicy` promises; PolicyError where it breaks.
+    """A policy whose answers are checked against `GrowthPolicy`; PolicyError where one breaks its contract.
 
     Its bounds are read once: the caches are sized by them.
     """
 
     def __init__(self, name: str, policy: GrowthPolicy) -> None:
         self._name, self._policy = name, policy
-        self.max_nodes = self._whole("max_nodes", policy.max_nodes, 1, MOST_NODES)
-        self.depth = self._whole("depth", policy.depth, 0, MOST_LEVELS)
-        self._rows = self._whole("most_rows", policy.most_rows, self.max_nodes, MOST_NODES * 16)
-        self._fed = 0
+        self.max_nodes = self._integer("max_nodes", policy.max_nodes, 1, MOST_NODES)
+        self.depth = self._integer("depth", policy.depth, 0, MOST_LEVELS)
+        self._max_rows = self._integer("max_rows", policy.max_rows, self.max_nodes, MOST_NODES * 16)
+        self._expanded = 0
 
     @property
     def reranks(self) -> bool:  # type: ignore[override]  # the policy's own
         return self._policy.reranks
 
     @property
-    def most_rows(self) -> int:
-        return self._rows
+    def max_rows(self) -> int:
+        return self._max_rows
 
-    def begin(self) -> None:
-        self._policy.begin()
+    def reset(self) -> None:
+        self._policy.reset()
 
     def branch(self, level: int) -> int:
-        return self._whole("branch", self._policy.branch(level), 1, MOST_NODES)
+        return self._integer("branch", self._policy.branch(level), 1, MOST_NODES)
 
     def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
         chosen = self._policy.select(candidates, level, tree)
@@ -68,20 +68,20 @@ class CheckedPolicy(GrowthPolicy):
             self._refuse(
                 f"kept {len(chosen.kept)} candidates but says of {len(chosen.grows)} whether they grow"
             )
-        self._check_places("kept", chosen.kept, len(candidates))
+        self._check_ascending("kept", chosen.kept, len(candidates))
         if not self.reranks and len(tree) - 1 + len(chosen.kept) > self.max_nodes:
             self._refuse(f"kept more than its max_nodes, {self.max_nodes}")
         if level == 1:
-            self._fed = 0
+            self._expanded = 0
         if level < self.depth:  # the last level's nodes have no children, whatever is said of them
-            self._fed += sum(map(bool, chosen.grows))
-        if self._fed > self._rows:
-            self._refuse(f"grows more nodes than its most_rows, {self._rows}")
+            self._expanded += sum(map(bool, chosen.grows))
+        if self._expanded > self._max_rows:
+            self._refuse(f"grows more nodes than its max_rows, {self._max_rows}")
         return chosen
 
-    def finish(self, tree: Tree) -> Sequence[int]:
-        nodes = self._policy.finish(tree)
-        self._check_places("verified", nodes, len(tree))
+    def rerank(self, tree: Tree) -> Sequence[int]:
+        nodes = self._policy.rerank(tree)
+        self._check_ascending("verified", nodes, len(tree))
         chosen = set(nodes)
         if not nodes or nodes[0] != ROOT or any(tree.parent[node] not in chosen for node in nodes[1:]):
             self._refuse("verified a node without its parent")
@@ -92,14 +92,14 @@ class CheckedPolicy(GrowthPolicy):
     def learn(self, tree: Tree, path: Sequence[int]) -> None:
         self._policy.learn(tree, path)
 
-    def _check_places(self, what: str, places: Iterable[int], count: int) -> None:
+    def _check_ascending(self, what: str, indices: Iterable[int], count: int) -> None:
         before = -1
-        for place in places:
-            if not before < place < count:
-                self._refuse(f"{what} number {place} of {count}, after {before}; they have to ascend")
-            before = place
+        for index in indices:
+            if not before < index < count:
+                self._refuse(f"{what} number {index} of {count}, after {before}; they have to ascend")
+            before = index
 
-    def _whole(self, what: str, value: Any, least: int, most: int) -> int:
+    def _integer(self, what: str, value: Any, least: int, most: int) -> int:
         if type(value) is not int or not least <= value <= most:
             self._refuse(f"has {what} {value!r}, which should be a whole number from {least} to {most}")
         return int(value)

@@ -1,7 +1,7 @@
 """The families of models that our own forward passes know, in one form.
 
 One description serves all of them: normalisation, attention with or without rotary positions, grouped heads
-and normalised queries, and an MLP with or without a gate, one behind the other or side by side.
+and normalised queries, and an MLP with or without a gate, one after the other or in parallel.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Activation(IntEnum):
 
 
 class Residual(IntEnum):
-    """Whether the MLP follows the attention, or both read the same rows, after norms of their own or one."""
+    """Whether the MLP follows the attention, or both read the same values, each after its own norm or one."""
 
     SEQUENTIAL = 0
     PARALLEL = 1
@@ -85,7 +85,7 @@ class Stack:
     epsilon: float
     head_size: int
     heads: int
-    key_heads: int
+    kv_heads: int
     inner: int
     residual: Residual = Residual.SEQUENTIAL
     gated: bool = False
@@ -136,7 +136,7 @@ def stack_of(model: Any) -> Stack:
 
 
 def _linear(*modules: Any) -> Linear:
-    """Return linear layers as one, their outputs one behind the other; their weights become views of it."""
+    """Return linear layers as one, with concatenated outputs; their weights become views of it."""
     weight = torch.cat([module.weight.detach() for module in modules])
     ends = list(accumulate(len(module.weight) for module in modules))
     for module, part in zip(modules, torch.tensor_split(weight, ends[:-1]), strict=True):
@@ -182,7 +182,7 @@ def _gpt_neox(model: Any, config: Any) -> Stack:
         epsilon=config.layer_norm_eps,
         head_size=config.hidden_size // config.num_attention_heads,
         heads=config.num_attention_heads,
-        key_heads=config.num_attention_heads,
+        kv_heads=config.num_attention_heads,
         inner=config.intermediate_size,
         by_head=True,
         residual=Residual.PARALLEL if config.use_parallel_residual else Residual.SEQUENTIAL,
@@ -213,7 +213,7 @@ def _llama(model: Any, config: Any) -> Stack:
         epsilon=config.rms_norm_eps,
         head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         heads=config.num_attention_heads,
-        key_heads=config.num_key_value_heads,
+        kv_heads=config.num_key_value_heads,
         inner=config.intermediate_size,
         gated=True,
         rotary=model.model.rotary_emb,
@@ -244,7 +244,7 @@ def _phi(model: Any, config: Any) -> Stack:
         epsilon=config.layer_norm_eps,
         head_size=config.hidden_size // config.num_attention_heads,
         heads=config.num_attention_heads,
-        key_heads=config.num_key_value_heads,
+        kv_heads=config.num_key_value_heads,
         inner=config.intermediate_size,
         residual=Residual.PARALLEL_SHARED_NORM,
         rotary=model.model.rotary_emb,
@@ -275,7 +275,7 @@ def _gpt2(model: Any, config: Any) -> Stack:
         epsilon=config.layer_norm_epsilon,
         head_size=config.hidden_size // config.num_attention_heads,
         heads=config.num_attention_heads,
-        key_heads=config.num_attention_heads,
+        kv_heads=config.num_attention_heads,
         inner=config.n_inner or 4 * config.hidden_size,
         positions=base.wpe.weight,
     )
@@ -306,7 +306,7 @@ def _opt(model: Any, config: Any) -> Stack:
         epsilon=base.final_layer_norm.eps,
         head_size=config.hidden_size // config.num_attention_heads,
         heads=config.num_attention_heads,
-        key_heads=config.num_attention_heads,
+        kv_heads=config.num_attention_heads,
         inner=config.ffn_dim,
         positions=base.embed_positions.weight[base.embed_positions.offset :],
     )

@@ -24,7 +24,7 @@ from dyna_eval_workers.model_files import (
     tokenizer_digest,
 )
 from dyna_eval_workers.native.runner import NativeRunner
-from dyna_eval_workers.pairs import common_positions
+from dyna_eval_workers.pairs import common_position_limit
 from dyna_eval_workers.placement import check_spread, is_spread, spreading
 from dyna_eval_workers.runner import Runner, TorchRunner
 
@@ -36,14 +36,14 @@ class LoadedPair:
     pair: Pair
     decoder: Decoder
     tokenizer: Any
-    positions: int | None
+    position_limit: int | None
     gpus: int = 1
 
     @property
     def backend(self) -> str:
         """What really runs the forward passes, and why nothing faster does where something could."""
         target, draft = self.decoder.target, self.decoder.draft
-        texts = [_told(runner) for runner in (target, draft) if runner is not None]
+        texts = [_backend_text(runner) for runner in (target, draft) if runner is not None]
         return texts[0] if len(set(texts)) == 1 else f"{texts[0]}, draft {texts[1]}"
 
     def peer_models(self, configuration: Configuration) -> tuple[Any, Any | None]:
@@ -56,7 +56,7 @@ class LoadedPair:
         return target, _load_model(draft, self.pair.dtype, device)
 
 
-def _told(runner: Runner) -> str:
+def _backend_text(runner: Runner) -> str:
     return f"{runner.backend} ({runner.fallback})" if runner.fallback else runner.backend
 
 
@@ -80,8 +80,8 @@ def load_pair(pair: Pair, device: torch.device, *, gpus: int = 1) -> LoadedPair:
             "put the same files there, or submit the sweep again"
         )
     decoder = Decoder(target, draft, vocabulary=len(tokenizer), end_tokens=pair.end_tokens)
-    positions = common_positions(runner.positions for runner in (target, draft) if runner is not None)
-    return LoadedPair(pair=pair, decoder=decoder, tokenizer=tokenizer, positions=positions, gpus=gpus)
+    limit = common_position_limit(runner.position_limit for runner in (target, draft) if runner is not None)
+    return LoadedPair(pair=pair, decoder=decoder, tokenizer=tokenizer, position_limit=limit, gpus=gpus)
 
 
 def _load_runner(files: ModelFiles, pair: Pair, device: torch.device, *, gpus: int = 1) -> Runner:
@@ -104,7 +104,7 @@ def _load_runner(files: ModelFiles, pair: Pair, device: torch.device, *, gpus: i
                 runner = kind(loaded)
                 self_test(runner, expected, files.name)
             except PairError as error:
-                reasons.append(f"{kind.passes} fail the self-test: {_found(error, files.name)}")
+                reasons.append(f"{kind.passes} fail the self-test: {_reason_of(error, files.name)}")
             except Exception as reason:  # BackendUnavailableError, or whatever Triton and torch raise here
                 if ran_out(reason):
                     raise
@@ -116,7 +116,7 @@ def _load_runner(files: ModelFiles, pair: Pair, device: torch.device, *, gpus: i
         return plain
 
 
-def _found(error: PairError, model: str) -> str:
+def _reason_of(error: PairError, model: str) -> str:
     """Return what a self-test found, without the model's name, which is no fact of the environment, and
     without advice about the model: it has passed the test in transformers' code."""
     return first_line(error).removeprefix(f"{model}: ").partition(";")[0]

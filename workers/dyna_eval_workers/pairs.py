@@ -19,13 +19,13 @@ from dyna_eval_workers.runner import position_limit, vocabulary_size
 class InspectedPair:
     """A pair that may run, and its tokenizer.
 
-    `vocabulary` counts the target's tokens, `positions` what both models have (None: no limit).
+    `vocabulary` counts the target's tokens, `position_limit` what both models have (None: no limit).
     """
 
     pair: Pair
     tokenizer: Any
     vocabulary: int
-    positions: int | None
+    position_limit: int | None
 
 
 def available_device() -> str:
@@ -65,12 +65,12 @@ def inspect_pair(spec: PairSpec, *, device: str, backend: Backend = Backend.AUTO
         tokenizer_digest=tokenizer_digest(target.tokenizer),
         end_tokens=target.end_tokens(),
     )
-    positions = common_positions(position_limit(model.config) for model in models)
+    limit = common_position_limit(position_limit(model.config) for model in models)
     vocabulary = vocabulary_size(target.config)
-    return InspectedPair(pair=pair, tokenizer=target.tokenizer, vocabulary=vocabulary, positions=positions)
+    return InspectedPair(pair=pair, tokenizer=target.tokenizer, vocabulary=vocabulary, position_limit=limit)
 
 
-def common_positions(limits: Iterable[int | None]) -> int | None:
+def common_position_limit(limits: Iterable[int | None]) -> int | None:
     """Return how many positions all models have; None where none states a limit."""
     return min((limit for limit in limits if limit is not None), default=None)
 

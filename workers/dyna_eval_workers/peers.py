@@ -39,7 +39,7 @@ from dyna_eval_workers.decoding import Decoded, idle_clock
 _clock = time.perf_counter
 _CACHE_STEP = 64  # a static cache has a multiple of so many rows: equal shapes share their compiled code
 _COMPILING_TOKENS = 8  # CUDA graphs are recorded at the second pass of a shape and replayed from the third on
-_MOST_SHAPES = 64  # that one process compiles; torch's own limit is 8, and then it silently stops compiling
+_MAX_SHAPES = 64  # that one process compiles; torch's own limit is 8, and then it silently stops compiling
 
 
 class PeerDecoder:
@@ -80,7 +80,7 @@ class PeerDecoder:
                 "install a C++ compiler, or choose cache: dynamic"
             ) from error
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Let the schedule `heuristic` begin anew, as with the first prompt."""
         self._drafting.clear()
 
@@ -157,7 +157,7 @@ class PeerDecoder:
         verbosity = transformers_logging.get_verbosity()
         parallelism = os.environ.get("TOKENIZERS_PARALLELISM")
         transformers_logging.set_verbosity_error()
-        limits = torch._dynamo.config.patch(recompile_limit=_MOST_SHAPES, fail_on_recompile_limit_hit=True)
+        limits = torch._dynamo.config.patch(recompile_limit=_MAX_SHAPES, fail_on_recompile_limit_hit=True)
         try:
             with warnings.catch_warnings(), limits:
                 warnings.simplefilter("ignore")

@@ -38,18 +38,18 @@ def load_prompts(spec: PromptSpec, tokenizer: Any) -> PromptSet:
     return PromptSet(digest=digest([prompt.digest for prompt in prompts]), prompts=tuple(prompts))
 
 
-def check_fit(prompts: Sequence[Prompt], *, max_new_tokens: int, positions: int | None) -> None:
+def check_fit(prompts: Sequence[Prompt], *, max_new_tokens: int, position_limit: int | None) -> None:
     """Raise PromptError where a prompt and its continuation exceed the positions of the pair's models."""
     longest = max(prompts, key=lambda prompt: len(prompt.token_ids))
-    if positions is None or len(longest.token_ids) + max_new_tokens <= positions:
+    if position_limit is None or len(longest.token_ids) + max_new_tokens <= position_limit:
         return
-    room = positions - max_new_tokens
+    room = position_limit - max_new_tokens
     advice = (
         f"set prompts.max_prompt_tokens to at most {room}" if room > 0 else "lower generation.max_new_tokens"
     )
     raise PromptError(
         f"prompt {longest.index} has {len(longest.token_ids)} tokens and {max_new_tokens} new ones do not "
-        f"fit in the models' {positions} positions; {advice}"
+        f"fit in the models' {position_limit} positions; {advice}"
     )
 
 

@@ -38,7 +38,7 @@ def inspect_sweep(
         check_fit(
             prompt_set.prompts,
             max_new_tokens=spec.generation.max_new_tokens,
-            positions=inspected.positions,
+            position_limit=inspected.position_limit,
         )
         spec_here = replace(inspected.pair.spec, name=pair_spec.name, prompts=pair_spec.prompts)
         pairs.append(replace(inspected.pair, spec=spec_here))

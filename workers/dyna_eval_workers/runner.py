@@ -1,8 +1,9 @@
 """Forward passes of one model over one preallocated cache.
 
-A runner keeps the cache of one sequence: committed rows, and behind them the rows that passes wrote since.
-Every such row continues another one of them, its parent, or the committed rows; so a tree is given by its
-parents alone, and masks and positions follow from them.
+A runner keeps the cache of one sequence, one row of keys and values per token: first the committed rows, of
+the tokens that are accepted for good, then the uncommitted rows, of the tree's nodes. An uncommitted row
+continues another one, its parent, or the committed rows; so a tree is given by its parents alone, and masks
+and positions follow from them. Uncommitted rows are counted from 0.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dyna_eval_workers.placement import layer_devices
 from dyna_eval_workers.sampling import Sampler
 
 COMMITTED = -1
-"""The parent of a row that continues the committed rows."""
+"""The parent of an uncommitted row that continues the committed ones."""
 
 
 class Runner(Protocol):
@@ -32,7 +33,7 @@ class Runner(Protocol):
     fallback: str
     """Why nothing faster runs them; empty where nothing is."""
     vocabulary: int
-    positions: int | None
+    position_limit: int | None
     """Positions that the model has; None where it states no limit."""
     dtype: torch.dtype
     device: torch.device
@@ -55,10 +56,10 @@ class Runner(Protocol):
         greedy: bool = True,
         proposable: int | None = None,
     ) -> None:
-        """Capture passes of `nodes` tokens whose cache ends between `shortest` and `longest`.
+        """Capture passes of so many nodes each, whose cache ends between `shortest` and `longest` rows.
 
-        With `proposable`, capture top-k over those ids; otherwise the choice. Without `greedy`, a runner that
-        cannot capture sampling captures the passes alone.
+        With `proposable`, capture top-k over so many ids; otherwise the choice. Without `greedy`, a runner
+        that cannot capture sampling captures the passes alone.
         """
         ...
 
@@ -67,26 +68,28 @@ class Runner(Protocol):
         ...
 
     def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
-        """Write a row for each token. `parents` count the rows behind the committed ones.
+        """Run a forward pass over tokens, each of which writes an uncommitted row.
 
-        `choose` and `rank` then speak of these tokens, or with `last_only` of the last one.
+        `parents` are the uncommitted rows that they continue, or COMMITTED. `choose`, `top_k` and `logits`
+        are then about these tokens, or with `last_only` about the last one.
         """
         ...
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Commit the rows at these ascending places behind the committed ones, and forget the others."""
+        """Commit these uncommitted rows, ascending, by moving them together; forget the others."""
         ...
 
     def choose(self, sampler: Sampler) -> list[int]:
-        """Return the chosen token after every token of the latest `extend`."""
+        """Return the sampler's token after every token of the latest `extend`, (tokens,)."""
         ...
 
-    def rank(
+    def top_k(
         self, branch: int, sampler: Sampler, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """Return the best tokens under `proposable` after every token of the latest `extend`, best first.
+        """Return the `branch` best tokens after every token of the latest `extend`, best first.
 
-        With them come their log-probabilities; both are (tokens, branch).
+        With them come their log-probabilities; both are (tokens, branch). Ids from `proposable` on are left
+        out. Where the sampler samples, scores are logits / temperature + noise, as in `choose`.
         """
         ...
 
@@ -117,10 +120,10 @@ def position_limit(config: Any) -> int | None:
     return min((int(limit) for limit in limits if limit), default=None)
 
 
-class WrittenRows:
-    """The rows behind the committed ones: the position of each, and which of them it sees.
+class UncommittedRows:
+    """The position of every uncommitted row, and which of them it attends to: its ancestors and itself.
 
-    `seen` has an integer for each row, whose bit r says whether it sees row r of them; it sees itself.
+    `seen` has an integer for each row, whose bit r says whether it attends to uncommitted row r.
     """
 
     def __init__(self) -> None:
@@ -143,7 +146,7 @@ class WrittenRows:
 
 
 def unpack(seen: Sequence[int], rows: int) -> NDArray[np.bool_]:
-    """Return which of so many rows each integer's bits say are seen, (len(seen), rows)."""
+    """Return the mask that `UncommittedRows.seen` packs into bits, (len(seen), rows)."""
     size = -(-rows // 8)
     packed = b"".join(bits.to_bytes(size, "little") for bits in seen)
     matrix = np.frombuffer(packed, dtype=np.uint8).reshape(-1, size)
@@ -165,10 +168,10 @@ class TorchRunner:
         parameter = next(model.parameters())
         self.dtype, self.device = parameter.dtype, parameter.device
         self.vocabulary = vocabulary_size(model.config)
-        self.positions = position_limit(model.config)
+        self.position_limit = position_limit(model.config)
         self._heads, self._head_size = self._cached_heads()
         self.cache = self._allocate(0)
-        self._written = WrittenRows()
+        self._uncommitted = UncommittedRows()
         self._blocked = torch.finfo(self.dtype).min
         self._logits = torch.zeros(0, self.vocabulary)
 
@@ -180,7 +183,7 @@ class TorchRunner:
         if self.cache.capacity < capacity:
             self.cache = self._allocate(capacity)
         self.cache.clear()
-        self._written.clear()
+        self._uncommitted.clear()
 
     def warm_up(
         self,
@@ -201,22 +204,20 @@ class TorchRunner:
 
     @torch.inference_mode()
     def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
-        first = len(self._written.positions)
-        self._written.add(parents, self.length)
-        seen = unpack(self._written.seen[first:], len(self._written.seen))
+        first = len(self._uncommitted.positions)
+        self._uncommitted.add(parents, self.length)
+        seen = unpack(self._uncommitted.seen[first:], len(self._uncommitted.seen))
         self._logits = self._call(
-            tokens, self._written.positions[first:], self._mask(seen), last_only=last_only
+            tokens, self._uncommitted.positions[first:], self._mask(seen), last_only=last_only
         )
 
     def keep(self, rows: Sequence[int]) -> None:
         count = len(rows)
-        staying = next(
-            (place for place, row in enumerate(rows) if row != place), count
-        )  # all behind one that moves do
-        if staying < count:
-            self._move(rows[staying:], range(staying, count))
+        first_moved = next((index for index, row in enumerate(rows) if row != index), count)
+        if first_moved < count:
+            self._move(rows[first_moved:], range(first_moved, count))
         self.cache.commit(count)
-        self._written.clear()
+        self._uncommitted.clear()
 
     @torch.inference_mode()
     def choose(self, sampler: Sampler) -> list[int]:
@@ -224,7 +225,7 @@ class TorchRunner:
         return chosen
 
     @torch.inference_mode()
-    def rank(
+    def top_k(
         self, branch: int, sampler: Sampler, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
         scores = self._scores(sampler, proposable)
@@ -235,14 +236,16 @@ class TorchRunner:
         return self._logits
 
     @torch.inference_mode()
-    def _move(self, sources: Sequence[int], places: Sequence[int]) -> None:
-        """Copy rows behind the committed ones to other places there."""
-        moves = torch.tensor([list(sources), list(places)], device=self.device)
+    def _move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy uncommitted rows onto others."""
+        moves = torch.tensor([list(sources), list(targets)], device=self.device)
         self.cache.move(*(moves + self.length))
 
     def _scores(self, sampler: Sampler, tokens: int) -> Tensor:
-        """Return the scores of the first so many tokens, whose argmax is the chosen one."""
-        noise = sampler.noise([position + 1 for position in self._written.positions[-len(self._logits) :]])
+        """Return the scores of the first `tokens` ids after every token asked about, (asked, tokens)."""
+        noise = sampler.noise(
+            [position + 1 for position in self._uncommitted.positions[-len(self._logits) :]]
+        )
         logits = self._logits[:, :tokens]
         if noise is None:
             return logits

@@ -40,7 +40,7 @@ class Sampler:
         self.temperature = temperature
         self.key = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little")
         self._vocabulary = vocabulary
-        self._known: dict[int, Noise] = {}
+        self._noise_at: dict[int, Noise] = {}
 
     def noise(self, positions: Sequence[int]) -> Noise | None:
         """Return the noise for tokens at absolute positions, (positions, vocabulary); None where greedy."""
@@ -49,14 +49,14 @@ class Sampler:
         return np.stack([self._row(position) for position in positions])
 
     def _row(self, position: int) -> Noise:
-        if position not in self._known:
-            self._known[position] = gumbel_noise(self.key, position, self._vocabulary)
-        return self._known[position]
+        if position not in self._noise_at:
+            self._noise_at[position] = gumbel_noise(self.key, position, self._vocabulary)
+        return self._noise_at[position]
 
     def forget_before(self, position: int) -> None:
-        """Drop the noise of positions that were decided."""
-        for decided in [known for known in self._known if known < position]:
-            del self._known[decided]
+        """Drop the noise of positions before this one, whose tokens are committed."""
+        for earlier in [known for known in self._noise_at if known < position]:
+            del self._noise_at[earlier]
 
 
 def gumbel_noise(key: int, position: int, vocabulary: int) -> Noise:

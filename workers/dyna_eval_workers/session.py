@@ -51,8 +51,8 @@ class Loop:
     """A configuration's decoding loop on a loaded pair."""
 
     decode: Decode
-    forget: Callable[[], None] = lambda: None
-    """Drops what the loop learned from earlier prompts; ours learn within a prompt only."""
+    reset: Callable[[], None] = lambda: None
+    """Drops what the loop learnt from earlier prompts; our own learn within a prompt only."""
 
 
 class DecodingSession:
@@ -66,21 +66,21 @@ class DecodingSession:
         self.actor, self.node, self.device, self.gpus = actor, node, device, gpus
         self.environment: Environment | None = None
         """What jobs run in, its backend unknown while no pair is loaded; None before the first job."""
-        self._work: _PairAtWork | None = None
+        self._active: _ActivePair | None = None
         self._references: dict[tuple[str, GenerationSpec], _Reference] = {}
         self._sentinels = 0
 
     @property
     def load_seconds(self) -> float | None:
         """How long the pair at work took to load and calibrate; None before the first job."""
-        return self._work.load_seconds if self._work else None
+        return self._active.load_seconds if self._active else None
 
     def run(self, job: Job, prompts: PromptSet) -> JobResult:
         """Decode every prompt of the set with the job's configuration.
 
         Before its first job of a pair and prompt set, and again every `measure.sentinel_every` jobs, the
         session runs the target alone over the prompts: those sentinels are the reference for exactness
-        and the yardstick of this machine's speed.
+        and for this machine's speed.
 
         Raises PairError where the pair does not load, DecodingError where the output is not the target's, or
         where the target alone does not repeat its own.
@@ -92,15 +92,15 @@ class DecodingSession:
                 gc.collect()  # a compiled model refers to itself, and would stay in memory
 
     def _run(self, job: Job, prompts: PromptSet) -> JobResult:
-        work = self._use(job.pair)
-        loop = work.loop(
+        active = self._use(job.pair)
+        loop = active.loop(
             job.configuration,
-            tokens=_most_tokens(job, prompts),
+            tokens=_max_tokens(job, prompts),
             greedy=job.generation.temperature == 0,
             kept_traces=job.measure.store_trees,
         )
         reference = self._references.setdefault((prompts.digest, job.generation), _Reference())
-        self._measure_sentinel(work, job, prompts, reference)
+        self._measure_sentinel(active, job, prompts, reference)
         _warm_up(loop, job, prompts)
         reset_peak_memory(self.device)
         watch = Watch(self.device)
@@ -110,7 +110,9 @@ class DecodingSession:
         peak_memory = peak_memory_bytes(self.device)
         conditions = watch.conditions()
         reference.jobs_since += 1
-        samples = _samples(work, job, prompts, decoded, configuration=job.configuration, reference=reference)
+        samples = _samples(
+            active, job, prompts, decoded, configuration=job.configuration, reference=reference
+        )
         _refuse_violations(samples, "are not what the target alone emits")
         sentinels, reference.undelivered = reference.undelivered, ()
         return JobResult(
@@ -118,36 +120,36 @@ class DecodingSession:
             repeat=job.repeat,
             actor=self.actor,
             node=self.node,
-            environment=work.environment,
+            environment=active.environment,
             sentinels=sentinels,
             samples=samples,
             wall_seconds=wall_seconds,
             peak_memory_bytes=peak_memory,
-            calibration=work.calibration,
+            calibration=active.calibration,
             conditions=conditions,
         )
 
-    def _use(self, pair: Pair) -> _PairAtWork:
-        if self._work is None or not self._work.pair.pair.same_models(pair):
-            self._work = None
+    def _use(self, pair: Pair) -> _ActivePair:
+        if self._active is None or not self._active.pair.pair.same_models(pair):
+            self._active = None
             self.environment = capture_environment(self.device, None, gpus=self.gpus)
             gc.collect()  # frees the memory before the next pair needs it, also what refers to itself
             self._references.clear()
-            self._work = _PairAtWork.load(pair, self.device, self.gpus)
-            self.environment = self._work.environment
-        return self._work
+            self._active = _ActivePair.load(pair, self.device, self.gpus)
+            self.environment = self._active.environment
+        return self._active
 
     def _measure_sentinel(
-        self, work: _PairAtWork, job: Job, prompts: PromptSet, reference: _Reference
+        self, active: _ActivePair, job: Job, prompts: PromptSet, reference: _Reference
     ) -> None:
         """Run the target alone where a reference is missing or old; the first run sets the tokens."""
         if reference.tokens and reference.jobs_since < job.measure.sentinel_every:
             return
         greedy = job.generation.temperature == 0
-        loop = work.loop(TARGET_ALONE, tokens=_most_tokens(job, prompts), greedy=greedy)
+        loop = active.loop(TARGET_ALONE, tokens=_max_tokens(job, prompts), greedy=greedy)
         _warm_up(loop, job, prompts)
         decoded = _decode_all(loop, job, prompts)
-        samples = _samples(work, job, prompts, decoded, configuration=TARGET_ALONE, reference=reference)
+        samples = _samples(active, job, prompts, decoded, configuration=TARGET_ALONE, reference=reference)
         _refuse_violations(samples, "are not what the target alone emitted at first on this worker")
         if not reference.tokens:
             reference.tokens = {sample.prompt_index: sample.token_ids for sample in samples}
@@ -158,8 +160,8 @@ class DecodingSession:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _PairAtWork:
-    """A loaded pair with what was found out about it on this machine."""
+class _ActivePair:
+    """A loaded pair, with its calibration and environment on this machine."""
 
     pair: LoadedPair
     calibration: Calibration
@@ -167,12 +169,12 @@ class _PairAtWork:
     load_seconds: float
 
     @classmethod
-    def load(cls, pair: Pair, device: torch.device, gpus: float) -> _PairAtWork:
+    def load(cls, pair: Pair, device: torch.device, gpus: float) -> _ActivePair:
         started = time.perf_counter()
         loaded = load_pair(pair, device, gpus=max(1, int(gpus)))
         return cls(
             pair=loaded,
-            calibration=calibrate(loaded.decoder, positions=loaded.positions),
+            calibration=calibrate(loaded.decoder, position_limit=loaded.position_limit),
             environment=capture_environment(device, loaded.backend, gpus=gpus),
             load_seconds=time.perf_counter() - started,
         )
@@ -193,10 +195,10 @@ class _PairAtWork:
                 end_tokens=decoder.end_tokens,
             )
             peer.warm_up(configuration, tokens=tokens)
-            return Loop(decode=partial(peer.decode, configuration=configuration), forget=peer.forget)
+            return Loop(decode=partial(peer.decode, configuration=configuration), reset=peer.reset)
         make = external_policy if configuration.method.is_external else drafting_for
         drafting = make(configuration, self.calibration)
-        decoder.prepare(tokens, greedy=greedy, most_rows=drafting.most_rows if drafting else 0)
+        decoder.prepare(tokens, greedy=greedy, max_rows=drafting.max_rows if drafting else 0)
         return Loop(decode=partial(decoder.decode, drafting=drafting, kept_traces=kept_traces))
 
 
@@ -209,7 +211,7 @@ def _decode_all(loop: Loop, job: Job, prompts: PromptSet) -> list[Decoded]:
 
 
 def _samples(
-    work: _PairAtWork,
+    active: _ActivePair,
     job: Job,
     prompts: PromptSet,
     decoded: Sequence[Decoded],
@@ -229,7 +231,7 @@ def _samples(
         comparison = None
         if expected is not None:
             comparison = compare_tokens(
-                work.pair.decoder.target,
+                active.pair.decoder.target,
                 prompt=prompt.token_ids,
                 reference=expected,
                 emitted=result.token_ids,
@@ -237,9 +239,9 @@ def _samples(
                 seed=_seed(job, prompt),
                 tie_ulp=PEER_TIE_ULP if peer else None,
             )
-        text: str = work.pair.tokenizer.decode(result.token_ids)
+        text: str = active.pair.tokenizer.decode(result.token_ids)
         sample = _to_sample(prompt, result, comparison, text[:_TEXT_LIMIT])
-        trees = [draft_tree(trace, partial(_token_text, work.pair.tokenizer)) for trace in result.traces]
+        trees = [draft_tree(trace, partial(_token_text, active.pair.tokenizer)) for trace in result.traces]
         samples.append(replace(sample, trees=tuple(trees)))
     return tuple(samples)
 
@@ -262,10 +264,10 @@ def _warm_up(loop: Loop, job: Job, prompts: PromptSet) -> None:
     )
     for number in range(job.measure.warmup):
         loop.decode(tokens, short, seed=f"warm-up:{number}")
-    loop.forget()
+    loop.reset()
 
 
-def _most_tokens(job: Job, prompts: PromptSet) -> int:
+def _max_tokens(job: Job, prompts: PromptSet) -> int:
     return prompts.longest + job.generation.max_new_tokens
 
 

@@ -13,17 +13,17 @@ from dyna_eval.measurements import DraftTree, TreeNode
 from dyna_eval_workers.growth import Candidates, Selection
 from dyna_eval_workers.tree import ROOT, Tree
 
-MOST_KEPT_NODES = 512
+MAX_KEPT_NODES = 512
 """Nodes kept of one tree; of a larger one the accepted path and what was grown first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A round as it left the loop.
+    """What the loop keeps of a round.
 
-    grown: the tree before any reranking; verified: its nodes that the target saw, None for all; levels: what
-    each level was offered and took; choices: the target's token after every verified node; path: the accepted
-    nodes among the verified ones, root first; emitted: tokens that count.
+    grown: the tree before any reranking; verified: its nodes that the target saw, None for all; levels: the
+    candidates of each level and which were selected; choices: the target's token after every verified node;
+    path: the accepted nodes among the verified ones, root first; emitted: tokens that count.
     """
 
     grown: Tree
@@ -47,14 +47,14 @@ def draft_tree(trace: Trace, text_of: Callable[[int], str]) -> DraftTree:
     """Build the tree of a round, pruned nodes included; `text_of` gives a token's text."""
     nodes = _nodes(trace)
     kept = _kept(nodes)
-    place = {index: number for number, index in enumerate(kept)}
+    position_of = {index: position for position, index in enumerate(kept)}
     bonus = trace.choices[trace.path[-1]] if trace.emitted == len(trace.path) else None
     return DraftTree(
         nodes=tuple(
             TreeNode(
                 token=nodes[index].token,
                 text=text_of(nodes[index].token),
-                parent=place.get(nodes[index].parent, -1),
+                parent=position_of.get(nodes[index].parent, -1),
                 probability=_probability(nodes, index),
                 joint=_chance(nodes[index].joint),
                 verified=nodes[index].verified,
@@ -89,11 +89,11 @@ def _nodes(trace: Trace) -> list[_Node]:
 
 
 def _kept(nodes: Sequence[_Node]) -> list[int]:
-    if len(nodes) <= MOST_KEPT_NODES:
+    if len(nodes) <= MAX_KEPT_NODES:
         return list(range(len(nodes)))
     path = {index for index, node in enumerate(nodes) if node.accepted}
     others = [index for index in range(len(nodes)) if index not in path]
-    chosen = path | set(others[: MOST_KEPT_NODES - len(path)])
+    chosen = path | set(others[: MAX_KEPT_NODES - len(path)])
     return [index for index in sorted(chosen) if index == ROOT or nodes[index].parent in chosen]
 
 

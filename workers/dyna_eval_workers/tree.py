@@ -17,9 +17,9 @@ NOT_FED = -1
 class Tree:
     """A growing draft tree. Node 0 is the pending token: committed, but not yet seen by the target.
 
-    A node's `parent` has a smaller index. `log_probability` is the draft's joint log-probability of the path
-    from the root. `row` is the node's place among the rows that the draft has written behind its committed
-    ones, or NOT_FED.
+    Parallel lists, an entry per node. A node's `parent` has a smaller index; the root's is -1.
+    `log_probability` is the draft's joint log-probability of the path from the root. `row` is the node's
+    uncommitted row in the draft's cache, or NOT_FED where the draft did not read the node.
     """
 
     token: list[int]
@@ -30,7 +30,7 @@ class Tree:
     _children: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @classmethod
-    def plant(cls, token: int) -> Tree:
+    def with_root(cls, token: int) -> Tree:
         """Return a tree of the pending token alone."""
         return cls([token])
 
@@ -53,19 +53,21 @@ class Tree:
         return node
 
     def subset(self, nodes: Sequence[int]) -> Tree:
-        """Return the tree of some nodes, ascending: the root, and with every other node its parent."""
-        smaller = Tree.plant(self.token[ROOT])
-        place = {ROOT: ROOT}
+        """Return the tree of these nodes, which are ascending: the root, and others each with its parent."""
+        smaller = Tree.with_root(self.token[ROOT])
+        new_index = {ROOT: ROOT}
         for node in nodes[1:]:
-            place[node] = smaller.add(place[self.parent[node]], self.token[node], self.log_probability[node])
+            new_index[node] = smaller.add(
+                new_index[self.parent[node]], self.token[node], self.log_probability[node]
+            )
             smaller.row[-1] = self.row[node]
         return smaller
 
     def walk(self, choices: Sequence[int]) -> list[int]:
         """Follow the target's choices from the root and return the accepted path, root first.
 
-        `choices` holds the target's token after every node. The path's choices are the accepted tokens and,
-        last, the bonus token. Source: SpecInfer (Miao et al. 2024), section 4.
+        `choices` holds the target's token after every node, (len(tree),). The choices along the path are the
+        accepted tokens and, last, the bonus token. Source: SpecInfer (Miao et al. 2024), section 4.
         """
         path = [ROOT]
         while (child := self._children.get((path[-1], choices[path[-1]]))) is not None:

@@ -1,9 +1,9 @@
-"""The kernels of a pass: few nodes, so all that counts is to read the weights once, without a pause.
+"""The kernels of a pass of few nodes, which takes as long as its weights take to read, if nothing stalls.
 
-Each number is a sum in one order, whatever else goes through the pass: the products of a node do not depend
-on how many nodes there are, nor its attention on which program finishes first. So a chain that is verified
-has, bit for bit, the logits that one token after another has. A branch of a tree has them up to rounding: its
-rows stand in other places of the cache than they would if its siblings were not there.
+Every sum has one order, whatever else is in the pass: the products of a node do not depend on how many nodes
+there are, nor its attention on which program finishes first. So the logits of a verified chain are, bit for
+bit, those of decoding token by token. Those of a tree's branch are equal up to rounding, since its siblings'
+rows are in the cache between its own.
 
 Shapes: M nodes, H hidden values, N outputs and K inputs of a matrix, C rows of the cache.
 """
@@ -107,8 +107,8 @@ def multiply(
     """Write activation(x weight' + bias), (M, N), or ADD it to what is there.
 
     x is (M, K), weight (N, K). GATED: weight is (2 N, K), and what the first half comes to, activated,
-    multiplies what the second does. The inputs are split among SPLITS programs; the last one to arrive adds
-    the parts up, in their order.
+    multiplies what the second does. The inputs are split among SPLITS programs (split-K); the last one to
+    arrive adds the partial sums, in their order.
     """
     split = tl.program_id(2)
     node = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -242,13 +242,14 @@ def attend(
 ):
     """Write each node's attention, (M, heads, HEAD), and its key and value into the cache.
 
-    qkv is (M, width); the value d of head h lies at `head_offset` h + d behind `query_at`, `key_at` or
-    `value_at`. `span` holds the first row that the pass writes, and the row behind the last. Bit r of a node,
-    (M, mask_words), says that it sees row r. cosine and sine are (positions, ROTATED).
+    qkv is (M, width); the value d of head h lies at `query_at`, `key_at` or `value_at` plus
+    `head_offset` h + d. `span` holds the first row that the pass writes, and the row after the last. `bits`,
+    (M, mask_words), is the attention mask: bit r of a node says that it sees row r. cosine and sine are
+    (positions, ROTATED).
 
-    A program takes the GROUP of heads that share a key, of as many nodes as BLOCK_Q has room for, and every
-    SPLITS-th block of rows. Whoever takes a block with new rows makes their keys and values itself, and
-    writes them; the last one to arrive adds the blocks up, in their order.
+    A program takes the GROUP of query heads that share a key/value head, of as many nodes as BLOCK_Q has room
+    for, and every SPLITS-th block of rows. A program whose block has new rows computes and writes their keys
+    and values; the last program to arrive reduces the partial results, in their order.
     """
     NODES: tl.constexpr = BLOCK_Q // GROUP
     head, split = tl.program_id(1), tl.program_id(2)
@@ -353,7 +354,7 @@ def attend(
 
 @triton.jit
 def _divided(acc, row_sum):
-    """Divide sums by the totals of their probabilities, which are zero for what sees nothing, say padding."""
+    """Divide by the sum of probabilities, which is zero where a node sees nothing, as padding may."""
     return acc / tl.where(row_sum > 0, row_sum, 1.0)[:, None]
 
 
@@ -394,7 +395,7 @@ def _rotated(
 
 
 @triton.jit
-def rank_parts(
+def top_k_of_parts(
     logits,
     positions,
     sampling,
@@ -405,17 +406,17 @@ def rank_parts(
     BRANCH: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write the BRANCH best of each BLOCK of a node's scores, and what normalises them.
+    """Write the BRANCH best of each BLOCK of a node's scores, and the terms of its softmax.
 
-    That is (BRANCH + 2,) float32: their scores, the highest one, and the sum of all exponentials beside it;
-    the tokens are (BRANCH,). Scores are logits, or where `sampling` has a temperature above 0, logits /
+    `values` is (BRANCH + 2,) float32: the best scores, their maximum, and the sum of exp(score - maximum);
+    `tokens` is (BRANCH,). Scores are logits, or where `sampling` has a temperature above 0, logits /
     temperature + the noise that its key gives each token at the position it would take.
     """
     part, node = tl.program_id(0), tl.program_id(1)
     token = part * BLOCK + tl.arange(0, BLOCK)
     own = tl.load(logits + node.to(tl.int64) * V + token, mask=token < proposable, other=float("-inf"))
     own = own.to(tl.float32)
-    own = tl.where(own <= float("inf"), own, float("-inf"))  # NaN would be the best of all, at any place
+    own = tl.where(own <= float("inf"), own, float("-inf"))  # NaN would win every maximum
     temperature = tl.load(sampling).to(tl.int32).to(tl.float32, bitcast=True)
     if temperature > 0:
         own = own / temperature + _gumbel(token, tl.load(positions + node) + 1, tl.load(sampling + 1))
@@ -424,10 +425,10 @@ def rank_parts(
     shift = tl.where(maximum == float("-inf"), 0.0, maximum)
     tl.store(values + offset * (BRANCH + 2) + BRANCH, maximum)
     tl.store(values + offset * (BRANCH + 2) + BRANCH + 1, tl.sum(tl.exp(own - shift)))
-    for place in tl.static_range(BRANCH):
+    for rank in tl.static_range(BRANCH):
         value, index = tl.max(own, axis=0, return_indices=True)
-        tl.store(values + offset * (BRANCH + 2) + place, value)
-        tl.store(tokens + offset * BRANCH + place, part * BLOCK + index)
+        tl.store(values + offset * (BRANCH + 2) + rank, value)
+        tl.store(tokens + offset * BRANCH + rank, part * BLOCK + index)
         own = tl.where(tl.arange(0, BLOCK) == index, float("-inf"), own)
 
 
@@ -446,7 +447,7 @@ def _gumbel(token, position, key):
 
 
 @triton.jit
-def rank_all(
+def top_k_of_all(
     values,
     tokens,
     found,
@@ -465,8 +466,8 @@ def rank_all(
     shift = tl.where(maximum == float("-inf"), 0.0, maximum)
     total = tl.sum(sums * tl.exp(maxima - shift))
     normaliser = shift + tl.log(tl.where(total > 0, total, 1.0))
-    place = tl.arange(0, BLOCK_PARTS * BLOCK_BRANCH)
-    its_part, its_rank = place // BLOCK_BRANCH, place % BLOCK_BRANCH
+    slot = tl.arange(0, BLOCK_PARTS * BLOCK_BRANCH)
+    its_part, its_rank = slot // BLOCK_BRANCH, slot % BLOCK_BRANCH
     there = (its_part < parts) & (its_rank < BRANCH)
     offset = node * parts + its_part
     candidates = tl.load(values + offset * (BRANCH + 2) + its_rank, mask=there, other=float("-inf"))
@@ -476,4 +477,4 @@ def rank_all(
         tl.store(found + node * 2 * BRANCH + rank, tl.load(tokens + chosen * BRANCH + index % BLOCK_BRANCH))
         bits = (value - normaliser).to(tl.int32, bitcast=True)
         tl.store(found + node * 2 * BRANCH + BRANCH + rank, bits)
-        candidates = tl.where(place == index, float("-inf"), candidates)
+        candidates = tl.where(slot == index, float("-inf"), candidates)

@@ -33,14 +33,14 @@ from dyna_eval_workers.sampling import Sampler
 # Found on an H200, for models of 70 M to 2.8 B parameters.
 _MIN_PROGRAMS = 80  # split-K programs per product, so that all SMs read weights
 _MIN_SPLIT_INPUTS = 512  # inputs per split-K program
-_RANKED = 2048  # logits that a program ranks
+_TOP_K_BLOCK = 2048  # logits that a program ranks
 _BLOCK_ROWS = 64  # rows of the cache that a program of `attend` takes at once, of numbers of 16 bits
-_MOST_SPLITS = 8  # programs of `attend` that share the cache of a key/value head
-_MOST_ATTENDING = 128  # programs of `attend` for all key/value heads together
+_MAX_ATTEND_SPLITS = 8  # programs of `attend` that share the cache of a key/value head
+_MAX_ATTEND_PROGRAMS = 128  # programs of `attend` for all key/value heads together
 _ATTEND_SLOTS = 16  # query heads times nodes that a program of `attend` takes
 _ATTEND_WARPS = 8  # warps of a program of `attend`
-_PROMPT_PASS = 64  # tokens of a prompt in one pass
-_COUNTERS = 1 << 16  # groups of programs that add up parts, at most
+_PREFILL_TOKENS = 64  # tokens of a prompt in one pass
+_COUNTERS = 1 << 16  # groups of programs that reduce partial sums, at most
 _SAMPLING_WORDS = 2  # integers of a pass's inputs that say how its tokens are chosen
 _GREEDY = bytes(8 * _SAMPLING_WORDS)  # temperature 0, for which no key is needed
 
@@ -95,7 +95,7 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """What a pass reads, on the device: see `FusedRunner._packed`."""
+    """What a pass reads, on the device: see `FusedRunner._pack`."""
 
     nodes: int
     span: Tensor
@@ -106,23 +106,23 @@ class _Inputs:
 
     @classmethod
     def of(cls, packed: Tensor, nodes: int) -> _Inputs:
-        """Return the parts of what `FusedRunner._packed` packed."""
-        places = _even(nodes)
-        bits = len(packed) - 2 - 2 * places - _SAMPLING_WORDS
-        return cls(nodes, *torch.split(packed, [2, places, places, bits, _SAMPLING_WORDS]))
+        """Return the parts of what `FusedRunner._pack` packed."""
+        padded = _even(nodes)
+        bits = len(packed) - 2 - 2 * padded - _SAMPLING_WORDS
+        return cls(nodes, *torch.split(packed, [2, padded, padded, bits, _SAMPLING_WORDS]))
 
 
 class FusedRunner(GraphRunner):
     """Runs a model of a known family on a GPU; raises NoKernelsError or UnsupportedModelError if it cannot.
 
     Prompts run through the same passes, so that a token's logits do not depend on what of it was the prompt.
-    Where tokens are sampled, the noise is computed beside the logits.
-    What a pass computes on its way has room of its own, which passes of one number of nodes share.
+    Where tokens are sampled, the noise is computed on the device.
+    Activations have buffers of their own, which passes of the same number of nodes share.
     """
 
     backend = "cudagraph, fused kernels"
     passes = "the kernels"
-    """What a reason calls them, as in: they fail the self-test."""
+    """Their name in messages, as in "the kernels fail the self-test"."""
     _samples_in_graphs = True
 
     def __init__(self, model: Any) -> None:
@@ -145,14 +145,14 @@ class FusedRunner(GraphRunner):
             for block in stack.blocks
         ]
         self._head = _matrix(*stack.head)
-        self._beside: torch.cuda.Stream | None = None
+        self._side_stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
-            self._beside = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch's own
-        self._rooms: dict[tuple[str, tuple[int, ...], torch.dtype], Tensor] = {}
-        self._main_counters, self._counters_beside = (
+            self._side_stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch's own
+        self._buffers: dict[tuple[str, tuple[int, ...], torch.dtype], Tensor] = {}
+        self._main_counters, self._side_counters = (
             torch.zeros(_COUNTERS, dtype=torch.int32, device=self.device) for _ in range(2)
         )
-        self._arrived = self._main_counters
+        self._counters = self._main_counters
 
     def reserve(self, capacity: int) -> None:
         before = self.cache.capacity
@@ -161,23 +161,23 @@ class FusedRunner(GraphRunner):
             self._tables = rotary_tables(self._stack.rotary, self.cache.capacity, self.device)
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        for start in range(0, len(tokens), _PROMPT_PASS):
-            part = tokens[start : start + _PROMPT_PASS]
+        for start in range(0, len(tokens), _PREFILL_TOKENS):
+            part = tokens[start : start + _PREFILL_TOKENS]
             self.extend(part, range(COMMITTED, len(part) - 1), last_only=True)
             self.keep(range(len(part)))
 
     def _rows_read(self, end: int) -> int:  # noqa: ARG002
-        """Return the rows there are: one pass serves all lengths, and reads from the device where it ends."""
+        """Return all rows: one graph serves all lengths, and reads from its inputs where the cache ends."""
         return self.cache.capacity - 1
 
-    def _packed(
+    def _pack(
         self, nodes: int, rows: int, tokens: Sequence[int], positions: Sequence[int], seen: Sequence[int]
     ) -> bytes:
-        """Return what a pass reads: the first row it writes, the row behind its last, and what each node is.
+        """Pack the inputs of a pass as int64.
 
-        That is tokens and positions, with room for an even number of nodes, and the bits of the rows seen.
-        Last comes how tokens are chosen, at first greedily: the bits of the temperature, as of float32, and
-        the key of the noise.
+        In this order: the first row that it writes, and the one after its last; tokens and positions, padded
+        to an even number of nodes; the mask bits; the sampler, at first a greedy one: the float32 bits of the
+        temperature, and the key of the noise.
         """
         count, first = len(tokens), self.cache.written
         padding = [0] * (_even(nodes) - count)
@@ -187,7 +187,7 @@ class FusedRunner(GraphRunner):
     def _with_sampler(self, packed: bytes, sampler: Sampler) -> bytes:
         return packed[: -len(_GREEDY)] + pack("<fiQ", sampler.temperature, 0, sampler.key)
 
-    def _pass(
+    def _make_forward(
         self,
         nodes: int,
         rows: int,  # noqa: ARG002
@@ -197,18 +197,18 @@ class FusedRunner(GraphRunner):
         return partial(self._forward, _Inputs.of(inputs, nodes), logits)
 
     def _choose_into(self, tokens: Tensor, logits: Tensor, inputs: Tensor) -> None:
-        best = self._room("best", len(logits), 2, 1, dtype=torch.int32)
-        self._rank_into(best, logits, inputs)
+        best = self._buffer("best", len(logits), 2, 1, dtype=torch.int32)
+        self._top_k_into(best, logits, inputs)
         tokens.copy_(best[:, 0, 0])
 
-    def _rank_into(self, found: Tensor, logits: Tensor, inputs: Tensor) -> None:
+    def _top_k_into(self, found: Tensor, logits: Tensor, inputs: Tensor) -> None:
         nodes, proposable = logits.shape
         own = _Inputs.of(inputs, nodes)
         branch = found.shape[-1]
-        parts = ceil(proposable / _RANKED)
-        values = self._room("values", nodes, parts, branch + 2, dtype=torch.float32)
-        tokens = self._room("tokens", nodes, parts, branch, dtype=torch.int32)
-        self._kernels.rank_parts[(parts, nodes)](
+        parts = ceil(proposable / _TOP_K_BLOCK)
+        values = self._buffer("values", nodes, parts, branch + 2, dtype=torch.float32)
+        tokens = self._buffer("tokens", nodes, parts, branch, dtype=torch.int32)
+        self._kernels.top_k_of_parts[(parts, nodes)](
             logits,
             own.positions,
             own.sampling,
@@ -217,9 +217,9 @@ class FusedRunner(GraphRunner):
             logits.stride(0),
             proposable,
             BRANCH=branch,
-            BLOCK=_RANKED,
+            BLOCK=_TOP_K_BLOCK,
         )
-        self._kernels.rank_all[(nodes,)](
+        self._kernels.top_k_of_all[(nodes,)](
             values,
             tokens,
             found,
@@ -230,66 +230,66 @@ class FusedRunner(GraphRunner):
         )
 
     def _forward(self, inputs: _Inputs, logits: Tensor) -> None:
-        hidden = self._embedded(inputs)
+        hidden = self._embed(inputs)
         if self._stack.residual is Residual.SEQUENTIAL:
-            self._one_behind_the_other(hidden, inputs)
+            self._sequential_layers(hidden, inputs)
             added = None
         else:
-            added = self._side_by_side(hidden, inputs)
-        (normed,) = self._normalised(hidden, added, self._stack.norm)
-        self._product("logits", normed, self._head, into=logits)
+            added = self._parallel_layers(hidden, inputs)
+        (normed,) = self._normalise(hidden, added, self._stack.norm)
+        self._linear("logits", normed, self._head, into=logits)
 
-    def _one_behind_the_other(self, hidden: Tensor, inputs: _Inputs) -> None:
-        """Pass through layers whose MLP follows their attention; both add to the hidden values."""
+    def _sequential_layers(self, hidden: Tensor, inputs: _Inputs) -> None:
+        """Run the layers of a model whose MLP follows the attention; both add to `hidden`, (nodes, H)."""
         for layer, rows in zip(self._layers, self.cache.layers, strict=True):
-            (normed,) = self._normalised(hidden, None, layer.block.norm)
-            qkv = self._product("qkv", normed, layer.qkv)
-            mixed = self._attention(qkv, rows, layer.block, inputs)
-            self._product("out", mixed, layer.out, onto=hidden)
-            (normed,) = self._normalised(hidden, None, layer.block.mlp_norm)
-            self._product("down", self._inner(normed, layer), layer.down, onto=hidden)
+            (normed,) = self._normalise(hidden, None, layer.block.norm)
+            qkv = self._linear("qkv", normed, layer.qkv)
+            attended = self._attention(qkv, rows, layer.block, inputs)
+            self._linear("out", attended, layer.out, onto=hidden)
+            (normed,) = self._normalise(hidden, None, layer.block.mlp_norm)
+            self._linear("down", self._inner(normed, layer), layer.down, onto=hidden)
 
-    def _side_by_side(self, hidden: Tensor, inputs: _Inputs) -> Tensor | None:
-        """Pass through layers whose attention and MLP read the same hidden values, and so run at once.
+    def _parallel_layers(self, hidden: Tensor, inputs: _Inputs) -> Tensor | None:
+        """Run the layers of a model whose attention and MLP read the same hidden values, concurrently.
 
-        Returns what the last MLP adds to the hidden values.
+        Returns what the last MLP is to add to `hidden`, both (nodes, H).
         """
         added = None
         for layer, rows in zip(self._layers, self.cache.layers, strict=True):
             norms = dict.fromkeys([layer.block.norm, layer.block.mlp_norm])  # some have one for both
-            normed = self._normalised(hidden, added, *norms)
-            with self._at_once():
-                added = self._product("added", self._inner(normed[-1], layer), layer.down)
-            qkv = self._product("qkv", normed[0], layer.qkv)
-            mixed = self._attention(qkv, rows, layer.block, inputs)
-            self._product("out", mixed, layer.out, onto=hidden)
-            if self._beside is not None:
-                torch.cuda.current_stream(self.device).wait_stream(self._beside)
+            normed = self._normalise(hidden, added, *norms)
+            with self._on_side_stream():
+                added = self._linear("added", self._inner(normed[-1], layer), layer.down)
+            qkv = self._linear("qkv", normed[0], layer.qkv)
+            attended = self._attention(qkv, rows, layer.block, inputs)
+            self._linear("out", attended, layer.out, onto=hidden)
+            if self._side_stream is not None:
+                torch.cuda.current_stream(self.device).wait_stream(self._side_stream)
         return added
 
     @contextmanager
-    def _at_once(self) -> Iterator[None]:
-        """Let what is launched inside run beside what comes after it, until that waits for it."""
-        if self._beside is None:
+    def _on_side_stream(self) -> Iterator[None]:
+        """Launch on the side stream, concurrently with what follows until the main stream waits for it."""
+        if self._side_stream is None:
             yield
             return
-        self._beside.wait_stream(torch.cuda.current_stream(self.device))
-        self._arrived = self._counters_beside
+        self._side_stream.wait_stream(torch.cuda.current_stream(self.device))
+        self._counters = self._side_counters
         try:
-            with torch.cuda.stream(self._beside):
+            with torch.cuda.stream(self._side_stream):
                 yield
         finally:
-            self._arrived = self._main_counters
+            self._counters = self._main_counters
 
     def _inner(self, normed: Tensor, layer: _Layer) -> Tensor:
-        return self._product(
+        return self._linear(
             "inner", normed, layer.up, activation=self._stack.activation, gated=self._stack.gated
         )
 
-    def _embedded(self, inputs: _Inputs) -> Tensor:
+    def _embed(self, inputs: _Inputs) -> Tensor:
         stack = self._stack
         width = stack.embedding.shape[1]
-        hidden = self._room("hidden", inputs.nodes, width)
+        hidden = self._buffer("hidden", inputs.nodes, width)
         positions = stack.embedding if stack.positions is None else stack.positions
         self._kernels.embed[(inputs.nodes,)](
             inputs.tokens,
@@ -303,13 +303,11 @@ class FusedRunner(GraphRunner):
         )
         return hidden
 
-    def _normalised(
-        self, hidden: Tensor, added: Tensor | None, norm: Any, second: Any = None
-    ) -> list[Tensor]:
-        """Add to the hidden values, and return them after a norm, (nodes, hidden), or after each of two."""
+    def _normalise(self, hidden: Tensor, added: Tensor | None, norm: Any, second: Any = None) -> list[Tensor]:
+        """Add to the hidden values, and return them normalised, (nodes, H), by each of one or two norms."""
         nodes, width = hidden.shape
         norms = [norm] if second is None else [norm, second]
-        outputs = [self._room(f"normed {place}", nodes, width) for place in range(len(norms))]
+        outputs = [self._buffer(f"normed {index}", nodes, width) for index in range(len(norms))]
         arguments = [
             (own.weight, getattr(own, "bias", own.weight), out)
             for own, out in zip(norms, outputs, strict=True)
@@ -328,7 +326,7 @@ class FusedRunner(GraphRunner):
         )
         return outputs
 
-    def _product(
+    def _linear(
         self,
         name: str,
         x: Tensor,
@@ -343,10 +341,10 @@ class FusedRunner(GraphRunner):
         nodes = len(x)
         out = onto if onto is not None else into
         if out is None:
-            out = self._room(name, nodes, matrix.outputs)
+            out = self._buffer(name, nodes, matrix.outputs)
         tile = _tile_for(nodes, self.dtype, gated=gated)
         parts = 0 if matrix.splits == 1 else matrix.splits * (2 if gated else 1)
-        partial_sums = self._room(f"parts of {name}", parts, nodes, matrix.outputs, dtype=torch.float32)
+        partial_sums = self._buffer(f"parts of {name}", parts, nodes, matrix.outputs, dtype=torch.float32)
         grid = ceil(nodes / tile.nodes), ceil(matrix.outputs / tile.outputs), matrix.splits
         self._check_counters(grid[0] * grid[1] if matrix.splits > 1 else 0)
         self._kernels.multiply[grid](
@@ -355,7 +353,7 @@ class FusedRunner(GraphRunner):
             matrix.weight if matrix.bias is None else matrix.bias,
             out,
             partial_sums,
-            self._arrived,
+            self._counters,
             nodes,
             matrix.outputs,
             matrix.inputs,
@@ -378,14 +376,14 @@ class FusedRunner(GraphRunner):
         """Return each node's attention, (nodes, heads times head size), and write its row into the cache."""
         stack, nodes = self._stack, len(qkv)
         size = stack.head_size
-        out = self._room("mixed", nodes, stack.heads * size)
-        group = stack.heads // stack.key_heads
+        out = self._buffer("attended", nodes, stack.heads * size)
+        group = stack.heads // stack.kv_heads
         slots, columns = max(_ATTEND_SLOTS, _power_of_two(group)), max(16, _power_of_two(size))
-        splits = max(1, min(_MOST_SPLITS, _MOST_ATTENDING // stack.key_heads))
-        grid = ceil(nodes / (slots // group)), stack.key_heads, splits
+        splits = max(1, min(_MAX_ATTEND_SPLITS, _MAX_ATTEND_PROGRAMS // stack.kv_heads))
+        grid = ceil(nodes / (slots // group)), stack.kv_heads, splits
         self._check_counters(grid[0] * grid[1])
-        parts = self._room("parts of mixed", *grid, slots, columns + 2, dtype=torch.float32)
-        starts = (0, size, 2 * size, 3 * size) if stack.by_head else _starts(stack)
+        parts = self._buffer("parts of attended", *grid, slots, columns + 2, dtype=torch.float32)
+        starts = (0, size, 2 * size, 3 * size) if stack.by_head else _qkv_offsets(stack)
         cosine, sine = self._tables or (inputs.span, inputs.span)
         self._kernels.attend[grid](
             qkv,
@@ -400,7 +398,7 @@ class FusedRunner(GraphRunner):
             qkv if block.query_norm is None else block.query_norm.weight,
             qkv if block.key_norm is None else block.key_norm.weight,
             parts,
-            self._arrived,
+            self._counters,
             nodes,
             qkv.shape[1],
             len(inputs.bits) // nodes,
@@ -423,27 +421,27 @@ class FusedRunner(GraphRunner):
         )
         return out
 
-    def _room(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Return the tensor of this name and shape, in the model's dtype unless another is given.
+    def _buffer(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the buffer of this name and shape, in the model's dtype unless another is given.
 
-        All graphs share it, and it stays: what a second stream allocates while a graph is captured, torch may
-        give to others.
+        All graphs share it, and it is never freed: torch may reuse what a second stream allocates during a
+        capture.
         """
         key = name, shape, dtype or self.dtype
-        if key not in self._rooms:
-            self._rooms[key] = torch.empty(*shape, dtype=key[2], device=self.device)
-        return self._rooms[key]
+        if key not in self._buffers:
+            self._buffers[key] = torch.empty(*shape, dtype=key[2], device=self.device)
+        return self._buffers[key]
 
-    def _captured(self, function: Callable[[], object]) -> Callable[[], object]:
+    def _capture(self, function: Callable[[], object]) -> Callable[[], object]:
         from triton import TritonError  # noqa: PLC0415  # the constructor made sure of it
 
         try:
-            return super()._captured(function)
+            return super()._capture(function)
         except (TritonError, SubprocessError, OSError, AssertionError) as error:  # of its C compiler, say
             raise NoKernelsError(f"the kernels cannot run on this device: {first_line(error)}") from error
 
     def _check_counters(self, count: int) -> None:
-        if count > len(self._arrived):
+        if count > len(self._counters):
             raise NoKernelsError(f"{count} programs wait for each other, more than there are counters")
 
 
@@ -456,10 +454,10 @@ def _matrix(weight: Tensor, bias: Tensor | None, *, halves: int = 1) -> _Matrix:
     return _Matrix(weight, bias, outputs, inputs, splits)
 
 
-def _starts(stack: Stack) -> tuple[int, int, int, int]:
-    """Return where queries, keys and values begin among the outputs of `qkv`, and one head behind another."""
+def _qkv_offsets(stack: Stack) -> tuple[int, int, int, int]:
+    """Return where queries, keys and values begin among the outputs of `qkv`, and the stride of heads."""
     size = stack.head_size
-    return 0, stack.heads * size, (stack.heads + stack.key_heads) * size, size
+    return 0, stack.heads * size, (stack.heads + stack.kv_heads) * size, size
 
 
 def _power_of_two(count: int) -> int:
@@ -468,5 +466,5 @@ def _power_of_two(count: int) -> int:
 
 
 def _even(count: int) -> int:
-    """Return a count or the next one: places of pairs of integers are what a device reads best."""
+    """Round up to an even count, so that what follows is aligned to 16 bytes."""
     return count + count % 2

@@ -21,8 +21,8 @@ from dyna_eval_workers.tree import Tree
 class Selection:
     """Which candidates of a level to use.
 
-    kept: indices of those that join the tree, ascending; grows: which of these get children; capped: whether
-    the node cap left one out, or will keep one from being verified.
+    kept: indices of those that join the tree, ascending; grows: for each of these, whether it is to be
+    expanded; capped: whether the node cap left one out, or will keep one from being verified.
     """
 
     kept: Sequence[int]
@@ -34,8 +34,8 @@ class Selection:
 class Candidates:
     """The draft's proposals for the next level, best first under each parent: parallel lists.
 
-    `log_probability` is joint, of the path from the root; `rank` the place among the parent's proposals, from
-    0; `confidence` the draft's probability of the parent's best proposal.
+    `parent` is a node of the tree; `log_probability` is joint, of the path from the root; `rank` counts
+    siblings from 0; `confidence` is the draft's probability of the best sibling.
     """
 
     parent: list[int]
@@ -49,41 +49,47 @@ class Candidates:
 
 
 class GrowthPolicy(ABC):
-    """How a tree grows. The attributes are the bounds: draft nodes per tree, and levels.
+    """How a tree grows: which proposals join it, and which nodes are expanded.
 
-    A policy that `reranks` chooses what to verify from all that grew; its cap stops no growth.
+    A policy that `reranks` chooses the nodes to verify among all that grew; `max_nodes` then bounds what is
+    verified, not what grows.
     """
 
     max_nodes: int
+    """Most draft nodes of a verified tree; the pending token is not one of them."""
     depth: int
+    """Most levels of draft nodes."""
     reranks: ClassVar[bool] = False
     needs_draft: ClassVar[bool] = True
     """Whether a draft model proposes the tokens."""
 
     @property
-    def most_rows(self) -> int:
-        """Return how many rows a round may write behind the committed ones, in either cache."""
+    def max_rows(self) -> int:
+        """Return how many uncommitted cache rows a round may write, in either cache."""
         return self.max_nodes
 
-    def begin(self) -> None:  # noqa: B027  # most learn nothing
-        """Forget what was learnt: a new prompt starts."""
+    def reset(self) -> None:  # noqa: B027  # most learn nothing
+        """Forget what was learnt, as a new prompt starts."""
 
     @abstractmethod
     def branch(self, level: int) -> int:
-        """Return how many children to propose for each open node; level 1 is the root's children."""
+        """Return how many children to propose for each expanded node; level 1 is the root's children."""
 
     @abstractmethod
     def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
-        """Choose among the candidates of a level."""
+        """Choose among the candidates of a level; `tree` holds the levels before it."""
 
-    def finish(self, tree: Tree) -> Sequence[int]:
-        """Return the nodes to verify, ascending and with their parents."""
+    def rerank(self, tree: Tree) -> Sequence[int]:
+        """Return the nodes to verify: the root and others, ascending, each with its parent."""
         return range(len(tree))
 
     def learn(self, tree: Tree, path: Sequence[int]) -> None:  # noqa: B027  # most learn nothing
-        """Hear which path of a verified tree was accepted, from the root."""
+        """Take note of the accepted path of a verified tree: its nodes, root first."""
 
 
-def best(nodes: Sequence[int], likelihood: Sequence[float], count: int) -> list[int]:
-    """Return the `count` likeliest of ascending nodes, ascending; of equals the first: parents come along."""
+def top_nodes(nodes: Sequence[int], likelihood: Sequence[float], count: int) -> list[int]:
+    """Return the `count` likeliest of ascending nodes, ascending.
+
+    Of equals the first are taken. So where no node is likelier than its parent, they form a tree.
+    """
     return sorted(sorted(nodes, key=likelihood.__getitem__, reverse=True)[:count])

@@ -12,60 +12,62 @@ from typing import ClassVar
 
 from dyna_eval.measurements import Calibration
 from dyna_eval.methods import MOST_NODES
-from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection, best
+from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection, top_nodes
 from dyna_eval_workers.tree import ROOT, Tree
 
 
 @dataclass(kw_only=True, slots=True)
-class Reliability:
-    """How much likelier the target is to take a proposal than the draft says, learnt from what it took.
+class AcceptanceModel:
+    """The probability that the target accepts a proposed token, from the draft's probability q of it.
 
-    A factor w on the odds turns the draft's probability q into the chance a = wq / (1 - q + wq). At first
-    w = 1. What is learnt is log w: every outcome is one Newton step of its logistic regression, with a
-    standard normal prior. A greedy target takes a draft's best token far more often than q, since it takes
-    its own best one every time; a careless draft promises too much.
+    A factor w on the odds of q gives the acceptance probability a = wq / (1 - q + wq); at first w = 1. The
+    factor is fitted to what was accepted so far: logistic regression of log w with a standard normal prior,
+    one Newton step per outcome. A greedy target accepts a draft's best token far more often than q, since it
+    takes its own best one every time; an overconfident draft's less often.
     """
 
     log_odds: float = 0.0
     precision: float = 1.0
     factor: float = 1.0
     """w, the exponential of `log_odds`."""
-    _MOST: ClassVar[float] = 0.999
+    _MAX_PROBABILITY: ClassVar[float] = 0.999
     """Cap on q: at q = 1 the odds are infinite, so a rejection could not lower the estimate."""
 
-    def chance(self, probability: float) -> float:
-        probability = min(probability, self._MOST)
+    def acceptance(self, probability: float) -> float:
+        """Return the acceptance probability of a token to which the draft gives this probability."""
+        probability = min(probability, self._MAX_PROBABILITY)
         odds = self.factor * probability
         return odds / (1.0 - probability + odds)
 
     def learn(self, probability: float, *, accepted: bool) -> None:
-        chance = self.chance(probability)
-        self.precision += chance * (1.0 - chance)
-        self.log_odds += (accepted - chance) / self.precision
+        predicted = self.acceptance(probability)
+        self.precision += predicted * (1.0 - predicted)
+        self.log_odds += (accepted - predicted) / self.precision
         self.factor = math.exp(self.log_odds)
 
 
 @dataclass(kw_only=True)
 class CostAware(GrowthPolicy):
-    """Draft and verify what is worth its time, by the calibrated cost of both models' steps.
+    """Draft and verify as long as the expected tokens are worth the time, by calibrated costs of both models.
 
-    A node whose path has the chance c emits c tokens on average, so a tree S emits 1 + sum(c over S). Tokens
-    per second over all rounds are highest where each round makes
+    Let p be the acceptance probability of a node's path: the product of those of its nodes. A tree S emits
+    1 + sum(p over S) tokens on average. Tokens per second over all rounds are highest where each round
+    maximises
 
         tokens - rate * seconds,    seconds = sum over levels of t_draft(width) + t_verify(|S| + 1)
 
-    as large as it can, with the rate that this leads to (Dinkelbach 1967); the rate is the mean of this
-    prompt so far. Two decisions follow:
+    at the rate that this leads to (Dinkelbach 1967); the rate is the mean of this prompt so far. Two
+    decisions follow:
 
-    - Verify the likeliest nodes, as many as make it largest. A child is never likelier than its parent, so
-      these are a tree.
-    - Take another draft step on the likeliest leaves, as many as make its worth largest, where that is over
-      0. Below a leaf of chance c it brings sum(max(0, c * a - rate * t_node)) over the chances a of a node's
-      proposals, of which the latest levels are a sample. Later steps bring less than it, as chances only
-      fall along a path: where it does not pay, they seldom do.
+    - Verify the nodes with the largest p, as many as maximise it. No child's p exceeds its parent's, so they
+      form a tree.
+    - Expand the leaves with the largest p by another draft step, as many as maximise what it gains, if that
+      is positive. A leaf gains sum(max(0, p * a - rate * t_node)) over the acceptance probabilities a of its
+      children, estimated by those of the latest levels. Later steps gain less, as p only falls along a path:
+      where this one does not pay, they seldom do.
 
-    Chances are the draft's probabilities, corrected by how often such proposals were taken in this prompt:
-    best proposals and others apart.
+    Acceptance probabilities are the draft's probabilities, corrected by what was accepted in this prompt: one
+    correction for the best child of a node, one for the others.
     """
 
     depth: int
@@ -80,46 +82,45 @@ class CostAware(GrowthPolicy):
     _emitted_tokens: float = 0.0
     _spent_seconds: float = 0.0
     _drafting_seconds: float = 0.0
-    _best: Reliability = field(default_factory=Reliability)
-    _others: Reliability = field(default_factory=Reliability)
+    _best_child: AcceptanceModel = field(default_factory=AcceptanceModel)
+    _other_children: AcceptanceModel = field(default_factory=AcceptanceModel)
     _levels: deque[list[float]] = field(default_factory=deque)
-    """The chances of all proposals of one node, for each of the latest levels."""
-    _chance: list[float] = field(default_factory=list)
-    """The chance of the path of every node of the growing tree, the root's included."""
+    """The acceptance probabilities of all children of one node, for each of the latest levels."""
+    _path_acceptance: list[float] = field(default_factory=list)
+    """Of every node of the growing tree the acceptance probability of its path; the root's is 1."""
     _probability: list[float] = field(default_factory=list)
-    """A node's own probability under its parent, as the draft says it."""
+    """Of every node the draft's probability, given its parent."""
     _rank: list[int] = field(default_factory=list)
-    """A node's place among its parent's proposals, the best at 0."""
+    """Of every node the rank among its siblings, from 0."""
     _worth_verifying: int = 0
-    """How many of them, besides the root, are worth verifying."""
+    """How many nodes, besides the root, are worth verifying."""
     _verified: Sequence[int] = ()
 
     reranks: ClassVar[bool] = True
     _CHILDREN: ClassVar[int] = 4
-    """Proposals asked for under each node: the target seldom takes one that the draft ranks lower."""
+    """Proposals for each node: the target seldom accepts one that the draft ranks lower."""
     _LEVELS: ClassVar[int] = 8
-    """Latest levels whose proposals say what the next level will bring: enough to even them out, and few
-    enough to follow the text."""
+    """Latest levels that predict the next one: enough to even out noise, few enough to follow the text."""
 
     def __post_init__(self) -> None:
         self._draft_seconds = [0.0, *(self.calibration.draft(count) for count in range(1, self.width + 1))]
-        most_grown = min(self.depth * self.width * self._CHILDREN, MOST_NODES)
-        most = max(self.max_nodes + self._CHILDREN, most_grown) + 1
-        self._verify_seconds = [self.calibration.verify(count) for count in range(most + 1)]
+        max_grown = min(self.depth * self.width * self._CHILDREN, MOST_NODES)
+        max_pass = max(self.max_nodes + self._CHILDREN, max_grown) + 1
+        self._verify_seconds = [self.calibration.verify(count) for count in range(max_pass + 1)]
         if self._draft_seconds[1] >= self._verify_seconds[1]:
-            self.depth = 0  # not even drafts that are always right would pay
+            self.depth = 0  # drafting would not pay even if all were accepted
 
     @property
-    def most_rows(self) -> int:
+    def max_rows(self) -> int:
         return max(self.max_nodes, self.depth * self.width)
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         self._emitted_tokens = 1.0  # AR's rate, until rounds say more
         self._spent_seconds = self._verify_seconds[1]
-        self._best, self._others = Reliability(), Reliability()
-        # A prior until levels were seen: proposals of all chances are equally likely.
+        self._best_child, self._other_children = AcceptanceModel(), AcceptanceModel()
+        # A prior until there were levels: acceptance probabilities are uniform.
         self._levels = deque(([0.1], [0.3], [0.5], [0.7], [0.9]), maxlen=self._LEVELS)
-        self._plant()
+        self._start_tree()
 
     def branch(self, level: int) -> int:
         return min(self.width, self._CHILDREN)
@@ -127,68 +128,68 @@ class CostAware(GrowthPolicy):
     def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
         width = len(set(candidates.parent))
         self._drafting_seconds += self._draft_seconds[width]  # of the step that was just taken
-        own = self._add(candidates, tree)
+        acceptance = self._add(candidates, tree)
         rate = self._emitted_tokens / self._spent_seconds
         self._worth_verifying, capped = self._count_worth_verifying(rate)
-        grows = [False] * len(own)
-        for index in self._worth_growing(own, rate):
+        grows = [False] * len(candidates)
+        for index in self._worth_expanding(acceptance, rate):
             grows[index] = True
-        return Selection(range(len(own)), grows, capped)
+        return Selection(range(len(candidates)), grows, capped)
 
-    def _worth_growing(self, own: list[float], rate: float) -> list[int]:
-        """Return which candidates, by their chances, the next step of the draft shall give children."""
+    def _worth_expanding(self, acceptance: list[float], rate: float) -> list[int]:
+        """Return the candidates that the next draft step expands, by the acceptance of their paths."""
         node_cost = self._node_cost(rate)
-        likeliest = sorted(range(len(own)), key=own.__getitem__, reverse=True)[: self.width]
-        chances = sorted(chain.from_iterable(self._levels))
-        sums = list(accumulate(chances, initial=0.0))
-        gain, grown, most_gained = 0.0, 0, 0.0
+        likeliest = sorted(range(len(acceptance)), key=acceptance.__getitem__, reverse=True)[: self.width]
+        expected = sorted(chain.from_iterable(self._levels))  # acceptance probabilities of children
+        sums = list(accumulate(expected, initial=0.0))
+        gain, expanded, best_gain = 0.0, 0, 0.0
         for count, index in enumerate(likeliest, start=1):
-            if own[index] <= node_cost:
+            if acceptance[index] <= node_cost:
                 break  # no child of it can be worth its time, nor of those after it
-            first = bisect_right(chances, node_cost / own[index])
-            children = own[index] * (sums[-1] - sums[first]) - node_cost * (len(chances) - first)
+            first = bisect_right(expected, node_cost / acceptance[index])
+            children = acceptance[index] * (sums[-1] - sums[first]) - node_cost * (len(expected) - first)
             gain += children / len(self._levels)
-            gained = gain - rate * self._draft_seconds[count]
-            if gained > most_gained:
-                grown, most_gained = count, gained
-        return likeliest[:grown]
+            net_gain = gain - rate * self._draft_seconds[count]
+            if net_gain > best_gain:
+                expanded, best_gain = count, net_gain
+        return likeliest[:expanded]
 
-    def finish(self, tree: Tree) -> Sequence[int]:
-        self._verified = [ROOT, *best(range(1, len(tree)), self._chance, self._worth_verifying)]
+    def rerank(self, tree: Tree) -> Sequence[int]:
+        self._verified = [ROOT, *top_nodes(range(1, len(tree)), self._path_acceptance, self._worth_verifying)]
         return self._verified
 
     def learn(self, tree: Tree, path: Sequence[int]) -> None:
         for node in range(1, len(tree)):
             if tree.parent[node] in path:
                 grown = self._verified[node]
-                reliability = self._best if self._rank[grown] == 0 else self._others
-                reliability.learn(self._probability[grown], accepted=node in path)
+                model = self._best_child if self._rank[grown] == 0 else self._other_children
+                model.learn(self._probability[grown], accepted=node in path)
         self._emitted_tokens += len(path)
         self._spent_seconds += self._drafting_seconds + self._verify_seconds[len(tree)]
-        self._plant()
+        self._start_tree()
 
-    def _plant(self) -> None:
-        self._chance, self._probability, self._rank = [1.0], [1.0], [0]
+    def _start_tree(self) -> None:
+        self._path_acceptance, self._probability, self._rank = [1.0], [1.0], [0]
         self._worth_verifying, self._drafting_seconds = 0, 0.0
 
     def _add(self, candidates: Candidates, tree: Tree) -> list[float]:
-        """Note what all candidates promise, and return their chances."""
+        """Record all candidates, and return the acceptance probabilities of their paths."""
         first, siblings = candidates.parent[0], []
-        own = []
-        best_chance, other_chance = self._best.chance, self._others.chance
+        acceptance = []
+        best_child, other_children = self._best_child.acceptance, self._other_children.acceptance
         for parent, joint, rank in zip(
             candidates.parent, candidates.log_probability, candidates.rank, strict=True
         ):
             probability = math.exp(joint - tree.log_probability[parent])
-            taken = other_chance(probability) if rank else best_chance(probability)
+            own = other_children(probability) if rank else best_child(probability)
             if parent == first:
-                siblings.append(taken)
-            own.append(self._chance[parent] * taken)
+                siblings.append(own)
+            acceptance.append(self._path_acceptance[parent] * own)
             self._probability.append(probability)
-        self._chance += own
+        self._path_acceptance += acceptance
         self._rank += candidates.rank
         self._levels.append(siblings)
-        return own
+        return acceptance
 
     def _node_cost(self, rate: float) -> float:
         """Return the tokens that one more node must emit on average to be worth its time."""
@@ -199,13 +200,13 @@ class CostAware(GrowthPolicy):
     def _count_worth_verifying(self, rate: float) -> tuple[int, bool]:
         """Return how many of the likeliest nodes are worth verifying, and whether the cap leaves out more."""
         verify = self._verify_seconds
-        likeliest = sorted(self._chance[1:], reverse=True)
-        tokens, nodes, most = 0.0, 0, -rate * verify[1]
-        for count, chance in enumerate(likeliest[: len(verify) - 2], start=1):
-            tokens += chance
-            worth = tokens - rate * verify[count + 1]
-            if worth > most:
+        likeliest = sorted(self._path_acceptance[1:], reverse=True)
+        tokens, nodes, best_value = 0.0, 0, -rate * verify[1]
+        for count, acceptance in enumerate(likeliest[: len(verify) - 2], start=1):
+            tokens += acceptance
+            value = tokens - rate * verify[count + 1]
+            if value > best_value:
                 if count > self.max_nodes:
                     return nodes, True
-                nodes, most = count, worth
+                nodes, best_value = count, value
         return nodes, False

@@ -1,4 +1,4 @@
-"""Trees that grow by the draft's probabilities alone: top-k, best-first and DynaTree."""
+"""Trees that grow by the draft's probabilities: top-k with a threshold, best-first, and DynaTree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection, best
+from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection, top_nodes
 from dyna_eval_workers.tree import ROOT, Tree
 
 
@@ -16,8 +16,8 @@ from dyna_eval_workers.tree import ROOT, Tree
 class TopBranches(GrowthPolicy):
     """The top `branches` children of every node, pruned by a threshold on the joint probability.
 
-    With `drop_pruned`, a node under the threshold leaves the tree; without, it stays as a leaf (the rule of
-    DynaTree's own implementation). A linear chain is the case branch = 1, threshold = 0.
+    With `drop_pruned`, a node below the threshold does not join the tree; without, it is a leaf (the rule of
+    DynaTree's own implementation). A linear chain is the case branches = 1, threshold = 0.
     """
 
     depth: int
@@ -44,10 +44,10 @@ class TopBranches(GrowthPolicy):
 
 
 def _capped(kept: Sequence[int], joint: Sequence[float], room: int) -> tuple[Sequence[int], bool]:
-    """Return the likeliest of these candidates, as many as have room, and whether that left some out."""
+    """Return the likeliest `room` candidates, and whether that left some out."""
     if len(kept) <= room:
         return kept, False
-    return best(kept, joint, room), True
+    return top_nodes(kept, joint, room), True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class BestFirst(GrowthPolicy):
     reranks: ClassVar[bool] = True
 
     @property
-    def most_rows(self) -> int:
+    def max_rows(self) -> int:
         return max(self.max_nodes, self.depth * self.width)
 
     def branch(self, level: int) -> int:
@@ -71,18 +71,18 @@ class BestFirst(GrowthPolicy):
 
     def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
         kept = range(len(candidates))
-        chosen = set(best(kept, candidates.log_probability, self.width))
+        chosen = set(top_nodes(kept, candidates.log_probability, self.width))
         return Selection(kept, [index in chosen for index in kept])
 
-    def finish(self, tree: Tree) -> Sequence[int]:
-        return [ROOT, *best(range(1, len(tree)), tree.log_probability, self.max_nodes)]
+    def rerank(self, tree: Tree) -> Sequence[int]:
+        return [ROOT, *top_nodes(range(1, len(tree)), tree.log_probability, self.max_nodes)]
 
 
 @dataclass(kw_only=True)
 class DynaTree(GrowthPolicy):
-    """DynaTree's three phases, each of which can be left out.
+    """DynaTree's three phases, each of which can be switched off.
 
-    1. Branching: a node whose best proposal is confident gets few children, an unsure one many.
+    1. Branching: a node gets few children where the draft is confident of the best one, else many.
     2. Depth: a path whose joint probability is under `stop_probability` ends; one that is still at least
        `deep_probability` at `depth` goes on, down to `max_depth`.
     3. History: the share of drafted levels that was accepted over the last `history_window` rounds moves both
@@ -112,7 +112,7 @@ class DynaTree(GrowthPolicy):
     def depth(self) -> int:  # type: ignore[override]  # read-only here
         return self.max_depth if self.depth_phase else self.depth_target
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         self._shift = 0.0
         self._history = deque(maxlen=self.history_window)
 
@@ -138,12 +138,12 @@ class DynaTree(GrowthPolicy):
         if not self.history_phase or tree.levels == 0:
             return
         self._history.append((len(path) - 1) / tree.levels)
-        behind = sum(self._history) / len(self._history) < self.history_target
-        self._shift += self.history_step if behind else -self.history_step
+        below_target = sum(self._history) / len(self._history) < self.history_target
+        self._shift += self.history_step if below_target else -self.history_step
         self._shift = min(max(self._shift, -self.confidence_low), 1.0 - self.confidence_high)
 
     def _children(self, confidence: float) -> int:
-        """A higher shift asks for more confidence before it saves branches."""
+        """Return how many children a node gets; a higher shift asks for more confidence to give it fewer."""
         if not self.branch_phase:
             return self.branch_mid
         if confidence >= self.confidence_high + self._shift:

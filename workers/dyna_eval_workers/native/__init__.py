@@ -34,7 +34,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "dyna_keep": (None, [Pointer, Pointer, ctypes.c_int64]),
     "dyna_logits": (Pointer, [Pointer]),
     "dyna_choose": (ctypes.c_int32, [Pointer, ctypes.c_float, ctypes.c_uint64, Pointer]),
-    "dyna_rank": (
+    "dyna_top_k": (
         ctypes.c_int32,
         [Pointer, *[ctypes.c_int64] * 2, ctypes.c_float, ctypes.c_uint64, Pointer, Pointer],
     ),

@@ -28,14 +28,14 @@ class NativeRunner:
     backend = "compile"
     fallback = ""
     passes = "the kernels"
-    """What a reason calls them, as in: they fail the self-test."""
+    """Their name in messages, as in "the kernels fail the self-test"."""
 
     def __init__(self, model: Any, *, threads: int | None = None) -> None:
         self._kernels = kernels()
         self._panel = self._kernels.dyna_panel()
         self._weights = Weights(model, threads=threads or torch.get_num_threads(), panel=self._panel)
         self.vocabulary = self._weights.vocabulary
-        self.positions = position_limit(model.config)
+        self.position_limit = position_limit(model.config)
         self.dtype, self.device = next(model.parameters()).dtype, torch.device("cpu")
         self._state = self._kernels.dyna_open(
             ctypes.addressof(self._weights.model), ctypes.addressof(self._weights.layers)
@@ -44,7 +44,7 @@ class NativeRunner:
         self._tables: tuple[Tensor, Tensor] | None = None
         self._length = 0
         self._rows = 0  # logits of the latest pass
-        self._room(1)
+        self._ensure_room(1)
 
     def __del__(self) -> None:
         if state := getattr(self, "_state", None):
@@ -85,7 +85,7 @@ class NativeRunner:
 
     def keep(self, rows: Sequence[int]) -> None:
         count = len(rows)
-        self._room(count)
+        self._ensure_room(count)
         self._tokens[:count] = rows
         self._kernels.dyna_keep(self._state, self._tokens_at, count)
         self._length += count
@@ -96,11 +96,11 @@ class NativeRunner:
         chosen: list[int] = self._tokens[: self._rows].tolist()
         return chosen
 
-    def rank(
+    def top_k(
         self, branch: int, sampler: Sampler, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
-        self._room(self._rows * branch)
-        if not self._kernels.dyna_rank(
+        self._ensure_room(self._rows * branch)
+        if not self._kernels.dyna_top_k(
             self._state,
             branch,
             proposable,
@@ -124,15 +124,15 @@ class NativeRunner:
 
     def _pass(self, tokens: Sequence[int], parents: Sequence[int], *, logits_from: int) -> None:
         count = len(tokens)
-        self._room(count)
+        self._ensure_room(count)
         self._tokens[:count] = tokens
         self._parents[:count] = parents
         if not self._kernels.dyna_extend(self._state, self._tokens_at, self._parents_at, count, logits_from):
             raise MemoryError(f"no memory for a pass of {count} tokens")
         self._rows = count - logits_from
 
-    def _room(self, size: int) -> None:
-        """Make the arrays that the kernels read and write large enough."""
+    def _ensure_room(self, size: int) -> None:
+        """Make room for `size` entries in the arrays that the kernels read and write."""
         if size <= len(getattr(self, "_tokens", ())):
             return
         size = max(256, 2 * size)

@@ -217,7 +217,7 @@ struct Layer {
 };
 
 struct Model {
-  int32_t hidden, heads, key_heads, head, rotary, inner, vocabulary, layers;
+  int32_t hidden, heads, kv_heads, head, rotary, inner, vocabulary, layers;
   int32_t root_mean_square, activation, gated, residual, threads;
   int32_t rounds;  // whether inputs of matrices and the cache are rounded to bfloat16
   float epsilon, scale;
@@ -471,8 +471,8 @@ void normalise(const float* x, int64_t size, Moments moments, const float* weigh
   }
 }
 
-// The cache of one sequence. `length` rows are committed; `parents` and `positions` belong to the rows behind them:
-// which of those rows a row continues (-1: the committed ones), and at which position it stands.
+// The cache of one sequence. `length` rows are committed; `parents` and `positions` are those of the uncommitted rows
+// after them: which uncommitted row one continues (-1: the committed ones), and its position in the sequence.
 struct Cache {
   int64_t length = 0, capacity = 0;
   std::vector<int32_t> parents, positions;
@@ -525,7 +525,7 @@ struct Scratch {
   Array<float> token_scores, tops;  // of one row, and the highest of each SCAN of them
 };
 
-// The rows behind the committed ones that a token sees: its own and its ancestors', ascending.
+// The uncommitted rows that a token sees: its own and its ancestors', ascending.
 struct Seen {
   const int32_t* rows;
   int64_t count;
@@ -540,7 +540,7 @@ extern "C" struct State {
   Rows x, qkv, attended, inner;
   Barrier barrier;
   std::vector<Scratch> scratch;    // of every thread
-  std::vector<int32_t> seen_rows;  // of all tokens of the pass, one token behind the other
+  std::vector<int32_t> seen_rows;  // of all tokens of the pass, token by token
   std::vector<Seen> seen;          // of every token of the pass
   std::vector<int32_t> positions;  // of the tokens of the latest pass that have logits
   Array<float> logits;             // (rows, stride) of the latest pass
@@ -560,12 +560,12 @@ template <class T> struct HeadCache {
 
   HeadCache(State& s, int64_t layer, int64_t h)
       : head(s.model.head), depth(rounded_up(head, Keys::STEP)), capacity(s.cache.capacity) {
-    const int64_t index = layer * s.model.key_heads + h;
+    const int64_t index = layer * s.model.kv_heads + h;
     keys = reinterpret_cast<T*>(s.cache.keys.data()) + index * capacity * depth;
     values = reinterpret_cast<T*>(s.cache.values.data()) + index * capacity * rounded_up(head, PANEL);
   }
   static int64_t bytes(const Model& model, int64_t capacity) {  // that suffice for keys, and for values
-    return model.layers * model.key_heads * capacity * rounded_up(model.head, PANEL) * sizeof(T);
+    return model.layers * model.kv_heads * capacity * rounded_up(model.head, PANEL) * sizeof(T);
   }
   T* key(int64_t row) const { return keys + row / PANEL * depth * PANEL + row % PANEL * Keys::STEP; }
   T* value(int64_t row, int64_t p) const { return values + (p * capacity + row) * PANEL; }
@@ -616,11 +616,11 @@ void copy_head(const Model& model, const float* from, const float* norm, const i
 template <class T> void write_cache(State& s, int64_t layer, int64_t rows, int64_t first, Scratch& scratch) {
   const Model& model = s.model;
   const int64_t D = model.head;
-  const auto [from, to] = share_of(rows * model.key_heads);
+  const auto [from, to] = share_of(rows * model.kv_heads);
   for (int64_t task = from; task < to; ++task) {
-    const int64_t m = task / model.key_heads, h = task % model.key_heads, row = s.cache.length + first + m;
+    const int64_t m = task / model.kv_heads, h = task % model.kv_heads, row = s.cache.length + first + m;
     const HeadCache<T> cache(s, layer, h);
-    const float *key = s.qkv.row(m) + (model.heads + h) * D, *value = key + model.key_heads * D;
+    const float *key = s.qkv.row(m) + (model.heads + h) * D, *value = key + model.kv_heads * D;
     copy_head(model, key, s.layers[layer].key_norm, &s.cache.positions[first + m], scratch.heads, 0);
     copy_head(model, value, nullptr, nullptr, scratch.heads, 1);
     cache.write(row, scratch.heads.row_of<T>(0), scratch.heads.row_of<T>(1));
@@ -628,7 +628,7 @@ template <class T> void write_cache(State& s, int64_t layer, int64_t rows, int64
 }
 
 // Softmax in place over `count` scores, but for the division by their sum, which it returns. There is room for a whole
-// vector behind them. A score stands at its token's position, so the order of the sum does not depend on cache rows.
+// vector after them. A score stands at its token's position, so the order of the sum does not depend on cache rows.
 float softmax(float* scores, int64_t count, float scale) {
   const int64_t size = rounded_up(count, LANES);
   std::fill(scores + count, scores + size, LOWEST);
@@ -647,16 +647,16 @@ float softmax(float* scores, int64_t count, float scale) {
 template <class T> void attention(State& s, int64_t layer, int64_t rows, int64_t first, Scratch& scratch) {
   using Values = typename HeadCache<T>::Values;
   const Model& model = s.model;
-  const int64_t D = model.head, group = model.heads / model.key_heads, length = s.cache.length;
+  const int64_t D = model.head, group = model.heads / model.kv_heads, length = s.cache.length;
   const int64_t end = length + static_cast<int64_t>(s.cache.parents.size()), blocks = parts(rows * group, QUERIES);
   Rows &queries = scratch.heads, &scores = scratch.scores;
-  const auto [from, to] = share_of(model.key_heads * blocks);
+  const auto [from, to] = share_of(model.kv_heads * blocks);
   for (int64_t task = from; task < to; ++task) {
-    const int64_t key_head = task / blocks, begin = task % blocks * QUERIES;
+    const int64_t kv_head = task / blocks, begin = task % blocks * QUERIES;
     const int64_t count = std::min(QUERIES, rows * group - begin);
-    const HeadCache<T> cache(s, layer, key_head);
+    const HeadCache<T> cache(s, layer, kv_head);
     const auto token = [&](int64_t q) { return (begin + q) / group; };
-    const auto column = [&](int64_t q) { return (key_head * group + (begin + q) % group) * D; };
+    const auto column = [&](int64_t q) { return (kv_head * group + (begin + q) % group) * D; };
     for (int64_t q = 0; q < count; ++q)
       copy_head(model, s.qkv.row(token(q)) + column(q), s.layers[layer].query_norm,
                 &s.cache.positions[first + token(q)], queries, q);
@@ -666,8 +666,8 @@ template <class T> void attention(State& s, int64_t layer, int64_t rows, int64_t
     float shares[QUERIES];
     for (int64_t q = 0; q < count; ++q) {
       const Seen seen = s.seen[token(q)];
-      float* behind = scores.row(q) + length;
-      for (int64_t j = 0; j < seen.count; ++j) behind[j] = behind[seen.rows[j]];
+      float* uncommitted = scores.row(q) + length;
+      for (int64_t j = 0; j < seen.count; ++j) uncommitted[j] = uncommitted[seen.rows[j]];
       shares[q] = 1.0f / softmax(scores.row(q), length + seen.count, model.scale);
     }
     const Panels values = cache.value_panels(length);
@@ -685,7 +685,7 @@ template <class T> void attention(State& s, int64_t layer, int64_t rows, int64_t
   }
 }
 
-// Looks this thread's share of the columns of all tokens up.
+// Looks up this thread's share of the columns of all tokens' embeddings.
 void embed(State& s, const int32_t* tokens, int64_t rows, int64_t first) {
   const Model& model = s.model;
   const Matrix& tied = model.head_matrix;
@@ -786,7 +786,7 @@ template <class T> void run(State& s, const int32_t* tokens, int64_t rows, int64
 
 template <class T> void move_row(State& s, int64_t from, int64_t to) {
   for (int64_t layer = 0; layer < s.model.layers; ++layer)
-    for (int64_t h = 0; h < s.model.key_heads; ++h) HeadCache<T>(s, layer, h).move(from, to);
+    for (int64_t h = 0; h < s.model.kv_heads; ++h) HeadCache<T>(s, layer, h).move(from, to);
 }
 
 // Writes scores: logits, or at a temperature above 0, logits / temperature + the noise that `key` gives each token at
@@ -888,8 +888,8 @@ int32_t dyna_reserve(State* s, int64_t capacity, const float* cosine, const floa
   return done;
 }
 
-// Writes rows behind those written so far. `parents` count the rows behind the committed ones; -1 is the last of
-// those. Logits are kept for the tokens from `logits_from` on. Returns 0 where memory does not suffice.
+// Writes rows after those written so far. `parents` are uncommitted rows, counted from 0; -1 is the last committed
+// one. Logits are kept for the tokens from `logits_from` on. Returns 0 where memory does not suffice.
 int32_t dyna_extend(State* s, const int32_t* tokens, const int32_t* parents, int64_t rows, int64_t logits_from) {
   return fits([&] {
     const Model& model = s->model;
@@ -909,7 +909,7 @@ int32_t dyna_extend(State* s, const int32_t* tokens, const int32_t* parents, int
       free += count;
       for (int32_t row = first + m, *at = free; row >= 0; row = cache.parents[row]) *--at = row;
     }
-    s->x.shape(rows, model.hidden, false), s->qkv.shape(rows, (model.heads + 2 * model.key_heads) * model.head, false);
+    s->x.shape(rows, model.hidden, false), s->qkv.shape(rows, (model.heads + 2 * model.kv_heads) * model.head, false);
     s->attended.shape(rows, model.heads * model.head, model.rounds), s->inner.shape(rows, model.inner, model.rounds);
     s->logits_stride = rounded_up(model.vocabulary, PANEL), s->logits_rows = rows - logits_from;
     s->logits.resize(std::max<size_t>(s->logits.size(), s->logits_rows * s->logits_stride));
@@ -919,7 +919,7 @@ int32_t dyna_extend(State* s, const int32_t* tokens, const int32_t* parents, int
   });
 }
 
-// Commits the rows at ascending places behind the committed ones, in that order, and forgets the others.
+// Commits these uncommitted rows, which are ascending, in that order, and forgets the others.
 void dyna_keep(State* s, const int32_t* rows, int64_t count) {
   Cache& cache = s->cache;
   for (int64_t j = 0; j < count; ++j)
@@ -953,7 +953,7 @@ int32_t dyna_choose(State* s, float temperature, uint64_t key, int32_t* tokens) 
 
 // The `branch` best of the first `proposable` tokens at every row, best first, and their log-probabilities; both
 // (rows, branch). Returns 0 where memory does not suffice.
-int32_t dyna_rank(State* s, int64_t branch, int64_t proposable, float temperature, uint64_t key, int32_t* tokens,
+int32_t dyna_top_k(State* s, int64_t branch, int64_t proposable, float temperature, uint64_t key, int32_t* tokens,
                   float* log_probabilities) {
   const int64_t size = rounded_up(proposable, SCAN), count = size / SCAN;
   if (!make_room(*s, size)) return 0;

@@ -46,7 +46,7 @@ class _Model(ctypes.Structure):
     _fields_ = [
         *(
             (name, ctypes.c_int32)
-            for name in ("hidden", "heads", "key_heads", "head", "rotary", "inner", "vocabulary", "layers")
+            for name in ("hidden", "heads", "kv_heads", "head", "rotary", "inner", "vocabulary", "layers")
         ),
         *(
             (name, ctypes.c_int32)
@@ -64,9 +64,9 @@ class _Model(ctypes.Structure):
 
 
 class _Memory:
-    """Memory for tensors, side by side in huge pages where the system has them.
+    """Memory for tensors, one after the other in huge pages where the system has them.
 
-    To find the place of a small page takes longer than to read it.
+    Translating the address of a small page (a TLB miss) takes longer than reading the page.
     """
 
     _PIECE = 64 << 20  # bytes that are reserved at once; a page of them is taken when it is first written
@@ -82,9 +82,9 @@ class _Memory:
         size = tensor.numel() * tensor.element_size()
         if self._used + size > len(self._piece):
             self._reserve(size)
-        place = self._piece[self._used : self._used + size]
+        copy = self._piece[self._used : self._used + size]
         self._used = -(-(self._used + size) // self._LINE) * self._LINE
-        return place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        return copy.view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
     def _reserve(self, size: int) -> None:
         room = -(-max(size, self._PIECE) // self._HUGE) * self._HUGE + self._HUGE
@@ -115,7 +115,7 @@ class Weights:
         self.model = _Model(
             hidden=stack.embedding.shape[1],
             heads=stack.heads,
-            key_heads=stack.key_heads,
+            kv_heads=stack.kv_heads,
             head=stack.head_size,
             rotary=rotary_size(stack),
             inner=stack.inner,
