@@ -172,8 +172,8 @@ class _Answers:
         chosen = expected.gather(1, torch.tensor(self.chosen[:count])[:, None])
         ranked = expected.gather(1, torch.tensor(self.ranked[:count]))
         best = expected.topk(ranked.shape[1], dim=-1).values
-        told = torch.tensor(self.log_probabilities[:count])
-        return float(torch.cat([best[:, :1] - chosen, best - ranked, ranked - told], dim=1).abs().max())
+        reported = torch.tensor(self.log_probabilities[:count])
+        return float(torch.cat([best[:, :1] - chosen, best - ranked, ranked - reported], dim=1).abs().max())
 
 
 def _answers(runner: Runner, sampler: Sampler, *, ranks_first: bool) -> _Answers:

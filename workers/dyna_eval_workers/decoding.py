@@ -1,7 +1,8 @@
 """One decoding loop for every method.
 
 A round drafts a tree, verifies it with one target forward, walks it, and compacts both caches. AR is a
-tree of one node, linear speculation a tree of branch 1.
+tree of one node, linear speculation (Leviathan et al. 2023) a tree of branch 1. A draft token is accepted
+where it is the token that the target chooses there, greedily or by sampling: see `sampling`.
 
 Notation: n committed tokens, of which the last, the pending token, is not yet in the target's cache.
 

@@ -3,6 +3,8 @@
 argmax(logits / T + G) with standard Gumbel noise G is a draw from softmax(logits / T). With the noise a
 function of the seed, the absolute position and the token alone, every method that asks the target at the
 same position draws the same token: sampled speculative output equals sampled AR output, token for token.
+Acceptance by a ratio of probabilities (Leviathan et al. 2023) has the same distribution, but other tokens.
+Source: drafter-invariant speculative decoding (Daliri et al. 2024).
 
 The random numbers come from a counter, so kernels compute the noise where the logits are, equal to this one
 up to rounding in float32. Small exponentials come from a series: 1 - u loses a small u, and a GPU's logarithm
