@@ -33,7 +33,7 @@ def sizes(points: Sequence[tuple[int, float]]) -> list[int]:
 
 def test_both_models_are_timed_in_ascending_sizes(backend: str) -> None:
     target, draft = tiny_gpt_neox(seed=1), tiny_gpt_neox(seed=2, hidden=16, layers=1)
-    measured = calibrate(decoder(target, draft, backend=backend), positions=POSITIONS)
+    measured = calibrate(decoder(target, draft, backend=backend), position_limit=POSITIONS)
     for points in (measured.draft_seconds, measured.verify_seconds):
         assert sizes(points) == sorted(set(sizes(points)))
         assert points[0][0] == 1, "a step of one token is what the target alone takes"
@@ -65,7 +65,7 @@ def test_large_passes_are_timed_where_they_are_quick_and_fit(
 
 
 def test_without_a_draft_only_the_target_is_timed(backend: str) -> None:
-    measured = calibrate(decoder(tiny_gpt_neox(seed=1), None, backend=backend), positions=POSITIONS)
+    measured = calibrate(decoder(tiny_gpt_neox(seed=1), None, backend=backend), position_limit=POSITIONS)
     assert measured.draft_seconds == ()
     assert measured.verify_seconds
 
@@ -104,7 +104,7 @@ def test_seconds_are_those_of_pass_and_choice_together(monkeypatch: pytest.Monke
     """
     pair = decoder(tiny_gpt_neox(seed=1), tiny_gpt_neox(seed=2))
     now, passes = 0.0, 0
-    whole_extend, whole_choose, whole_rank = TorchRunner.extend, TorchRunner.choose, TorchRunner.rank
+    whole_extend, whole_choose, whole_top_k = TorchRunner.extend, TorchRunner.choose, TorchRunner.top_k
 
     def extend(self: TorchRunner, tokens: Sequence[int], parents: Sequence[int], **options: bool) -> None:
         nonlocal now, passes
@@ -120,7 +120,7 @@ def test_seconds_are_those_of_pass_and_choice_together(monkeypatch: pytest.Monke
     def top_k(self: TorchRunner, *arguments: Any) -> Any:
         nonlocal now
         now += 10
-        return whole_rank(self, *arguments)
+        return whole_top_k(self, *arguments)
 
     monkeypatch.setattr(TorchRunner, "extend", extend)
     monkeypatch.setattr(TorchRunner, "choose", choose)

@@ -156,7 +156,7 @@ def test_a_tree_of_seven_has_the_logits_of_an_eager_pass(
 
 
 @pytest.mark.parametrize("last_only", [False, True])
-def test_choose_and_rank_answer_as_the_eager_runner_does(
+def test_choose_and_top_k_answer_as_the_eager_runner_does(
     last_only: bool, make: Callable[[Any], GraphRunner]
 ) -> None:
     """Padded vocabularies: `rank` among the first 100 ids, and more proposals than a graph ranks."""
@@ -333,7 +333,7 @@ def test_where_not_all_fit_the_smallest_passes_are_ready_so_that_ar_captures_not
     assert runner.captures == captures
 
 
-@pytest.mark.parametrize("ask", ["choose, then rank", "rank", "logits", "nothing"])
+@pytest.mark.parametrize("ask", ["choose, then top_k", "top_k", "logits", "nothing"])
 def test_a_pass_runs_once_however_it_is_asked(ask: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And one that is forgotten unasked does not run at all."""
     runner = started(RecordedRunner(tiny_llama(seed=1)), 5)
@@ -345,10 +345,10 @@ def test_a_pass_runs_once_however_it_is_asked(ask: str, monkeypatch: pytest.Monk
         runner.extend(*TREE)
         rows_of(runner.cache)[..., 5:, :] = 0.5
         before = rows_of(runner.cache).clone()
-        if ask == "choose, then rank":
+        if ask == "choose, then top_k":
             runner.choose(GREEDY)
             runner.top_k(2, GREEDY, VOCABULARY)
-        elif ask == "rank":
+        elif ask == "top_k":
             runner.top_k(2, GREEDY, VOCABULARY)
         elif ask == "logits":
             runner.logits()

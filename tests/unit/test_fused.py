@@ -231,7 +231,7 @@ def test_a_chain_has_the_numbers_of_one_token_after_another(count: int, dtype: t
 
 
 @pytest.mark.parametrize("last_only", [False, True])
-def test_choose_and_rank_answer_as_the_eager_runner_does(last_only: bool) -> None:
+def test_choose_and_top_k_answer_as_the_eager_runner_does(last_only: bool) -> None:
     model = model_of("gpt_neox")
     eager, ours = started(TorchRunner(model), 5), started(FusedRunner(model), 5)
     for runner in (eager, ours):
@@ -346,11 +346,11 @@ def test_a_product_is_what_torch_computes(nodes: int, outputs: int, inputs: int,
     x, weight, bias = drawn(nodes, inputs), drawn(outputs, inputs) / inputs**0.5, drawn(outputs)
     plain = x.float() @ weight.float().T
     assert _matrix(weight, None).splits == max(1, inputs // 512)
-    close(runner._product("product", x, _matrix(weight, None)), plain)
-    close(runner._product("product", x, _matrix(weight.T.contiguous().T, bias)), plain + bias.float())
+    close(runner._linear("product", x, _matrix(weight, None)), plain)
+    close(runner._linear("product", x, _matrix(weight.T.contiguous().T, bias)), plain + bias.float())
     old = drawn(nodes, outputs)
     close(
-        runner._product("product", x, _matrix(weight, bias), onto=old.clone()),
+        runner._linear("product", x, _matrix(weight, bias), onto=old.clone()),
         old.float() + plain + bias.float(),
     )
     functions: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -361,12 +361,12 @@ def test_a_product_is_what_torch_computes(nodes: int, outputs: int, inputs: int,
     }
     for activation, function in functions.items():
         close(
-            runner._product("product", x, _matrix(weight, None), activation=activation),
+            runner._linear("product", x, _matrix(weight, None), activation=activation),
             function(plain),
         )
     both = torch.cat([drawn(outputs, inputs) / inputs**0.5, weight])
     gate = x.float() @ both[:outputs].float().T
     close(
-        runner._product("product", x, _matrix(both, None, halves=2), activation=Activation.SILU, gated=True),
+        runner._linear("product", x, _matrix(both, None, halves=2), activation=Activation.SILU, gated=True),
         torch.nn.functional.silu(gate) * plain,
     )

@@ -180,7 +180,7 @@ def test_sampling_repeats_with_its_seed_and_leaves_the_global_one(configuration:
 
 
 @pytest.mark.parametrize("configuration", [generate(), assisted()], ids=["generate", "assisted"])
-def test_sampled_tokens_follow_the_targets_law(configuration: Configuration) -> None:
+def test_sampled_tokens_follow_the_targets_distribution(configuration: Configuration) -> None:
     """Neither top_k, which transformers sets to 50, nor what a checkpoint asks for cuts the tail off.
 
     Chi-square over ten groups of tokens of equal probability; 9 degrees of freedom, p < 1e-4 beyond 33.7.

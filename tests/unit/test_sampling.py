@@ -73,7 +73,7 @@ def test_random_words_are_those_of_philox(counter: list[int], key: int, words: l
     assert [int(word[0]) for word in random_words(arrays, key)] == words
 
 
-def test_the_noise_follows_gumbels_law_to_its_tails() -> None:
+def test_the_noise_follows_gumbels_distribution_to_its_tails() -> None:
     """The upper one decides what is drawn: of 4 million values, some 190 are over 10, and 9 over 13."""
     noise = np.concatenate([gumbel_noise(7, position, 65536) for position in range(64)]).astype(np.float64)
     assert np.isfinite(noise).all()

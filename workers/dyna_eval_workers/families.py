@@ -91,7 +91,8 @@ class Stack:
     gated: bool = False
     """The outputs of `up` are those of the gate, then those that it multiplies."""
     by_head: bool = False
-    positions: Tensor | None = None
+    position_embedding: Tensor | None = None
+    """Learned, (positions, hidden); None where positions are rotary."""
     rotary: Any = None
 
 
@@ -277,7 +278,7 @@ def _gpt2(model: Any, config: Any) -> Stack:
         heads=config.num_attention_heads,
         kv_heads=config.num_attention_heads,
         inner=config.n_inner or 4 * config.hidden_size,
-        positions=base.wpe.weight,
+        position_embedding=base.wpe.weight,
     )
 
 
@@ -308,7 +309,7 @@ def _opt(model: Any, config: Any) -> Stack:
         heads=config.num_attention_heads,
         kv_heads=config.num_attention_heads,
         inner=config.ffn_dim,
-        positions=base.embed_positions.weight[base.embed_positions.offset :],
+        position_embedding=base.embed_positions.weight[base.embed_positions.offset :],
     )
 
 

@@ -290,7 +290,7 @@ class FusedRunner(GraphRunner):
         stack = self._stack
         width = stack.embedding.shape[1]
         hidden = self._buffer("hidden", inputs.nodes, width)
-        positions = stack.embedding if stack.positions is None else stack.positions
+        positions = stack.embedding if stack.position_embedding is None else stack.position_embedding
         self._kernels.embed[(inputs.nodes,)](
             inputs.tokens,
             inputs.positions,
@@ -298,7 +298,7 @@ class FusedRunner(GraphRunner):
             positions,
             hidden,
             width,
-            HAS_POSITIONS=stack.positions is not None,
+            HAS_POSITIONS=stack.position_embedding is not None,
             BLOCK=_power_of_two(width),
         )
         return hidden

@@ -131,7 +131,9 @@ class Weights:
             scale=stack.head_size**-0.5,
             embedding_kind=_KINDS[embedding.dtype] if embedding is not None else 0,
             embedding=self._keep(embedding),
-            positions=self._keep(None if stack.positions is None else stack.positions.detach().float()),
+            positions=self._keep(
+                None if stack.position_embedding is None else stack.position_embedding.detach().float()
+            ),
             norm_weight=self._vector(stack.norm.weight),
             norm_bias=self._vector(getattr(stack.norm, "bias", None)),
             head_matrix=self._matrix(*stack.head),
