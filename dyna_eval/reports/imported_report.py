@@ -120,7 +120,7 @@ def _row(
         versus_baseline=None,
         versus_previous=None,
         caveats=(),
-        generation=row.generation,
+        generation_digest=row.generation,
         key=row.key,
         rates=_sample_rates(row.samples) if row.samples else None,
         source=file.source,

@@ -266,7 +266,7 @@ class _PairTable:
             versus_baseline=None,
             versus_previous=None,
             caveats=(),
-            generation=_only({job.generation_digest for job in jobs}),
+            generation_digest=_only({job.generation_digest for job in jobs}),
             key=_only({job.key for job in jobs}),
             rates=paced_throughputs(self.runs[label]) or None,
             runs=self.runs[label],

@@ -67,8 +67,8 @@ class Row:
     fastest_before: int | None = None
     """The step of the fastest row above whose output and circumstances are right."""
     versus_fastest_before: Comparison | None = None
-    generation: str | None = None
-    """Digest of the generation settings."""
+    generation_digest: str | None = None
+    """None where the settings are not known, or differ among its jobs."""
     key: str | None = None
     """Identity of its jobs; rows of equal keys did the same work."""
     rates: Mapping[int, float] | None = field(default=None, repr=False)

@@ -335,7 +335,7 @@ def _unproven(a: Row, b: Row) -> tuple[str, ...]:
 def _settings(a: Row, b: Row) -> tuple[tuple[str, str | None, str | None], ...]:
     return (
         ("prompt set", a.prompt_set, b.prompt_set),
-        ("generation settings", a.generation, b.generation),
+        ("generation settings", a.generation_digest, b.generation_digest),
     )
 
 

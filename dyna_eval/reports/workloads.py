@@ -69,7 +69,7 @@ def sweeps_models_difference(own: Sequence[Row], base: Sequence[Row]) -> list[st
 
 def _work(row: Row) -> Hashable:
     """Return what a row ran, but for the models: rows that agree in it have one identity per models."""
-    return row.method, canonical_json(dict(row.params)), row.prompt_set, row.generation
+    return row.method, canonical_json(dict(row.params)), row.prompt_set, row.generation_digest
 
 
 def _prompts_difference(
@@ -115,8 +115,8 @@ def _workload(claims: Claims) -> str | None:
 
 
 def _generation_difference(one: SourcedRow, base: SourcedRow, *, alike: bool) -> str | None:
-    if one.row.generation is not None and base.row.generation is not None:
-        return _digest_difference(one.row.generation, base.row.generation)
+    if one.row.generation_digest is not None and base.row.generation_digest is not None:
+        return _digest_difference(one.row.generation_digest, base.row.generation_digest)
     here, there = (origin.file.claims.max_new_tokens if origin.file else None for origin in (one, base))
     if here is not None and there is not None and here != there:
         return f"{here} instead of {there} new tokens"

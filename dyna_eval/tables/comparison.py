@@ -358,7 +358,7 @@ def _row_json(row: Row) -> dict[str, object]:
         "throughput_tokens_per_s": row.figures and row.figures.throughput.mean,
         "speedup": row.versus_baseline and row.versus_baseline.ratio,
         "prompt_set": row.prompt_set,
-        "generation": row.generation,
+        "generation": row.generation_digest,
         "env": row.environment,
         "job_ids": list(row.job_ids),
         "caveats": list(row.caveat_texts),

@@ -51,7 +51,7 @@ def _row_json(row: Row) -> dict[str, object]:
         **_comparison_json(row),
         "peak_memory_bytes": row.peak_memory_bytes,
         "prompt_set": row.prompt_set,
-        "generation": row.generation,
+        "generation": row.generation_digest,
         "env": row.environment,
         "key": row.key,
         "mixed": list(row.mixed),
