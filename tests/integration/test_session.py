@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import pickle
 import weakref
 from collections.abc import Callable
@@ -264,6 +265,19 @@ def test_a_result_survives_pickling_and_is_small(pair: Pair, session: DecodingSe
     assert pickle.loads(sent) == result  # noqa: S301  # our own bytes
     emitted = sum(len(sample.token_ids) for sample in result.samples)
     assert len(sent) < 500 * emitted
+
+
+def test_a_result_is_read_without_torch(pair: Pair, session: DecodingSession) -> None:
+    """A controller that unpickled anything of torch's would import it, which takes seconds and 400 MB."""
+    modules = set()
+
+    class Watched(pickle.Unpickler):
+        def find_class(self, module_name: str, global_name: str, /) -> Any:
+            modules.add(module_name)
+            return super().find_class(module_name, global_name)
+
+    Watched(io.BytesIO(pickle.dumps(session.run(job_for(pair, TREE), PROMPTS)))).load()
+    assert modules == {"dyna_eval.measurements"}
 
 
 # ---------------------------------------------------------------------- sentinels

@@ -38,7 +38,7 @@ def capture_environment(device: torch.device, backend: str | None, *, gpus: floa
         "backend": backend,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # torch's own kind of text, which to unpickle is to import torch
         "transformers": transformers.__version__,
         "dyna_eval": __version__,
     }
