@@ -5,8 +5,10 @@ Without a GPU Triton's interpreter runs the kernels, which knows no arithmetic i
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from dyna_eval_workers import architecture
 from dyna_eval_workers.architecture import plain_logits, self_test
 from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.families import Activation
+from dyna_eval_workers.fused import runner as runner_module
 from dyna_eval_workers.fused.runner import FusedRunner, _matrix
 from dyna_eval_workers.runner import COMMITTED, TorchRunner
 from dyna_eval_workers.sampling import Sampler
@@ -27,6 +30,8 @@ from tests.runners import rows_of
 from tests.unit.test_cudagraph import GREEDY, LONG_PROMPT, POLICIES, TREE, decoder, started
 
 pytest.importorskip("triton", reason="there is no Triton for this system")
+from triton.language import core
+from triton.runtime import interpreter
 from triton.runtime.errors import OutOfResources  # where there is Triton
 
 ON_GPU = torch.cuda.is_available()
@@ -54,6 +59,35 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the wider passes of the self-test where the interpreter runs them."""
     if not ON_GPU:
         monkeypatch.setattr(architecture, "_WIDTHS", (7,))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_interpreter() -> Iterator[None]:
+    """Let the interpreter look once for what Triton defines: at every call it takes a third of its time."""
+
+    @functools.cache
+    def names(package: Any) -> list[str]:
+        return [name for name, member in inspect.getmembers(package) if core.is_builtin(member)]
+
+    def patch(package: Any, builder: Any, *scope: Any) -> None:
+        for name in names(package):
+            member = getattr(package, name)
+            if core.is_builtin(member):  # not where it was replaced already
+                interpreter._patch_attr(package, name, member, builder, *scope)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(interpreter, "_patch_builtin", patch)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def two_programs_for_a_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let two programs share the rows of the cache, where the interpreter would run eight one by one.
+
+    Their results are added up by the same code; eight run in the tests of a tree of seven.
+    """
+    if not ON_GPU and "tree_of_seven" not in request.node.name:
+        monkeypatch.setattr(runner_module, "_MOST_SPLITS", 2)
 
 
 @pytest.fixture(autouse=True)
