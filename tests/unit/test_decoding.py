@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -75,6 +76,7 @@ def target(request: pytest.FixtureRequest) -> Any:
     return MAKERS[request.param](seed=1)
 
 
+@functools.cache
 def drafts(target: Any) -> dict[str, Any]:
     """Friendly and hostile drafts: a stranger, the target itself, and one that knows nothing."""
     maker = tiny_llama if target.config.model_type == "llama" else tiny_gpt_neox
@@ -83,6 +85,12 @@ def drafts(target: Any) -> dict[str, Any]:
         for parameter in uniform.parameters():
             parameter.zero_()
     return {"stranger": maker(seed=2, hidden=16, layers=1), "the target itself": target, "uniform": uniform}
+
+
+@functools.cache
+def tokens_of_eager_ar(target: Any, generation: GenerationSpec, seed: str) -> tuple[int, ...]:
+    """Return what the target alone writes after the prompt."""
+    return decoder(target, None).decode(PROMPT, generation, None, seed=seed).token_ids
 
 
 def test_ar_is_what_generate_writes(target: Any, backend: str) -> None:
@@ -104,12 +112,12 @@ def test_every_tree_emits_the_tokens_of_ar(
 ) -> None:
     """With the kernels too, whose AR is the eager one's: the same tokens from either."""
     generation = GenerationSpec(max_new_tokens=24, temperature=temperature)
-    reference = decoder(target, None).decode(PROMPT, generation, None, seed="7")
+    expected = tokens_of_eager_ar(target, generation, "7")
     for name, draft in drafts(target).items():
         decoded = decoder(target, draft, backend=backend).decode(
             PROMPT, generation, POLICIES[policy], seed="7"
         )
-        assert decoded.token_ids == reference.token_ids, name
+        assert decoded.token_ids == expected, name
         check_invariants(decoded, POLICIES[policy])
 
 
