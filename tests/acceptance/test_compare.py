@@ -49,10 +49,9 @@ def swept(new_workplace: Callable[[], Workplace]) -> Swept:
     workplace = new_workplace()
     workplace.write("questions.jsonl", "".join(json.dumps(row) + "\n" for row in QUESTIONS))
     workplace.write("sweep.yaml", QUESTION_SWEEP)
-    submitted = workplace.run("submit", "sweep.yaml", "--db", "sqlite:///new.db")
-    assert submitted.status == 0, submitted.stderr
-    even_out(workplace.folder / "new.db")
-    with sqlite3.connect(workplace.folder / "new.db") as source, sqlite3.connect(workplace.database) as copy:
+    workplace.sweep_here("sweep.yaml")
+    even_out(workplace.database)
+    with sqlite3.connect(workplace.database) as source, sqlite3.connect(workplace.folder / "new.db") as copy:
         source.backup(copy)
     slow_down(workplace.folder / "new.db", "+ Draft model", 2.0)
     return Swept(workplace=workplace)

@@ -36,13 +36,13 @@ def test_a_file_is_imported_listed_and_reported(workplace: Workplace) -> None:
     again = workplace.run("import", file)
     assert (again.status, again.stdout) == (0, f"{file}: was imported before, see sweep 1 'theirs'\n")
 
-    assert "theirs: imported; 4 rows" in workplace.run("ls").stdout
-    status = workplace.run("status", "theirs").stdout
+    assert "theirs: imported; 4 rows" in workplace.run_here("ls").stdout
+    status = workplace.run_here("status", "theirs").stdout
     assert status.startswith("sweep 1 theirs: imported; 4 rows\n  4 from theirs.json (dynatree, SHA-256 ")
-    assert workplace.run("status", "--json").json()["files"][0]["rows"] == 4
-    assert "1.60 ×" in workplace.run("report", "theirs").stdout
-    assert [row["state"] for row in workplace.run("report", "--json").json()["rows"]] == ["imported"] * 4
-    assert "imported file=theirs.json" in workplace.run("logs").stdout
+    assert workplace.run_here("status", "--json").json()["files"][0]["rows"] == 4
+    assert "1.60 ×" in workplace.run_here("report", "theirs").stdout
+    assert [row["state"] for row in workplace.run_here("report", "--json").json()["rows"]] == ["imported"] * 4
+    assert "imported file=theirs.json" in workplace.run_here("logs").stdout
 
 
 def test_files_that_cannot_be_read_are_named_and_the_others_imported(workplace: Workplace) -> None:

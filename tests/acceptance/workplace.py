@@ -16,9 +16,14 @@ from typing import Any
 from unittest import mock
 
 import psutil
-from dyna_eval_db.store import Store
+import torch
+from dyna_eval_db.store import Landing, Store
+from dyna_eval_workers.resolution import resolve_sweep
+from dyna_eval_workers.session import DecodingSession
 
 from dyna_eval import cli
+from dyna_eval.sweeps.config import load_sweep
+from tests.integration.claims import claim_one, land_one
 
 COMMAND = Path(sys.executable).with_name("dyna-eval")
 ONE_CORE = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}
@@ -93,6 +98,21 @@ class Workplace:
         ):
             status = cli.run([str(argument) for argument in arguments])
         return Finished(status=status, stdout=stdout.getvalue(), stderr=stderr.getvalue())
+
+    def sweep_here(self, file: str, *overrides: str) -> None:
+        """Run a sweep file to its end in this process, where who ran it is not what is tested.
+
+        A session does what an actor's does. No Ray is started, and a controller's own events are missing.
+        """
+        session = DecodingSession(actor="here", node="here", device=torch.device("cpu"))
+        with contextlib.chdir(self.folder):
+            resolved = resolve_sweep(load_sweep(Path(file), overrides))
+            with Store.open(f"sqlite:///{self.database}", create=True) as store:
+                sweep = store.add_sweep(resolved)
+                for pair, prompts in resolved.prompt_sets.items():
+                    while claim := claim_one(store, sweep, pair=pair, actor="here", lease_seconds=600.0):
+                        result = session.run(claim.job, prompts)
+                        assert land_one(store, claim, result) is Landing.LANDED
 
     def start(self, *arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
         """Start a command in a session of its own, as a terminal does.
