@@ -105,7 +105,7 @@ def test_submitting_the_same_file_again_runs_nothing(swept: Swept) -> None:
 @pytest.mark.parametrize("command", ["resume", "retry"])
 def test_a_finished_sweep_has_nothing_to_resume_or_retry(swept: Swept, command: str) -> None:
     before = attempts(swept.workplace)
-    assert "nothing left to run" in swept.run(command, "small").stderr
+    assert "nothing left to run" in swept.read(command, "small").stderr
     assert attempts(swept.workplace) == before
 
 
@@ -115,17 +115,30 @@ def test_cancelling_a_finished_sweep_changes_nothing(swept: Swept) -> None:
     assert swept.read("status", "--json").json()["jobs"]["done"] == JOBS
 
 
-def test_samples_drawn_with_a_draft_are_those_that_the_target_draws_alone(workplace: Workplace) -> None:
-    """Also: a run with --json prints one JSON document on stdout, and nothing of Ray's."""
-    workplace.write("sweep.yaml", SWEEP)
-    changes = ["generation.temperature=1.0", "generation.seed=7", "measure.repeats=1"]
-    overrides = [word for change in changes for word in ("--set", change)]
-    done = workplace.run("submit", "sweep.yaml", "--json", "--name", "sämpling: 1", *overrides)
-    assert done.status == 0, done.stderr
-    report = done.json()
+def test_sampled_sweeps_are_exact_and_automatic_repeats_go_on_to_their_limit(workplace: Workplace) -> None:
+    """Samples drawn with a draft are those that the target draws alone; the choice is made on other prompts.
+
+    No machine is quiet enough for one part in a million. Also: a run with --json prints one JSON document on
+    stdout, and nothing of Ray's.
+    """
+    measure = "{repeats: auto, max_repeats: 4, precision: 0.000001, tune_fraction: 0.5}"
+    workplace.write("sweep.yaml", SWEEP.replace("{repeats: 2, warmup: 1}", measure))
+    changes = ("--set", "generation.temperature=1.0", "--set", "generation.seed=7")
+    words = ("submit", "sweep.yaml", "--name", "sämpling: 1", *changes)
+    submitted = workplace.run(*words, "--json")
+
+    assert submitted.status == 0, submitted.stderr
+    report = submitted.json()
     assert report["sweep"]["name"] == "sämpling: 1"
     assert [row["exact_match_rate"] for row in report["rows"]] == [1.0] * len(LABELS)
-    assert [row["repeats"] for row in report["rows"]] == [1] * len(LABELS)
+    assert [(row["repeats"], row["prompts"]) for row in report["rows"]] == [(4, 1)] * len(LABELS)
+    assert [choice["tuning_prompts"] for choice in report["chosen"]] == [1]
+    assert "all figures are over the other prompts" in "".join(report["warnings"])
+    assert submitted.stderr.splitlines()[-1].startswith("[16/16]")
+    assert "jobs added jobs=4" in workplace.run_here("logs").stdout
+
+    again = workplace.run(*words)
+    assert (again.status, "nothing left to run" in again.stderr) == (0, True)
 
 
 # ---------------------------------------------------------------------- reports
@@ -135,27 +148,6 @@ def rows_of(swept: Swept) -> dict[str, dict[str, Any]]:
     rows = swept.read("report", "--json").json()["rows"]
     assert [row["label"] for row in rows] == LABELS
     return {row["label"]: row for row in rows}
-
-
-def test_automatic_repeats_go_on_to_their_limit_and_the_choice_is_made_on_other_prompts(
-    workplace: Workplace,
-) -> None:
-    """No machine is quiet enough for one part in a million."""
-    measure = "{repeats: auto, max_repeats: 4, precision: 0.000001, tune_fraction: 0.5}"
-    rows = SWEEP.splitlines(keepends=True)[:-2]
-    workplace.write("sweep.yaml", "".join(rows).replace("{repeats: 2, warmup: 1}", measure))
-    submitted = workplace.run("submit", "sweep.yaml", "--json")
-
-    assert submitted.status == 0, submitted.stderr
-    report = submitted.json()
-    assert [(row["repeats"], row["prompts"]) for row in report["rows"]] == [(4, 1), (4, 1)]
-    assert [choice["tuning_prompts"] for choice in report["chosen"]] == [1]
-    assert "all figures are over the other prompts" in "".join(report["warnings"])
-    assert submitted.stderr.splitlines()[-1].startswith("[8/8]")
-    assert "jobs added jobs=2" in workplace.run("logs").stdout
-
-    again = workplace.run("submit", "sweep.yaml")
-    assert (again.status, "nothing left to run" in again.stderr) == (0, True)
 
 
 def test_the_json_report_has_every_promised_key(swept: Swept) -> None:
