@@ -45,6 +45,14 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(autouse=True)
+def closed_pages(browser: Browser) -> Iterator[None]:
+    """Close the pages of a test, which would go on asking their server."""
+    yield
+    for context in browser.contexts:
+        context.close()
+
+
 @contextmanager
 def served(workplace: Workplace) -> Iterator[str]:
     """Run `dyna-eval dashboard` on a free port for the time of a block, and hand out its address."""
@@ -109,6 +117,13 @@ def finished(running: Running) -> Workplace:
     return running.workplace
 
 
+@pytest.fixture(scope="module")
+def site(finished: Workplace) -> Iterator[str]:
+    """The address of a dashboard of the finished sweep."""
+    with served(finished) as address:
+        yield address
+
+
 def test_a_page_follows_a_real_sweep_to_its_end_and_then_rests(browser: Browser, running: Running) -> None:
     """The first test here, so that the sweep has just begun."""
     wait_until(lambda: "small" in running.workplace.run_here("ls").stdout)
@@ -136,46 +151,43 @@ def test_a_page_follows_a_real_sweep_to_its_end_and_then_rests(browser: Browser,
         assert watched.complaints == []
 
 
-def test_figures_downloads_sorting_and_every_page_without_a_complaint(
-    browser: Browser, finished: Workplace
-) -> None:
-    with served(finished) as address:
-        watched = Watched(browser, address)
-        page = watched.page
-        page.goto(address)
-        page.get_by_role("link", name="small").click()
-        page.wait_for_selector(".js-plotly-plot")
-        for plot in page.locator(".plot").all():
-            plot.scroll_into_view_if_needed()
-            page.wait_for_timeout(300)
-        assert page.locator(".js-plotly-plot").count() == 4
-        for name, start in (
-            ("CSV", b"pair,step"),
-            ("JSON", b"{"),
-            ("Figure PDF", b"%PDF"),
-            ("PNG", b"\x89PNG"),
-        ):
-            with page.expect_download() as download:
-                page.get_by_role("link", name=name, exact=True).click()
-            assert Path(download.value.path()).read_bytes().startswith(start)
-        page.get_by_role("link", name="Tokens/s").click()
-        page.wait_for_selector("th[aria-sort=descending]")
-        rates = [float(cell) for cell in page.locator(".ablation tbody td:nth-child(4)").all_inner_texts()]
-        assert rates == sorted(rates, reverse=True)
-        page.get_by_role("link", name="Explore").click()
-        page.wait_for_selector(".js-plotly-plot")
-        for kind, shown in (("front", ".js-plotly-plot"), ("heat", ".empty:not(.loading)")):
-            page.select_option("#kind", kind)
-            page.wait_for_url(f"**kind={kind}**")
-            page.wait_for_selector(shown)  # this sweep has no two parameters for a heat map
-        page.goto(f"{address}/sweeps/1")
-        page.locator(".job").first.click()
-        page.wait_for_selector("h2 >> text=Attempts")
-        page.get_by_role("link", name="0", exact=True).click()
-        page.wait_for_selector(".timeline")
-        page.get_by_role("link", name="Cluster").click()
-        page.wait_for_selector("text=Actors that landed jobs")
-        assert watched.complaints == []
+def test_figures_downloads_sorting_and_every_page_without_a_complaint(browser: Browser, site: str) -> None:
+    watched = Watched(browser, site)
+    page = watched.page
+    page.goto(site)
+    page.get_by_role("link", name="small").click()
+    page.wait_for_selector(".js-plotly-plot")
+    for plot in page.locator(".plot").all():
+        plot.scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+    assert page.locator(".js-plotly-plot").count() == 4
+    for name, start in (
+        ("CSV", b"pair,step"),
+        ("JSON", b"{"),
+        ("Figure PDF", b"%PDF"),
+        ("PNG", b"\x89PNG"),
+    ):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=name, exact=True).click()
+        assert Path(download.value.path()).read_bytes().startswith(start)
+    page.get_by_role("link", name="Tokens/s").click()
+    page.wait_for_selector("th[aria-sort=descending]")
+    rates = [float(cell) for cell in page.locator(".ablation tbody td:nth-child(4)").all_inner_texts()]
+    assert rates == sorted(rates, reverse=True)
+    page.get_by_role("link", name="Explore").click()
+    page.wait_for_selector(".js-plotly-plot")
+    for kind, shown in (("front", ".js-plotly-plot"), ("heat", ".empty:not(.loading)")):
+        page.select_option("#kind", kind)
+        page.wait_for_url(f"**kind={kind}**")
+        page.wait_for_selector(shown)  # this sweep has no two parameters for a heat map
+    page.goto(f"{site}/sweeps/1")
+    page.locator(".job").first.click()
+    page.wait_for_selector("h2 >> text=Attempts")
+    page.get_by_role("link", name="0", exact=True).click()
+    page.wait_for_selector(".timeline")
+    page.get_by_role("link", name="Cluster").click()
+    page.wait_for_selector("text=Actors that landed jobs")
+    assert watched.complaints == []
 
 
 @pytest.fixture(scope="module")
@@ -185,12 +197,19 @@ def compared(finished: Workplace, new_workplace: Callable[[], Workplace]) -> Wor
     shutil.copy(finished.database, workplace.database)
     kept = SWEEP.replace("warmup: 1}", "warmup: 1, store_trees: 2}").replace("name: small", "name: other")
     workplace.write("other.yaml", kept.replace("  - {label: + Draft model, method: linear, k: 4}\n", ""))
-    assert workplace.run("submit", "other.yaml").status == 0
+    workplace.sweep_here("other.yaml")
     return workplace
 
 
+@pytest.fixture(scope="module")
+def site_of_two(compared: Workplace) -> Iterator[str]:
+    """The address of a dashboard of the two sweeps."""
+    with served(compared) as address:
+        yield address
+
+
 def test_a_draft_tree_shows_what_was_accepted_what_was_pruned_and_the_bonus_token(
-    browser: Browser, compared: Workplace
+    browser: Browser, compared: Workplace, site_of_two: str
 ) -> None:
     with compared.store() as store:
         pruned = [job for job in store.record(2).jobs if job.label == "+ Adaptive pruning"]
@@ -205,60 +224,58 @@ def test_a_draft_tree_shows_what_was_accepted_what_was_pruned_and_the_bonus_toke
     gone = [node for node in nodes if not node.verified]
     taken = [node for node in nodes if node.accepted]
     assert gone, "a threshold of 0.05 prunes something of some tree"
-    with served(compared) as address:
-        watched = Watched(browser, address, viewport={"width": 1280, "height": 800})
-        page = watched.page
-        page.goto(f"{address}/jobs/{job}/prompts/{prompt}")
-        page.get_by_role("link", name=str(number), exact=True).last.click()
-        page.wait_for_selector("svg.tree[role=img]")
-        drawn = page.locator(".trees svg.tree")
-        assert drawn.locator("g.pruned").count() == len(gone)
-        assert drawn.locator("path.accepted").count() == drawn.locator("g.accepted").count() == len(taken)
-        assert drawn.locator("g.bonus").count() == (tree.bonus is not None)
-        assert "bonus" in (drawn.locator("g.bonus text").text_content() or "")
+    watched = Watched(browser, site_of_two, viewport={"width": 1280, "height": 800})
+    page = watched.page
+    page.goto(f"{site_of_two}/jobs/{job}/prompts/{prompt}")
+    page.get_by_role("link", name=str(number), exact=True).last.click()
+    page.wait_for_selector("svg.tree[role=img]")
+    drawn = page.locator(".trees svg.tree")
+    assert drawn.locator("g.pruned").count() == len(gone)
+    assert drawn.locator("path.accepted").count() == drawn.locator("g.accepted").count() == len(taken)
+    assert drawn.locator("g.bonus").count() == (tree.bonus is not None)
+    assert "bonus" in (drawn.locator("g.bonus text").text_content() or "")
 
-        def paint(selector: str, name: str) -> str:
-            return str(drawn.locator(selector).first.evaluate(f"e => getComputedStyle(e).{name}"))
+    def paint(selector: str, name: str) -> str:
+        return str(drawn.locator(selector).first.evaluate(f"e => getComputedStyle(e).{name}"))
 
-        assert paint("g.pruned text", "fill") == "rgb(87, 96, 106)"  # --quiet, not the ink of the others
-        assert paint("path.pruned", "strokeDasharray") != "none"
-        if taken:
-            assert float(paint("path.accepted", "strokeWidth").removesuffix("px")) >= 3
-        words = page.locator(".outline")
-        assert not words.locator("li").first.is_visible()
-        page.locator(".outline summary").focus()
-        page.keyboard.press("Enter")
-        assert words.locator("li").first.is_visible()
-        assert words.locator("li.pruned").count() == len(gone)
-        assert "the bonus token" in words.inner_text()
-        label = drawn.get_attribute("aria-label") or ""
-        assert label.startswith(f"{len(taken)} of {len(nodes)} draft tokens accepted")
-        assert watched.complaints == []
+    assert paint("g.pruned text", "fill") == "rgb(87, 96, 106)"  # --quiet, not the ink of the others
+    assert paint("path.pruned", "strokeDasharray") != "none"
+    if taken:
+        assert float(paint("path.accepted", "strokeWidth").removesuffix("px")) >= 3
+    words = page.locator(".outline")
+    assert not words.locator("li").first.is_visible()
+    page.locator(".outline summary").focus()
+    page.keyboard.press("Enter")
+    assert words.locator("li").first.is_visible()
+    assert words.locator("li.pruned").count() == len(gone)
+    assert "the bonus token" in words.inner_text()
+    label = drawn.get_attribute("aria-label") or ""
+    assert label.startswith(f"{len(taken)} of {len(nodes)} draft tokens accepted")
+    assert watched.complaints == []
 
 
 def test_two_sweeps_are_compared_from_the_list_with_downloads_of_what_the_command_prints(
-    browser: Browser, compared: Workplace
+    browser: Browser, compared: Workplace, site_of_two: str
 ) -> None:
-    with served(compared) as address:
-        watched = Watched(browser, address, viewport={"width": 1280, "height": 800})
-        page = watched.page
-        page.goto(address)
-        page.get_by_role("link", name="small").click()
-        page.get_by_role("navigation", name="Views of this sweep").get_by_role("link", name="Compare").click()
-        assert page.locator("#a").input_value() == "1"
-        page.select_option("#b", "2")
-        page.wait_for_url("**b=2**")
-        page.wait_for_selector(".ablation tbody tr >> nth=2")
-        assert page.locator(".ablation tbody tr").count() == 3
-        assert "only in A: '+ Draft model'" in page.locator("main").inner_text()
-        for name, option in (("CSV", "--csv"), ("Markdown", "--markdown"), ("JSON", "--json")):
-            with page.expect_download() as download:
-                page.get_by_role("link", name=name, exact=True).click()
-            printed = compared.run_here("compare", "1", "2", option).stdout
-            assert without_origin(Path(download.value.path()).read_text()) == without_origin(printed)
-        page.get_by_role("link", name="Swap A and B").click()
-        page.wait_for_selector("text=only in B: '+ Draft model'")
-        assert watched.complaints == []
+    watched = Watched(browser, site_of_two, viewport={"width": 1280, "height": 800})
+    page = watched.page
+    page.goto(site_of_two)
+    page.get_by_role("link", name="small").click()
+    page.get_by_role("navigation", name="Views of this sweep").get_by_role("link", name="Compare").click()
+    assert page.locator("#a").input_value() == "1"
+    page.select_option("#b", "2")
+    page.wait_for_url("**b=2**")
+    page.wait_for_selector(".ablation tbody tr >> nth=2")
+    assert page.locator(".ablation tbody tr").count() == 3
+    assert "only in A: '+ Draft model'" in page.locator("main").inner_text()
+    for name, option in (("CSV", "--csv"), ("Markdown", "--markdown"), ("JSON", "--json")):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=name, exact=True).click()
+        printed = compared.run_here("compare", "1", "2", option).stdout
+        assert without_origin(Path(download.value.path()).read_text()) == without_origin(printed)
+    page.get_by_role("link", name="Swap A and B").click()
+    page.wait_for_selector("text=only in B: '+ Draft model'")
+    assert watched.complaints == []
 
 
 def without_origin(text: str) -> str:
@@ -267,75 +284,81 @@ def without_origin(text: str) -> str:
 
 
 @pytest.mark.parametrize("width", [360, 2560])
-def test_no_page_is_wider_than_the_window(browser: Browser, finished: Workplace, width: int) -> None:
-    with served(finished) as address:
-        watched = Watched(browser, address, viewport={"width": width, "height": 900})
-        for path in (
-            "/",
-            "/sweeps/1",
-            "/sweeps/1/explore",
-            "/sweeps/1/jobs",
-            "/jobs/1",
-            "/jobs/1/prompts/0",
-            "/cluster",
-            "/compare",
-        ):
-            watched.page.goto(address + path)
-            watched.page.wait_for_timeout(300)
-            assert watched.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
-        assert watched.complaints == []
+def test_no_page_is_wider_than_the_window(browser: Browser, site: str, width: int) -> None:
+    watched = Watched(browser, site, viewport={"width": width, "height": 900})
+    for path in (
+        "/",
+        "/sweeps/1",
+        "/sweeps/1/explore",
+        "/sweeps/1/jobs",
+        "/jobs/1",
+        "/jobs/1/prompts/0",
+        "/cluster",
+        "/compare",
+    ):
+        watched.page.goto(site + path)
+        watched.page.wait_for_timeout(300)
+        assert watched.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+    assert watched.complaints == []
+
+
+BARS = [baseline(100.0), linear(6, 150.0), linear(8, 140.0), tree(7, 0.0, 50.0), tree(7, 0.1, 160.0)]
+
+
+@pytest.fixture(scope="module")
+def site_of_bars(new_workplace: Callable[[], Workplace]) -> Iterator[str]:
+    """The address of a dashboard of five imported rows."""
+    workplace = new_workplace()
+    assert workplace.run_here("import", write(workplace.folder, "theirs.json", dynatree(BARS))).status == 0
+    with served(workplace) as address:
+        yield address
 
 
 @pytest.mark.parametrize("width", [360, 1280])
 def test_the_names_under_the_bars_do_not_run_into_each_other(
-    browser: Browser, workplace: Workplace, width: int
+    browser: Browser, site_of_bars: str, width: int
 ) -> None:
-    rows = [baseline(100.0), linear(6, 150.0), linear(8, 140.0), tree(7, 0.0, 50.0), tree(7, 0.1, 160.0)]
-    assert workplace.run("import", write(workplace.folder, "theirs.json", dynatree(rows))).status == 0
-    with served(workplace) as address:
-        page = Watched(browser, address, viewport={"width": width, "height": 900}).page
-        page.goto(f"{address}/sweeps/1")
-        page.wait_for_selector(".xtick text")
-        boxes = [tick.bounding_box() for tick in page.locator(".xtick text").all()[: len(rows)]]
-        ends = [(box["x"], box["x"] + box["width"]) for box in boxes if box]
-        assert len(ends) == len(rows)
-        assert all(left[1] <= right[0] for left, right in itertools.pairwise(ends))
+    page = Watched(browser, site_of_bars, viewport={"width": width, "height": 900}).page
+    page.goto(f"{site_of_bars}/sweeps/1")
+    page.wait_for_selector(".xtick text")
+    boxes = [tick.bounding_box() for tick in page.locator(".xtick text").all()[: len(BARS)]]
+    ends = [(box["x"], box["x"] + box["width"]) for box in boxes if box]
+    assert len(ends) == len(BARS)
+    assert all(left[1] <= right[0] for left, right in itertools.pairwise(ends))
 
 
 @pytest.mark.parametrize("width", [360, 2560])
 def test_a_comparison_and_a_tree_are_not_wider_than_the_window(
-    browser: Browser, compared: Workplace, width: int
+    browser: Browser, compared: Workplace, site_of_two: str, width: int
 ) -> None:
-    with served(compared) as address:
-        watched = Watched(browser, address, viewport={"width": width, "height": 900})
-        with compared.store() as store:
-            job = next(job.id for job in store.record(2).jobs if job.label == "+ Tree structure")
-        for path in ("/compare?a=1&b=2", f"/jobs/{job}/prompts/0/trees/0"):
-            watched.page.goto(address + path)
-            watched.page.wait_for_timeout(1000)
-            assert watched.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
-        assert watched.complaints == []
+    watched = Watched(browser, site_of_two, viewport={"width": width, "height": 900})
+    with compared.store() as store:
+        job = next(job.id for job in store.record(2).jobs if job.label == "+ Tree structure")
+    for path in ("/compare?a=1&b=2", f"/jobs/{job}/prompts/0/trees/0"):
+        watched.page.goto(site_of_two + path)
+        watched.page.wait_for_timeout(1000)
+        assert watched.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+    assert watched.complaints == []
 
 
-def test_dark_follows_the_system_and_the_switch(browser: Browser, finished: Workplace) -> None:
-    with served(finished) as address:
-        watched = Watched(browser, address, color_scheme="dark")
-        page = watched.page
+def test_dark_follows_the_system_and_the_switch(browser: Browser, site: str) -> None:
+    watched = Watched(browser, site, color_scheme="dark")
+    page = watched.page
 
-        def ground() -> str:
-            return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    def ground() -> str:
+        return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
-        page.goto(address)
-        assert ground() == "rgb(20, 23, 26)"
-        switch = page.get_by_role("button", name="Theme")
-        switch.focus()
-        page.keyboard.press("Enter")
-        assert (switch.inner_text(), ground()) == ("Theme: light", "rgb(255, 255, 255)")
-        page.reload()
-        assert ground() == "rgb(255, 255, 255)"  # and it stays chosen
-        page.keyboard.press("/")
-        assert page.evaluate("document.activeElement.id") == "q"
-        assert watched.complaints == []
+    page.goto(site)
+    assert ground() == "rgb(20, 23, 26)"
+    switch = page.get_by_role("button", name="Theme")
+    switch.focus()
+    page.keyboard.press("Enter")
+    assert (switch.inner_text(), ground()) == ("Theme: light", "rgb(255, 255, 255)")
+    page.reload()
+    assert ground() == "rgb(255, 255, 255)"  # and it stays chosen
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "q"
+    assert watched.complaints == []
 
 
 def test_a_report_is_one_page_that_asks_for_nothing(browser: Browser, finished: Workplace) -> None:
