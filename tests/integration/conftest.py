@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +22,19 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.url
 
 
+@pytest.fixture(scope="session")
+def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database without rows, to be copied: its migrations take longer than most tests."""
+    file = tmp_path_factory.mktemp("empty") / "store.db"
+    Store.open(f"sqlite:///{file}", create=True).close()
+    return file
+
+
 @pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
+def store(database_url: str, empty_file: Path) -> Iterator[Store]:
     """An empty store."""
+    if database_url.startswith("sqlite:///"):
+        shutil.copy(empty_file, database_url.removeprefix("sqlite:///"))
     with Store.open(database_url, create=True) as store:
         yield store
 
