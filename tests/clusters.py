@@ -53,9 +53,10 @@ class Cluster:
         return node
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        ports = [f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats", "--block"]
+        common = [f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats", "--block"]
+        common.append("--include-log-monitor=false")  # nobody reads what they send, one per node
         process = subprocess.Popen(
-            [RAY, "start", *ports, *arguments],
+            [RAY, "start", *common, *arguments],
             env=self.variables,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

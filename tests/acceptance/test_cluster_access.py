@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from workplace import SWEEP, Workplace
 
-from tests.clusters import running_cluster
+from tests.clusters import Cluster, running_cluster
 
 LISTENING = """\
 import json, os, psutil
@@ -61,30 +63,31 @@ def test_a_cluster_without_a_token_is_joined_only_where_the_command_says_so(work
         assert "asks for no token" not in found
 
 
-def test_a_cluster_with_a_token_refuses_a_wrong_one_in_a_line(workplace: Workplace) -> None:
+@pytest.fixture(scope="module")
+def guarded(new_workplace: Callable[[], Workplace]) -> Iterator[Cluster]:
+    """A cluster with a token, and without a core."""
+    with running_cluster(new_workplace().environment()) as cluster:
+        yield cluster
+
+
+def test_a_cluster_with_a_token_refuses_a_wrong_one_in_a_line(workplace: Workplace, guarded: Cluster) -> None:
     workplace.write("sweep.yaml", SWEEP)
-    with running_cluster(workplace.environment()) as cluster:
-        refused = workplace.run(
-            "submit",
-            "sweep.yaml",
-            "--address",
-            cluster.address,
-            RAY_AUTH_MODE="token",
-            RAY_AUTH_TOKEN="00" * 32,
-        )
-        assert refused.status == 2
-        [said] = refused.stderr.splitlines()  # and none of Ray's warnings
-        assert "put its token into ~/.ray/auth_token" in said
+    wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "00" * 32}
+    refused = workplace.run("submit", "sweep.yaml", "--address", guarded.address, **wrong)
+    assert refused.status == 2
+    [said] = refused.stderr.splitlines()  # and none of Ray's warnings
+    assert "put its token into ~/.ray/auth_token" in said
 
 
-def test_a_clusters_token_is_shown_without_being_told_to_and_missed_at_once(workplace: Workplace) -> None:
+def test_a_clusters_token_is_shown_without_being_told_to_and_missed_at_once(
+    workplace: Workplace, guarded: Cluster
+) -> None:
     """A newcomer copies the token and sets no variable."""
-    with running_cluster(workplace.environment()) as cluster:
-        looking = ("doctor", "--json", "--address", cluster.address)
-        without = workplace.run(*looking, RAY_AUTH_TOKEN_PATH=str(workplace.folder / "none"))
-        assert f"the Ray cluster at '{cluster.address}' asks for a token; put its token" in without.stdout
-        token = cluster.variables["RAY_AUTH_TOKEN_PATH"]
-        found = workplace.run(*looking, RAY_AUTH_TOKEN_PATH=token)
-        [told] = [finding["told"] for finding in found.json() if finding["what"] == "Ray"]
-        assert "neither a GPU nor a free core" in told  # joined: the head has none
-        assert "gcs_client" not in without.stderr + found.stderr
+    looking = ("doctor", "--json", "--address", guarded.address)
+    without = workplace.run(*looking, RAY_AUTH_TOKEN_PATH=str(workplace.folder / "none"))
+    assert f"the Ray cluster at '{guarded.address}' asks for a token; put its token" in without.stdout
+    token = guarded.variables["RAY_AUTH_TOKEN_PATH"]
+    found = workplace.run(*looking, RAY_AUTH_TOKEN_PATH=token)
+    [told] = [finding["told"] for finding in found.json() if finding["what"] == "Ray"]
+    assert "neither a GPU nor a free core" in told  # joined: the head has none
+    assert "gcs_client" not in without.stderr + found.stderr

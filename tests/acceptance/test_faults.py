@@ -162,50 +162,43 @@ def test_workers_that_are_killed_cost_no_result(run: Run, size: Size, record: di
     }
 
 
-def test_a_job_that_kills_its_workers_is_quarantined_and_no_other(run: Run) -> None:
-    run.prepare(4)
+def test_a_job_that_kills_its_workers_and_a_pair_that_does_not_load_fail_and_no_other(run: Run) -> None:
+    """The job is tried three times, the pair, whose weights are cut off, twice."""
+    run.prepare(4, pairs=", {name: cut, target: ./cut, draft: ./draft}")
+    save_model(tiny_gpt_neox(seed=3), run.workplace.folder / "cut")
+    weights = run.workplace.folder / "cut/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
     process = run.start("submit", "sweep.yaml", "--set", "measure.repeats=1", "--set", "measure.warmup=60")
     while process.poll() is None:
         with contextlib.suppress(DatabaseError, UnknownSweepError, psutil.Error), run_store(run) as store:
-            running = [job.label for job in store.record(1).jobs if job.state is JobState.RUNNING]
-            if running == ["Draft"]:
+            jobs = store.record(1).jobs
+            running = [(job.pair, job.label) for job in jobs if job.state is JobState.RUNNING]
+            if running == [("tiny", "Draft")]:
                 for worker in workers(run.workplace):
                     worker.kill()
         time.sleep(0.05)
     status, stderr = run.finish(process)
     assert status == 1, stderr
+    assert "Traceback" not in stderr
     with run_store(run) as store:
         assert store.audit() == []
-        jobs = {job.label: job for job in store.record(1).jobs}
-    assert jobs["Baseline"].state is JobState.DONE
-    assert (jobs["Draft"].state, jobs["Draft"].tries) == (JobState.FAILED, 3)
-    assert "failed after it lost 3 workers" in str(jobs["Draft"].error)
+        jobs = store.record(1).jobs
+        tried = [attempt.error for job in jobs for attempt in store.attempts(job.id) if job.pair == "cut"]
+    assert {(job.pair, job.label, job.state) for job in jobs} == {
+        ("tiny", "Baseline", JobState.DONE),
+        ("tiny", "Draft", JobState.FAILED),
+        ("cut", "Baseline", JobState.FAILED),
+        ("cut", "Draft", JobState.FAILED),
+    }
+    [killing] = [job for job in jobs if (job.pair, job.label) == ("tiny", "Draft")]
+    assert killing.tries == 3
+    assert "failed after it lost 3 workers" in str(killing.error)
+    assert len(tried) == 2
+    assert all("./cut" in str(error) or "/cut: cannot be loaded" in str(error) for error in tried)
 
 
 def run_store(run: Run) -> Store:
     return Store.open(run.url, create=False)
-
-
-def test_a_pair_that_does_not_load_fails_after_two_tries_and_the_others_finish(run: Run) -> None:
-    run.prepare(2, pairs=", {name: cut, target: ./cut, draft: ./draft}")
-    save_model(tiny_gpt_neox(seed=3), run.workplace.folder / "cut")
-    weights = run.workplace.folder / "cut/model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    status, stderr = run.finish(run.start())
-    assert status == 1
-    assert "Traceback" not in stderr
-    with run_store(run) as store:
-        assert store.audit() == []
-        record = store.record(1)
-        tried = [
-            attempt.error for job in record.jobs for attempt in store.attempts(job.id) if job.pair == "cut"
-        ]
-    assert {(job.pair, job.state) for job in record.jobs} == {
-        ("tiny", JobState.DONE),
-        ("cut", JobState.FAILED),
-    }
-    assert len(tried) == 2
-    assert all("./cut" in str(error) or "/cut: cannot be loaded" in str(error) for error in tried)
 
 
 @pytest.mark.chaos
