@@ -115,10 +115,10 @@ def test_an_interrupted_run_puts_its_jobs_back_and_says_how_to_go_on(
     assert (looked["state"], looked["jobs"]["running"]) == ("interrupted", 0)
     assert looked["jobs"]["done"] == done == JOBS - looked["jobs"]["queued"]
     advice = "`dyna-eval resume 1` goes on, with --address where it ran on a cluster"
-    assert workplace.run("status").stderr == f"no controller runs it; {advice}\n"
+    assert workplace.run_here("status").stderr == f"no controller runs it; {advice}\n"
 
     assert f"{JOBS - done} jobs cancelled" in workplace.run_here("cancel").stdout
-    resumed = workplace.run("resume", "--json")
+    resumed = workplace.run_here("resume", "--json")
     assert resumed.status == 1
     assert "nothing left to run" in resumed.stderr
     assert sum(len(left["job_ids"]) for left in resumed.json()["left_out"]) == JOBS - done
@@ -162,7 +162,7 @@ def test_a_sweep_that_another_controller_works_on_is_left_alone(workplace: Workp
     store_only(workplace, SWEEP)
     with workplace.store() as store:
         assert store.acquire_lease(1, "elsewhere:1:x", 120)
-    resumed = workplace.run("resume")
+    resumed = workplace.run_here("resume")
     assert (resumed.status, resumed.stdout) == (1, "")
     [line] = resumed.stderr.splitlines()
     assert "another controller" in line

@@ -84,5 +84,5 @@ def test_a_detached_sweep_is_run_by_the_clusters_head(workplace: Workplace, clus
     followed = workplace.run("logs", "--follow", **variables)
     assert followed.status == 0, followed.stderr
     assert followed.stdout.count(" landed ") == 8
-    rows = workplace.run("report", "--json", **variables).json()["rows"]
+    rows = workplace.run_here("report", "--json", **variables).json()["rows"]
     assert [row["exact_match_rate"] for row in rows] == [1.0] * 4

@@ -100,7 +100,7 @@ def test_what_is_done_is_not_run_again_and_another_version_is_a_sweep_of_its_own
 
 
 def test_without_the_package_the_file_is_refused_in_one_line(installed: Installed) -> None:
-    done = installed.workplace.run("validate", EXAMPLE / "min-p.yaml")
+    done = installed.workplace.run_here("validate", EXAMPLE / "min-p.yaml")
     assert done.status == 2
     [line] = done.stderr.splitlines()
     assert "min-p.yaml:10: unknown method 'min_p'; installed: ar, linear, " in line
