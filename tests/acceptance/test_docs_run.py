@@ -70,8 +70,7 @@ def desk(new_workplace: Callable[[], Workplace]) -> Workplace:
     workplace = new_workplace()
     lay_out_checkout(workplace.folder)
     lay_out_own(workplace.folder)
-    submitted = workplace.run("submit", "my-sweep.yaml", DYNA_EVAL_SUBMIT_SET=SMALL)
-    assert submitted.status == 0, submitted.stderr
+    workplace.sweep_here("my-sweep.yaml", *SMALL.split())
     for name in ("main.db", "branch.db", "before.db", "after.db"):
         shutil.copy(workplace.database, workplace.folder / name)
     shutil.copy(workplace.folder / "my-sweep.yaml", workplace.folder / "bench.yaml")
