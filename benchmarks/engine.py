@@ -55,7 +55,7 @@ from dyna_eval.methods import METHODS
 
 Loop = Callable[[Sequence[int]], Decoded]
 SPLIT = "test[8:]"  # prompts that the four-step example does not report
-MOST_PROMPT = 64
+MAX_PROMPT = 64
 ROWS = 512  # that sequences of all parts fit into, trees included
 
 PYTHIA_2_8B = {
@@ -226,7 +226,7 @@ def peer_loops(
     loops: dict[str, Loop] = {}
     for row in wanted:
         peer = PeerDecoder(*models(row), vocabulary=vocabulary, end_tokens=end_tokens)
-        peer.warm_up(row, tokens=MOST_PROMPT + generation.max_new_tokens)
+        peer.warm_up(row, tokens=MAX_PROMPT + generation.max_new_tokens)
         loops[row.label] = partial(peer.decode, generation=generation, configuration=row, seed="0")
     return loops
 
@@ -361,13 +361,13 @@ def bytes_read(model: Any, settings: argparse.Namespace) -> int:
     if embedding.data_ptr() != model.get_output_embeddings().weight.data_ptr():
         weights[embedding.data_ptr()] = embedding.shape[1] * embedding.element_size()
     row = 2 * config.num_hidden_layers * config.hidden_size * embedding.element_size()
-    read: int = sum(weights.values()) + row * (MOST_PROMPT + settings.tokens // 2)
+    read: int = sum(weights.values()) + row * (MAX_PROMPT + settings.tokens // 2)
     return read
 
 
 def demo_prompts(settings: argparse.Namespace) -> list[tuple[int, ...]]:
     tokenizer = AutoTokenizer.from_pretrained(demo_folder() / "target")
-    spec = PromptSpec(dataset="demo", split=SPLIT, limit=settings.prompts, max_prompt_tokens=MOST_PROMPT)
+    spec = PromptSpec(dataset="demo", split=SPLIT, limit=settings.prompts, max_prompt_tokens=MAX_PROMPT)
     return [prompt.token_ids for prompt in load_prompts(spec, tokenizer).prompts]
 
 
@@ -400,7 +400,7 @@ def large_random_model(settings: argparse.Namespace, device: torch.device) -> di
     loops = {name: plain_loop(own, generation) for name, own in ({"AR": decoder} | others).items()}
     loops |= sampled_loops(decoder, [AR], generation)
     loops |= peer_loops(lambda _: (model, None), PEERS[:2], generation, vocabulary=config.vocab_size)
-    prompts = [list(range(start, start + MOST_PROMPT)) for start in range(100, 100 + settings.prompts)]
+    prompts = [list(range(start, start + MAX_PROMPT)) for start in range(100, 100 + settings.prompts)]
     found = with_ratios(take_turns(loops, prompts, repeats=settings.repeats))
     speed = {name: own["tokens_per_s"] for name, own in found.items()}
     return {

@@ -18,10 +18,10 @@ from dyna_eval.jobs import Method, Params, canonical_json
 DEFAULT_MAX_NODES = 1024
 """The largest tree that grows whole unless `max_nodes` says otherwise, in draft nodes."""
 
-MOST_LEVELS = 1024
+MAX_LEVELS = 1024
 """Of a tree or a chain, as any method may have; no node has more children either."""
 
-MOST_NODES = 4096
+MAX_NODES = 4096
 """Draft nodes of a round, as any method may verify."""
 
 SYMBOLS: Mapping[str, str] = {
@@ -39,10 +39,10 @@ PositiveZero = AfterValidator(lambda number: number + 0.0)
 Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), PositiveZero]
 """In [0, 1)."""
 
-Size = Annotated[int, Field(ge=1, le=MOST_LEVELS)]
+Size = Annotated[int, Field(ge=1, le=MAX_LEVELS)]
 """Levels, branches, and whatever else is bounded as they are."""
 
-NodeCap = Annotated[int, Field(ge=1, le=MOST_NODES)]
+NodeCap = Annotated[int, Field(ge=1, le=MAX_NODES)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class TreeShape:
         depth, branch = params.get("depth"), params.get("branch")
         root = params.get("root_branch") or branch
         sizes = [size for size in (depth, branch, root) if isinstance(size, int)]
-        if len(sizes) < 3 or not all(1 <= size <= MOST_LEVELS for size in sizes):
+        if len(sizes) < 3 or not all(1 <= size <= MAX_LEVELS for size in sizes):
             return None
         return cls(depth=sizes[0], branch=sizes[1], root_branch=sizes[2])
 

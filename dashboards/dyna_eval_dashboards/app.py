@@ -89,7 +89,7 @@ class Dashboard:
             states=states,
             figures=figures.FIGURES,
             latex=latex.to_latex(built.report)
-            if built and len(built.report.rows) <= figures.MOST_ROWS
+            if built and len(built.report.rows) <= figures.MAX_ROWS
             else None,
             pulse=built.pulse.text if built else "",
         )

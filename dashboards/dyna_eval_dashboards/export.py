@@ -25,13 +25,13 @@ from dyna_eval_dashboards.rounds import TimeLine, time_line
 from dyna_eval_dashboards.safety import PLOTLY_STYLES
 from dyna_eval_dashboards.trees import Drawing, draw
 
-MOST_ROWS = 50
+MAX_ROWS = 50
 """Rows whose job a file shows."""
-MOST_SAMPLES = 50
+MAX_SAMPLES = 50
 """Samples that the table of a job names, unless more prompts are asked for."""
-MOST_ROUNDS = 64
+MAX_ROUNDS = 64
 """Rounds of a prompt."""
-MOST_TREES = 3
+MAX_TREES = 3
 """Draft trees of a prompt."""
 _SCRIPTS = ("theme.js", "plotly.min.js", "page.js", "figures.js")
 
@@ -70,7 +70,7 @@ def to_html(report: Report, store: WatchedStore, *, prompts: int) -> str:
     `prompts` is how many of each job have a page with their texts. Raises DatabaseError as the store does.
     """
     rows = [row for row in report.rows if row.job_ids]
-    jobs = [_shown_job(store, job_id, prompts) for job_id in _first_done(store, rows[:MOST_ROWS])]
+    jobs = [_shown_job(store, job_id, prompts) for job_id in _first_done(store, rows[:MAX_ROWS])]
     return pages.render(
         "standalone.html",
         report=report,
@@ -82,10 +82,10 @@ def to_html(report: Report, store: WatchedStore, *, prompts: int) -> str:
         table_anchor=TABLE,
         jobs=jobs,
         prompts=prompts,
-        most_rows=MOST_ROWS,
-        rows_left_out=max(0, len(rows) - MOST_ROWS),
-        most_rounds=MOST_ROUNDS,
-        most_trees=MOST_TREES,
+        max_rows=MAX_ROWS,
+        rows_left_out=max(0, len(rows) - MAX_ROWS),
+        max_rounds=MAX_ROUNDS,
+        max_trees=MAX_TREES,
         at=Addresses(frozenset(page for job in jobs for page in job.pages())),
         standalone=True,
     )
@@ -104,7 +104,7 @@ def _first_done(store: WatchedStore, rows: Sequence[Row]) -> list[int]:
 
 def _shown_job(store: WatchedStore, job_id: int, prompts: int) -> ShownJob:
     job = store.job(job_id)
-    lines = store.samples(job_id, size=max(MOST_SAMPLES, prompts))
+    lines = store.samples(job_id, size=max(MAX_SAMPLES, prompts))
     return ShownJob(
         page=job_page(job_id),
         job=job,
@@ -119,10 +119,10 @@ def _shown_sample(store: WatchedStore, job_id: int, prompt_index: int) -> ShownS
     return ShownSample(
         page=sample_page(job_id, prompt_index),
         detail=detail,
-        time_line=time_line(detail.sample, most=MOST_ROUNDS),
+        time_line=time_line(detail.sample, most=MAX_ROUNDS),
         trees=tuple(
             (tree_page(job_id, prompt_index, number), draw(tree))
-            for number, tree in enumerate(detail.sample.trees[:MOST_TREES])
+            for number, tree in enumerate(detail.sample.trees[:MAX_TREES])
         ),
     )
 

@@ -22,7 +22,7 @@ from dyna_eval.series.drafts import depth_rates
 from dyna_eval.series.measured import Measured
 from dyna_eval.wording import one_line
 
-MOST_ROWS = 400
+MAX_ROWS = 400
 """Rows that a figure shows; more would be neither read nor fast."""
 _COLOURS = 8
 """Series colours in the style sheet; further series have them again."""
@@ -112,7 +112,7 @@ def error_bars(errors: Sequence[tuple[float, float]], *, thickness: float, width
 def ablation(measured: Measured, pair: str) -> go.Figure:
     """Throughput of each step with its interval; steps measurably slower than the one before are hatched."""
     rows = measured.finished(pair)
-    shown = list(rows[:MOST_ROWS])
+    shown = list(rows[:MAX_ROWS])
     if not shown:
         raise NothingToDrawError("there is no finished row")
     rates = [row.figures.throughput for row in shown if row.figures]
@@ -156,7 +156,7 @@ def ablation(measured: Measured, pair: str) -> go.Figure:
 def speedup_by_acceptance(measured: Measured, pair: str) -> go.Figure:
     """Each row's speedup over its tokens per round: what a longer acceptance is worth."""
     rows = {row.step: row for row in measured.finished(pair)}
-    shown = cost_chart(measured, pair).points[:MOST_ROWS]
+    shown = cost_chart(measured, pair).points[:MAX_ROWS]
     speedups, lengths = [point.speedup for point in shown], [point.length.value for point in shown]
     points = go.Scatter(
         x=lengths,

@@ -21,7 +21,7 @@ from dyna_eval.reports import cells
 from dyna_eval.series.costs import PHASE_NAMES
 from dyna_eval_dashboards.addresses import Addresses
 
-MOST_TEXT = 20_000
+MAX_TEXT = 20_000
 """Characters of a prompt or an output that a page shows."""
 ASSETS = ("style.css", "theme.js", "page.js", "figures.js", "icon.svg", "plotly.min.js")
 
@@ -71,7 +71,7 @@ def _environment() -> Environment:
         "phase_names": PHASE_NAMES,
         "product_version": __version__,
         "with_query": with_query,
-        "most_text": MOST_TEXT,
+        "max_text": MAX_TEXT,
         "at": Addresses(),
         "standalone": False,
         "asset_text": lambda name: Markup(asset(name).decode()),  # noqa: S704  # our own files

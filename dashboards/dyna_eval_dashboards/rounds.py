@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dyna_eval.measurements import Round, Sample, sum_rounds
 from dyna_eval.series.costs import PHASES
 
-MOST_ROUNDS = 1_000
+MAX_ROUNDS = 1_000
 """Rounds that a time line shows."""
 _WIDTH, _HEIGHT = 1000.0, 120.0
 _FEWEST = 24
@@ -53,7 +53,7 @@ class TimeLine:
     height: float = _HEIGHT
 
 
-def time_line(sample: Sample, *, most: int = MOST_ROUNDS) -> TimeLine:
+def time_line(sample: Sample, *, most: int = MAX_ROUNDS) -> TimeLine:
     """Return the drawing of a sample's first rounds, and what phases took over all of them."""
     rounds = sample.rounds
     shown = rounds[:most]

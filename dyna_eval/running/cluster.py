@@ -20,7 +20,7 @@ from dyna_eval.errors import NoPlaceError
 from dyna_eval.measurements import Environment
 from dyna_eval.running.verdicts import PAIR_TRIES, START_TRIES
 
-MOST_WANTED = 20
+MAX_WANTED = 20
 """For how many places more a controller asks at once; the limits of the cluster may be lower."""
 
 
@@ -127,7 +127,7 @@ class WantedPlaces:
 
         Nothing more is asked for until an actor has started in every slot, lest a group take its room.
         """
-        wanted = min(jobs, MOST_WANTED)
+        wanted = min(jobs, MAX_WANTED)
         states = {key: group["state"] for key, group in placement_group_table().items()}
         pending = [group for group in self._groups if states.get(group.id.hex()) == "PENDING"]
         for group in self._groups:

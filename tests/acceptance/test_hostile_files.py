@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from workplace import COMMAND, Workplace
 
-MOST_WORK = 4.0
+MAX_WORK = 4.0
 """Processor time of a refusal, in that of refusing one wrong key, most of which starts Python."""
 BOUNDED = ["sh", "-c", 'ulimit -v 204800; exec "$0" "$@"']
 """Runs a command in 200 MB of address space: what the kernel counts of its memory includes its parent's."""
@@ -85,5 +85,5 @@ def test_a_hostile_file_is_refused_quickly_with_its_line(
     said, work = refusal(workplace, content())
     assert re.fullmatch(rf"dyna-eval: sweep\.yaml:{line}: [^\n]*\n", said), said
     assert says in said
-    assert work < MOST_WORK * ordinary
+    assert work < MAX_WORK * ordinary
     assert [path.name for path in workplace.folder.iterdir()] == ["sweep.yaml"]

@@ -34,7 +34,7 @@ from dyna_eval.reports.cells import Notes
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.running import apart, supervision
 from dyna_eval.running import controller as controller_module
-from dyna_eval.running.cluster import MOST_WANTED, Slot, WantedPlaces, find_slots
+from dyna_eval.running.cluster import MAX_WANTED, Slot, WantedPlaces, find_slots
 from dyna_eval.running.controller import Controller
 from dyna_eval.running.lease import leased
 from dyna_eval.running.outbox import Finished
@@ -223,9 +223,9 @@ def test_more_places_are_wanted_for_jobs_that_wait_once_actors_have_taken_those_
             slot.start()
             ray.get(slot.actor.heartbeat.remote())
             slot.answered = True
-        for jobs in (5, 2, MOST_WANTED + 1):
+        for jobs in (5, 2, MAX_WANTED + 1):
             wanted.want(jobs, slots)
-            assert pending() == [{"GPU": 1.0}] * min(jobs, MOST_WANTED)
+            assert pending() == [{"GPU": 1.0}] * min(jobs, MAX_WANTED)
         wanted.want(0, slots)
         assert pending() == []
     finally:

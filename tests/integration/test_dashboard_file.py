@@ -139,7 +139,7 @@ def test_a_row_without_a_done_job_has_none(tmp_path: Path) -> None:
 
 def test_it_says_what_it_leaves_out(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "without their texts" in held_pages(written(url, prompts=0))["table"]
-    for name in ("MOST_ROWS", "MOST_SAMPLES", "MOST_ROUNDS", "MOST_TREES"):
+    for name in ("MAX_ROWS", "MAX_SAMPLES", "MAX_ROUNDS", "MAX_TREES"):
         monkeypatch.setattr(export, name, 1)
     pages = held_pages(written(url, prompts=1))
     assert "not of 1 further row" in pages["table"]

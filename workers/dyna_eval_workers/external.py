@@ -12,7 +12,7 @@ from typing import Any
 from dyna_eval.errors import PolicyError
 from dyna_eval.jobs import Configuration
 from dyna_eval.measurements import Calibration
-from dyna_eval.methods import MOST_LEVELS, MOST_NODES
+from dyna_eval.methods import MAX_LEVELS, MAX_NODES
 from dyna_eval.policies import PolicyParameters, configured
 from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection
 from dyna_eval_workers.tree import ROOT, Tree
@@ -43,9 +43,9 @@ class CheckedPolicy(GrowthPolicy):
 
     def __init__(self, name: str, policy: GrowthPolicy) -> None:
         self._name, self._policy = name, policy
-        self.max_nodes = self._integer("max_nodes", policy.max_nodes, 1, MOST_NODES)
-        self.depth = self._integer("depth", policy.depth, 0, MOST_LEVELS)
-        self._max_rows = self._integer("max_rows", policy.max_rows, self.max_nodes, MOST_NODES * 16)
+        self.max_nodes = self._integer("max_nodes", policy.max_nodes, 1, MAX_NODES)
+        self.depth = self._integer("depth", policy.depth, 0, MAX_LEVELS)
+        self._max_rows = self._integer("max_rows", policy.max_rows, self.max_nodes, MAX_NODES * 16)
         self._expanded = 0
 
     @property
@@ -60,7 +60,7 @@ class CheckedPolicy(GrowthPolicy):
         self._policy.reset()
 
     def branch(self, level: int) -> int:
-        return self._integer("branch", self._policy.branch(level), 1, MOST_NODES)
+        return self._integer("branch", self._policy.branch(level), 1, MAX_NODES)
 
     def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
         chosen = self._policy.select(candidates, level, tree)

@@ -11,7 +11,7 @@ from itertools import accumulate, chain
 from typing import ClassVar
 
 from dyna_eval.measurements import Calibration
-from dyna_eval.methods import MOST_NODES
+from dyna_eval.methods import MAX_NODES
 from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection, top_nodes
 from dyna_eval_workers.tree import ROOT, Tree
 
@@ -104,7 +104,7 @@ class CostAware(GrowthPolicy):
 
     def __post_init__(self) -> None:
         self._draft_seconds = [0.0, *(self.calibration.draft(count) for count in range(1, self.width + 1))]
-        max_grown = min(self.depth * self.width * self._CHILDREN, MOST_NODES)
+        max_grown = min(self.depth * self.width * self._CHILDREN, MAX_NODES)
         max_pass = max(self.max_nodes + self._CHILDREN, max_grown) + 1
         self._verify_seconds = [self.calibration.verify(count) for count in range(max_pass + 1)]
         if self._draft_seconds[1] >= self._verify_seconds[1]:
