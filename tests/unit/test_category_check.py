@@ -110,7 +110,6 @@ def test_tables_by_category_and_others_stand_in_one_paper() -> None:
             r"{maths} & \multicolumn{2}{c}{prose} & \multicolumn{2}{c}{code}",
         ),
     ],
-    ids=str,
 )
 def test_a_change_of_form_alone_passes(edit: Callable[[str], str]) -> None:
     changed = edit(LATEX)
