@@ -87,7 +87,7 @@ def two_programs_for_a_cache(request: pytest.FixtureRequest, monkeypatch: pytest
     Their results are added up by the same code; eight run in the tests of a tree of seven.
     """
     if not ON_GPU and "tree_of_seven" not in request.node.name:
-        monkeypatch.setattr(runner_module, "_MOST_SPLITS", 2)
+        monkeypatch.setattr(runner_module, "_MAX_ATTEND_SPLITS", 2)
 
 
 @pytest.fixture(autouse=True)
