@@ -6,6 +6,7 @@ every figure keeps its definition, and speedups are against the baseline on the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dyna_eval.errors import InputError
@@ -24,11 +25,14 @@ OVERALL = "(overall)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CategoryReport:
-    """One category's report; `prompts` is the most of any of its rows."""
+    """One category's report."""
 
     category: str
     report: Report
-    prompts: int
+
+    @property
+    def prompts(self) -> int:
+        return most_prompts(self.report.rows)
 
     def row_for(self, overall: Row) -> Row:
         """Return the category's row of a row of the overall report."""
@@ -49,8 +53,7 @@ class CategoryGroup:
 
     @property
     def prompts(self) -> int:
-        """The most prompts of any row."""
-        return max((row.figures.prompts or 0 for row in self.rows if row.figures), default=0)
+        return most_prompts(self.rows)
 
     @property
     def best(self) -> Row | None:
@@ -74,6 +77,11 @@ class CategorizedReport:
         return [*measured, CategoryGroup(category=None, rows=overall)]
 
 
+def most_prompts(rows: Iterable[Row]) -> int:
+    """Return the most prompts of any row, 0 where none has figures."""
+    return max((row.figures.prompts or 0 for row in rows if row.figures), default=0)
+
+
 def categorized_report(record: SweepRecord, *, allow_mixed: bool = False) -> CategorizedReport:
     """Break a sweep's report down by category.
 
@@ -90,8 +98,7 @@ def categorized_report(record: SweepRecord, *, allow_mixed: bool = False) -> Cat
     found = []
     for category, prompts in _prompts_by_category(reported).items():
         report = build_report(on_prompts(reported, prompts), allow_mixed=allow_mixed)
-        counts = [row.figures.prompts or 0 for row in report.rows if row.figures]
-        found.append(CategoryReport(category=category, report=report, prompts=max(counts, default=0)))
+        found.append(CategoryReport(category=category, report=report))
     return CategorizedReport(overall=overall, categories=tuple(found))
 
 

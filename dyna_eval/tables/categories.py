@@ -132,11 +132,7 @@ def categories_csv(report: CategorizedReport) -> str:
     """Return a line per row and category, and one per row overall; figures unrounded, unknown ones empty."""
     return csv_text(
         _IN_CSV,
-        (
-            _csv_line(category, row)
-            for overall in report.overall.rows
-            for category, row in _rows_of(report, overall)
-        ),
+        (_csv_line(OVERALL if category is None else category, row) for category, row in _rows(report)),
     )
 
 
@@ -146,12 +142,12 @@ def _csv_line(category: str, row: Row) -> list[object]:
     return [own[name] if name in own else CSV_COLUMNS[name](row) for name in _IN_CSV]
 
 
-def _rows_of(report: CategorizedReport, overall: Row) -> Iterator[tuple[str, Row]]:
-    """Return a row in every category that its pair has, and overall."""
-    for one in report.categories:
-        if any(row.figures for row in one.report.rows_of(overall.pair)):
-            yield one.category, one.row_for(overall)
-    yield OVERALL, overall
+def _rows(report: CategorizedReport) -> Iterator[tuple[str | None, Row]]:
+    """Return each row in every category that its pair has, and overall, under None."""
+    for pair in report.overall.pairs:
+        groups = report.groups(pair)
+        for rows in zip(*(group.rows for group in groups), strict=True):
+            yield from zip((group.category for group in groups), rows, strict=True)
 
 
 def categories_json(report: CategorizedReport) -> dict[str, object]:
