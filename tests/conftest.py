@@ -12,10 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dyna_eval_workers.collector import collect_rarely
 
 
 def pytest_configure() -> None:
-    """Let Triton interpret its kernels where there is no GPU, which it asks when it is first imported."""
+    """Spare the time of collections, and let Triton interpret its kernels where there is no GPU.
+
+    It asks for that when it is first imported.
+    """
+    collect_rarely()
     if not list(Path("/dev").glob("nvidia[0-9]*")):
         os.environ["TRITON_INTERPRET"] = "1"
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
+from dyna_eval_workers.collector import collect_rarely
+
 from dyna_eval.errors import DynaEvalError, first_line, raised_line
 from dyna_eval.jobs import ResolvedSweep, SweepSpec
 from dyna_eval.sweeps.expansion import resolved
@@ -53,6 +55,7 @@ def _inspect(sender: Connection, spec: SweepSpec) -> None:
     """Send the pairs and prompts of a sweep, or what is wrong with them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    collect_rarely()
     from dyna_eval_workers.resolution import inspect_sweep  # noqa: PLC0415 - torch is imported here alone
 
     try:

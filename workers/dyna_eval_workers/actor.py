@@ -13,6 +13,7 @@ from dyna_eval.errors import DynaEvalError, ForeignError
 from dyna_eval.jobs import Job, PromptSet
 from dyna_eval.measurements import Environment, JobResult
 from dyna_eval.monitoring import ActorExport
+from dyna_eval_workers import collector
 
 
 @ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"heartbeat": 1})
@@ -21,6 +22,7 @@ class DecodingActor:
 
     def __init__(self, *, name: str, threads: int, gpus: float = 0) -> None:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        collector.collect_rarely()
         import torch  # noqa: PLC0415 - here alone, as the module says
 
         from dyna_eval_workers.memory import memory_told  # noqa: PLC0415
