@@ -720,7 +720,7 @@ def test_the_late_answer_of_a_worker_that_was_given_up_is_discarded_and_logged(
         stopped = worker_processes()[0]
         stopped.suspend()
         try:
-            wait_until(lambda: bool(happened(Happening.RETRIED)), 60)
+            wait_until(lambda: bool(happened(Happening.RETRIED)))
         finally:
             stopped.resume()
 

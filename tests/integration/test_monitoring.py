@@ -141,7 +141,7 @@ def free_port() -> int:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 500
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
