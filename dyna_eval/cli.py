@@ -115,7 +115,7 @@ class InOrderOfUse(click.Group):
 def cli() -> None:
     """Run ablations of speculative decoding and report them.
 
-    SWEEP is a sweep's name or number; without it, the latest sweep.
+    SWEEP is a sweep's number or name, the latest one of that name; without it, the latest sweep.
 
     Results go to stdout, progress and mistakes to stderr. Exit status: 0 done; 1 a job failed or was
     cancelled, a row regressed, or a check found something; 2 bad input, told in one line; 130 interrupted.
