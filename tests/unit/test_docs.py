@@ -21,6 +21,7 @@ from dyna_eval.sweeps.sections import SweepFile
 from dyna_eval.tables.report_json import to_json
 from tests.documents import (
     PAGES,
+    PAGES_ON_CODE,
     ROOT,
     SWEEP,
     Fence,
@@ -194,7 +195,7 @@ def is_sweep(fence: Fence) -> bool:
 # ------------------------------------------------------------------------- pages
 
 
-@every_page
+@pytest.mark.parametrize("page", [*PAGES, *PAGES_ON_CODE], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_what_is_there(page: Path) -> None:
     for line, target in links(page):
         if "://" in target:
