@@ -1,7 +1,7 @@
 """The `dyna-eval` command. Results go to stdout, progress and mistakes to stderr.
 
-Exit status: 0 done; 1 some job failed, or `compare` found a regression; 2 bad input or usage, told in one
-line; 130 interrupted.
+Exit status: 0 done; 1 a job failed or was cancelled, a row regressed, or a check found something; 2 bad input
+or usage, told in one line; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class InOrderOfUse(click.Group):
 def cli() -> None:
     """Run ablations of speculative decoding and report them.
 
-    SWEEP is a sweep's name or number; without it, the latest sweep.
+    SWEEP is a sweep's number or name, the latest one of that name; without it, the latest sweep.
 
     Results go to stdout, progress and mistakes to stderr. Exit status: 0 done; 1 a job failed or was
     cancelled, a row regressed, or a check found something; 2 bad input, told in one line; 130 interrupted.

@@ -169,7 +169,7 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasureSpec:
-    """How to measure: repeats per configuration, warm-up prompts, and how often an actor runs AR itself.
+    """How to measure: repeats per configuration, warm-up runs, and how often an actor runs AR itself.
 
     With `max_repeats`, `repeats` is how many there are at first: more are added until every speedup is known
     to within `precision` (`dyna_eval.running.repeats`), or there are so many. `tune_fraction` is the share of

@@ -23,6 +23,12 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 
+PAGES_ON_CODE = [
+    *(ROOT / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "benchmarks/README.md")),
+    *(ROOT / part / "README.md" for part in ("workers", "db", "dashboards")),
+]
+"""What is read beside the code: its links are tested, its commands are not."""
+
 _NOT_RUN = re.compile(r"<!-- not run: (.+?) -->", re.DOTALL)
 
 

@@ -91,8 +91,8 @@ def choice(method: Method, samples: Iterable[Sample]) -> dict[str, object]:
     """Return the answer to one prompt, whose repeats are the turns.
 
     `accept_lengths` are the tokens that each round emitted, bonus token included; they are 1 for the target
-    alone, and missing for a peer that does not tell its rounds. `prefill_time`, which Spec-Bench does not
-    have, is what its own `wall_time` holds beside ours.
+    alone, and none for a peer that does not tell its rounds. `prefill_time`, which Spec-Bench does not have,
+    is what its own `wall_time` holds beside ours.
     """
     turns = list(samples)
     lengths = [_accept_lengths(method, sample) for sample in turns]

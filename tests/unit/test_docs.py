@@ -21,6 +21,7 @@ from dyna_eval.sweeps.sections import SweepFile
 from dyna_eval.tables.report_json import to_json
 from tests.documents import (
     PAGES,
+    PAGES_ON_CODE,
     ROOT,
     SWEEP,
     Fence,
@@ -69,6 +70,24 @@ def test_the_architecture_names_modules_that_there_are() -> None:
     assert len(named) > 30
     for name in named - {"docs/reference/"}:
         assert any(path.endswith(f"/{name}") for path in there), name
+
+
+def test_every_module_is_in_the_list_of_its_package() -> None:
+    """Who looks for something finds its file there: in ARCHITECTURE.md, or in the part's own README."""
+    architecture = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = architecture.partition("## Which module")[2].partition("\n## ")[0].splitlines()
+    for module in (ROOT / "dyna_eval").rglob("*.py"):
+        if module.stem != "__init__":
+            folder = f"`{module.parent.relative_to(ROOT)}/`"
+            listed = [row for row in rows if folder in row or f"`{module.relative_to(ROOT)}`" in row]
+            assert any(re.search(rf"[`/]{module.stem}(\.py)?`", row) for row in listed), module
+
+    for part in ("workers", "db", "dashboards"):
+        listed_there = (ROOT / part / "README.md").read_text(encoding="utf-8")
+        for path in next((ROOT / part).glob("dyna_eval_*")).iterdir():
+            name = f"{path.name}/" if path.is_dir() else path.name
+            if name not in ("__init__.py", "__pycache__/", "py.typed"):
+                assert f"`{name}`" in listed_there, path
 
 
 # ------------------------------------------------------------------------ fences
@@ -176,7 +195,7 @@ def is_sweep(fence: Fence) -> bool:
 # ------------------------------------------------------------------------- pages
 
 
-@every_page
+@pytest.mark.parametrize("page", [*PAGES, *PAGES_ON_CODE], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_what_is_there(page: Path) -> None:
     for line, target in links(page):
         if "://" in target:
