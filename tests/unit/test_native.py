@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from dyna_eval_workers import native
+from dyna_eval_workers.memory import free_unreachable
 from dyna_eval_workers.native import kernels, weights
 from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.runner import COMMITTED, Runner, TorchRunner
@@ -22,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dyna_eval.errors import NoKernelsError, UnsupportedModelError
-from tests.models import SUPPORTED, VOCABULARY, tiny_model
+from tests.models import SUPPORTED, VOCABULARY, tiny_llama, tiny_model
 from tests.runners import native_runner
 
 PROMPT = [17, 5, 250, 31, 8]
@@ -570,6 +571,41 @@ def test_tensors_of_all_sizes_are_copied_side_by_side_at_cache_lines(monkeypatch
         assert copy.dtype is tensor.dtype
         assert torch.equal(copy, tensor)
         assert copy.data_ptr() % 64 == 0
+
+
+@pytest.mark.parametrize("takes_model", [True, False])
+def test_a_model_whose_weights_are_taken_is_never_in_memory_twice(
+    takes_model: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while it is copied, and what the process then held is the system's again."""
+    native_runner(tiny_model("llama", seed=1))  # or skips
+    model = tiny_llama(seed=1, hidden=512, layers=12)
+    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    free_unreachable()
+    before, held = anonymous_bytes(), []
+    copy_of = weights._Memory.copy_of
+
+    def watched(memory: weights._Memory, tensor: torch.Tensor) -> torch.Tensor:
+        copy = copy_of(memory, tensor)
+        held.append(anonymous_bytes() - before)
+        return copy
+
+    monkeypatch.setattr(weights._Memory, "copy_of", watched)
+    NativeRunner(model, takes_model=takes_model)
+    if takes_model:
+        assert max(held) < 0.5 * size
+    else:
+        assert max(held) > 0.9 * size
+
+
+def anonymous_bytes() -> int:
+    """Return how much memory this process holds that is no file's."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("the system does not say how much memory a process holds")
+    found = re.search(r"RssAnon:\s+(\d+) kB", status.read_text())
+    assert found
+    return 1024 * int(found[1])
 
 
 def test_weights_that_memory_has_no_room_for_are_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:

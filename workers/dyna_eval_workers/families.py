@@ -63,6 +63,8 @@ class Block:
     of each head stand together.
     """
 
+    layer: Any
+    """The module of transformers' whose weights these are."""
     norm: Any
     mlp_norm: Any
     qkv: Linear
@@ -165,6 +167,7 @@ def _activation(name: str) -> Activation:
 def _gpt_neox(model: Any, config: Any) -> Stack:
     def block(layer: Any) -> Block:
         return Block(
+            layer=layer,
             norm=layer.input_layernorm,
             mlp_norm=layer.post_attention_layernorm,
             qkv=_single(layer.attention.query_key_value),
@@ -195,6 +198,7 @@ def _llama(model: Any, config: Any) -> Stack:
     def block(layer: Any) -> Block:
         attention, mlp = layer.self_attn, layer.mlp
         return Block(
+            layer=layer,
             norm=layer.input_layernorm,
             mlp_norm=layer.post_attention_layernorm,
             qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
@@ -228,6 +232,7 @@ def _phi(model: Any, config: Any) -> Stack:
     def block(layer: Any) -> Block:
         attention = layer.self_attn
         return Block(
+            layer=layer,
             norm=layer.input_layernorm,
             mlp_norm=layer.input_layernorm,
             qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
@@ -258,6 +263,7 @@ def _gpt2(model: Any, config: Any) -> Stack:
 
     def block(layer: Any) -> Block:
         return Block(
+            layer=layer,
             norm=layer.ln_1,
             mlp_norm=layer.ln_2,
             qkv=_conv1d(layer.attn.c_attn),
@@ -290,6 +296,7 @@ def _opt(model: Any, config: Any) -> Stack:
     def block(layer: Any) -> Block:
         attention = layer.self_attn
         return Block(
+            layer=layer,
             norm=layer.self_attn_layer_norm,
             mlp_norm=layer.final_layer_norm,
             qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),

@@ -15,7 +15,7 @@ from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.enlarged import enlarge
 from dyna_eval_workers.fused.runner import FusedRunner
-from dyna_eval_workers.memory import ran_out
+from dyna_eval_workers.memory import give_back_freed, ran_out
 from dyna_eval_workers.model_files import (
     ENLARGED,
     ModelFiles,
@@ -79,6 +79,7 @@ def load_pair(pair: Pair, device: torch.device, *, gpus: int = 1) -> LoadedPair:
             f"{target_source.name}: the tokenizer is missing, or changed since the sweep was submitted; "
             "put the same files there, or submit the sweep again"
         )
+    give_back_freed()  # before any job's peak is counted
     decoder = Decoder(target, draft, vocabulary=len(tokenizer), end_tokens=pair.end_tokens)
     limit = common_position_limit(runner.position_limit for runner in (target, draft) if runner is not None)
     return LoadedPair(pair=pair, decoder=decoder, tokenizer=tokenizer, position_limit=limit, gpus=gpus)
@@ -101,7 +102,7 @@ def _load_runner(files: ModelFiles, pair: Pair, device: torch.device, *, gpus: i
         reasons: list[str] = []
         for kind in faster:
             try:
-                runner = kind(loaded)
+                runner = _runner_of(kind, loaded)
                 self_test(runner, expected, files.name)
             except PairError as error:
                 reasons.append(f"{kind.passes} fail the self-test: {_reason_of(error, files.name)}")
@@ -112,8 +113,15 @@ def _load_runner(files: ModelFiles, pair: Pair, device: torch.device, *, gpus: i
             else:
                 runner.fallback = reasons[0] if reasons else ""
                 return runner
+        if not all(weight.numel() for weight in loaded.parameters()):  # the CPU's kernels have taken them
+            plain = TorchRunner(_load_model(files, pair.dtype, device))
         plain.fallback = "; ".join(reasons)
         return plain
+
+
+def _runner_of(kind: type[NativeRunner | GraphRunner], model: Any) -> NativeRunner | GraphRunner:
+    """Return a runner for a loaded model; the CPU's kernels take its weights, lest they be there twice."""
+    return NativeRunner(model, takes_model=True) if kind is NativeRunner else kind(model)
 
 
 def _reason_of(error: PairError, model: str) -> str:

@@ -1,7 +1,9 @@
-"""Memory that runs out, whatever the library that noticed calls it."""
+"""Memory that runs out, whatever the library that noticed calls it, and memory that is given back."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,3 +31,15 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
     )
+
+
+def free_unreachable() -> None:
+    """Free what nothing refers to any more but itself, such as compiled models, and give it back."""
+    gc.collect()
+    give_back_freed()
+
+
+def give_back_freed() -> None:
+    """Give the system what was freed, which glibc would keep; other C libraries do as they like."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from dyna_eval_workers.environment import capture_environment, peak_memory_bytes
 from dyna_eval_workers.exactness import PEER_TIE_ULP, TokenComparison, compare_tokens
 from dyna_eval_workers.external import external_policy
 from dyna_eval_workers.loading import LoadedPair, load_pair
+from dyna_eval_workers.memory import free_unreachable
 from dyna_eval_workers.peers import PeerDecoder
 from dyna_eval_workers.traces import draft_tree
 
@@ -89,7 +89,7 @@ class DecodingSession:
             return self._run(job, prompts)
         finally:
             if job.configuration.method.is_peer:
-                gc.collect()  # a compiled model refers to itself, and would stay in memory
+                free_unreachable()  # a compiled model refers to itself
 
     def _run(self, job: Job, prompts: PromptSet) -> JobResult:
         active = self._use(job.pair)
@@ -133,7 +133,7 @@ class DecodingSession:
         if self._active is None or not self._active.pair.pair.same_models(pair):
             self._active = None
             self.environment = capture_environment(self.device, None, gpus=self.gpus)
-            gc.collect()  # frees the memory before the next pair needs it, also what refers to itself
+            free_unreachable()  # before the next pair needs the memory
             self._references.clear()
             self._active = _ActivePair.load(pair, self.device, self.gpus)
             self.environment = self._active.environment
@@ -188,7 +188,7 @@ class _ActivePair:
         decoder = self.pair.decoder
         if configuration.method.is_peer:
             decoder.prepare(tokens, greedy=greedy)
-            gc.collect()  # models of a peer's job that failed, which its traceback held
+            free_unreachable()  # models of a peer's job that failed, which its traceback held
             peer = PeerDecoder(
                 *self.pair.peer_models(configuration),
                 vocabulary=len(self.pair.tokenizer),

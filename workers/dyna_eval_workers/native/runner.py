@@ -22,7 +22,8 @@ _PREFILL_TOKENS = 128  # tokens of a prompt in one pass: bounds the memory for a
 class NativeRunner:
     """Runs a model of a known family on a CPU; raises NoKernelsError or UnsupportedModelError if it cannot.
 
-    The weights are copied: the transformers model may be dropped.
+    The weights are copied: the transformers model may be dropped. With `takes_model` it must be, for its own
+    are freed, one layer after the other, so that no more than one is in memory twice.
     """
 
     backend = "compile"
@@ -30,10 +31,12 @@ class NativeRunner:
     passes = "the kernels"
     """Their name in messages, as in "the kernels fail the self-test"."""
 
-    def __init__(self, model: Any, *, threads: int | None = None) -> None:
+    def __init__(self, model: Any, *, threads: int | None = None, takes_model: bool = False) -> None:
         self._kernels = kernels()
         self._panel = self._kernels.dyna_panel()
-        self._weights = Weights(model, threads=threads or torch.get_num_threads(), panel=self._panel)
+        self._weights = Weights(
+            model, threads=threads or torch.get_num_threads(), panel=self._panel, takes_model=takes_model
+        )
         self.vocabulary = self._weights.vocabulary
         self.position_limit = position_limit(model.config)
         self.dtype, self.device = next(model.parameters()).dtype, torch.device("cpu")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dyna_eval_workers.families import Block, Stack, is_rms, rotary_size, stack_of
+from dyna_eval_workers.memory import give_back_freed
 
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -100,17 +102,21 @@ class _Memory:
 
 
 class Weights:
-    """A model's weights in panels of so many outputs; `model` and `layers` live as long as this."""
+    """A model's weights in panels of so many outputs; `model` and `layers` live as long as this.
 
-    def __init__(self, model: Any, *, threads: int, panel: int) -> None:
+    With `takes_model` each layer of the transformers model is freed once it is copied.
+    """
+
+    def __init__(self, model: Any, *, threads: int, panel: int, takes_model: bool = False) -> None:
         stack = stack_of(model)
+        count = len(stack.blocks)
         self._panel = panel
         self._memory = _Memory()
         self._kept: list[Tensor] = []
         self.rotary = stack.rotary
         self.vocabulary = int(stack.head[0].shape[0])
         tied = stack.embedding.data_ptr() == stack.head[0].data_ptr()
-        self.layers = (_Layer * len(stack.blocks))(*(self._layer(stack, block) for block in stack.blocks))
+        self.layers = (_Layer * count)(*self._layers(stack, frees=takes_model))
         embedding = None if tied else _narrowest(stack.embedding.detach())
         self.model = _Model(
             hidden=stack.embedding.shape[1],
@@ -120,7 +126,7 @@ class Weights:
             rotary=rotary_size(stack),
             inner=stack.inner,
             vocabulary=self.vocabulary,
-            layers=len(stack.blocks),
+            layers=count,
             root_mean_square=is_rms(stack.norm),
             activation=stack.activation,
             gated=stack.gated,
@@ -138,6 +144,15 @@ class Weights:
             norm_bias=self._vector(getattr(stack.norm, "bias", None)),
             head_matrix=self._matrix(*stack.head),
         )
+        if takes_model:
+            _free(model)
+
+    def _layers(self, stack: Stack, *, frees: bool) -> Iterator[_Layer]:
+        while stack.blocks:
+            block = stack.blocks.pop(0)
+            yield self._layer(stack, block)
+            if frees:
+                _free(block.layer)
 
     def _layer(self, stack: Stack, block: Block) -> _Layer:
         up = _interleaved(*block.up, half=self._panel // 2) if stack.gated else block.up
@@ -178,6 +193,12 @@ class Weights:
             return None
         self._kept.append(self._memory.copy_of(tensor))
         return self._kept[-1].data_ptr()
+
+
+def _free(module: Any) -> None:
+    for parameter in module.parameters():
+        parameter.data = parameter.data.new_empty(0)
+    give_back_freed()
 
 
 def _narrowest(weight: Tensor) -> Tensor:
