@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.output import print_json
+from dyna_eval.commands.output import print_json, write_whole
 from dyna_eval.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def write_answers(store: Store, record: SweepRecord, folder: Path, *, allow_mixe
         path = folder / file.name
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            write_whole(path, "".join(f"{line}\n" for line in lines))
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}; choose another folder") from error
         click.echo(f"wrote {path}", err=True)

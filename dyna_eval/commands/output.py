@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,15 +45,35 @@ def stdout_kept_clean() -> Iterator[None]:
 def write_own(path: Path, text: str, *, is_own: Callable[[bytes], bool]) -> None:
     """Write a file, and say so on stderr.
 
-    `is_own` tells by its content whether a file is one that dyna-eval may write anew. Raises InputError where
-    another one stands there, or where nothing can be written.
+    `is_own` tells by its content whether a file is one that dyna-eval may write anew; an empty one always is,
+    and pipes and devices are just written to. Raises InputError where another file stands there, or where
+    nothing can be written.
     """
     try:
-        if path.exists() and not is_own(path.read_bytes()):
+        if path.is_file() and path.stat().st_size and not is_own(path.read_bytes()):
             raise InputError(
                 f"{path}: exists, and is not as dyna-eval wrote it; move it away, or name another file"
             )
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}; name another file") from error
     click.echo(f"wrote {path}", err=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is whole or as it was, also where the disk is full or the command is stopped.
+
+    Raises OSError.
+    """
+    if path.exists() and not path.is_file():  # a pipe or a device
+        path.write_text(text, encoding="utf-8")
+        return
+    target = Path(os.path.realpath(path))  # what a link names, not the link, becomes another file
+    beside = target.with_name(f".dyna-eval-{os.getpid()}.part")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        if target.exists():
+            shutil.copymode(target, beside)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
