@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import click
 
 from dyna_eval.errors import InputError
+from dyna_eval.whole_file import write_whole
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
@@ -54,26 +54,7 @@ def write_own(path: Path, text: str, *, is_own: Callable[[bytes], bool]) -> None
             raise InputError(
                 f"{path}: exists, and is not as dyna-eval wrote it; move it away, or name another file"
             )
-        write_whole(path, text)
+        write_whole(path, text.encode())
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}; name another file") from error
     click.echo(f"wrote {path}", err=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is whole or as it was, also where the disk is full or the command is stopped.
-
-    Raises OSError.
-    """
-    if path.exists() and not path.is_file():  # a pipe or a device
-        path.write_text(text, encoding="utf-8")
-        return
-    target = Path(os.path.realpath(path))  # what a link names, not the link, becomes another file
-    beside = target.with_name(f".dyna-eval-{os.getpid()}.part")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        if target.exists():
-            shutil.copymode(target, beside)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)

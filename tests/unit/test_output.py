@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import os
-import resource
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from dyna_eval.commands.output import write_own
 from dyna_eval.errors import InputError
+from tests.disks import room_for
 
 OWN = "ours: "
 
 
 def write(path: Path, text: str) -> None:
     write_own(path, OWN + text, is_own=lambda content: content.startswith(OWN.encode()))
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Let no file become larger than a size in bytes, for the time of a block."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_file_of_ours_is_written_anew_and_another_one_is_left_as_it_is(tmp_path: Path) -> None:
