@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import random
 import sqlite3
 import time
@@ -37,10 +38,12 @@ _SQLITE_AWAY = frozenset(
 )
 """Primary codes of what may pass: somebody else's lock, a disk without room, a folder that is away."""
 
+_DAMAGED = "the file is damaged, put a copy of it in its place"
 MAY_WRITE = "see that you may write the file and its folder"
 _ADVICE = {
     "file is not a database": "it is a file of another kind, choose another name",
-    "database disk image is malformed": "the file is damaged, put a copy of it in its place",
+    "database disk image is malformed": _DAMAGED,
+    "malformed database schema": _DAMAGED,
     "unable to open database file": MAY_WRITE,
     "attempt to write a readonly database": MAY_WRITE,
     "database is locked": "another process has been writing to it for too long",
@@ -72,6 +75,9 @@ def reported(address: URL) -> Iterator[None]:
             reason = reason.replace(secret, "***")
         kind = DatabaseAwayError if _is_away(error) else DatabaseError
         raise kind(f"{shown(address)}: {reason}{_advice(reason)}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:  # SQLite gives out what it stores unchecked
+        what = f"what is stored cannot be read ({first_line(error)}); {_DAMAGED}"
+        raise DatabaseError(f"{shown(address)}: {what}") from error
 
 
 def _secrets(address: URL) -> set[str]:

@@ -10,6 +10,7 @@ import click
 
 from dyna_eval.commands.output import print_json
 from dyna_eval.errors import InputError
+from dyna_eval.whole_file import write_whole
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
@@ -50,7 +51,7 @@ def write_answers(store: Store, record: SweepRecord, folder: Path, *, allow_mixe
         path = folder / file.name
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            write_whole(path, "".join(f"{line}\n" for line in lines).encode())
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}; choose another folder") from error
         click.echo(f"wrote {path}", err=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from dyna_eval.errors import InputError
+from dyna_eval.whole_file import write_whole
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
@@ -44,15 +45,16 @@ def stdout_kept_clean() -> Iterator[None]:
 def write_own(path: Path, text: str, *, is_own: Callable[[bytes], bool]) -> None:
     """Write a file, and say so on stderr.
 
-    `is_own` tells by its content whether a file is one that dyna-eval may write anew. Raises InputError where
-    another one stands there, or where nothing can be written.
+    `is_own` tells by its content whether a file is one that dyna-eval may write anew; an empty one always is,
+    and pipes and devices are just written to. Raises InputError where another file stands there, or where
+    nothing can be written.
     """
     try:
-        if path.exists() and not is_own(path.read_bytes()):
+        if path.is_file() and path.stat().st_size and not is_own(path.read_bytes()):
             raise InputError(
                 f"{path}: exists, and is not as dyna-eval wrote it; move it away, or name another file"
             )
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text.encode())
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}; name another file") from error
     click.echo(f"wrote {path}", err=True)

@@ -77,8 +77,11 @@ def report(
     from dyna_eval.reports.presets import Preset
 
     if paper.papers:
-        if sweep is not None or sources:
-            raise click.UsageError("--check finds the sweeps by what is in the paper; name none")
+        beside = (sweep is not None, sources, rows, preset, figures, page, by_category, spec_bench)
+        if any(beside) or paper.writes_files or paper.style != PLAIN or form not in (None, "json"):
+            raise click.UsageError(
+                "--check finds sweeps and tables by what is in the paper; beside it are only --json and --db"
+            )
         return check_papers(paper.papers, database, as_json=form == "json")
     if sweep is not None and sources:
         raise click.UsageError("name one SWEEP, or several with --from")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dyna_eval.reports.report import Report
 
 _PROMPTS = 3
+_MAX_PROMPTS = 1_000_000
+"""More than a browser could show; a database would refuse to count much further."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--html-prompts",
             metavar="N",
-            type=click.IntRange(min=0),
+            type=click.IntRange(0, _MAX_PROMPTS),
             help="Show the texts, rounds and draft trees of each row's first N prompts there."
             f"  [default: {_PROMPTS}]",
         ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.plots import ablation, costs, curves, drafts, look, paired
-from dyna_eval.reports.cells import pair_slugs, slug
+from dyna_eval.reports.cells import pair_slugs, slug, sweep_numbers
 from dyna_eval.reports.report import Report, Row
 from dyna_eval.series.costs import cost_chart, phase_bars
 from dyna_eval.series.drafts import depth_rates, tree_sizes
@@ -115,7 +115,7 @@ def write(drawings: Sequence[Drawing], report: Report, directory: Path) -> Itera
 
     Raises InputError where the folder cannot be written.
     """
-    origin = f"sweep {report.sweep_id} '{one_line(report.name)}', digest {report.digest}"
+    origin = f"{sweep_numbers(report)} '{one_line(report.name)}', digest {report.digest}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for drawing in drawings:

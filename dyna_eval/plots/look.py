@@ -6,6 +6,7 @@ matplotlib is loaded when a figure is drawn, by its objects alone; its global st
 
 from __future__ import annotations
 
+import io
 import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dyna_eval.reports.cells import confidence_level
 from dyna_eval.reports.report import Report
 from dyna_eval.series.measured import Entry, Estimate
+from dyna_eval.whole_file import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +89,9 @@ def save(draw: Callable[[], Figure], stem: Path, *, title: str, origin: str) -> 
         figure = draw()
         settle(figure)
         for path, form in zip(paths, FORMATS, strict=True):
-            figure.savefig(path, dpi=200, metadata=metadata[form])
+            drawn = io.BytesIO()  # on a full disk matplotlib would fail in a way of its own
+            figure.savefig(drawn, format=form, dpi=200, metadata=metadata[form])
+            write_whole(path, drawn.getvalue())
     return paths
 
 

@@ -317,6 +317,28 @@ def test_options_of_figures_and_of_the_web_page_need_a_place_for_them(workplace:
     assert "--html FILE" in quick_complaint(workplace, "report", "--html-prompts", "1")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["1"],
+        ["--html", "page.html"],
+        ["--plots", "figures"],
+        ["--by-category"],
+        ["--latex"],
+        ["--columns", "gain"],
+    ],
+    ids=" ".join,
+)
+def test_a_check_is_asked_for_nothing_else(workplace: Workplace, options: list[str]) -> None:
+    workplace.write("paper.tex", "")
+    assert "--check finds" in quick_complaint(workplace, "report", "--check", "paper.tex", *options)
+
+
+def test_no_database_is_asked_for_more_prompts_than_it_can_count(workplace: Workplace) -> None:
+    many = ["--html", "page.html", "--html-prompts", "1" + "0" * 30]
+    assert "'--html-prompts': 1000" in quick_complaint(workplace, "report", *many)
+
+
 # -------------------------------------------------------------- models and prompts
 
 

@@ -435,3 +435,31 @@ def test_figures_of_a_report_take_the_theme_that_was_chosen_on_another_of_its_pa
     )
     assert drawn.first.bounding_box() == width
     assert watched.complaints == []
+
+
+def test_a_report_that_is_printed_has_all_figures_and_columns_in_the_colours_of_paper(
+    browser: Browser, finished: Workplace
+) -> None:
+    assert finished.run_here("report", "--html", "page.html").status == 0
+    watched = Watched(browser, "file:", viewport={"width": 700, "height": 300}, color_scheme="light")
+    page = watched.page
+    page.goto((finished.folder / "page.html").as_uri())
+    for _ in range(2):
+        page.get_by_role("button", name="Theme").click()  # light, then dark
+    drawn = page.locator(".js-plotly-plot")
+    assert drawn.count() < 4  # what was not scrolled to is not drawn
+    page.evaluate(
+        "addEventListener('beforeprint', () => {"
+        " window.fill = getComputedStyle(document.querySelector('.bars .point path')).fill; })"
+    )
+    page.pdf()
+    assert drawn.count() == 4
+    assert page.evaluate("window.fill") == "rgb(68, 119, 170)"  # of the light theme, as is the text:
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 31, 36)"
+    overhang = "[...document.querySelectorAll('.first .scroll')].map(e => e.scrollWidth - e.clientWidth)"
+    assert page.evaluate(overhang) == [0]
+    page.emulate_media(media="screen")
+    assert page.get_by_role("button", name="Theme: dark").count() == 1
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
+    assert watched.complaints == []

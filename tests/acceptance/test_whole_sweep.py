@@ -285,7 +285,7 @@ def test_macros_and_prose_are_written_for_a_paper(swept: Swept) -> None:
         (["--latex", "--side-by-side"], "has one pair"),
         (["--check", "sweep.yaml"], "sweep.yaml: no table, prose or macros that dyna-eval wrote"),
         (["--check", "missing.tex"], "missing.tex: cannot be read"),
-        (["small", "--check", "sweep.yaml"], "name none"),
+        (["small", "--check", "sweep.yaml"], "beside it are only --json and --db"),
         (["--macros", "missing/macros.tex"], "missing/macros.tex: cannot be written"),
     ],
 )

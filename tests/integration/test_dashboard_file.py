@@ -21,6 +21,7 @@ from measurements import make_result, make_sweep
 from served import client_of, database, fill, hostile_sweep
 from starlette.testclient import TestClient
 
+from dyna_eval.reports.joined_report import joined_report
 from dyna_eval.reports.measured_report import build_report
 
 
@@ -135,6 +136,19 @@ def test_a_row_without_a_done_job_has_none(tmp_path: Path) -> None:
         file = written(url)
         assert list(of_kind(held_pages(file), JOB)) == [f"/jobs/{claim.job_id}"]
         assert file.count(">prompts</a>") == 1
+
+
+def test_of_joined_sweeps_it_names_all_and_holds_jobs_of_each(tmp_path: Path) -> None:
+    url = database(tmp_path)
+    for name in ("first", "second"):
+        fill(url, make_sweep(name))
+    store = WatchedStore.open(url)
+    file = to_html(joined_report([store.record(1), store.record(2)], allow_mixed=True), store, prompts=1)
+    store.close()
+    pages = held_pages(file)
+    assert '<span class="k">Sweeps</span> <span class="num">1, 2</span>' in pages["table"]
+    assert len(of_kind(pages, JOB)) == 4
+    assert '<span class="k">Sweep</span> <span class="num">1</span>' in held_pages(written(url))["table"]
 
 
 def test_it_says_what_it_leaves_out(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

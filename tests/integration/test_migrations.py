@@ -361,6 +361,22 @@ def test_half_a_file_is_told_to_be_damaged(tmp_path: Path) -> None:
     assert str(refused.value).endswith("malformed; the file is damaged, put a copy of it in its place")
 
 
+@pytest.mark.parametrize(
+    ("whole", "damaged"),
+    [(b"CREATE TABLE sample", b"CREATE \x9cABLE sample"), (b'"target_digest"', b'"target_digest@')],
+    ids=["the schema", "a value"],
+)
+def test_a_file_with_a_wrong_byte_is_told_to_be_damaged(tmp_path: Path, whole: bytes, damaged: bytes) -> None:
+    file = tmp_path / "store.db"
+    with Store.open(f"sqlite:///{file}", create=True) as store:
+        store.add_sweep(make_sweep())
+    assert whole in file.read_bytes()
+    file.write_bytes(file.read_bytes().replace(whole, damaged))
+    with pytest.raises(DatabaseError) as refused, Store.open(f"sqlite:///{file}", create=False) as store:
+        store.record(1)
+    assert str(refused.value).endswith("; the file is damaged, put a copy of it in its place")
+
+
 def test_a_user_without_rights_is_told_what_to_ask_for(postgres_server: Server) -> None:
     postgres_server.empty()
     with bare_engine(parse_address(postgres_server.url)).begin() as owner:

@@ -54,6 +54,7 @@ from dyna_eval.reports.measured_report import build_report
 from dyna_eval.series.costs import PHASES, PhaseBar, phase_bars
 from dyna_eval.series.measured import Entry, Measured
 from dyna_eval.series.swept import Measure, heat_map
+from tests.disks import room_for
 
 TREES = [
     Configuration(
@@ -498,6 +499,12 @@ def test_a_folder_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write figures there"):
         ablation_bars(build_report(record()), tmp_path / "file")
+
+
+def test_no_part_of_a_figure_lies_on_a_full_disk(tmp_path: Path) -> None:
+    with room_for(2000), pytest.raises(InputError, match="cannot write figures there: File too large"):
+        ablation_bars(build_report(record()), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_bars_alone_need_no_record(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from report_records import FOUR_STEPS, LINEAR, change_jobs, record
 
 from dyna_eval.errors import InputError, MixedRowsError
@@ -131,6 +132,14 @@ def test_every_renderer_prints_an_imported_sweep(tmp_path: Path) -> None:
         "ablation.png",
     ]
     json.dumps(to_json(report), allow_nan=False)
+
+
+def test_a_figure_of_joined_sweeps_names_all_of_them(tmp_path: Path) -> None:
+    other = second(record([FOUR_STEPS[0], FOUR_STEPS[3]]))
+    report = joined_report([record(FOUR_STEPS[:2]), other], allow_mixed=True)
+    [png] = [path for path in ablation_bars(report, tmp_path) if path.suffix == ".png"]
+    with Image.open(png) as image:
+        assert image.info["Description"].startswith("sweeps 1, 2 '")  # type: ignore[attr-defined]
 
 
 def test_the_prose_claims_of_an_imported_throughput_no_more_than_its_file_does(tmp_path: Path) -> None:

@@ -91,5 +91,18 @@
   places.forEach((place) => watcher.observe(place));
   document.addEventListener("fresh", () => places.filter((place) => seen.has(place) && place.dataset.figure).forEach(load));
   document.addEventListener("theme", () => places.forEach(draw));
+
+  // Paper is white, and has figures too that were not scrolled to.
+  const root = document.documentElement;
+  let chosen;
+  addEventListener("beforeprint", () => {
+    chosen = root.dataset.theme;
+    root.dataset.theme = "light";
+    places.forEach((place) => (place.known ? draw(place) : load(place)));
+  });
+  addEventListener("afterprint", () => {
+    if (chosen) root.dataset.theme = chosen; else delete root.dataset.theme;
+    places.forEach(draw);
+  });
   window.addEventListener("hashchange", () => places.forEach(draw)); // the window or the theme may have changed meanwhile
 })();
