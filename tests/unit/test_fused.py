@@ -1,14 +1,18 @@
 """Fused kernels compute what transformers computes, and the same numbers however many nodes a pass has.
 
-Without a GPU Triton's interpreter runs the kernels, which knows no arithmetic in bfloat16.
+Without a GPU Triton's interpreter runs the kernels, which knows no arithmetic in bfloat16. What it accepts
+the compiler may refuse, so they are compiled too.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +38,7 @@ from triton.language import core
 from triton.runtime import interpreter
 from triton.runtime.errors import OutOfResources  # where there is Triton
 
+ROOT = Path(__file__).parents[2]
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if ON_GPU else [])]
@@ -262,6 +267,24 @@ def test_a_chain_has_the_numbers_of_one_token_after_another(count: int, dtype: t
 
 
 # -------------------------------------------------------------------------------------------- the kernels
+
+
+def test_the_kernels_compile_in_bfloat16_for_a_gpu_that_need_not_be_there(tmp_path: Path) -> None:
+    """In a process of its own, whose Triton does not interpret; a warning of it is an error."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    ran = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-m", "tests.compiled_kernels"],
+        cwd=ROOT,
+        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    compiled = [line.split() for line in ran.stdout.splitlines()]
+    names = {"embed", "normalise", "multiply", "attend", "top_k_of_parts", "top_k_of_all"}
+    assert {name for name, _ in compiled} == names
+    assert max(int(shared) for _, shared in compiled) <= 227 * 1024  # which an H100 has for a program
 
 
 @pytest.mark.parametrize("last_only", [False, True])

@@ -43,6 +43,7 @@ _PREFILL_TOKENS = 64  # tokens of a prompt in one pass
 _COUNTERS = 1 << 16  # groups of programs that reduce partial sums, at most
 _SAMPLING_WORDS = 2  # integers of a pass's inputs that say how its tokens are chosen
 _GREEDY = bytes(8 * _SAMPLING_WORDS)  # temperature 0, for which no key is needed
+_COMPILED = {"enable_fp_fusion": True}  # a * b + c is rounded once: the default depends on Triton's version
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +219,7 @@ class FusedRunner(GraphRunner):
             proposable,
             BRANCH=branch,
             BLOCK=_TOP_K_BLOCK,
+            **_COMPILED,
         )
         self._kernels.top_k_of_all[(nodes,)](
             values,
@@ -227,6 +229,7 @@ class FusedRunner(GraphRunner):
             BRANCH=branch,
             BLOCK_PARTS=_power_of_two(parts),
             BLOCK_BRANCH=_power_of_two(branch),
+            **_COMPILED,
         )
 
     def _forward(self, inputs: _Inputs, logits: Tensor) -> None:
@@ -300,6 +303,7 @@ class FusedRunner(GraphRunner):
             width,
             HAS_POSITIONS=stack.position_embedding is not None,
             BLOCK=_power_of_two(width),
+            **_COMPILED,
         )
         return hidden
 
@@ -323,6 +327,7 @@ class FusedRunner(GraphRunner):
             ADD=added is not None,
             TWO=second is not None,
             BLOCK=_power_of_two(width),
+            **_COMPILED,
         )
         return outputs
 
@@ -369,6 +374,7 @@ class FusedRunner(GraphRunner):
             BLOCK_K=tile.inputs,
             num_warps=tile.warps,
             num_stages=tile.stages,
+            **_COMPILED,
         )
         return out
 
@@ -418,6 +424,7 @@ class FusedRunner(GraphRunner):
             BLOCK_D=columns,
             num_warps=_ATTEND_WARPS,
             num_stages=1,
+            **_COMPILED,
         )
         return out
 
