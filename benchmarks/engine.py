@@ -56,7 +56,7 @@ from dyna_eval.methods import METHODS
 Loop = Callable[[Sequence[int]], Decoded]
 SPLIT = "test[8:]"  # prompts that the four-step example does not report
 MAX_PROMPT = 64
-ROWS = 512  # that sequences of all parts fit into, trees included
+ROWS = 512  # that sequences of all parts fit into
 
 PYTHIA_2_8B = {
     "hidden_size": 2560,
@@ -187,15 +187,16 @@ def copy_bandwidth(size: int, device: torch.device) -> float:
 def our_loops(
     decoder: Decoder, positions: int | None, wanted: Sequence[Configuration], generation: GenerationSpec
 ) -> dict[str, Loop]:
+    """Return the loops of methods on a decoder, which is made ready for the largest of their trees.
+
+    Its caches then never grow, for that would drop graphs, which measured passes would have to capture again.
+    """
     calibration = calibrate(decoder, position_limit=positions)
+    drafting = {row.label: drafting_for(row, calibration) for row in wanted}
+    decoder.prepare(ROWS, max_rows=max(own.max_rows for own in drafting.values() if own is not None))
     return {
-        row.label: partial(
-            decoder.decode,
-            generation=generation,
-            drafting=drafting_for(row, calibration),
-            seed="0",
-        )
-        for row in wanted
+        label: partial(decoder.decode, generation=generation, drafting=own, seed="0")
+        for label, own in drafting.items()
     }
 
 
@@ -238,7 +239,6 @@ def pair_part(
     device = torch.device("cpu")
     pair = load_pair(inspect_pair(spec, device="cpu").pair, device)
     eager = load_pair(inspect_pair(spec, device="cpu", backend=Backend.EAGER).pair, device)
-    pair.decoder.prepare(ROWS)
     generation = GenerationSpec(max_new_tokens=settings.tokens)
     return contest(
         pair.decoder,
@@ -265,7 +265,7 @@ def contest(
     positions: int | None,
     read: int,
 ) -> dict[str, Any]:
-    """Measure all methods with one prepared decoder, two of them also sampled, and their peers.
+    """Measure all methods with one decoder, two of them also sampled, and their peers.
 
     AR is measured with the other decoders too.
     """
