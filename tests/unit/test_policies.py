@@ -471,10 +471,18 @@ def test_a_draft_as_slow_as_its_target_is_not_asked(model: DraftModel) -> None:
 
 
 def test_where_a_node_costs_most_of_a_pass_only_the_certain_is_verified() -> None:
-    grown = grow(cost_aware(node=0.7), lambda _: [0.5, 0.3, 0.2])
+    grown = grow(cost_aware(node=0.7), lambda _: [0.4, 0.35, 0.25])
     assert len(grown.verified) == 1
     assert steps(grown) == 1, "what follows an unlikely token is less likely still"
     assert (0,) in paths_of(grow(cost_aware(node=0.7), certain).verified)
+
+
+def test_a_best_child_is_thought_likelier_at_first_than_the_draft_says_and_no_other_is() -> None:
+    made = cost_aware(depth=1)
+    grow(made, lambda _: [0.5, 0.3, 0.2])
+    [root, best, *others] = made._path_acceptance
+    assert (root, others) == (1.0, pytest.approx([0.3, 0.2]))
+    assert best == pytest.approx(math.e / (1 + math.e))  # odds of 1, times the prior's factor
 
 
 COSTS = st.floats(0.0, 1.0)
@@ -504,7 +512,7 @@ def test_what_is_verified_is_the_best_of_all_trees_in_what_grew(
     whole, ar_rate = grown.whole, 1.0 / made.calibration.verify(1)
 
     def worth(nodes: Sequence[int]) -> float:
-        tokens = 1 + sum(math.exp(whole.log_probability[node]) for node in nodes)
+        tokens = 1 + sum(made._path_acceptance[node] for node in nodes)
         return tokens - ar_rate * made.calibration.verify(1 + len(nodes))
 
     worths = [
