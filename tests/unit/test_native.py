@@ -593,7 +593,7 @@ def test_a_model_whose_weights_are_taken_is_never_in_memory_twice(
     monkeypatch.setattr(weights._Memory, "copy_of", watched)
     NativeRunner(model, takes_model=takes_model)
     if takes_model:
-        assert max(held) < 0.5 * size
+        assert max(held) < 0.7 * size  # a layer, what its panels are made from, and what is not given back
     else:
         assert max(held) > 0.9 * size
 

@@ -109,6 +109,8 @@ class Weights:
 
     def __init__(self, model: Any, *, threads: int, panel: int, takes_model: bool = False) -> None:
         stack = stack_of(model)
+        if takes_model:
+            give_back_freed()  # what it joined, matrix by matrix
         count = len(stack.blocks)
         self._panel = panel
         self._memory = _Memory()
