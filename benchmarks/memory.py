@@ -12,8 +12,6 @@ The time of a pass is measured at several lengths of text; nothing else should r
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import os
 import time
@@ -25,6 +23,7 @@ from typing import Any
 import torch
 from dyna_eval_workers.enlarged import enlarge
 from dyna_eval_workers.environment import capture_environment, peak_memory_bytes, reset_peak_memory
+from dyna_eval_workers.memory import free_unreachable
 from dyna_eval_workers.model_files import demo_folder
 from dyna_eval_workers.native.runner import NativeRunner
 from dyna_eval_workers.pairs import inspect_pair
@@ -47,8 +46,7 @@ def large_target(dtype: str) -> GPTNeoXForCausalLM:
 
 def resident_bytes() -> int:
     """Return what this process holds once it gave back what it freed."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    free_unreachable()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 

@@ -95,6 +95,16 @@ class Watched:
         )
 
 
+def written_report(
+    browser: Browser, workplace: Workplace, *, width: int, height: int, **options: object
+) -> Watched:
+    """Write page.html, a report of the latest sweep, and open the file in a window of that size."""
+    assert workplace.run_here("report", "--html", "page.html").status == 0
+    watched = Watched(browser, "file:", viewport={"width": width, "height": height}, **options)
+    watched.page.goto((workplace.folder / "page.html").as_uri())
+    return watched
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """A sweep that runs, or has run, and what its `submit` prints."""
@@ -371,9 +381,7 @@ def test_dark_follows_the_system_and_the_switch(browser: Browser, site: str) -> 
 
 
 def test_a_report_is_one_page_that_asks_for_nothing(browser: Browser, finished: Workplace) -> None:
-    assert finished.run_here("report", "--html", "page.html").status == 0
-    watched = Watched(browser, "file:", viewport={"width": 1400, "height": 3000})
-    watched.page.goto((finished.folder / "page.html").as_uri())
+    watched = written_report(browser, finished, width=1400, height=3000)
     watched.page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 4")
     assert watched.page.locator(".ablation tbody tr").count() == 4
     assert watched.complaints == []
@@ -418,10 +426,8 @@ def test_the_pages_of_a_report_are_walked_through_to_a_draft_tree_and_back(
 def test_figures_of_a_report_take_the_theme_that_was_chosen_on_another_of_its_pages(
     browser: Browser, finished: Workplace
 ) -> None:
-    assert finished.run_here("report", "--html", "page.html").status == 0
-    watched = Watched(browser, "file:", viewport={"width": 1400, "height": 3000}, color_scheme="light")
+    watched = written_report(browser, finished, width=1400, height=3000, color_scheme="light")
     page = watched.page
-    page.goto((finished.folder / "page.html").as_uri())
     drawn = page.locator(".js-plotly-plot")
     page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 4")
     bars = drawn.first.locator(".bars .point path").first
@@ -440,10 +446,8 @@ def test_figures_of_a_report_take_the_theme_that_was_chosen_on_another_of_its_pa
 def test_a_report_that_is_printed_has_all_figures_and_columns_in_the_colours_of_paper(
     browser: Browser, finished: Workplace
 ) -> None:
-    assert finished.run_here("report", "--html", "page.html").status == 0
-    watched = Watched(browser, "file:", viewport={"width": 700, "height": 300}, color_scheme="light")
+    watched = written_report(browser, finished, width=700, height=300, color_scheme="light")
     page = watched.page
-    page.goto((finished.folder / "page.html").as_uri())
     for _ in range(2):
         page.get_by_role("button", name="Theme").click()  # light, then dark
     drawn = page.locator(".js-plotly-plot")

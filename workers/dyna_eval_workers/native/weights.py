@@ -151,7 +151,7 @@ class Weights:
 
     def _layers(self, stack: Stack, *, frees: bool) -> Iterator[_Layer]:
         while stack.blocks:
-            block = stack.blocks.pop(0)
+            block = stack.blocks.pop(0)  # the matrices that were joined for it go with it
             yield self._layer(stack, block)
             if frees:
                 _free(block.layer)
