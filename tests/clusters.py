@@ -95,6 +95,7 @@ def running_cluster(
     port, host = free_port(), ray.util.get_node_ip_address()
     with tempfile.TemporaryDirectory(prefix="de-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         own = dict(variables) | {"PATH": f"{RAY.parent}:/usr/bin:/bin", "RAY_AUTH_MODE": "disabled"}
+        own["RAY_worker_niceness"] = "0"  # as docs/cluster.md says
         if token:
             file = Path(folder) / "token"
             file.touch(mode=0o600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import json
 import os
 import platform
@@ -16,13 +17,25 @@ from dyna_eval_workers.collector import collect_rarely
 
 
 def pytest_configure() -> None:
-    """Spare the time of collections, and let Triton interpret its kernels where there is no GPU.
+    """Spare the time of collections, give workers the priority of any process, as `submit` does, and let
+    Triton interpret its kernels where there is no GPU.
 
     It asks for that when it is first imported.
     """
     collect_rarely()
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if not list(Path("/dev").glob("nvidia[0-9]*")):
         os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection look at what was imported: before every pair a session collects all there is."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let extension modules see at the end of the process that nothing of theirs is left."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -47,6 +47,7 @@ def test_a_local_cluster_listens_on_loopback_alone_and_its_token_is_private(
     assert (home / ".ray/auth_token").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 def test_a_cluster_without_a_token_is_joined_only_where_the_command_says_so(workplace: Workplace) -> None:
     workplace.write("sweep.yaml", SWEEP)
     with running_cluster(workplace.environment(), token=False) as cluster:
@@ -79,6 +80,7 @@ def test_a_cluster_with_a_token_refuses_a_wrong_one_in_a_line(workplace: Workpla
     assert "put its token into ~/.ray/auth_token" in said
 
 
+@pytest.mark.slow
 def test_a_clusters_token_is_shown_without_being_told_to_and_missed_at_once(
     workplace: Workplace, guarded: Cluster
 ) -> None:

@@ -98,7 +98,11 @@ def test_after_kill_9_the_same_submit_does_only_what_is_left(workplace: Workplac
 
 
 @pytest.mark.parametrize(
-    ("how", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["Ctrl-C", "SIGTERM"]
+    ("how", "group"),
+    [
+        pytest.param(signal.SIGINT, True, id="Ctrl-C"),
+        pytest.param(signal.SIGTERM, False, id="SIGTERM", marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_puts_its_jobs_back_and_says_how_to_go_on(
     workplace: Workplace, how: signal.Signals, group: bool
@@ -124,6 +128,7 @@ def test_an_interrupted_run_puts_its_jobs_back_and_says_how_to_go_on(
     assert sum(len(left["job_ids"]) for left in resumed.json()["left_out"]) == JOBS - done
 
 
+@pytest.mark.slow
 def test_jobs_of_a_pair_that_is_gone_fail_with_the_reason_and_can_be_tried_again(
     workplace: Workplace,
 ) -> None:

@@ -6,12 +6,9 @@ import importlib.util
 import itertools
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,29 +102,13 @@ def written_report(
     return watched
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """A sweep that runs, or has run, and what its `submit` prints."""
-
-    workplace: Workplace
-    submit: subprocess.Popen[str]
-    printed: Future[tuple[str, str]]
-
-
 @pytest.fixture(scope="module")
-def running(new_workplace: Callable[[], Workplace]) -> Iterator[Running]:
+def finished(new_workplace: Callable[[], Workplace]) -> Workplace:
+    """A sweep that was run to its end."""
     workplace = new_workplace()
     workplace.write("small.yaml", SWEEP)
-    submit = workplace.start("submit", "small.yaml")
-    with ThreadPoolExecutor() as threads:
-        yield Running(workplace=workplace, submit=submit, printed=threads.submit(submit.communicate))
-
-
-@pytest.fixture(scope="module")
-def finished(running: Running) -> Workplace:
-    _, stderr = running.printed.result()
-    assert running.submit.returncode == 0, stderr
-    return running.workplace
+    workplace.sweep_here("small.yaml")
+    return workplace
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +118,15 @@ def site(finished: Workplace) -> Iterator[str]:
         yield address
 
 
-def test_a_page_follows_a_real_sweep_to_its_end_and_then_rests(browser: Browser, running: Running) -> None:
-    """The first test here, so that the sweep has just begun."""
-    wait_until(lambda: "small" in running.workplace.run_here("ls").stdout)
+@pytest.mark.slow
+def test_a_page_follows_a_real_sweep_to_its_end_and_then_rests(
+    browser: Browser, workplace: Workplace
+) -> None:
+    workplace.write("small.yaml", SWEEP)
+    submit = workplace.start("submit", "small.yaml")
+    wait_until(lambda: "small" in workplace.run_here("ls").stdout, submit)
     deadline = time.monotonic() + 600
-    with served(running.workplace) as address:
+    with served(workplace) as address:
         watched = Watched(browser, address)
         page = watched.page
         page.goto(f"{address}/sweeps/1")
@@ -168,6 +153,8 @@ def test_a_page_follows_a_real_sweep_to_its_end_and_then_rests(browser: Browser,
         else:
             pytest.fail("nothing happens any more, and the page moves still")
         assert watched.complaints == []
+    _, stderr = submit.communicate()
+    assert submit.returncode == 0, stderr
 
 
 def test_figures_downloads_sorting_and_every_page_without_a_complaint(browser: Browser, site: str) -> None:

@@ -42,6 +42,7 @@ def cluster(workplace: Workplace) -> Iterator[Cluster]:
         variables = workplace.environment() | {
             "PATH": f"{RAY.parent}:/usr/bin:/bin",
             "RAY_AUTH_MODE": "disabled",
+            "RAY_worker_niceness": "0",
         }
         head = subprocess.Popen(
             [RAY, "start", *arguments],
@@ -70,6 +71,7 @@ def answers(cluster: Cluster) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_detached_sweep_is_run_by_the_clusters_head(workplace: Workplace, cluster: Cluster) -> None:
     workplace.write("sweep.yaml", SWEEP)
     database = f"sqlite:///{workplace.database}"

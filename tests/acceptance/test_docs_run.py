@@ -106,6 +106,7 @@ def is_of_page(item: pytest.Item) -> bool:
     return isinstance(item, pytest.Function) and item.originalname == "test_the_commands_of_a_page_run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_commands_of_a_page_run(
     page: Path, ran: Mapping[Path, Future[subprocess.CompletedProcess[str]]]
@@ -116,6 +117,7 @@ def test_the_commands_of_a_page_run(
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
+@pytest.mark.slow
 def test_the_commands_for_postgres_run(desk: Workplace, tmp_path: Path) -> None:
     with running_server() as server:
         folder = tmp_path / "here"

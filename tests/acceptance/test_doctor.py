@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from workplace import Workplace
 
 
+@pytest.mark.slow
 def test_a_machine_that_runs_these_tests_is_fit_to_measure(workplace: Workplace) -> None:
     looked = workplace.run("doctor")
 

@@ -129,6 +129,7 @@ def run(workplace: Workplace) -> Run:
 # ------------------------------------------------------------------- processes
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_cost_no_result(run: Run, size: Size, record: dict[str, object]) -> None:
     """Kill -9 of a random worker, every three seconds of work at full size."""
     run.prepare(size.jobs)
@@ -162,6 +163,7 @@ def test_workers_that_are_killed_cost_no_result(run: Run, size: Size, record: di
     }
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_workers_and_a_pair_that_does_not_load_fail_and_no_other(run: Run) -> None:
     """The job is tried three times, the pair, whose weights are cut off, twice."""
     run.prepare(4, pairs=", {name: cut, target: ./cut, draft: ./draft}")
@@ -236,6 +238,7 @@ def stop_between_transactions(process: subprocess.Popen[str], database: Path) ->
             time.sleep(random.uniform(0.01, 0.1))
 
 
+@pytest.mark.slow
 def test_of_two_controllers_one_works_and_a_stopped_one_writes_nothing_stale(
     run: Run, size: Size, record: dict[str, object]
 ) -> None:
@@ -296,6 +299,7 @@ def test_a_controller_killed_again_and_again_is_resumed(run: Run, record: dict[s
 # -------------------------------------------------------------------- databases
 
 
+@pytest.mark.slow
 def test_a_server_that_restarts_or_goes_away_is_waited_for(
     workplace: Workplace, size: Size, record: dict[str, object]
 ) -> None:
@@ -324,6 +328,7 @@ def test_a_server_that_restarts_or_goes_away_is_waited_for(
         record["passed"] = True
 
 
+@pytest.mark.slow
 def test_a_full_disk_pauses_a_sweep_until_there_is_room(workplace: Workplace) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, small_disk(folder):
         run = Run(workplace, f"sqlite:///{folder}/store.db")

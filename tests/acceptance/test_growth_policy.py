@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from workplace import Finished, Workplace
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "growth-policy"
 SMALL = ("--set", "prompts.limit=2", "--set", "generation.max_new_tokens=16", "--set", "measure.repeats=1")
 LABELS = ["Baseline", "Pruned tree", "Min-p (min_p=0.1)", "Min-p (min_p=0.3)", "Min-p (min_p=0.6)"]

@@ -107,6 +107,7 @@ def seconds_until_given_up(
     return time.monotonic() - lost
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_job_of_a_killed_node_runs_elsewhere_and_without_any_the_sweep_waits_for_one(
     workplace: Workplace, cluster: Cluster
@@ -161,6 +162,7 @@ def test_the_job_of_a_stopped_node_runs_elsewhere(
     record |= {"passed": True, "rescheduled_seconds": round(seconds, 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_cluster_with_an_autoscaler_grows_for_jobs_that_wait(workplace: Workplace) -> None:
     """Fewer nodes may be added than jobs wait: what is asked for beyond that must not hold the others up."""

@@ -109,6 +109,7 @@ def test_the_source_distribution_holds_the_tests_and_the_licence(built: Built) -
     assert not [name for name in names if name.endswith((".db", ".pyc")) or ".venv" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # six commands, of which each starts a Python of its own, and one starts Ray
 def test_commands_run_from_the_wheel_alone(environment: Environment) -> None:
     where = "import dyna_eval, dyna_eval_workers, dyna_eval_db, dyna_eval_dashboards as d; print(d.__file__)"

@@ -115,6 +115,7 @@ def test_cancelling_a_finished_sweep_changes_nothing(swept: Swept) -> None:
     assert swept.read("status", "--json").json()["jobs"]["done"] == JOBS
 
 
+@pytest.mark.slow
 def test_sampled_sweeps_are_exact_and_automatic_repeats_go_on_to_their_limit(workplace: Workplace) -> None:
     """Samples drawn with a draft are those that the target draws alone; the choice is made on other prompts.
 
@@ -365,7 +366,7 @@ def test_pairs_list_names_the_packaged_pair(swept: Swept) -> None:
 
 
 def test_pairs_check_finds_the_packaged_pair_exact(workplace: Workplace) -> None:
-    done = workplace.run("pairs", "check", "demo", "--json")
+    done = workplace.run_here("pairs", "check", "demo", "--json")
     assert done.status == 0, done.stderr
     told = done.json()
     assert (told["target"], told["draft"]) == ("demo", "demo")
@@ -380,7 +381,7 @@ def test_pairs_check_finds_the_packaged_pair_exact(workplace: Workplace) -> None
 
 def test_a_dry_run_stores_nothing(workplace: Workplace) -> None:
     workplace.write("sweep.yaml", SWEEP)
-    done = workplace.run("submit", "sweep.yaml", "--dry-run", "--json", "--set", "measure.repeats=3")
+    done = workplace.run_here("submit", "sweep.yaml", "--dry-run", "--json", "--set", "measure.repeats=3")
     assert done.status == 0, done.stderr
     plan = done.json()
     assert [row["label"] for row in plan["configurations"]] == LABELS

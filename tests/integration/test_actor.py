@@ -151,6 +151,7 @@ def call_of(actor: Any, job: Job) -> Call:
     )
 
 
+@pytest.mark.slow
 def test_an_actor_answers_while_it_decodes_and_complaints_come_only_when_it_is_stopped(
     pair: Pair,
 ) -> None:
@@ -183,6 +184,7 @@ def test_an_actor_answers_while_it_decodes_and_complaints_come_only_when_it_is_s
         assert ray.get(call.answer).samples
 
 
+@pytest.mark.slow
 def test_a_controller_that_was_itself_away_blames_no_worker(pair: Pair) -> None:
     with new_actor("waiting") as (actor, process):
         call = call_of(actor, tree_job(pair))
@@ -208,6 +210,7 @@ def test_a_killed_worker_is_a_lost_one(pair: Pair) -> None:
     assert (verdict.blamed, verdict.final) == (True, False)
 
 
+@pytest.mark.slow
 def test_host_memory_that_runs_out_is_told_as_such(pair: Pair) -> None:
     """A process with little address space left cannot hold the cache that a long text needs."""
     vast = GenerationSpec(max_new_tokens=100_000_000)

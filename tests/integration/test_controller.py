@@ -260,6 +260,7 @@ def test_on_a_cluster_without_a_worker_a_first_place_is_asked_for_where_its_size
             Controller(store=store, **options, gpus_per_pair=3, may_grow=True)._renew()
 
 
+@pytest.mark.slow
 def test_shares_of_a_gpu_are_marked_in_reports_and_under_tables(store: Store, tmp_path: Path) -> None:
     sweep_id = add_sweep(store, tmp_path, repeats=1)
     run(store, sweep_id, gpus_per_pair=0.5)
@@ -699,6 +700,7 @@ def test_a_silent_worker_is_waited_for_no_longer_where_nobody_else_takes_what_is
         controller._put_back()
 
 
+@pytest.mark.slow
 def test_the_late_answer_of_a_worker_that_was_given_up_is_discarded_and_logged(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

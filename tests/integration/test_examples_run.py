@@ -18,7 +18,7 @@ from dyna_eval.cli import cli
 from dyna_eval.jobs import JobState, ResolvedSweep
 from dyna_eval.sweeps.config import load_sweep
 
-pytestmark = pytest.mark.timeout(900)  # the first test waits until all examples have run
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test waits until all examples have run
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 SMALL = ["pair=demo", "generation.max_new_tokens=8", "measure.repeats=1"]

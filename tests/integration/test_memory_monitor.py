@@ -39,6 +39,7 @@ def tight_memory() -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tight_memory")
 def test_a_job_whose_worker_ray_ends_for_memory_is_tried_three_times() -> None:
     """Others on the host may have used the memory, so it counts as a lost worker."""

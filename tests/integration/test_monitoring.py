@@ -38,6 +38,8 @@ from dyna_eval.running.lease import leased
 from dyna_eval.sweeps.config import load_sweep
 from tests.boards import BOARDS, filled_in, queries, read
 
+pytestmark = pytest.mark.slow
+
 PAIR = 'ä "pair" \\{x="1"}\n/' + "y" * 100
 SWEEP = """\
 name: small

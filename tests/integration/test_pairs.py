@@ -306,6 +306,7 @@ def test_kernels_that_compute_something_else_are_not_used(
     assert isinstance(pair.decoder.target, TorchRunner)
 
 
+@pytest.mark.slow
 def test_on_a_gpu_the_kernels_are_tried_first_and_transformers_passes_as_graphs_next(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -889,7 +890,7 @@ def test_the_packaged_pair_has_room_for_the_four_step_example() -> None:
     assert positions >= 128 + 64
 
 
-@pytest.mark.parametrize("backend", [Backend.EAGER, Backend.COMPILE])
+@pytest.mark.parametrize("backend", [pytest.param(Backend.EAGER, marks=pytest.mark.slow), Backend.COMPILE])
 def test_the_packaged_pair_is_exact_in_bfloat16(backend: Backend, request: pytest.FixtureRequest) -> None:
     """16-bit logits may tie, and then another kernel may choose the other; anything more is a violation.
 

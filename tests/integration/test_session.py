@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from dyna_eval_workers import calibration
 from dyna_eval_workers import session as session_module
 from dyna_eval_workers.decoding import Decoded, Decoder
 from dyna_eval_workers.environment import capture_environment
@@ -68,6 +69,13 @@ def pair(folder: Path) -> Pair:
 @pytest.fixture
 def session() -> DecodingSession:
     return DecodingSession(actor="actor-0", node="node-0", device=torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time every size once: no test here asks what a pass costs, and hundreds of passes are its own time."""
+    monkeypatch.setattr(calibration, "_REPEATS", 1)
+    monkeypatch.setattr(calibration, "_LARGE_WORTH_SECONDS", 0.0)
 
 
 @pytest.fixture

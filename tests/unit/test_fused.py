@@ -59,6 +59,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def slow(*values: object) -> list[Any]:
+    """Return parameters that only `scripts/test --all` takes: the interpreter needs seconds for each."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the wider passes of the self-test where the interpreter runs them."""
@@ -123,18 +128,20 @@ def test_every_method_emits_the_tokens_of_eager_ar(kind: str, temperature: float
 
 
 @pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [DTYPES[0], *slow(*DTYPES[1:])])
 @pytest.mark.parametrize("kind", SUPPORTED)
 def test_every_family_passes_the_tree_self_test(kind: str, dtype: torch.dtype) -> None:
     model = model_of(kind, dtype=dtype)
     self_test(FusedRunner(model), plain_logits(model), kind)
 
 
+@pytest.mark.slow
 def test_wider_passes_pass_the_self_test_too() -> None:
     model = model_of("llama", dtype=torch.float16)
     self_test(FusedRunner(model), plain_logits(model), "llama")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_models_of_a_family_differ_in_is_known(variant: str) -> None:
@@ -193,7 +200,7 @@ def test_the_weights_are_the_models_own() -> None:
 # ------------------------------------------------------------------------------------ passes and the cache
 
 
-@pytest.mark.parametrize("committed", [0, 57, 58, 64])
+@pytest.mark.parametrize("committed", [*slow(0, 57), 58, *slow(64)])
 @pytest.mark.parametrize("kind", ["gpt_neox", "qwen3"])
 def test_a_tree_of_seven_has_the_logits_of_an_eager_pass(kind: str, committed: int) -> None:
     """On both sides of the borders: of a word of bits, and of the rows that a program takes at once."""
@@ -269,6 +276,7 @@ def test_a_chain_has_the_numbers_of_one_token_after_another(count: int, dtype: t
 # -------------------------------------------------------------------------------------------- the kernels
 
 
+@pytest.mark.slow
 def test_the_kernels_compile_in_bfloat16_for_a_gpu_that_need_not_be_there(tmp_path: Path) -> None:
     """In a process of its own, whose Triton does not interpret; a warning of it is an error."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -383,6 +383,7 @@ def test_reasons_for_doubt_are_told_once_and_left_to_the_table_where_they_are_ma
     assert doubts(many) == ["* Why 20 rows are in doubt stands in the notes of the report's table."]
 
 
+@pytest.mark.slow
 def test_a_label_is_text_in_every_figure_and_format(tmp_path: Path) -> None:
     formula, markup, emoji = "$\\frac{1}{$ 100% _x_", "<b>&amp;</b> -->", "猫 \N{GRINNING FACE}"
     rows = [
@@ -470,6 +471,7 @@ def test_the_text_of_a_figure_is_in_its_svg(tmp_path: Path) -> None:
         assert f"<!-- {text} -->" in svg
 
 
+@pytest.mark.slow
 def test_the_same_data_gives_the_same_files(tmp_path: Path) -> None:
     stored = with_costs(record())
     first, second = (files(stored, tmp_path / name) for name in ("one", "two"))
