@@ -56,6 +56,7 @@ class _Row(FileSection):
     mixed: list[Text] = Field(default_factory=list)
     caveats: list[str] | None = None
     """None in older files, which have them among the warnings alone."""
+    slowed: list[str] = Field(default_factory=list)
     peak_memory_bytes: Count | None = None
     prompts: Count | None = None
     repeats: Count | None = None
@@ -169,6 +170,7 @@ def _imported(row: _Row, label: str, notes: tuple[str, ...]) -> ImportedRow:
         versus_previous=_versus_previous(row),
         mixed=tuple(row.mixed),
         notes=notes,
+        slowed=tuple(row.slowed),
         peak_memory_bytes=row.peak_memory_bytes,
     )
 

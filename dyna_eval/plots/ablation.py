@@ -12,8 +12,8 @@ from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, CALM, FAINT, GREY, INK
 from dyna_eval.reports.claims import Claim, claim_between, slower_steps
 from dyna_eval.reports.presets import is_pruned_tree, is_unpruned_tree
-from dyna_eval.reports.report import Row
-from dyna_eval.series.measured import Entry, Estimate
+from dyna_eval.reports.report import Row, baseline_of
+from dyna_eval.series.measured import Entry, Estimate, doubts
 from dyna_eval.wording import one_line
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _draw_baseline(axes: Axes, bars: Sequence[_Bar]) -> None:
 
 def _dress(axes: Axes, bars: Sequence[_Bar], characters: int) -> None:
     axes.set_ylabel("Throughput (tokens/s)")
-    labels = [look.starred(Entry.of(bar.row)) for bar in bars]
+    labels = [Entry.of(bar.row).starred for bar in bars]
     crowded = characters < _CROWDED and max(map(len, labels)) > characters
     wrapped = ["\n".join(textwrap.wrap(label, 26 if crowded else characters)) for label in labels]
     axes.set_xticks(range(len(bars)), wrapped, parse_math=False)
@@ -198,9 +198,10 @@ def _notes(rows: Sequence[Row], bars: Sequence[_Bar], *, short_remarks: bool) ->
     """Say what short remarks mean, which bars are not to be trusted, and which rows are missing."""
     missing = [f"{one_line(row.label)} ({row.state})" for row in rows if row.figures is None]
     is_short = short_remarks and any(bar.is_slower for bar in bars)
+    base = baseline_of(rows)
     return [
         "▼: times the speed of the step before it." if is_short else "",
-        *look.doubts(Entry.of(bar.row) for bar in bars),
+        *doubts((Entry.of(bar.row) for bar in bars), over=[Entry.of(base)] if base else []),
         f"Not shown, no result yet: {', '.join(missing)}." if missing else "",
     ]
 

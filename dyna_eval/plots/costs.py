@@ -12,7 +12,7 @@ from dyna_eval.reports.cells import method_name
 from dyna_eval.reports.intervals import Interval
 from dyna_eval.reports.report import Report
 from dyna_eval.series.costs import PHASE_NAMES, PHASES, CostChart, CostPoint, PhaseBar
-from dyna_eval.series.measured import Estimate
+from dyna_eval.series.measured import Estimate, baselines, doubts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,8 @@ def draw_cost(chart: CostChart, report: Report) -> Figure:
         look.intervals_note(report, [p.speedup for p in chart.points]),
         look.CUT_OFF if cut else "",
     ]
-    look.write_note(figure, [*notes, *look.doubts(point.entry for point in chart.points)])
+    entries = [point.entry for point in chart.points]
+    look.write_note(figure, [*notes, *doubts(entries, over=baselines(report, entries))])
     return figure
 
 
@@ -153,8 +154,7 @@ def _label_points(figure: Figure, axes: Axes, chart: CostChart, *, numbered: boo
     axes.set_ylim(axes.get_ylim())
     taken, lines = _boxes_of_points(axes, chart.points, figure.dpi), _boxes_of_lines(axes, chart)
     for point in chart.points:
-        star = "*" if point.entry.doubt else ""
-        text = f"{point.entry.step}{star}" if numbered else look.wrapped(look.starred(point.entry), 18)
+        text = f"{point.entry.step}{point.entry.star}" if numbered else look.wrapped(point.entry.starred, 18)
         at = (point.length.value, point.speedup.value)
         label = axes.annotate(
             text,
@@ -241,7 +241,7 @@ def _write_key(axes: Axes, points: Sequence[CostPoint], lines: int, width: float
     room = look.characters(width / _KEY_COLUMNS - 0.25, TINY)
     for index, point in enumerate(points):
         column, line = divmod(index, lines)
-        text = look.wrapped(look.starred(point.entry), room, 1)
+        text = look.wrapped(point.entry.starred, room, 1)
         where = (column / _KEY_COLUMNS - 0.03, 1.0 - (line + 0.5) / lines)
         axes.text(
             where[0] - 0.015,
@@ -291,7 +291,7 @@ def draw_phases(bars: Sequence[PhaseBar], report: Report, *, as_shares: bool) ->
         _thin_phases(bars, seen),
         "" if as_shares else look.intervals_note(report, [bar.total for bar in bars]),
     ]
-    look.write_note(figure, [*texts, *look.doubts(bar.entry for bar in bars)])
+    look.write_note(figure, [*texts, *doubts(bar.entry for bar in bars)])
     return figure
 
 

@@ -11,6 +11,7 @@ from dyna_eval.jobs import Scalar
 from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, BODY, INK, SMALL, TINY
 from dyna_eval.reports.report import Report
+from dyna_eval.series.measured import baselines, doubts
 from dyna_eval.series.parameters import Parameter, Scale, bare_text
 from dyna_eval.series.swept import Cell, Curve, CurveChart, HeatMap, HeatPanel, Measure, Panel
 from dyna_eval.wording import one_line
@@ -64,7 +65,9 @@ def draw_curves(chart: CurveChart, report: Report) -> Figure:
     if any(panel.baseline for panel in chart.panels):
         notes.append("Dashed grey: the baseline.")
     notes.append(look.left_out_note(chart.left_out, f"of methods that do not sweep {chart.x.name}"))
-    look.write_note(figure, [*notes, *look.doubts(point.entry for point in points)])
+    entries = [point.entry for point in points]
+    over = baselines(report, entries) if chart.measure.is_timed else []
+    look.write_note(figure, [*notes, *doubts(entries, over)])
     return figure
 
 
@@ -268,8 +271,9 @@ def draw_heat(heat: HeatMap, report: Report) -> Figure:
     note = "Hatched: slower than the baseline." if slower and heat.measure is Measure.SPEEDUP else ""
     intervals = look.intervals_note(report, [cell.value for cell in cells]) if cell_width > 0.5 else ""
     others = look.left_out_note(heat.left_out, "that do not span it")
-    doubts = look.doubts(cell.entry for cell in cells)
-    look.write_note(figure, [why_framed, note, intervals, others, *doubts])
+    entries = [cell.entry for cell in cells]
+    over = baselines(report, entries) if heat.measure is Measure.SPEEDUP else []
+    look.write_note(figure, [why_framed, note, intervals, others, *doubts(entries, over)])
     return figure
 
 
@@ -346,7 +350,7 @@ def _write_cell(
     style: dict[str, Any] = {"horizontalalignment": "center", "verticalalignment": "center"}
     style |= {"color": ink, "zorder": 4}
     low = with_interval and known is not None
-    text = f"{value:.{digits}f}" + ("*" if cell.entry.doubt else "")
+    text = f"{value:.{digits}f}" + cell.entry.star
     axes.text(
         at[0],
         at[1] + (0.14 if low else 0.0),

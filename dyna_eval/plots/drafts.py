@@ -11,7 +11,7 @@ from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, BODY, CALM, INK, SERIES, SMALL, TINY
 from dyna_eval.reports.report import Report
 from dyna_eval.series.drafts import DepthRates, TreeSizes
-from dyna_eval.series.measured import Estimate
+from dyna_eval.series.measured import Estimate, doubts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def draw_depths(rows: Sequence[DepthRates], report: Report) -> Figure:
         _draw_rates(axes, rows[index].marginal, SERIES[0], "o", "-", shift=-0.06)
         _draw_rates(axes, rows[index].conditional, SERIES[1], "s", (0, (3, 1.2)), shift=0.06)
         room = look.characters((width - 0.4) / columns, TINY)
-        title = look.wrapped(look.starred(rows[index].entry), room, 3)
+        title = look.wrapped(rows[index].entry.starred, room, 3)
         axes.set_title(title, fontsize=TINY, pad=2.5, parse_math=False)
     first = grid[0, 0]
     first.set_xlim(0.6, deepest + 0.4)
@@ -51,7 +51,7 @@ def draw_depths(rows: Sequence[DepthRates], report: Report) -> Figure:
     rates = [rate for row in rows for rate in (*row.marginal, *row.conditional)]
     intervals = look.intervals_note(report, rates)
     notes = [intervals, "None where a prompt never got so deep." if intervals else ""]
-    look.write_note(figure, [*notes, *look.doubts(row.entry for row in rows)])
+    look.write_note(figure, [*notes, *doubts(row.entry for row in rows)])
     return figure
 
 
@@ -103,7 +103,7 @@ def draw_tree_sizes(rows: Sequence[TreeSizes]) -> Figure:
         " Triangle: median.",
         "Hatched: the node cap stopped growth in some rounds." if any(r.capped_share for r in rows) else "",
         "The axis is logarithmic; at large sizes a bar covers several." if axis.is_wide else "",
-        *look.doubts(row.entry for row in rows),
+        *doubts(row.entry for row in rows),
     ]
     look.write_note(figure, texts)
     return figure

@@ -39,7 +39,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 
 FORMATS = ("pdf", "svg", "png")
-_MOST_DOUBTS = 700  # characters of the reasons for doubt under a figure
 _LINE_INCHES = 0.1  # of the note; figures have room for two lines of it
 _LAYOUT_PASSES = 3  # room for labels changes the axes, which changes the room
 _CHARACTER_EMS = 0.56  # width of a character on average
@@ -157,23 +156,6 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def starred(entry: Entry) -> str:
-    return entry.label + ("*" if entry.doubt else "")
-
-
-def doubts(entries: Iterable[Entry]) -> list[str]:
-    """Say which of the drawn rows are not to be trusted, and why; rows of one reason together."""
-    reasons: dict[str, list[str]] = {}
-    for entry in dict.fromkeys(entries):
-        if entry.doubt:
-            reasons.setdefault(entry.doubt, []).append(entry.label)
-    texts = [f"* {', '.join(dict.fromkeys(labels))}: {reason}." for reason, labels in reasons.items()]
-    if sum(map(len, texts)) <= _MOST_DOUBTS:
-        return texts
-    rows = sum(map(len, reasons.values()))
-    return [f"* Why {rows} rows are in doubt stands in the notes of the report's table."]
-
-
 def intervals_note(report: Report, known: Iterable[Estimate]) -> str:
     """Say at which confidence the intervals of a figure are; nothing where it has none."""
     if not any(one.interval for one in known):
@@ -237,7 +219,7 @@ def list_figure(entries: Sequence[Entry], *, pitch: float = 0.3) -> tuple[Figure
     axes = figure.add_subplot()
     dress(axes, grid="x")
     room = characters(0.36 * width, TINY if len(entries) > 8 else SMALL)
-    labels = [wrapped(starred(entry), room) for entry in entries]
+    labels = [wrapped(entry.starred, room) for entry in entries]
     axes.set_yticks(range(len(entries)), labels, parse_math=False)
     axes.tick_params(axis="y", length=0, labelsize=TINY if len(entries) > 8 else SMALL)
     axes.set_ylim(len(entries) - 0.45, -0.55)

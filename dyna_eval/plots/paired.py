@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dyna_eval.plots import look
 from dyna_eval.plots.look import BODY, CALM, INK, SMALL
 from dyna_eval.reports.report import Report
+from dyna_eval.series.measured import baselines, doubts
 from dyna_eval.series.paired import PairedSpeedups
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ _DECADES = (0.001, 0.01, 0.1, 1, 10, 100, 1000)
 
 def draw_paired(rows: Sequence[PairedSpeedups], report: Report) -> Figure:
     """Return a line of dots for each row, one per prompt, with the geometric mean and its interval."""
-    figure, axes = look.list_figure([row.entry for row in rows])
+    entries = [row.entry for row in rows]
+    figure, axes = look.list_figure(entries)
     axes.axvline(1.0, **look.BASELINE)
     for y, row in enumerate(rows):
         ratios = [ratio for _, ratio in row.ratios]
@@ -49,7 +51,7 @@ def draw_paired(rows: Sequence[PairedSpeedups], report: Report) -> Figure:
         [
             *texts,
             look.intervals_note(report, [row.geometric_mean for row in rows]),
-            *look.doubts(row.entry for row in rows),
+            *doubts(entries, over=baselines(report, entries)),
         ],
     )
     return figure

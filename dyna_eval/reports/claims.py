@@ -66,11 +66,17 @@ def claim_between(row: Row, base: Row, comparison: Comparison | None) -> Claim:
     return claim(comparison) if trusted else Claim.UNKNOWN
 
 
+def is_drawn_slower(row: Row, base: Row, comparison: Comparison | None) -> bool:
+    """Whether a figure may call a row slower than another one.
+
+    Not where heavy load slowed the row: a sentence stands beside the note that says so, a colour does not.
+    """
+    return not row.slowed and claim_between(row, base, comparison) is Claim.DEGRADES
+
+
 def slower_steps(rows: Sequence[Row]) -> frozenset[int]:
-    """Return the steps of a pair that are measurably slower than the nearest one above that has figures."""
+    """Return the steps of a pair that figures call slower than the nearest one above that has figures."""
     known = [row for row in rows if row.figures]
     return frozenset(
-        row.step
-        for before, row in pairwise(known)
-        if claim_between(row, before, row.versus_previous) is Claim.DEGRADES
+        row.step for before, row in pairwise(known) if is_drawn_slower(row, before, row.versus_previous)
     )

@@ -91,6 +91,8 @@ class ImportedRow:
     mixed: tuple[str, ...] = ()
     """What its file says keeps it from standing beside the others."""
     notes: tuple[str, ...] = ()
+    slowed: tuple[str, ...] = ()
+    """Those of the notes that put its times in doubt, as heavy load does."""
     peak_memory_bytes: int | None = None
     samples: tuple[ImportedSample, ...] = field(default=(), repr=False)
 

@@ -154,7 +154,9 @@ def _caveats(
         caveats.append(Caveat(text))
     caveats += [Caveat(group.text) for group in identical if group.has(own)]
     source = Caveat(f"imported from {file.source}")
-    notes = map(Caveat, own.notes)
+    notes = [
+        Caveat(text, CaveatKind.HEAVY_LOAD if text in own.slowed else CaveatKind.OTHER) for text in own.notes
+    ]
     return tuple(dict.fromkeys([*mixed_caveats(row.mixed), source, *caveats, *notes]))
 
 

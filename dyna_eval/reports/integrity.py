@@ -27,6 +27,11 @@ LOAD_TOLERANCE = 0.1
 """Others that take up to 10 % of an actor's cores, or clocks held down for so much of the time, are not
 mentioned."""
 
+HEAVY_LOAD = 0.3
+"""More than 30 % puts the row's speed in doubt: without so many of its cores a pass takes 1.4 times as long
+at best, as much as whole methods differ by. Up to there, as with a desktop's own processes, a note is
+enough."""
+
 DEGENERATE_DISTINCT_2 = 0.3
 """Under this share of distinct bigrams a text repeats itself, which flatters acceptance."""
 
@@ -37,11 +42,16 @@ Environments = Mapping[str, Mapping[str, Scalar]]
 
 
 class CaveatKind(StrEnum):
-    """The caveats that are told apart: they do not hold in a joined table, or are said elsewhere as well."""
+    """The caveats that are told apart: they do not hold in a joined table, are said elsewhere as well, or
+    put a row in doubt."""
 
     SEPARABILITY = "separability"
     NODE_CAP = "node cap"
     PRUNING = "pruning"
+    DOUBT = "doubt"
+    """The row's numbers are not to be trusted, or not to be compared with the others'."""
+    HEAVY_LOAD = "heavy load"
+    """Its times are not: something slowed it down by far while it was measured."""
     OTHER = "other"
 
 
@@ -82,7 +92,7 @@ def row_caveats(
         found.append(
             Caveat(f"grown by the policy {method} of {params[PACKAGE]}, which is no part of dyna-eval")
         )
-    found += map(Caveat, _output_doubts(method, figures))
+    found += _output_caveats(method, figures)
     bound = figures.acceptance.node_cap_bound_rate
     if bound:
         cap = f" (max_nodes={params['max_nodes']})" if "max_nodes" in params else ""
@@ -94,7 +104,10 @@ def row_caveats(
 
 
 def mixed_caveats(mixed: Sequence[str]) -> list[Caveat]:
-    return [Caveat(f"differs from the rows it stands with in {difference}") for difference in mixed]
+    return [
+        Caveat(f"differs from the rows it stands with in {difference}", CaveatKind.DOUBT)
+        for difference in mixed
+    ]
 
 
 def separability_caveats(versus_baseline: Comparison | None, confidence: float) -> list[Caveat]:
@@ -159,7 +172,8 @@ def load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
         shares = [(job.conditions or {}).get(fact) for job in jobs]
         worst = max((share for share in shares if isinstance(share, float)), default=0.0)
         if worst > LOAD_TOLERANCE:
-            found.append(Caveat(text.format(_next_tenth(worst))))
+            kind = CaveatKind.HEAVY_LOAD if worst > HEAVY_LOAD else CaveatKind.OTHER
+            found.append(Caveat(text.format(_next_tenth(worst)), kind))
     return found
 
 
@@ -212,23 +226,20 @@ def _drift(actor: str, sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap
     ]
 
 
-def _output_doubts(method: Method, figures: Figures) -> list[str]:
-    outcome, texts = figures.agreement, []
+def _output_caveats(method: Method, figures: Figures) -> list[Caveat]:
+    outcome, found = figures.agreement, []
     if outcome.violations:
-        texts.append(
-            f"output is not the target's in {outcome.violations} of {outcome.compared} samples (violations)"
-        )
+        wrong = f"{outcome.violations} of {outcome.compared} samples (violations)"
+        found.append(Caveat(f"output is not the target's in {wrong}", CaveatKind.DOUBT))
     if outcome.ties:
-        texts.append(
-            f"output leaves the target's at a numeric tie in {outcome.ties} of {outcome.compared} samples"
-        )
+        tied = f"{outcome.ties} of {outcome.compared} samples"
+        found.append(Caveat(f"output leaves the target's at a numeric tie in {tied}"))
     if method is not Method.AR and not outcome.compared:
-        texts.append("output was not compared with the target's")
+        found.append(Caveat("output was not compared with the target's", CaveatKind.DOUBT))
     if figures.distinct_2 is not None and figures.distinct_2 < DEGENERATE_DISTINCT_2:
-        texts.append(
-            f"output repeats itself (distinct-2 {figures.distinct_2:.2f}), which flatters acceptance"
-        )
-    return texts
+        repetitive = f"output repeats itself (distinct-2 {figures.distinct_2:.2f})"
+        found.append(Caveat(f"{repetitive}, which flatters acceptance"))
+    return found
 
 
 def environment_difference(other: str | None, expected: str | None, environments: Environments) -> str:

@@ -14,7 +14,7 @@ from statistics import fmean
 from dyna_eval.errors import MixedRowsError
 from dyna_eval.jobs import GenerationSpec, MeasureSpec, Method, Pair, Params
 from dyna_eval.reports.imported import Source
-from dyna_eval.reports.integrity import Caveat, Environments
+from dyna_eval.reports.integrity import Caveat, CaveatKind, Environments
 from dyna_eval.reports.intervals import Bootstrap, Interval, RunNoise, Variance
 from dyna_eval.reports.presets import Preset
 from dyna_eval.reports.statistics import (
@@ -87,6 +87,11 @@ class Row:
     @property
     def caveat_texts(self) -> tuple[str, ...]:
         return tuple(caveat.text for caveat in self.caveats)
+
+    @property
+    def slowed(self) -> tuple[str, ...]:
+        """What slowed it down so much while it was measured that its times are in doubt; mostly nothing."""
+        return tuple(caveat.text for caveat in self.caveats if caveat.kind is CaveatKind.HEAVY_LOAD)
 
     @property
     def is_exact(self) -> bool:

@@ -64,7 +64,7 @@ def depth_rates(measured: Measured, pair: str) -> tuple[DepthRates, ...]:
             _rate(measured, row, rate, depth, depth - 1)
             for depth, rate in enumerate(known.conditional_rates, start=1)
         )
-        found.append(DepthRates(entry=Entry.of(row), marginal=marginal, conditional=conditional))
+        found.append(DepthRates(entry=Entry.of(row, timed=False), marginal=marginal, conditional=conditional))
     if not found:
         raise NothingToDrawError("no row has a draft that was accepted, with rounds that are known")
     return tuple(found)
@@ -88,7 +88,7 @@ def tree_sizes(
         if counts:
             found.append(
                 TreeSizes(
-                    entry=Entry.of(row),
+                    entry=Entry.of(row, timed=False),
                     rounds=tuple(sorted(counts.items())),
                     capped_share=row.figures.acceptance.node_cap_bound_rate,
                 )

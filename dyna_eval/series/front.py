@@ -31,7 +31,7 @@ def memory_front(measured: Measured, rows: Sequence[Row], measure: Measure) -> M
     """Return a measure over the peak memory; raises NothingToDrawError where no row has both."""
     sign = -1.0 if measure.less_is_better else 1.0
     points = [
-        MemoryPoint(memory_bytes=row.peak_memory_bytes, y=y, entry=Entry.of(row))
+        MemoryPoint(memory_bytes=row.peak_memory_bytes, y=y, entry=Entry.of(row, timed=measure.is_timed))
         for row in rows
         if row.peak_memory_bytes is not None and (y := estimate(measured, row, measure)) is not None
     ]

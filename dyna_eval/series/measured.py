@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from dyna_eval.jobs import JobState, Method
 from dyna_eval.records import SweepRecord
+from dyna_eval.reports.integrity import CaveatKind
 from dyna_eval.reports.intervals import Bootstrap, Interval
-from dyna_eval.reports.report import Report, Row
+from dyna_eval.reports.report import Report, Row, baseline_of
 from dyna_eval.reports.samples import Floats, SampleTable
 from dyna_eval.reports.tuning import reported_record
 from dyna_eval.wording import one_line
+
+_MOST_DOUBTS = 700
+"""Characters of the reasons for doubt under a figure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,19 +45,55 @@ class Entry:
     label: str
     method: Method
     doubt: str | None
-    """Why its numbers are not to be trusted, or not to be compared with the others'."""
+    """Why its numbers in the figure are not to be trusted, or not to be compared with the others'."""
 
     @classmethod
-    def of(cls, row: Row) -> Entry:
-        doubtful = row.figures is not None and (bool(row.mixed) or not row.is_exact)
-        doubt = one_line("; ".join(row.caveat_texts)) or "not known to be the target's own output"
+    def of(cls, row: Row, *, timed: bool = True) -> Entry:
+        """Name a row in a figure of times and speeds, or in one of counts, which no load changes."""
+        kinds = (CaveatKind.DOUBT, CaveatKind.HEAVY_LOAD) if timed else (CaveatKind.DOUBT,)
+        reasons = [caveat.text for caveat in row.caveats if caveat.kind in kinds]
         return cls(
             pair=row.pair,
             step=row.step,
             label=one_line(row.label),
             method=row.method,
-            doubt=doubt if doubtful else None,
+            doubt=one_line("; ".join(reasons)) or None,
         )
+
+    @property
+    def star(self) -> str:
+        """What stands after its label or number: a star where it is in doubt."""
+        return "*" if self.doubt else ""
+
+    @property
+    def starred(self) -> str:
+        return f"{self.label}{self.star}"
+
+
+def baselines(report: Report, entries: Iterable[Entry]) -> list[Entry]:
+    """Return what the speedups of rows are over."""
+    pairs = dict.fromkeys(entry.pair for entry in entries)
+    found = (baseline_of(report.rows_of(pair)) for pair in pairs)
+    return [Entry.of(row) for row in found if row is not None]
+
+
+def doubts(entries: Iterable[Entry], over: Iterable[Entry] = ()) -> list[str]:
+    """Say which rows of a figure are in doubt, and why; rows of one reason together.
+
+    `over` are the baselines of the speedups that it shows, which may be no rows of its own.
+    """
+    over = list(over)
+    reasons: dict[str, list[str]] = {}
+    for entry in dict.fromkeys([*over, *entries]):
+        if entry.doubt:
+            name = f"{entry.label} (all speedups are over it)" if entry in over else entry.label
+            reasons.setdefault(entry.doubt, []).append(name)
+    texts = [f"* {', '.join(dict.fromkeys(names))}: {reason}." for reason, names in reasons.items()]
+    if sum(map(len, texts)) <= _MOST_DOUBTS:
+        return texts
+    rows = sum(map(len, reasons.values()))
+    among = ", the baseline among them," if any(entry.doubt for entry in over) else ""
+    return [f"* Why {rows} rows{among} are in doubt stands in the notes of the report's table."]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

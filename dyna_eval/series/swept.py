@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Scalar
-from dyna_eval.reports.claims import Claim, claim_between
+from dyna_eval.reports.claims import is_drawn_slower
 from dyna_eval.reports.report import Row, baseline_of
 from dyna_eval.reports.statistics import Figures
 from dyna_eval.series.measured import Entry, Estimate, Measured
@@ -40,6 +40,11 @@ class Measure(StrEnum):
     @property
     def less_is_better(self) -> bool:
         return self is Measure.TTFT
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it is a time or a speed, and no count."""
+        return self in (Measure.THROUGHPUT, Measure.SPEEDUP, Measure.TTFT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +100,7 @@ class Cell:
     value: Estimate
     entry: Entry
     is_slower: bool
-    """Whether the row is measurably slower than its pair's baseline."""
+    """Whether a figure may call the row slower than its pair's baseline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +217,13 @@ def heat_map(
             continue
         drawn += placed.values()
         cells = tuple(
-            Cell(x=at_x, y=at_y, value=value, entry=Entry.of(row), is_slower=_is_slower(measured, row))
+            Cell(
+                x=at_x,
+                y=at_y,
+                value=value,
+                entry=Entry.of(row, timed=measure.is_timed),
+                is_slower=_is_slower(measured, row),
+            )
             for (at_x, at_y), row in reversed(placed.items())
             if (value := estimate(measured, row, measure)) is not None
         )
@@ -230,7 +241,7 @@ def heat_map(
 
 def _is_slower(measured: Measured, row: Row) -> bool:
     base = baseline_of(measured.finished(row.pair))
-    return base is not None and claim_between(row, base, row.versus_baseline) is Claim.DEGRADES
+    return base is not None and is_drawn_slower(row, base, row.versus_baseline)
 
 
 def _axes_by_default(rows: Sequence[Row]) -> tuple[str, str]:
@@ -262,7 +273,9 @@ def _curves(rows: Sequence[Row], spanned: Span, point: Callable[[Row], Point | N
 
 def _point(measured: Measured, row: Row, x: str, measure: Measure) -> Point | None:
     y = estimate(measured, row, measure)
-    return Point(x=value_of(row, x), y=y, entry=Entry.of(row)) if y is not None else None
+    if y is None:
+        return None
+    return Point(x=value_of(row, x), y=y, entry=Entry.of(row, timed=measure.is_timed))
 
 
 def _values(rows: Sequence[Row], name: str | None) -> list[Scalar]:

@@ -56,6 +56,7 @@ def _row_json(row: Row) -> dict[str, object]:
         "key": row.key,
         "mixed": list(row.mixed),
         "caveats": list(row.caveat_texts),
+        "slowed": list(row.slowed),
         "job_ids": list(row.job_ids),
         "imported": row.source and asdict(row.source),
         "foreign": dict(row.foreign),

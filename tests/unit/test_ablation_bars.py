@@ -175,6 +175,21 @@ def test_a_bar_whose_output_is_not_the_targets_is_starred_and_explained() -> Non
     assert "* + Draft model: output is not the target's" in figure.get_supxlabel().replace("\n", " ")
 
 
+@pytest.mark.parametrize(("share", "is_heavy"), [(0.3, False), (0.31, True)])
+def test_a_bar_that_load_slowed_by_far_is_starred_and_not_called_slower(share: float, is_heavy: bool) -> None:
+    figure = drawn(change_jobs(record(), TREE.label, conditions={"others_share": share}))
+    labels = [label.get_text().replace("\n", " ") for label in figure.axes[0].get_xticklabels()]
+    assert [label.endswith("*") for label in labels] == [False, False, is_heavy, False]
+    assert [bool(bar.get_hatch()) for bar in bars(figure)] == [False, False, not is_heavy, False]
+    assert ("slower" in joined(figure)) is not is_heavy
+    assert ("cores" in figure.get_supxlabel()) is is_heavy
+
+
+def test_a_bar_is_slower_than_one_before_it_that_load_slowed_all_the_more() -> None:
+    figure = drawn(change_jobs(record(), LINEAR.label, conditions={"others_share": 0.5}))
+    assert [bool(bar.get_hatch()) for bar in bars(figure)] == [False, False, True, False]
+
+
 def test_more_rows_lie_under_each_other_with_their_speedups_beside_them() -> None:
     stored = many_rows(25)
     figure = drawn(stored)

@@ -39,7 +39,7 @@ GENERATED = DOCS / "reference"
 
 NOT_FIGURES = {
     "pair", "step", "label", "method", "params", "state", "baseline", "prompts", "repeats", "tokens",
-    "prompt_set", "env", "mixed", "job_ids", "key", "generation", "imported", "foreign", "caveats",
+    "prompt_set", "env", "mixed", "job_ids", "key", "generation", "imported", "foreign", "caveats", "slowed",
 }  # fmt: skip
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

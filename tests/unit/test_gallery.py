@@ -26,6 +26,7 @@ from report_records import (
     PRUNED,
     TREE,
     calibrated,
+    change_jobs,
     change_samples,
     record,
 )
@@ -42,7 +43,6 @@ from dyna_eval.plots.look import (
     DASHES,
     MARKERS,
     SERIES,
-    doubts,
     fitting_ticks,
     lightness,
     series_colors,
@@ -52,7 +52,7 @@ from dyna_eval.plots.look import (
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.series.costs import PHASES, PhaseBar, phase_bars
-from dyna_eval.series.measured import Entry, Measured
+from dyna_eval.series.measured import Measured
 from dyna_eval.series.swept import Measure, heat_map
 from tests.disks import room_for
 
@@ -339,6 +339,15 @@ def test_the_framed_cell_is_the_highest_that_is_not_in_doubt() -> None:
     assert (none, "Framed" in note) == ([], False)
 
 
+def test_a_cell_that_load_slowed_is_starred_and_another_one_framed() -> None:
+    stored = change_jobs(ever_faster_trees(), TREES[9].label, conditions={"others_share": 0.5})
+    best, note = framed(stored)
+    assert (best, "Framed: the highest of those without a star." in note) == (["3.40"], True)
+    (figure,) = figures(stored, Wish(names=("heat",), heat=("threshold", "branch"))).values()
+    starred = [text.get_text() for text in figure.findobj(Text) if text.get_text().endswith("*")]
+    assert starred == ["3.60*"]
+
+
 def test_where_a_row_was_chosen_on_tuning_prompts_that_one_is_framed() -> None:
     stored = ever_faster_trees()
     split = replace(stored, measure=MeasureSpec(tune_fraction=0.5))
@@ -371,16 +380,25 @@ def test_doubtful_rows_are_starred_and_explained_in_every_figure() -> None:
         assert "* + Adaptive pruning: output is not the target's" in texts(figure), stem
 
 
-def test_reasons_for_doubt_are_told_once_and_left_to_the_table_where_they_are_many() -> None:
-    def doubted(step: int, reason: str) -> Entry:
-        return Entry(pair="demo", step=step, label=f"Row {step}", method=Method.TREE, doubt=reason)
+def test_rows_that_load_slowed_are_starred_and_explained_in_figures_of_times_alone() -> None:
+    stored = change_jobs(with_costs(record()), PRUNED.label, conditions={"others_share": 0.5})
+    said = f"* {PRUNED.label}: other processes used up to 50 % of the cores while it was measured."
+    for stem, figure in figures(stored).items():
+        assert (said in texts(figure).replace("\xa0", " ")) is (stem not in ("depth", "tree-size")), stem
 
-    assert doubts([doubted(1, "a"), doubted(2, "b"), doubted(3, "a")]) == [
-        "* Row 1, Row 3: a.",
-        "* Row 2: b.",
-    ]
-    many = [doubted(step, f"reason {step} " + "why " * 10) for step in range(20)]
-    assert doubts(many) == ["* Why 20 rows are in doubt stands in the notes of the report's table."]
+
+def test_a_figure_says_where_load_slowed_what_its_speedups_are_over() -> None:
+    stored = change_jobs(some_trees(), BASELINE.label, conditions={"stolen_share": 0.4})
+    reason = "other machines were given up to 40 % of the cores while it was measured."
+    told = {
+        stem.split("-")[0]: texts(figure).replace("\xa0", " ") for stem, figure in figures(stored).items()
+    }
+    over = {name for name, text in told.items() if f"* Baseline (all speedups are over it): {reason}" in text}
+    assert over == {"ablation", "curves", "heat", "cost", "prompts"}
+    assert f"* Baseline: {reason}" in told["phases"]
+    assert {name for name, text in told.items() if reason in text} == {*over, "phases"}
+    for figure in figures(stored, Wish(names=("curves", "heat"), measure=Measure.ACCEPTANCE)).values():
+        assert "*" not in texts(figure)
 
 
 @pytest.mark.slow

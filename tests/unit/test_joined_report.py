@@ -32,6 +32,7 @@ from dyna_eval.reports.joined_report import joined_report
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import Report, Row, best_row
 from dyna_eval.reports.statistics import compare
+from dyna_eval.series.measured import Entry
 from dyna_eval.tables.report import print_table, to_csv, to_markdown
 from dyna_eval.tables.report_json import to_json
 from tests import result_files
@@ -205,6 +206,17 @@ def test_rows_that_our_own_report_marked_as_mixed_stay_refused(tmp_path: Path) -
     with pytest.raises(MixedRowsError, match=r"Draft model' of own.json .*cpu: B instead of A"):
         imported_report(sweep(1, file))
     assert row_of(imported_report(sweep(1, file), allow_mixed=True), LINEAR.label).mixed
+
+
+def test_a_row_that_load_slowed_stays_in_doubt_after_import_and_in_a_joined_table(tmp_path: Path) -> None:
+    stored = change_jobs(record(), LINEAR.label, conditions={"others_share": 0.5, "stolen_share": 0.2})
+    report = build_report(stored)
+    file = import_file(write(tmp_path, "own.json", to_json(report)))
+    joined = joined_report([record(FOUR_STEPS[:1]), second(stored)])
+    reason = "other processes used up to 50 % of the cores while it was measured"
+    for one in (report, imported_report(sweep(1, file)), joined):
+        assert [(row.label, row.slowed) for row in one.rows if row.slowed] == [(LINEAR.label, (reason,))]
+        assert Entry.of(row_of(one, LINEAR.label)).doubt == reason
 
 
 # ----------------------------------------------------------------- per-question data

@@ -412,6 +412,16 @@ def test_a_row_whose_gpu_was_hot_or_at_its_power_limit_says_so() -> None:
     assert told == [[], [said.format("heat", 30)], [said.format("a power limit", 50)], []]
 
 
+def test_load_on_more_than_three_tenths_of_the_cores_is_heavy_and_less_is_only_told() -> None:
+    stored = change_jobs(record(), LINEAR.label, conditions={"others_share": 0.3})
+    stored = change_jobs(stored, TREE.label, repeats=[1], conditions={"stolen_share": 0.301})
+    report = build_report(stored)
+    told = ["other machines were given up to 40 % of the cores while it was measured"]
+    assert [list(line.slowed) for line in report.rows] == [[], [], told, []]
+    assert [len(line.caveat_texts) for line in report.rows] == [0, 1, 1, 0]
+    assert [line["slowed"] for line in json.loads(json.dumps(to_json(report)))["rows"]] == [[], [], told, []]
+
+
 @pytest.mark.parametrize(("factors", "drifts"), [((1.0, 1.3), True), ((1.0, 1.02), False), ((1.0,), False)])
 def test_an_actor_whose_own_runs_slow_down_is_said_to_drift(factors: tuple[float, ...], drifts: bool) -> None:
     report = build_report(with_sentinels(record(), *factors))

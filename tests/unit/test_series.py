@@ -31,7 +31,7 @@ from dyna_eval.reports.report import Row
 from dyna_eval.reports.tuning import measured_prompts
 from dyna_eval.series.costs import cost_chart, full_acceptance_speedup, phase_bars
 from dyna_eval.series.drafts import depth_rates, tree_sizes
-from dyna_eval.series.measured import Measured
+from dyna_eval.series.measured import Entry, Measured, doubts
 from dyna_eval.series.paired import paired_speedups
 from dyna_eval.series.parameters import Parameter, Scale, independent, span, spans_by_default, swept
 from dyna_eval.series.swept import CurveChart, Measure, acceptance_length, curve_chart, heat_map
@@ -414,3 +414,62 @@ def test_a_row_whose_output_is_not_the_targets_is_doubted_in_every_series() -> N
     ):
         assert entry.label == LINEAR.label
         assert entry.doubt is not None and "output is not the target's" in entry.doubt
+
+
+def test_heavy_load_puts_a_rows_times_in_doubt_and_no_counts() -> None:
+    """The reason is the load alone, and not what else is noted of the row."""
+    stored = change_samples(calibrated(record()), TREE.label, capped_rounds=3)
+    shares = {"others_share": 0.5, "stolen_share": 0.2}
+    own = measured(change_jobs(stored, TREE.label, conditions=shares))
+    reason = "other processes used up to 50 % of the cores while it was measured"
+    timed = (
+        paired_speedups(own, "demo")[1].entry,
+        phase_bars(own, "demo")[2].entry,
+        cost_chart(own, "demo").points[2].entry,
+    )
+    counted = (
+        depth_rates(own, "demo")[1].entry,
+        tree_sizes(own, "demo", {job: {4: 10} for job in own.report.rows[2].job_ids})[0].entry,
+    )
+    assert {entry.label for entry in (*timed, *counted)} == {TREE.label}
+    assert {entry.doubt for entry in timed} == {reason}
+    assert {entry.doubt for entry in counted} == {None}
+
+
+def test_a_curve_or_a_heat_map_doubts_a_slowed_row_where_it_measures_time() -> None:
+    stored = change_jobs(swept_record(*grid()), "tree 0", conditions={"others_share": 0.5})
+    own = measured(stored)
+    for measure in (Measure.SPEEDUP, Measure.THROUGHPUT, Measure.TTFT, Measure.ACCEPTANCE, Measure.EXACT):
+        chart = curve_chart(own, own.report.rows, span(own.report.rows), measure)
+        heat = heat_map(own, own.report.rows, ("threshold", "depth"), measure)
+        points = [point.entry for panel in chart.panels for curve in panel.curves for point in curve.points]
+        cells = [cell.entry for panel in heat.panels for cell in panel.cells]
+        for entries in (points, cells):
+            doubted = [entry.label for entry in entries if entry.doubt]
+            assert doubted == (["tree 0"] if measure.is_timed else []), measure
+
+
+def test_a_cell_that_load_slowed_is_not_called_slower_than_the_baseline() -> None:
+    rows = [(BASELINE, 200.0), *trees(*grid())]
+    stored = change_jobs(record(rows), "tree 0", conditions={"others_share": 0.5})
+    own = measured(stored)
+    heat = heat_map(own, own.report.rows, ("threshold", "depth"), Measure.SPEEDUP)
+    slower = {cell.entry.label: cell.is_slower for panel in heat.panels for cell in panel.cells}
+    assert slower == {f"tree {i}": i != 0 for i in range(12)}
+
+
+def test_reasons_for_doubt_are_told_once_and_left_to_the_table_where_they_are_many() -> None:
+    def doubted(step: int, reason: str) -> Entry:
+        return Entry(pair="demo", step=step, label=f"Row {step}", method=Method.TREE, doubt=reason)
+
+    assert doubts([doubted(1, "a"), doubted(2, "b"), doubted(3, "a")]) == [
+        "* Row 1, Row 3: a.",
+        "* Row 2: b.",
+    ]
+    base, other = doubted(1, "a"), doubted(2, "a")
+    assert doubts([other], over=[base]) == ["* Row 1 (all speedups are over it), Row 2: a."]
+    assert doubts([base, other], over=[base]) == doubts([other], over=[base])
+    many = [doubted(step, f"reason {step} " + "why " * 10) for step in range(20)]
+    told = "* Why 20 rows{} are in doubt stands in the notes of the report's table."
+    assert doubts(many) == [told.format("")]
+    assert doubts(many, over=many[:1]) == [told.format(", the baseline among them,")]
