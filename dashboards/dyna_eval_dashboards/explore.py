@@ -12,11 +12,11 @@ from plotly.subplots import make_subplots
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.reports.report import Report, Row
 from dyna_eval.series.front import MemoryPoint, memory_front
-from dyna_eval.series.measured import Entry, Estimate, Measured
+from dyna_eval.series.measured import Entry, Estimate, Measured, baselines, doubts
 from dyna_eval.series.parameters import Parameter, Scale, Span, bare_text, span, swept, value_text
 from dyna_eval.series.swept import Curve, CurveChart, HeatPanel, Measure, Panel, curve_chart, heat_map
 from dyna_eval.wording import count, one_line
-from dyna_eval_dashboards.figures import around, dash, error_bars, layout, plain, text
+from dyna_eval_dashboards.figures import around, dash, doubt_lines, error_bars, layout, plain, symbols, text
 
 TITLES: dict[Measure, str] = {
     Measure.THROUGHPUT: "Tokens/s",
@@ -135,7 +135,11 @@ def _curves(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
     notes = _cut(len(chart.panels), len(panels), "panel") + _cut(len(chart.names), len(names), "curve")
     if any(panel.baseline for panel in panels):
         notes.append("Dashed: the baseline.")
-    return figure, [*notes, *_left_out(chart.left_out, f"of methods that do not sweep {chart.x.name}")]
+    notes += _left_out(chart.left_out, f"of methods that do not sweep {chart.x.name}")
+    drawn = [curve for panel in panels for curve in panel.curves if curve.name in names]
+    entries = [point.entry for curve in drawn for point in curve.points]
+    over = baselines(measured.report, entries) if choice.y.is_timed else []
+    return figure, [*notes, *doubts(entries, over)]
 
 
 def _trace(chart: CurveChart, panel: Panel, curve: Curve, *, number: int) -> go.Scatter:
@@ -149,6 +153,7 @@ def _trace(chart: CurveChart, panel: Panel, curve: Curve, *, number: int) -> go.
         mode="markers" if chart.x.scale is Scale.CATEGORY else "lines+markers",
         name=text(curve.name),
         legendgroup=str(number),
+        marker=symbols([point.entry for point in points], 6),
         line={"dash": dash(number)},
         meta=number,
         hovertext=[
@@ -187,9 +192,7 @@ def _hover(entry: Entry, settings: Sequence[str], measure: Measure, y: Estimate,
     value = f"{TITLES[measure]} {y.value:.4g}"
     if y.interval is not None:
         value += f" [{y.interval.low:.4g}, {y.interval.high:.4g}]"
-    lines = [f"<b>{text(entry.label)}</b>", text(", ".join(settings)), value, *more]
-    if entry.doubt:
-        lines.append(f"* {text(entry.doubt)}")
+    lines = [f"<b>{text(entry.label)}</b>", text(", ".join(settings)), value, *more, *doubt_lines(entry)]
     return "<br>".join(line for line in lines if line)
 
 
@@ -217,7 +220,10 @@ def _heat(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
     spread = f"{TITLES[choice.y]} from {min(every):.3g} to {max(every):.3g}"
     notes = [f"The stronger the colour, the higher: {spread}."]
     notes += _cut(len(heat.panels), len(panels), "panel")
-    return figure, [*notes, *_left_out(heat.left_out, "that do not sweep both, or stand alone")]
+    notes += _left_out(heat.left_out, "that do not sweep both, or stand alone")
+    entries = [cell.entry for panel in panels for cell in panel.cells]
+    over = baselines(measured.report, entries) if choice.y is Measure.SPEEDUP else []
+    return figure, [*notes, *doubts(entries, over)]
 
 
 def _squares(panel: HeatPanel, x: str, y: str, measure: Measure, *, with_text: bool) -> go.Scatter:
@@ -225,10 +231,13 @@ def _squares(panel: HeatPanel, x: str, y: str, measure: Measure, *, with_text: b
         x=[bare_text(cell.x) for cell in panel.cells],
         y=[bare_text(cell.y) for cell in panel.cells],
         mode="markers+text" if with_text else "markers",
-        text=[f"{cell.value.value:.3g}" for cell in panel.cells],
+        text=[f"{cell.value.value:.3g}{cell.entry.star}" for cell in panel.cells],
         textposition="middle right",
         cliponaxis=False,
-        marker={"symbol": "square", "color": [cell.value.value for cell in panel.cells]},
+        marker={
+            "symbol": ["star" if cell.entry.doubt and not with_text else "square" for cell in panel.cells],
+            "color": [cell.value.value for cell in panel.cells],
+        },
         hovertext=[
             _hover(
                 cell.entry,
@@ -259,14 +268,17 @@ def _front(measured: Measured, measure: Measure) -> tuple[go.Figure, list[str]]:
             y=[point.y.value for point in points],
             mode=mode,
             meta=role,
-            marker={"size": 8},
+            marker=symbols([point.entry for point in points], 8),
             hovertext=[
                 _hover(point.entry, [], measure, point.y, f"{point.memory_bytes / 2**30:.2f} GiB")
                 for point in points
             ],
             hoverinfo="text",
         )
-    return figure, ["The line joins the configurations that no other beats in both."]
+    notes = ["The line joins the configurations that no other beats in both."]
+    entries = [point.entry for point in found.points]
+    over = baselines(measured.report, entries) if measure is Measure.SPEEDUP else []
+    return figure, [*notes, *doubts(entries, over)]
 
 
 # -------------------------------------------------------------------------- notes

@@ -19,7 +19,7 @@ from dyna_eval.reports.claims import slower_steps
 from dyna_eval.reports.report import Report, Row, baseline_of
 from dyna_eval.series.costs import PHASE_NAMES, PHASES, cost_chart, phase_bars
 from dyna_eval.series.drafts import depth_rates
-from dyna_eval.series.measured import Measured
+from dyna_eval.series.measured import Entry, Measured
 from dyna_eval.wording import one_line
 
 MAX_ROWS = 400
@@ -61,9 +61,10 @@ def text(value: str) -> str:
     return escape(one_line(value), quote=False)
 
 
-def _short(label: str) -> str:
-    line = one_line(label)
-    return text(line if len(line) <= _LABEL_CHARACTERS else line[: _LABEL_CHARACTERS - 1] + "…")
+def _short(entry: Entry) -> str:
+    label = entry.label
+    short = label if len(label) <= _LABEL_CHARACTERS else f"{label[: _LABEL_CHARACTERS - 1]}…"
+    return text(f"{short}{entry.star}")
 
 
 def layout(x: str, y: str, **more: Any) -> go.Layout:
@@ -84,7 +85,16 @@ def _hover(row: Row) -> str:
         lines.append(f"{row.figures.throughput.mean:.1f} tokens/s")
     if row.versus_baseline:
         lines.append(f"speedup {row.versus_baseline.ratio:.2f} × {interval_cell(row.speedup_interval)}")
-    return "<br>".join(lines)
+    return "<br>".join([*lines, *doubt_lines(Entry.of(row))])
+
+
+def doubt_lines(entry: Entry) -> list[str]:
+    """Return what a hover says last of a row that is in doubt, and nothing of others."""
+    return [f"* {text(entry.doubt)}"] if entry.doubt else []
+
+
+def _speedup(row: Row) -> str:
+    return f"{row.versus_baseline.ratio:.2f}×" if row.versus_baseline else ""
 
 
 def dash(number: int) -> str:
@@ -106,6 +116,14 @@ def error_bars(errors: Sequence[tuple[float, float]], *, thickness: float, width
         "arrayminus": [down for _, down in errors],
         "thickness": thickness,
         "width": width,
+    }
+
+
+def symbols(entries: Sequence[Entry], size: int) -> dict[str, object]:
+    """Return how Plotly is told of points, of so many pixels: dots, and larger stars where in doubt."""
+    return {
+        "symbol": ["star" if entry.doubt else "circle" for entry in entries],
+        "size": [size + 5 if entry.doubt else size for entry in entries],
     }
 
 
@@ -136,7 +154,7 @@ def ablation(measured: Measured, pair: str) -> go.Figure:
         figure.add_scatter(
             x=[row.step for row in shown],
             y=[rate.mean + up for rate, (up, _) in zip(rates, errors, strict=True)],
-            text=[f"{row.versus_baseline.ratio:.2f}×" if row.versus_baseline else "" for row in shown],
+            text=[_speedup(row) + Entry.of(row).star for row in shown],
             mode="text",
             textposition="top center",
             hoverinfo="skip",
@@ -165,7 +183,7 @@ def speedup_by_acceptance(measured: Measured, pair: str) -> go.Figure:
             [around(speedup.value, speedup.low, speedup.high) for speedup in speedups], thickness=1, width=0
         ),
         mode="markers+text" if len(shown) <= _NAMED_STEPS else "markers",
-        text=[str(point.entry.step) for point in shown],
+        text=[f"{point.entry.step}{point.entry.star}" for point in shown],
         marker={"size": 18 if len(shown) <= _NAMED_STEPS else 8},
         hovertext=[_hover(rows[point.entry.step]) for point in shown],
         hoverinfo="text",
@@ -197,7 +215,11 @@ def phases(measured: Measured, pair: str) -> go.Figure:
             name=name,
             meta=number,
             hovertext=[
-                f"<b>{text(bar.entry.label)}</b><br>{name} {share:.1%}" if share is not None else ""
+                "<br>".join(
+                    [f"<b>{text(bar.entry.label)}</b>", f"{name} {share:.1%}", *doubt_lines(bar.entry)]
+                )
+                if share is not None
+                else ""
                 for bar, share in zip(shown, shares, strict=True)
             ],
             hoverinfo="text",
@@ -205,7 +227,7 @@ def phases(measured: Measured, pair: str) -> go.Figure:
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
     figure.update_yaxes(
         tickvals=[bar.entry.step for bar in shown],
-        ticktext=[_short(bar.entry.label) for bar in shown],
+        ticktext=[_short(bar.entry) for bar in shown],
         autorange="reversed",
     )
     figure.update_layout(
@@ -224,10 +246,13 @@ def acceptance_by_depth(measured: Measured, pair: str) -> go.Figure:
             x=list(range(1, len(row.marginal) + 1)),
             y=[rate.value for rate in row.marginal],
             mode="lines+markers",
-            name=_short(row.entry.label) if len(shown) <= _NAMED_BARS else f"step {row.entry.step}",
+            name=_short(row.entry) if len(shown) <= _NAMED_BARS else f"step {row.entry.step}{row.entry.star}",
             meta=number,
             line={"dash": dash(number)},
-            hovertemplate=f"{text(row.entry.label)}<br>depth %{{x}}: %{{y:.1%}}<extra></extra>",
+            hovertemplate="<br>".join(
+                [text(row.entry.label), "depth %{x}: %{y:.1%}", *doubt_lines(row.entry)]
+            )
+            + "<extra></extra>",
         )
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
     figure.update_yaxes(tickformat=".0%", range=[0, 1.02])

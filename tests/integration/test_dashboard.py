@@ -21,7 +21,7 @@ import pytest
 from claims import claim_one, land_one
 from dyna_eval_dashboards.app import create_app
 from dyna_eval_dashboards.explore import Choice, Explored, explore
-from dyna_eval_dashboards.figures import figure_of
+from dyna_eval_dashboards.figures import FIGURES, figure_of
 from dyna_eval_dashboards.pages import asset
 from dyna_eval_dashboards.rounds import time_line
 from dyna_eval_dashboards.safety import Access
@@ -54,7 +54,7 @@ from dyna_eval.tables.comparison import (
     remarks,
 )
 from dyna_eval.time_left import Basis, TimeLeft
-from tests.unit.report_records import BASELINE, PRUNED, record
+from tests.unit.report_records import BASELINE, PRUNED, change_jobs, record
 
 TOKEN = "a-token-of-some-length"  # noqa: S105  # guards nothing
 EXAMPLES = {
@@ -613,6 +613,71 @@ def test_the_front_joins_what_no_other_row_beats_in_memory_and_speed() -> None:
     every, best = front["data"]
     assert list(every["x"]) == [1.0, 2.0, 3.0, 4.0]
     assert list(best["x"]) == [1.0, 2.0, 4.0]
+
+
+def stars(texts: Any) -> list[bool]:
+    return [text.endswith("*") for text in texts]
+
+
+def test_rows_that_load_slowed_have_a_star_in_every_figure_of_times_and_say_why() -> None:
+    stored = record([(BASELINE, 90.0), *GRID])
+    report = build_report(change_jobs(stored, "10/2/402.0", conditions={"others_share": 0.5}))
+    reason = "other processes used up to 50 % of the cores while it was measured"
+    last = [False, False, False, False, True]
+    found = {name: figure_of(report, report.pairs[0], name) for name in FIGURES}
+    bars, numbers = (found["ablation"] or {})["data"]
+    assert stars(numbers["text"]) == last
+    assert [f"* {reason}" in text for text in bars["hovertext"]] == last
+    [points] = (found["speedup"] or {})["data"]
+    assert stars(points["text"]) == last
+    phases = found["phases"] or {}
+    assert stars(phases["layout"]["yaxis"]["ticktext"]) == last
+    assert f"* {reason}" in phases["data"][0]["hovertext"][-1]
+    assert not any(stars(trace["name"] for trace in (found["depth"] or {})["data"]))
+
+
+@pytest.mark.parametrize(("measure", "is_timed"), [("throughput", True), ("acceptance", False)])
+def test_explored_rows_that_load_slowed_have_a_star_where_times_are_shown(
+    measure: str, is_timed: bool
+) -> None:
+    stored = record([(BASELINE, 90.0), *GRID])
+    report = build_report(change_jobs(stored, "10/2/402.0", conditions={"others_share": 0.5}))
+    said = "* 10/2/402.0: other processes used up to 50 % of the cores while it was measured."
+    last = [False, False, False, is_timed]
+    heat = explored(report, kind="heat", x="depth", curve="branch", y=measure)
+    curves = explored(report, x="depth", curve="branch", y=measure)
+    front = explored(with_memory(report, {row.label: 1 for row in report.rows}), kind="front", y=measure)
+    assert heat.figure
+    assert curves.figure
+    assert front.figure
+    [squares] = heat.figure["data"]
+    assert stars(squares["text"]) == last
+    symbols = [symbol for trace in curves.figure["data"] for symbol in trace["marker"]["symbol"]]
+    assert [symbol == "star" for symbol in symbols] == last
+    assert ("star" in front.figure["data"][0]["marker"]["symbol"]) is is_timed
+    for one in (heat, curves, front):
+        assert (said in one.notes) is is_timed
+
+
+def test_a_crowded_heat_map_has_a_star_for_a_square() -> None:
+    """It has no room for numbers, at which the star would stand."""
+    many = trees(*[(depth, branch, 100.0 + depth) for depth in range(2, 17) for branch in (1, 2)])
+    report = build_report(change_jobs(record(many), many[0][0].label, conditions={"others_share": 0.5}))
+    heat = explored(report, kind="heat", x="depth", curve="branch", y="throughput").figure
+    assert heat
+    [squares] = heat["data"]
+    assert squares["mode"] == "markers"
+    assert list(squares["marker"]["symbol"]).count("star") == 1
+
+
+def test_explored_speedups_say_where_load_slowed_what_they_are_over() -> None:
+    stored = record([(BASELINE, 90.0), *GRID])
+    report = build_report(change_jobs(stored, BASELINE.label, conditions={"gpu_heat_share": 0.5}))
+    said = "* Baseline (all speedups are over it): heat held the GPU's clocks down for up to 50 % of the time"
+    for kind in ("curves", "heat", "front"):
+        shown = with_memory(report, {row.label: 1 for row in report.rows if not row.is_baseline})
+        notes = explored(shown, kind=kind, x="depth", curve="branch", y="speedup").notes
+        assert any(note.startswith(said) for note in notes), kind
 
 
 def test_one_parameter_is_not_chosen_twice_and_what_is_asked_for_stays() -> None:
