@@ -69,9 +69,11 @@ def claim_between(row: Row, base: Row, comparison: Comparison | None) -> Claim:
 def is_drawn_slower(row: Row, base: Row, comparison: Comparison | None) -> bool:
     """Whether a figure may call a row slower than another one.
 
-    Not where heavy load slowed the row: a sentence stands beside the note that says so, a colour does not.
+    Not where heavy load slowed the row and not the other one: a sentence stands beside the note that says so,
+    a colour does not. Where it slowed both, as on a machine that is busy all the time, it explains nothing.
     """
-    return not row.slowed and claim_between(row, base, comparison) is Claim.DEGRADES
+    explained = bool(row.slowed) and not base.slowed
+    return not explained and claim_between(row, base, comparison) is Claim.DEGRADES
 
 
 def slower_steps(rows: Sequence[Row]) -> frozenset[int]:

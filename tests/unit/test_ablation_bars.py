@@ -185,8 +185,12 @@ def test_a_bar_that_load_slowed_by_far_is_starred_and_not_called_slower(share: f
     assert ("cores" in figure.get_supxlabel()) is is_heavy
 
 
-def test_a_bar_is_slower_than_one_before_it_that_load_slowed_all_the_more() -> None:
-    figure = drawn(change_jobs(record(), LINEAR.label, conditions={"others_share": 0.5}))
+@pytest.mark.parametrize("slowed", [(LINEAR,), (LINEAR, TREE)], ids=["the one before", "both"])
+def test_a_bar_is_slower_than_one_before_it_that_load_slowed(slowed: tuple[Configuration, ...]) -> None:
+    stored = record()
+    for configuration in slowed:
+        stored = change_jobs(stored, configuration.label, conditions={"others_share": 0.5})
+    figure = drawn(stored)
     assert [bool(bar.get_hatch()) for bar in bars(figure)] == [False, False, True, False]
 
 
