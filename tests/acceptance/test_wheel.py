@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from workplace import ONE_CORE, SWEEP
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ("dyna_eval", "workers/dyna_eval_workers", "db/dyna_eval_db", "dashboards/dyna_eval_dashboards")
 
@@ -109,7 +111,6 @@ def test_the_source_distribution_holds_the_tests_and_the_licence(built: Built) -
     assert not [name for name in names if name.endswith((".db", ".pyc")) or ".venv" in name]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)  # six commands, of which each starts a Python of its own, and one starts Ray
 def test_commands_run_from_the_wheel_alone(environment: Environment) -> None:
     where = "import dyna_eval, dyna_eval_workers, dyna_eval_db, dyna_eval_dashboards as d; print(d.__file__)"

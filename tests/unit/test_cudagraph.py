@@ -106,7 +106,7 @@ def started(runner: TorchRunner, committed: int) -> TorchRunner:
 # ------------------------------------------------------------------------------------ the same tokens
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("temperature", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", SUPPORTED)
 def test_every_method_emits_the_tokens_of_eager_ar(
     kind: str, temperature: float, make: Callable[[Any], GraphRunner]

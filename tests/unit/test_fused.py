@@ -42,6 +42,8 @@ ROOT = Path(__file__).parents[2]
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if ON_GPU else [])]
+FIRST = ("gpt_neox", "llama", "opt")
+"""Families that differ most from one another."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "odd head size": ("gpt_neox", {"hidden_size": 40, "num_attention_heads": 2}),
     "whole heads rotated": (
@@ -115,7 +117,7 @@ def model_of(kind: str, *, seed: int = 1, dtype: torch.dtype = torch.float32, **
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("kind", SUPPORTED if ON_GPU else ["phi", "qwen3"])
+@pytest.mark.parametrize("kind", SUPPORTED if ON_GPU else ["phi", *slow("qwen3")])
 def test_every_method_emits_the_tokens_of_eager_ar(kind: str, temperature: float) -> None:
     """Without a GPU two methods and two families stand for all: the interpreter is slow."""
     target, draft = model_of(kind, seed=1), model_of(kind, seed=2)
@@ -129,7 +131,7 @@ def test_every_method_emits_the_tokens_of_eager_ar(kind: str, temperature: float
 
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("dtype", [DTYPES[0], *slow(*DTYPES[1:])])
-@pytest.mark.parametrize("kind", SUPPORTED)
+@pytest.mark.parametrize("kind", [*FIRST, *slow(*(kind for kind in SUPPORTED if kind not in FIRST))])
 def test_every_family_passes_the_tree_self_test(kind: str, dtype: torch.dtype) -> None:
     model = model_of(kind, dtype=dtype)
     self_test(FusedRunner(model), plain_logits(model), kind)
@@ -219,7 +221,7 @@ def test_a_tree_of_seven_has_the_logits_of_an_eager_pass(kind: str, committed: i
     torch.testing.assert_close(ours.logits(), eager.logits(), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["gpt_neox", "llama"])
+@pytest.mark.parametrize("kind", ["gpt_neox", *slow("llama")])
 def test_a_prompt_of_two_passes_fills_the_cache_as_transformers_does(kind: str) -> None:
     model = model_of(kind)
     eager, ours = started(TorchRunner(model), 70), started(FusedRunner(model), 70)
@@ -253,7 +255,7 @@ def test_a_pass_writes_its_own_rows_alone(count: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("count", [2, 20, *([40, 70] if ON_GPU else [])])
+@pytest.mark.parametrize("count", [2, *slow(20), *([40, 70] if ON_GPU else [])])
 def test_a_chain_has_the_numbers_of_one_token_after_another(count: int, dtype: torch.dtype) -> None:
     """On a GPU to the last bit: each number is a sum in one order. The interpreter's order varies."""
     model = model_of(
