@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from workplace import Workplace
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_a_machine_that_runs_these_tests_is_fit_to_measure(workplace: Workplace) -> None:
     looked = workplace.run("doctor")
 

@@ -209,6 +209,7 @@ def test_ray_gives_an_actor_its_gpus(gpus_per_pair: float, visible: set[str]) ->
             slot.stop()
 
 
+@pytest.mark.slow
 def test_more_places_are_wanted_for_jobs_that_wait_once_actors_have_taken_those_that_there_are() -> None:
     wanted, slots = WantedPlaces(), find_slots(None)
 

@@ -297,7 +297,7 @@ def test_the_kernels_compile_in_bfloat16_for_a_gpu_that_need_not_be_there(tmp_pa
     assert max(int(shared) for _, shared in compiled) <= 227 * 1024  # which an H100 has for a program
 
 
-@pytest.mark.parametrize("last_only", [False, True])
+@pytest.mark.parametrize("last_only", [*slow(False), True])
 def test_choose_and_top_k_answer_as_the_eager_runner_does(last_only: bool) -> None:
     model = model_of("gpt_neox")
     eager, ours = started(TorchRunner(model), 5), started(FusedRunner(model), 5)

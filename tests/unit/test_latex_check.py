@@ -364,6 +364,7 @@ def test_a_damaged_mark_or_table_is_named_not_passed_over(edit: Callable[[str], 
     assert complaint in findings.unchecked[0].what
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_no_damage_to_a_paper_breaks_the_check(data: st.DataObject) -> None:
