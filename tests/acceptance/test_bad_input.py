@@ -395,8 +395,14 @@ def test_a_pair_that_cannot_run_is_refused_before_anything_is_stored(
 @pytest.mark.parametrize(
     ("prompts", "more", "says"),
     [
-        pytest.param("prompts.jsonl", ", min_chars: 1000", "no usable prompt", id="all too short"),
-        pytest.param("broken.jsonl", "", "cannot be loaded", id="broken file"),
+        pytest.param(
+            "prompts.jsonl",
+            ", min_chars: 1000",
+            "no usable prompt",
+            id="all too short",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("broken.jsonl", "", "cannot be loaded", id="broken file", marks=pytest.mark.slow),
         pytest.param("long.jsonl", "", "set prompts.max_prompt_tokens to at most 120", id="too long"),
     ],
 )

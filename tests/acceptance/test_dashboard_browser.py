@@ -289,7 +289,7 @@ def without_origin(text: str) -> str:
     return re.sub(r"sqlite:///[^\s\"*]*", "", text)
 
 
-@pytest.mark.parametrize("width", [360, 2560])
+@pytest.mark.parametrize("width", [360, pytest.param(2560, marks=pytest.mark.slow)])
 def test_no_page_is_wider_than_the_window(browser: Browser, site: str, width: int) -> None:
     watched = Watched(browser, site, viewport={"width": width, "height": 900})
     for path in (
@@ -320,7 +320,7 @@ def site_of_bars(new_workplace: Callable[[], Workplace]) -> Iterator[str]:
         yield address
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [360, pytest.param(1280, marks=pytest.mark.slow)])
 def test_the_names_under_the_bars_do_not_run_into_each_other(
     browser: Browser, site_of_bars: str, width: int
 ) -> None:
@@ -333,7 +333,7 @@ def test_the_names_under_the_bars_do_not_run_into_each_other(
     assert all(left[1] <= right[0] for left, right in itertools.pairwise(ends))
 
 
-@pytest.mark.parametrize("width", [360, 2560])
+@pytest.mark.parametrize("width", [360, pytest.param(2560, marks=pytest.mark.slow)])
 def test_a_comparison_and_a_tree_are_not_wider_than_the_window(
     browser: Browser, compared: Workplace, site_of_two: str, width: int
 ) -> None:

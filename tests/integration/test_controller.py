@@ -531,6 +531,7 @@ def test_a_job_that_lost_a_worker_still_gets_a_fresh_actor_for_its_memory(
     assert retried(told)[1:] == ["48 GB"]
 
 
+@pytest.mark.slow
 def test_an_attempt_that_failed_is_stored_with_what_its_actor_ran_in(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,6 +178,7 @@ def spec(tmp_path: Path) -> SweepSpec:
     return load_sweep(file)
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_finds_the_same_sweep(spec: SweepSpec) -> None:
     assert resolve_here(spec) == resolve_sweep(spec)
 

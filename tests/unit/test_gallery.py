@@ -207,6 +207,7 @@ def test_intervals_are_drawn_in_every_figure_of_estimates() -> None:
     }
 
 
+@pytest.mark.slow
 def test_axes_have_units() -> None:
     drawn = {stem: texts(figure) for stem, figure in forty_figures().items()}
     for stem, expected in {

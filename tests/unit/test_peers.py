@@ -82,6 +82,7 @@ def test_every_architecture_goes_on_from_its_filled_cache(kind: str) -> None:
         assert peers.decode(PROMPT, generation, configuration, seed=SEED).token_ids == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch needs a C++ compiler")
 def test_the_compiled_static_cache_emits_the_same() -> None:
     """Compiled once, for prompts of every length that the cache has room for."""
@@ -179,6 +180,7 @@ def test_sampling_repeats_with_its_seed_and_leaves_the_global_one(configuration:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configuration", [generate(), assisted()], ids=["generate", "assisted"])
 def test_sampled_tokens_follow_the_targets_distribution(configuration: Configuration) -> None:
     """Neither top_k, which transformers sets to 50, nor what a checkpoint asks for cuts the tail off.
