@@ -133,6 +133,8 @@ class PromptSpec:
     limit: int | None = None
     max_prompt_tokens: int | None = None
     category: str | None = None
+    chat_template: Mapping[str, object] | None = None
+    """Variables of the chat template that conversations go through; None: texts are prompts as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,6 +133,16 @@ configs:
 """What the documents call `my-sweep.yaml`, made small."""
 
 
+DATA_FILES = (
+    "my-chats.jsonl",
+    "my-prompts.csv",
+    "my-prompts.jsonl",
+    "my-prompts.parquet",
+    "my-prompts.txt",
+    "my-questions.jsonl",
+)
+
+
 def lay_out_checkout(folder: Path) -> None:
     """Put into a folder what of the checkout the documents' commands use."""
     for name in ("examples", "workers"):
@@ -145,5 +155,5 @@ def lay_out_own(folder: Path) -> None:
         (folder / f"my-{model}").symlink_to(ROOT / "workers" / "dyna_eval_workers" / "demo_pair" / model)
     (folder / "my-sweep.yaml").write_text(SWEEP, encoding="utf-8")
     (folder / "question.jsonl").write_text(QUESTIONS, encoding="utf-8")
-    for name in ("my-prompts.jsonl", "my-prompts.parquet", "my-prompts.csv", "my-prompts.txt"):
+    for name in DATA_FILES:
         (folder / name).touch()  # validation asks only whether they are there

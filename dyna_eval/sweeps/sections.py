@@ -55,6 +55,17 @@ def _greedy_or_warm(temperature: float) -> float:
     return temperature
 
 
+def _or_no_variables(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    """Read true as a template without variables of the user's, and false as none."""
+    return check(({} if value else None) if isinstance(value, bool) else value)
+
+
+def _plain_value(value: object) -> object:
+    if not isinstance(value, str | int | float | bool):
+        raise ValueError("should be a text, a number, true or false")
+    return value
+
+
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -88,6 +99,11 @@ TextOrTexts = Annotated[
     list[Text],
     BeforeValidator(_as_list),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+ChatTemplate = Annotated[
+    dict[Text, Annotated[Any, AfterValidator(_plain_value)]] | None,
+    WrapValidator(_or_no_variables),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "object"}]}),
 ]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), PositiveZero]
@@ -125,7 +141,14 @@ class PromptsSection(Section):
     )
     min_chars: int = Field(_PROMPTS.min_chars, ge=0, description="Shorter texts are left out.")
     limit: int | None = Field(None, ge=1, description="At most so many prompts.")
-    max_prompt_tokens: int | None = Field(None, ge=1, description="Longer prompts are cut at their end.")
+    max_prompt_tokens: int | None = Field(
+        None, ge=1, description="Longer prompts are cut at their end; with a chat template they are left out."
+    )
+    chat_template: ChatTemplate = Field(
+        None,
+        description="true: texts, turns or lists of messages go through the chat template of the target's "
+        "tokenizer; a mapping sets variables of the template besides, as {enable_thinking: false}.",
+    )
     category: Text | None = Field(None, description="A column that `report --by-category` groups by.")
     label: Label | None = Field(None, description="Of one prompt set among several; else its data's name.")
 

@@ -22,7 +22,7 @@ from dyna_eval.errors import PromptError
 from dyna_eval.jobs import Method, Prompt, PromptSet, PromptSpec, ResolvedSweep, prompt_digest
 from dyna_eval.measurements import Exactness
 from dyna_eval.sweeps.config import load_sweep, parse_sweep
-from tests.models import VOCABULARY, byte_tokenizer, save_model, tiny_gpt_neox
+from tests.models import END, VOCABULARY, byte_tokenizer, save_model, tiny_gpt_neox
 
 ROOT = Path(__file__).parents[2]
 WIKITEXT = ROOT.parent / "shared" / "data" / "wikitext-2" / "test.parquet"
@@ -276,6 +276,161 @@ def test_an_unknown_data_set_without_a_network_is_refused(
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     reason = refusal(lambda: load_prompts(PromptSpec(dataset="nobody/never-heard-of"), tokenizer))
     assert reason.startswith("data set 'nobody/never-heard-of' cannot be loaded: ")
+
+
+# ------------------------------------------------------------------ chat templates
+
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'tool' %}"
+    "{{ raise_exception('no tools here') }}{% endif %}<{{ message.role }}>{{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>"
+    "{% if thinking is defined and not thinking %}-{% endif %}{% endif %}"
+)
+ASKED = [{"role": "user", "content": "Who won?"}]
+
+
+@pytest.fixture
+def chat_tokenizer() -> Any:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def chat_of(folder: Path, *cells: object, **changes: Any) -> PromptSpec:
+    path = write_rows(folder, *({"messages": cell} for cell in cells))
+    return spec_of(path, column="messages", **{"chat_template": {}, **changes})
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        ("Who won?", "<user>Who won?\n"),
+        (["Who won?", "And now?"], "<user>Who won?\n"),
+        (ASKED, "<user>Who won?\n"),
+        ([{"role": "system", "content": "Be brief."}, *ASKED], "<system>Be brief.\n<user>Who won?\n"),
+        (
+            [*ASKED, {"role": "assistant", "content": "You."}, {"role": "user", "content": "And now?"}],
+            "<user>Who won?\n",
+        ),
+    ],
+    ids=["text", "turns", "messages", "system", "up to the answer"],
+)
+def test_a_conversation_goes_through_the_chat_template_up_to_its_first_answer(
+    cell: object, text: str, tmp_path: Path, chat_tokenizer: Any
+) -> None:
+    (prompt,) = load_prompts(chat_of(tmp_path, cell), chat_tokenizer).prompts
+    assert prompt.text == f"{END}{text}<assistant>"
+    assert prompt.token_ids[0] == chat_tokenizer.bos_token_id, "a special token, and not its letters"
+    assert prompt.token_ids.count(chat_tokenizer.bos_token_id) == 1
+    assert chat_tokenizer.decode(prompt.token_ids) == prompt.text
+
+
+def test_tokens_of_a_template_are_those_that_transformers_gives(tmp_path: Path, chat_tokenizer: Any) -> None:
+    (prompt,) = load_prompts(chat_of(tmp_path, ASKED), chat_tokenizer).prompts
+    theirs = chat_tokenizer.apply_chat_template(ASKED, add_generation_prompt=True)["input_ids"]
+    assert list(prompt.token_ids) == theirs
+
+
+def test_variables_of_a_template_can_be_set(tmp_path: Path, chat_tokenizer: Any) -> None:
+    spec = chat_of(tmp_path, ASKED, chat_template={"thinking": False})
+    assert load_prompts(spec, chat_tokenizer).prompts[0].text.endswith("<assistant>-")
+
+
+@pytest.mark.parametrize("name", ["thinkin", "messages", "tokenize", "add_generation_prompt"])
+def test_a_variable_that_would_change_nothing_or_too_much_is_refused(
+    name: str, tmp_path: Path, chat_tokenizer: Any
+) -> None:
+    spec = chat_of(tmp_path, ASKED, chat_template={name: False})
+    reason = refusal(lambda: load_prompts(spec, chat_tokenizer))
+    assert reason == f"the target's chat template has no variable {name!r} that could be set"
+
+
+def test_a_template_that_tells_the_date_gives_the_same_prompts_every_day(
+    tmp_path: Path, chat_tokenizer: Any
+) -> None:
+    chat_tokenizer.chat_template = "{% set today = strftime_now('%-d %B %Y') %}{{ today }}. " + TEMPLATE
+    (prompt,) = load_prompts(chat_of(tmp_path, ASKED), chat_tokenizer).prompts
+    assert prompt.text.startswith("1 January 2025. <|end|><user>")
+
+
+def test_a_chat_prompt_is_never_cut_and_longer_ones_are_left_out(tmp_path: Path, chat_tokenizer: Any) -> None:
+    spec = chat_of(tmp_path, "Who?", "Who won the match?")
+    short, long = load_prompts(spec, chat_tokenizer).prompts
+    least = len(short.token_ids)
+    assert load_prompts(replace(spec, max_prompt_tokens=least), chat_tokenizer).prompts == (short,)
+    assert (
+        load_prompts(replace(spec, max_prompt_tokens=len(long.token_ids)), chat_tokenizer).prompts[1] == long
+    )
+    reason = refusal(lambda: load_prompts(replace(spec, max_prompt_tokens=least - 1), chat_tokenizer))
+    assert reason.endswith(
+        f"at least 1 characters in column 'messages' and at most {least - 1} tokens with the chat template; "
+        "lower prompts.min_chars, raise prompts.max_prompt_tokens or choose another column"
+    )
+
+
+def test_characters_of_the_question_alone_are_counted(tmp_path: Path, chat_tokenizer: Any) -> None:
+    spec = chat_of(tmp_path, "Who?", " ", "Who won?", min_chars=5)
+    assert [prompt.text for prompt in load_prompts(spec, chat_tokenizer).prompts] == [
+        f"{END}<user>Who won?\n<assistant>"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        ([{"role": "assistant", "content": "You."}], "which asks the model nothing"),
+        ([{"from": "human", "value": "Who won?"}], "which asks the model nothing"),
+        ([{"role": "user", "content": 5}], "which asks the model nothing"),
+        ([[1]], "which asks the model nothing"),
+        ([], "which asks the model nothing"),
+        ([*ASKED, {"role": "tool", "content": "x"}], "the target's chat template refuses it: no tools here"),
+    ],
+)
+def test_what_is_no_conversation_is_refused_by_its_row(
+    cell: object, says: str, tmp_path: Path, chat_tokenizer: Any
+) -> None:
+    spec = chat_of(tmp_path, cell)
+    reason = refusal(lambda: load_prompts(spec, chat_tokenizer))
+    assert reason.startswith(f"row 1 of {tmp_path / 'questions.jsonl'}: ")
+    assert says in reason
+
+
+def test_a_tokenizer_without_a_template_is_refused_with_what_to_do(tmp_path: Path, tokenizer: Any) -> None:
+    reason = refusal(lambda: load_prompts(chat_of(tmp_path, ASKED), tokenizer))
+    assert reason.startswith("the target's tokenizer has no chat template; leave out prompts.chat_template")
+    several = byte_tokenizer()
+    several.chat_template = {"rag": TEMPLATE, "tool_use": TEMPLATE}
+    reason = refusal(lambda: load_prompts(chat_of(tmp_path, ASKED), several))
+    assert reason.startswith("the target's tokenizer has no default chat template: ")
+
+
+def test_messages_without_a_template_are_refused_with_the_key_that_they_need(
+    tmp_path: Path, chat_tokenizer: Any
+) -> None:
+    spec = chat_of(tmp_path, ASKED, chat_template=None)
+    assert "with 'prompts.chat_template: true', messages with role and content" in refusal(
+        lambda: load_prompts(spec, chat_tokenizer)
+    )
+
+
+def test_a_sweep_over_conversations_is_decoded_exactly(tmp_path: Path, chat_tokenizer: Any) -> None:
+    model = save_model(tiny_gpt_neox(seed=1), tmp_path / "model")
+    chat_tokenizer.save_pretrained(model)
+    write_rows(tmp_path, {"messages": ASKED})
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        f"pair: {{target: {model}, draft: {model}}}\n"
+        "prompts:\n  dataset: json\n  data_files: questions.jsonl\n  column: messages\n"
+        "  chat_template: {thinking: false}\n"
+        "generation: {max_new_tokens: 8}\nmeasure: {repeats: 1}\n"
+        "configs:\n  - {label: Baseline, method: ar}\n  - {label: Linear, method: linear, k: 2}\n"
+    )
+    resolved = resolve_sweep(load_sweep(file), device="cpu")
+    (prompts,) = resolved.prompt_sets.values()
+    assert prompts.prompts[0].text.endswith("<assistant>-")
+    job = next(job for job in resolved.jobs if job.configuration.method is Method.LINEAR)
+    result = DecodingSession(actor="a", node="n", device=torch.device("cpu")).run(job, prompts)
+    assert [sample.exactness for sample in result.samples] == [Exactness.EXACT]
 
 
 # ------------------------------------------------------------------ fit to models

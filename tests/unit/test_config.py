@@ -319,6 +319,31 @@ def test_wrong_prompts_are_named(prompts: str, message: str) -> None:
     assert mistake_in(sweep(prompts=prompts)).startswith(f"sweep.yaml:2: {message}")
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("false", None), ("true", {}), ("{}", {}), ("{enable_thinking: false}", {"enable_thinking": False})],
+)
+def test_a_chat_template_is_asked_for_by_true_or_by_its_variables(
+    written: str, read: dict[str, object] | None
+) -> None:
+    spec = parse(sweep(prompts=f"{{dataset: demo, chat_template: {written}}}"))
+    assert spec.prompts.chat_template == read
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("1", "'chat_template' should be a mapping of keys to values, not 1"),
+        ("yes please", "'chat_template' should be a mapping of keys to values, not 'yes please'"),
+        ("[a]", "'chat_template' should be a mapping of keys to values, not a list"),
+        ("{thinking: [no]}", "'thinking' should be a text, a number, true or false"),
+    ],
+)
+def test_a_chat_template_is_neither_text_nor_list(written: str, says: str) -> None:
+    text = sweep(prompts=f"{{dataset: demo, chat_template: {written}}}")
+    assert mistake_in(text) == f"sweep.yaml:2: {says}"
+
+
 def test_a_folder_that_is_not_there_is_told_with_the_place_where_it_was_looked_for(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     for written, place in (("./gone", f" in {tmp_path.resolve()}, where the sweep file is"), ("/gone", "")):

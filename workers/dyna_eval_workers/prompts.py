@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import datasets
 
 from dyna_eval.errors import PromptError, first_line
 from dyna_eval.jobs import DEMO, Prompt, PromptSet, PromptSpec, digest, prompt_digest
+from dyna_eval_workers.chat import check_template, messages_in, rendered
 from dyna_eval_workers.model_files import demo_folder
 
 
@@ -18,8 +19,11 @@ def load_prompts(spec: PromptSpec, tokenizer: Any) -> PromptSet:
 
     A row is used if its text is not blank and has at least `min_chars` characters and one token; the first
     `limit` such rows become prompts, cut to their first `max_prompt_tokens` tokens. Of a column of lists, the
-    turns of a conversation, the first turn is the text. Raises PromptError.
+    turns of a conversation, the first turn is the text. With `chat_template` conversations go through the
+    tokenizer's template, whose end must not be cut: rows with more tokens are left out. Raises PromptError.
     """
+    if spec.chat_template is not None:
+        check_template(tokenizer, spec.chat_template)
     rows = _load_rows(spec)
     _check_columns(spec, rows.column_names)
     prompts: list[Prompt] = []
@@ -30,10 +34,13 @@ def load_prompts(spec: PromptSpec, tokenizer: Any) -> PromptSet:
         if prompt is not None:
             prompts.append(prompt)
     if not prompts:
+        most = spec.max_prompt_tokens if spec.chat_template is not None else None
         raise PromptError(
             f"data set {spec.dataset!r} has no usable prompt: none of its {len(rows)} rows has at least "
-            f"{spec.min_chars} characters in column {spec.column!r}; "
-            "lower prompts.min_chars or choose another column"
+            f"{spec.min_chars} characters in column {spec.column!r}"
+            f"{f' and at most {most} tokens with the chat template' if most else ''}; "
+            f"lower prompts.min_chars{', raise prompts.max_prompt_tokens' if most else ''} "
+            "or choose another column"
         )
     return PromptSet(digest=digest([prompt.digest for prompt in prompts]), prompts=tuple(prompts))
 
@@ -111,15 +118,10 @@ def _check_columns(spec: PromptSpec, columns: Sequence[str]) -> None:
 def _prompt_from(
     row: dict[str, Any], number: int, spec: PromptSpec, tokenizer: Any, *, index: int
 ) -> Prompt | None:
-    text = _text_of(row, number, spec)
-    if text is None or not text.strip() or len(text) < spec.min_chars:
+    tokenized = _chat_prompt if spec.chat_template is not None else _text_prompt
+    text, token_ids = tokenized(row, number, spec, tokenizer)
+    if not token_ids:
         return None
-    ids = tokenizer(text, verbose=False)["input_ids"][: spec.max_prompt_tokens]
-    if not ids:
-        return None
-    token_ids = tuple(int(token) for token in ids)
-    if len(token_ids) == spec.max_prompt_tokens:  # cut, or just as long
-        text = tokenizer.decode(token_ids)
     return Prompt(
         index=index,
         text=text,
@@ -127,6 +129,45 @@ def _prompt_from(
         digest=prompt_digest(text, token_ids),
         category=_category_of(row, number, spec),
     )
+
+
+def _text_prompt(
+    row: dict[str, Any], number: int, spec: PromptSpec, tokenizer: Any
+) -> tuple[str, tuple[int, ...]]:
+    """Return a row's text and its tokens, cut; no tokens where it is no prompt."""
+    text = _text_of(row, number, spec)
+    if not _is_used(text, spec):
+        return "", ()
+    token_ids = tuple(tokenizer(text, verbose=False)["input_ids"][: spec.max_prompt_tokens])
+    if len(token_ids) == spec.max_prompt_tokens:  # cut, or just as long
+        text = tokenizer.decode(token_ids)
+    return text, token_ids
+
+
+def _chat_prompt(
+    row: dict[str, Any], number: int, spec: PromptSpec, tokenizer: Any
+) -> tuple[str, tuple[int, ...]]:
+    """Return a row's conversation in the chat template and its tokens; no tokens where it is no prompt."""
+    value = row[spec.column]
+    messages = messages_in(value)
+    if messages is None and isinstance(value, list):
+        raise PromptError(
+            f"row {number} of {_source(spec)}: column {spec.column!r} holds {_shown(value)}, which asks the "
+            "model nothing; write texts, or lists of messages with role and content, the user's first"
+        )
+    if messages is None or not _is_used(messages[-1]["content"], spec):
+        return "", ()
+    try:
+        text = rendered(messages, tokenizer, spec.chat_template or {})
+    except PromptError as error:
+        raise PromptError(f"row {number} of {_source(spec)}: {error}") from error
+    token_ids = tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    too_long = spec.max_prompt_tokens is not None and len(token_ids) > spec.max_prompt_tokens
+    return text, () if too_long else token_ids
+
+
+def _is_used(text: str | None, spec: PromptSpec) -> TypeGuard[str]:
+    return text is not None and bool(text.strip()) and len(text) >= spec.min_chars
 
 
 def _text_of(row: dict[str, Any], number: int, spec: PromptSpec) -> str | None:
@@ -137,7 +178,8 @@ def _text_of(row: dict[str, Any], number: int, spec: PromptSpec) -> str | None:
             what = f"a list that begins with {_shown(value[0])}" if value else "an empty list"
             raise PromptError(
                 f"row {number} of {_source(spec)}: column {spec.column!r} holds {what};"
-                " a list should hold the turns of a conversation, of which the first is the prompt"
+                " a list should hold the turns of a conversation, of which the first is the prompt, or, with "
+                "'prompts.chat_template: true', messages with role and content"
             )
         value = value[0]
     return value if isinstance(value, str) else None

@@ -1,0 +1,90 @@
+"""Conversations as a chat model is prompted with them: through the chat template of its tokenizer."""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from dyna_eval.errors import PromptError, first_line
+
+Messages = list[dict[str, str]]
+"""A conversation: each message has a role ('system', 'user', 'assistant', ...) and its content."""
+
+_DAY = datetime.date(2025, 1, 1)
+_NOT_VARIABLES = {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters, "messages"}
+
+
+def messages_in(value: object) -> Messages | None:
+    """Return the conversation up to what the model is to answer first; None where a cell holds none.
+
+    A text is one message of the user, of a list of texts the first one is; a list of messages, each a mapping
+    with role and content, is taken up to the first one of the assistant.
+    """
+    first = value[0] if isinstance(value, list) and value else value
+    if isinstance(first, str):
+        return [{"role": "user", "content": first}]
+    if not isinstance(value, list):
+        return None
+    asked: Messages = []
+    for message in value:
+        if not isinstance(message, dict) or not isinstance(role := message.get("role"), str):
+            return None
+        if role == "assistant":
+            break
+        if not isinstance(content := message.get("content"), str):
+            return None
+        asked.append({"role": role, "content": content})
+    return asked or None
+
+
+def check_template(tokenizer: Any, variables: Mapping[str, object]) -> None:
+    """Raise PromptError where a tokenizer has no chat template, or the template does not name a variable."""
+    template = _template_of(tokenizer)
+    for name in variables:
+        if name in _NOT_VARIABLES or not re.search(rf"\b{re.escape(name)}\b", template):
+            raise PromptError(f"the target's chat template has no variable {name!r} that could be set")
+
+
+def rendered(messages: Messages, tokenizer: Any, variables: Mapping[str, object]) -> str:
+    """Return the text that prompts the model to answer, special tokens included.
+
+    A template that asks for the date is told the same day always: a prompt set is its tokens, and the sweep
+    that was submitted yesterday should go on today. Raises PromptError where the template refuses messages.
+    """
+    template = _template_of(tokenizer)
+    if "strftime_now" in template:
+        template = _same_day_always() + template
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=True, **variables
+        )
+    except (jinja2.TemplateError, ValueError, TypeError) as error:
+        raise PromptError(f"the target's chat template refuses it: {first_line(error)}") from error
+    return str(text)
+
+
+def _template_of(tokenizer: Any) -> str:
+    if not tokenizer.chat_template:
+        raise PromptError(
+            "the target's tokenizer has no chat template; leave out prompts.chat_template, or take a target "
+            "that was tuned for chats"
+        )
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError as error:  # several, and none is the default
+        raise PromptError(
+            f"the target's tokenizer has no default chat template: {first_line(error)}"
+        ) from error
+
+
+def _same_day_always() -> str:
+    """Return a macro that hides the templates' own function: it is a `strftime` of one fixed day."""
+    codes = ["%-d", *(f"%{code}" for code in "aAbBdHIjmMpSyYxXcfzZ")]
+    replacements = "".join(f"|replace({code!r}, {_DAY.strftime(code)!r})" for code in codes)
+    return f"{{% macro strftime_now(format) %}}{{{{ format{replacements} }}}}{{% endmacro %}}"
