@@ -136,7 +136,9 @@ class Tree(MethodParameters):
 
     method = Method.TREE
 
-    depth: Size = Field(description="Levels of draft nodes.")
+    depth: Size = Field(
+        description="Levels of draft nodes below the root: depth 7 with branch 2 is 254 nodes, unless capped."
+    )
     branch: Size = Field(description="Children of every node.")
     threshold: Probability = Field(
         0.0, description="Nodes of a lower cumulative draft probability are pruned; 0 prunes nothing."
