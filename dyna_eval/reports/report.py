@@ -308,46 +308,54 @@ def _runs_over(row: Row, repeats: Collection[int]) -> Sequence[PacedRun]:
 def _noise_together(row: Row, base: Row) -> Variance | None:
     """Return the noise, from run to run, of the logarithm of the ratio of `rates_together`."""
     repeats = _common_repeats(row, base)
-    if not repeats:
-        noise = noise_apart(row, base)
-    else:
-        in_block = row.noise.in_block if row.noise else None
-        noise = in_block and in_block * (2.0 / len(repeats))
-    alone = row.noise.alone if row.noise else None
     paces = _noise_of_paces(_runs_over(row, repeats), _runs_over(base, repeats))
-    if noise is None or alone is None or not paces:
+    if not repeats:
+        return noise_apart(row, base, paces)
+    if row.noise is None or row.noise.in_block is None:
+        return None
+    noise, alone = row.noise.in_block * (2.0 / len(repeats)), row.noise.alone
+    if alone is None or not paces:
         return noise
     # Both are estimated from the same runs, so their degrees of freedom do not add up.
-    return Variance(value=noise.value + alone.value * paces, degrees=min(noise.degrees, alone.degrees))
+    value = noise.value + alone.value * sum(paces.values())
+    return Variance(value=value, degrees=min(noise.degrees, alone.degrees))
 
 
-def _noise_of_paces(ours: Sequence[PacedRun], theirs: Sequence[PacedRun]) -> float:
-    """Return the noise that actors' paces bring into a ratio, as a multiple of one run's.
+def _noise_of_paces(ours: Sequence[PacedRun], theirs: Sequence[PacedRun]) -> dict[str, float]:
+    """Return the noise that each actor's pace brings into a ratio, as a multiple of that of one run there.
 
     A pace has that of the AR runs that it was found from. It counts by how unequally the runs of the two rows
-    are spread over the actors.
+    are spread over the actors; actors over which they are spread equally are not among the keys.
     """
     shares: defaultdict[str, float] = defaultdict(float)
     for runs, sign in ((ours, 1.0), (theirs, -1.0)):
         for run in runs:
             shares[run.actor] += sign / len(runs)
     sentinels = {run.actor: run.sentinels for run in (*ours, *theirs)}
-    return sum(share**2 / sentinels[actor] for actor, share in shares.items() if abs(share) > 1e-9)
+    return {actor: share**2 / sentinels[actor] for actor, share in shares.items() if abs(share) > 1e-9}
 
 
-def noise_apart(row: Row, base: Row) -> Variance | None:
+def noise_apart(row: Row, base: Row, paces: Mapping[str, float] | None = None) -> Variance | None:
     """Return the noise, from run to run, of the logarithm of a ratio of rows that ran in no common block.
 
-    What one sweep has too few repeats to tell is taken from the other; None where neither tells, and for
-    imported rows.
+    `paces` is what `_noise_of_paces` returns, where the ratio is freed of the actors' paces; each counts with
+    the noise of the sweep that its actor ran for. What one sweep has too few repeats to tell is taken from
+    the other; None where neither tells, and for imported rows.
     """
     ours, theirs = (one.noise.alone if one.noise else None for one in (row, base))
     ours, theirs = ours or theirs, theirs or ours
     if ours is None or theirs is None or not row.runs or not base.runs:
         return None
+    own, other = 1.0 / len(row.runs), 1.0 / len(base.runs)
+    actors = {run.actor for run in row.runs}
+    for actor, multiple in (paces or {}).items():
+        if actor in actors:
+            own += multiple
+        else:
+            other += multiple
     if ours == theirs:  # one estimate, whose degrees of freedom count once
-        return ours * (1.0 / len(row.runs) + 1.0 / len(base.runs))
-    return ours * (1.0 / len(row.runs)) + theirs * (1.0 / len(base.runs))
+        return ours * (own + other)
+    return ours * own + theirs * other
 
 
 def refuse_mixed(rows: Sequence[Row]) -> None:

@@ -17,7 +17,7 @@ from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
 from dyna_eval.reports.intervals import Bootstrap, Interval, RunNoise, Variance
 from dyna_eval.reports.joined_report import joined_report
 from dyna_eval.reports.measured_report import UNKNOWN_NOISE, build_report
-from dyna_eval.reports.report import Report, Row, noise_apart
+from dyna_eval.reports.report import Report, Row, noise_apart, rates_together
 from dyna_eval.reports.statistics import Comparison, compare
 from dyna_eval.reports.sweep_comparison import Side, SpeedVerdict, compare_reports
 from dyna_eval.series.costs import phase_bars
@@ -343,3 +343,29 @@ def test_a_sweep_of_one_repeat_is_compared_with_the_noise_of_the_other() -> None
     found = noise_apart(once.rows[1], often.rows[1])
     assert found == known(often.rows[1].noise and often.rows[1].noise.alone) * (1 + 1 / 3)
     assert noise_apart(once.rows[1], once.rows[2]) is None
+
+
+@pytest.mark.parametrize("repeats", [(3, 3), (3, 1), (1, 3)])
+def test_a_joined_rows_interval_has_the_noise_of_both_actors_paces_each_of_its_sweep(
+    repeats: tuple[int, int],
+) -> None:
+    """Of a sweep of one repeat, as runs of the other sweep differ."""
+
+    def of_actor(number: int, sentinels: int) -> SweepRecord:
+        once = repeats[number - 1] == 1
+        stored = record(repeats=1) if once else noisy(record(), number, job=0.05 / number**2)
+        actors = {configuration.label: f"actor-{number}" for configuration in stored.configurations}
+        return replace(on_actors(stored, actors, sentinels), id=number, name=f"sweep {number}")
+
+    sweeps = [of_actor(1, 2), of_actor(2, 4)]
+    report = joined_report(sweeps)
+    base, joined = report.rows[0], next(row for row in report.rows if row.label == "Baseline (sweep 2)")
+    first, second = (
+        own.noise and own.noise.alone for own in (row(build_report(one), BASELINE.label) for one in sweeps)
+    )
+    shares = 1 / repeats[0] + 1 / 2, 1 / repeats[1] + 1 / 4
+    if first is None or second is None:
+        expected = known(first or second) * sum(shares)
+    else:
+        expected = first * shares[0] + second * shares[1]
+    assert joined.versus_baseline == compare(*rates_together(joined, base), Bootstrap(), expected)
