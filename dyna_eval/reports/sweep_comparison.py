@@ -21,7 +21,7 @@ from dyna_eval.reports.integrity import Environments, environment_difference
 from dyna_eval.reports.intervals import Bootstrap, Interval
 from dyna_eval.reports.report import Report, Row, baseline_of, noise_apart
 from dyna_eval.reports.statistics import Comparison, compare, ratio_of_means
-from dyna_eval.reports.workloads import models_difference
+from dyna_eval.reports.workloads import OTHER_MODELS, has_other_models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,9 +121,9 @@ def compare_reports(a: Side, b: Side) -> SweepComparison:
     bootstrap = Bootstrap(confidence=confidence)
     pairs = _common_pairs(a.report, b.report)
     found = [
-        (one, other, by_label)
+        partners
         for pair_a, pair_b in pairs
-        for one, other, by_label in _partners(a.report.rows_of(pair_a), b.report.rows_of(pair_b))
+        for partners in _partners(a.report.rows_of(pair_a), b.report.rows_of(pair_b))
     ]
     if not found:
         raise InputError(
@@ -138,12 +138,12 @@ def compare_reports(a: Side, b: Side) -> SweepComparison:
             if spec is not None
         },
     )
-    taken = {id(row) for one, other, _ in found for row in (one, other)}
+    taken = {id(row) for partners in found for row in (partners.a, partners.b)}
     return SweepComparison(
         a=a,
         b=b,
         confidence=confidence,
-        matches=tuple(_match(*entry, bootstrap, facts) for entry in found),
+        matches=tuple(_match(partners, bootstrap, facts) for partners in found),
         only_a=tuple(row for row in a.report.rows if id(row) not in taken),
         only_b=tuple(row for row in b.report.rows if id(row) not in taken),
         baselines=tuple(_baselines(a.report, b.report, *pair) for pair in pairs),
@@ -205,12 +205,25 @@ def _common_pairs(a: Report, b: Report) -> list[tuple[str, str]]:
     return [(pair, pair) for pair in a.pairs if pair in b.pairs]
 
 
-def _partners(a: Sequence[Row], b: Sequence[Row]) -> list[tuple[Row, Row, bool]]:
-    """Return rows that belong together, with whether only their label says so, in the order of A.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Partners:
+    """A row of A and one of B that belong together."""
+
+    a: Row
+    b: Row
+    by_label: bool
+    """Whether only their label says so."""
+    other_models: bool
+    """Whether any two rows of the same work show that the two sweeps ran other models on the pair."""
+
+
+def _partners(a: Sequence[Row], b: Sequence[Row]) -> list[_Partners]:
+    """Return the rows of a pair that belong together, in the order of A.
 
     Of several with the same method and parameters, those of the same label come first.
     """
-    partners: dict[int, tuple[Row, bool]] = {}
+    other_models = has_other_models(b, a) is True
+    partners: dict[int, _Partners] = {}
     taken: set[int] = set()
     for key, by_label in ((_row_key, False), (_configuration_key, False), (_label_key, True)):
         free: dict[Hashable, deque[int]] = defaultdict(deque)
@@ -220,9 +233,9 @@ def _partners(a: Sequence[Row], b: Sequence[Row]) -> list[tuple[Row, Row, bool]]
         for place, row in enumerate(a):
             if place not in partners and free[key(row)]:
                 other = free[key(row)].popleft()
-                partners[place] = (b[other], by_label)
+                partners[place] = _Partners(a=row, b=b[other], by_label=by_label, other_models=other_models)
                 taken.add(other)
-    return [(row, *partners[place]) for place, row in enumerate(a) if place in partners]
+    return [partners[place] for place in sorted(partners)]
 
 
 def _configuration_key(row: Row) -> Hashable:
@@ -245,8 +258,9 @@ class _Facts:
     generations: Mapping[str, GenerationSpec]
 
 
-def _match(a: Row, b: Row, by_label: bool, bootstrap: Bootstrap, facts: _Facts) -> Match:
-    ratio, work = _ratio(a, b, bootstrap), _work_differences(a, b, facts)
+def _match(partners: _Partners, bootstrap: Bootstrap, facts: _Facts) -> Match:
+    a, b = partners.a, partners.b
+    ratio, work = _ratio(a, b, bootstrap), _work_differences(partners, facts)
     differences = [*work, *_environment_difference(a, b, facts)]
     if ratio and ratio.prompts and a.figures and b.figures:
         measured = [len(row.throughput.by_prompt) for row in (a.figures, b.figures)]
@@ -258,7 +272,7 @@ def _match(a: Row, b: Row, by_label: bool, bootstrap: Bootstrap, facts: _Facts) 
     return Match(
         a=a,
         b=b,
-        by_label=by_label,
+        by_label=partners.by_label,
         ratio=ratio,
         differences=tuple(differences),
         unproven=_unproven(a, b),
@@ -280,8 +294,12 @@ def _ratio(a: Row, b: Row, bootstrap: Bootstrap) -> Comparison | None:
 # ------------------------------------------------------------------------ differences
 
 
-def _work_differences(a: Row, b: Row, facts: _Facts) -> list[str]:
-    """Name what two rows that have results were not both measured on: prompts, settings or models."""
+def _work_differences(partners: _Partners, facts: _Facts) -> list[str]:
+    """Name what two rows that have results were not both measured on: prompts, settings or models.
+
+    Rows of other methods or parameters do not tell by themselves whether the models are the same.
+    """
+    a, b = partners.a, partners.b
     if a.figures is None or b.figures is None:
         return []
     texts = [
@@ -289,7 +307,8 @@ def _work_differences(a: Row, b: Row, facts: _Facts) -> list[str]:
         for what, here, there in _settings(a, b)
         if here is not None and there is not None and here != there
     ]
-    return [*texts, *models_difference(b, a)]
+    same_work = a.key is not None and a.key == b.key
+    return [*texts, OTHER_MODELS] if partners.other_models and not same_work else texts
 
 
 def _environment_difference(a: Row, b: Row, facts: _Facts) -> list[str]:

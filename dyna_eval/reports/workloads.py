@@ -15,7 +15,8 @@ from dyna_eval.reports.imported import PAIR_NOT_RECORDED, Claims, ImportedFile
 from dyna_eval.reports.report import Row
 
 _NOT_RECORDED = "not recorded"
-_OTHER_MODELS = "models, dtype, backend or warm-up"
+OTHER_MODELS = "models, dtype, backend or warm-up"
+"""What differs where rows of the same work have other identities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,20 +52,28 @@ def models_difference(own: Row | None, base: Row | None) -> list[str]:
     """Compare rows of the same work: their identities differ where models, or how they run, do."""
     if own is None or base is None or own.key is None or base.key is None or own.key == base.key:
         return []
-    return [_OTHER_MODELS] if _work(own) == _work(base) else []
+    return [OTHER_MODELS] if _work(own) == _work(base) else []
 
 
 def sweeps_models_difference(own: Sequence[Row], base: Sequence[Row]) -> list[str]:
-    """Compare the models of two sweeps on a pair, by all rows of the same work that both have.
+    """Compare the models of two sweeps on a pair, as `has_other_models` does.
 
-    A sweep's rows share their pair's models, so that one such row speaks for all; without any, nothing shows
-    that the models are the same.
+    Without a row of the same work nothing shows that the models are the same.
+    """
+    other = has_other_models(own, base)
+    if other is None:
+        return ["models (not shown to be the same: the sweeps have no row in common)"]
+    return [OTHER_MODELS] if other else []
+
+
+def has_other_models(own: Sequence[Row], base: Sequence[Row]) -> bool | None:
+    """Whether two sweeps ran other models on a pair, by all rows of the same work that both have.
+
+    A sweep's rows share their pair's models, so that one such row speaks for all. None without any.
     """
     keys = {_work(row): row.key for row in base if row.key is not None}
     same = [row.key == keys[_work(row)] for row in own if row.key is not None and _work(row) in keys]
-    if not same:
-        return ["models (not shown to be the same: the sweeps have no row in common)"]
-    return [] if all(same) else [_OTHER_MODELS]
+    return not all(same) if same else None
 
 
 def _work(row: Row) -> Hashable:

@@ -306,6 +306,23 @@ def test_other_models_are_told_on_another_machine_too_and_unknown_ones_are_not_c
     assert match(found, LINEAR.label).differences == ()
 
 
+def test_other_models_keep_a_row_that_only_its_label_matches_from_being_called_faster() -> None:
+    """A row of other parameters has another identity anyway: the rows of the same work tell of the models."""
+    longer, much_faster = replace(LINEAR, params={"k": 8}), 300.0
+    a, b = record(((BASELINE, 128.0), (LINEAR, 174.0))), record(((BASELINE, 128.0), (longer, much_faster)))
+    b = change_jobs(b, LINEAR.label, key="of k=8")
+    same = match(compared(a, b), LINEAR.label)
+    assert (same.by_label, same.verdict, same.differences) == (True, SpeedVerdict.FASTER, ())
+    other = match(compared(a, change_jobs(b, BASELINE.label, key="other")), LINEAR.label)
+    assert other.verdict is SpeedVerdict.NOT_COMPARABLE
+    assert other.differences == ("models, dtype, backend or warm-up",)
+
+
+def test_a_row_of_the_same_identity_is_of_the_same_models_whatever_others_are() -> None:
+    found = compared(record(), change_jobs(record(), LINEAR.label, key="other"))
+    assert match(found, TREE.label).differences == ()
+
+
 def test_several_environments_in_one_row_are_not_taken_for_one() -> None:
     b = change_jobs(record(), LINEAR.label, repeats=[1], environment="e2")
     found = match(compared(record(), b), LINEAR.label)
