@@ -21,12 +21,16 @@ from dyna_eval.reports.claims import (
     THOSE_THAT_MAY_WIN,
     Claim,
     claim_between,
-    is_freed_of_pace,
+    doubt_of_load,
+    is_drawn_slower,
     is_surpassed,
+    ran_on_several_actors,
+    why_unlike_printed,
 )
 from dyna_eval.reports.integrity import CaveatKind
-from dyna_eval.reports.report import Report, Row, baseline_of, best_row
-from dyna_eval.reports.statistics import Comparison
+from dyna_eval.reports.intervals import Bootstrap
+from dyna_eval.reports.report import Report, Row, baseline_of, best_row, compare_rows, runs_together
+from dyna_eval.reports.statistics import Comparison, pooled_throughput
 from dyna_eval.wording import count, listed
 
 _SAID_IN_SENTENCES = (CaveatKind.SEPARABILITY, CaveatKind.NODE_CAP)
@@ -45,7 +49,7 @@ def to_prose(report: Report, *, one_table: bool = False) -> str:
 
 def _subsection(report: Report, pair: str, label: str) -> str:
     rows, notes = report.rows_of(pair), Notes.of(report, pair)
-    ending = [*_summary(rows), *(f"{_sentence(text)}" for text in notes.general)]
+    ending = [*_summary(report, rows), *(f"{_sentence(text)}" for text in notes.general)]
     lines = [
         mark(origin_of(report, Part.PROSE, (pair,))),
         rf"\subsection{{Ablation study ({escape_latex(pair)})}}",
@@ -113,10 +117,12 @@ def _comparisons(report: Report, rows: Sequence[Row], row: Row) -> list[str]:
         if other is not None and comparison is not None and other.step not in said:
             said.add(other.step)
             claim = claim_between(row, other, comparison)
-            clause = _clause(report, other, comparison, claim)
-            if is_freed_of_pace(row, other, comparison):
-                clause += f", {FREED_OF_PACE}"
-            found.setdefault(claim, []).append(clause)
+            clause = [
+                _clause(report, other, comparison, claim),
+                why_unlike_printed(row, other, comparison),
+                doubt_of_load(row, other, claim),
+            ]
+            found.setdefault(claim, []).append(", ".join(filter(None, clause)))
     return [_CLAIMS[claim].format(listed(clauses)) for claim, clauses in found.items()]
 
 
@@ -218,7 +224,7 @@ def _rounds(rows: Sequence[Row], row: Row) -> list[str]:
     """Split a speed ratio into what it is made of, tokens per round and seconds per round; tell how much of
     the draft the target took."""
     previous = _previous(rows, row)
-    here, there = _mean_round(row), _mean_round(previous) if previous else None
+    here, there = _mean_rounds(row, previous)
     if here is None or row.method is Method.AR:
         return []
     emitted = f"emits {here.tokens:.2f} tokens in {here.seconds * 1000:.1f}\\,ms"
@@ -230,13 +236,14 @@ def _rounds(rows: Sequence[Row], row: Row) -> list[str]:
     )
     if there is None or previous is None:
         return [f"A round {emitted}.", *accepted]
-    slower = claim_between(row, previous, row.versus_previous) is Claim.DEGRADES
+    slower = is_drawn_slower(row, previous, row.versus_previous)
+    freed = f", {FREED_OF_PACE}" if ran_on_several_actors(row, previous) else ""
     more, longer = here.tokens / there.tokens, here.seconds / there.seconds
     opening = "The cause is in its rounds: one" if slower and longer > more else "A round"
     sentences = [
         f"{opening} {emitted}, where one of step {previous.step} emits {there.tokens:.2f} in"
         f" {there.seconds * 1000:.1f}\\,ms: ${number(more, 2)}\\times$ the tokens in"
-        f" ${number(longer, 2)}\\times$ the time."
+        f" ${number(longer, 2)}\\times$ the time{freed}."
     ]
     shares = row.figures.shares if row.figures else None
     if slower and shares and shares.verify is not None and shares.draft is not None:
@@ -249,22 +256,36 @@ def _rounds(rows: Sequence[Row], row: Row) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _MeanRound:
-    """A row's mean round; tokens / seconds is its pooled throughput."""
+    """A row's mean round; tokens / seconds is its pooled throughput, or what it would be on another actor."""
 
     tokens: float
     seconds: float
 
 
-def _mean_round(row: Row) -> _MeanRound | None:
+def _mean_rounds(row: Row, previous: Row | None) -> tuple[_MeanRound | None, _MeanRound | None]:
+    """Return the mean rounds of a row and of the one before it, as if one actor had run both, over the
+    repeats that both have; of the row alone where they cannot be compared."""
+    if previous is None or any(one.source is None and not one.runs for one in (row, previous)):
+        return _mean_round(row, _pooled(row)), None
+    if not row.runs or not previous.runs:
+        return _mean_round(row, _pooled(row)), _mean_round(previous, _pooled(previous))
+    ours, theirs = runs_together(row, previous)
+    return _mean_round(row, pooled_throughput(ours)), _mean_round(previous, pooled_throughput(theirs))
+
+
+def _mean_round(row: Row, pooled: float | None) -> _MeanRound | None:
     length = row.figures.acceptance.mean_length if row.figures else None
-    pooled = row.figures.throughput.pooled if row.figures else None
     return _MeanRound(tokens=length, seconds=length / pooled) if length and pooled else None
+
+
+def _pooled(row: Row) -> float | None:
+    return row.figures.throughput.pooled if row.figures else None
 
 
 # ----------------------------------------------------------------------- summary
 
 
-def _summary(rows: Sequence[Row]) -> list[str]:
+def _summary(report: Report, rows: Sequence[Row]) -> list[str]:
     best = best_row(rows)
     if best is None or best.figures is None:
         return []
@@ -276,26 +297,22 @@ def _summary(rows: Sequence[Row]) -> list[str]:
     sentences = [
         f"{subject} has the highest throughput, {best.figures.throughput.mean:.1f} tokens/s{factor}."
     ]
-    if alike := _not_separable_from(best, rows):
+    if alike := _not_separable_from(report, best, rows):
         noun = "steps" if len(alike) > 1 else "step"
         sentences.append(f"Not separable from it: {noun} {', '.join(map(str, alike))}.")
     return sentences
 
 
-def _not_separable_from(best: Row, rows: Sequence[Row]) -> list[int]:
-    """Return the steps known to be not separable from the best: all later ones, and the fastest before it."""
-    by_step = {row.step: row for row in rows}
-    before = by_step.get(best.fastest_before or 0)
-    alike = []
-    if before and claim_between(best, before, best.versus_fastest_before) is Claim.NOT_SEPARABLE:
-        alike.append(before.step)
-    alike += [
-        row.step
-        for row in rows
-        if row.fastest_before == best.step
-        and claim_between(row, best, row.versus_fastest_before) is Claim.NOT_SEPARABLE
-    ]
-    return alike
+def _not_separable_from(report: Report, best: Row, rows: Sequence[Row]) -> list[int]:
+    """Return the steps that are known to be not separable from the best."""
+    bootstrap = Bootstrap(confidence=report.confidence)
+
+    def compared(row: Row) -> Claim:
+        if row.step > best.step:  # the best is the fastest before it
+            return claim_between(row, best, row.versus_fastest_before)
+        return claim_between(best, row, compare_rows(best, row, bootstrap))
+
+    return [row.step for row in rows if row is not best and compared(row) is Claim.NOT_SEPARABLE]
 
 
 def _sentence(text: str) -> str:

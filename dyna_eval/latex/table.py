@@ -23,12 +23,12 @@ from dyna_eval.reports.cells import (
     sweep_numbers,
 )
 from dyna_eval.reports.claims import (
-    FREED_OF_PACE,
     THOSE_THAT_MAY_WIN,
     Claim,
     claim_between,
-    is_freed_of_pace,
+    doubt_of_load,
     is_surpassed,
+    why_unlike_printed,
 )
 from dyna_eval.reports.report import Report, Row, baseline_of, best_row
 from dyna_eval.reports.statistics import Comparison
@@ -267,8 +267,12 @@ def _what_degrades(rows: Sequence[Row], *, several: bool) -> list[str]:
 def _slower(what: str, row: Row, other: Row, comparison: Comparison | None) -> list[str]:
     if comparison is None or claim_between(row, other, comparison) is not Claim.DEGRADES:
         return []
-    freed = f", {FREED_OF_PACE}" if is_freed_of_pace(row, other, comparison) else ""
-    return [rf"{what} (${number(comparison.ratio, 2)}\times${freed})"]
+    evidence = [
+        rf"${number(comparison.ratio, 2)}\times$",
+        why_unlike_printed(row, other, comparison),
+        doubt_of_load(row, other, Claim.DEGRADES),
+    ]
+    return [f"{what} ({', '.join(filter(None, evidence))})"]
 
 
 def what_is_bold(tables: Sequence[Sequence[Row]], each: str) -> str:

@@ -46,18 +46,32 @@ def is_surpassed(best: Row, rows: Sequence[Row]) -> bool:
 THOSE_THAT_MAY_WIN = "the rows that were measured alike and are known to be the target's own output"
 
 
-def is_freed_of_pace(row: Row, base: Row, comparison: Comparison) -> bool:
-    """Whether a ratio points the other way than the two printed throughputs.
+FREED_OF_PACE = "freed of the unequal speeds of the actors"
 
-    That happens where the rows ran on actors of unequal speed, which comparisons are freed of.
+
+def ran_on_several_actors(row: Row, base: Row) -> bool:
+    """Whether two measured rows did not run on one actor, so that comparisons are freed of their paces."""
+    return bool(row.runs and base.runs) and len({run.actor for run in (*row.runs, *base.runs)}) > 1
+
+
+def why_unlike_printed(row: Row, base: Row, comparison: Comparison) -> str:
+    """Say why a ratio points the other way than the two printed throughputs; nothing where it does not.
+
+    Comparisons are freed of the pace of actors, and over the repeats that both rows have; printed throughputs
+    are neither. A file's own ratios may be so as well.
     """
     if row.figures is None or base.figures is None:
-        return False
+        return ""
     printed = row.figures.throughput.mean / base.figures.throughput.mean
-    return (printed - 1.0) * (comparison.ratio - 1.0) < 0.0
-
-
-FREED_OF_PACE = "freed of the unequal speeds of the actors"
+    if (printed - 1.0) * (comparison.ratio - 1.0) >= 0.0:
+        return ""
+    if not row.runs or not base.runs:
+        return "by the ratio that its file has"
+    over = "over the repeats that both have"
+    if not ran_on_several_actors(row, base):
+        return over
+    same_repeats = {run.repeat for run in row.runs} == {run.repeat for run in base.runs}
+    return FREED_OF_PACE if same_repeats else f"{over}, {FREED_OF_PACE}"
 
 
 def claim_between(row: Row, base: Row, comparison: Comparison | None) -> Claim:
@@ -66,14 +80,29 @@ def claim_between(row: Row, base: Row, comparison: Comparison | None) -> Claim:
     return claim(comparison) if trusted else Claim.UNKNOWN
 
 
+def is_explained_by_load(slower: Row, faster: Row) -> bool:
+    """Whether heavy load slowed the slower one of two rows and not the other one.
+
+    Where it slowed both, as on a machine that is busy all the time, it explains nothing.
+    """
+    return bool(slower.slowed) and not faster.slowed
+
+
 def is_drawn_slower(row: Row, base: Row, comparison: Comparison | None) -> bool:
     """Whether a figure may call a row slower than another one.
 
-    Not where heavy load slowed the row and not the other one: a sentence stands beside the note that says so,
-    a colour does not. Where it slowed both, as on a machine that is busy all the time, it explains nothing.
+    Not where heavy load explains it: a sentence can say so, a colour cannot.
     """
-    explained = bool(row.slowed) and not base.slowed
-    return not explained and claim_between(row, base, comparison) is Claim.DEGRADES
+    return not is_explained_by_load(row, base) and claim_between(row, base, comparison) is Claim.DEGRADES
+
+
+def doubt_of_load(row: Row, base: Row, claimed: Claim) -> str:
+    """Say that heavy load may be why one of two rows is called slower than the other one; mostly nothing."""
+    if claimed is Claim.DEGRADES and is_explained_by_load(row, base):
+        return f"though something else slowed step {row.step} down meanwhile"
+    if claimed is Claim.IMPROVES and is_explained_by_load(base, row):
+        return f"though something else slowed step {base.step} down meanwhile"
+    return ""
 
 
 def slower_steps(rows: Sequence[Row]) -> frozenset[int]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from statistics import fmean
@@ -288,27 +288,31 @@ def compare_rows(row: Row, base: Row, bootstrap: Bootstrap | None) -> Comparison
 
 def rates_together(row: Row, base: Row) -> tuple[Mapping[int, float], Mapping[int, float]]:
     """Return two rows' rates by prompt over the repeats that both have; over all where they share none."""
-    repeats = _common_repeats(row, base)
 
-    def rates(one: Row) -> Mapping[int, float]:
-        runs = _runs_over(one, repeats)
+    def rates(one: Row, runs: Sequence[PacedRun]) -> Mapping[int, float]:
         return paced_throughputs(runs) if len(runs) < len(one.runs) else one.rates or {}
 
-    return rates(row), rates(base)
+    ours, theirs = runs_together(row, base)
+    return rates(row, ours), rates(base, theirs)
+
+
+def runs_together(row: Row, base: Row) -> tuple[Sequence[PacedRun], Sequence[PacedRun]]:
+    """Return two rows' runs of the repeats that both have; all of them where they share none."""
+    repeats = _common_repeats(row, base)
+    if not repeats:
+        return row.runs, base.runs
+    ours, theirs = ([run for run in one.runs if run.repeat in repeats] for one in (row, base))
+    return ours, theirs
 
 
 def _common_repeats(row: Row, base: Row) -> set[int]:
     return {run.repeat for run in row.runs} & {run.repeat for run in base.runs}
 
 
-def _runs_over(row: Row, repeats: Collection[int]) -> Sequence[PacedRun]:
-    return [run for run in row.runs if run.repeat in repeats] if repeats else row.runs
-
-
 def _noise_together(row: Row, base: Row) -> Variance | None:
     """Return the noise, from run to run, of the logarithm of the ratio of `rates_together`."""
     repeats = _common_repeats(row, base)
-    paces = _noise_of_paces(_runs_over(row, repeats), _runs_over(base, repeats))
+    paces = _noise_of_paces(*runs_together(row, base))
     if not repeats:
         return noise_apart(row, base, paces)
     if row.noise is None or row.noise.in_block is None:

@@ -198,6 +198,12 @@ def paced_throughputs(runs: Sequence[PacedRun]) -> dict[int, float]:
     )
 
 
+def pooled_throughput(runs: Sequence[PacedRun]) -> float | None:
+    """Return all tokens per second of all runs; None if no decode time was measured."""
+    seconds = sum(float(run.seconds.sum()) for run in runs)
+    return sum(float(run.tokens.sum()) for run in runs) / seconds if seconds > 0.0 else None
+
+
 def mean_throughputs(runs: Iterable[PacedRun]) -> dict[int, float]:
     """Return the mean over prompts of the tokens per second of each run, by its repeat; none that is 0."""
     rates = {run.repeat: paced_throughputs([run]) for run in runs}

@@ -228,6 +228,73 @@ def test_the_prose_walks_through_the_steps_with_every_figure() -> None:
     assert f"Step 4 has the highest throughput, {throughput(rows[3]):.1f} tokens/s" in to_prose(report)
 
 
+def test_a_ratio_that_contradicts_the_printed_numbers_says_over_what_it_is() -> None:
+    """On one actor the baseline alone has a slow repeat; on two, the row's own actor is the slower one."""
+    stored = record(((BASELINE, 100.0), (LINEAR, 80.0)))
+    slow = next(job for job in stored.jobs if job.label == BASELINE.label and job.repeat == 2)
+    slower = tuple(replace(one, decode_seconds=9 * one.decode_seconds) for one in slow.samples)
+    lacking = change_jobs(
+        stored, LINEAR.label, repeats=[2], state=JobState.FAILED, samples=(), environment=None
+    )
+    one_actor = change_jobs(lacking, BASELINE.label, repeats=[2], samples=slower)
+    report = build_report(one_actor)
+    assert throughput(report.rows[1]) > throughput(report.rows[0])
+    for told in (paragraphs(report)[2], caption(report, report.pairs, Style())):
+        assert ", over the repeats that both have" in told
+        assert "freed of" not in told
+    two_actors = _on_a_faster_actor(record(((BASELINE, 100.0), (LINEAR, 120.0))), LINEAR.label)
+    report = build_report(two_actors)
+    for told in (paragraphs(report)[2], caption(report, report.pairs, Style())):
+        assert ", freed of the unequal speeds of the actors" in told
+        assert "over the repeats" not in told
+
+
+def test_rounds_on_unequal_actors_are_compared_as_if_one_had_run_both() -> None:
+    """On an actor three times as fast the same seconds are three times the time of a round."""
+    stored = record(((BASELINE, 100.0), (LINEAR, 120.0)), noise=0.0)
+    moved = _on_a_faster_actor(stored, LINEAR.label)
+    tokens_and_time = r"\$([\d.]+)\\times\$ the tokens in \$([\d.]+)\\times\$ the time(, freed of [a-z ]+)?\."
+    (alone,), (fast,) = (
+        re.findall(tokens_and_time, paragraphs(build_report(one))[2]) for one in (stored, moved)
+    )
+    assert (alone, float(fast[1])) == (("3.00", "2.50", ""), pytest.approx(7.5))
+    assert fast[2] == ", freed of the unequal speeds of the actors"
+
+
+def under_load(stored: SweepRecord, label: str) -> SweepRecord:
+    return change_jobs(stored, label, conditions={"others_share": 0.5})
+
+
+def test_a_step_that_others_slowed_down_is_not_called_slower_without_saying_so() -> None:
+    doubt = ", though something else slowed step 3 down meanwhile"
+    report = build_report(under_load(record(), TREE.label))
+    told = paragraphs(report)
+    assert re.search(rf"This degrades throughput against step 2 by [^)]*\){doubt}", told[3])
+    assert "The cause" not in told[3]
+    assert re.search(rf"over step 3 by [^)]*\){doubt}", told[4])
+    assert told[4].count(doubt) == 1
+    assert rf"\times${doubt})" in caption(report, report.pairs, Style())
+    everywhere = build_report(
+        under_load(under_load(under_load(record(), TREE.label), LINEAR.label), PRUNED.label)
+    )
+    assert "down meanwhile, over step 2" not in paragraphs(everywhere)[4]
+    assert not re.search(rf"against step 2 by [^)]*\){doubt}", paragraphs(everywhere)[3])
+    assert "The cause" in paragraphs(everywhere)[3]
+
+
+def test_the_best_is_compared_with_every_step_before_it() -> None:
+    alike = [
+        (replace(LINEAR, label=f"k={k}", params={"k": k}), speed)
+        for k, speed in ((6, 150.0), (7, 148.0), (8, 153.0))
+    ]
+    report = build_report(record(((BASELINE, 100.0), *alike), noise=0.1))
+    best = best_row(report.rows)
+    assert best is not None
+    others = ", ".join(str(step) for step in (2, 3, 4) if step != best.step)
+    assert best.step == 4
+    assert f"Not separable from it: steps {others}." in to_prose(report)
+
+
 def test_without_intervals_nothing_is_claimed() -> None:
     told = to_prose(build_report(record(prompts=1)))
     assert "nothing is claimed about the difference" in told
