@@ -17,6 +17,7 @@ from enum import StrEnum
 
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import GenerationSpec, canonical_json, generation_digest
+from dyna_eval.reports.claims import is_explained_by_load
 from dyna_eval.reports.integrity import Environments, environment_difference
 from dyna_eval.reports.intervals import Bootstrap, Interval
 from dyna_eval.reports.report import Report, Row, baseline_of, noise_apart
@@ -40,6 +41,8 @@ class SpeedVerdict(StrEnum):
     FASTER = "faster"
     SLOWER = "slower"
     NOT_SEPARABLE = "not separable"
+    IN_DOUBT = "in doubt"
+    """The slower one alone was slowed down by heavy load while it was measured."""
     NO_INTERVAL = "no interval"
     NOT_COMPARABLE = "not comparable"
     NO_RESULT = "no result"
@@ -69,7 +72,8 @@ class Match:
 
     @property
     def verdict(self) -> SpeedVerdict:
-        """`faster` and `slower` need every interval of the ratio to be on one side of 1, and no obstacle."""
+        """`faster` and `slower` need every interval of the ratio to be on one side of 1, no obstacle, and no
+        load that slowed the slower one alone."""
         if self.ratio is None:
             return SpeedVerdict.NO_RESULT
         if self.obstacles:
@@ -78,9 +82,9 @@ class Match:
         if not intervals:
             return SpeedVerdict.NO_INTERVAL
         if all(interval.low > 1.0 for interval in intervals):
-            return SpeedVerdict.FASTER
+            return SpeedVerdict.IN_DOUBT if is_explained_by_load(self.a, self.b) else SpeedVerdict.FASTER
         if all(interval.high < 1.0 for interval in intervals):
-            return SpeedVerdict.SLOWER
+            return SpeedVerdict.IN_DOUBT if is_explained_by_load(self.b, self.a) else SpeedVerdict.SLOWER
         return SpeedVerdict.NOT_SEPARABLE
 
 
@@ -175,7 +179,7 @@ def regressions(comparison: SweepComparison, allowed: float) -> tuple[Regression
         elif match.verdict is SpeedVerdict.NOT_COMPARABLE:
             found.append(Regression(row=match.b, reason=f"not comparable: {'; '.join(match.obstacles)}"))
         elif match.ratio is not None and _regressed(match.ratio, 1.0 - allowed):
-            found.append(Regression(row=match.b, reason=_slower_text(match.ratio)))
+            found.append(Regression(row=match.b, reason=_slower_text(match, match.ratio)))
     lost = [row for row in comparison.only_a if row.figures is not None]
     return (*found, *(Regression(row=row, reason="only in A") for row in lost))
 
@@ -184,11 +188,15 @@ def _regressed(ratio: Comparison, bound: float) -> bool:
     return ratio.ratio < bound and all(interval.high < bound for interval in _intervals(ratio))
 
 
-def _slower_text(ratio: Comparison) -> str:
+def _slower_text(match: Match, ratio: Comparison) -> str:
     text = f"{(1.0 - ratio.ratio) * 100.0:.1f} % slower"
     if ratio.interval is None:
-        return f"{text}, no interval"
-    return f"{text}, ratio {ratio.ratio:.3f} [{ratio.interval.low:.3f}, {ratio.interval.high:.3f}]"
+        text += ", no interval"
+    else:
+        text += f", ratio {ratio.ratio:.3f} [{ratio.interval.low:.3f}, {ratio.interval.high:.3f}]"
+    if is_explained_by_load(match.b, match.a):
+        text += f"; in doubt: {'; '.join(match.b.slowed)}"
+    return text
 
 
 def _intervals(ratio: Comparison) -> list[Interval]:

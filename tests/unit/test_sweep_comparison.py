@@ -352,6 +352,24 @@ def test_a_row_that_is_slower_by_more_than_is_allowed_regressed() -> None:
     assert regressions(found, 0.03)[0].reason.startswith(f"{(1 - ratio.ratio) * 100:.1f} % slower, ratio 0.")
 
 
+def test_a_row_that_others_slowed_down_is_not_called_slower_but_regressed_all_the_same() -> None:
+    """Nothing shows that it is as fast as before. Load that slowed both explains nothing."""
+    load = {"others_share": 0.5}
+    a, b = record(), change_jobs(sped(0.8, LINEAR.label), LINEAR.label, conditions=load)
+    one = match(compared(a, b), LINEAR.label)
+    assert one.verdict is SpeedVerdict.IN_DOUBT
+    assert match(compared(b, a), LINEAR.label).verdict is SpeedVerdict.IN_DOUBT
+    (found,) = regressions(compared(a, b), 0.03)
+    assert found.reason.endswith(
+        "; in doubt: other processes used up to 50 % of the cores while it was measured"
+    )
+    both = change_jobs(a, LINEAR.label, conditions=load)
+    assert match(compared(both, b), LINEAR.label).verdict is SpeedVerdict.SLOWER
+    assert "in doubt" not in regressions(compared(both, b), 0.03)[0].reason
+    faster = change_jobs(sped(1.2, LINEAR.label), LINEAR.label, conditions=load)
+    assert match(compared(a, faster), LINEAR.label).verdict is SpeedVerdict.FASTER
+
+
 def test_an_interval_that_reaches_the_bound_is_no_regression() -> None:
     found = match(
         compared(record(noise=0.3), record([(s, v * 0.95) for s, v in FOUR_STEPS], noise=0.3)), "Baseline"
