@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dyna_eval.reports.cells import Notes, configuration_text
+from dyna_eval.reports.cells import LeftOutEntries, Notes, configuration_text
 from dyna_eval.reports.report import LeftOut, Report, Row, best_row
 from dyna_eval.reports.sweep_comparison import SpeedVerdict, SweepComparison
 from dyna_eval.tables.comparison import compared_pairs, headers, remarks
@@ -71,8 +71,9 @@ class Cut:
     tables: tuple[PairTable, ...]
     pages: int
     left_out: tuple[LeftOut, ...]
-    left_out_rows: int
-    left_out_jobs: int
+    left_out_entries: int
+    """How many there are, of which `left_out` are shown."""
+    left_out_counts: tuple[str, ...]
 
     @property
     def job_ids(self) -> list[int]:
@@ -96,8 +97,8 @@ def cut(report: Report, wanted: Wanted, *, size: int = ROWS_PER_PAGE) -> Cut:
         tables=tuple(tables),
         pages=max(1, *(-(-table.found // size) for table in tables)) if tables else 1,
         left_out=report.left_out[:LEFT_OUT_SHOWN],
-        left_out_rows=len(report.left_out),
-        left_out_jobs=sum(len(entry.job_ids) for entry in report.left_out),
+        left_out_entries=len(report.left_out),
+        left_out_counts=LeftOutEntries.of(report, report.left_out).counts,
     )
 
 

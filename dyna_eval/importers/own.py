@@ -57,6 +57,8 @@ class _Row(FileSection):
     caveats: list[str] | None = None
     """None in older files, which have them among the warnings alone."""
     slowed: list[str] = Field(default_factory=list)
+    job_ids: list[Count] = Field(default_factory=list)
+    """Of the database that the report is from."""
     peak_memory_bytes: Count | None = None
     prompts: Count | None = None
     repeats: Count | None = None
@@ -102,6 +104,7 @@ class _LeftOut(FileSection):
     pair: Text | None = None
     state: Text
     reason: Annotated[str, Field(max_length=10_000)]
+    job_ids: list[Count] = Field(default_factory=list)
 
 
 class _Document(FileSection):
@@ -133,16 +136,25 @@ def read(content: Content) -> ImportedFile:
     found = list(zip(measured, openings, strict=True))
     notes = [_notes_of(row, opening, openings, document.warnings) for row, opening in found]
     of_rows = {opening + text for opening, own in zip(openings, notes, strict=True) for text in own}
+    row_of_job = {job: place for place, row in enumerate(measured) for job in row.job_ids}
+    absent: list[_LeftOut] = []
+    lacking: list[list[str]] = [[] for _ in measured]  # why rows that have figures lack some of their jobs
+    for entry in document.left_out:
+        places = {row_of_job[job] for job in entry.job_ids if job in row_of_job}
+        for place in places:
+            lacking[place].append(entry.reason)
+        if not places:
+            absent.append(entry)
     return ImportedFile(
         source=Source(file=content.file, format=NAME, sha256=content.sha256),
         claims=Claims(),
         rows=tuple(
-            _imported(row, key.split("\n")[1], own)
-            for row, key, own in zip(measured, keys, notes, strict=True)
+            _imported(row, key.split("\n")[1], (*own, *reasons))
+            for row, key, own, reasons in zip(measured, keys, notes, lacking, strict=True)
         ),
         left_out=tuple(
             LeftOutRow(label=entry.label, pair=entry.pair, state=entry.state, reason=entry.reason)
-            for entry in document.left_out
+            for entry in absent
         ),
         notes=tuple(text for text in document.warnings if text not in of_rows),
         confidence=document.sweep.confidence,

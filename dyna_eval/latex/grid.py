@@ -19,6 +19,7 @@ from dyna_eval.reports.cells import (
     configuration_text,
     interval_cell,
     jobs,
+    left_out_texts,
     method_name,
     settings,
 )
@@ -189,17 +190,15 @@ def notes_of(report: Report, pairs: Sequence[str]) -> Notes:
     """Return the footnotes of a table; over several pairs each names its own."""
     if len(pairs) == 1:
         return Notes.of(report, pairs[0])
-    each = {pair: Notes.of(report, pair) for pair in pairs}
-    return Notes(
-        tuple(f"{one_line(pair)}: {text}" for pair, notes in each.items() for text in notes.texts),
-        tuple(
-            dict.fromkeys(
-                text if text.startswith("Left out") else f"{one_line(pair)}: {text}"
-                for pair, notes in each.items()
-                for text in notes.general
-            )
-        ),
-    )
+    texts: list[str] = []
+    general: list[str] = []
+    for pair in pairs:
+        own = [entry for entry in report.left_out if entry.pair == pair]
+        texts += [f"{one_line(pair)}: {text}" for text in Notes.of(report, pair).texts]
+        remarks = [*map(one_line, report.texts_on(pair)), *left_out_texts(report, own)]
+        general += [f"{one_line(pair)}: {text}" for text in remarks]
+    of_every_pair = [entry for entry in report.left_out if entry.pair is None]
+    return Notes(tuple(texts), tuple(dict.fromkeys([*general, *left_out_texts(report, of_every_pair)])))
 
 
 def _marks(report: Report, pairs: Sequence[str], notes: Notes, step: int) -> list[str]:

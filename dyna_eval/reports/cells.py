@@ -151,10 +151,8 @@ class Notes:
     @classmethod
     def of(cls, report: Report, pair: str) -> Notes:
         caveats = [one_line(text) for row in report.rows_of(pair) for text in row.caveat_texts]
-        return cls(
-            tuple(dict.fromkeys(caveats)),
-            tuple(map(one_line, [*report.texts_on(pair), *_left_out(report, pair)])),
-        )
+        left_out = left_out_texts(report, [entry for entry in report.left_out if entry.pair in (None, pair)])
+        return cls(tuple(dict.fromkeys(caveats)), (*map(one_line, report.texts_on(pair)), *left_out))
 
     def marks(self, row: Row) -> list[str]:
         return [_letter(self.texts.index(one_line(text))) for text in row.caveat_texts]
@@ -169,19 +167,41 @@ def _letter(index: int) -> str:
     return (_letter(before - 1) if before else "") + ascii_lowercase[last]
 
 
-def _left_out(report: Report, pair: str) -> list[str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOutEntries:
+    """What a report leaves out."""
+
+    absent: tuple[LeftOut, ...]
+    """Configurations that have no figures."""
+    partial: tuple[LeftOut, ...]
+    """Jobs that the figures of rows lack."""
+
+    @classmethod
+    def of(cls, report: Report, entries: Sequence[LeftOut]) -> LeftOutEntries:
+        in_table = {job for row in report.rows if row.figures for job in row.job_ids}
+        absent = tuple(entry for entry in entries if in_table.isdisjoint(entry.job_ids))
+        partial = tuple(entry for entry in entries if not in_table.isdisjoint(entry.job_ids))
+        return cls(absent=absent, partial=partial)
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """How many they are, in a text for each kind that there is; jobs only where any is known."""
+        texts = []
+        if self.absent:
+            jobs = f", {_count_jobs(self.absent)}" if any(entry.job_ids for entry in self.absent) else ""
+            texts.append(f"Left out: {count(len(self.absent), 'configuration')}{jobs}")
+        if self.partial:
+            texts.append(f"Left out of rows above: {_count_jobs(self.partial)}")
+        return tuple(texts)
+
+
+def left_out_texts(report: Report, entries: Sequence[LeftOut]) -> list[str]:
     """Say which configurations have no figures, and which jobs the figures of others lack."""
-    entries = [entry for entry in report.left_out if entry.pair in (None, pair)]
-    in_table = {job for row in report.rows_of(pair) if row.figures for job in row.job_ids}
-    partial = [entry for entry in entries if not in_table.isdisjoint(entry.job_ids)]
-    absent = [entry for entry in entries if in_table.isdisjoint(entry.job_ids)]
-    texts = []
-    if absent:
-        whole = f"{count(len(absent), 'configuration')}, {_count_jobs(absent)}"
-        texts.append(f"Left out: {whole}: {_reasons(absent)}")
-    if partial:
-        texts.append(f"Left out of rows above: {_count_jobs(partial)}: {_reasons(partial)}")
-    return texts
+    found = LeftOutEntries.of(report, entries)
+    kinds = filter(None, (found.absent, found.partial))
+    return [
+        one_line(f"{counted}: {_reasons(kind)}") for counted, kind in zip(found.counts, kinds, strict=True)
+    ]
 
 
 def _count_jobs(entries: Sequence[LeftOut]) -> str:
@@ -204,7 +224,7 @@ def span(counts: Sequence[int | None], noun: str) -> str:
     return count(high, noun) if low == high else f"{low:,} to {high:,} {noun}s"
 
 
-def _measured_text(rows: Sequence[Row]) -> str:
+def measured_text(rows: Sequence[Row]) -> str:
     """Return over what the figures of a table are: `8 prompts, 3 repeats`; nothing where nothing is known."""
     known = [row.figures for row in rows if row.figures]
     if not known:
@@ -218,7 +238,7 @@ def _measured_text(rows: Sequence[Row]) -> str:
 
 def table_title(pair: str, rows: Sequence[Row]) -> str:
     """Return what stands over a pair's table: the pair, and over what its figures are."""
-    return ": ".join(filter(None, (f"pair {one_line(pair)}", _measured_text(rows))))
+    return ": ".join(filter(None, (f"pair {one_line(pair)}", measured_text(rows))))
 
 
 def circumstances(report: Report, pair: str) -> str:

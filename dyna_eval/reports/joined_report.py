@@ -324,15 +324,19 @@ def _baselines(first: _Member, other: _Member, pair: str) -> str:
 
 
 def _left_out(members: Sequence[_Member], pairs: Sequence[str], shown: Sequence[Row]) -> list[LeftOut]:
-    """List what the sweeps leave out themselves, and their rows that are not shown."""
+    """List what the sweeps leave out themselves, and their rows that are not shown, with all their jobs."""
     entries: list[LeftOut] = []
     for member in members:
         name = member.report.name
         opening = f"{name}: " if len(members) > 1 else ""
-        entries += [replace(entry, reason=f"{opening}{entry.reason}") for entry in member.report.left_out]
-        for row in member.report.rows:
-            if row.figures is None or any(row is one for one in shown):
-                continue
+        unshown = [row for row in member.report.rows if row.figures and all(row is not one for one in shown)]
+        jobs = {job for row in unshown for job in row.job_ids}
+        entries += [
+            replace(entry, reason=f"{opening}{entry.reason}")
+            for entry in member.report.left_out
+            if jobs.isdisjoint(entry.job_ids)
+        ]
+        for row in unshown:
             missing = row.pair not in pairs
             entries.append(
                 LeftOut(

@@ -68,6 +68,13 @@ def test_hostile_text_stays_out_of_its_scripts(url: str) -> None:
     assert [json.loads(figure)["data"] for figure in found]
 
 
+def test_a_row_that_lacks_a_job_is_counted_apart_from_configurations_without_figures(url: str) -> None:
+    """One configuration was merged with another one."""
+    page = html.unescape(written(url))
+    assert "<summary>Left out: 1 configuration; Left out of rows above: 1 job</summary>" in page
+    assert '<p class="quiet">2 prompts, 1 to 2 repeats' in page
+
+
 def test_its_policy_names_its_own_scripts_and_style_and_nothing_else(url: str) -> None:
     file = written(url)
     policy = html.unescape(file.split('http-equiv="Content-Security-Policy" content="')[1].split('"')[0])

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from report_records import FOUR_STEPS, LINEAR, change_jobs, record
+from report_records import FOUR_STEPS, LINEAR, PRUNED, change_jobs, record
 
 from dyna_eval.errors import InputError, MixedRowsError
 from dyna_eval.importers import import_file
-from dyna_eval.jobs import Configuration, Method
+from dyna_eval.jobs import Configuration, JobState, Method
 from dyna_eval.latex import to_latex
 from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.style import Style
@@ -410,7 +410,31 @@ def test_what_is_not_shown_is_listed(tmp_path: Path) -> None:
         ("Tree (D=7, t=0.0)", "not shown"),
         ("Tree (D=7, t=0.05)", "not shown"),
     ]
-    assert "Left out: 2 configurations, 0 jobs" in printed(report)
+    assert "Left out: 2 configurations: 'Tree" in printed(report)
+
+
+def test_a_row_that_is_not_shown_and_lacks_a_repeat_is_left_out_once() -> None:
+    stored = change_jobs(record(), LINEAR.label, repeats=[2], state=JobState.FAILED, samples=())
+    others = [one.label for one, _ in FOUR_STEPS if one is not LINEAR]
+    report = joined_report([stored], rows=others)
+    (entry,) = report.left_out
+    assert (entry.label, entry.state, len(entry.job_ids)) == (LINEAR.label, "not shown", 3)
+    assert "Left out: 1 configuration, 3 jobs: '+ Draft model'" in printed(report)
+    shown = joined_report([stored], rows=[LINEAR.label])
+    assert "Left out of rows above: 1 job: '+ Draft model'" in printed(shown)
+
+
+def test_a_row_that_lacks_a_repeat_is_not_called_left_out_after_import_either(tmp_path: Path) -> None:
+    stored = change_jobs(record(), LINEAR.label, repeats=[2], state=JobState.FAILED, samples=(), error="boom")
+    stored = change_jobs(stored, PRUNED.label, state=JobState.FAILED, samples=(), environment=None)
+    file = import_file(write(tmp_path, "own.json", to_json(build_report(stored))))
+    report = imported_report(sweep(9, file))
+    assert row_of(report, LINEAR.label).caveat_texts[-2:] == (
+        "figures are over the 2 of 3 repeats that are done",
+        "1 of 3 jobs failed: boom",
+    )
+    assert [entry.label for entry in report.left_out] == [PRUNED.label]
+    assert "Left out: 1 configuration: '+ Adaptive pruning' (failed: 3 of 3 jobs failed)" in printed(report)
 
 
 def test_sweeps_without_a_common_pair_are_not_joined(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from report_records import (
 )
 
 from dyna_eval.errors import InputError
-from dyna_eval.jobs import Configuration, JobState, Method, Params
+from dyna_eval.jobs import Configuration, JobState, MergedConfiguration, Method, Params
 from dyna_eval.latex.check import check_paper
 from dyna_eval.latex.grid import require
 from dyna_eval.latex.style import Style, read_columns
@@ -332,6 +332,19 @@ def test_footnotes_of_pairs_side_by_side_name_their_pair() -> None:
     latex = styled(replace(stored, jobs=jobs), side_by_side=True)
     assert body(latex)[1][1] == r"+ Draft model$^{\mathrm{a}}$"
     assert r"$^{\mathrm{a}}$\,large: differs from the rows" in latex
+
+
+def test_what_is_left_out_of_pairs_side_by_side_names_its_pair_and_what_every_pair_lacks_none() -> None:
+    """Both pairs lack a job, for the same reason: two jobs in all."""
+    lacking = change_jobs(
+        record(pairs=("small", "large")), LINEAR.label, repeats=[2], state=JobState.FAILED, samples=()
+    )
+    merged = MergedConfiguration(label="Same", into=BASELINE.label, reason="equal")
+    latex = styled(replace(lacking, merged=(merged,)), side_by_side=True)
+    for pair in ("small", "large"):
+        assert f"{pair}: Left out of rows above: 1 job: '+ Draft model'" in latex
+    assert latex.count("Left out: 1 configuration: 'Same'") == 1
+    assert ": Left out: 1 configuration" not in latex
 
 
 @pytest.mark.parametrize(
