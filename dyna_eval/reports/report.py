@@ -112,7 +112,7 @@ class Row:
 
     @property
     def speedup_interval(self) -> Interval | None:
-        """Of the speedup; the baseline's own is 1 by definition and has none."""
+        """Of the speedup; the baseline's own is 1 by definition and has none, whatever its file says."""
         return self.versus_baseline.interval if self.versus_baseline and not self.is_baseline else None
 
 
@@ -271,7 +271,7 @@ def compare_rows(row: Row, base: Row, bootstrap: Bootstrap | None) -> Comparison
     """Compare prompt by prompt where both rows have the prompts; by their means alone where not.
 
     Rows of one sweep are compared over the repeats that both have, so that no drift comes between them.
-    Of a row against itself it makes no sense to ask whether the two are separable: it has no paired interval.
+    Of a row against itself the ratio is 1 by definition and has no interval.
     """
     if row.figures is None or base.figures is None:
         return None
@@ -282,7 +282,7 @@ def compare_rows(row: Row, base: Row, bootstrap: Bootstrap | None) -> Comparison
             return ratio_of_means(fmean(row.rates.values()), fmean(base.rates.values()))
         noise = None if row is base else _noise_together(row, base)
         found = compare(*rates_together(row, base), bootstrap, noise)
-        return replace(found, paired_interval=None) if found is not None and row is base else found
+        return replace(found, interval=None, paired_interval=None) if found and row is base else found
     return ratio_of_means(row.figures.throughput.mean, base.figures.throughput.mean)
 
 

@@ -83,7 +83,7 @@ def _comparison_json(row: Row) -> dict[str, object]:
     base, previous = row.versus_baseline, row.versus_previous
     return {
         "speedup": base and base.ratio,
-        "speedup_interval": base and interval_json(base.interval),
+        "speedup_interval": interval_json(row.speedup_interval),
         "speedup_paired": base and base.paired,
         "speedup_paired_interval": base and interval_json(base.paired_interval),
         "separable_from_baseline": base and base.separable,

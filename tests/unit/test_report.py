@@ -513,6 +513,7 @@ def test_json_has_the_documented_keys_and_no_nan() -> None:
     assert (draft["prompt_set"], draft["env"], draft["job_ids"]) == ("p1", "e1", [2, 6, 10])
     assert draft["speedup_interval"][0] < draft["speedup"] < draft["speedup_interval"][1]
     assert draft["draft_share"] is None
+    assert (rows[0]["speedup"], rows[0]["speedup_interval"]) == (1.0, None)
     assert rows[0]["draft_acceptance_rate"] is None
 
 
