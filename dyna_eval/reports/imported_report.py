@@ -34,7 +34,7 @@ def imported_report(
     `others` are the imported sweeps to compare its counts with. Raises MixedRowsError where its rows must not
     stand in one table, unless `allow_mixed`.
     """
-    confidence = next((file.confidence for file in sweep.files if file.confidence), _DEFAULT_CONFIDENCE)
+    confidence = confidence_of(sweep)
     bootstrap = Bootstrap(confidence=confidence)
     pairs = tuple(dict.fromkeys(row.pair for row in sweep.rows))
     rows = tuple(row for pair in pairs for row in _rows_of_pair(sweep, pair, bootstrap))
@@ -61,6 +61,11 @@ def imported_report(
             for caveat in (*pruning_caveats(rows, pair), *_file_caveats(sweep, pair, others, rows))
         ),
     )
+
+
+def confidence_of(sweep: ImportedSweep) -> float:
+    """Return the confidence of an imported sweep's intervals: its files', or the usual one."""
+    return next((file.confidence for file in sweep.files if file.confidence), _DEFAULT_CONFIDENCE)
 
 
 def findings(sweep: ImportedSweep, others: Sequence[ImportedSweep]) -> list[str]:

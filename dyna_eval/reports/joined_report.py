@@ -15,7 +15,7 @@ from dyna_eval.jobs import digest
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.counts import all_files
 from dyna_eval.reports.imported import ImportedFile, ImportedSweep
-from dyna_eval.reports.imported_report import imported_report, pruning_caveats
+from dyna_eval.reports.imported_report import confidence_of, imported_report, pruning_caveats
 from dyna_eval.reports.integrity import Caveat, CaveatKind, mixed_caveats, separability_caveats
 from dyna_eval.reports.intervals import Bootstrap
 from dyna_eval.reports.labels import labels_with_origin
@@ -93,6 +93,11 @@ def joined_report(
         environments={
             name: facts for member in members for name, facts in member.report.environments.items()
         },
+        models={
+            name: pair
+            for name, pair in first.models.items()
+            if all(member.report.models.get(name) == pair for member in members)
+        },
         sweep_file=None if several else first.sweep_file,
         pairs=pairs,
         made_of=tuple(member.part.digest for member in members),
@@ -119,13 +124,23 @@ def _shared(settings: Sequence[_Settings | None]) -> _Settings | None:
 
 
 def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Member]:
-    """Report every sweep, those of our own with figures that are comparable among them."""
+    """Report every sweep, those of our own with figures that are comparable among them.
+
+    All intervals are at the first one's confidence; those of a file at another one are left out.
+    """
+    first = parts[0]
+    confidence = confidence_of(first) if isinstance(first, ImportedSweep) else first.confidence
+    parts = [
+        replace(part, confidence=confidence) if isinstance(part, SweepRecord) else part for part in parts
+    ]
     records = [part for part in parts if isinstance(part, SweepRecord)]
     shared = _rows_together(records) if len(records) > 1 else {}
     members = []
     for part in parts:
         if isinstance(part, ImportedSweep):
             report = imported_report(part, others, allow_mixed=True)
+            if report.confidence != confidence:
+                report = replace(report, rows=tuple(map(_without_interval, report.rows)))
             files = {file.digest: file for file in part.files}
             members.append(_Member(part=part, report=report, files=files))
             continue
@@ -145,6 +160,14 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
         ]
         members.append(_Member(part=part, report=replace(report, rows=tuple(own))))
     return members
+
+
+def _without_interval(row: Row) -> Row:
+    """Return a row without the interval of its throughput."""
+    if row.figures is None:
+        return row
+    throughput = replace(row.figures.throughput, interval=None)
+    return replace(row, figures=replace(row.figures, throughput=throughput))
 
 
 def with_split_of(first: SweepRecord, record: SweepRecord) -> SweepRecord:
@@ -227,10 +250,31 @@ def _table(
             replace(one.row, step=step, label=label, is_baseline=is_first, mixed=tuple(dict.fromkeys(mixed)))
         )
     compared = with_comparisons(rows, Bootstrap(confidence=confidence))
+    compared = [_with_own_comparisons(row, place, chosen) for place, row in enumerate(compared)]
     return [
         (one, replace(row, caveats=_joined_row_caveats(row, one, members, confidence)))
         for row, one in zip(compared, chosen, strict=True)
     ]
+
+
+def _with_own_comparisons(row: Row, place: int, chosen: Sequence[Candidate]) -> Row:
+    """Return a row of the first sweep, if that was imported, with the comparisons that it has there.
+
+    Intervals are of its file, from whose figures no one could compute them anew. The baseline is the same;
+    the step before it may be another one here.
+    """
+    one = chosen[place]
+    if one.part or one.row.source is None:
+        return row
+    same_previous = place > 0 and (chosen[place - 1].part, chosen[place - 1].row.step) == (
+        0,
+        one.row.step - 1,
+    )
+    return replace(
+        row,
+        versus_baseline=one.row.versus_baseline,
+        versus_previous=one.row.versus_previous if same_previous else row.versus_previous,
+    )
 
 
 def _joined_row_caveats(
@@ -243,6 +287,7 @@ def _joined_row_caveats(
             [
                 *mixed_caveats(row.mixed),
                 *_own_speedup(row, one, members),
+                *_lost_interval(row, one),
                 *kept,
                 *separability_caveats(row.versus_baseline, confidence),
             ]
@@ -259,6 +304,18 @@ def _own_speedup(row: Row, one: Candidate, members: Sequence[_Member]) -> list[C
     if own is None:
         return []
     return [Caveat(f"against its own sweep's baseline its speedup is {own.ratio:.2f}")]
+
+
+def _lost_interval(row: Row, one: Candidate) -> list[Caveat]:
+    """Say that the interval of an imported row's speedup was against another baseline."""
+    if row.versus_baseline is None or row.is_baseline or row.speedup_interval or not one.row.speedup_interval:
+        return []
+    return [Caveat(_LOST_INTERVAL)] if one.row.source else []
+
+
+_LOST_INTERVAL = (
+    "its speedup is a ratio of mean throughputs: the interval in its file is against the baseline there"
+)
 
 
 def _differences(

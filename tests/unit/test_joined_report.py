@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from report_records import FOUR_STEPS, LINEAR, PRUNED, change_jobs, record
+from report_records import FOUR_STEPS, LINEAR, MODELS, PRUNED, change_jobs, record
 
 from dyna_eval.errors import InputError, MixedRowsError
 from dyna_eval.importers import import_file
@@ -604,6 +604,57 @@ def test_our_own_report_from_elsewhere_is_compared_by_its_digests(tmp_path: Path
     other = import_file(write(tmp_path, "e2.json", elsewhere))
     with pytest.raises(MixedRowsError, match=r"environment \(e2 instead of e1\)"):
         joined_report([stored, sweep(3, other)], rows=["+ Adaptive pruning"])
+
+
+def test_rows_chosen_of_our_own_imported_report_keep_its_intervals(tmp_path: Path) -> None:
+    """The step before is another one where a row between was not chosen; then only the means tell."""
+    before = build_report(record())
+    file = import_file(write(tmp_path, "own.json", to_json(before)))
+    report = joined_report([sweep(3, file)], rows=[LINEAR.label, PRUNED.label])
+    for row in report.rows[1:]:
+        assert row.versus_baseline == row_of(before, row.label).versus_baseline
+        assert row.speedup_interval is not None
+    assert (known := row_of(report, LINEAR.label).versus_previous) is not None
+    assert known.paired_interval is not None
+    ratio = row_of(report, PRUNED.label).versus_previous
+    assert ratio is not None
+    assert (ratio.paired_interval, ratio.ratio) == (
+        None,
+        pytest.approx(throughput(report.rows[2]) / throughput(report.rows[1])),
+    )
+    lost = (
+        "its speedup is a ratio of mean throughputs: the interval in its file is against the baseline there"
+    )
+    assert lost not in str(report.warnings)
+    beside = joined_report([second(record()), sweep(3, file)], rows=["3:+ Draft model"])
+    assert lost in beside.rows[1].caveat_texts
+    assert beside.rows[1].speedup_interval is None
+
+
+def test_a_joined_table_has_one_confidence(tmp_path: Path) -> None:
+    """Intervals of measured rows are computed at the first sweep's; those of a file at another go."""
+    sure = replace(second(record()), confidence=0.99)
+    assert joined_report([record(), sure]).rows == joined_report([record(), second(record())]).rows
+    file = import_file(write(tmp_path, "own.json", to_json(build_report(sure))))
+    joined = joined_report([record(), sweep(3, file)]).rows[-1].figures
+    assert joined is not None
+    assert joined.throughput.interval is None
+    same = joined_report([sweep(3, file), record()])
+    assert [bool(row.figures and row.figures.throughput.interval) for row in same.rows] == [True] * 8
+    assert same.rows[-1].figures == build_report(replace(record(), confidence=0.99)).rows[-1].figures
+
+
+def test_a_joined_table_names_a_dtype_only_where_all_its_sweeps_have_it(tmp_path: Path) -> None:
+    one, other = (
+        replace(own, models=MODELS, environments={"e1": {"processor": "Chip A", "cores": 2}})
+        for own in (record(), second(record()))
+    )
+    assert "in bfloat16" in circumstances(joined_report([one, other]), "demo")
+    exact = replace(other, models={"demo": replace(MODELS["demo"], dtype="float32")})
+    file = import_file(write(tmp_path, "own.json", to_json(build_report(one))))
+    for joined in (joined_report([one, exact]), joined_report([one, sweep(3, file)])):
+        assert circumstances(joined, "demo") == "measured on Chip A, 2 cores"
+        assert to_json(joined)["pairs"] == []
 
 
 def change_all(stored: SweepRecord, **changes: Any) -> SweepRecord:
