@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,6 +31,7 @@ from dyna_eval.commands import (
     watching,
 )
 from dyna_eval.errors import DynaEvalError, InputError
+from dyna_eval.mistakes import shown
 from dyna_eval.wording import one_line
 
 
@@ -123,6 +125,18 @@ def cli() -> None:
     Every option can be set by the environment: DYNA_EVAL_DB, and of `submit` DYNA_EVAL_SUBMIT_ADDRESS,
     DYNA_EVAL_SUBMIT_FAIL_FAST=1 and so on.
     """
+    _require_readable_epoch()
+
+
+def _require_readable_epoch() -> None:
+    """Raise InputError for a time of building that numpy, or matplotlib, would fail at."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "0")
+    try:
+        datetime.fromtimestamp(int(epoch), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise InputError(
+            f"SOURCE_DATE_EPOCH is {shown(epoch)}, which is no whole number of seconds since 1970; unset it"
+        ) from error
 
 
 for _command in (

@@ -113,8 +113,9 @@ def plan(measured: Measured, wish: Wish, sizes: RoundsByNodes) -> Plan:
 def write(drawings: Sequence[Drawing], report: Report, directory: Path) -> Iterator[tuple[Path, ...]]:
     """Write figures into a folder, and yield the files of each as soon as they are there.
 
-    Raises InputError where the folder cannot be written.
+    Raises InputError where the folder cannot be written, or matplotlib not be loaded.
     """
+    look.require_matplotlib()
     origin = f"{sweep_numbers(report)} '{one_line(report.name)}', digest {report.digest}"
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,16 @@ matplotlib is loaded when a figure is drawn, by its objects alone; its global st
 from __future__ import annotations
 
 import io
+import os
 import textwrap
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dyna_eval.errors import InputError
+from dyna_eval.mistakes import shown
 from dyna_eval.reports.cells import confidence_level
 from dyna_eval.reports.report import Report
 from dyna_eval.series.measured import Entry, Estimate
@@ -44,8 +48,24 @@ _LAYOUT_PASSES = 3  # room for labels changes the axes, which changes the room
 _CHARACTER_EMS = 0.56  # width of a character on average
 _CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "SimHei")
 
+_DRAWING = threading.Lock()
+"""Held while a figure is drawn: matplotlib's settings, which are then the figure's, are all threads'."""
+
 
 # --------------------------------------------------------------- figures and files
+
+
+def require_matplotlib() -> None:
+    """Load matplotlib; raise InputError where the environment names a backend that it does not know."""
+    try:
+        import matplotlib  # noqa: F401, PLC0415
+    except ValueError as error:
+        backend = os.environ.get("MPLBACKEND")
+        if not backend:
+            raise
+        raise InputError(
+            f"MPLBACKEND is {shown(backend)}, which matplotlib does not know; unset it: figures need none"
+        ) from error
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -75,6 +95,7 @@ def save(draw: Callable[[], Figure], stem: Path, *, title: str, origin: str) -> 
         "pdf.fonttype": 42,  # embed TrueType, which publishers ask for
         "svg.fonttype": "path",  # looks the same where the font is not installed
         "svg.hashsalt": f"{title} {origin}",
+        "text.hinting": "none",  # as wide at each resolution, so that labels end where the layout found room
         "text.usetex": False,
     }
     metadata: Mapping[str, Mapping[str, str | None]] = {
@@ -83,7 +104,7 @@ def save(draw: Callable[[], Figure], stem: Path, *, title: str, origin: str) -> 
         "png": {"Title": title, "Description": origin, "Software": "dyna-eval"},
     }
     paths = [stem.with_name(f"{stem.name}.{form}") for form in FORMATS]
-    with rc_context(settings), warnings.catch_warnings():
+    with _DRAWING, rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
         figure = draw()
         settle(figure)

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from dyna_eval.cli import cli
+from dyna_eval.cli import cli, run
 
 EXAMPLE = str(Path(__file__).parents[2] / "examples/four-step.yaml")
 
@@ -45,6 +45,18 @@ def test_a_variable_does_what_its_option_does_and_the_option_wins() -> None:
     )
     both = CliRunner().invoke(cli, ["validate", EXAMPLE, "--set", "measure.repeats=2"], env=variables)
     assert both.output == f"{EXAMPLE}: four-step: 4 configurations, 8 jobs\n"
+
+
+@pytest.mark.parametrize(
+    ("epoch", "known"), [("1e9", False), ("", False), ("9" * 30, False), ("0", True), ("1700000000", True)]
+)
+def test_a_time_of_building_that_numpy_cannot_read_is_the_users_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], epoch: str, *, known: bool
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    assert run(["completion", "bash"]) == (0 if known else 2)
+    told = f"dyna-eval: SOURCE_DATE_EPOCH is '{epoch}', which is no whole number of seconds since 1970"
+    assert capsys.readouterr().err.startswith(told) is not known
 
 
 def test_the_commands_are_told_whole_in_a_narrow_terminal_and_in_the_order_of_their_use() -> None:

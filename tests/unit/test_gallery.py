@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -9,6 +10,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import pairwise, product
 from pathlib import Path
+from threading import Event, Thread
 
 import matplotlib
 import pytest
@@ -45,6 +47,7 @@ from dyna_eval.plots.look import (
     SERIES,
     fitting_ticks,
     lightness,
+    save,
     series_colors,
     settle,
     spread,
@@ -502,6 +505,56 @@ def test_matplotlibs_global_state_is_left_alone(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     files(some_trees(), tmp_path, Wish(names=("ablation", "heat")))
     assert dict(matplotlib.rcParams) == before
+
+
+def test_figures_that_two_threads_draw_have_their_own_settings(tmp_path: Path) -> None:
+    """The second one is drawn while the first one is, and ends after it, unless it has to wait."""
+    (drawing,) = planned(record(), Wish(names=("ablation",))).drawings
+    second_began, first_ended = Event(), Event()
+
+    def second() -> Figure:
+        second_began.set()
+        first_ended.wait()
+        return drawing.draw()
+
+    def first() -> Figure:
+        other.start()
+        second_began.wait(timeout=0.5)
+        return drawing.draw()
+
+    other = Thread(target=lambda: save(second, tmp_path / "second", title="", origin=""))
+    save(first, tmp_path / "first", title="", origin="")
+    first_ended.set()
+    other.join()
+    for name in ("first.pdf", "second.pdf"):
+        assert b"/Type3" not in (tmp_path / name).read_bytes()
+
+
+def test_labels_end_within_the_paper_in_the_file_too(tmp_path: Path) -> None:
+    """A file has more pixels than the layout; text that is fitted to them is not as wide in both."""
+    stored = record([(BASELINE, 50.0), *((row, 90.0) for row in TREES[:8])], repeats=1)
+    [png] = [path for path in files(stored, tmp_path, Wish(names=("phases",))) if path.suffix == ".png"]
+    with Image.open(png) as image:
+        assert image.convert("L").crop((0, 0, 3, image.height)).getextrema() == (255, 255)
+
+
+def test_a_backend_that_matplotlib_does_not_know_is_the_users_error(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from report_records import record
+from dyna_eval.errors import InputError
+from dyna_eval.plots import ablation_bars
+from dyna_eval.reports.measured_report import build_report
+try:
+    ablation_bars(build_report(record()), Path({str(tmp_path / "figures")!r}))
+except InputError as error:
+    print(error)
+"""
+    command, variables = [sys.executable, "-c", code], os.environ | {"MPLBACKEND": "nonsense"}
+    here = Path(__file__).parent
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=here, env=variables)
+    assert ran.stdout.startswith("MPLBACKEND is 'nonsense', which matplotlib does not know; unset it")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pyplot_which_keeps_global_figures_is_not_loaded() -> None:
