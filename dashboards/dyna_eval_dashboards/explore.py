@@ -11,10 +11,21 @@ from plotly.subplots import make_subplots
 
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.reports.report import Report, Row
-from dyna_eval.series.front import MemoryPoint, memory_front
-from dyna_eval.series.measured import Entry, Estimate, Measured, baselines, doubts
+from dyna_eval.series.front import memory_fronts
+from dyna_eval.series.measured import Entry, Estimate, Measured, undrawn
 from dyna_eval.series.parameters import Parameter, Scale, Span, bare_text, span, swept, value_text
-from dyna_eval.series.swept import Curve, CurveChart, HeatPanel, Measure, Panel, curve_chart, heat_map
+from dyna_eval.series.swept import (
+    REPEATED,
+    Curve,
+    CurveChart,
+    HeatPanel,
+    Measure,
+    Panel,
+    Point,
+    curve_chart,
+    doubts_about,
+    heat_map,
+)
 from dyna_eval.wording import count, one_line
 from dyna_eval_dashboards.figures import around, dash, doubt_lines, error_bars, layout, plain, symbols, text
 
@@ -133,22 +144,28 @@ def _curves(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
     legend = {"orientation": "h", "y": -0.14, "yanchor": "top", "x": 0}
     figure.update_layout(showlegend=len(names) > 1, legend=legend)
     notes = _cut(len(chart.panels), len(panels), "panel") + _cut(len(chart.names), len(names), "curve")
-    if any(panel.baseline for panel in panels):
+    with_line = any(panel.baseline for panel in panels)
+    if with_line:
         notes.append("Dashed: the baseline.")
     notes += _left_out(chart.left_out, f"of methods that do not sweep {chart.x.name}")
+    notes += _left_out(chart.repeated, REPEATED) + _left_out(chart.undrawn, "without a result")
     drawn = [curve for panel in panels for curve in panel.curves if curve.name in names]
     entries = [point.entry for curve in drawn for point in curve.points]
-    over = baselines(measured.report, entries) if choice.y.is_timed else []
-    return figure, [*notes, *doubts(entries, over)]
+    return figure, [*notes, *doubts_about(choice.y, measured.report, entries, with_line=with_line)]
 
 
 def _trace(chart: CurveChart, panel: Panel, curve: Curve, *, number: int) -> go.Scatter:
-    points = curve.points
+    line: list[tuple[Point, float | None]] = []
+    for piece in curve.pieces:
+        line += [(point, point.y.value) for point in piece]
+        line.append((piece[-1], None))  # where the line is interrupted
+    line.pop()
+    points = [point for point, _ in line]
     errors = [around(point.y.value, point.y.low, point.y.high) for point in points]
     where = [one for one in (panel.row, panel.column, curve.name) if one]
     return go.Scatter(
         x=[bare_text(point.x) for point in points],
-        y=[point.y.value for point in points],
+        y=[y for _, y in line],
         error_y=error_bars(errors, thickness=1, width=0),
         mode="markers" if chart.x.scale is Scale.CATEGORY else "lines+markers",
         name=text(curve.name),
@@ -221,9 +238,9 @@ def _heat(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
     notes = [f"The stronger the colour, the higher: {spread}."]
     notes += _cut(len(heat.panels), len(panels), "panel")
     notes += _left_out(heat.left_out, "that do not sweep both, or stand alone")
+    notes += _left_out(heat.repeated, REPEATED) + _left_out(heat.undrawn, "without a result")
     entries = [cell.entry for panel in panels for cell in panel.cells]
-    over = baselines(measured.report, entries) if choice.y is Measure.SPEEDUP else []
-    return figure, [*notes, *doubts(entries, over)]
+    return figure, [*notes, *doubts_about(choice.y, measured.report, entries)]
 
 
 def _squares(panel: HeatPanel, x: str, y: str, measure: Measure, *, with_text: bool) -> go.Scatter:
@@ -256,29 +273,43 @@ def _squares(panel: HeatPanel, x: str, y: str, measure: Measure, *, with_text: b
 
 
 def _front(measured: Measured, measure: Measure) -> tuple[go.Figure, list[str]]:
-    found = memory_front(measured, measured.report.rows, measure)
+    fronts = memory_fronts(measured, measure)
+    several = len(fronts) > 1
     figure = go.Figure(layout=layout("Peak memory (GiB)", TITLES[measure]))
-    traces: tuple[tuple[tuple[MemoryPoint, ...], str, int | str], ...] = (
-        (found.points, "markers", 4),
-        (found.front, "lines+markers", "calm"),
+    for number, front in enumerate(fronts):
+        for points, mode, size in ((front.points, "markers", 6), (front.front, "lines+markers", 9)):
+            figure.add_scatter(
+                x=[point.memory_bytes / 2**30 for point in points],
+                y=[point.y.value for point in points],
+                mode=mode,
+                name=text(front.pair),
+                legendgroup=str(number),
+                showlegend=several and mode == "lines+markers",
+                meta=number,
+                line={"dash": dash(number)},
+                marker=symbols([point.entry for point in points], size),
+                hovertext=[
+                    _hover(
+                        point.entry,
+                        [front.pair] if several else [],
+                        measure,
+                        point.y,
+                        f"{point.memory_bytes / 2**30:.2f} GiB",
+                    )
+                    for point in points
+                ],
+                hoverinfo="text",
+            )
+    figure.update_layout(
+        showlegend=several, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
     )
-    for points, mode, role in traces:
-        figure.add_scatter(
-            x=[point.memory_bytes / 2**30 for point in points],
-            y=[point.y.value for point in points],
-            mode=mode,
-            meta=role,
-            marker=symbols([point.entry for point in points], 8),
-            hovertext=[
-                _hover(point.entry, [], measure, point.y, f"{point.memory_bytes / 2**30:.2f} GiB")
-                for point in points
-            ],
-            hoverinfo="text",
-        )
-    notes = ["The line joins the configurations that no other beats in both."]
-    entries = [point.entry for point in found.points]
-    over = baselines(measured.report, entries) if measure is Measure.SPEEDUP else []
-    return figure, [*notes, *doubts(entries, over)]
+    of_a_pair = " of a pair" if several else ""
+    notes = [f"The line joins the configurations{of_a_pair} that no other beats in both."]
+    entries = [point.entry for front in fronts for point in front.points]
+    if any(entry.doubt for entry in entries):
+        notes.append("Those with a star are not compared.")
+    notes += _left_out(undrawn(measured.report, entries), "without a result")
+    return figure, [*notes, *doubts_about(measure, measured.report, entries)]
 
 
 # -------------------------------------------------------------------------- notes

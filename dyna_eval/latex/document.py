@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from dyna_eval.errors import InputError
+from dyna_eval.latex.grid import level
 from dyna_eval.latex.macros import to_macros
 from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.style import Style
@@ -76,7 +77,7 @@ def _chart(report: Report, pair: str, path: PurePosixPath) -> str:
             r"  \centering",
             rf"  \includegraphics[width=0.6\linewidth]{{{path}}}",
             rf"  \caption{{Throughput of each step of {escape_latex(report.name)} (pair {escape_latex(pair)})"
-            r" with its interval; the speedup is written on its bar.}",
+            rf" with its {level(report)} interval; the speedup is written on its bar.}}",
             rf"  \label{{fig:{name}}}",
             r"\end{figure}}{}",
             "",

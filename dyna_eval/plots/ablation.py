@@ -12,9 +12,8 @@ from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, CALM, FAINT, GREY, INK
 from dyna_eval.reports.claims import Claim, claim_between, slower_steps
 from dyna_eval.reports.presets import is_pruned_tree, is_unpruned_tree
-from dyna_eval.reports.report import Row, baseline_of
-from dyna_eval.series.measured import Entry, Estimate, doubts
-from dyna_eval.wording import one_line
+from dyna_eval.reports.report import Report, Row
+from dyna_eval.series.measured import Entry, Estimate, baselines, doubts, undrawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,8 +52,8 @@ class _Bar:
         return f"▼{step.ratio:.2f}×" if step and self.is_slower else ""
 
 
-def draw(rows: Sequence[Row]) -> Figure:
-    """Return the chart of one pair's rows, of which at least one has figures."""
+def draw(rows: Sequence[Row], report: Report) -> Figure:
+    """Return the chart of the report's rows of one pair, of which at least one has figures."""
     slower = slower_steps(rows)
     bars = [
         _Bar(
@@ -66,7 +65,7 @@ def draw(rows: Sequence[Row]) -> Figure:
         if (known := row.figures) is not None
     ]
     if len(bars) > _MANY:
-        return _draw_list(rows, bars)
+        return _draw_list(bars, report)
     width = max(3.4, min(1.4 * len(bars), 9.0), _BESIDE_INCHES + 0.65 * len(bars))
     figure = look.new_figure(width, 3.3)
     axes = figure.add_subplot()
@@ -74,12 +73,12 @@ def draw(rows: Sequence[Row]) -> Figure:
     _draw_bars(axes, bars)
     _draw_baseline(axes, bars)
     _dress(axes, bars, characters)
-    look.write_note(figure, _notes(rows, bars, short_remarks=characters < _CROWDED))
+    look.write_note(figure, _notes(bars, report, short_remarks=characters < _CROWDED))
     _annotate(figure, axes, bars, characters)
     return figure
 
 
-def _draw_list(rows: Sequence[Row], bars: Sequence[_Bar]) -> Figure:
+def _draw_list(bars: Sequence[_Bar], report: Report) -> Figure:
     """Return the chart of many rows, bars one under another; speedups and remarks stand at the right."""
     figure, axes = look.list_figure([Entry.of(bar.row) for bar in bars], pitch=0.24)
     for y, bar in enumerate(bars):
@@ -96,7 +95,7 @@ def _draw_list(rows: Sequence[Row], bars: Sequence[_Bar]) -> Figure:
     axes.set_xlim(left=0.0)
     axes.set_xlabel("Throughput (tokens/s)")
     legend = "Dashed: the baseline. At the right: speedup."
-    look.write_note(figure, [legend, *_notes(rows, bars, short_remarks=True)])
+    look.write_note(figure, [legend, *_notes(bars, report, short_remarks=True)])
     return figure
 
 
@@ -194,15 +193,15 @@ def _make_room(figure: Figure, axes: Axes, written: Sequence[tuple[float, Text]]
     axes.set_ylim(0.0, needed)
 
 
-def _notes(rows: Sequence[Row], bars: Sequence[_Bar], *, short_remarks: bool) -> list[str]:
-    """Say what short remarks mean, which bars are not to be trusted, and which rows are missing."""
-    missing = [f"{one_line(row.label)} ({row.state})" for row in rows if row.figures is None]
+def _notes(bars: Sequence[_Bar], report: Report, *, short_remarks: bool) -> list[str]:
+    """Say what remarks and whiskers mean, which rows are missing, and which bars are not to be trusted."""
     is_short = short_remarks and any(bar.is_slower for bar in bars)
-    base = baseline_of(rows)
+    entries = [Entry.of(bar.row) for bar in bars]
     return [
         "▼: times the speed of the step before it." if is_short else "",
-        *doubts((Entry.of(bar.row) for bar in bars), over=[Entry.of(base)] if base else []),
-        f"Not shown, no result yet: {', '.join(missing)}." if missing else "",
+        look.intervals_note(report, [bar.rate for bar in bars]),
+        look.undrawn_note(undrawn(report, entries)),
+        *doubts(entries, over=baselines(report, entries)),
     ]
 
 

@@ -12,7 +12,7 @@ from dyna_eval.reports.cells import method_name
 from dyna_eval.reports.intervals import Interval
 from dyna_eval.reports.report import Report
 from dyna_eval.series.costs import PHASE_NAMES, PHASES, CostChart, CostPoint, PhaseBar
-from dyna_eval.series.measured import Estimate, baselines, doubts
+from dyna_eval.series.measured import Estimate, baselines, doubts, undrawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,12 +66,13 @@ def draw_cost(chart: CostChart, report: Report) -> Figure:
             columnspacing=1.0,
         )
     _label_points(figure, axes, chart, numbered=numbered)
+    entries = [point.entry for point in chart.points]
     notes = [
         *_explained(chart),
         look.intervals_note(report, [p.speedup for p in chart.points]),
         look.CUT_OFF if cut else "",
+        look.undrawn_note(undrawn(report, entries, needs_speedup=True)),
     ]
-    entries = [point.entry for point in chart.points]
     look.write_note(figure, [*notes, *doubts(entries, over=baselines(report, entries))])
     return figure
 
@@ -268,7 +269,8 @@ def _write_key(axes: Axes, points: Sequence[CostPoint], lines: int, width: float
 
 def draw_phases(bars: Sequence[PhaseBar], report: Report, *, as_shares: bool) -> Figure:
     """Return stacked bars of each phase's milliseconds per token, or of its share of decode time."""
-    figure, axes = look.list_figure([bar.entry for bar in bars], pitch=0.27)
+    entries = [bar.entry for bar in bars]
+    figure, axes = look.list_figure(entries, pitch=0.27)
     end = 100.0 if as_shares else 1000.0 * _end_of_axis(bars)
     digits = 2 if max(bar.total.value for bar in bars) < 0.01 else 1
     for y, bar in enumerate(bars):
@@ -290,8 +292,9 @@ def draw_phases(bars: Sequence[PhaseBar], report: Report, *, as_shares: bool) ->
         "Arrow: the bar goes on to its sum." if is_cut else "",
         _thin_phases(bars, seen),
         "" if as_shares else look.intervals_note(report, [bar.total for bar in bars]),
+        look.undrawn_note(undrawn(report, entries)),
     ]
-    look.write_note(figure, [*texts, *doubts(bar.entry for bar in bars)])
+    look.write_note(figure, [*texts, *doubts(entries)])
     return figure
 
 

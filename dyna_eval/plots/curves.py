@@ -11,9 +11,18 @@ from dyna_eval.jobs import Scalar
 from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, BODY, INK, SMALL, TINY
 from dyna_eval.reports.report import Report
-from dyna_eval.series.measured import baselines, doubts
 from dyna_eval.series.parameters import Parameter, Scale, bare_text
-from dyna_eval.series.swept import Cell, Curve, CurveChart, HeatMap, HeatPanel, Measure, Panel
+from dyna_eval.series.swept import (
+    REPEATED,
+    Cell,
+    Curve,
+    CurveChart,
+    HeatMap,
+    HeatPanel,
+    Measure,
+    Panel,
+    doubts_about,
+)
 from dyna_eval.wording import one_line
 
 if TYPE_CHECKING:
@@ -62,12 +71,15 @@ def draw_curves(chart: CurveChart, report: Report) -> Figure:
         _legend(figure, chart.names, styles)
     points = [p for panel in chart.panels for curve in panel.curves for p in curve.points]
     notes = [look.intervals_note(report, [point.y for point in points]), look.CUT_OFF if cut else ""]
-    if any(panel.baseline for panel in chart.panels):
-        notes.append("Dashed grey: the baseline.")
-    notes.append(look.left_out_note(chart.left_out, f"of methods that do not sweep {chart.x.name}"))
+    with_line = any(panel.baseline for panel in chart.panels)
+    notes += [
+        "Dashed grey: the baseline." if with_line else "",
+        look.left_out_note(chart.left_out, f"of methods that do not sweep {chart.x.name}"),
+        look.left_out_note(chart.repeated, REPEATED),
+        look.undrawn_note(chart.undrawn),
+    ]
     entries = [point.entry for point in points]
-    over = baselines(report, entries) if chart.measure.is_timed else []
-    look.write_note(figure, [*notes, *doubts(entries, over)])
+    look.write_note(figure, [*notes, *doubts_about(chart.measure, report, entries, with_line=with_line)])
     return figure
 
 
@@ -106,7 +118,11 @@ def _draw_panel(axes: Axes, chart: CurveChart, panel: Panel, styles: dict[str, d
             look.whisker(axes, x, point.y.value, point.y, along="y", color=style["color"], zorder=2, **faint)
             if point.entry.doubt:
                 _star(axes, x, point.y.value)
-        axes.plot(xs, [point.y.value for point in curve.points], zorder=3, **style)
+        start = 0
+        for piece in curve.pieces:
+            own_xs = xs[start : start + len(piece)]
+            axes.plot(own_xs, [point.y.value for point in piece], zorder=3, **style)
+            start += len(piece)
 
 
 def _dodge(parameter: Parameter, curves: int) -> float:
@@ -254,7 +270,7 @@ def draw_heat(heat: HeatMap, report: Report) -> Figure:
     colors = ScalarMappable(
         Normalize(min(values), max(values) if max(values) > min(values) else None), "cividis"
     )
-    framed, why_framed = _framed(cells, report)
+    framed, why_framed = _framed(heat, report)
     for index, axes in enumerate(grid.flat):
         if index >= len(heat.panels):
             axes.set_visible(False)
@@ -270,23 +286,30 @@ def draw_heat(heat: HeatMap, report: Report) -> Figure:
     slower = any(cell.is_slower for cell in cells)
     note = "Hatched: slower than the baseline." if slower and heat.measure is Measure.SPEEDUP else ""
     intervals = look.intervals_note(report, [cell.value for cell in cells]) if cell_width > 0.5 else ""
-    others = look.left_out_note(heat.left_out, "that do not span it")
+    others = [
+        look.left_out_note(heat.left_out, "that do not span it"),
+        look.left_out_note(heat.repeated, REPEATED),
+        look.undrawn_note(heat.undrawn),
+    ]
     entries = [cell.entry for cell in cells]
-    over = baselines(report, entries) if heat.measure is Measure.SPEEDUP else []
-    look.write_note(figure, [why_framed, note, intervals, others, *doubts(entries, over)])
+    doubts = doubts_about(heat.measure, report, entries)
+    look.write_note(figure, [why_framed, note, intervals, *others, *doubts])
     return figure
 
 
-def _framed(cells: Sequence[Cell], report: Report) -> tuple[list[Cell], str]:
+def _framed(heat: HeatMap, report: Report) -> tuple[list[Cell], str]:
     """Return the cells to frame, and what the note says of them.
 
     Where rows were chosen on tuning prompts these are framed, whatever is highest on the others. Else it is
-    the highest of those that are not in doubt.
+    the highest of those that are not in doubt, once none is to come that may be higher.
     """
+    cells = [cell for panel in heat.panels for cell in panel.cells]
     if report.chosen:
         chosen = {(choice.pair, one_line(choice.label)) for choice in report.chosen}
         found = [cell for cell in cells if (cell.entry.pair, cell.entry.label) in chosen]
         return found, "Framed: chosen on the tuning prompts." if found else ""
+    if not heat.is_final:
+        return [], "Nothing is framed while rows are to come."
     sure = [cell for cell in cells if not cell.entry.doubt]
     if not sure:
         return [], ""

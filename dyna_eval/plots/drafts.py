@@ -11,7 +11,7 @@ from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, BODY, CALM, INK, SERIES, SMALL, TINY
 from dyna_eval.reports.report import Report
 from dyna_eval.series.drafts import DepthRates, TreeSizes
-from dyna_eval.series.measured import Estimate, doubts
+from dyna_eval.series.measured import Estimate, doubts, undrawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,8 +50,13 @@ def draw_depths(rows: Sequence[DepthRates], report: Report) -> Figure:
     _rates_legend(figure)
     rates = [rate for row in rows for rate in (*row.marginal, *row.conditional)]
     intervals = look.intervals_note(report, rates)
-    notes = [intervals, "None where a prompt never got so deep." if intervals else ""]
-    look.write_note(figure, [*notes, *doubts(row.entry for row in rows)])
+    entries = [row.entry for row in rows]
+    notes = [
+        intervals,
+        "None where a prompt never got so deep." if intervals else "",
+        look.undrawn_note(undrawn(report, entries)),
+    ]
+    look.write_note(figure, [*notes, *doubts(entries)])
     return figure
 
 
@@ -88,9 +93,10 @@ def _rates_legend(figure: Figure) -> None:
     )
 
 
-def draw_tree_sizes(rows: Sequence[TreeSizes]) -> Figure:
+def draw_tree_sizes(rows: Sequence[TreeSizes], report: Report) -> Figure:
     """Return the distribution of verified nodes per round, a line for each row, with its mean."""
-    figure, axes = look.list_figure([row.entry for row in rows], pitch=0.34)
+    entries = [row.entry for row in rows]
+    figure, axes = look.list_figure(entries, pitch=0.34)
     axis = _NodeAxis(largest=max(nodes for row in rows for nodes, _ in row.rounds))
     for y, row in enumerate(rows):
         _draw_sizes(axes, y, row, axis)
@@ -103,7 +109,8 @@ def draw_tree_sizes(rows: Sequence[TreeSizes]) -> Figure:
         " Triangle: median.",
         "Hatched: the node cap stopped growth in some rounds." if any(r.capped_share for r in rows) else "",
         "The axis is logarithmic; at large sizes a bar covers several." if axis.is_wide else "",
-        *doubts(row.entry for row in rows),
+        look.undrawn_note(undrawn(report, entries)),
+        *doubts(entries),
     ]
     look.write_note(figure, texts)
     return figure

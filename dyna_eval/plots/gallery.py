@@ -140,7 +140,9 @@ def ablation_bars(report: Report, directory: Path) -> list[Path]:
 
 def _ablation(request: _Request, pair_slug: str) -> Iterator[Drawing]:
     rows = request.report.rows_of(request.pair)
-    yield _drawing("ablation", pair_slug, "Throughput per step", request, partial(ablation.draw, rows))
+    yield _drawing(
+        "ablation", pair_slug, "Throughput per step", request, partial(ablation.draw, rows, request.report)
+    )
 
 
 def _curves(request: _Request, pair_slug: str) -> Iterator[Drawing]:
@@ -152,7 +154,7 @@ def _curves(request: _Request, pair_slug: str) -> Iterator[Drawing]:
         raise NothingToDrawError("no method has a parameter that takes several values")
     for x in axes:
         spanned = span(known, x=x, curves=wish.curves, row=wish.row, column=wish.column)
-        chart = curve_chart(request.measured, known, spanned, wish.measure)
+        chart = curve_chart(request.measured, rows, spanned, wish.measure)
         by = slug(" ".join(spanned.names[1:]))
         stem = f"curves-{wish.measure}-{slug(spanned.x)}" + (f"-by-{by}" if by else "")
         title = f"{wish.measure.capitalize()} by {', '.join(spanned.names)}"
@@ -162,8 +164,7 @@ def _curves(request: _Request, pair_slug: str) -> Iterator[Drawing]:
 
 def _heat(request: _Request, pair_slug: str) -> Iterator[Drawing]:
     wish = request.wish
-    known = [row for row in request.rows if row.figures is not None]
-    heat = heat_map(request.measured, known, wish.heat, wish.measure)
+    heat = heat_map(request.measured, request.rows, wish.heat, wish.measure)
     names = (heat.x.name, heat.y.name)
     stem = f"heat-{wish.measure}-{slug(' '.join(names))}"
     title = f"{wish.measure.capitalize()} over {' and '.join(names)}"
@@ -193,7 +194,7 @@ def _depth(request: _Request, pair_slug: str) -> Iterator[Drawing]:
 
 def _tree_size(request: _Request, pair_slug: str) -> Iterator[Drawing]:
     sizes = tree_sizes(request.measured, request.pair, request.sizes)
-    draw = partial(drafts.draw_tree_sizes, sizes)
+    draw = partial(drafts.draw_tree_sizes, sizes, request.report)
     yield _drawing("tree-size", pair_slug, "Draft nodes verified per round", request, draw)
 
 

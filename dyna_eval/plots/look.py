@@ -21,6 +21,7 @@ from dyna_eval.reports.cells import confidence_level
 from dyna_eval.reports.report import Report
 from dyna_eval.series.measured import Entry, Estimate
 from dyna_eval.whole_file import write_whole
+from dyna_eval.wording import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +44,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 
 FORMATS = ("pdf", "svg", "png")
+_NAMED = 4  # rows that a note names; of more it tells the number
 _LINE_INCHES = 0.1  # of the note; figures have room for two lines of it
 _LAYOUT_PASSES = 3  # room for labels changes the axes, which changes the room
 _CHARACTER_EMS = 0.56  # width of a character on average
@@ -188,8 +190,17 @@ def left_out_note(labels: Sequence[str], why: str) -> str:
     """Say how many rows a figure leaves out, and which where they are few."""
     if not labels:
         return ""
-    names = f" ({', '.join(labels)})" if len(labels) <= 4 else ""
-    return f"Not drawn{names}: {len(labels)} {'row' if len(labels) == 1 else 'rows'} {why}."
+    names = f" ({', '.join(labels)})" if len(labels) <= _NAMED else ""
+    return f"Not drawn{names}: {count(len(labels), 'row')} {why}."
+
+
+def undrawn_note(rows: Sequence[str]) -> str:
+    """Name the rows that have no result to draw, each with why, or say how many where they are not few."""
+    if not rows:
+        return ""
+    return (
+        f"Not drawn: {', '.join(rows)}." if len(rows) <= _NAMED else left_out_note(rows, "without a result")
+    )
 
 
 def write_note(figure: Figure, texts: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dyna_eval.plots import look
 from dyna_eval.plots.look import BODY, CALM, INK, SMALL
 from dyna_eval.reports.report import Report
-from dyna_eval.series.measured import baselines, doubts
+from dyna_eval.series.measured import baselines, doubts, undrawn
 from dyna_eval.series.paired import PairedSpeedups
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def draw_paired(rows: Sequence[PairedSpeedups], report: Report) -> Figure:
         [
             *texts,
             look.intervals_note(report, [row.geometric_mean for row in rows]),
+            look.undrawn_note(undrawn(report, entries, needs_speedup=True)),
             *doubts(entries, over=baselines(report, entries)),
         ],
     )

@@ -70,23 +70,41 @@ class Entry:
         return f"{self.label}{self.star}"
 
 
-def baselines(report: Report, entries: Iterable[Entry]) -> list[Entry]:
-    """Return what the speedups of rows are over."""
+def baselines(report: Report, entries: Iterable[Entry], *, timed: bool = True) -> list[Entry]:
+    """Return the baselines of the rows' pairs, as `Entry.of` names them."""
     pairs = dict.fromkeys(entry.pair for entry in entries)
     found = (baseline_of(report.rows_of(pair)) for pair in pairs)
-    return [Entry.of(row) for row in found if row is not None]
+    return [Entry.of(row, timed=timed) for row in found if row is not None]
 
 
-def doubts(entries: Iterable[Entry], over: Iterable[Entry] = ()) -> list[str]:
+def undrawn(report: Report, entries: Iterable[Entry], *, needs_speedup: bool = False) -> tuple[str, ...]:
+    """Name the rows of a figure's pairs that have no result to draw, each with why: `A (failed)`."""
+    pairs = {entry.pair for entry in entries}
+    return tuple(
+        undrawn_name(row, "speedup")
+        for row in report.rows
+        if row.pair in pairs and (row.figures is None or (needs_speedup and row.versus_baseline is None))
+    )
+
+
+def undrawn_name(row: Row, unknown: str) -> str:
+    """Name a row with its state where it has no result, else with what is not known of it."""
+    why = str(row.state) if row.figures is None else f"{unknown} unknown"
+    return f"{one_line(row.label)} ({why})"
+
+
+def doubts(
+    entries: Iterable[Entry], over: Iterable[Entry] = (), role: str = "all speedups are over it"
+) -> list[str]:
     """Say which rows of a figure are in doubt, and why; rows of one reason together.
 
-    `over` are the baselines of the speedups that it shows, which may be no rows of its own.
+    `over` are the baselines that it is about, which may be no rows of its own, and `role` says in what way.
     """
     over = list(over)
     reasons: dict[str, list[str]] = {}
     for entry in dict.fromkeys([*over, *entries]):
         if entry.doubt:
-            name = f"{entry.label} (all speedups are over it)" if entry in over else entry.label
+            name = f"{entry.label} ({role})" if entry in over else entry.label
             reasons.setdefault(entry.doubt, []).append(name)
     texts = [f"* {', '.join(dict.fromkeys(names))}: {reason}." for reason, names in reasons.items()]
     if sum(map(len, texts)) <= _MOST_DOUBTS:

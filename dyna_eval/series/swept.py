@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Scalar
 from dyna_eval.reports.claims import is_drawn_slower
-from dyna_eval.reports.report import Row, baseline_of
+from dyna_eval.reports.report import Report, Row, RowState, baseline_of
 from dyna_eval.reports.statistics import Figures
-from dyna_eval.series.measured import Entry, Estimate, Measured
+from dyna_eval.series.measured import Entry, Estimate, Measured, baselines, doubts, undrawn_name
 from dyna_eval.series.parameters import (
     Parameter,
     Span,
@@ -24,6 +25,9 @@ from dyna_eval.series.parameters import (
     value_text,
 )
 from dyna_eval.wording import one_line
+
+REPEATED = "with the configuration of one that is drawn"
+"""What notes say of the rows of `repeated`."""
 
 
 class Measure(StrEnum):
@@ -63,6 +67,18 @@ class Curve:
 
     name: str
     points: tuple[Point, ...]
+    holes: tuple[Scalar, ...] = ()
+    """Values of x whose rows belong to the curve and have no result."""
+
+    @property
+    def pieces(self) -> tuple[tuple[Point, ...], ...]:
+        """The points in runs that a line may join: none crosses a hole."""
+        pieces = [[point] for point in self.points[:1]]
+        for before, point in pairwise(self.points):
+            if any(_order(before.x) < _order(hole) < _order(point.x) for hole in self.holes):
+                pieces.append([])
+            pieces[-1].append(point)
+        return tuple(map(tuple, pieces))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +102,10 @@ class CurveChart:
     """How many panels make a row; all of them where some are missing."""
     left_out: tuple[str, ...]
     """Labels of the rows whose method does not sweep x."""
+    repeated: tuple[str, ...]
+    """Labels of the rows that are alike in all to one that is drawn, as those of a joined sweep may be."""
+    undrawn: tuple[str, ...]
+    """The rows that sweep x and have no result, with why."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -117,7 +137,13 @@ class HeatMap:
     y: Parameter
     panels: tuple[HeatPanel, ...]
     left_out: tuple[str, ...]
-    """Labels of the rows that do not sweep both, are alone in what else they have, or repeat another row."""
+    """Labels of the rows that do not sweep both, or are alone in what else they have."""
+    repeated: tuple[str, ...]
+    """Labels of the rows that are alike in all to one that is drawn, as those of a joined sweep may be."""
+    undrawn: tuple[str, ...]
+    """The rows that sweep both and have no result, with why."""
+    is_final: bool
+    """Whether no row that sweeps both is queued or runs: one to come may be the highest."""
 
 
 def estimate(measured: Measured, row: Row, measure: Measure) -> Estimate | None:
@@ -158,16 +184,21 @@ def acceptance_length(measured: Measured, row: Row) -> Estimate | None:
 def curve_chart(measured: Measured, rows: Sequence[Row], spanned: Span, measure: Measure) -> CurveChart:
     """Return a measure against the span's x. Rows that differ in more than the span tells get own curves."""
     known = [row for row in rows if estimate(measured, row, measure) is not None]
-    part = taking_part(known, spanned.x)
-    if not part:
+    sweeping = taking_part(known, spanned.x)
+    if not sweeping:
         raise NothingToDrawError(f"no row that sweeps {spanned.x} has a {measure}")
+    lacking = _beside(taking_part(rows, spanned.x), known)
+    part = sweeping if spanned.x == "method" else _unlike(sweeping, separate(sweeping, spanned.names))
     bases = {row.pair: row for row in known if row.is_baseline}
     panels: list[Panel] = []
     heads = [
         (down, across) for down in _values(part, spanned.row) for across in _values(part, spanned.column)
     ]
     for down, across in heads:
-        own = [row for row in part if _has(row, spanned.row, down) and _has(row, spanned.column, across)]
+        own, own_lacking = (
+            [row for row in some if _has(row, spanned.row, down) and _has(row, spanned.column, across)]
+            for some in (part, lacking)
+        )
         if not own:
             continue
         pairs = {row.pair for row in own}
@@ -176,7 +207,9 @@ def curve_chart(measured: Measured, rows: Sequence[Row], spanned: Span, measure:
             Panel(
                 row=_head(spanned.row, down),
                 column=_head(spanned.column, across),
-                curves=_curves(own, spanned, lambda row: _point(measured, row, spanned.x, measure)),
+                curves=_curves(
+                    own, own_lacking, spanned, lambda row: _point(measured, row, spanned.x, measure)
+                ),
                 baseline=estimate(measured, base, measure) if base else None,
             )
         )
@@ -186,7 +219,9 @@ def curve_chart(measured: Measured, rows: Sequence[Row], spanned: Span, measure:
         span=spanned,
         panels=tuple(panels),
         columns=len(_values(part, spanned.column)) if len(panels) == len(heads) else len(panels),
-        left_out=_labels_beside(known, part),
+        left_out=_labels(_beside(known, sweeping)),
+        repeated=_labels(_beside(sweeping, part)),
+        undrawn=_undrawn(lacking, measure),
     )
 
 
@@ -198,24 +233,27 @@ def heat_map(
     Raises InputError for axes that are not swept, NothingToDrawError where no two are.
     """
     known = [row for row in rows if estimate(measured, row, measure) is not None]
+    if not known:
+        raise NothingToDrawError(f"no row has a {measure}")
     x, y = axes or _axes_by_default(known)
     for name in (x, y):
         require_swept(name, swept(known))
     if x == y:
         raise InputError(f"a heat map needs two parameters, not {x!r} twice")
-    of_y = {id(row) for row in taking_part(known, y)}
-    part = [row for row in taking_part(known, x) if id(row) in of_y]
+    part, expected = (_sweeping(some, x, y) for some in (known, rows))
     if not part:
         raise NothingToDrawError(f"no method sweeps both {x} and {y}")
     names = separate(part, [x, y])[2:]
     panels: list[HeatPanel] = []
     drawn: list[Row] = []
+    repeated: list[Row] = []
     for values in dict.fromkeys(tuple(value_of(row, name) for name in names) for row in part):
         own = [row for row in part if tuple(value_of(row, name) for name in names) == values]
-        placed = {(value_of(row, x), value_of(row, y)): row for row in reversed(own)}
+        placed = {(value_of(row, x), value_of(row, y)): row for row in _unlike(own, (x, y))}
         if min(len({place[axis] for place in placed}) for axis in (0, 1)) < 2:
             continue
         drawn += placed.values()
+        repeated += _beside(own, list(placed.values()))
         cells = tuple(
             Cell(
                 x=at_x,
@@ -224,7 +262,7 @@ def heat_map(
                 entry=Entry.of(row, timed=measure.is_timed),
                 is_slower=_is_slower(measured, row),
             )
-            for (at_x, at_y), row in reversed(placed.items())
+            for (at_x, at_y), row in placed.items()
             if (value := estimate(measured, row, measure)) is not None
         )
         panels.append(HeatPanel(name=_joined(names, values), cells=cells))
@@ -235,8 +273,39 @@ def heat_map(
         x=Parameter.of(x, drawn),
         y=Parameter.of(y, drawn),
         panels=tuple(panels),
-        left_out=_labels_beside(known, drawn),
+        left_out=_labels(_beside(known, [*drawn, *repeated])),
+        repeated=_labels(repeated),
+        undrawn=_undrawn(_beside(expected, known), measure),
+        is_final=not any(row.state in (RowState.QUEUED, RowState.RUNNING) for row in expected),
     )
+
+
+def doubts_about(
+    measure: Measure, report: Report, entries: Iterable[Entry], *, with_line: bool = False
+) -> list[str]:
+    """Say which rows of a figure of a measure are in doubt, and why.
+
+    The baseline is named where the figure is of speedups, which are over it, or shows it as a dashed line.
+    """
+    entries = list(entries)
+    if measure is Measure.SPEEDUP:
+        return doubts(entries, baselines(report, entries))
+    if with_line:
+        return doubts(entries, baselines(report, entries, timed=measure.is_timed), role="the dashed line")
+    return doubts(entries)
+
+
+def _sweeping(rows: Sequence[Row], x: str, y: str) -> list[Row]:
+    of_y = {id(row) for row in taking_part(rows, y)}
+    return [row for row in taking_part(rows, x) if id(row) in of_y]
+
+
+def _unlike(rows: Sequence[Row], names: Sequence[str]) -> tuple[Row, ...]:
+    """Return the first row of each combination of values."""
+    found: dict[tuple[Scalar, ...], Row] = {}
+    for row in rows:
+        found.setdefault(tuple(value_of(row, name) for name in names), row)
+    return tuple(found.values())
 
 
 def _is_slower(measured: Measured, row: Row) -> bool:
@@ -259,16 +328,29 @@ def _axes_by_default(rows: Sequence[Row]) -> tuple[str, str]:
     raise NothingToDrawError("no method has two parameters that take several values")
 
 
-def _curves(rows: Sequence[Row], spanned: Span, point: Callable[[Row], Point | None]) -> tuple[Curve, ...]:
-    further = () if spanned.x == "method" else separate(rows, spanned.names)[len(spanned.names) :]
-    own = [*spanned.curves, *further]
+def _curves(
+    rows: Sequence[Row], lacking: Sequence[Row], spanned: Span, point: Callable[[Row], Point | None]
+) -> tuple[Curve, ...]:
+    """Return the curves of a panel; `lacking` are those of its rows that have no result."""
+    names = spanned.names if spanned.x == "method" else separate([*rows, *lacking], spanned.names)
+    own = [*spanned.curves, *names[len(spanned.names) :]]
+
+    def values(row: Row) -> tuple[Scalar, ...]:
+        return tuple(value_of(row, name) for name in own)
+
     groups: dict[tuple[Scalar, ...], list[Point]] = {}
     ordered = sorted(rows, key=lambda row: [_order(value_of(row, name)) for name in (*own, spanned.x)])
     for row in ordered:
         known = point(row)
         if known is not None:
-            groups.setdefault(tuple(value_of(row, name) for name in own), []).append(known)
-    return tuple(Curve(name=_joined(own, values), points=tuple(found)) for values, found in groups.items())
+            groups.setdefault(values(row), []).append(known)
+    holes: dict[tuple[Scalar, ...], list[Scalar]] = {}
+    for row in lacking:
+        holes.setdefault(values(row), []).append(value_of(row, spanned.x))
+    return tuple(
+        Curve(name=_joined(own, shared), points=tuple(found), holes=tuple(holes.get(shared, ())))
+        for shared, found in groups.items()
+    )
 
 
 def _point(measured: Measured, row: Row, x: str, measure: Measure) -> Point | None:
@@ -301,7 +383,16 @@ def _order(value: Scalar) -> tuple[int, float, str]:
     return (2, 0.0, "") if value is None else (1, 0.0, str(value))
 
 
-def _labels_beside(rows: Sequence[Row], part: Sequence[Row]) -> tuple[str, ...]:
-    """Return the labels of the rows that take no part; the baseline is drawn as a line."""
+def _beside(rows: Sequence[Row], part: Sequence[Row]) -> list[Row]:
+    """Return the rows that are not among some of them."""
     taken = {id(row) for row in part}
-    return tuple(one_line(row.label) for row in rows if id(row) not in taken and not row.is_baseline)
+    return [row for row in rows if id(row) not in taken]
+
+
+def _labels(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return labels; without the baseline's, which is drawn as a line."""
+    return tuple(one_line(row.label) for row in rows if not row.is_baseline)
+
+
+def _undrawn(rows: Sequence[Row], measure: Measure) -> tuple[str, ...]:
+    return tuple(undrawn_name(row, str(measure)) for row in rows)

@@ -38,7 +38,7 @@ from starlette.testclient import TestClient
 from dyna_eval.commands.comparing import read_side
 from dyna_eval.errors import DatabaseError, InputError
 from dyna_eval.holder import own_name
-from dyna_eval.jobs import Configuration, Method, digest
+from dyna_eval.jobs import Configuration, JobState, Method, digest
 from dyna_eval.measurements import Environment, sum_rounds
 from dyna_eval.reports.cells import Notes, throughput_cell
 from dyna_eval.reports.measured_report import build_report
@@ -613,6 +613,39 @@ def test_the_front_joins_what_no_other_row_beats_in_memory_and_speed() -> None:
     every, best = front["data"]
     assert list(every["x"]) == [1.0, 2.0, 3.0, 4.0]
     assert list(best["x"]) == [1.0, 2.0, 4.0]
+
+
+def test_each_pair_has_a_front_of_its_own_without_rows_in_doubt() -> None:
+    """The small pair is faster in less memory, and no alternative to the large one."""
+    stored = record([(BASELINE, 90.0), *GRID], pairs=("small", "large"))
+    report = build_report(change_jobs(stored, "10/2/402.0", conditions={"others_share": 0.5}))
+    sizes = {"small": 1, "large": 8}
+    rows = tuple(replace(row, peak_memory_bytes=2**30 * (sizes[row.pair] + row.step)) for row in report.rows)
+    front = explored(replace(report, rows=rows), kind="front", y="throughput")
+    assert front.figure
+    lines = {trace["name"]: trace for trace in front.figure["data"] if trace["mode"] == "lines+markers"}
+    assert {name: list(line["x"]) for name, line in lines.items()} == {
+        "small": [2.0, 3.0, 4.0, 5.0],
+        "large": [9.0, 10.0, 11.0, 12.0],
+    }
+    for trace in front.figure["data"]:
+        assert all(trace["name"] in hover for hover in trace["hovertext"])
+    assert "star" in front.figure["data"][0]["marker"]["symbol"]
+    assert "Those with a star are not compared." in front.notes
+
+
+def test_explored_figures_name_the_rows_without_a_result_and_join_nothing_across_them() -> None:
+    some = trees((2, 1, 201.0), (4, 1, 210.0), (10, 1, 301.0), (2, 2, 202.0), (4, 2, 212.0), (10, 2, 402.0))
+    report = build_report(record([(BASELINE, 90.0), *some], states={"4/1/210.0": JobState.FAILED}))
+    for kind in ("curves", "heat", "front"):
+        shown = explored(report, kind=kind, x="depth", curve="branch", y="throughput")
+        assert "Not shown are rows without a result: 4/1/210.0 (failed)." in shown.notes, kind
+    curves = explored(report, x="depth", curve="branch", y="throughput").figure
+    assert curves
+    assert {trace["name"]: [y is None for y in trace["y"]] for trace in curves["data"]} == {
+        "B = 1": [False, True, False],
+        "B = 2": [False, False, False],
+    }
 
 
 def stars(texts: Any) -> list[bool]:

@@ -30,7 +30,8 @@ from dyna_eval.reports.statistics import Comparison
 
 
 def drawn(stored: SweepRecord) -> Figure:
-    return draw(build_report(stored, allow_mixed=True).rows)
+    report = build_report(stored, allow_mixed=True)
+    return draw(report.rows, report)
 
 
 def bars(figure: Figure) -> list[Rectangle]:
@@ -44,6 +45,10 @@ def bars(figure: Figure) -> list[Rectangle]:
 
 def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts]
+
+
+def note(figure: Figure) -> str:
+    return figure.get_supxlabel().replace("\n", " ").replace("\xa0", " ")
 
 
 def joined(figure: Figure) -> str:
@@ -65,7 +70,7 @@ def many_rows(count: int) -> SweepRecord:
 
 def test_each_step_has_a_bar_as_high_as_its_throughput() -> None:
     report = build_report(record())
-    heights = [bar.get_height() for bar in bars(draw(report.rows))]
+    heights = [bar.get_height() for bar in bars(draw(report.rows, report))]
     assert heights == [row.figures.throughput.mean for row in report.rows if row.figures]
 
 
@@ -122,11 +127,12 @@ def test_nothing_is_drawn_as_slower_where_nothing_may_be_claimed(stored: SweepRe
 
 def test_a_step_that_most_prompts_call_faster_is_not_drawn_as_slower() -> None:
     """One long prompt decides the mean, and the paired interval lies above 1."""
-    rows = build_report(record()).rows
+    report = build_report(record())
+    rows = report.rows
     faster = Comparison(ratio=0.97, paired=1.2, paired_interval=Interval(low=1.1, high=1.3))
     slower = replace(faster, paired=0.9, paired_interval=Interval(low=0.8, high=0.95))
     for comparison, expected in ((faster, False), (slower, True)):
-        figure = draw([rows[0], replace(rows[1], versus_previous=comparison)])
+        figure = draw([rows[0], replace(rows[1], versus_previous=comparison)], report)
         assert bool(bars(figure)[1].get_hatch()) is expected
         assert ("slower" in joined(figure)) is expected
 
@@ -142,7 +148,7 @@ def test_the_speedup_stands_on_every_bar() -> None:
     report = build_report(record())
     for row in report.rows:
         assert row.versus_baseline is not None
-        assert f"{row.versus_baseline.ratio:.2f}×" in texts(draw(report.rows))
+        assert f"{row.versus_baseline.ratio:.2f}×" in texts(draw(report.rows, report))
 
 
 @pytest.mark.parametrize(
@@ -164,8 +170,15 @@ def test_no_text_covers_a_bar_or_another_text_or_leaves_the_figure(stored: Sweep
 def test_rows_without_a_result_are_left_out_and_named() -> None:
     figure = drawn(record(states={PRUNED.label: JobState.RUNNING}))
     assert len(bars(figure)) == 3
-    note = figure.get_supxlabel().replace("\n", " ")
-    assert note == "Not shown, no result yet: + Adaptive pruning (running)."
+    assert note(figure) == "Intervals: 95 %. Not drawn: + Adaptive pruning (running)."
+
+
+@pytest.mark.parametrize("rows", [4, 25], ids=["bars", "list"])
+def test_whiskers_say_their_confidence_where_there_are_any(rows: int) -> None:
+    for confidence, prompts, said in ((0.9, 8, True), (0.9, 1, False)):
+        steps = [(replace(TREE, label=f"Tree {i}"), 100.0 + i) for i in range(rows)]
+        stored = replace(record(steps, repeats=1, prompts=prompts), confidence=confidence)
+        assert ("Intervals: 90 %." in note(drawn(stored))) is said
 
 
 def test_a_bar_whose_output_is_not_the_targets_is_starred_and_explained() -> None:

@@ -53,6 +53,7 @@ from dyna_eval.plots.look import (
     spread,
 )
 from dyna_eval.records import SweepRecord
+from dyna_eval.reports.joined_report import joined_report
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.series.costs import PHASES, PhaseBar, phase_bars
 from dyna_eval.series.measured import Measured
@@ -343,6 +344,48 @@ def test_the_framed_cell_is_the_highest_that_is_not_in_doubt() -> None:
     assert (none, "Framed" in note) == ([], False)
 
 
+def test_nothing_is_framed_while_a_cell_is_to_come() -> None:
+    for state, said in ((JobState.RUNNING, True), (JobState.FAILED, False)):
+        best, note = framed(change_jobs(ever_faster_trees(), TREES[3].label, state=state, samples=()))
+        assert ("Nothing is framed while rows are to come." in note) is said
+        assert ("Framed" in note, best) == ((False, []) if said else (True, ["3.60"]))
+        assert f"Not drawn: {TREES[3].label} ({state})." in note
+
+
+def test_rows_without_a_result_are_named_in_every_figure() -> None:
+    for missing in (1, 5):
+        stored = some_trees()
+        for row in TREES[2 : 2 + missing]:
+            stored = change_jobs(stored, row.label, state=JobState.FAILED, samples=())
+        few, many = f"Not drawn: {TREES[2].label} (failed).", "Not drawn: 5 rows without a result."
+        drawn = figures(stored)
+        assert len(drawn) == 8
+        for stem, figure in drawn.items():
+            assert (few in texts(figure), many in texts(figure)) == (missing == 1, missing == 5), stem
+
+
+def test_a_line_is_not_drawn_across_a_row_without_a_result() -> None:
+    stored = change_jobs(ever_faster_trees(), TREES[2].label, state=JobState.FAILED, samples=())
+    wish = Wish(names=("curves",), x="threshold", curves=("branch",))
+    (figure,) = figures(stored, wish).values()
+    lines = [line.get_xdata() for line in figure.axes[0].lines if line.get_marker() in MARKERS]
+    assert [len(xs) for xs in lines] == [2, 2, 5]
+
+
+def test_of_joined_sweeps_equal_configurations_are_drawn_once_and_the_others_told() -> None:
+    one = ever_faster_trees()
+    jobs = tuple(replace(job, id=job.id + 1000) for job in one.jobs)
+    report = joined_report([one, replace(one, id=2, name="again", digest="e" * 64, jobs=jobs)])
+    for wish in (
+        Wish(names=("curves",), x="threshold", curves=("branch",)),
+        Wish(names=("heat",), heat=("threshold", "branch")),
+    ):
+        (drawing,) = plan(Measured(report=report), wish, {}).drawings
+        said = texts(drawing.draw())
+        assert "Not drawn: 10 rows with the configuration of one that is drawn." in said
+        assert "rows that do not span it" not in said
+
+
 def test_a_cell_that_load_slowed_is_starred_and_another_one_framed() -> None:
     stored = change_jobs(ever_faster_trees(), TREES[9].label, conditions={"others_share": 0.5})
     best, note = framed(stored)
@@ -399,6 +442,10 @@ def test_a_figure_says_where_load_slowed_what_its_speedups_are_over() -> None:
     }
     over = {name for name, text in told.items() if f"* Baseline (all speedups are over it): {reason}" in text}
     assert over == {"ablation", "curves", "heat", "cost", "prompts"}
+    wish = Wish(names=("curves", "heat"), measure=Measure.THROUGHPUT)
+    of_rates = [texts(figure).replace("\xa0", " ") for figure in figures(stored, wish).values()]
+    assert [f"* Baseline (the dashed line): {reason}" in text for text in of_rates] == [True, False]
+    assert not any("speedups" in text for text in of_rates)
     assert f"* Baseline: {reason}" in told["phases"]
     assert {name for name, text in told.items() if reason in text} == {*over, "phases"}
     for figure in figures(stored, Wish(names=("curves", "heat"), measure=Measure.ACCEPTANCE)).values():

@@ -400,6 +400,12 @@ def test_figures_in_a_folder_that_latex_cannot_name_are_refused() -> None:
         to_document(build_report(STORED), PLAIN, {"demo": PurePosixPath("my figures/100%.pdf")})
 
 
+def test_the_charts_caption_says_how_sure_its_intervals_are() -> None:
+    report = replace(build_report(STORED), confidence=0.9)
+    written = to_document(report, PLAIN, {"demo": PurePosixPath("figures/ablation.pdf")})
+    assert r"with its 90\,\% interval; the speedup" in written
+
+
 @settings(max_examples=20, deadline=None)
 @given(STYLES)
 def test_an_unfinished_sweep_agrees_with_itself_and_not_with_its_finished_state(style: Style) -> None:

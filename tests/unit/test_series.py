@@ -23,7 +23,7 @@ from report_records import (
 )
 
 from dyna_eval.errors import InputError, NothingToDrawError
-from dyna_eval.jobs import Configuration, MeasureSpec, Method, Params
+from dyna_eval.jobs import Configuration, JobState, MeasureSpec, Method, Params
 from dyna_eval.measurements import Calibration, Exactness
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.measured_report import build_report
@@ -31,10 +31,18 @@ from dyna_eval.reports.report import Row
 from dyna_eval.reports.tuning import measured_prompts
 from dyna_eval.series.costs import cost_chart, full_acceptance_speedup, phase_bars
 from dyna_eval.series.drafts import depth_rates, tree_sizes
-from dyna_eval.series.measured import Entry, Measured, doubts
+from dyna_eval.series.front import memory_fronts
+from dyna_eval.series.measured import Entry, Measured, doubts, undrawn
 from dyna_eval.series.paired import paired_speedups
 from dyna_eval.series.parameters import Parameter, Scale, independent, span, spans_by_default, swept
-from dyna_eval.series.swept import CurveChart, Measure, acceptance_length, curve_chart, heat_map
+from dyna_eval.series.swept import (
+    CurveChart,
+    Measure,
+    acceptance_length,
+    curve_chart,
+    doubts_about,
+    heat_map,
+)
 
 
 def measured(stored: SweepRecord) -> Measured:
@@ -156,7 +164,86 @@ def test_two_rows_that_are_alike_in_all_do_not_hide_other_differences() -> None:
     own = measured(stored)
     heat = heat_map(own, own.report.rows, ("depth", "branch"), Measure.SPEEDUP)
     assert [(cell.x, cell.y) for panel in heat.panels for cell in panel.cells] == [(4, 2), (6, 2), (6, 3)]
-    assert heat.left_out == ("tree 1",)
+    assert (heat.left_out, heat.repeated) == ((), ("tree 1",))
+
+
+def test_no_curve_has_two_points_at_one_place() -> None:
+    alike = {"depth": 4, "branch": 2}
+    chart = charted(swept_record(alike, {"depth": 6, "branch": 2}, alike), x="depth")
+    assert [[p.entry.label for p in curve.points] for panel in chart.panels for curve in panel.curves] == [
+        ["tree 0", "tree 1"]
+    ]
+    assert (chart.left_out, chart.repeated) == ((), ("tree 2",))
+
+
+def partly(**states: JobState) -> SweepRecord:
+    """Trees 0 to 4 of growing depth, and 5 to 9 of another branch; some of them have no result."""
+    params: list[Params] = [{"depth": depth, "branch": branch} for branch in (2, 3) for depth in range(2, 7)]
+    named = {label.replace("_", " "): state for label, state in states.items()}
+    return record([(BASELINE, 50.0), *trees(*params)], prompts=3, repeats=1, states=named)
+
+
+def test_a_curve_has_no_line_across_a_row_without_a_result() -> None:
+    chart = charted(partly(tree_1=JobState.FAILED, tree_9=JobState.QUEUED), x="depth", curves=["branch"])
+    pieces = {
+        curve.name: [[p.x for p in piece] for piece in curve.pieces]
+        for panel in chart.panels
+        for curve in panel.curves
+    }
+    assert pieces == {"B = 2": [[2], [4, 5, 6]], "B = 3": [[2, 3, 4, 5]]}
+    assert chart.undrawn == ("tree 1 (failed)", "tree 9 (queued)")
+
+
+def test_a_row_whose_speedup_is_unknown_is_told_with_those_without_a_result() -> None:
+    stored = partly(tree_1=JobState.FAILED)
+    report = build_report(stored)
+    rows = tuple(replace(row, versus_baseline=None) if row.label == "tree 3" else row for row in report.rows)
+    own = Measured(report=replace(report, rows=rows))
+    chart = curve_chart(own, rows, span(rows, x="depth"), Measure.SPEEDUP)
+    heat = heat_map(own, rows, ("depth", "branch"), Measure.SPEEDUP)
+    entries = [point.entry for point in cost_chart(own, "demo").points]
+    expected = ("tree 1 (failed)", "tree 3 (speedup unknown)")
+    assert chart.undrawn == heat.undrawn == undrawn(own.report, entries, needs_speedup=True) == expected
+    assert undrawn(own.report, entries) == expected[:1]
+
+
+def test_a_heat_map_is_final_once_none_of_its_rows_is_to_come() -> None:
+    def final(stored: SweepRecord) -> bool:
+        own = measured(stored)
+        return heat_map(own, own.report.rows, ("depth", "branch"), Measure.THROUGHPUT).is_final
+
+    assert final(partly())
+    assert final(partly(tree_1=JobState.FAILED))
+    assert final(partly(Baseline=JobState.QUEUED))
+    for state in (JobState.QUEUED, JobState.RUNNING):
+        assert not final(partly(tree_1=state))
+    assert not final(change_jobs(record([(BASELINE, 50.0), *trees(*grid())]), "tree 1", repeats=[2],
+                                 state=JobState.QUEUED, samples=()))  # fmt: skip
+
+
+def test_a_front_is_of_one_pair_and_of_rows_not_in_doubt() -> None:
+    stored = change_samples(record(pairs=("small", "large")), PRUNED.label, exactness=Exactness.VIOLATION)
+    report = build_report(stored)
+    sizes = {"small": 1, "large": 8}
+    rows = tuple(replace(row, peak_memory_bytes=sizes[row.pair] + row.step) for row in report.rows)
+    fronts = memory_fronts(Measured(report=replace(report, rows=rows)), Measure.THROUGHPUT)
+    assert [front.pair for front in fronts] == ["small", "large"]
+    for front in fronts:
+        assert len(front.points) == 4
+        assert [point.entry.label for point in front.front] == [BASELINE.label, LINEAR.label]
+
+
+def test_the_baseline_is_named_as_what_it_is_to_the_figure() -> None:
+    report = build_report(change_jobs(record(), BASELINE.label, conditions={"others_share": 0.5}))
+    entries = [Entry.of(row) for row in report.rows[1:]]
+
+    def named(measure: Measure, *, with_line: bool = False) -> list[str]:
+        return [text.split(":")[0] for text in doubts_about(measure, report, entries, with_line=with_line)]
+
+    assert named(Measure.SPEEDUP, with_line=True) == ["* Baseline (all speedups are over it)"]
+    assert named(Measure.THROUGHPUT, with_line=True) == ["* Baseline (the dashed line)"]
+    assert named(Measure.THROUGHPUT) == []
+    assert named(Measure.ACCEPTANCE, with_line=True) == []
 
 
 def test_linked_lists_stay_one_curve() -> None:
