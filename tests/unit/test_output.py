@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from pathlib import Path
 
@@ -47,6 +48,40 @@ def test_a_file_that_is_written_anew_keeps_its_mode_and_its_link(tmp_path: Path)
     write(link, "second")
     assert link.is_symlink()
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("ours: second", 0o600)
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a power cut could leave an empty one there."""
+    file, seen = tmp_path / "page.html", list[tuple[str, bool]]()
+    fsync = os.fsync
+
+    def watched(number: int) -> None:
+        fsync(number)
+        seen.append((Path(f"/proc/self/fd/{number}").readlink().read_text(), file.exists()))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    write(file, "first")
+    assert seen == [("ours: first", False)]
+
+
+def test_what_is_written_beside_a_file_goes_through_no_link_that_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who may write to the folder could have laid it, were the name one to foresee."""
+    theirs = tmp_path / "theirs"
+    theirs.write_text("theirs")
+    (tmp_path / f".dyna-eval-{os.getpid()}.part").symlink_to(theirs)
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "foreseen")
+    (tmp_path / ".dyna-eval-foreseen.part").symlink_to(theirs)
+    with pytest.raises(InputError, match="cannot be written: File exists"):
+        write(tmp_path / "page.html", "first")
+    assert theirs.read_text() == "theirs"
+    monkeypatch.undo()
+    write(tmp_path / "page.html", "first")
+    assert (tmp_path / "page.html").read_text() == "ours: first"
+    assert theirs.read_text() == "theirs"
 
 
 def test_an_empty_file_is_nobodys(tmp_path: Path) -> None:
