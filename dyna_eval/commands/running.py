@@ -60,7 +60,8 @@ def submit(
 
     spec = load_sweep(file, overrides, name=name, max_configurations=max_configurations)
     _check_cores(execution)
-    _check_database(database, detach=execution.detach)
+    _check_may_travel(database, execution)
+    _check_database(database)
     with stdout_kept_clean(), _blamed_on(file, spec, overrides):
         resolved = _resolve(spec, replace(execution, address="local") if dry_run else execution)
     if dry_run:
@@ -78,6 +79,7 @@ def submit(
 @json_option
 def resume(*, sweep: str | None, execution: Execution, database: str, as_json: bool) -> int:
     """Go on with a sweep that was interrupted."""
+    _check_may_travel(database, execution)
     with open_store(database) as store:
         return _execute(store, database, find_measured(store, sweep), execution, as_json=as_json)
 
@@ -91,6 +93,7 @@ def retry(*, sweep: str | None, execution: Execution, database: str, as_json: bo
     """Run the failed jobs of a sweep again."""
     from dyna_eval.jobs import JobState
 
+    _check_may_travel(database, execution)
     with open_store(database) as store:
         sweep_id = find_measured(store, sweep)
         counts = store.progress(sweep_id)
@@ -117,14 +120,18 @@ def _check_cores(execution: Execution) -> None:
         raise click.BadParameter(f"this machine has {cores} cores", param_hint="--cpus-per-pair")
 
 
-def _check_database(database: str, *, detach: bool) -> None:
-    """Refuse a database that cannot be used before any model is looked at; create nothing."""
-    from dyna_eval_db.store import Store
-
-    if detach:
+def _check_may_travel(database: str, execution: Execution) -> None:
+    """Refuse, before anything is changed, to hand a database's password to a cluster."""
+    if execution.detach:
         from dyna_eval.running.detached import check_database_of_detached
 
         check_database_of_detached(database)
+
+
+def _check_database(database: str) -> None:
+    """Refuse a database that cannot be used before any model is looked at; create nothing."""
+    from dyna_eval_db.store import Store
+
     Store.check(database)
 
 

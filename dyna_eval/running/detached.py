@@ -29,8 +29,10 @@ def start_detached(sweep_id: int, database: str, *, dashboard: str, options: lis
     """Hand a stored sweep to the cluster that this process is connected to; return Ray's name of the job.
 
     `dashboard` is HOST:PORT of where it takes jobs, `options` are those of `dyna-eval resume` on the head.
-    Raises InputError where the head does not see the database, or the cluster takes no jobs.
+    Raises InputError where the head does not see the database, where its address must not travel, or where
+    the cluster takes no jobs.
     """
+    check_database_of_detached(database)
     address = parse_address(database)
     if address.get_backend_name() == "sqlite":
         _check_on_head(address)

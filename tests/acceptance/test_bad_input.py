@@ -16,6 +16,8 @@ from dyna_eval_workers.resolution import resolve_sweep
 from workplace import COMMAND, SWEEP, Finished, Workplace
 
 from dyna_eval import jobs
+from dyna_eval.errors import InputError
+from dyna_eval.running.detached import start_detached
 from dyna_eval.sweeps.config import load_sweep
 from tests.models import byte_tokenizer, save_model, tiny_gpt_neox
 
@@ -429,12 +431,13 @@ def test_a_detached_run_needs_a_cluster_and_shows_no_password(workplace: Workpla
 
     server = "127.0.0.1:1/results"
     for url in (f"postgresql://somebody:s3cret@{server}", f"postgresql://somebody@{server}?password=s3cret"):
-        shown = workplace.run_here(
-            "submit", "sweep.yaml", "--detach", "--address", "127.0.0.1:1", "--db", url
-        )
-        assert (shown.status, shown.stdout) == (2, "")
-        assert "~/.pgpass" in shown.stderr
-        assert "s3cret" not in shown.stderr
+        for words in (["submit", "sweep.yaml"], ["resume"], ["retry"]):
+            shown = workplace.run_here(*words, "--detach", "--address", "127.0.0.1:1", DYNA_EVAL_DB=url)
+            assert (shown.status, shown.stdout) == (2, "")
+            assert "--detach shows the database's address on Ray's dashboard" in shown.stderr
+            assert "s3cret" not in shown.stderr
+        with pytest.raises(InputError, match="shows the database's address on Ray's dashboard"):
+            start_detached(1, url, dashboard="", options=[])
 
 
 # ------------------------------------------------------------- what others wrote
