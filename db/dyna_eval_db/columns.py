@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Double, Integer, Text, insert, literal
 from sqlalchemy.dialects import postgresql, sqlite
@@ -22,11 +22,31 @@ from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+from dyna_eval.errors import first_line
+
+_Value = TypeVar("_Value")
+
 Id = BigInteger().with_variant(Integer(), "sqlite")
 """A row's number. SQLite numbers rows by itself only where the type is called INTEGER."""
 
 Json = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 """Lists, mappings and scalars, written by `to_json`."""
+
+
+class UnreadableError(ValueError):
+    """A stored value is not of its column's type: SQLite gives out what a damaged file holds, unchecked."""
+
+
+def _checked(read: Callable[[Any], _Value]) -> Callable[[Any], _Value | None]:
+    """Return what reads a column's values, NULL as None; it raises UnreadableError."""
+
+    def process(value: Any) -> _Value | None:
+        try:
+            return None if value is None else read(value)
+        except (TypeError, ValueError) as error:
+            raise UnreadableError(first_line(error)) from error
+
+    return process
 
 
 class _SqliteDouble(Double[float]):
@@ -38,7 +58,7 @@ class _SqliteDouble(Double[float]):
         return lambda value: "NaN" if value is not None and math.isnan(value) else value
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], float | None]:  # noqa: ARG002
-        return lambda value: None if value is None else float(value)
+        return _checked(float)
 
 
 Real: Double[float] = Double().with_variant(_SqliteDouble(), "sqlite")
@@ -78,10 +98,22 @@ def _all_storable(value: Any) -> Any:
     return [_all_storable(part) for part in value] if isinstance(value, list | tuple) else value
 
 
+class _SqliteTime(sqlite.DATETIME):
+    """A time, which SQLite keeps as text."""
+
+    cache_ok = True
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None]:  # noqa: ARG002
+        return _checked(datetime.fromisoformat)
+
+
 class UtcTime(TypeDecorator[datetime]):
     """A moment, always in UTC and always taken from the database's clock."""
 
-    impl = DateTime(timezone=True)
+    impl = DateTime(timezone=True).with_variant(
+        _SqliteTime(),  # type: ignore[no-untyped-call]  # SQLAlchemy's has no types
+        "sqlite",
+    )
     cache_ok = True
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002

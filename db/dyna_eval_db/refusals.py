@@ -17,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, first_line
 from dyna_eval_db.address import shown
+from dyna_eval_db.columns import UnreadableError
 
 _CONFLICTS = frozenset({"40001", "40P01"})
 """Postgres's codes for transactions that met another one: a serialization failure, and a deadlock."""
@@ -75,7 +76,7 @@ def reported(address: URL) -> Iterator[None]:
             reason = reason.replace(secret, "***")
         kind = DatabaseAwayError if _is_away(error) else DatabaseError
         raise kind(f"{shown(address)}: {reason}{_advice(reason)}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:  # SQLite gives out what it stores unchecked
+    except (UnicodeDecodeError, json.JSONDecodeError, UnreadableError) as error:  # out of a SQLite file
         what = f"what is stored cannot be read ({first_line(error)}); {_DAMAGED}"
         raise DatabaseError(f"{shown(address)}: {what}") from error
 

@@ -377,6 +377,37 @@ def test_a_file_with_a_wrong_byte_is_told_to_be_damaged(tmp_path: Path, whole: b
     assert str(refused.value).endswith("; the file is damaged, put a copy of it in its place")
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("UPDATE event SET at = '2026-1@-27 15:18:00.000000'", "Invalid isoformat string: '2026-1@-27"),
+        ("UPDATE event SET at = 20261127", "fromisoformat: argument must be str"),
+        ("UPDATE calibration SET measured_at = x'32'", "fromisoformat: argument must be str"),
+        ("UPDATE sample SET decode_seconds = 'N␤N'", "could not convert string to float: 'N␤N'"),
+    ],
+)
+def test_a_time_or_a_number_with_a_wrong_byte_is_told_to_be_damaged(
+    tmp_path: Path, damage: str, said: str
+) -> None:
+    """SQLite keeps them as it is given them, and gives them out unchecked."""
+    file = tmp_path / "store.db"
+    with Store.open(f"sqlite:///{file}", create=True) as store:
+        sweep_id = store.add_sweep(make_sweep())
+        claim = claim_one(store, sweep_id, pair="demo", actor="actor-1", lease_seconds=60.0)
+        assert claim is not None
+        land_one(store, claim, make_result(claim.job))
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        assert connection.execute(damage).rowcount > 0
+        connection.commit()
+    with pytest.raises(DatabaseError) as refused, Store.open(f"sqlite:///{file}", create=False) as store:
+        store.events(sweep_id)
+        store.likely_calibrations(make_sweep())
+        store.samples(claim.job_id)
+    told = str(refused.value)
+    assert told.startswith(f"sqlite:///{file}: what is stored cannot be read ({said}")
+    assert told.endswith("; the file is damaged, put a copy of it in its place")
+
+
 def test_a_user_without_rights_is_told_what_to_ask_for(postgres_server: Server) -> None:
     postgres_server.empty()
     with bare_engine(parse_address(postgres_server.url)).begin() as owner:
