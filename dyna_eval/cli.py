@@ -6,6 +6,7 @@ or usage, told in one line; 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -39,8 +40,21 @@ def main() -> NoReturn:
     """Run the command line; every expected failure is one line on stderr."""
     _prepare_streams()
     collect_rarely()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as cleanly as after Ctrl-C
+    _hear_signals()
     sys.exit(run(sys.argv[1:]))
+
+
+def _hear_signals() -> None:
+    """Let SIGTERM, and SIGHUP unless `nohup` says otherwise, stop a command as cleanly as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _hang_up)
+
+
+def _hang_up(_number: int, _frame: object) -> NoReturn:
+    """Raise KeyboardInterrupt once: of a terminal that closes, its shell tells as well as the kernel."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _prepare_streams() -> None:
@@ -65,14 +79,19 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except (click.ClickException, DynaEvalError, KeyboardInterrupt, click.Abort) as error:
         message, status = _failure(error)
-        click.echo(f"dyna-eval: {one_line(message)}", err=True)
+        _complain(message)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what stdout still holds cannot be written either
         if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
             return 0
         message, status = _system_failure(error)
-        click.echo(f"dyna-eval: {one_line(message)}", err=True)
+        _complain(message)
     return status if isinstance(status, int) else 0
+
+
+def _complain(message: str) -> None:
+    with contextlib.suppress(OSError):  # stderr may be a terminal that was closed
+        click.echo(f"dyna-eval: {one_line(message)}", err=True)
 
 
 def _failure(error: BaseException) -> tuple[str, int]:

@@ -53,7 +53,8 @@ def _end(process: BaseProcess) -> None:
 
 def _inspect(sender: Connection, spec: SweepSpec) -> None:
     """Send the pairs and prompts of a sweep, or what is wrong with them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits,
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # and so is a terminal that was closed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     collect_rarely()
     from dyna_eval_workers.resolution import inspect_sweep  # noqa: PLC0415 - torch is imported here alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 import ray
 
 from dyna_eval.errors import InputError, first_line
+from dyna_eval.holder import is_gone, own_name
 from dyna_eval.running.access import (
     bound_to_loopback,
     check_guarded,
@@ -27,6 +29,11 @@ from dyna_eval.running.access import (
 
 _CREDENTIALS = ("DYNA_EVAL_DB", "PGPASSWORD", "PGPASSFILE")
 """Variables that hold a database's password, or name the file that does."""
+
+_FOLDERS = "dyna-eval-ray-"
+"""How the names of our folders for Ray's sockets and logs begin."""
+_OWNER = "owner"
+"""The file in such a folder that names the process which made it."""
 
 
 @contextmanager
@@ -46,7 +53,8 @@ def connected(address: str, *, insecure: bool = False) -> Iterator[str]:
         options |= {"include_dashboard": False, "_temp_dir": folder}
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
-        with _without_credentials(), bound_to_loopback() if address == "local" else nullcontext():
+        loopback = bound_to_loopback() if address == "local" else nullcontext()
+        with _without_credentials(), _hangups_held_back(), loopback:
             dashboard = _join(address, options, insecure=insecure)
         signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would end the process here and now
         yield dashboard
@@ -67,6 +75,20 @@ def _without_credentials() -> Iterator[None]:
         yield
     finally:
         os.environ.update(held)
+
+
+@contextmanager
+def _hangups_held_back() -> Iterator[None]:
+    """Let a terminal that closes end this process, if only after the block, but none that the block starts.
+
+    They inherit that the signal is blocked, which the whole process group gets: this process ends them in
+    order, once their jobs are back in the queue.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _join(address: str, options: dict[str, Any], *, insecure: bool) -> str:
@@ -110,6 +132,22 @@ def _check_reachable(address: str) -> None:
 
 
 def _temporary_folder() -> str:
-    """Return a short folder for Ray's sockets, whose paths may have at most 107 bytes."""
+    """Return a short folder for Ray's sockets, whose paths may have at most 107 bytes.
+
+    The folders of processes that were killed are removed on the way.
+    """
     short = Path("/tmp")  # noqa: S108  # mkdtemp makes a private folder in it
-    return tempfile.mkdtemp(prefix="dyna-eval-ray-", dir=short if os.access(short, os.W_OK) else None)
+    parent = short if os.access(short, os.W_OK) else Path(tempfile.gettempdir())
+    _remove_stale(parent)
+    folder = tempfile.mkdtemp(prefix=_FOLDERS, dir=parent)
+    (Path(folder) / _OWNER).write_text(own_name(), encoding="utf-8")
+    return folder
+
+
+def _remove_stale(parent: Path) -> None:
+    """Remove this user's folders whose processes are known to have ended; what else lies there stays."""
+    for folder in parent.glob(f"{_FOLDERS}*"):
+        with contextlib.suppress(OSError):  # it has no owner's name, or another command removes it
+            is_own = not folder.is_symlink() and folder.stat().st_uid == os.geteuid()
+            if is_own and is_gone((folder / _OWNER).read_text(encoding="utf-8", errors="replace")):
+                shutil.rmtree(folder, ignore_errors=True)

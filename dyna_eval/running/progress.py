@@ -49,7 +49,8 @@ class ProgressDisplay:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        with contextlib.suppress(OSError):  # a terminal that was closed
+            self._bar.stop()
 
     def __call__(self, notice: Notice | Standstill) -> None:
         with contextlib.suppress(OSError):  # no room on the disk of a log file, say

@@ -102,6 +102,7 @@ def test_after_kill_9_the_same_submit_does_only_what_is_left(workplace: Workplac
     [
         pytest.param(signal.SIGINT, True, id="Ctrl-C"),
         pytest.param(signal.SIGTERM, False, id="SIGTERM", marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, True, id="a closed terminal", marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_run_puts_its_jobs_back_and_says_how_to_go_on(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +13,7 @@ import pytest
 
 from dyna_eval.commands.options import Execution
 from dyna_eval.errors import InputError
+from dyna_eval.holder import is_gone, own_name
 from dyna_eval.running import connection
 from dyna_eval.running.access import keep_token_private
 
@@ -114,6 +118,93 @@ def test_what_ray_starts_inherits_no_credentials_of_a_database_and_the_controlle
     [environment] = inherited
     assert not held.keys() & environment.keys()
     assert environment["HOME"] == str(token.parents[1])
+
+
+@pytest.mark.usefixtures("token")
+def test_a_terminal_that_closes_ends_no_process_of_ray_and_the_command_once_ray_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+
+    def start(**_: object) -> SimpleNamespace:
+        held.append(
+            signal.SIGHUP in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        )  # as what is started has it
+        signal.raise_signal(signal.SIGHUP)
+        held.append(True)
+        return SimpleNamespace(dashboard_url="")
+
+    monkeypatch.setattr(connection.ray, "init", start)
+    monkeypatch.setattr(connection, "_temporary_folder", lambda: str(tmp_path / "folder"))
+    (tmp_path / "folder").mkdir()
+    before = signal.signal(signal.SIGHUP, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), connection.connected("local"):
+            pytest.fail("the command went on")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert held == [True, True]
+    assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert not (tmp_path / "folder").exists()
+
+
+def ray_folder(parent: Path, name: str, owner: str | None) -> Path:
+    """Make a folder as a command makes it for Ray, of a process that is named so, or of none."""
+    folder = parent / f"{connection._FOLDERS}{name}"
+    (folder / "session").mkdir(parents=True)
+    if owner is not None:
+        (folder / connection._OWNER).write_text(owner)
+    return folder
+
+
+@pytest.fixture
+def ended() -> str:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return str(process.pid)
+
+
+def test_folders_for_ray_are_removed_where_their_process_was_killed_and_no_others(
+    tmp_path: Path, ended: str
+) -> None:
+    """A number alone tells nothing: other machines and containers may share the folder."""
+    machine, own, _ = own_name().split(":")
+    killed = ray_folder(tmp_path, "killed", f"{machine}:{ended}:x")
+    linked = ray_folder(tmp_path / "elsewhere", "linked", f"{machine}:{ended}:x")
+    (tmp_path / f"{connection._FOLDERS}link").symlink_to(linked)
+    kept = [
+        ray_folder(tmp_path, "living", f"{machine}:{own}:x"),
+        ray_folder(tmp_path, "container", f"another/1:{ended}:x"),
+        ray_folder(tmp_path, "unnamed", None),
+        linked,
+    ]
+    connection._remove_stale(tmp_path)
+    assert not killed.exists()
+    assert all((folder / "session").exists() for folder in kept)
+
+
+def test_another_users_folder_for_ray_is_left_alone(
+    tmp_path: Path, ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = ray_folder(tmp_path, "theirs", own_name().replace(f":{os.getpid()}:", f":{ended}:"))
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    connection._remove_stale(tmp_path)
+    assert theirs.exists()
+
+
+def test_a_folder_for_ray_names_its_process_and_replaces_those_of_killed_ones(
+    tmp_path: Path, ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = ray_folder(tmp_path, "killed", own_name().replace(f":{os.getpid()}:", f":{ended}:"))
+    monkeypatch.setattr(connection.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    made = Path(connection._temporary_folder())
+    assert list(tmp_path.iterdir()) == [made]
+    owner = (made / connection._OWNER).read_text()
+    assert not is_gone(owner)
+    assert is_gone(owner.replace(f":{os.getpid()}:", f":{ended}:"))
+    assert not killed.exists()
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from dyna_eval import cli as cli_module
 from dyna_eval.cli import cli, run
 
 EXAMPLE = str(Path(__file__).parents[2] / "examples/four-step.yaml")
@@ -57,6 +63,51 @@ def test_a_time_of_building_that_numpy_cannot_read_is_the_users_error(
     assert run(["completion", "bash"]) == (0 if known else 2)
     told = f"dyna-eval: SOURCE_DATE_EPOCH is '{epoch}', which is no whole number of seconds since 1970"
     assert capsys.readouterr().err.startswith(told) is not known
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """Handlers that a test may set."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_closed_terminal_interrupts_a_command_once() -> None:
+    """Its shell sends SIGHUP, and so does the kernel, while the command puts its jobs back."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    cli_module._hear_signals()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGHUP)
+    signal.raise_signal(signal.SIGHUP)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_under_nohup_a_command_does_not_hear_that_its_terminal_was_closed() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    cli_module._hear_signals()
+    signal.raise_signal(signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_an_interrupted_command_ends_as_such_where_its_terminal_was_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, f"{text!r} cannot be written")
+
+    def interrupted(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    monkeypatch.setattr(sys, "stderr", Closed())
+    assert run(["ls"]) == 130
 
 
 def test_the_commands_are_told_whole_in_a_narrow_terminal_and_in_the_order_of_their_use() -> None:
