@@ -549,7 +549,4 @@ def _require_lease(session: Session, sweep_id: int, holder: str, *, alive: bool 
 
 
 def _lease_lost(sweep_id: int) -> LeaseLostError:
-    return LeaseLostError(
-        f"the lease on sweep {sweep_id} ran out or was taken over by another controller; "
-        f"see `dyna-eval status {sweep_id}`"
-    )
+    return LeaseLostError(f"the lease on sweep {sweep_id} ran out or was taken over by another controller")

@@ -6,20 +6,25 @@ import contextlib
 import functools
 import re
 import shlex
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from dyna_eval.commands.completion import sweep_names
+from dyna_eval.errors import DatabaseAwayError
 from dyna_eval.jobs import MAX_CONFIGURATIONS
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
 DEFAULT_DATABASE = "sqlite:///dyna-eval.db"
+
+_Answer = TypeVar("_Answer")
+_AGAIN_SECONDS = 1.0
 
 _PASSWORD = re.compile(r"://[^/?@]*:[^@]+@|[?&]password=")
 
@@ -45,6 +50,20 @@ database_option = click.option(
     show_envvar=True,
     help="Where results are kept: an SQLAlchemy URL.",
 )
+
+
+def as_typed(*words: object) -> str:
+    """Return a command of ours as one types it after the present one: with the `--db` of that, if it has one.
+
+    No password is in it: `without_password` refuses it there.
+    """
+    context = click.get_current_context(silent=True)
+    database: list[str] = []
+    if context is not None and context.get_parameter_source("database") is ParameterSource.COMMANDLINE:
+        database = ["--db", context.params["database"]]
+    return shlex.join(["dyna-eval", *map(str, words), *database])
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else on stdout.")
 which_sweep = click.argument("sweep", required=False, shell_complete=sweep_names)
 
@@ -89,7 +108,7 @@ class Execution:
     def command(self, name: str, sweep_id: int) -> str:
         """Return the command of that name which goes on with a sweep in the same place, as one types it."""
         place = [] if self.address == "local" else ["--address", self.address]
-        return shlex.join(["dyna-eval", name, str(sweep_id), *place, *self.as_options()])
+        return as_typed(name, sweep_id, *place, *self.as_options())
 
 
 _LEAST_SHARE = 0.01
@@ -177,3 +196,16 @@ def open_store(database: str, *, create: bool = False) -> Iterator[Store]:
 
     with Store.open(database, create=create) as store:
         yield store
+
+
+def once_back(ask: Callable[[], _Answer]) -> _Answer:
+    """Return what the database answers; while it is away, say so once and ask again."""
+    told = False
+    while True:
+        try:
+            return ask()
+        except DatabaseAwayError as error:
+            if not told:
+                click.echo(f"waiting for the database; {error}", err=True)
+            told = True
+        time.sleep(_AGAIN_SECONDS)

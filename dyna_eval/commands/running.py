@@ -14,10 +14,12 @@ import click
 from dyna_eval.commands.files import plan, print_configurations
 from dyna_eval.commands.options import (
     Execution,
+    as_typed,
     database_option,
     execution_options,
     json_option,
     limit_option,
+    once_back,
     open_store,
     overrides_option,
     which_sweep,
@@ -25,7 +27,7 @@ from dyna_eval.commands.options import (
 from dyna_eval.commands.output import print_json, stdout_kept_clean
 from dyna_eval.commands.reading import find_measured
 from dyna_eval.commands.reports import print_report
-from dyna_eval.errors import DatabaseError, MixedRowsError, PairError, PromptError
+from dyna_eval.errors import DatabaseError, LeaseLostError, MixedRowsError, PairError, PromptError
 from dyna_eval.wording import listed, one_line
 
 if TYPE_CHECKING:
@@ -226,6 +228,27 @@ def _about(seconds: float) -> str:
 
 def _execute(store: Store, database: str, sweep_id: int, execution: Execution, *, as_json: bool) -> int:
     """Run what a sweep still lacks, print its table, and return the exit status."""
+    with _told_how_to_go_on(sweep_id, execution):
+        return _run_and_report(store, database, sweep_id, execution, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(sweep_id: int, execution: Execution) -> Iterator[None]:
+    """Name the command that goes on with a stored sweep where its run is stopped before its end."""
+    goes_on = f"`{execution.command('resume', sweep_id)}` goes on where it stopped"
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _Interrupted(f"interrupted; {goes_on}") from None
+    except DatabaseError as error:
+        raise type(error)(f"{error}; then {goes_on}") from error
+    except LeaseLostError as error:
+        raise LeaseLostError(f"{error}; `{as_typed('status', sweep_id)}` shows how far it is") from error
+
+
+def _run_and_report(
+    store: Store, database: str, sweep_id: int, execution: Execution, *, as_json: bool
+) -> int:
     from dyna_eval.jobs import JobState
     from dyna_eval.reports.measured_report import build_report
 
@@ -237,16 +260,13 @@ def _execute(store: Store, database: str, sweep_id: int, execution: Execution, *
     if waiting and execution.detach:
         return _detach(database, sweep_id, execution, as_json=as_json)
     if waiting:
-        try:
-            with stdout_kept_clean():
-                counts = _work(store, sweep_id, execution, counts)
-        except KeyboardInterrupt:
-            what = f"interrupted; `{execution.command('resume', sweep_id)}` goes on where it stopped"
-            raise _Interrupted(what) from None
+        with stdout_kept_clean():
+            counts = _work(store, sweep_id, execution, counts)
     else:
         click.echo(_nothing_left(store, sweep_id), err=True)
     _hint_at_rest(sweep_id, execution, failed=counts[JobState.FAILED], cancelled=counts[JobState.CANCELLED])
-    print_report(build_report(store.record(sweep_id), allow_mixed=True), "json" if as_json else None)
+    record = once_back(lambda: store.record(sweep_id))
+    print_report(build_report(record, allow_mixed=True), "json" if as_json else None)
     return 0 if counts[JobState.DONE] == sum(counts.values()) else 1
 
 
@@ -274,9 +294,10 @@ def _detach(database: str, sweep_id: int, execution: Execution, *, as_json: bool
     if as_json:
         print_json({"sweep": sweep_id, "ray_job": job})
     else:
+        watching, stopping = as_typed("logs", sweep_id, "--follow"), as_typed("cancel", sweep_id)
         click.echo(
-            f"sweep {sweep_id} runs on the cluster as Ray job {job}; `dyna-eval logs {sweep_id} --follow`"
-            f" watches it, `dyna-eval cancel {sweep_id}` stops it"
+            f"sweep {sweep_id} runs on the cluster as Ray job {job};"
+            f" `{watching}` watches it, `{stopping}` stops it"
         )
     return 0
 
@@ -294,7 +315,7 @@ def _hint_at_rest(sweep_id: int, execution: Execution, *, failed: int, cancelled
     """Say what can be done about jobs that are not done and will not run by themselves."""
     if failed:
         click.echo(
-            f"{failed} jobs failed: `dyna-eval status {sweep_id}` says why, "
+            f"{failed} jobs failed: `{as_typed('status', sweep_id)}` says why, "
             f"`{execution.command('retry', sweep_id)}` runs them again",
             err=True,
         )
@@ -344,8 +365,12 @@ def _work_as(
             fail_fast=execution.fail_fast,
             may_grow=execution.address != "local",
             refill=refill,
+            resume=execution.command("resume", sweep_id),
         )
-        return controller.run()
+        try:
+            return controller.run()
+        finally:
+            display.end(unstored=controller.unstored)
 
 
 def _add_repeats(store: Store, sweep_id: int) -> int:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.options import database_option, json_option, open_store, which_sweep
+from dyna_eval.commands.options import (
+    as_typed,
+    database_option,
+    json_option,
+    once_back,
+    open_store,
+    which_sweep,
+)
 from dyna_eval.commands.output import print_json
 from dyna_eval.commands.reading import find_measured
 from dyna_eval.wording import count, one_line
@@ -69,7 +76,7 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
         what = one_line(f"{job.label} (repeat {job.repeat + 1}) {job.state}: {job.error}")
         click.echo(f"  job {job.job_id} {what}")
     if summary.state is SweepState.INTERRUPTED:
-        hint = f"`dyna-eval resume {summary.id}` goes on, with --address where it ran on a cluster"
+        hint = f"`{as_typed('resume', summary.id)}` goes on, with --address where it ran on a cluster"
         click.echo(f"no controller runs it; {hint}", err=True)
 
 
@@ -171,9 +178,14 @@ def logs(*, sweep: str | None, follow: bool, as_json: bool, database: str) -> No
 
     with open_store(database) as store:
         sweep_id, last = store.find_sweep(sweep), 0
-        while True:
+
+        def look() -> tuple[dict[JobState, int], list[Event]]:
             counts = store.progress(sweep_id)  # before the events, so that none after the last job is missed
-            for event in store.events(sweep_id, after=last):
+            return counts, store.events(sweep_id, after=last)
+
+        while True:
+            counts, events = once_back(look) if follow else look()
+            for event in events:
                 if as_json:
                     print_json(asdict(event), indent=None)
                 else:

@@ -75,6 +75,10 @@ class Controller:
     """Asked for more jobs once all are done; returns how many it added to the store."""
     actor_class: Any = DecodingActor
     """What runs jobs: a Ray actor class of the same methods, such as one that only takes time."""
+    resume: str = "dyna-eval resume"
+    """The command that goes on with the sweep, to be named where a user has to mend something first."""
+    unstored: int = field(default=0, init=False)
+    """How many results the database had not taken when the run ended; their jobs run again."""
     _slots: list[Slot] = field(default_factory=list)
     _wanted: WantedPlaces = field(default_factory=WantedPlaces)
     _prompts: dict[str, tuple[Any, PromptSet]] = field(default_factory=dict)
@@ -88,6 +92,7 @@ class Controller:
     """Calls that were given up while their workers may still answer."""
     _nodes_lost: dict[int, int] = field(default_factory=dict)
     """How many nodes went away under each job."""
+    _taken_over: bool = False
     _begun: bool = False
     _placeless: bool = False
     """Whether jobs wait for a node to come."""
@@ -109,30 +114,23 @@ class Controller:
 
         While the database is away, jobs in flight go on, their results wait in memory, and no further job
         starts. Raises LeaseLostError where another controller took over. On any exception the jobs in flight
-        go back to the queue.
+        go back to the queue, and `unstored` tells of results that the database did not take.
         """
         try:
-            # Ray may have taken longer to start than the lease lives.
-            self.store.renew_lease(self.sweep_id, self.holder, LEASE_SECONDS)
-            self.store.recover(self.sweep_id, self.holder)
-            for origin in self.store.result_origins(self.sweep_id):
-                self._earlier.setdefault(origin.pair, []).append(origin)
-            self._work()
+            counts = self._work()
         finally:
             self._put_back()
-        counts = self.store.progress(self.sweep_id)
         self._export.jobs(counts)
         return counts
 
-    def _work(self) -> None:
+    def _work(self) -> dict[JobState, int]:
         while True:
             try:
                 self._write()
+                if not self._calls and not self._placeless:
+                    return self.store.progress(self.sweep_id)
             except DatabaseAwayError as error:
                 self._stand_still(error)
-            waiting = self._calls or self._outbox
-            if not waiting and not self._away and not self._placeless:
-                return
             self._collect()
             self._supervise()
             self._export.moment(
@@ -141,6 +139,8 @@ class Controller:
 
     def _write(self) -> None:
         """All that needs the database: land what waits, renew, and start jobs on free actors."""
+        if not self._taken_over:
+            self._take_over()
         self._outbox.flush()
         if self._away:
             self._come_back()
@@ -157,6 +157,14 @@ class Controller:
         if self._placeless and not self.store.queued_pairs(self.sweep_id):
             self._placeless = False
         self._require_places()
+
+    def _take_over(self) -> None:
+        """Begin with a sweep that an earlier controller may have left in the middle."""
+        self.store.renew_lease(self.sweep_id, self.holder, LEASE_SECONDS)  # Ray may have outlasted it
+        self.store.recover(self.sweep_id, self.holder)
+        for origin in self.store.result_origins(self.sweep_id):
+            self._earlier.setdefault(origin.pair, []).append(origin)
+        self._taken_over = True
 
     # ---------------------------------------------------------- a database that is away
 
@@ -223,7 +231,7 @@ class Controller:
             if all(refusals):
                 raise NoPlaceError(
                     f"no node takes the jobs that are left: {refusals[0]}; mend that, then"
-                    f" `dyna-eval resume {self.sweep_id}` goes on"
+                    f" `{self.resume}` goes on"
                 )
 
     def _start(self, slot: Slot, claim: Claim) -> None:
@@ -551,6 +559,7 @@ class Controller:
             for slot in self._slots:
                 if slot.claim is not None:
                     self.store.put_back(slot.claim, "the controller stopped")
+        self.unstored = self._outbox.results
         with contextlib.suppress(DatabaseError, LeaseLostError):
             self.store.recover(self.sweep_id, self.holder)  # what Ctrl-C came between claiming and knowing
         self._calls.clear()

@@ -23,8 +23,8 @@ def leased(store: Store, sweep_id: int) -> Iterator[str]:
     holder = own_name()
     if not _acquire(store, sweep_id, holder):
         raise LeaseLostError(
-            f"sweep {sweep_id} is being run by another controller; watch it with "
-            f"`dyna-eval status {sweep_id}`, or try again in {LEASE_SECONDS:.0f} s if it died"
+            f"sweep {sweep_id} is being run by another controller;"
+            f" try again in {LEASE_SECONDS:.0f} s if it died"
         )
     try:
         yield holder

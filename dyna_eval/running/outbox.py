@@ -52,6 +52,11 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def results(self) -> int:
+        """How many of those that wait are results."""
+        return sum(isinstance(outcome, Finished) for outcome in self._waiting)
+
     def put(self, outcome: Finished | Failed) -> None:
         self._waiting.append(outcome)
 

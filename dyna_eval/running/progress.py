@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dyna_eval.notices import Happening, Notice, Standstill
-from dyna_eval.wording import one_line
+from dyna_eval.wording import count, one_line
 
 
 class _Console(Console):
@@ -82,6 +82,12 @@ class ProgressDisplay:
         """Tell that a sweep got more jobs."""
         self._total += jobs
         self._bar.update(self._task, total=self._total)
+
+    def end(self, *, unstored: int) -> None:
+        """Tell how many finished jobs the database did not take before the end, if any."""
+        if unstored:
+            with contextlib.suppress(OSError):
+                self._line(f"{count(unstored, 'finished job')} could not be stored, and will run again")
 
     def _advance(self) -> None:
         self._done += 1

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -790,13 +791,26 @@ def test_where_nothing_ran_no_origin_is_told(store: Store, sweep_id: int, databa
     assert done.stderr.splitlines()[0] == f"sweep {sweep_id}: nothing left to run"
 
 
-def test_hints_at_jobs_that_failed_name_the_cluster_of_the_command(
+def test_hints_name_the_cluster_of_the_command_and_its_database_where_it_names_one(
     store: Store, sweep_id: int, database_url: str
 ) -> None:
+    named = f" {shlex.join(['--db', database_url])}"
+
+    def told(*words: str, db: str) -> str:
+        given = ["--db", database_url] if db else []
+        variables = {} if db else {"DYNA_EVAL_DB": database_url}
+        return CliRunner().invoke(cli, [*words, *given], env=variables, catch_exceptions=False).stderr
+
+    assert store.acquire_lease(sweep_id, "me", 0.0)
+    take(store, sweep_id)
+    for db in ("", named):
+        assert f"`dyna-eval resume {sweep_id}{db}` goes on" in told("status", db=db)
     store.fail_pair(sweep_id, "demo", "does not load")
-    words = ["resume", "--db", database_url, "--address", "auto"]
-    done = CliRunner().invoke(cli, words, catch_exceptions=False)
-    assert f"`dyna-eval retry {sweep_id} --address auto` runs them again" in done.stderr
+    store.cancel(sweep_id)
+    for db in ("", named):
+        hint = told("resume", "--address", "auto", db=db).splitlines()[1]
+        assert f"`dyna-eval status {sweep_id}{db}` says why" in hint
+        assert f"`dyna-eval retry {sweep_id} --address auto{db}` runs them again" in hint
 
 
 # ------------------------------------------------------------------- a dry run
