@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from dyna_eval_workers.exactness import TokenComparison, compare_tokens
+from dyna_eval_workers.exactness import TokenComparison, _Scores, compare_tokens
 from dyna_eval_workers.runner import Runner
 from dyna_eval_workers.session import distinct_n
 
@@ -90,7 +90,14 @@ def test_a_sampled_text_is_judged_by_the_noise_of_its_own_seed(backend: str) -> 
     assert compared(target, one, other, generation=sampled, seed="c").margin_ulp != comparison.margin_ulp
 
 
-NEAR_AND_FAR = {torch.float32: (30, 150), torch.float16: (1, 5), torch.bfloat16: (1, 5)}
+NEAR_AND_FAR = {
+    ("eager", torch.float32): (30, 150),
+    ("eager", torch.float16): (7, 40),
+    ("eager", torch.bfloat16): (7, 40),
+    ("compile", torch.float32): (30, 150),
+    ("compile", torch.float16): (1, 5),
+    ("compile", torch.bfloat16): (1, 5),
+}
 """By how many eps a logit may be smaller and still tie, and by how many not; an eps is at most 2 ulp"""
 
 
@@ -105,9 +112,10 @@ def compared_with_a_twin(backend: str, dtype: torch.dtype, eps: int, **changes: 
     return compared(RUNNERS[backend](model), reference, (twin, *reference[1:]), **changes)
 
 
-@pytest.mark.parametrize("dtype", NEAR_AND_FAR, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_only_what_rounding_explains_is_a_tie(dtype: torch.dtype, backend: str) -> None:
-    near, far = NEAR_AND_FAR[dtype]
+    """In 16 bits less where trees and single tokens have the same bits, as by our kernels for CPUs."""
+    near, far = NEAR_AND_FAR[backend, dtype]
     tie, violation = (compared_with_a_twin(backend, dtype, eps) for eps in (near, far))
     assert tie.margin_ulp is not None
     assert violation.margin_ulp is not None
@@ -116,11 +124,23 @@ def test_only_what_rounding_explains_is_a_tie(dtype: torch.dtype, backend: str) 
     assert (tie.exactness, violation.exactness) == (Exactness.TIE, Exactness.VIOLATION)
 
 
-def test_a_loop_that_rounds_elsewhere_has_wider_ties(backend: str) -> None:
-    """But no narrower ones than ours."""
-    near, far = NEAR_AND_FAR[torch.bfloat16]
-    assert compared_with_a_twin(backend, torch.bfloat16, far, tie_ulp=16.0).exactness is Exactness.TIE
-    assert compared_with_a_twin(backend, torch.bfloat16, near, tie_ulp=0.5).exactness is Exactness.TIE
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_peer_has_the_ties_of_passes_that_are_not_exact_to_the_bit(
+    dtype: torch.dtype, backend: str
+) -> None:
+    near, far = NEAR_AND_FAR["eager", dtype]
+    assert compared_with_a_twin(backend, dtype, near, by_peer=True).exactness is Exactness.TIE
+    assert compared_with_a_twin(backend, dtype, far, by_peer=True).exactness is Exactness.VIOLATION
+
+
+def test_noise_that_brings_large_logits_near_0_makes_their_rounding_no_smaller() -> None:
+    """A unit in the last place is that of the logits, which were rounded: at 8 it is 0.0625 in bfloat16."""
+    scaled = torch.tensor([-8.0, -8.0625, -9.0])
+    noise = torch.tensor([8.01, 8.01, 0.0])
+    scores = _Scores(scaled, scaled + noise, torch.bfloat16)
+    assert scores.margin_ulp(0, 1) == pytest.approx(1.0, rel=1e-3)
+    greedy = _Scores(scaled, scaled, torch.bfloat16)
+    assert greedy.margin_ulp(0, 1) == pytest.approx(1.0, rel=1e-3)
 
 
 def test_distinct_n_is_the_share_of_different_n_grams() -> None:

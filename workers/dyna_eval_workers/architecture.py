@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from dyna_eval.errors import PairError
 from dyna_eval_workers.families import FAMILIES
+from dyna_eval_workers.rounding import ROUNDING_EPS
 from dyna_eval_workers.runner import COMMITTED, Runner, UncommittedRows, position_limit, vocabulary_size
 from dyna_eval_workers.sampling import Sampler
 from dyna_eval_workers.tree import ROOT, Tree
@@ -28,12 +29,6 @@ _FULL_ATTENTION = {"full_attention", "attention"}
 _WIDTHS = 7, 24, 40  # nodes of the passes of the self-test
 _RANKED = 4  # tokens that it asks for after each node
 _NEAR = 1e-3  # log-probabilities in float32 that differ by less are the same
-_ROUNDING = {torch.float32: 64.0, torch.float16: 16.0, torch.bfloat16: 16.0}
-"""Largest difference that is still rounding, in eps of the dtype at the largest logit.
-
-Right models differ by less than 4. Small models that ignore positions or mask differ by 17 and more in
-bfloat16, so a bound for all dtypes, wide enough for float32's long sums, would let them pass.
-"""
 
 
 def check_architecture(config: Any, name: str) -> None:
@@ -186,7 +181,7 @@ def _answers(runner: Runner, sampler: Sampler, *, ranks_first: bool) -> _Answers
 def _compare(logits: Tensor, plain: Sequence[Tensor], dtype: torch.dtype, name: str) -> None:
     for found, expected in zip(logits, plain, strict=True):
         difference = (found - expected).abs().max()
-        allowed = _ROUNDING[dtype] * torch.finfo(dtype).eps * expected.abs().max().clamp(min=1)
+        allowed = ROUNDING_EPS[dtype] * torch.finfo(dtype).eps * expected.abs().max().clamp(min=1)
         if not difference <= allowed:  # also catches NaN
             raise PairError(
                 f"{name}: verifying a tree changes its logits by {difference:.2g}, more than rounding allows "

@@ -32,6 +32,8 @@ class Runner(Protocol):
     """What runs the passes, as the environment of a result tells it."""
     fallback: str
     """Why nothing faster runs them; empty where nothing is."""
+    bit_exact: bool
+    """Whether the logits of a tree's nodes are, to the bit, those of decoding token by token."""
     vocabulary: int
     position_limit: int | None
     """Positions that the model has; None where it states no limit."""
@@ -162,6 +164,7 @@ class TorchRunner:
 
     backend = "eager"
     fallback = ""
+    bit_exact = False
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -19,7 +19,7 @@ from dyna_eval_workers.conditions import Watch
 from dyna_eval_workers.decoding import Decoded
 from dyna_eval_workers.drafting import drafting_for
 from dyna_eval_workers.environment import capture_environment, peak_memory_bytes, reset_peak_memory
-from dyna_eval_workers.exactness import PEER_TIE_ULP, TokenComparison, compare_tokens
+from dyna_eval_workers.exactness import TokenComparison, compare_tokens
 from dyna_eval_workers.external import external_policy
 from dyna_eval_workers.loading import LoadedPair, load_pair
 from dyna_eval_workers.memory import free_unreachable
@@ -237,7 +237,7 @@ def _samples(
                 emitted=result.token_ids,
                 generation=job.generation,
                 seed=_seed(job, prompt),
-                tie_ulp=PEER_TIE_ULP if peer else None,
+                by_peer=peer,
             )
         text: str = active.pair.tokenizer.decode(result.token_ids)
         sample = _to_sample(prompt, result, comparison, text[:_TEXT_LIMIT])

@@ -28,6 +28,7 @@ class NativeRunner:
 
     backend = "compile"
     fallback = ""
+    bit_exact = True
     passes = "the kernels"
     """Their name in messages, as in "the kernels fail the self-test"."""
 
