@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -602,6 +603,44 @@ def test_the_self_test_catches_accepted_rows_that_stay_where_they_are(
     assert "more than rounding allows" in refusal(
         lambda: self_test(TorchRunner(model), plain_logits(model), "llama")
     )
+
+
+FAR_BEHIND: dict[str, tuple[str, Callable[..., Any]]] = {
+    "a prompt's second part": (
+        "prefill",
+        lambda whole, runner, tokens: whole(runner, [*tokens[:64], *[1] * len(tokens[64:])]),
+    ),
+    "rows behind the first 64": (
+        "_mask",
+        lambda whole, runner, seen: None if runner.length + len(seen) > 64 else whole(runner, seen),
+    ),
+    "nodes behind the first 64": (
+        "_mask",
+        lambda whole, runner, seen: whole(runner, np.concatenate([seen[:64], seen[64:] | True])),
+    ),
+}
+"""What is done wrongly: a runner's method, and what it does instead."""
+
+
+@pytest.mark.parametrize("part", FAR_BEHIND)
+def test_the_self_test_catches_what_is_wrong_only_far_behind(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, wrong = FAR_BEHIND[part]
+    whole = getattr(TorchRunner, name)
+    monkeypatch.setattr(TorchRunner, name, lambda *asked: wrong(whole, *asked))
+    model = tiny_model("llama", seed=1)
+    assert "more than rounding allows" in refusal(
+        lambda: self_test(TorchRunner(model), plain_logits(model), "llama")
+    )
+
+
+@pytest.mark.parametrize("positions", [7, 8, 64, 300])
+@pytest.mark.parametrize("backend", RUNNERS)
+def test_the_self_test_keeps_to_the_positions_that_a_model_has(positions: int, backend: str) -> None:
+    """A position that GPT-2 has no row for is an error of torch."""
+    model = tiny_model("gpt2", seed=1, n_positions=positions)
+    self_test(RUNNERS[backend](model), plain_logits(model), "gpt2")
 
 
 ANSWERS: dict[str, tuple[str, Callable[..., Any], str]] = {

@@ -68,9 +68,11 @@ def slow(*values: object) -> list[Any]:
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the wider passes of the self-test where the interpreter runs them."""
+    """Leave out wider passes of the self-test, and shorten its prompt, where the interpreter runs them."""
     if not ON_GPU:
         monkeypatch.setattr(architecture, "_WIDTHS", (7,))
+        monkeypatch.setattr(architecture, "_WIDE", 7)
+        monkeypatch.setattr(architecture, "_PROMPTS", (5, 70))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,7 +8,7 @@ and a loaded model must pass a self-test against plain forward passes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,12 @@ from dyna_eval_workers.tree import ROOT, Tree
 _ALIBI = {"bloom", "mpt"}
 _FULL_ATTENTION = {"full_attention", "attention"}
 _WIDTHS = 7, 24, 40  # nodes of the passes of the self-test
+_PROMPTS = (
+    5,
+    150,
+)  # tokens before the tree; of the second, kernels read rows, mask and tokens in several parts
+_WIDE = 72  # nodes of the pass after the long prompt: more than any kernel takes at once
+_LEVELS, _LEAVES = 2, (3, 4, 5, 6)  # of the tree of 7 nodes
 _RANKED = 4  # tokens that it asks for after each node
 _NEAR = 1e-3  # log-probabilities in float32 that differ by less are the same
 
@@ -84,64 +90,103 @@ def _model_class(config: Any) -> Any:
     return AutoModelForCausalLM._model_mapping.get(type(config), None)
 
 
+@dataclass(frozen=True, slots=True)
+class PlainLogits:
+    """A model's logits after nodes of the self-test's tree, (V,), behind a short and a long prompt."""
+
+    short: dict[int, Tensor]
+    long: dict[int, Tensor]
+
+
 @torch.inference_mode()
-def plain_logits(model: Any) -> list[Tensor]:
-    """Return a model's logits after each path of the self-test's tree, in a plain pass each; 7 times (V,)."""
-    prompt, tree = _prompt_and_tree(vocabulary_size(model.config))
+def plain_logits(model: Any) -> PlainLogits:
+    """Run a model's plain passes: over every path of the tree, and behind the long prompt over the last."""
+    short, long = _prompts(vocabulary_size(model.config), position_limit(model.config))
+    tree = _tree_on(short[-1], vocabulary_size(model.config))
+    after_short: dict[int, Tensor] = {}
+    for leaf in _LEAVES:
+        after_short |= _after_path(model, short, tree, leaf)
+    return PlainLogits(after_short, _after_path(model, long, tree, _LEAVES[-1]))
+
+
+def _after_path(model: Any, prompt: list[int], tree: Tree, leaf: int) -> dict[int, Tensor]:
+    """Return the logits after each node on the path from the root, the prompt's last token, to a leaf."""
+    path = _path_to(tree, leaf)
+    ids = [*prompt[:-1], *(tree.token[node] for node in path)]
     device = next(model.parameters()).device
-    found = []
-    for node in range(len(tree)):
-        path = [node]
-        while path[0] != ROOT:
-            path.insert(0, tree.parent[path[0]])
-        ids = [*prompt[:-1], *(tree.token[passed] for passed in path)]
-        logits = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits
-        found.append(logits[0, -1].float())
-    return found
+    logits = model(
+        input_ids=torch.tensor([ids], device=device), use_cache=False, logits_to_keep=len(path)
+    ).logits
+    return dict(zip(path, logits[0].float(), strict=True))
 
 
-def self_test(runner: Runner, plain: Sequence[Tensor], name: str) -> None:
+def self_test(runner: Runner, plain: PlainLogits, name: str) -> None:
     """Let a runner verify a tree of 7 nodes in one pass, and compare it with its model's plain passes.
 
     Again beside more children of the root, since kernels have other code for wider passes, and once more a
-    leaf alone, after the path to it was accepted. What it chooses and ranks must be what its logits say.
-    Raises PairError where two disagree by more than rounding.
+    leaf alone, after the path to it was accepted. Then the widest pass and the leaf behind a long prompt.
+    What it chooses and ranks must be what its logits say. Raises PairError where two disagree by more than
+    rounding.
     """
-    prompt, tree = _prompt_and_tree(runner.vocabulary)
-    runner.reserve(len(prompt) + max(_WIDTHS))
-    runner.prefill(prompt[:-1])
+    short, long = _prompts(runner.vocabulary, runner.position_limit)
+    tree = _tree_on(short[-1], runner.vocabulary)
+    runner.reserve(max(len(short) + max(_WIDTHS), len(long) + _WIDE))
+    runner.prefill(short[:-1])
     for width in _WIDTHS:
-        more = width - len(tree)
-        tokens, parents = [*tree.token, *[1] * more], [*tree.parent, *[ROOT] * more]
-        _check_pass(runner, tokens, parents, plain, name, ranks_first=False)
+        _check_tree(runner, tree, width - len(tree), plain.short, name)
         runner.keep([])
-    leaf = len(tree) - 1
     runner.extend(tree.token, tree.parent)
-    runner.keep([ROOT, tree.parent[leaf]])
-    _check_pass(runner, tree.token[leaf:], [COMMITTED], plain[leaf:], name, ranks_first=True)
+    _check_leaf(runner, tree, 0, plain.short, name)
+
+    runner.reserve(len(long) + _WIDE)
+    runner.prefill(long[:-1])
+    _check_tree(runner, tree, _WIDE - len(tree), plain.long, name)
+    _check_leaf(runner, tree, _WIDE - len(tree), plain.long, name)
+
+
+def _check_tree(runner: Runner, tree: Tree, more: int, plain: dict[int, Tensor], name: str) -> None:
+    """Check a pass over the tree, with `more` children of the root between the root and its nodes."""
+    tokens = [tree.token[ROOT], *[1] * more, *tree.token[1:]]
+    rows = [_row(node, more) for node in range(len(tree))]
+    parents = [COMMITTED, *[ROOT] * more, *(rows[parent] for parent in tree.parent[1:])]
+    expected = {rows[node]: logits for node, logits in plain.items()}
+    _check_pass(runner, tokens, parents, expected, name, ranks_first=False)
+
+
+def _check_leaf(runner: Runner, tree: Tree, more: int, plain: dict[int, Tensor], name: str) -> None:
+    """Accept the path to the last leaf of a pass that `_check_tree` runs, and check a pass over that leaf."""
+    *path, leaf = _path_to(tree, _LEAVES[-1])
+    runner.keep([_row(node, more) for node in path])
+    _check_pass(runner, [tree.token[leaf]], [COMMITTED], {0: plain[leaf]}, name, ranks_first=True)
+
+
+def _row(node: int, more: int) -> int:
+    """Return the uncommitted row of a node of the tree, `more` others being between the root and the rest."""
+    return node if node == ROOT else node + more
 
 
 def _check_pass(
     runner: Runner,
     tokens: Sequence[int],
     parents: Sequence[int],
-    plain: Sequence[Tensor],
+    plain: dict[int, Tensor],
     name: str,
     *,
     ranks_first: bool,
 ) -> None:
-    """Check one pass: its answers, greedy and sampled, and the logits of its first tokens, which are `plain`.
+    """Check a pass: its answers, greedy and sampled, and the logits of its tokens of which `plain` is known.
 
     What is asked first a graph answers together with the pass.
     """
+    asked = list(plain)
     rows = UncommittedRows()
     rows.add(parents, runner.length)
-    positions = [position + 1 for position in rows.positions[: len(plain)]]
+    positions = [rows.positions[row] + 1 for row in asked]
     runner.extend(tokens, parents)
     samplers = [Sampler(temperature=t, seed="self-test", vocabulary=runner.vocabulary) for t in (0.0, 1.0)]
-    answers = [_answers(runner, sampler, ranks_first=ranks_first) for sampler in samplers]
-    logits = runner.logits().float()[: len(plain)]
-    _compare(logits, plain, runner.dtype, name)
+    answers = [_answers(runner, sampler, asked, ranks_first=ranks_first) for sampler in samplers]
+    logits = runner.logits()[asked].float()
+    _compare(logits, plain.values(), runner.dtype, name)
     for sampler, answer in zip(samplers, answers, strict=True):
         noise = sampler.noise(positions)
         scores = logits.cpu()
@@ -154,31 +199,36 @@ def _check_pass(
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """What a runner chose after every token, (N,), and its best ones with their log-probabilities, (N, B)."""
+    """What a runner chose after n tokens, (n,), and its best ones with their log-probabilities, (n, B)."""
 
     chosen: list[int]
     ranked: list[list[int]]
     log_probabilities: list[list[float]]
 
     def error(self, scores: Tensor) -> float:
-        """Return by how much they are off the scores of the first tokens, (n, vocabulary)."""
-        count = len(scores)
+        """Return by how much they are off the scores, (n, vocabulary)."""
         expected = scores.log_softmax(dim=-1)
-        chosen = expected.gather(1, torch.tensor(self.chosen[:count])[:, None])
-        ranked = expected.gather(1, torch.tensor(self.ranked[:count]))
+        chosen = expected.gather(1, torch.tensor(self.chosen)[:, None])
+        ranked = expected.gather(1, torch.tensor(self.ranked))
         best = expected.topk(ranked.shape[1], dim=-1).values
-        reported = torch.tensor(self.log_probabilities[:count])
+        reported = torch.tensor(self.log_probabilities)
         return float(torch.cat([best[:, :1] - chosen, best - ranked, ranked - reported], dim=1).abs().max())
 
 
-def _answers(runner: Runner, sampler: Sampler, *, ranks_first: bool) -> _Answers:
+def _answers(runner: Runner, sampler: Sampler, asked: Sequence[int], *, ranks_first: bool) -> _Answers:
+    """Ask about the latest pass, and return the answers for some of its tokens."""
     branch = min(_RANKED, runner.vocabulary)
     chosen = [] if ranks_first else runner.choose(sampler)
     ranked, log_probabilities = runner.top_k(branch, sampler, runner.vocabulary)
-    return _Answers(chosen or runner.choose(sampler), ranked, log_probabilities)
+    chosen = chosen or runner.choose(sampler)
+    return _Answers(
+        [chosen[token] for token in asked],
+        [ranked[token] for token in asked],
+        [log_probabilities[token] for token in asked],
+    )
 
 
-def _compare(logits: Tensor, plain: Sequence[Tensor], dtype: torch.dtype, name: str) -> None:
+def _compare(logits: Tensor, plain: Iterable[Tensor], dtype: torch.dtype, name: str) -> None:
     for found, expected in zip(logits, plain, strict=True):
         difference = (found - expected).abs().max()
         allowed = ROUNDING_EPS[dtype] * torch.finfo(dtype).eps * expected.abs().max().clamp(min=1)
@@ -189,12 +239,26 @@ def _compare(logits: Tensor, plain: Sequence[Tensor], dtype: torch.dtype, name: 
             )
 
 
-def _prompt_and_tree(vocabulary: int) -> tuple[list[int], Tree]:
-    """Return 5 tokens, and a tree on the last of them: two children, and two children of each."""
+def _prompts(vocabulary: int, positions: int | None) -> list[list[int]]:
+    """Return the short and the long prompt, as far as positions leave room for a tree; both end alike."""
     generator = torch.Generator().manual_seed(0)
-    prompt: list[int] = torch.randint(1, vocabulary, (5,), generator=generator).tolist()
-    tree = Tree.with_root(prompt[-1])
+    tokens: list[int] = torch.randint(1, vocabulary, (_PROMPTS[-1],), generator=generator).tolist()
+    room = len(tokens) if positions is None else max(1, positions - _LEVELS)
+    return [tokens[-min(length, room) :] for length in _PROMPTS]
+
+
+def _tree_on(root: int, vocabulary: int) -> Tree:
+    """Return a tree on a prompt's last token: two children, and two children of each."""
+    tree = Tree.with_root(root)
     for parents in ([0, 0], [1, 1, 2, 2]):
         for token, parent in enumerate(parents, start=1):
             tree.add(parent, token % vocabulary, 0.0)
-    return prompt, tree
+    return tree
+
+
+def _path_to(tree: Tree, node: int) -> list[int]:
+    """Return the nodes from the root to a node."""
+    path = [node]
+    while path[0] != ROOT:
+        path.insert(0, tree.parent[path[0]])
+    return path
