@@ -193,7 +193,12 @@ def our_loops(
     """
     calibration = calibrate(decoder, position_limit=positions)
     drafting = {row.label: drafting_for(row, calibration) for row in wanted}
-    decoder.prepare(ROWS, max_rows=max(own.max_rows for own in drafting.values() if own is not None))
+    speculative = [own for own in drafting.values() if own is not None]
+    decoder.prepare(
+        ROWS,
+        max_rows=max(own.max_rows for own in speculative),
+        branch=max(own.max_branch for own in speculative),
+    )
     return {
         label: partial(decoder.decode, generation=generation, drafting=own, seed="0")
         for label, own in drafting.items()

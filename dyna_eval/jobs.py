@@ -278,6 +278,11 @@ class PromptSet:
         """Tokens of the longest prompt."""
         return max(len(prompt.token_ids) for prompt in self.prompts)
 
+    @property
+    def shortest(self) -> int:
+        """Tokens of the shortest prompt."""
+        return min(len(prompt.token_ids) for prompt in self.prompts)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:

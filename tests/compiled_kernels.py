@@ -14,11 +14,13 @@ from dyna_eval_workers.fused.runner import FusedRunner
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from tests.models import VOCABULARY, tiny_model
+from tests.models import tiny_model
 
 MODELS: dict[str, dict[str, Any]] = {
     "gpt_neox": {"intermediate_size": 1024},  # inputs that are split among programs
-    "qwen3": {},  # gated, with grouped heads and normalised queries
+    "qwen3": {
+        "vocab_size": 151_936
+    },  # gated, with grouped heads and normalised queries; Qwen's own vocabulary
 }
 
 
@@ -74,4 +76,5 @@ if __name__ == "__main__":
         runner = CompilingRunner(tiny_model(kind, seed=1, **changes).to(torch.bfloat16))
         runner.reserve(20)
         runner.warm_up([1], shortest=1, longest=20)
-        runner.warm_up([1], shortest=1, longest=20, proposable=VOCABULARY)
+        for branch in (1, 32):
+            runner.warm_up([1], shortest=1, longest=20, proposable=runner.vocabulary, branch=branch)

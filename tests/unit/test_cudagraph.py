@@ -176,7 +176,15 @@ def test_choose_and_top_k_answer_as_the_eager_runner_does(
     assert ours.logits().shape == (1 if last_only else 7, VOCABULARY)
     for sampler in (GREEDY, Sampler(temperature=0.7, seed="1", vocabulary=VOCABULARY)):
         assert ours.choose(sampler) == eager.choose(sampler)
-        for branch, proposable in ((1, VOCABULARY), (3, 100), (8, 100), (12, 100), (2, 2)):
+        for branch, proposable in (
+            (1, VOCABULARY),
+            (3, 100),
+            (8, 100),
+            (12, 100),
+            (32, 100),
+            (33, 100),
+            (2, 2),
+        ):
             tokens, values = ours.top_k(branch, sampler, proposable)
             expected_tokens, expected_values = eager.top_k(branch, sampler, proposable)
             assert tokens == expected_tokens
@@ -283,6 +291,46 @@ def test_a_prepared_decoder_captures_nothing_while_it_decodes(temperature: float
     for policy in (None, POLICIES["linear"], POLICIES["pruned tree"]):
         pair.decode(LONG_PROMPT, generation, policy, seed="0")
     assert (target.captures, draft.captures) == captures
+
+
+@pytest.mark.parametrize("width", [8, 10, 17, 32])
+def test_a_wide_tree_is_ranked_by_the_graphs_that_were_prepared_for_it(width: int) -> None:
+    """Also where AR was prepared after it, as for an actor's own run; all its levels share their graphs."""
+    target, draft = RecordedRunner(tiny_gpt_neox(seed=1)), RecordedRunner(tiny_gpt_neox(seed=2))
+    pair = Decoder(target, draft, vocabulary=VOCABULARY, end_tokens=())
+    policies = (
+        BestFirst(depth=3, width=width, max_nodes=40),
+        TopBranches(depth=2, branches=width, root_branches=3, threshold=0.0, max_nodes=60),
+    )
+    for policy in policies:
+        pair.prepare(80, max_rows=policy.max_rows, branch=policy.max_branch)
+        pair.prepare(80, max_rows=policy.max_rows)
+    captures = draft.captures
+    generation = GenerationSpec(max_new_tokens=8)
+    expected = decoder(TorchRunner, target.model).decode(LONG_PROMPT, generation, None, seed="0").token_ids
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(TorchRunner, "top_k", _refused)
+        for policy in policies:
+            assert pair.decode(LONG_PROMPT, generation, policy, seed="0").token_ids == expected
+    assert draft.captures == captures
+
+
+def _refused(*_: Any) -> Any:
+    raise AssertionError("ranked by launches of its own")
+
+
+def test_no_pass_is_prepared_over_fewer_rows_than_the_shortest_prompt_has() -> None:
+    """So that larger passes over more rows are kept ready; a prompt's first pass ends with its last token."""
+    target, draft = RecordedRunner(tiny_gpt_neox(seed=1)), RecordedRunner(tiny_gpt_neox(seed=2))
+    pair = Decoder(target, draft, vocabulary=VOCABULARY, end_tokens=())
+    pair.prepare(100, shortest=65)
+    captures = target.captures, draft.captures
+    assert {shape.rows for runner in (target, draft) for shape in runner._graphs} == {128, 192}
+    prompt = (*LONG_PROMPT, *LONG_PROMPT[:15])
+    pair.decode(prompt, GenerationSpec(max_new_tokens=24), POLICIES["linear"], seed="0")
+    assert (target.captures, draft.captures) == captures
+    pair.decode(prompt[:-1], GenerationSpec(max_new_tokens=1), None, seed="0")
+    assert target.captures == captures[0] + 1
 
 
 class _Forgetful(GraphRunner):

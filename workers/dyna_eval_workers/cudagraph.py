@@ -38,7 +38,7 @@ from dyna_eval_workers.sampling import Sampler
 
 _ROWS = 256  # C is a multiple of it, and it is one of WORD
 WORD = 64  # rows whose mask bits are in one integer
-_MAX_TOP_K = 8  # the k that graphs compute, of which a caller may take fewer
+_TOP_KS = 8, 16, 32  # the k that graphs compute, of which a caller may take fewer; more are ranked after them
 _MAX_GRAPHS = 128
 _MIN_MOVED = 8  # rows that the smallest graph moves, padding included
 _WARM_UPS = 2  # runs before a capture, in which libraries allocate and choose their kernels
@@ -60,21 +60,26 @@ class Window(Cache):  # type: ignore[misc]  # transformers is not typed
         return keys[:, :, : self.size], values[:, :, : self.size]
 
 
-class _Query(StrEnum):
-    """What is asked about a pass, which its graph answers too."""
-
+class _Kind(StrEnum):
     NONE = "none"
     CHOOSE = "choose"
     TOP_K = "top_k"
 
 
+class _Query(NamedTuple):
+    """What is asked about a pass, which its graph answers too; top-k is of the first `proposable` ids."""
+
+    kind: _Kind
+    proposable: int = 0
+    k: int = 0
+
+
 class _Shape(NamedTuple):
-    """What a graph is captured for: nodes N, rows C, and a query over the first `proposable` ids."""
+    """What a graph is captured for: nodes N, rows C, and a query."""
 
     nodes: int
     rows: int
     query: _Query
-    proposable: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,23 +148,26 @@ class GraphRunner(TorchRunner):
         longest: int,
         greedy: bool = True,
         proposable: int | None = None,
+        branch: int = 1,
     ) -> None:
         """Capture passes of `nodes` tokens whose cache ends between `shortest` and `longest`, and moves.
 
-        With `proposable`, capture top-k over those ids with each pass; otherwise the choice, sampled only
-        where graphs can sample. Of more than `_MAX_GRAPHS` passes the smallest are captured: every method
-        needs them.
+        With `proposable`, capture top-k over those ids with each pass, for `branch` of the best where graphs
+        compute so many; otherwise the choice, sampled only where graphs can sample. Of more than
+        `_MAX_GRAPHS` passes the smallest are captured: every method needs them.
         """
-        query = _Query.CHOOSE if proposable is None else _Query.TOP_K
+        query = _Query(_Kind.CHOOSE)
+        if proposable is not None:
+            query = _Query(_Kind.TOP_K, proposable, _enough(branch)[0])
         if not greedy and not self._samples_in_graphs:
-            query = _Query.NONE
+            query = _Query(_Kind.NONE)
         lengths = sorted({self._rows_read(end) for end in range(shortest, longest + 1)})
         sizes = sorted({_padded(count) for count in nodes})
         for size in sizes:
             self._move_for(max(size, _MIN_MOVED))
         smallest = [(size, rows) for size in sizes for rows in lengths][:_MAX_GRAPHS]
         for size, rows in reversed(smallest):  # those used last are dropped last
-            self._captured_for(size, rows, query, proposable if query is _Query.TOP_K and proposable else 0)
+            self._captured_for(_Shape(size, rows, query))
 
     def extend(self, tokens: Sequence[int], parents: Sequence[int], *, last_only: bool = False) -> None:
         self._run_deferred()
@@ -184,17 +192,24 @@ class GraphRunner(TorchRunner):
         if sampler.temperature > 0 and not self._samples_in_graphs:
             self.logits()  # which `_logits` are from then on
             return super().choose(sampler)
-        chosen: list[int] = self._answer(_Query.CHOOSE, sampler).tolist()
+        chosen: list[int] = self._answer(_Query(_Kind.CHOOSE), sampler).tolist()
         return chosen
 
     def top_k(
         self, branch: int, sampler: Sampler, proposable: int
     ) -> tuple[list[list[int]], list[list[float]]]:
-        if branch > _MAX_TOP_K or (sampler.temperature > 0 and not self._samples_in_graphs):
+        if branch > _TOP_KS[-1] or (sampler.temperature > 0 and not self._samples_in_graphs):
             self.logits()
             return super().top_k(branch, sampler, proposable)
-        best = self._answer(_Query.TOP_K, sampler, proposable)
+        best = self._answer(self._top_k_query(branch, proposable), sampler)
         return best[:, 0, :branch].tolist(), best[:, 1, :branch].view(np.float32).tolist()
+
+    def _top_k_query(self, branch: int, proposable: int) -> _Query:
+        """Return a query for the `branch` best, one that a graph of the latest pass answers, if there is."""
+        nodes, rows = self._latest.nodes, self._latest.rows
+        queries = [_Query(_Kind.TOP_K, proposable, k) for k in _enough(branch)]
+        captured = (query for query in queries if _Shape(nodes, rows, query) in self._graphs)
+        return next(captured, queries[0])
 
     def logits(self) -> Tensor:
         self._run_deferred()
@@ -209,17 +224,12 @@ class GraphRunner(TorchRunner):
         if self._latest.deferred:
             nodes, rows = self._latest.nodes, self._latest.rows
             alike = (shape for shape in self._graphs if (shape.nodes, shape.rows) == (nodes, rows))
-            shape = next(alike, _Shape(nodes, rows, _Query.NONE, 0))
-            self._run(shape.query, shape.proposable)
+            self._run(next(alike, _Shape(nodes, rows, _Query(_Kind.NONE))).query)
 
-    def _answer(self, query: _Query, sampler: Sampler, proposable: int = 0) -> NDArray[Any]:
+    def _answer(self, query: _Query, sampler: Sampler) -> NDArray[Any]:
         """Return the answer to a query about the latest pass, for the nodes asked about, on the host."""
         self._latest.packed = self._with_sampler(self._latest.packed, sampler)
-        answer = (
-            self._run(query, proposable)
-            if self._latest.deferred
-            else self._answer_afterwards(query, proposable)
-        )
+        answer = self._run(query) if self._latest.deferred else self._answer_afterwards(query)
         return answer[self._latest.queried]
 
     def _with_sampler(self, packed: bytes, sampler: Sampler) -> bytes:  # noqa: ARG002  # fused kernels read it
@@ -227,19 +237,19 @@ class GraphRunner(TorchRunner):
         return packed
 
     @torch.no_grad()
-    def _answer_afterwards(self, query: _Query, proposable: int) -> NDArray[Any]:
+    def _answer_afterwards(self, query: _Query) -> NDArray[Any]:
         """Answer a query about all nodes of the latest pass, which has run already."""
-        found = self._new_answer(self._latest.nodes, query, proposable)
+        found = self._new_answer(self._latest.nodes, query)
         inputs = torch.tensor(np.frombuffer(self._latest.packed, dtype=np.int64), device=self.device)
         with nullcontext() if self._capture_stream is None else torch.cuda.device(self.device):
-            self._answer_into(found, query, proposable, inputs)
+            self._answer_into(found, query, inputs)
         return found.cpu().numpy()
 
-    def _run(self, query: _Query, proposable: int) -> NDArray[Any]:
+    def _run(self, query: _Query) -> NDArray[Any]:
         """Run the latest pass with a query, wait, and return the answer for all its nodes."""
         latest = self._latest
         latest.deferred = False
-        captured = self._captured_for(latest.nodes, latest.rows, query, proposable)
+        captured = self._captured_for(_Shape(latest.nodes, latest.rows, query))
         captured.inputs[:] = latest.packed
         captured.run()
         self._wait()
@@ -271,9 +281,8 @@ class GraphRunner(TorchRunner):
         """Return the rows C of a pass whose last row is before `end`."""
         return _multiple(end, _ROWS)
 
-    def _captured_for(self, nodes: int, rows: int, query: _Query, proposable: int) -> _Captured:
+    def _captured_for(self, shape: _Shape) -> _Captured:
         """Return the graph of a shape; a new one replaces the least recently used of too many."""
-        shape = _Shape(nodes, rows, query, proposable)
         if shape not in self._graphs:
             self._graphs[shape] = self._build_pass(*shape)
             if len(self._graphs) > _MAX_GRAPHS:
@@ -283,19 +292,19 @@ class GraphRunner(TorchRunner):
 
     @torch.inference_mode(False)  # what that mode makes cannot be written outside of it
     @torch.no_grad()
-    def _build_pass(self, nodes: int, rows: int, query: _Query, proposable: int) -> _Captured:
+    def _build_pass(self, nodes: int, rows: int, query: _Query) -> _Captured:
         """Capture a pass with a query, from packed inputs (at first padding) to the answer on the host."""
         padding = np.frombuffer(self._pack(nodes, rows, [], [], []), dtype=np.int64)
         staged = self._pinned(torch.tensor(padding))
         inputs = staged.to(self.device)
-        found = self._new_answer(nodes, query, proposable)
+        found = self._new_answer(nodes, query)
         answer = self._pinned(torch.zeros_like(found, device="cpu"))
         forward = self._make_forward(nodes, rows, inputs, self._logits_for(nodes))
 
         def run() -> None:
             inputs.copy_(staged, non_blocking=True)
             forward()
-            self._answer_into(found, query, proposable, inputs)
+            self._answer_into(found, query, inputs)
             answer.copy_(found, non_blocking=True)
 
         return _Captured(_bytes_of(staged), answer.numpy(), self._capture(run), (inputs, found))
@@ -333,23 +342,23 @@ class GraphRunner(TorchRunner):
 
         return forward
 
-    def _new_answer(self, nodes: int, query: _Query, proposable: int) -> Tensor:
+    def _new_answer(self, nodes: int, query: _Query) -> Tensor:
         """Allocate the answer to a query about all nodes.
 
         Chosen tokens are (nodes,); the k best tokens and the bits of their log-probabilities (nodes, 2, k);
         without a query it is empty.
         """
-        if query is _Query.TOP_K:
-            shape: tuple[int, ...] = nodes, 2, min(_MAX_TOP_K, proposable)
+        if query.kind is _Kind.TOP_K:
+            shape = nodes, 2, min(query.k, query.proposable)
             return torch.zeros(shape, dtype=torch.int32, device=self.device)
-        return torch.zeros(nodes if query is _Query.CHOOSE else 0, dtype=torch.int64, device=self.device)
+        return torch.zeros(nodes if query.kind is _Kind.CHOOSE else 0, dtype=torch.int64, device=self.device)
 
-    def _answer_into(self, found: Tensor, query: _Query, proposable: int, inputs: Tensor) -> None:
+    def _answer_into(self, found: Tensor, query: _Query, inputs: Tensor) -> None:
         """Write the answer to a query about all nodes of a pass that has run on these inputs."""
-        if query is _Query.CHOOSE:
+        if query.kind is _Kind.CHOOSE:
             self._choose_into(found, self._logits_for(len(found)), inputs)
-        elif query is _Query.TOP_K:
-            self._top_k_into(found, self._logits_for(len(found))[:, :proposable], inputs)
+        elif query.kind is _Kind.TOP_K:
+            self._top_k_into(found, self._logits_for(len(found))[:, : query.proposable], inputs)
 
     def _choose_into(
         self,
@@ -452,6 +461,11 @@ def bits_of(nodes: int, rows: int, committed: int, seen: Sequence[int]) -> bytes
     before = (1 << committed) - 1
     real = b"".join((before | bits << committed).to_bytes(size, "little") for bits in seen)
     return real + (1).to_bytes(size, "little") * (nodes - len(seen))
+
+
+def _enough(branch: int) -> list[int]:
+    """Return which k of the graphs are enough for so many of the best tokens, ascending; all if none is."""
+    return [k for k in _TOP_KS if branch <= k] or list(_TOP_KS)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

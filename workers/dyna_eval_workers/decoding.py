@@ -115,11 +115,15 @@ class Decoder:
         # Ids beyond the tokenizer (padded vocabularies) or beyond the target are never proposed.
         self._proposable = min(vocabulary, target.vocabulary, draft.vocabulary if draft else vocabulary)
 
-    def prepare(self, tokens: int, *, greedy: bool = True, max_rows: int = 0) -> None:
+    def prepare(
+        self, tokens: int, *, shortest: int = 1, greedy: bool = True, max_rows: int = 0, branch: int = 1
+    ) -> None:
         """Make room for sequences of `tokens` tokens, and capture graphs, so that no measured pass has to.
 
-        `max_rows`: the largest number of uncommitted cache rows that the method writes in a round. Graphs of
-        passes over `_MAX_CAPTURED` tokens are captured when one is first run.
+        `shortest`: tokens of the shortest prompt, whose first pass ends with its last token; `max_rows`: the
+        largest number of uncommitted cache rows that the method writes in a round; `branch`: the most
+        children that it has proposed for a node. Graphs of passes over `_MAX_CAPTURED` tokens are captured
+        when one is first run.
         """
         for runner in (self.target, self.draft):
             if runner is not None:
@@ -127,9 +131,16 @@ class Decoder:
         passes = range(1, min(max(_MIN_CAPTURED, max_rows + 1), _MAX_CAPTURED) + 1)
         steps = range(1, min(max(_MIN_CAPTURED, max_rows // 2), _MAX_CAPTURED) + 1)
         longest = tokens + passes[-1]
-        self.target.warm_up(passes, shortest=1, longest=longest, greedy=greedy)
+        self.target.warm_up(passes, shortest=shortest, longest=longest, greedy=greedy)
         if self.draft is not None:
-            self.draft.warm_up(steps, shortest=1, longest=longest, greedy=greedy, proposable=self._proposable)
+            self.draft.warm_up(
+                steps,
+                shortest=shortest,
+                longest=longest,
+                greedy=greedy,
+                proposable=self._proposable,
+                branch=branch,
+            )
 
     def decode(
         self,

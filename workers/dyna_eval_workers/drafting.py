@@ -32,6 +32,7 @@ class PromptLookup:
     _text: str = field(init=False, compare=False, default="")
 
     needs_draft: ClassVar[bool] = False
+    max_branch: ClassVar[int] = 1
 
     @property
     def max_rows(self) -> int:

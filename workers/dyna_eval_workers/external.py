@@ -56,6 +56,12 @@ class CheckedPolicy(GrowthPolicy):
     def max_rows(self) -> int:
         return self._max_rows
 
+    @property
+    def max_branch(self) -> int:
+        return (
+            1  # a policy is not asked before its first prompt: what it needs then is captured in the warm-up
+        )
+
     def reset(self) -> None:
         self._policy.reset()
 

@@ -57,11 +57,12 @@ class Runner(Protocol):
         longest: int,
         greedy: bool = True,
         proposable: int | None = None,
+        branch: int = 1,
     ) -> None:
         """Capture passes of so many nodes each, whose cache ends between `shortest` and `longest` rows.
 
-        With `proposable`, capture top-k over so many ids; otherwise the choice. Without `greedy`, a runner
-        that cannot capture sampling captures the passes alone.
+        With `proposable`, capture top-k over so many ids, for up to `branch` children of a node; otherwise
+        the choice. Without `greedy`, a runner that cannot capture sampling captures the passes alone.
         """
         ...
 
@@ -196,6 +197,7 @@ class TorchRunner:
         longest: int,
         greedy: bool = True,
         proposable: int | None = None,
+        branch: int = 1,
     ) -> None:
         """Do nothing: passes of every size are run alike."""
 

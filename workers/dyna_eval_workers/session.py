@@ -55,6 +55,14 @@ class Loop:
     """Drops what the loop learnt from earlier prompts; our own learn within a prompt only."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Lengths:
+    """Tokens of a job's shortest prompt, and of its longest sequence."""
+
+    shortest: int
+    longest: int
+
+
 class DecodingSession:
     """Runs jobs one after another on one device, with one pair loaded at a time.
 
@@ -95,7 +103,7 @@ class DecodingSession:
         active = self._use(job.pair)
         loop = active.loop(
             job.configuration,
-            tokens=_max_tokens(job, prompts),
+            lengths=_lengths(job, prompts),
             greedy=job.generation.temperature == 0,
             kept_traces=job.measure.store_trees,
         )
@@ -146,7 +154,7 @@ class DecodingSession:
         if reference.tokens and reference.jobs_since < job.measure.sentinel_every:
             return
         greedy = job.generation.temperature == 0
-        loop = active.loop(TARGET_ALONE, tokens=_max_tokens(job, prompts), greedy=greedy)
+        loop = active.loop(TARGET_ALONE, lengths=_lengths(job, prompts), greedy=greedy)
         _warm_up(loop, job, prompts)
         decoded = _decode_all(loop, job, prompts)
         samples = _samples(active, job, prompts, decoded, configuration=TARGET_ALONE, reference=reference)
@@ -179,26 +187,34 @@ class _ActivePair:
             load_seconds=time.perf_counter() - started,
         )
 
-    def loop(self, configuration: Configuration, *, tokens: int, greedy: bool, kept_traces: int = 0) -> Loop:
-        """Return the configuration's loop, ready for sequences of so many tokens.
+    def loop(
+        self, configuration: Configuration, *, lengths: _Lengths, greedy: bool, kept_traces: int = 0
+    ) -> Loop:
+        """Return the configuration's loop, ready for sequences of these lengths.
 
         `kept_traces` is the number of first rounds whose trees can be built; a peer shows none of its own. A
         peer's models are loaded for it, beside ours, and compiled where its method says so.
         """
         decoder = self.pair.decoder
         if configuration.method.is_peer:
-            decoder.prepare(tokens, greedy=greedy)
+            decoder.prepare(lengths.longest, shortest=lengths.shortest, greedy=greedy)
             free_unreachable()  # models of a peer's job that failed, which its traceback held
             peer = PeerDecoder(
                 *self.pair.peer_models(configuration),
                 vocabulary=len(self.pair.tokenizer),
                 end_tokens=decoder.end_tokens,
             )
-            peer.warm_up(configuration, tokens=tokens)
+            peer.warm_up(configuration, tokens=lengths.longest)
             return Loop(decode=partial(peer.decode, configuration=configuration), reset=peer.reset)
         make = external_policy if configuration.method.is_external else drafting_for
         drafting = make(configuration, self.calibration)
-        decoder.prepare(tokens, greedy=greedy, max_rows=drafting.max_rows if drafting else 0)
+        decoder.prepare(
+            lengths.longest,
+            shortest=lengths.shortest,
+            greedy=greedy,
+            max_rows=drafting.max_rows if drafting else 0,
+            branch=drafting.max_branch if drafting else 1,
+        )
         return Loop(decode=partial(decoder.decode, drafting=drafting, kept_traces=kept_traces))
 
 
@@ -267,8 +283,8 @@ def _warm_up(loop: Loop, job: Job, prompts: PromptSet) -> None:
     loop.reset()
 
 
-def _max_tokens(job: Job, prompts: PromptSet) -> int:
-    return prompts.longest + job.generation.max_new_tokens
+def _lengths(job: Job, prompts: PromptSet) -> _Lengths:
+    return _Lengths(prompts.shortest, prompts.longest + job.generation.max_new_tokens)
 
 
 def _seed(job: Job, prompt: Prompt) -> str:

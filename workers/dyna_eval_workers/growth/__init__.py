@@ -68,6 +68,11 @@ class GrowthPolicy(ABC):
         """Return how many uncommitted cache rows a round may write, in either cache."""
         return self.max_nodes
 
+    @property
+    def max_branch(self) -> int:
+        """Return the most children that are proposed for a node."""
+        return max((self.branch(level) for level in range(1, self.depth + 1)), default=1)
+
     def reset(self) -> None:  # noqa: B027  # most learn nothing
         """Forget what was learnt, as a new prompt starts."""
 

@@ -75,6 +75,7 @@ class NativeRunner:
         longest: int,
         greedy: bool = True,
         proposable: int | None = None,
+        branch: int = 1,
     ) -> None:
         """Do nothing: the kernels have no shapes to prepare."""
 
