@@ -18,7 +18,7 @@ IDENTITY_VERSION = 2
 
 """Version of the job identity; it changes when `job_key` hashes other facts."""
 
-DECODER_VERSION = 7
+DECODER_VERSION = 8
 
 """Version of the decoding loops' semantics; results of another version are not reused."""
 

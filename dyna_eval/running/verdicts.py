@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dyna_eval.errors import DynaEvalError, ForeignError, InvariantError, PairError, first_line, raised_line
+from dyna_eval.errors import (
+    CaptureError,
+    DynaEvalError,
+    ForeignError,
+    InvariantError,
+    PairError,
+    first_line,
+    raised_line,
+)
 
 WORKER_TRIES = 3
 """Workers that a job may take with it before it counts as poison."""
@@ -40,7 +48,7 @@ def judge_error(cause: BaseException, *, failures: Sequence[str] = ()) -> Verdic
 
     Memory that runs out gets another try on a fresh actor. Anything else follows from the configuration, and
     would come again. What dyna-eval did not raise itself ends the actor too: after an error of CUDA, say,
-    every further call in its process fails.
+    every further call in its process fails. Such an error may be what kept a CUDA graph from being captured.
     """
     name = cause.name if isinstance(cause, ForeignError) else type(cause).__name__
     message = first_line(cause)
@@ -48,7 +56,7 @@ def judge_error(cause: BaseException, *, failures: Sequence[str] = ()) -> Verdic
         name = MemoryError.__name__
         final = failures.count(name) + 1 >= MEMORY_TRIES
         return Verdict(error_class=name, message=message, final=final, actor_ends=True)
-    own = isinstance(cause, DynaEvalError) and not isinstance(cause, ForeignError)
+    own = isinstance(cause, DynaEvalError) and not isinstance(cause, ForeignError | CaptureError)
     return Verdict(error_class=name, message=message, final=True, actor_ends=not own)
 
 

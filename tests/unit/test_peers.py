@@ -108,6 +108,41 @@ def test_a_static_cache_that_cannot_be_compiled_is_one_clear_error(monkeypatch: 
     assert "\n" not in str(caught.value)
 
 
+LOST_DEVICE = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+def because_of(cause: Exception) -> Exception:
+    error = RuntimeError("the backend raised")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+        RuntimeError("backend='inductor' raised: Triton Error [CUDA]: out of memory"),
+        LOST_DEVICE,
+        because_of(LOST_DEVICE),
+    ],
+    ids=["host", "cuBLAS", "compiled code", "lost device", "lost device within"],
+)
+def test_a_static_cache_that_fails_by_the_machine_is_not_called_a_missing_compiler(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory gets another try on a fresh actor, and after a lost device the actor ends."""
+
+    def fail(*_arguments: Any, **_settings: Any) -> Any:
+        raise error
+
+    target = tiny_gpt_neox(seed=1)
+    monkeypatch.setattr(target, "get_compiled_call", fail)
+    with pytest.raises(type(error)) as caught:
+        peer(target, None).warm_up(generate("static"), tokens=20)
+    assert caught.value is error
+
+
 def test_a_perfect_draft_is_accepted_whole() -> None:
     target, draft = tiny_llama(seed=1), tiny_llama(seed=1)
     decoded = peer(target, draft).decode(
@@ -203,9 +238,18 @@ def test_sampled_tokens_follow_the_targets_distribution(configuration: Configura
     assert float(((seen - expected) ** 2 / expected).sum()) < 33.7
 
 
-@pytest.mark.parametrize("rows", [VOCABULARY - 4, VOCABULARY + 20])
+@pytest.mark.parametrize(
+    ("rows", "vocabulary"),
+    [
+        (VOCABULARY - 4, VOCABULARY // 2),
+        (VOCABULARY + 20, VOCABULARY // 2),
+        (VOCABULARY // 3, VOCABULARY // 2),
+    ],
+)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_draft_of_another_padded_size_proposes_within_the_tokenizer(rows: int, temperature: float) -> None:
+def test_a_draft_of_another_size_proposes_ids_that_the_tokenizer_and_itself_have(
+    rows: int, vocabulary: int, temperature: float
+) -> None:
     """The target reads what was drafted behind the first token of every pass, after prefill."""
     target, draft = tiny_gpt_neox(seed=1), tiny_gpt_neox(seed=2, vocabulary=rows)
     generation = GenerationSpec(max_new_tokens=20, temperature=temperature)
@@ -214,10 +258,10 @@ def test_a_draft_of_another_padded_size_proposes_within_the_tokenizer(rows: int,
     target.get_input_embeddings().register_forward_hook(
         lambda _, ids, __: drafted.extend(ids[0][0, 1:].tolist())
     )
-    peers = peer(target, draft, vocabulary=VOCABULARY // 2)
+    peers = peer(target, draft, vocabulary=vocabulary)
     decoded = peers.decode(PROMPT, generation, assisted(), seed=SEED)
     assert len(drafted) > 20
-    assert max(drafted[len(PROMPT) - 2 :]) < VOCABULARY // 2
+    assert max(drafted[len(PROMPT) - 2 :]) < min(rows, vocabulary)
     assert len(decoded.token_ids) == 20
     assert temperature > 0 or decoded.token_ids == expected
 

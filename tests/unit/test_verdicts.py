@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dyna_eval.errors import DecodingError, ForeignError, PairError, StuckWorkerError
+from dyna_eval.errors import CaptureError, DecodingError, ForeignError, PairError, StuckWorkerError
 from dyna_eval.running.verdicts import (
     judge_contradiction,
     judge_error,
@@ -22,13 +22,18 @@ def test_a_job_s_own_fault_is_final_at_once_and_the_actor_goes_on() -> None:
 
 @pytest.mark.parametrize(
     "cause",
-    [RuntimeError("CUDA error: an illegal memory access"), ForeignError("RuntimeError", "CUDA error")],
+    [
+        RuntimeError("CUDA error: an illegal memory access"),
+        ForeignError("RuntimeError", "CUDA error"),
+        CaptureError("its passes cannot run or be captured: CUDA error: an illegal memory access"),
+    ],
 )
 def test_an_actor_ends_after_an_error_that_is_not_our_own(cause: Exception) -> None:
-    """A process whose CUDA context is lost fails every further job."""
+    """A process whose CUDA context is lost fails every further job, also where a capture met it first."""
     verdict = judge_error(cause)
     assert (verdict.final, verdict.actor_ends, verdict.pair_fails) == (True, True, False)
-    assert (verdict.error_class, verdict.message) == ("RuntimeError", str(cause))
+    name = "CaptureError" if isinstance(cause, CaptureError) else "RuntimeError"
+    assert (verdict.error_class, verdict.message) == (name, str(cause))
 
 
 def test_an_actor_ends_with_its_refused_result_whose_sentinels_are_lost() -> None:

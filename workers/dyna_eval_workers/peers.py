@@ -6,7 +6,7 @@ then gets the whole prompt and caches that hold these rows. It does the rest by 
 - Assisted generation takes no filled caches: its first pass of either model would feed the whole prompt.
   A hook on that pass hands over the filled cache and leaves out the tokens that are in it.
 - It refuses a draft whose output layer has another size than the target's, as padded vocabularies do. Such a
-  draft is resized, with the ids beyond the tokenizer suppressed.
+  draft is resized, with the ids beyond the tokenizer and those that it did not have suppressed.
 
 The static cache is the one that transformers compiles for: every token's forward pass after the first, by
 `torch.compile` in transformers' own mode. On a CPU it does so only where it is told to, as here.
@@ -35,6 +35,8 @@ from dyna_eval.errors import DecodingError, first_line
 from dyna_eval.jobs import Configuration, GenerationSpec, Method
 from dyna_eval.measurements import Round
 from dyna_eval_workers.decoding import Decoded, idle_clock
+from dyna_eval_workers.memory import ran_out
+from dyna_eval_workers.runner import vocabulary_size
 
 _clock = time.perf_counter
 _CACHE_STEP = 64  # a static cache has a multiple of so many rows: equal shapes share their compiled code
@@ -63,7 +65,8 @@ class PeerDecoder:
         """Make the static cache for sequences of up to `tokens` tokens, prompt included, and compile for it.
 
         Other configurations need nothing. `decode` calls this itself, before its clock starts, where the
-        cache is too small. Raises DecodingError where torch cannot compile.
+        cache is too small. Raises DecodingError where torch cannot compile, and as it is what says that
+        memory ran out or the device failed.
         """
         if not _is_static(configuration) or self._static_rows >= tokens:
             return
@@ -73,7 +76,7 @@ class PeerDecoder:
             self.decode((0,), GenerationSpec(max_new_tokens=_COMPILING_TOKENS), configuration, seed="")
         except Exception as error:
             self._static, self._static_rows = None, 0
-            if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            if ran_out(error) or _is_of_the_device(error):
                 raise  # the machine's fault, not the configuration's
             raise DecodingError(
                 f"hf_generate: torch cannot compile for the static cache here ({first_line(error)}); "
@@ -238,6 +241,13 @@ class _Listener:
         self._rows += arguments["input_ids"].shape[1]
 
 
+def _is_of_the_device(error: BaseException | None) -> bool:
+    """Whether an error of CUDA is behind an error, after which every further call in the process may fail."""
+    while error is not None and not isinstance(error, torch.AcceleratorError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _is_static(configuration: Configuration) -> bool:
     return configuration.method is Method.HF_GENERATE and configuration.params["cache"] == "static"
 
@@ -277,10 +287,13 @@ def _seeded(seed: str, device: torch.device) -> Iterator[None]:
 
 
 def _match_output_layers(target: Any, draft: Any, vocabulary: int) -> list[int]:
-    """Give the draft as many output rows as the target has; return the ids that it must not propose then."""
-    rows = target.config.get_text_config().vocab_size
-    if draft.config.get_text_config().vocab_size == rows:
+    """Give the draft as many output rows as the target has; return the ids that it must not propose then.
+
+    They are those beyond the tokenizer, and those that the draft had no row for.
+    """
+    rows, own = (vocabulary_size(model.config) for model in (target, draft))
+    if own == rows:
         return []
-    with _seeded("", next(draft.parameters()).device):  # new rows are drawn, and never used
+    with _seeded("", next(draft.parameters()).device):  # new rows are drawn, and never proposed
         draft.resize_token_embeddings(rows, mean_resizing=False)
-    return list(range(vocabulary, rows))
+    return list(range(min(vocabulary, own), rows))
