@@ -27,9 +27,10 @@ class Round:
     bonus token included and overrun left out; capped: the node cap kept nodes out; draft_steps and
     draft_rows: forward passes of the draft model, and the tokens that went through them.
 
-    Seconds: draft is the draft's forward passes, grow the policy's choice among their candidates, verify the
-    target's forward pass, walk the acceptance and the compaction of the caches. What a round takes beyond
-    them is the host's. A phase that a method does not have, or that cannot be seen, is None.
+    Seconds: draft is the draft's forward passes, grow the policy's choice among their candidates and what it
+    learns of the outcome, verify the target's forward pass, walk the acceptance and the compaction of the
+    caches. What a round takes beyond them is the host's. A phase that a method does not have, or that cannot
+    be seen, is None.
     """
 
     drafted: int
@@ -52,6 +53,7 @@ class TreeNode:
 
     parent: the index of a node before it; probability: the draft's, after its parent; joint: of the whole
     path; verified: whether the target saw it, or it was pruned; accepted: whether the target took it.
+    When sampling, probabilities are the softmax of the draft's logits / T plus the target's noise.
     """
 
     token: int

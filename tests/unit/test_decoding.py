@@ -350,7 +350,8 @@ def test_every_phase_is_given_the_time_that_it_took(
 ) -> None:
     """Two rounds of a draft that is the target: 2 draft steps, 2 choices of the policy, a pass, a keep.
 
-    In the last one a single token is left, and none is drafted.
+    What the policy learns of the outcome is its growth too, not the walk's. In the last round a single token
+    is left, and none is drafted.
     """
     pair = decoder(target, target)
     assert pair.draft is not None
@@ -358,13 +359,14 @@ def test_every_phase_is_given_the_time_that_it_took(
     spend(pair.draft, "prefill", 100.0)
     spend(pair.draft, "top_k", 2.0)
     spend(TopBranches, "select", 3.0)
+    spend(TopBranches, "learn", 5.0)
     spend(pair.target, "choose", 10.0)
     spend(pair.target, "keep", 1.0)
     policy = TopBranches(depth=2, branches=1, root_branches=1, threshold=0.0, max_nodes=2)
     decoded = pair.decode(PROMPT, GenerationSpec(max_new_tokens=7), policy, seed="0")
     phases = [(r.draft_seconds, r.grow_seconds, r.verify_seconds, r.walk_seconds) for r in decoded.rounds]
-    assert phases == [(4.0, 6.0, 10.0, 1.0), (4.0, 6.0, 10.0, 1.0), (0.0, 0.0, 10.0, 1.0)]
-    assert (decoded.prefill_seconds, decoded.ttft_seconds, decoded.decode_seconds) == (1100.0, 1121.0, 53.0)
+    assert phases == [(4.0, 11.0, 10.0, 1.0), (4.0, 11.0, 10.0, 1.0), (0.0, 5.0, 10.0, 1.0)]
+    assert (decoded.prefill_seconds, decoded.ttft_seconds, decoded.decode_seconds) == (1100.0, 1126.0, 68.0)
 
 
 def test_a_lookup_is_growth_without_a_draft(target: Any, spend: Callable[[object, str, float], None]) -> None:

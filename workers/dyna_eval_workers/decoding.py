@@ -214,8 +214,10 @@ class Decoder:
         if traces is not None and sequence.drafting is not None:
             grown = drafted.grown or tree
             traces.append(Trace(grown, drafted.verified, drafted.levels, choices, path, emitted))
+        walked = _clock()
         if sequence.drafting is not None:
             sequence.drafting.learn(tree, path[: accepted + 1])
+            drafted.grow_seconds = (drafted.grow_seconds or 0.0) + _clock() - walked
         return Round(
             drafted=drafted.proposed,
             verified=len(tree) - 1,
@@ -228,7 +230,7 @@ class Decoder:
             draft_seconds=drafted.forward_seconds,
             grow_seconds=drafted.grow_seconds,
             verify_seconds=verified - begun,
-            walk_seconds=_clock() - verified,
+            walk_seconds=walked - verified,
         )
 
     def _draft_tree(self, sequence: _Sequence, draft: Runner | None) -> _DraftedTree:
