@@ -130,6 +130,24 @@ def test_a_pair_without_a_draft_is_the_target_alone(saved: Path) -> None:
     assert load_pair(found.pair, CPU).decoder.draft is None
 
 
+@pytest.mark.parametrize("backend", [Backend.EAGER, Backend.AUTO])
+@pytest.mark.parametrize(("own", "drafts"), [(VOCABULARY, VOCABULARY - 20), (VOCABULARY, VOCABULARY + 20)])
+def test_models_of_one_tokenizer_and_unequal_embeddings_are_a_pair(
+    own: int, drafts: int, backend: Backend, tmp_path: Path
+) -> None:
+    """As Qwen2.5's of 0.5 B and of 7 B parameters: both are padded beyond the 257 tokens, by unequal rows."""
+    target = save_model(tiny_gpt_neox(seed=1, vocabulary=own), tmp_path / "target")
+    draft = save_model(tiny_gpt_neox(seed=2, vocabulary=drafts), tmp_path / "draft")
+    assert inspected(spec_of(target, draft)).vocabulary == own
+    decoder = loaded(spec_of(target, draft), backend).decoder
+    assert decoder.draft is not None
+    assert (decoder.target.vocabulary, decoder.draft.vocabulary) == (own, drafts)
+    for temperature in (0.0, 1.0):
+        generation = GenerationSpec(max_new_tokens=24, temperature=temperature)
+        comparison = compared(decoder, (17, 5, 250, 31, 8), generation, TREE)
+        assert comparison.exactness is Exactness.EXACT
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_family_that_is_known_has_what_its_class_is_not_asked_for(kind: str) -> None:
     model = tiny_model(kind, seed=1)
@@ -531,6 +549,17 @@ def test_an_unsupported_architecture_is_refused_from_its_configuration(name: str
     reason = refusal(lambda: inspected(spec_of(tmp_path)))
     assert why in reason
     assert reason.startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "fp8", None])
+def test_a_quantised_checkpoint_is_refused_from_its_configuration(method: str | None, model: Path) -> None:
+    change_config(model, quantization_config={"bits": 4} | ({"quant_method": method} if method else {}))
+    reason = refusal(lambda: inspected(spec_of(model)))
+    how = method or "by a method that is not named"
+    assert reason == (
+        f"{model}: the checkpoint is quantised ({how}), and only models in 16 or 32 bits are measured; "
+        "choose such a checkpoint"
+    )
 
 
 def test_weights_that_changed_since_they_were_inspected_are_not_loaded(saved: Path, model: Path) -> None:

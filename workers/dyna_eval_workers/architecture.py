@@ -46,6 +46,12 @@ def check_architecture(config: Any, name: str) -> None:
             f"{name}: {kind!r} is not a causal language model that transformers knows; "
             "choose a decoder-only model"
         )
+    if quantization := getattr(config, "quantization_config", None):
+        how = quantization.get("quant_method", "by a method that is not named")
+        raise PairError(
+            f"{name}: the checkpoint is quantised ({how}), and only models in 16 or 32 bits are measured; "
+            "choose such a checkpoint"
+        )
     if kind in _ALIBI or getattr(text, "alibi", False):
         raise PairError(
             f"{name}: {kind} uses ALiBi, which cannot be verified as a tree; choose another model"

@@ -35,7 +35,9 @@ class Candidates:
     """The draft's proposals for the next level, best first under each parent: parallel lists.
 
     `parent` is a node of the tree; `log_probability` is joint, of the path from the root; `rank` counts
-    siblings from 0; `confidence` is the draft's probability of the best sibling.
+    siblings from 0; `confidence` is the draft's probability of the best sibling. When sampling these are of
+    the softmax of logits / T plus the noise that the target samples with, of which a threshold keeps other
+    nodes than at T = 0.
     """
 
     parent: list[int]
