@@ -195,8 +195,8 @@ def read_attempts(session: Session, job: JobRow) -> tuple[Attempt, ...]:
     failed = any(row.outcome in (Outcome.FAILED, Outcome.PUT_BACK) for row in rows)
     told = read_failure_details(session, job.sweep_id, job.id) if failed else {}
     named = {detail["environment"] for detail in told.values() if "environment" in detail}
-    stored = session.scalars(select(EnvironmentRow).where(EnvironmentRow.digest.in_(named)))
-    facts = {row.digest: row.facts for row in stored}
+    stored = select(EnvironmentRow).where(EnvironmentRow.digest.in_(named))
+    facts = {row.digest: row.facts for row in session.scalars(stored)} if named else {}
     return tuple(_attempt(row, told.get(row.epoch, {}), facts) for row in rows)
 
 

@@ -78,13 +78,15 @@ def insert_results(session: Session, landed: Sequence[tuple[Claim, JobResult]]) 
             "actor": result.actor,
             "node": result.node,
             "environment": result.environment.digest,
-            "calibration_id": insert_calibration(session, claim.job.pair, result),
+            "calibration_id": calibration_id,
             "wall_seconds": result.wall_seconds,
             "peak_memory_bytes": result.peak_memory_bytes,
             "conditions": dict(result.conditions),
             "totals": SampleTable.of(totals).to_bytes(),
         }
-        for (claim, result), totals in zip(landed, summed, strict=True)
+        for (claim, result), totals, calibration_id in zip(
+            landed, summed, _insert_calibrations(session, landed), strict=True
+        )
     ]
     session.connection().execute(insert(ResultRow), rows)
     samples = [
@@ -99,18 +101,31 @@ def insert_environment(session: Session, environment: Environment) -> None:
     insert_missing(session, EnvironmentRow, digest=environment.digest, facts=dict(environment.facts))
 
 
-def insert_calibration(session: Session, pair: Pair, result: JobResult) -> int | None:
-    """Return the number of a result's calibration, which is stored unless an earlier result brought it."""
-    if result.calibration is None:
-        return None
-    costs = asdict(result.calibration)
-    key = {
-        "pair_key": calibration_key(pair),
-        "environment": result.environment.digest,
-        "digest": digest(costs),
-    }
-    insert_missing(session, CalibrationRow, **key, **costs)
-    return session.scalars(select(CalibrationRow.id).filter_by(**key)).one()
+def _insert_calibrations(session: Session, landed: Sequence[tuple[Claim, JobResult]]) -> list[int | None]:
+    """Return the number of each result's calibration; those of one actor mostly bring the same."""
+    numbers: dict[tuple[str, str, Calibration], int] = {}
+    found: list[int | None] = []
+    for claim, result in landed:
+        if result.calibration is None:
+            found.append(None)
+            continue
+        brought = calibration_key(claim.job.pair), result.environment.digest, result.calibration
+        if brought not in numbers:
+            numbers[brought] = _insert_calibration(session, *brought)
+        found.append(numbers[brought])
+    return found
+
+
+def _insert_calibration(session: Session, pair_key: str, environment: str, calibration: Calibration) -> int:
+    """Return the number of a calibration, which is stored unless an earlier result brought it."""
+    costs = asdict(calibration)
+    key = {"pair_key": pair_key, "environment": environment, "digest": digest(costs)}
+    number = select(CalibrationRow.id).filter_by(**key)
+    known = session.scalar(number)
+    if known is not None:
+        return known
+    insert_missing(session, CalibrationRow, **key, **costs)  # another controller may store it just now
+    return session.scalars(number).one()
 
 
 def insert_sentinel(session: Session, claim: Claim, sentinel: Sentinel, environment: Environment) -> None:

@@ -442,14 +442,18 @@ class Store:
             return state
 
     @retried
-    def fail_pair(self, sweep_id: int, pair: str, message: str) -> int:
-        """Fail all queued jobs of a pair that does not load, and return their number."""
+    def fail_pair(self, sweep_id: int, pair: str, message: str, *, holder: str) -> int:
+        """Fail all queued jobs of a pair that does not load, and return their number.
+
+        Raises LeaseLostError where the holder's lease on the sweep was taken over: its successor may load it.
+        """
         queued = update(JobRow).where(
             JobRow.sweep_id == sweep_id, JobRow.pair == pair, JobRow.state == JobState.QUEUED
         )
         message = message[:_MAX_ERROR_CHARACTERS]
         values = {"state": JobState.FAILED, "error_class": PairError.__name__, "error": message}
         with self._write() as session:
+            _require_lease(session, sweep_id, holder, alive=False)
             count = execute_counted(session, queued.values(values))
             log(session, sweep_id, EventKind.PAIR_FAILED, pair=pair, error=message, jobs=count)
             return count

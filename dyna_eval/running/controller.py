@@ -105,7 +105,9 @@ class Controller:
     _export: SweepExport = field(init=False)
 
     def __post_init__(self) -> None:
-        self._outbox = Outbox(store=self.store, landed=self._landed, failed=self._has_failed)
+        self._outbox = Outbox(
+            store=self.store, holder=self.holder, landed=self._landed, failed=self._has_failed
+        )
         self._export = SweepExport(sweep=str(self.sweep_id))
         self._wanted.bundle = place_resources(self.cpus_per_pair, self.gpus_per_pair)
 

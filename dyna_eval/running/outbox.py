@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dyna_eval_db.store import Claim, Landing, Store, Whereabouts
 
-from dyna_eval.errors import DatabaseError
+from dyna_eval.errors import DatabaseError, LeaseLostError
 from dyna_eval.measurements import JobResult
 from dyna_eval.running.verdicts import Verdict, judge_unstorable
 
@@ -44,6 +45,8 @@ class Outbox:
     """
 
     store: Store
+    holder: str
+    """Who has the lease on the sweep."""
     landed: Callable[[Finished, Landing], None]
     failed: Callable[[Failed], None]
     """Who is told of what the store has taken."""
@@ -126,4 +129,6 @@ class Outbox:
         else:
             self.store.put_back(claim, verdict.message, where=failed.where)
         if verdict.pair_fails and not failed.late:
-            self.store.fail_pair(claim.sweep_id, claim.job.pair.spec.name, verdict.message)
+            with contextlib.suppress(LeaseLostError):  # what is queued is another controller's now
+                pair = claim.job.pair.spec.name
+                self.store.fail_pair(claim.sweep_id, pair, verdict.message, holder=self.holder)

@@ -70,10 +70,32 @@ def take_back_all(store: Store, sweep_id: int) -> None:
     store.recover(sweep_id, "next")
 
 
+def fail_pair(store: Store, sweep_id: int, pair: str) -> int:
+    """Fail the queued jobs of a pair, as the sweep's controller for that moment."""
+    assert store.acquire_lease(sweep_id, "me", MINUTE)
+    count = store.fail_pair(sweep_id, pair, "no such folder", holder="me")
+    store.release_lease(sweep_id, "me")
+    return count
+
+
 def on(result: JobResult, processor: str) -> JobResult:
     """Return a result as it were from a machine with this processor."""
     facts = {"processor": processor, "cores": 8}
     return replace(result, environment=Environment(digest=digest(facts), facts=facts))
+
+
+@contextmanager
+def statements_of(store: Store, part: str) -> Iterator[list[str]]:
+    """Collect the statements that hold a text and that a store executes in a block."""
+    seen: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if part in statement:
+            seen.append(statement)
+
+    event.listen(store._engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(store._engine, "before_cursor_execute", note)
 
 
 def kinds(store: Store, sweep_id: int) -> list[str]:
@@ -213,7 +235,7 @@ def test_the_list_of_sweeps_counts_jobs_by_state_and_shows_the_latest_first(stor
 def test_the_pairs_with_queued_jobs_are_named_in_the_order_of_their_next_jobs(store: Store) -> None:
     sweep_id = store.add_sweep(make_sweep(pairs=("demo", "other"), repeats=1))
     assert store.queued_pairs(sweep_id) == ["other", "demo"]
-    store.fail_pair(sweep_id, "other", "no such folder")
+    fail_pair(store, sweep_id, "other")
     assert store.queued_pairs(sweep_id) == ["demo"]
 
 
@@ -649,6 +671,14 @@ def test_a_calibration_that_comes_with_many_results_is_stored_once(
     assert [job.calibration for job in store.record(sweep_id).jobs] == [CALIBRATION] * 4
 
 
+def test_results_that_land_together_with_one_calibration_ask_for_it_once(store: Store, sweep_id: int) -> None:
+    claims = [take(store, sweep_id) for _ in range(4)]
+    land_one(store, claims[0], make_result(claims[0].job))
+    with statements_of(store, "calibration ") as statements:
+        store.land_results([(claim, make_result(claim.job)) for claim in claims[1:]])
+    assert [statement.split()[0] for statement in statements] == ["SELECT"]
+
+
 def test_a_pairs_calibration_is_the_latest_of_each_environment(store: Store, sweep_id: int) -> None:
     here, elsewhere = make_result(take(store, sweep_id).job).environment, Environment(digest="e2", facts={})
     other = store.add_sweep(make_sweep("other"))
@@ -805,7 +835,7 @@ def test_hints_name_the_cluster_of_the_command_and_its_database_where_it_names_o
     take(store, sweep_id)
     for db in ("", named):
         assert f"`dyna-eval resume {sweep_id}{db}` goes on" in told("status", db=db)
-    store.fail_pair(sweep_id, "demo", "does not load")
+    fail_pair(store, sweep_id, "demo")
     store.cancel(sweep_id)
     for db in ("", named):
         hint = told("resume", "--address", "auto", db=db).splitlines()[1]
@@ -952,6 +982,14 @@ def test_a_failed_attempt_says_where_it_ran_as_far_as_that_is_known(
     assert {"host=rack-7", f"environment={digest(facts)[:16]}"} <= set(re.split(", | ", put_back))
 
 
+def test_environments_are_read_only_for_attempts_that_name_one(store: Store, sweep_id: int) -> None:
+    claim = take(store, sweep_id)
+    land_one(store, claim, make_result(claim.job))
+    with statements_of(store, "FROM env") as statements:
+        store.attempts(claim.job_id)
+    assert statements == []
+
+
 def test_a_job_that_lands_after_a_failure_keeps_no_error(store: Store, sweep_id: int) -> None:
     claim = take(store, sweep_id)
     store.fail(claim, error_class="ActorDiedError", message="killed", final=False)
@@ -989,12 +1027,19 @@ def test_cancelling_ends_what_is_queued_or_running_and_nothing_else(store: Store
 def test_a_pair_that_does_not_load_fails_its_queued_jobs_and_no_other(store: Store) -> None:
     sweep_id = store.add_sweep(make_sweep(pairs=("demo", "other")))
     running = take(store, sweep_id)
-    assert store.fail_pair(sweep_id, "demo", "no such folder") == 3
+    assert fail_pair(store, sweep_id, "demo") == 3
     assert state(store, running) == JobState.RUNNING
     jobs = store.record(sweep_id).jobs
     failed = [job for job in jobs if job.state == JobState.FAILED]
     assert {(job.pair, job.error) for job in failed} == {("demo", "PairError: no such folder")}
     assert sum(job.state == JobState.QUEUED for job in jobs) == 4
+
+
+def test_only_the_holder_of_a_lease_fails_a_pair(store: Store, sweep_id: int) -> None:
+    store.acquire_lease(sweep_id, "next", MINUTE)
+    with pytest.raises(LeaseLostError):
+        store.fail_pair(sweep_id, "demo", "no such folder", holder="me")
+    assert store.progress(sweep_id)[JobState.QUEUED] == 4
 
 
 def lost(store: Store, sweep_id: int, claim: Claim) -> None:  # noqa: ARG001

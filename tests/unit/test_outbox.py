@@ -12,6 +12,7 @@ from dyna_eval_db.store import Claim, Claimant, Landing, Store
 
 from dyna_eval.errors import DatabaseAwayError
 from dyna_eval.jobs import JobState
+from dyna_eval.running.lease import LEASE_SECONDS
 from dyna_eval.running.outbox import Failed, Finished, Outbox
 from dyna_eval.running.verdicts import Verdict
 from tests.integration.measurements import make_result, make_sweep
@@ -29,15 +30,18 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def claimed(store: Store, jobs: int) -> list[Claim]:
-    """Claims of the first of the four jobs of a new sweep."""
+    """Claims of the first of the four jobs of a new sweep, whose lease "me" holds."""
+    sweep_id = store.add_sweep(make_sweep())
+    store.acquire_lease(sweep_id, "me", LEASE_SECONDS)
     actors = [Claimant(actor=f"actor-{number}") for number in range(jobs)]
-    return store.claim_jobs(store.add_sweep(make_sweep()), pair="demo", claimants=actors, lease_seconds=60)
+    return store.claim_jobs(sweep_id, pair="demo", claimants=actors, lease_seconds=LEASE_SECONDS)
 
 
 def outbox_of(store: Store, told: list[tuple[int, object]]) -> Outbox:
     """An outbox that tells the jobs of what was taken, with the landing or the verdict."""
     return Outbox(
         store=store,
+        holder="me",
         landed=lambda finished, landing: told.append((finished.claim.job_id, landing)),
         failed=lambda failed: told.append((failed.claim.job_id, failed.verdict)),
     )
@@ -123,7 +127,8 @@ def test_a_failure_whose_answer_was_lost_is_written_again_and_is_not_called_late
     outbox.flush()
     assert told == [(claim.job_id, SILENT)]
     assert store.job(claim.job_id).tries == 1
-    assert [event.kind for event in store.events(claim.sweep_id)] == ["submitted", "claimed", "failed"]
+    kinds = [event.kind for event in store.events(claim.sweep_id)]
+    assert kinds == ["submitted", "lease acquired", "claimed", "failed"]
     late = Verdict(error_class="ValueError", message="too late", final=True, actor_ends=True)
     outbox.put(failed(claim, late, late=True))
     outbox.flush()
@@ -155,6 +160,22 @@ def test_a_pair_fails_with_its_job_unless_the_failure_came_late(
     outbox.flush()
     counts = store.progress(claim.sweep_id)
     assert counts[others] == sum(counts.values())
+    assert store.audit() == []
+
+
+def test_a_pair_that_another_controller_has_taken_over_meanwhile_does_not_fail(store: Store) -> None:
+    """Its network was away, or it was stopped, until its lease had run out; the other one loads the pair."""
+    [claim] = claimed(store, 1)
+    told: list[tuple[int, object]] = []
+    outbox = outbox_of(store, told)
+    outbox.put(failed(claim, NO_PAIR))
+    store.renew_lease(claim.sweep_id, "me", 0)
+    assert store.acquire_lease(claim.sweep_id, "next", LEASE_SECONDS)
+    store.recover(claim.sweep_id, "next")
+    outbox.flush()
+    assert told == [(claim.job_id, NO_PAIR)]
+    assert store.progress(claim.sweep_id)[JobState.QUEUED] == 4
+    assert store.events(claim.sweep_id)[-1].kind == "fenced"
     assert store.audit() == []
 
 
