@@ -760,3 +760,51 @@ def test_kernels_are_built_once_and_kept(tmp_path: Path, monkeypatch: pytest.Mon
         assert (tmp_path / "log").read_text() == "asked\nasked\n", "another source is another library"
     finally:
         kernels.cache_clear()
+
+
+@pytest.mark.parametrize("left", [b"", b"\x7fELF"], ids=["empty", "a part"])
+def test_a_kept_library_that_cannot_be_loaded_is_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes
+) -> None:
+    """As a power cut may leave it. The compiler here leaves that the first time, then copies the library that
+    is there already."""
+    try:
+        library = Path(kernels()._name)
+    except NoKernelsError as missing:
+        pytest.skip(str(missing))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "left").write_bytes(left)
+    copy = 'for last; do :; done; cp {} "$last"'
+    try:
+        kernels.cache_clear()
+        monkeypatch.setenv("CXX", script(tmp_path / "compiler", copy.format(tmp_path / "left")))
+        reason()
+        [kept] = (tmp_path / "cache" / "dyna-eval").iterdir()
+        script(tmp_path / "compiler", copy.format(library))
+        assert kernels()._name == str(kept)
+        assert kept.read_bytes() == library.read_bytes()
+    finally:
+        kernels.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_library_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def sync(file: int) -> None:
+        steps.append(f"sync {Path(f'/proc/self/fd/{file}').readlink().name}")
+        fsync(file)
+
+    def move(path: Path, target: Path) -> Path:
+        steps.append(f"move {path.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", move)
+    monkeypatch.setenv("CXX", script(tmp_path / "careless", 'for last; do :; done; echo nothing > "$last"'))
+    reason()
+    [first, second] = steps
+    assert first.removeprefix("sync ") == second.removeprefix("move ")

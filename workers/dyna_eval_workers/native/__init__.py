@@ -53,16 +53,27 @@ def kernels() -> ctypes.CDLL:
         "\n".join([SOURCE.read_text(), version, *_FLAGS, platform.machine(), _processor()]).encode()
     )
     library = _cache_folder() / f"transformer-{key.hexdigest()[:16]}.so"
-    if not library.is_file():
+    kept = library.is_file()
+    if not kept:
         _build(compiler, library)
     try:
-        loaded = ctypes.CDLL(str(library))
-    except OSError as error:
-        raise NoKernelsError(f"the compiled kernels cannot be loaded: {first_line(error)}") from error
+        loaded = _load(library)
+    except NoKernelsError:
+        if not kept:
+            raise
+        _build(compiler, library)  # a disk that failed, or was full, may have left a part of it
+        loaded = _load(library)
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
     return loaded
+
+
+def _load(library: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        raise NoKernelsError(f"the compiled kernels cannot be loaded: {first_line(error)}") from error
 
 
 def compiler_name() -> str:
@@ -87,11 +98,16 @@ def _compiler() -> str:
 
 
 def _build(compiler: str, library: Path) -> None:
-    """Compile into a file of our own and put it into its place in one step: others may do the same."""
+    """Compile into a file of our own and put it into its place in one step: others may do the same.
+
+    It is on the disk before it has its name, so that no power cut leaves an empty library there.
+    """
     try:
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             built = Path(folder) / library.name
             _output([compiler, *_FLAGS, *_FLAGS_OF_LIBRARIES, str(SOURCE), "-o", str(built)])
+            with built.open("rb") as file:
+                os.fsync(file.fileno())
             built.replace(library)
     except OSError as error:  # it may not be written to, or its disk is full
         raise NoFolderError(f"no folder for the kernels at {library.parent}: {first_line(error)}") from error
