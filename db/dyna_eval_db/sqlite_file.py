@@ -18,18 +18,43 @@ _NETWORK_FILE_SYSTEMS = frozenset(
         "cifs",
         "smb3",
         "smbfs",
-        "fuse.sshfs",
         "lustre",
         "ceph",
-        "fuse.glusterfs",
         "beegfs",
+        "fhgfs",
         "gpfs",
         "afs",
+        "wekafs",
+        "panfs",
+        "pvfs2",
+        "dvs",
     }
 )
 """Types that several machines write at once without the locks that SQLite relies on.
 
 9p and virtiofs are not among them: they carry the own disks of containers and virtual machines.
+"""
+_LOCAL_FUSE = frozenset(
+    {
+        "fuse.bindfs",
+        "fuse.encfs",
+        "fuse.exfat",
+        "fuse.fuse-overlayfs",
+        "fuse.fuse2fs",
+        "fuse.gocryptfs",
+        "fuse.grpcfuse",
+        "fuse.lxcfs",
+        "fuse.mergerfs",
+        "fuse.ntfs-3g",
+        "fuse.osxfs",
+        "fuse.unionfs",
+        "fuse.vmhgfs-fuse",
+    }
+)
+"""What programs serve from a disk of this machine, or of the one that its container or virtual machine is on.
+
+Every other type of FUSE counts as a network's (sshfs, s3fs, gcsfuse, JuiceFS, GlusterFS and many more), also
+one without a name of its own. A whole disk served by a program has the type fuseblk.
 """
 
 
@@ -51,8 +76,8 @@ def check_file(address: URL, *, create: bool) -> None:
         kind = network_file_system(resolved, mounts.read_text(errors="replace"))
         if kind is not None:
             raise DatabaseError(
-                f"{path} lies on a network file system ({kind}), where SQLite's locks cannot be trusted; "
-                "choose a local folder, or use Postgres"
+                f"{path} lies on a network file system, or may do so ({kind}), where SQLite's locks cannot be"
+                " trusted; choose a folder of a local disk, or use Postgres"
             )
 
 
@@ -73,7 +98,7 @@ def _check_path(path: Path, *, create: bool) -> None:
 
 
 def network_file_system(path: Path, mounts: str) -> str | None:
-    """Return the type of the network file system that holds a path, or None on a local one.
+    """Return the type of the file system that holds a path where it is or may be a network's, else None.
 
     mounts: the text of /proc/self/mounts, with lines of device, folder, type and options.
     """
@@ -83,4 +108,6 @@ def network_file_system(path: Path, mounts: str) -> str | None:
         mounted = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), folder))
         if path.is_relative_to(mounted) and len(mounted.parts) >= len(found.parts):
             found, kind = mounted, type_name
-    return kind if kind in _NETWORK_FILE_SYSTEMS else None
+    by_program = kind == "fuse" or kind.startswith("fuse.")
+    networked = kind not in _LOCAL_FUSE if by_program else kind in _NETWORK_FILE_SYSTEMS
+    return kind if networked else None

@@ -1564,6 +1564,28 @@ def test_a_network_file_system_is_known_by_the_nearest_mount(path: str, kind: st
     assert network_file_system(Path(path), MOUNTS) == kind
 
 
+@pytest.mark.parametrize(
+    ("kind", "networked"),
+    [
+        ("wekafs", True),
+        ("fuse.juicefs", True),
+        ("fuse.sshfs", True),
+        ("fuse.never-heard-of", True),
+        ("fuse", True),
+        ("fuse.fuse-overlayfs", False),
+        ("fuse.gocryptfs", False),
+        ("fuseblk", False),
+        ("fakeowner", False),
+        ("virtiofs", False),
+    ],
+)
+def test_a_file_system_that_a_program_serves_is_a_networks_unless_it_is_known_to_be_local(
+    kind: str, networked: bool
+) -> None:
+    mounts = f"/dev/vda / ext4 rw 0 0\nserver /mnt {kind} rw 0 0\n"
+    assert network_file_system(Path("/mnt/store.db"), mounts) == (kind if networked else None)
+
+
 def test_nothing_is_left_open_after_closing(file: Path) -> None:
     with Store.open(f"sqlite:///{file}", create=True) as store:
         store.add_sweep(make_sweep())
