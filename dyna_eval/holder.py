@@ -36,6 +36,13 @@ def is_gone(name: str) -> bool:
         return False
 
 
+def described(name: str) -> str:
+    """Return a holder's name as people say it: its process and the name of its host."""
+    machine, _, rest = name.partition(":")
+    number, _, _ = rest.partition(":")
+    return f"process {number} on {machine.partition('/')[0]}" if number.isdecimal() else name
+
+
 def _machine() -> str:
     """Return the host's name, its boot (copies of a machine share the name), and its table of processes, of
     which containers have their own."""

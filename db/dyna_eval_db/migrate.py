@@ -12,9 +12,11 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, column, inspect, select, table, text
 
 from dyna_eval.errors import DatabaseError, first_line
+from dyna_eval.holder import described, is_gone
 from dyna_eval_db.address import parse_address, shown
+from dyna_eval_db.columns import database_clock
 from dyna_eval_db.engine import bare_engine, writing
-from dyna_eval_db.models import SCHEMA_VERSION
+from dyna_eval_db.models import SCHEMA_VERSION, LeaseRow
 from dyna_eval_db.refusals import reported
 from dyna_eval_db.sqlite_file import check_file
 
@@ -46,7 +48,8 @@ class Schema:
 def upgrade(url: str) -> Schema:
     """Bring an empty or older database to this version's schema and return the schema it had before.
 
-    Raises DatabaseError for a database of a newer version or of another program.
+    Raises DatabaseError for a database of a newer version or of another program, and while a controller works
+    on a sweep in an older one: it could store nothing in the new schema.
     """
     address = parse_address(url)
     check_file(address, create=False)
@@ -78,13 +81,17 @@ def require_usable(engine: Engine) -> None:
 def inspect_schema(engine: Engine) -> Schema:
     """Look at a database's tables and at its schema version."""
     with engine.connect() as connection:
-        tables = inspect(connection).get_table_names()
-        if not tables:
-            _require_namespace(connection)
-            return Schema(kind=SchemaKind.EMPTY, version=None)
-        if VERSION_TABLE not in tables:
-            return Schema(kind=SchemaKind.FOREIGN, version=None)
-        version = connection.scalar(select(column("version_num")).select_from(table(VERSION_TABLE)))
+        return _inspect_schema(connection)
+
+
+def _inspect_schema(connection: Connection) -> Schema:
+    tables = inspect(connection).get_table_names()
+    if not tables:
+        _require_namespace(connection)
+        return Schema(kind=SchemaKind.EMPTY, version=None)
+    if VERSION_TABLE not in tables:
+        return Schema(kind=SchemaKind.FOREIGN, version=None)
+    version = connection.scalar(select(column("version_num")).select_from(table(VERSION_TABLE)))
     return Schema(kind=_kind(version), version=version)
 
 
@@ -112,6 +119,8 @@ def create_schema(engine: Engine) -> None:
     with writing(engine).begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+        if _inspect_schema(connection).kind is SchemaKind.OLDER:
+            _require_no_controller(connection)
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")
@@ -121,6 +130,20 @@ def create_schema(engine: Engine) -> None:
                 f"{where} cannot be upgraded: {first_line(error)}; restore a copy of it"
             ) from error
         _require_whole_references(connection)
+
+
+def _require_no_controller(connection: Connection) -> None:
+    """Refuse to change a schema under a controller at work, whose finished jobs would then fail for good.
+
+    Its table is as it was in the first version.
+    """
+    leases = select(LeaseRow.sweep_id, LeaseRow.holder).where(LeaseRow.expires_at > database_clock())
+    for sweep_id, holder in connection.execute(leases.order_by(LeaseRow.sweep_id)):
+        if not is_gone(holder):
+            raise DatabaseError(
+                f"{shown(connection.engine.url)}: sweep {sweep_id} is being run by {described(holder)};"
+                " end that, or wait a minute if it died, and upgrade then"
+            )
 
 
 def _require_whole_references(connection: Connection) -> None:

@@ -37,6 +37,7 @@ from measurements import CALIBRATION, make_result, make_sentinel, make_sweep
 from sqlalchemy import Engine, MetaData, Table, event, inspect, select, text
 
 from dyna_eval.errors import DatabaseError
+from dyna_eval.holder import own_name
 from dyna_eval.jobs import Backend, EngineSpec
 from dyna_eval.measurements import Calibration, Environment
 from tests.postgres import Server
@@ -283,6 +284,40 @@ def test_results_of_schema_0006_get_the_calibration_that_their_reports_were_made
         assert store.calibrations(quantised.pairs[0]) == {"e1": other}
         assert store.likely_calibrations(make_sweep()) == likely
         assert store.audit() == []
+
+
+@pytest.mark.parametrize(
+    ("holder", "seconds", "said"),
+    [
+        (
+            "elsewhere/boot/1:4711:abcd",
+            60.0,
+            "is being run by process 4711 on elsewhere; end that",
+        ),
+        ("elsewhere/boot/1:4711:abcd", 0.0, None),
+        (own_name().replace(f":{os.getpid()}:", f":{2**22 + 1}:"), 60.0, None),
+    ],
+    ids=["at work", "its lease ran out", "it was killed on this machine"],
+)
+def test_a_schema_is_not_changed_under_a_controller_at_work(
+    database_url: str, holder: str, seconds: float, said: str | None
+) -> None:
+    with Store.open(database_url, create=True) as store:
+        store.acquire_lease(store.add_sweep(make_sweep()), holder, seconds)
+    downgrade(database_url, "0006")
+    if said is None:
+        assert migrate.upgrade(database_url).version == "0006"
+        assert found_schema(database_url).kind is SchemaKind.CURRENT
+    else:
+        with pytest.raises(DatabaseError, match=f": sweep 1 {said}"):
+            migrate.upgrade(database_url)
+        assert found_schema(database_url).version == "0006"
+
+
+def test_a_current_schema_is_found_so_while_a_controller_is_at_work(database_url: str) -> None:
+    with Store.open(database_url, create=True) as store:
+        store.acquire_lease(store.add_sweep(make_sweep()), "elsewhere", 60.0)
+    assert migrate.upgrade(database_url).kind is SchemaKind.CURRENT
 
 
 @pytest.mark.parametrize("table", ["customers", "alembic_version"])
