@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,27 @@ BUSY_SECONDS = 30.0
 WATCHING_BUSY_SECONDS = 5.0
 """The same for one that only looks: who watches is told rather than kept waiting."""
 
-_POSTGRES_PATIENCE = {"connect_timeout": "10", "tcp_user_timeout": "30000"}
-"""Seconds to connect, and milliseconds that sent data may go unanswered, where the address names none."""
+_CLIENT_PATIENCE = {
+    "connect_timeout": "10",
+    "tcp_user_timeout": "30000",
+    "keepalives_idle": "20",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+}
+"""How long a Postgres server may be silent, where the address does not say: seconds to connect, milliseconds
+that sent data may go unanswered, and after how many seconds, how often and how many times it is asked whether
+it is still there."""
+_SERVER_PATIENCE = {
+    "tcp_user_timeout": "30000",
+    "tcp_keepalives_idle": "20",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
+"""The same for the server, which by itself notices only after two hours that a machine in the midst of a
+transaction has gone, and keeps that one's locks until then."""
+IDLE_IN_TRANSACTION_SECONDS = 300.0
+"""How long a store's transaction may wait for its next statement: a process that was stopped in the midst of
+one keeps its locks no longer. Between two statements a store works for seconds at most."""
 
 
 def bare_engine(address: URL) -> Engine:
@@ -39,6 +59,9 @@ def store_engine(address: URL) -> Engine:
         event.listen(engine, "connect", functools.partial(_set_pragmas, address))
         event.listen(engine, "connect", functools.partial(_remember_file, str(address.database)))
         event.listen(engine, "begin", functools.partial(_check_unmoved, address))
+    else:
+        idle = {"idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS * 1000:.0f}"}
+        event.listen(engine, "connect", functools.partial(_set_patience, idle))
     return engine
 
 
@@ -55,7 +78,7 @@ def watching_engine(address: URL) -> Engine:
 
 def _engine(address: URL, **options: Any) -> Engine:
     if address.get_backend_name() != "sqlite":
-        patience = {name: value for name, value in _POSTGRES_PATIENCE.items() if name not in address.query}
+        patience = {name: value for name, value in _CLIENT_PATIENCE.items() if name not in address.query}
         options["connect_args"] = patience
     try:
         engine = create_engine(
@@ -71,6 +94,8 @@ def _engine(address: URL, **options: Any) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _take_over_transactions)
         event.listen(engine, "begin", _begin)
+    else:
+        event.listen(engine, "connect", functools.partial(_set_patience, _SERVER_PATIENCE))
     return engine
 
 
@@ -123,6 +148,22 @@ def _file_identity(file: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _set_patience(patience: Mapping[str, str], connection: Any, _record: object) -> None:
+    """Set how long the server has patience with this connection, in what neither it, the role nor the address
+    sets and its version knows.
+
+    By a statement, since PgBouncer refuses such settings where a connection begins; where it pools
+    transactions, they may reach another connection, and do no harm there. Unix sockets take no tcp_ settings,
+    and Postgres ignores them.
+    """
+    setting = (
+        "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS wanted (name, value)"
+        " JOIN pg_settings USING (name) WHERE reset_val = '0'"
+    )
+    connection.execute(setting, (list(patience), list(patience.values())))
+    connection.commit()
 
 
 def _set_pragmas(address: URL, connection: Any, _record: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ from dyna_eval.commands.output import print_json, stdout_kept_clean
 from dyna_eval.commands.reading import find_measured
 from dyna_eval.commands.reports import print_report
 from dyna_eval.errors import DatabaseError, LeaseLostError, MixedRowsError, PairError, PromptError
-from dyna_eval.wording import listed, one_line
+from dyna_eval.wording import count, listed, one_line
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
@@ -264,7 +264,7 @@ def _run_and_report(
             counts = _work(store, sweep_id, execution, counts)
     else:
         click.echo(_nothing_left(store, sweep_id), err=True)
-    _hint_at_rest(sweep_id, execution, failed=counts[JobState.FAILED], cancelled=counts[JobState.CANCELLED])
+    _hint_at_rest(sweep_id, execution, counts)
     record = once_back(lambda: store.record(sweep_id))
     print_report(build_report(record, allow_mixed=True), "json" if as_json else None)
     return 0 if counts[JobState.DONE] == sum(counts.values()) else 1
@@ -311,8 +311,19 @@ def _check_decoder(store: Store, sweep_id: int) -> None:
         )
 
 
-def _hint_at_rest(sweep_id: int, execution: Execution, *, failed: int, cancelled: int) -> None:
+def _hint_at_rest(sweep_id: int, execution: Execution, counts: Mapping[JobState, int]) -> None:
     """Say what can be done about jobs that are not done and will not run by themselves."""
+    from dyna_eval.jobs import JobState
+
+    failed, cancelled = counts[JobState.FAILED], counts[JobState.CANCELLED]
+    running = counts[JobState.RUNNING]
+    if running:
+        click.echo(
+            f"{count(running, 'job')} could not be taken back from an earlier run, whose connection the"
+            f" database has not ended yet; in a minute `{execution.command('resume', sweep_id)}` runs"
+            " what is left",
+            err=True,
+        )
     if failed:
         click.echo(
             f"{failed} jobs failed: `{as_typed('status', sweep_id)}` says why, "

@@ -129,7 +129,7 @@ class Controller:
         while True:
             try:
                 self._write()
-                if not self._calls and not self._placeless:
+                if not self._calls and not self._placeless and not self._take_back_rest():
                     return self.store.progress(self.sweep_id)
             except DatabaseAwayError as error:
                 self._stand_still(error)
@@ -138,6 +138,11 @@ class Controller:
             self._export.moment(
                 time.monotonic(), working=len(self._calls), places=len(self._slots), away=self._away
             )
+
+    def _take_back_rest(self) -> int:
+        """Queue what an earlier controller left and its connection, which a server ends late, kept locked
+        until now; return the number of jobs."""
+        return self.store.recover(self.sweep_id, self.holder)
 
     def _write(self) -> None:
         """All that needs the database: land what waits, renew, and start jobs on free actors."""

@@ -592,6 +592,23 @@ def test_every_actor_of_results_has_its_own_runs_stored_also_where_they_first_ca
     assert sum(job.state is JobState.DONE for job in record.jobs) == 8 - (fate == "refused")
 
 
+def test_a_job_that_could_not_be_taken_back_at_first_runs_before_the_sweep_ends(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that the server had not yet ended held it."""
+    sweep_id = store.add_sweep(make_sweep())
+    assert claim_one(store, sweep_id, pair="demo", actor="earlier", lease_seconds=60.0)
+    recover, tried = Store.recover, list[int]()
+
+    def too_early_at_first(*args: Any, **kwargs: Any) -> int:
+        tried.append(0 if not tried else recover(*args, **kwargs))
+        return tried[-1]
+
+    monkeypatch.setattr(Store, "recover", too_early_at_first)
+    run_scripted(store, sweep_id, Scripted, monkeypatch)
+    assert store.progress(sweep_id)[JobState.DONE] == 4
+
+
 # ---------------------------------------------------------------- slower passes
 
 

@@ -25,6 +25,7 @@ from claims import claim_one, land_one
 from click.testing import CliRunner
 from dyna_eval_db import engine
 from dyna_eval_db.address import parse_address
+from dyna_eval_db.claims import release
 from dyna_eval_db.engine import bare_engine, wal_is_safe
 from dyna_eval_db.events import log
 from dyna_eval_db.sqlite_file import network_file_system
@@ -843,6 +844,18 @@ def test_hints_name_the_cluster_of_the_command_and_its_database_where_it_names_o
         assert f"`dyna-eval retry {sweep_id} --address auto{db}` runs them again" in hint
 
 
+def test_jobs_that_an_earlier_run_still_holds_are_told_with_what_to_do(
+    store: Store, sweep_id: int, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(store, sweep_id)
+    monkeypatch.setattr(running, "_work", lambda store, sweep_id, *_: store.progress(sweep_id))
+    words = ["resume", "--db", database_url, "--address", "auto"]
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    [hint] = [line for line in done.stderr.splitlines() if "earlier run" in line]
+    assert hint.startswith("1 job could not be taken back from an earlier run")
+    assert f"in a minute `dyna-eval resume {sweep_id} --address auto --db " in hint
+
+
 # ------------------------------------------------------------------- a dry run
 
 
@@ -1322,6 +1335,56 @@ def test_a_server_that_refuses_for_a_while_is_away_and_then_back(database_url: s
             land_one(store, claim, make_result(claim.job))
         event.remove(Engine, "begin", refuse)
         assert land_one(store, claim, make_result(claim.job)) == Landing.LANDED
+
+
+def of_connection(url: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the parameters of a store's connection, and what it set on the server by itself."""
+    with Store.open(url, create=True) as store, store._engine.connect() as connection:
+        own = "SELECT name, reset_val FROM pg_settings WHERE source = 'session'"
+        on_server = {str(name): str(value) for name, value in connection.execute(text(own))}
+        driver: Any = connection.connection.driver_connection
+        return driver.info.get_parameters(), on_server
+
+
+@on_postgres
+def test_both_ends_of_a_connection_ask_whether_the_other_is_there(database_url: str) -> None:
+    """What the server is told to is read as 0 on the socket of these tests, where neither can go unseen."""
+    parameters, on_server = of_connection(database_url)
+    assert {"keepalives_idle", "keepalives_interval", "keepalives_count"} <= parameters.keys()
+    assert on_server.keys() >= {
+        "tcp_keepalives_idle",
+        "tcp_keepalives_interval",
+        "tcp_keepalives_count",
+        "tcp_user_timeout",
+        "idle_in_transaction_session_timeout",
+    }
+
+
+@on_postgres
+def test_what_an_address_says_of_timeouts_is_kept(database_url: str) -> None:
+    options = "-c%20tcp_keepalives_idle%3D99%20-c%20idle_in_transaction_session_timeout%3D98"
+    parameters, on_server = of_connection(f"{database_url}&keepalives_idle=97&options={options}")
+    assert parameters["keepalives_idle"] == "97"
+    assert not on_server.keys() & {"tcp_keepalives_idle", "idle_in_transaction_session_timeout"}
+
+
+@on_postgres
+def test_a_job_whose_landing_was_stopped_midway_is_taken_back_in_the_end(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stopped process keeps its connection, and with it the job's lock, until the server ends that."""
+    monkeypatch.setattr(engine, "IDLE_IN_TRANSACTION_SECONDS", 0.5)
+    with Store.open(database_url, create=True) as stopped, Store.open(database_url, create=False) as store:
+        sweep_id = store.add_sweep(make_sweep())
+        claim = take(store, sweep_id)
+        assert store.acquire_lease(sweep_id, "next", MINUTE)
+        with pytest.raises(DatabaseAwayError), stopped._write() as session:
+            assert release(session, claim, JobState.DONE)
+            deadline = time.monotonic() + 100
+            while not store.recover(sweep_id, "next") and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert state(store, claim) == JobState.QUEUED
+        assert land_one(stopped, claim, make_result(claim.job)) == Landing.FENCED
 
 
 @on_postgres
