@@ -47,6 +47,10 @@ class Slot:
     """What the actor said last that it runs in."""
     answered: bool = False
     """Whether the actor has answered a heartbeat or a call: before that it may still be starting."""
+    start_seconds: float | None = None
+    """How long the last actor that answered took to do so; None where none did."""
+    unanswered: int = 0
+    """Actors in a row that were given up here before they answered: they got no room, or hung."""
     late: bool = False
     """Whether its actor was given up and may still answer: until then nothing else starts here."""
     started: int = 0
@@ -80,6 +84,10 @@ class Slot:
             ray.kill(self.actor, no_restart=True)
         self.actor = self.pair = None
 
+    def has_answered(self, seconds: float) -> None:
+        """Note that the actor answered for the first time, so long after it was asked for."""
+        self.answered, self.unanswered, self.start_seconds = True, 0, seconds
+
     def hear(self, answer: Any) -> None:
         """Take in the answer to a heartbeat, waiting for it a little; an actor that died says nothing."""
         with contextlib.suppress(ray.exceptions.RayError):
@@ -97,9 +105,10 @@ class Slot:
         reasons = self.unloaded.get(pair, [])
         return reasons[-1] if len(reasons) >= PAIR_TRIES else None
 
-    def works_with(self, pair: str) -> None:
-        """Note that the actor started and loaded a pair."""
-        self.answered = True
+    def works_with(self, pair: str, *, seconds: float) -> None:
+        """Note that the actor started and loaded a pair; its first job may be done before it was heard."""
+        if not self.answered:
+            self.has_answered(seconds)
         self.unstarted.clear()
         self.unloaded.pop(pair, None)
 

@@ -87,6 +87,8 @@ class Controller:
     """The pairs that run in slower code than ours, with why; what is in it was told."""
     _earlier: dict[str, list[ResultOrigin]] = field(default_factory=dict)
     """Where results of before this run were measured, by pairs of which no other place was told yet."""
+    _idle: list[Slot] = field(default_factory=list)
+    """Slots that no job was left for when that was last looked at."""
     _calls: dict[Any, Call] = field(default_factory=dict)
     _late: dict[Any, Call] = field(default_factory=dict)
     """Calls that were given up while their workers may still answer."""
@@ -146,6 +148,7 @@ class Controller:
 
     def _write(self) -> None:
         """All that needs the database: land what waits, renew, and start jobs on free actors."""
+        self._idle = []
         if not self._taken_over:
             self._take_over()
         self._outbox.flush()
@@ -198,6 +201,7 @@ class Controller:
             left = self._start_queued(left)
         for slot in left:
             slot.stop()  # so that a cluster can shrink
+        self._idle = left
 
     def _start_queued(self, free: Sequence[Slot]) -> list[Slot]:
         """Start queued jobs, on each slot of the pair that its actor holds and only where that has none left
@@ -211,8 +215,12 @@ class Controller:
         return left
 
     def _start_of_pair(self, pair: str, slots: Sequence[Slot]) -> list[Slot]:
-        """Claim a pair's next jobs and start them; return the slots that there was none for."""
+        """Claim a pair's next jobs and start them; return the slots that there was none for.
+
+        Where actors did not answer, jobs are started last.
+        """
         able = [slot for slot in slots if slot.refusal(pair) is None]
+        able.sort(key=lambda slot: slot.unanswered)
         if not able:
             return list(slots)
         claims = self.store.claim_jobs(
@@ -320,7 +328,7 @@ class Controller:
                 call.slot.environment = result.environment
                 self._fail(call, judge_contradiction(broken))
             else:
-                call.slot.works_with(claim.job.pair.spec.name)
+                call.slot.works_with(claim.job.pair.spec.name, seconds=time.monotonic() - call.started)
                 self._outbox.put(Finished(actor=call.actor, claim=claim, result=result))
 
     def _judge(self, call: Call, cause: BaseException) -> Verdict:
@@ -478,11 +486,14 @@ class Controller:
             now = time.monotonic()
             call.listen(now)
             complaint = call.complaint(now)
+            if any(call.starts_sooner_in(slot, now) for slot in self._idle):
+                complaint = f"it has not answered for {now - call.started:.0f} s, and another place is idle"
             if complaint is None or ray.wait([answer], timeout=0)[0]:  # what is there is taken in next
                 continue
             del self._calls[answer]
             call.slot.claim = None
             if not call.slot.answered:
+                call.slot.unanswered += 1
                 self._fail(
                     call, judge_unstarted(StuckWorkerError(complaint), host=call.slot.host, again=True)
                 )

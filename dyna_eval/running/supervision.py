@@ -25,7 +25,8 @@ LATE_SECONDS = 120.0
 START_SECONDS = 1800.0
 """How long an actor may take until it first answers: it waits for room that other work holds, and starts."""
 PENDING_SECONDS = 60.0
-"""After which a sweep is said to wait for room, where none of its actors has answered."""
+"""After which an actor that has not answered is taken to wait for room: the sweep says so where none has, and
+its job goes to a place that is idle."""
 _SLOWEST = 50
 """A job may take so many times what the target alone would take, by its slowest calibration, ..."""
 _SHORTEST_LIMIT_SECONDS = 1800.0
@@ -64,7 +65,8 @@ class Call:
             self.slot.hear(self.question)
             self.question = None
             if not self.slot.answered:
-                self.slot.answered, self.started = True, now
+                self.slot.has_answered(now - self.started)
+                self.started = now
             self.heard = now
         if self.question is None and now - self.asked >= HEARTBEAT_SECONDS:
             self.question, self.asked = self.slot.actor.heartbeat.remote(), now
@@ -83,6 +85,12 @@ class Call:
         if self.is_silent(now):
             return f"its worker has not answered for {SILENT_SECONDS:.0f} s"
         return None
+
+    def starts_sooner_in(self, idle: Slot, now: float) -> bool:
+        """Whether it is better given to an idle place, where an actor started in half the time or less."""
+        if not self.is_pending(now) or idle.refusal(self.claim.job.pair.spec.name) is not None:
+            return False
+        return idle.start_seconds is not None and 2 * idle.start_seconds < now - self.started
 
     def is_pending(self, now: float) -> bool:
         """Whether its actor has not answered for so long that it is likely to wait for room."""

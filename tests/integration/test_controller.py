@@ -20,7 +20,7 @@ import psutil
 import pytest
 import ray
 from claims import claim_one, land_one
-from dyna_eval_db.store import Store
+from dyna_eval_db.store import Claim, Store
 from dyna_eval_workers.resolution import resolve_sweep
 from measurements import make_result, make_sentinel, make_sweep
 from ray.util import placement_group_table
@@ -491,6 +491,7 @@ def test_a_sweep_says_that_other_work_holds_its_places_and_goes_on_where_that_en
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervision, "PENDING_SECONDS", 1.0)
+    monkeypatch.setattr(Call, "starts_sooner_in", lambda *_: False)  # one may start long before the other
     others = other_work(num_gpus=2)
     reason = "no actor starts; other work on the cluster may hold its GPUs or cores"
 
@@ -507,6 +508,46 @@ def test_a_sweep_says_that_other_work_holds_its_places_and_goes_on_where_that_en
         Standstill(waits_for="a free place", reason=reason),
         Standstill(waits_for="a free place", reason=None),
     ]
+
+
+def test_a_job_does_not_wait_for_an_actor_that_hangs_while_another_place_is_idle(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its place is the first one to be asked, and would else get the last job again and again."""
+
+    class Hangs(Scripted):
+        def __init__(self, *, name: str, threads: int, gpus: float = 0) -> None:
+            super().__init__(name=name, threads=threads, gpus=gpus)
+            if self.place == 0:
+                time.sleep(1e6)
+
+    def give_up_in_the_end(told: Notice | Standstill) -> None:
+        happened.append(told)
+        assert len(retried(happened)) <= 2, "it gets the job again and again"
+
+    happened: list[Notice | Standstill] = []
+    monkeypatch.setattr(supervision, "PENDING_SECONDS", 1.0)
+    monkeypatch.setattr(supervision, "START_SECONDS", 200.0)
+    sweep_id = store.add_sweep(make_sweep())
+    run_scripted(store, sweep_id, Hangs, monkeypatch, give_up_in_the_end)
+    assert store.progress(sweep_id)[JobState.DONE] == 4
+    assert all("another place is idle" in reason for reason in retried(happened))
+    assert {job.tries for job in store.record(sweep_id).jobs} == {0}
+
+
+def test_places_whose_actors_did_not_answer_get_jobs_after_all_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep_id = store.add_sweep(make_sweep())
+    controller = Controller(store=store, sweep_id=sweep_id, holder="me", watch=lambda _: None)
+    started: list[Slot] = []
+    monkeypatch.setattr(Controller, "_start", lambda _self, slot, _claim: started.append(slot))
+    first, second = find_slots(None)
+    first.unanswered = 1
+    with Store.open(str(store._engine.url), create=False) as other:
+        other.acquire_lease(sweep_id, "me", 60.0)
+    assert controller._start_of_pair("demo", [first, second]) == []
+    assert started == [second, first]
 
 
 def test_a_job_that_lost_a_worker_still_gets_a_fresh_actor_for_its_memory(
@@ -592,21 +633,26 @@ def test_every_actor_of_results_has_its_own_runs_stored_also_where_they_first_ca
     assert sum(job.state is JobState.DONE for job in record.jobs) == 8 - (fate == "refused")
 
 
-def test_a_job_that_could_not_be_taken_back_at_first_runs_before_the_sweep_ends(
+def test_jobs_that_could_not_be_taken_back_at_first_run_before_the_sweep_ends(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that the server had not yet ended held it."""
+    """A connection that the server had not yet ended held them. Results land without an actor here."""
     sweep_id = store.add_sweep(make_sweep())
-    assert claim_one(store, sweep_id, pair="demo", actor="earlier", lease_seconds=60.0)
+    for _ in range(2):
+        assert claim_one(store, sweep_id, pair="demo", actor="earlier", lease_seconds=60.0)
     recover, tried = Store.recover, list[int]()
+
+    def land(_controller: Controller, slot: Slot, claim: Claim) -> None:
+        slot.claim = None
+        land_one(store, claim, make_result(claim.job))
 
     def too_early_at_first(*args: Any, **kwargs: Any) -> int:
         tried.append(0 if not tried else recover(*args, **kwargs))
         return tried[-1]
 
     monkeypatch.setattr(Store, "recover", too_early_at_first)
-    run_scripted(store, sweep_id, Scripted, monkeypatch)
-    assert store.progress(sweep_id)[JobState.DONE] == 4
+    monkeypatch.setattr(Controller, "_start", land)
+    run(store, sweep_id)
 
 
 # ---------------------------------------------------------------- slower passes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from dyna_eval_db.store import Claim
 
@@ -28,6 +30,27 @@ def test_waiting_for_room_takes_nothing_from_a_job_s_time(call: Call) -> None:
 def test_an_actor_that_never_answers_is_given_up_in_the_end(call: Call) -> None:
     assert call.complaint(START_SECONDS) is None
     assert "has not answered within 1800 s of its start" in str(call.complaint(START_SECONDS + 1))
+
+
+def test_a_job_goes_to_an_idle_place_where_actors_start_in_half_the_time(call: Call) -> None:
+    """And only to one where actors start at all."""
+    idle, late = replace(call.slot, name="idle"), PENDING_SECONDS + 1
+    assert not call.starts_sooner_in(idle, late)
+    idle.has_answered(PENDING_SECONDS / 2)
+    assert not call.starts_sooner_in(idle, PENDING_SECONDS)
+    assert call.starts_sooner_in(idle, late)
+    slow = replace(idle, start_seconds=late)
+    assert [call.starts_sooner_in(slow, now) for now in (2 * late, 2 * late + 1)] == [False, True]
+    refuses = replace(idle, unstarted=["no torch", "no torch"])
+    assert not call.starts_sooner_in(refuses, late)
+    call.slot.has_answered(1.0)
+    assert not call.starts_sooner_in(idle, late)
+
+
+def test_an_actor_that_answers_makes_up_for_those_that_did_not(call: Call) -> None:
+    call.slot.unanswered = 3
+    call.slot.has_answered(1.0)
+    assert call.slot.unanswered == 0
 
 
 def test_an_actor_is_pending_until_it_answers(call: Call) -> None:
