@@ -155,8 +155,8 @@ def _set_patience(patience: Mapping[str, str], connection: Any, _record: object)
     sets and its version knows.
 
     By a statement, since PgBouncer refuses such settings where a connection begins; where it pools
-    transactions, they may reach another connection, and do no harm there. Unix sockets take no tcp_ settings,
-    and Postgres ignores them.
+    transactions, they reach other clients of the same role too. Unix sockets take no tcp_ settings, and
+    Postgres ignores them.
     """
     setting = (
         "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS wanted (name, value)"

@@ -486,10 +486,13 @@ class Controller:
             now = time.monotonic()
             call.listen(now)
             complaint = call.complaint(now)
-            if any(call.starts_sooner_in(slot, now) for slot in self._idle):
+            sooner = next((slot for slot in self._idle if call.starts_sooner_in(slot, now)), None)
+            if sooner is not None:
                 complaint = f"it has not answered for {now - call.started:.0f} s, and another place is idle"
             if complaint is None or ray.wait([answer], timeout=0)[0]:  # what is there is taken in next
                 continue
+            if sooner is not None:
+                self._idle.remove(sooner)  # it takes one job
             del self._calls[answer]
             call.slot.claim = None
             if not call.slot.answered:

@@ -87,10 +87,16 @@ class Call:
         return None
 
     def starts_sooner_in(self, idle: Slot, now: float) -> bool:
-        """Whether it is better given to an idle place, where an actor started in half the time or less."""
+        """Whether it is better given to an idle place, where the last actor started in half the time or less.
+
+        A place that gave up on an actor since then is no better: jobs would go to and fro between places that
+        other work holds.
+        """
         if not self.is_pending(now) or idle.refusal(self.claim.job.pair.spec.name) is not None:
             return False
-        return idle.start_seconds is not None and 2 * idle.start_seconds < now - self.started
+        if idle.start_seconds is None or idle.unanswered:
+            return False
+        return 2 * idle.start_seconds < now - self.started
 
     def is_pending(self, now: float) -> bool:
         """Whether its actor has not answered for so long that it is likely to wait for room."""

@@ -348,9 +348,16 @@ def test_a_variable_that_would_change_nothing_or_too_much_is_refused(
 def test_a_template_that_tells_the_date_gives_the_same_prompts_every_day(
     tmp_path: Path, chat_tokenizer: Any
 ) -> None:
-    chat_tokenizer.chat_template = "{% set today = strftime_now('%-d %B %Y') %}{{ today }}. " + TEMPLATE
+    asked = "{% if strftime_now is defined %}{{ strftime_now('%-d %B %Y, %e %H:%M %%') }}{% endif %}. "
+    chat_tokenizer.chat_template = f"\n  {asked}{TEMPLATE}"
     (prompt,) = load_prompts(chat_of(tmp_path, ASKED), chat_tokenizer).prompts
-    assert prompt.text.startswith("1 January 2025. <|end|><user>")
+    assert prompt.text.startswith("\n1 January 2025,  1 00:00 %. <|end|><user>")
+
+
+def test_a_template_whose_date_cannot_be_fixed_is_refused(tmp_path: Path, chat_tokenizer: Any) -> None:
+    chat_tokenizer.chat_template = "{% set how = '%Y' %}{{ strftime_now(how) }}" + TEMPLATE
+    reason = refusal(lambda: load_prompts(chat_of(tmp_path, ASKED), chat_tokenizer))
+    assert "asks for the time in a format that it computes" in reason
 
 
 def test_a_chat_prompt_is_never_cut_and_longer_ones_are_left_out(tmp_path: Path, chat_tokenizer: Any) -> None:

@@ -304,7 +304,9 @@ def test_a_wide_tree_is_ranked_by_the_graphs_that_were_prepared_for_it(width: in
     )
     for policy in policies:
         pair.prepare(80, max_rows=policy.max_rows, branch=policy.max_branch)
-        pair.prepare(80, max_rows=policy.max_rows)
+        captured = draft.captures
+        pair.prepare(80, branch=0)
+        assert draft.captures == captured, "AR asks no draft"
     captures = draft.captures
     generation = GenerationSpec(max_new_tokens=8)
     expected = decoder(TorchRunner, target.model).decode(LONG_PROMPT, generation, None, seed="0").token_ids

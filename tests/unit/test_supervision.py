@@ -41,6 +41,7 @@ def test_a_job_goes_to_an_idle_place_where_actors_start_in_half_the_time(call: C
     assert call.starts_sooner_in(idle, late)
     slow = replace(idle, start_seconds=late)
     assert [call.starts_sooner_in(slow, now) for now in (2 * late, 2 * late + 1)] == [False, True]
+    assert not call.starts_sooner_in(replace(idle, unanswered=1), late), "it would come back in a minute"
     refuses = replace(idle, unstarted=["no torch", "no torch"])
     assert not call.starts_sooner_in(refuses, late)
     call.slot.has_answered(1.0)

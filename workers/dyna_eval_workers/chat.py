@@ -16,7 +16,8 @@ from dyna_eval.errors import PromptError, first_line
 Messages = list[dict[str, str]]
 """A conversation: each message has a role ('system', 'user', 'assistant', ...) and its content."""
 
-_DAY = datetime.date(2025, 1, 1)
+_NOW = datetime.datetime(2025, 1, 1)
+_TIME_ASKED = re.compile(r"""strftime_now\(\s*(["'])(?P<format>[^"']*)\1\s*\)""")
 _NOT_VARIABLES = {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters, "messages"}
 
 
@@ -54,12 +55,10 @@ def check_template(tokenizer: Any, variables: Mapping[str, object]) -> None:
 def rendered(messages: Messages, tokenizer: Any, variables: Mapping[str, object]) -> str:
     """Return the text that prompts the model to answer, special tokens included.
 
-    A template that asks for the date is told the same day always: a prompt set is its tokens, and the sweep
+    A template that asks for the date is told the same one always: a prompt set is its tokens, and the sweep
     that was submitted yesterday should go on today. Raises PromptError where the template refuses messages.
     """
     template = _template_of(tokenizer)
-    if "strftime_now" in template:
-        template = _same_day_always() + template
     try:
         text = tokenizer.apply_chat_template(
             messages, chat_template=template, tokenize=False, add_generation_prompt=True, **variables
@@ -76,15 +75,20 @@ def _template_of(tokenizer: Any) -> str:
             "that was tuned for chats"
         )
     try:
-        return str(tokenizer.get_chat_template())
+        template = str(tokenizer.get_chat_template())
     except ValueError as error:  # several, and none is the default
         raise PromptError(
             f"the target's tokenizer has no default chat template: {first_line(error)}"
         ) from error
+    return _at_one_time(template)
 
 
-def _same_day_always() -> str:
-    """Return a macro that hides the templates' own function: it is a `strftime` of one fixed day."""
-    codes = ["%-d", *(f"%{code}" for code in "aAbBdHIjmMpSyYxXcfzZ")]
-    replacements = "".join(f"|replace({code!r}, {_DAY.strftime(code)!r})" for code in codes)
-    return f"{{% macro strftime_now(format) %}}{{{{ format{replacements} }}}}{{% endmacro %}}"
+def _at_one_time(template: str) -> str:
+    """Return a template whose calls of `strftime_now` are replaced by what they give at one fixed time."""
+    fixed = _TIME_ASKED.sub(lambda call: repr(_NOW.strftime(call["format"])), template)
+    if "strftime_now(" in fixed:
+        raise PromptError(
+            "the target's chat template asks for the time in a format that it computes, so prompts would "
+            "differ from day to day; write them as the model should see them, without prompts.chat_template"
+        )
+    return fixed

@@ -122,8 +122,8 @@ class Decoder:
 
         `shortest`: tokens of the shortest prompt, whose first pass ends with its last token; `max_rows`: the
         largest number of uncommitted cache rows that the method writes in a round; `branch`: the most
-        children that it has proposed for a node. Graphs of passes over `_MAX_CAPTURED` tokens are captured
-        when one is first run.
+        children that it has the draft propose for a node; 0 where it asks no draft, for which nothing is
+        captured then. Graphs of passes over `_MAX_CAPTURED` tokens are captured when one is first run.
         """
         for runner in (self.target, self.draft):
             if runner is not None:
@@ -132,7 +132,7 @@ class Decoder:
         steps = range(1, min(max(_MIN_CAPTURED, max_rows // 2), _MAX_CAPTURED) + 1)
         longest = tokens + passes[-1]
         self.target.warm_up(passes, shortest=shortest, longest=longest, greedy=greedy)
-        if self.draft is not None:
+        if self.draft is not None and branch:
             self.draft.warm_up(
                 steps,
                 shortest=shortest,

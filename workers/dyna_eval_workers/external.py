@@ -58,9 +58,8 @@ class CheckedPolicy(GrowthPolicy):
 
     @property
     def max_branch(self) -> int:
-        return (
-            1  # a policy is not asked before its first prompt: what it needs then is captured in the warm-up
-        )
+        self.reset()  # no policy is asked before a prompt starts
+        return super().max_branch
 
     def reset(self) -> None:
         self._policy.reset()

@@ -26,7 +26,7 @@ _SMALLEST = 2.0**-14  # below it an ulp shrinks no more
 def tie_bound(dtype: torch.dtype, *, bit_exact: bool) -> float:
     """Return the largest margin, in units in the last place (ulp), that is a numeric tie and no violation.
 
-    `bit_exact`: whether what is compared comes of passes that agree to the bit. They need no room in 16 bits.
+    `bit_exact`: whether what is compared comes of passes that agree to the bit. They need little room.
     """
     return (_BIT_EXACT_TIE_ULP if bit_exact else ROUNDING_EPS)[dtype]
 

@@ -197,7 +197,7 @@ class _ActivePair:
         """
         decoder = self.pair.decoder
         if configuration.method.is_peer:
-            decoder.prepare(lengths.longest, shortest=lengths.shortest, greedy=greedy)
+            decoder.prepare(lengths.longest, shortest=lengths.shortest, greedy=greedy, branch=0)
             free_unreachable()  # models of a peer's job that failed, which its traceback held
             peer = PeerDecoder(
                 *self.pair.peer_models(configuration),
@@ -213,7 +213,7 @@ class _ActivePair:
             shortest=lengths.shortest,
             greedy=greedy,
             max_rows=drafting.max_rows if drafting else 0,
-            branch=drafting.max_branch if drafting else 1,
+            branch=drafting.max_branch if drafting else 0,
         )
         return Loop(decode=partial(decoder.decode, drafting=drafting, kept_traces=kept_traces))
 
