@@ -32,7 +32,6 @@ from dyna_eval.commands import (
     watching,
 )
 from dyna_eval.errors import DynaEvalError, InputError
-from dyna_eval.mistakes import shown
 from dyna_eval.wording import one_line
 
 
@@ -154,7 +153,7 @@ def _require_readable_epoch() -> None:
         datetime.fromtimestamp(int(epoch), UTC)
     except (ValueError, OverflowError, OSError) as error:
         raise InputError(
-            f"SOURCE_DATE_EPOCH is {shown(epoch)}, which is no whole number of seconds since 1970; unset it"
+            f"SOURCE_DATE_EPOCH is {epoch!r}, which is no whole number of seconds since 1970; unset it"
         ) from error
 
 
