@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +31,7 @@ from dyna_eval.commands import (
     watching,
 )
 from dyna_eval.errors import DynaEvalError, InputError
+from dyna_eval.interrupts import hear_interrupts
 from dyna_eval.wording import one_line
 
 
@@ -39,21 +39,8 @@ def main() -> NoReturn:
     """Run the command line; every expected failure is one line on stderr."""
     _prepare_streams()
     collect_rarely()
-    _hear_signals()
+    hear_interrupts()
     sys.exit(run(sys.argv[1:]))
-
-
-def _hear_signals() -> None:
-    """Let SIGTERM, and SIGHUP unless `nohup` says otherwise, stop a command as cleanly as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, _hang_up)
-
-
-def _hang_up(_number: int, _frame: object) -> NoReturn:
-    """Raise KeyboardInterrupt once: of a terminal that closes, its shell tells as well as the kernel."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def _prepare_streams() -> None:

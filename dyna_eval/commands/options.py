@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from dyna_eval.commands.completion import sweep_names
 from dyna_eval.errors import DatabaseAwayError
+from dyna_eval.interrupts import raise_if_interrupted
 from dyna_eval.jobs import MAX_CONFIGURATIONS
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ def once_back(ask: Callable[[], _Answer]) -> _Answer:
     """Return what the database answers; while it is away, say so once and ask again."""
     told = False
     while True:
+        raise_if_interrupted()
         try:
             return ask()
         except DatabaseAwayError as error:

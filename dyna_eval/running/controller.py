@@ -27,6 +27,7 @@ from dyna_eval.errors import (
     first_line,
     raised_line,
 )
+from dyna_eval.interrupts import raise_if_interrupted
 from dyna_eval.jobs import JobState, Pair, PromptSet, Scalar
 from dyna_eval.measurements import Calibration, Environment, JobResult
 from dyna_eval.monitoring import SweepExport
@@ -129,6 +130,7 @@ class Controller:
 
     def _work(self) -> dict[JobState, int]:
         while True:
+            raise_if_interrupted()
             try:
                 self._write()
                 if not self._calls and not self._placeless and not self._take_back_rest():

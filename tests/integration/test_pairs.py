@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from dyna_eval_workers import loading, model_files, pairs
+from dyna_eval_workers import architecture, loading, model_files, pairs
 from dyna_eval_workers.architecture import check_architecture, plain_logits, self_test
 from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.decoding import Decoder
@@ -336,6 +336,10 @@ def test_on_a_gpu_the_kernels_are_tried_first_and_transformers_passes_as_graphs_
     for backend in (Backend.AUTO, Backend.CUDAGRAPH):
         assert loading._faster_runners(backend, gpu) == [FusedRunner, GraphRunner]
     monkeypatch.setattr(loading, "_faster_runners", lambda *_: [FusedRunner, GraphRunner])
+    monkeypatch.setattr(
+        architecture, "_PROMPTS", (5, 12)
+    )  # Triton's interpreter takes minutes for a long one
+    monkeypatch.setattr(architecture, "_WIDE", 24)
     spec = spec_of(saved / "target", saved / "draft", dtype="float32")
     assert loaded(spec).backend == "cudagraph, fused kernels"
 

@@ -6,6 +6,7 @@ import errno
 import io
 import signal
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -14,7 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from dyna_eval import cli as cli_module
+from dyna_eval import interrupts
 from dyna_eval.cli import cli, run
 
 EXAMPLE = str(Path(__file__).parents[2] / "examples/four-step.yaml")
@@ -68,9 +69,10 @@ def test_a_time_of_building_that_numpy_cannot_read_is_the_users_error(
 @pytest.fixture
 def own_signals() -> Iterator[None]:
     """Handlers that a test may set."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
+    interrupts._heard.clear()
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
 
@@ -79,7 +81,7 @@ def own_signals() -> Iterator[None]:
 def test_a_closed_terminal_interrupts_a_command_once() -> None:
     """Its shell sends SIGHUP, and so does the kernel, while the command puts its jobs back."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    cli_module._hear_signals()
+    interrupts.hear_interrupts()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGHUP)
     signal.raise_signal(signal.SIGHUP)
@@ -90,9 +92,36 @@ def test_a_closed_terminal_interrupts_a_command_once() -> None:
 @pytest.mark.usefixtures("own_signals")
 def test_under_nohup_a_command_does_not_hear_that_its_terminal_was_closed() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    cli_module._hear_signals()
+    interrupts.hear_interrupts()
     signal.raise_signal(signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_an_interrupt_that_python_loses_stops_a_loop_at_its_next_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An exception in a callback of the garbage collector is only printed."""
+    lost: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: lost.append(unraisable.exc_type))
+    interrupts.hear_interrupts()
+    interrupts.raise_if_interrupted()
+    watched = weakref.WeakSet[object]()
+    callback = weakref.ref(watched, lambda _: signal.raise_signal(signal.SIGINT))
+    del watched
+    assert callback() is None
+    assert lost == [KeyboardInterrupt]
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.raise_if_interrupted()
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_command_in_the_background_of_a_script_does_not_hear_its_ctrl_c() -> None:
+    """A shell without job control starts it with the signal ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupts.hear_interrupts()
+    signal.raise_signal(signal.SIGINT)
+    interrupts.raise_if_interrupted()
 
 
 def test_an_interrupted_command_ends_as_such_where_its_terminal_was_closed(

@@ -27,10 +27,7 @@ from dyna_eval_workers.tree import ROOT, Tree
 _ALIBI = {"bloom", "mpt"}
 _FULL_ATTENTION = {"full_attention", "attention"}
 _WIDTHS = 7, 24, 40  # nodes of the passes of the self-test
-_PROMPTS = (
-    5,
-    150,
-)  # tokens before the tree; of the second, kernels read rows, mask and tokens in several parts
+_PROMPTS = 5, 150  # tokens before the tree; behind so many kernels read rows, mask and tokens in parts
 _WIDE = 72  # nodes of the pass after the long prompt: more than any kernel takes at once
 _LEVELS, _LEAVES = 2, (3, 4, 5, 6)  # of the tree of 7 nodes
 _RANKED = 4  # tokens that it asks for after each node
