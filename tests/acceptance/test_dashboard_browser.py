@@ -430,6 +430,7 @@ def test_figures_of_a_report_take_the_theme_that_was_chosen_on_another_of_its_pa
     assert watched.complaints == []
 
 
+@pytest.mark.slow
 def test_a_report_that_is_printed_has_all_figures_and_columns_in_the_colours_of_paper(
     browser: Browser, finished: Workplace
 ) -> None:

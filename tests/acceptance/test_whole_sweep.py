@@ -205,6 +205,7 @@ def test_latex_markdown_and_csv_have_the_four_rows(swept: Swept) -> None:
         assert label.removeprefix("+ ") in markdown
 
 
+@pytest.mark.slow
 def test_figures_are_written_as_pdf_svg_and_png_and_what_is_left_out_is_said(swept: Swept) -> None:
     done = swept.read("report", "--plots", "figures/new")
     assert done.stdout == ""

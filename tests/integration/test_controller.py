@@ -349,6 +349,7 @@ def loads_pairs(folder: Path, *, at: int | None) -> type[Scripted]:
     return Loads
 
 
+@pytest.mark.slow
 def test_a_place_where_a_pair_does_not_load_twice_leaves_its_jobs_to_the_others(
     store: Store, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,6 +362,7 @@ def test_a_place_where_a_pair_does_not_load_twice_leaves_its_jobs_to_the_others(
     assert second == f"{first}; its pair's jobs go elsewhere from now on"
 
 
+@pytest.mark.slow
 def test_a_pair_that_loads_nowhere_fails_once_each_place_tried_it_twice(
     store: Store, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +405,7 @@ def test_a_place_where_no_worker_starts_takes_no_jobs_from_the_others(
     assert retried(told) == [first, f"{first}; it gets no more jobs"]
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_the_reason_where_no_worker_starts_anywhere(
     store: Store, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -487,6 +490,7 @@ def test_looking_at_models_says_that_it_may_wait_for_a_core(monkeypatch: pytest.
     assert "waits for a free core" in text
 
 
+@pytest.mark.slow
 def test_a_sweep_says_that_other_work_holds_its_places_and_goes_on_where_that_ends(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -550,6 +554,7 @@ def test_places_whose_actors_did_not_answer_get_jobs_after_all_others(
     assert started == [second, first]
 
 
+@pytest.mark.slow
 def test_a_job_that_lost_a_worker_still_gets_a_fresh_actor_for_its_memory(
     store: Store, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
