@@ -90,11 +90,14 @@ def test_a_closed_terminal_interrupts_a_command_once() -> None:
 
 
 @pytest.mark.usefixtures("own_signals")
-def test_under_nohup_a_command_does_not_hear_that_its_terminal_was_closed() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT], ids=["nohup", "background of a script"])
+def test_a_command_does_not_hear_what_who_started_it_had_ignored(number: signal.Signals) -> None:
+    """`nohup` does so with a closed terminal, and a shell without job control with Ctrl-C."""
+    signal.signal(number, signal.SIG_IGN)
     interrupts.hear_interrupts()
-    signal.raise_signal(signal.SIGHUP)
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    signal.raise_signal(number)
+    assert signal.getsignal(number) is signal.SIG_IGN
+    interrupts.raise_if_interrupted()
 
 
 @pytest.mark.usefixtures("own_signals")
@@ -113,15 +116,6 @@ def test_an_interrupt_that_python_loses_stops_a_loop_at_its_next_turn(
     assert lost == [KeyboardInterrupt]
     with pytest.raises(KeyboardInterrupt):
         interrupts.raise_if_interrupted()
-
-
-@pytest.mark.usefixtures("own_signals")
-def test_a_command_in_the_background_of_a_script_does_not_hear_its_ctrl_c() -> None:
-    """A shell without job control starts it with the signal ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    interrupts.hear_interrupts()
-    signal.raise_signal(signal.SIGINT)
-    interrupts.raise_if_interrupted()
 
 
 def test_an_interrupted_command_ends_as_such_where_its_terminal_was_closed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jinja2
@@ -44,28 +44,29 @@ def messages_in(value: object) -> Messages | None:
     return asked or None
 
 
-def check_template(tokenizer: Any, variables: Mapping[str, object]) -> None:
-    """Raise PromptError where a tokenizer has no chat template, or the template does not name a variable."""
+def renderer(tokenizer: Any, variables: Mapping[str, object]) -> Callable[[Messages], str]:
+    """Return what puts messages into the tokenizer's chat template, up to where the model answers.
+
+    The texts hold their special tokens. A template that asks for the date is told the same one always: a
+    prompt set is its tokens, and the sweep that was submitted yesterday should go on today. Raises
+    PromptError where there is no template, or it does not name a variable; what is returned does so where
+    the template refuses the messages.
+    """
     template = _template_of(tokenizer)
     for name in variables:
         if name in _NOT_VARIABLES or not re.search(rf"\b{re.escape(name)}\b", template):
             raise PromptError(f"the target's chat template has no variable {name!r} that could be set")
 
+    def render(messages: Messages) -> str:
+        try:
+            text = tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=True, **variables
+            )
+        except (jinja2.TemplateError, ValueError, TypeError) as error:
+            raise PromptError(f"the target's chat template refuses it: {first_line(error)}") from error
+        return str(text)
 
-def rendered(messages: Messages, tokenizer: Any, variables: Mapping[str, object]) -> str:
-    """Return the text that prompts the model to answer, special tokens included.
-
-    A template that asks for the date is told the same one always: a prompt set is its tokens, and the sweep
-    that was submitted yesterday should go on today. Raises PromptError where the template refuses messages.
-    """
-    template = _template_of(tokenizer)
-    try:
-        text = tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, add_generation_prompt=True, **variables
-        )
-    except (jinja2.TemplateError, ValueError, TypeError) as error:
-        raise PromptError(f"the target's chat template refuses it: {first_line(error)}") from error
-    return str(text)
+    return render
 
 
 def _template_of(tokenizer: Any) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeGuard
 
 import datasets
 
 from dyna_eval.errors import PromptError, first_line
 from dyna_eval.jobs import DEMO, Prompt, PromptSet, PromptSpec, digest, prompt_digest
-from dyna_eval_workers.chat import check_template, messages_in, rendered
+from dyna_eval_workers.chat import Messages, messages_in, renderer
 from dyna_eval_workers.model_files import demo_folder
+
+_Render = Callable[[Messages], str]
 
 
 def load_prompts(spec: PromptSpec, tokenizer: Any) -> PromptSet:
@@ -22,19 +24,18 @@ def load_prompts(spec: PromptSpec, tokenizer: Any) -> PromptSet:
     turns of a conversation, the first turn is the text. With `chat_template` conversations go through the
     tokenizer's template, whose end must not be cut: rows with more tokens are left out. Raises PromptError.
     """
-    if spec.chat_template is not None:
-        check_template(tokenizer, spec.chat_template)
+    render = None if spec.chat_template is None else renderer(tokenizer, spec.chat_template)
     rows = _load_rows(spec)
     _check_columns(spec, rows.column_names)
     prompts: list[Prompt] = []
     for number, row in enumerate(rows, start=1):
         if spec.limit is not None and len(prompts) == spec.limit:
             break
-        prompt = _prompt_from(row, number, spec, tokenizer, index=len(prompts))
+        prompt = _prompt_from(row, number, spec, tokenizer, render, index=len(prompts))
         if prompt is not None:
             prompts.append(prompt)
     if not prompts:
-        most = spec.max_prompt_tokens if spec.chat_template is not None else None
+        most = spec.max_prompt_tokens if render else None
         raise PromptError(
             f"data set {spec.dataset!r} has no usable prompt: none of its {len(rows)} rows has at least "
             f"{spec.min_chars} characters in column {spec.column!r}"
@@ -116,10 +117,18 @@ def _check_columns(spec: PromptSpec, columns: Sequence[str]) -> None:
 
 
 def _prompt_from(
-    row: dict[str, Any], number: int, spec: PromptSpec, tokenizer: Any, *, index: int
+    row: dict[str, Any],
+    number: int,
+    spec: PromptSpec,
+    tokenizer: Any,
+    render: _Render | None,
+    *,
+    index: int,
 ) -> Prompt | None:
-    tokenized = _chat_prompt if spec.chat_template is not None else _text_prompt
-    text, token_ids = tokenized(row, number, spec, tokenizer)
+    if render is None:
+        text, token_ids = _text_prompt(row, number, spec, tokenizer)
+    else:
+        text, token_ids = _chat_prompt(row, number, spec, tokenizer, render)
     if not token_ids:
         return None
     return Prompt(
@@ -145,7 +154,7 @@ def _text_prompt(
 
 
 def _chat_prompt(
-    row: dict[str, Any], number: int, spec: PromptSpec, tokenizer: Any
+    row: dict[str, Any], number: int, spec: PromptSpec, tokenizer: Any, render: _Render
 ) -> tuple[str, tuple[int, ...]]:
     """Return a row's conversation in the chat template and its tokens; no tokens where it is no prompt."""
     value = row[spec.column]
@@ -158,7 +167,7 @@ def _chat_prompt(
     if messages is None or not _is_used(messages[-1]["content"], spec):
         return "", ()
     try:
-        text = rendered(messages, tokenizer, spec.chat_template or {})
+        text = render(messages)
     except PromptError as error:
         raise PromptError(f"row {number} of {_source(spec)}: {error}") from error
     token_ids = tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
