@@ -51,6 +51,7 @@ from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from dyna_eval.errors import first_line
 from dyna_eval.jobs import Backend, Configuration, GenerationSpec, Method, PairSpec, Params, PromptSpec
+from dyna_eval.measurements import Calibration
 from dyna_eval.methods import METHODS
 
 Loop = Callable[[Sequence[int]], Decoded]
@@ -185,13 +186,12 @@ def copy_bandwidth(size: int, device: torch.device) -> float:
 
 
 def our_loops(
-    decoder: Decoder, positions: int | None, wanted: Sequence[Configuration], generation: GenerationSpec
+    decoder: Decoder, calibration: Calibration, wanted: Sequence[Configuration], generation: GenerationSpec
 ) -> dict[str, Loop]:
     """Return the loops of methods on a decoder, which is made ready for the largest of their trees.
 
     Its caches then never grow, for that would drop graphs, which measured passes would have to capture again.
     """
-    calibration = calibrate(decoder, position_limit=positions)
     drafting = {row.label: drafting_for(row, calibration) for row in wanted}
     speculative = [own for own in drafting.values() if own is not None]
     decoder.prepare(
@@ -275,7 +275,8 @@ def contest(
     AR is measured with the other decoders too.
     """
     generation = GenerationSpec(max_new_tokens=settings.tokens)
-    loops = our_loops(decoder, positions, [AR, *SWEEP, *UNTUNED], generation) | peers
+    before = calibrate(decoder, position_limit=positions)
+    loops = our_loops(decoder, before, [AR, *SWEEP, *UNTUNED], generation) | peers
     loops |= sampled_loops(decoder, SAMPLED_ROWS, generation)
     loops |= {name: plain_loop(other, generation) for name, other in others.items()}
     found = with_ratios(take_turns(loops, demo_prompts(settings), repeats=settings.repeats))
@@ -285,6 +286,19 @@ def contest(
         "contenders": found,
         "ratios": ratios(found),
         "bandwidth": bandwidth(read, found["AR"]["tokens_per_s"], decoder.target.device),
+        "calibration": {
+            "before": milliseconds(before),
+            "after": milliseconds(calibrate(decoder, position_limit=positions)),
+        },
+    }
+
+
+def milliseconds(calibration: Calibration) -> dict[str, dict[int, float]]:
+    """Return what passes of up to 16 tokens cost; `cost_aware` goes by what they did before the contest."""
+    costs = {"draft": calibration.draft_seconds, "verify": calibration.verify_seconds}
+    return {
+        model: {size: round(1000 * seconds, 4) for size, seconds in points if size <= 16}
+        for model, points in costs.items()
     }
 
 
