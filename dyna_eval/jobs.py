@@ -56,6 +56,7 @@ class Method(StrEnum):
     AR = "ar"
     LINEAR = "linear"
     TREE = "tree"
+    STATIC_TREE = "static_tree"
     BEST_FIRST = "best_first"
     DYNATREE = "dynatree"
     COST_AWARE = "cost_aware"

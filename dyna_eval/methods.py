@@ -7,13 +7,23 @@ JSON Schema and the merging of equal rows follow from the class. Other packages 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from dyna_eval.jobs import Method, Params, canonical_json
+from dyna_eval.topology import Topology, expansion_size
 
 DEFAULT_MAX_NODES = 1024
 """The largest tree that grows whole unless `max_nodes` says otherwise, in draft nodes."""
@@ -201,6 +211,94 @@ class Tree(MethodParameters):
         """Return the draft nodes of the unpruned tree, or `limit` where there are more."""
         shape = TreeShape(depth=self.depth, branch=self.branch, root_branch=self._root_branch)
         return min(shape.nodes, limit)
+
+
+_EXPANSION = re.compile(r"^[0-9]{1,4}(-[0-9]{1,4})*$")
+_PATHS = re.compile(r"^ *[0-9]{1,4}([.][0-9]{1,4})*( +[0-9]{1,4}([.][0-9]{1,4})*)* *$")
+
+
+class StaticTree(MethodParameters):
+    """The same tree in every round, whatever the draft's probabilities: by level, or node by node.
+
+    Sources: expansion: SpecInfer (Miao et al. 2024), section 3; trees given node by node: Medusa (Cai et al.
+    2024), Sequoia (Chen et al. 2024).
+    """
+
+    method = Method.STATIC_TREE
+
+    expansion: str | None = Field(
+        None,
+        json_schema_extra={"pattern": _EXPANSION.pattern},
+        description="Children of every node, level by level: 3-2-1 gives the root 3, each of these 2, "
+        "each of those 1.",
+    )
+    paths: str | None = Field(
+        None,
+        json_schema_extra={"pattern": _PATHS.pattern},
+        description='Instead of expansion, every node by the ranks on its path, from 0: "0 1 0.0" gives the '
+        "root two children, and the likelier one of them one.",
+    )
+
+    @field_validator("expansion")
+    @classmethod
+    def _expands(cls, text: str | None) -> str | None:
+        if text is None:
+            return None
+        if not _EXPANSION.search(text):
+            raise ValueError(f"should be the children of every node, level by level, as 3-2-1, not {text!r}")
+        counts = [int(count) for count in text.split("-")]
+        if min(counts) < 1 or max(counts) > MAX_LEVELS or len(counts) > MAX_LEVELS:
+            raise ValueError(f"should have at most {MAX_LEVELS} levels, of 1 to {MAX_LEVELS} children each")
+        _fits(expansion_size(counts))
+        return "-".join(map(str, counts))
+
+    @field_validator("paths")
+    @classmethod
+    def _is_a_tree(cls, text: str | None) -> str | None:
+        if text is None:
+            return None
+        if not _PATHS.search(text):
+            raise ValueError(f'should be nodes by the ranks on their paths, as "0 1 0.0", not {text!r}')
+        paths = [tuple(map(int, path.split("."))) for path in text.split()]
+        _fits(len(paths))
+        if max(max(path) for path in paths) >= MAX_LEVELS or max(map(len, paths)) > MAX_LEVELS:
+            raise ValueError(f"should have at most {MAX_LEVELS} levels, and ranks under {MAX_LEVELS}")
+        return Topology.of_paths(paths).text
+
+    @model_validator(mode="after")
+    def _has_one_shape(self) -> Self:
+        if (self.expansion is None) == (self.paths is None):
+            raise ValueError("should have either 'expansion' or 'paths'")
+        return self
+
+    @property
+    def topology(self) -> Topology:
+        if self.expansion is not None:
+            return Topology.of_expansion([int(count) for count in self.expansion.split("-")])
+        return Topology.of_paths(tuple(map(int, path.split("."))) for path in (self.paths or "").split())
+
+    def meaning(self) -> Meaning:
+        """Return a chain or a tree where this is one, and otherwise its nodes, however they are written."""
+        topology = self.topology
+        counts = topology.expansion
+        if counts is not None and len(set(counts[1:])) <= 1:
+            same = {
+                "depth": len(counts),
+                "branch": counts[-1],
+                "root_branch": counts[0],
+                "max_nodes": len(topology.nodes),
+            }
+            plain = Tree.model_validate(same).meaning()
+            note = "a static tree of equal levels is an unpruned tree"
+            return replace(plain, notes=(note, *plain.notes))
+        note = "its nodes are the same"
+        params = {"expansion": None, "paths": topology.text}
+        return Meaning(method=self.method, params=params, notes=(note,))
+
+
+def _fits(nodes: int) -> None:
+    if nodes > MAX_NODES:
+        raise ValueError(f"should have at most {MAX_NODES} draft nodes, not {nodes}")
 
 
 class BestFirst(MethodParameters):

@@ -42,6 +42,7 @@ class Column(StrEnum):
 _WORDS = {
     "cache": "{} cache",
     "schedule": "{}",
+    "expansion": "{}",
     "branch_phase": "no branch phase",
     "depth_phase": "no depth phase",
     "history_phase": "no history phase",
@@ -97,6 +98,8 @@ def _told(method: Method, params: Params) -> Params:
     """Leave out what a method's own rule, or a footnote of its row, tells better."""
     if method is Method.DYNATREE:
         return _told_of_dynatree(params)
+    if method is Method.STATIC_TREE:
+        return _told_of_static_tree(params)
     return {name: value for name, value in params.items() if not (method.is_external and name == PACKAGE)}
 
 
@@ -131,6 +134,14 @@ def _told_of_dynatree(params: Params) -> Params:
         if name not in (*told, *branches) and (name not in fields or value != fields[name].default):
             told[name] = value
     return {name: value for name, value in told.items() if name not in tree.idle}
+
+
+def _told_of_static_tree(params: Params) -> Params:
+    """Count the nodes of a tree that is given node by node."""
+    nodes = str(params.get("paths") or "").split()
+    if not nodes:
+        return {"expansion": params.get("expansion")}
+    return {"depth": max(node.count(".") for node in nodes) + 1, "nodes": len(nodes)}
 
 
 def _could_bind(params: Params) -> bool:

@@ -43,6 +43,7 @@ METHODS = (
     AR,
     LINEAR,
     TREE,
+    configuration(Method.STATIC_TREE, expansion="2-1-1"),
     configuration(Method.BEST_FIRST, depth=3, width=2, max_nodes=6),
     configuration(Method.DYNATREE, depth=2, max_depth=4),
     configuration(Method.COST_AWARE, depth=3, max_nodes=8),

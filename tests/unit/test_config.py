@@ -69,6 +69,8 @@ def test_defaults_are_resolved() -> None:
 
 
 RESOLVED = {
+    "static_tree, expansion: 03-2": {"expansion": "3-2", "paths": None},
+    "static_tree, paths: 1 0.1 0": {"expansion": None, "paths": "0 1 0.1"},
     "best_first": {"max_nodes": 32, "depth": 8, "width": 8},
     "dynatree": {
         "branch_phase": True,
@@ -409,6 +411,43 @@ def test_a_file_in_the_place_of_a_data_set_is_told_how_to_be_named(tmp_path: Pat
         (
             "{label: X, method: tree, depth: 1, branch: 2, prune: leaf}",
             "'prune' should be 'node' or 'expansion', not 'leaf'",
+        ),
+        (
+            "{label: X, method: static_tree}",
+            "an item of 'configs' should have either 'expansion' or 'paths'",
+        ),
+        (
+            "{label: X, method: static_tree, expansion: 2-2, paths: '0'}",
+            "an item of 'configs' should have either 'expansion' or 'paths'",
+        ),
+        (
+            "{label: X, method: static_tree, expansion: 3}",
+            "'expansion' should be text, not 3; put it in quotes",
+        ),
+        (
+            "{label: X, method: static_tree, expansion: 3x2}",
+            "'expansion' should be the children of every node, level by level, as 3-2-1, not '3x2'",
+        ),
+        (
+            "{label: X, method: static_tree, expansion: 3-0}",
+            "'expansion' should have at most 1024 levels, of 1 to 1024 children each",
+        ),
+        (
+            "{label: X, method: static_tree, expansion: 64-64-2}",
+            "'expansion' should have at most 4096 draft nodes, not 12352",
+        ),
+        (
+            "{label: X, method: static_tree, paths: 0 1.x}",
+            "'paths' should be nodes by the ranks on their paths, as \"0 1 0.0\", not '0 1.x'",
+        ),
+        (
+            "{label: X, method: static_tree, paths: 0 0.1.1}",
+            "'paths' has node 0.1.1 without its parent; add 0.1",
+        ),
+        ("{label: X, method: static_tree, paths: 0 1 0}", "'paths' has node 0 twice"),
+        (
+            "{label: X, method: static_tree, paths: 0 1024}",
+            "'paths' should have at most 1024 levels, and ranks under 1024",
         ),
         ("{label: X, method: best_first, max_nodes: 4097}", "'max_nodes' should be at most 4096, not 4097"),
         ("{label: X, method: best_first, with: 4}", "unknown key 'with'; did you mean 'width'?"),

@@ -13,12 +13,13 @@ from dyna_eval_workers.decoding import Decoded, idle_clock
 from dyna_eval_workers.drafting import Drafting, PromptLookup
 from dyna_eval_workers.growth import GrowthPolicy
 from dyna_eval_workers.growth.cost_aware import CostAware
-from dyna_eval_workers.growth.trees import BestFirst, DynaTree, TopBranches
+from dyna_eval_workers.growth.trees import BestFirst, DynaTree, StaticTree, TopBranches
 from dyna_eval_workers.tree import Tree
 
 from dyna_eval.errors import DecodingError
 from dyna_eval.jobs import GenerationSpec
 from dyna_eval.measurements import Calibration
+from dyna_eval.topology import Topology
 from tests.models import SUPPORTED, VOCABULARY, near, tiny_gpt_neox, tiny_llama, tiny_model
 from tests.runners import RUNNERS, decoder
 
@@ -57,6 +58,7 @@ POLICIES: dict[str, Drafting] = {
     ),
     "capped tree": TopBranches(depth=5, branches=3, root_branches=2, threshold=0.0, max_nodes=9),
     "one root branch": TopBranches(depth=3, branches=4, root_branches=1, threshold=0.0, max_nodes=100),
+    "static tree": StaticTree(Topology.of_paths([(0,), (1,), (4,), (0, 0), (0, 2), (4, 1), (0, 0, 0)])),
     "best first": BestFirst(depth=5, width=3, max_nodes=12),
     "dynatree": dynatree(),
     "dynatree without phases": dynatree(branch_phase=False, depth_phase=False, history_phase=False),

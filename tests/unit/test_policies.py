@@ -14,7 +14,7 @@ import pytest
 from dyna_eval_workers.drafting import PromptLookup, drafting_for
 from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection, top_nodes
 from dyna_eval_workers.growth.cost_aware import AcceptanceModel, CostAware
-from dyna_eval_workers.growth.trees import BestFirst, DynaTree, TopBranches
+from dyna_eval_workers.growth.trees import BestFirst, DynaTree, StaticTree, TopBranches
 from dyna_eval_workers.tree import ROOT, Tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from dyna_eval.jobs import Configuration, Method, Params
 from dyna_eval.measurements import Calibration
 from dyna_eval.methods import METHODS
+from dyna_eval.topology import NodePath, Topology, expansion_size
 
 PENDING = 9
 DraftModel = Callable[[tuple[int, ...]], Sequence[float]]
@@ -859,6 +860,7 @@ def test_the_best_are_the_likeliest_and_of_equals_the_first(chances: list[float]
 POLICIES: dict[str, Callable[[], GrowthPolicy]] = {
     "tree": lambda: policy(branches=3, max_nodes=17),
     "pruned tree": lambda: policy(threshold=0.1),
+    "static tree": lambda: StaticTree(Topology.of_expansion([3, 1, 2])),
     "best first": lambda: BestFirst(depth=4, width=3, max_nodes=7),
     "dynatree": lambda: dynatree(
         branch_phase=True, depth_phase=True, history_phase=True, max_nodes=15, stop_probability=0.0
@@ -878,6 +880,61 @@ def test_a_policy_keeps_to_the_rows_that_room_is_made_for(name: str, model: Draf
     assert len(grown.expanded) - 1 <= made.max_rows
     assert len(grown.verified) - 1 <= made.max_nodes <= made.max_rows
     assert grown.whole.levels <= made.depth
+
+
+# --------------------------------------------------------------------- static trees
+
+
+@st.composite
+def topologies(draw: st.DrawFn) -> Topology:
+    """Any tree of up to 12 nodes, with gaps among its ranks."""
+    nodes: list[NodePath] = []
+    for _ in range(draw(st.integers(1, 12))):
+        parent = draw(st.sampled_from([(), *nodes]))
+        path = (*parent, draw(st.integers(0, 4)))
+        if path not in nodes:
+            nodes.append(path)
+    return Topology.of_paths(nodes)
+
+
+def ranks_of(grown: Grown) -> set[NodePath]:
+    """Return every verified node by the ranks on its path, where `certain` proposed the tokens."""
+    ranks = {
+        length: sorted(range(5), key=lambda token: token != length % 3)
+        for length in range(grown.whole.levels)
+    }
+    return {
+        tuple(ranks[depth].index(token) for depth, token in enumerate(path))
+        for path in paths_of(grown.verified)
+    }
+
+
+@settings(deadline=None, max_examples=100)
+@given(topologies())
+def test_a_static_tree_grows_its_nodes_and_no_other_in_round_after_round(topology: Topology) -> None:
+    made = StaticTree(topology)
+    for _ in range(2):
+        grown = grow(made, certain)
+        assert ranks_of(grown) == set(topology.nodes)
+        assert len(grown.verified) - 1 == len(topology.nodes) == made.max_nodes
+        assert not grown.capped
+        assert len(grown.expanded) == len({path[:-1] for path in topology.nodes})
+
+
+@settings(deadline=None, max_examples=50)
+@given(counts=st.lists(st.integers(1, 3), min_size=1, max_size=4))
+def test_an_expansion_is_the_tree_that_its_numbers_say(counts: list[int]) -> None:
+    topology = Topology.of_expansion(counts)
+    expected = {path for depth in range(len(counts)) for path in product(*map(range, counts[: depth + 1]))}
+    assert set(topology.nodes) == expected
+    assert len(topology.nodes) == expansion_size(counts)
+    assert topology.expansion == tuple(counts)
+
+
+def test_only_a_tree_of_equal_nodes_has_an_expansion() -> None:
+    assert Topology.of_paths([(0,), (1,), (0, 0)]).expansion is None
+    assert Topology.of_paths([(0,), (2,)]).expansion is None
+    assert Topology.of_paths([(1,), (0,), (1, 0), (0, 0)]).expansion == (2, 1)
 
 
 # ------------------------------------------------------------ from configurations
@@ -907,6 +964,19 @@ def test_a_tree_follows_its_parameters(prune: str, drop_pruned: bool) -> None:
     assert drafting_for(Configuration(label="Tree", method=Method.TREE, params=params)) == TopBranches(
         depth=7, branches=3, root_branches=1, threshold=0.05, max_nodes=99, drop_pruned=drop_pruned
     )
+
+
+@pytest.mark.parametrize(
+    ("params", "nodes"),
+    [
+        ({"expansion": "2-1", "paths": None}, [(0,), (1,), (0, 0), (1, 0)]),
+        ({"expansion": None, "paths": "0 2 2.1"}, [(0,), (2,), (2, 1)]),
+    ],
+)
+def test_a_static_tree_follows_its_parameters(params: Params, nodes: list[NodePath]) -> None:
+    made = drafting_for(Configuration(label="", method=Method.STATIC_TREE, params=params))
+    assert isinstance(made, StaticTree)
+    assert ranks_of(grow(made, certain)) == set(nodes)
 
 
 def test_the_other_methods_follow_their_parameters() -> None:
@@ -951,9 +1021,11 @@ def test_dynatree_follows_its_parameters() -> None:
 def test_every_method_of_a_sweep_file_drafts_or_needs_none(method: Method) -> None:
     """With the defaults that the sweep file fills in: none of them is left for the engine to guess."""
     parameters = METHODS[method]
-    given = {"k": 4} if "k" in parameters.model_fields else {}
+    given: dict[str, Any] = {"k": 4} if "k" in parameters.model_fields else {}
     if method is Method.TREE:
         given = {"depth": 3, "branch": 2}
+    elif method is Method.STATIC_TREE:
+        given = {"expansion": "3-2"}
     configuration = Configuration(label="", method=method, params=parameters.model_validate(given).resolved())
     drafts = drafting_for(configuration, FLAT) is not None
     assert drafts == (method is not Method.AR and not method.is_peer)

@@ -24,7 +24,7 @@ from dyna_eval.jobs import (
     SweepSpec,
 )
 from dyna_eval.measurements import Calibration
-from dyna_eval.methods import METHODS, MethodParameters, Tree
+from dyna_eval.methods import METHODS, MethodParameters, StaticTree, Tree
 from dyna_eval.sweeps.config import parse_sweep
 from dyna_eval.sweeps.expansion import (
     axes_of,
@@ -147,6 +147,22 @@ def test_expansion_yields_every_combination_once(parameters: dict[str, object]) 
             "method: linear, k: 1",
             "method: tree, depth: 1, branch: 5, root_branch: 1",
             "at depth 1 only the root has children; an unpruned tree of branch 1 is linear with k=1",
+        ),
+        (
+            "method: static_tree, expansion: 2-1-2",
+            "method: static_tree, paths: 1 0 1.0 0.0 0.0.0 0.0.1 1.0.1 1.0.0",
+            "its nodes are the same",
+        ),
+        (
+            "method: tree, depth: 3, branch: 2, root_branch: 4",
+            "method: static_tree, expansion: 4-2-2",
+            "a static tree of equal levels is an unpruned tree",
+        ),
+        (
+            "method: linear, k: 3",
+            "method: static_tree, paths: 0 0.0 0.0.0",
+            "a static tree of equal levels is an unpruned tree; "
+            "an unpruned tree of branch 1 is linear with k=3",
         ),
         (
             "method: tree, depth: 7, branch: 2",
@@ -288,7 +304,11 @@ def _grown(tree: Tree) -> tuple[object, ...]:
 def test_the_resolved_parameters_of_every_method_are_valid_and_mean_the_same(
     method: type[MethodParameters],
 ) -> None:
-    required = {name: 2 for name, field in method.model_fields.items() if field.is_required()}
+    required: dict[str, object] = {
+        name: 2 for name, field in method.model_fields.items() if field.is_required()
+    }
+    if method is StaticTree:
+        required = {"expansion": "3-1-2"}
     given = method.model_validate(required)
     again = method.model_validate(dict(given.resolved()))
 

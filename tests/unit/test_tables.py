@@ -25,7 +25,7 @@ from report_records import (
 from dyna_eval.jobs import Configuration, GenerationSpec, JobState, MergedConfiguration, Method, Params
 from dyna_eval.latex.table import to_latex
 from dyna_eval.measurements import Exactness
-from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup
+from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup, StaticTree
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.cells import (
     Column,
@@ -93,6 +93,8 @@ def test_a_table_says_over_how_many_prompts_and_repeats_its_figures_are() -> Non
             "tree, D=7, B=2, τ=0.05, prune=expansion, root_branch=1",
         ),
         (Method.TREE, {**TREE.params, "prune": "expansion"}, "tree, D=7, B=2, τ=0"),
+        (Method.STATIC_TREE, StaticTree(expansion="3-2-1").resolved(), "static_tree, 3-2-1"),
+        (Method.STATIC_TREE, StaticTree(paths="0 1 0.0 0.0.2").resolved(), "static_tree, D=3, nodes=4"),
         (Method.BEST_FIRST, BestFirst().resolved(), "best_first, N≤32, D=8, width=8"),
         (Method.DYNATREE, DynaTree().resolved(), "dynatree, D=5, max_depth=8, B=1/2/3, N≤64"),
         (

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from dyna_eval import methods
 from dyna_eval.jobs import Configuration, Method, Params
 from dyna_eval.measurements import Calibration
 from dyna_eval_workers.growth import GrowthPolicy
 from dyna_eval_workers.growth.cost_aware import CostAware
-from dyna_eval_workers.growth.trees import BestFirst, DynaTree, TopBranches
+from dyna_eval_workers.growth.trees import BestFirst, DynaTree, StaticTree, TopBranches
 from dyna_eval_workers.tree import Tree
 
 
@@ -88,6 +89,10 @@ def _tree(params: Params, _: Calibration | None) -> TopBranches:
     )
 
 
+def _static_tree(params: Params, _: Calibration | None) -> StaticTree:
+    return StaticTree(methods.StaticTree.model_validate(dict(params)).topology)
+
+
 def _best_first(params: Params, _: Calibration | None) -> BestFirst:
     return BestFirst(**{name: _integer(params, name) for name in ("depth", "width", "max_nodes")})
 
@@ -137,6 +142,7 @@ def _number(params: Params, name: str) -> float:
 _DRAFTING: dict[Method, Callable[[Params, Calibration | None], Drafting]] = {
     Method.LINEAR: _linear,
     Method.TREE: _tree,
+    Method.STATIC_TREE: _static_tree,
     Method.BEST_FIRST: _best_first,
     Method.DYNATREE: _dynatree,
     Method.COST_AWARE: _cost_aware,

@@ -1,4 +1,4 @@
-"""Trees that grow by the draft's probabilities: top-k with a threshold, best-first, and DynaTree."""
+"""Trees by the draft's probabilities: top-k with a threshold, of a fixed shape, best-first, and DynaTree."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from dyna_eval.topology import NodePath, Topology
 from dyna_eval_workers.growth import Candidates, GrowthPolicy, Selection, top_nodes
 from dyna_eval_workers.tree import ROOT, Tree
 
@@ -48,6 +49,34 @@ def _capped(kept: Sequence[int], joint: Sequence[float], room: int) -> tuple[Seq
     if len(kept) <= room:
         return kept, False
     return top_nodes(kept, joint, room), True
+
+
+class StaticTree(GrowthPolicy):
+    """The same tree in every round: which of the draft's proposals join it, their ranks alone decide."""
+
+    def __init__(self, topology: Topology) -> None:
+        self.max_nodes, self.depth = len(topology.nodes), topology.levels
+        parents = {path[:-1] for path in topology.nodes}
+        self._expanded = {path: path in parents for path in topology.nodes}
+        self._branches = [0] * topology.levels
+        for path in topology.nodes:
+            self._branches[len(path) - 1] = max(self._branches[len(path) - 1], path[-1] + 1)
+        self._paths: list[NodePath] = []
+        """Of every node of the growing tree."""
+
+    def branch(self, level: int) -> int:
+        return self._branches[level - 1]
+
+    def select(self, candidates: Candidates, level: int, tree: Tree) -> Selection:
+        if level == 1:
+            self._paths = [()]
+        paths = [
+            (*self._paths[parent], rank)
+            for parent, rank in zip(candidates.parent, candidates.rank, strict=True)
+        ]
+        kept = [index for index, path in enumerate(paths) if path in self._expanded]
+        self._paths += [paths[index] for index in kept]
+        return Selection(kept, [self._expanded[paths[index]] for index in kept])
 
 
 @dataclass(frozen=True, kw_only=True)
