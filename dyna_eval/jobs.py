@@ -135,6 +135,16 @@ class PromptSpec:
     category: str | None = None
     chat_template: Mapping[str, object] | None = None
     """Variables of the chat template that conversations go through; None: texts are prompts as they are."""
+    chat_template_text: str | None = None
+    """The chat template in Jinja; None: the tokenizer's own."""
+    template: str | None = None
+    """Of texts from several columns, instead of `column`; see `dyna_eval.sweeps.templates`."""
+    shuffle: int | None = None
+    """Seed of the random order in which rows are taken; None: as they stand."""
+    per_category: int | None = None
+    """At most so many prompts of each category."""
+    revision: str | None = None
+    """Of a data set on the hub."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
