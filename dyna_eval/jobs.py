@@ -245,6 +245,17 @@ class SweepSpec:
     merged: tuple[MergedConfiguration, ...] = ()
     source: str = ""
 
+    @property
+    def past_answers(self) -> tuple[str, ...]:
+        """Names of the pairs that write on behind the end of an answer, where text repeats itself: their
+        prompts are in a chat template, and samples do not stop at end tokens.
+        """
+        if self.generation.stop_at_eos:
+            return ()
+        return tuple(
+            pair.name for pair in self.pairs if (pair.prompts or self.prompts).chat_template is not None
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:

@@ -16,12 +16,14 @@ import datasets
 import huggingface_hub
 import pytest
 import torch
+from click.testing import CliRunner
 from dyna_eval_workers.model_files import demo_folder
 from dyna_eval_workers.prompts import check_fit, load_prompts
 from dyna_eval_workers.resolution import resolve_sweep
 from dyna_eval_workers.session import DecodingSession
 from transformers import AutoTokenizer
 
+from dyna_eval.cli import cli
 from dyna_eval.errors import PromptError
 from dyna_eval.jobs import Method, Prompt, PromptSet, PromptSpec, ResolvedSweep, prompt_digest
 from dyna_eval.measurements import Exactness
@@ -637,6 +639,28 @@ def test_the_template_of_vicuna_writes_what_fastchat_does(tmp_path: Path, tokeni
         "helpful, detailed, and polite answers to the user's questions. USER: Who won? ASSISTANT:"
     )
     assert prompt.token_ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_dry_run_warns_of_answers_that_do_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user has it: a template of a file, for a tokenizer without one."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    model = save_model(tiny_gpt_neox(seed=1), tmp_path / "model")
+    byte_tokenizer().save_pretrained(model)
+    write_rows(tmp_path, {"question": "Who won?"}, {"question": "Who lost?"})
+    (tmp_path / "chat.jinja").write_text(TEMPLATE + "\n")
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        f"pair: {{target: {model}}}\n"
+        "prompts: {dataset: json, data_files: questions.jsonl, template: '{question}', shuffle: 1,"
+        " chat_template_file: chat.jinja}\n"
+        "generation: {max_new_tokens: 8}\nconfigs:\n  - {label: Baseline, method: ar}\n"
+    )
+    database = f"sqlite:///{tmp_path / 'dyna-eval.db'}"
+    done = CliRunner().invoke(cli, ["submit", str(file), "--dry-run", "--db", database])
+    assert done.exit_code == 0, done.output
+    (first, second) = (f"<user>{asked}\n<assistant>" for asked in ("Who won?", "Who lost?"))
+    assert f"2 prompts with {len(first) + len(second) + 2} tokens" in done.stdout
+    assert done.stderr.startswith(f"{file}: warning: prompts are in a chat template")
 
 
 def test_messages_without_a_template_are_refused_with_the_key_that_they_need(

@@ -8,9 +8,11 @@ import string
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dyna_eval.cli import cli
 from dyna_eval.errors import SweepFileError
 from dyna_eval.jobs import (
     Backend,
@@ -431,6 +433,19 @@ def test_what_is_no_chat_template_is_told(
     path.mkdir() if content is None else path.write_bytes(content)
     text = sweep(prompts=f"{{dataset: demo, chat_template_file: chat.jinja{more}}}")
     assert mistake_in(text, folder=tmp_path) == f"sweep.yaml:2: {says}"
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_answers_that_do_not_end_are_warned_of(tmp_path: Path, *, stops: bool) -> None:
+    """In a chat template alone; any of several prompt sets counts."""
+    head = f"generation: {{stop_at_eos: {str(stops).lower()}}}\n"
+    file = tmp_path / "sweep.yaml"
+    for chats, warned in (("", False), (", chat_template: true", not stops)):
+        file.write_text(sweep(head=head, prompts=f"[{{dataset: demo, label: a}}, {{dataset: demo{chats}}}]"))
+        done = CliRunner().invoke(cli, ["validate", str(file)])
+        assert (done.exit_code, done.stdout) == (0, f"{file}: sweep: 1 configurations, 6 jobs\n")
+        assert done.stderr.startswith(f"{file}: warning: prompts are in a chat template, but") == warned
+        assert done.stderr.count("\n") == warned
 
 
 def test_a_folder_that_is_not_there_is_told_with_the_place_where_it_was_looked_for(tmp_path: Path) -> None:
