@@ -136,6 +136,16 @@ class PromptSpec:
     category: str | None = None
     chat_template: Mapping[str, object] | None = None
     """Variables of the chat template that conversations go through; None: texts are prompts as they are."""
+    chat_template_text: str | None = None
+    """The chat template in Jinja; None: the tokenizer's own."""
+    template: str | None = None
+    """Of texts from several columns, instead of `column`; see `dyna_eval.sweeps.templates`."""
+    shuffle: int | None = None
+    """Seed of the random order in which rows are taken; None: as they stand."""
+    per_category: int | None = None
+    """At most so many prompts of each category."""
+    revision: str | None = None
+    """Of a data set on the hub."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +245,17 @@ class SweepSpec:
     configurations: tuple[Configuration, ...]
     merged: tuple[MergedConfiguration, ...] = ()
     source: str = ""
+
+    @property
+    def past_answers(self) -> tuple[str, ...]:
+        """Names of the pairs that write on behind the end of an answer, where text repeats itself: their
+        prompts are in a chat template, and samples do not stop at end tokens.
+        """
+        if self.generation.stop_at_eos:
+            return ()
+        return tuple(
+            pair.name for pair in self.pairs if (pair.prompts or self.prompts).chat_template is not None
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

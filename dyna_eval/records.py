@@ -115,5 +115,7 @@ class SweepRecord:
     generation: GenerationSpec | None = field(default=None, repr=False)
     models: Mapping[str, Pair] = field(default_factory=dict, repr=False)
     """By the name of the pair."""
+    past_answers: tuple[str, ...] = ()
+    """Pairs that wrote on behind the ends of answers; see `SweepSpec`."""
     source: str = field(default="", repr=False)
     """The sweep file's text."""

@@ -335,6 +335,7 @@ def read_record(session: Session, sweep_id: int) -> SweepRecord:
         seed=spec.generation.seed,
         generation=spec.generation,
         models=pairs,
+        past_answers=spec.past_answers,
         source=spec.source,
         categories=_read_categories(session, set(row.prompt_sets.values())),
     )

@@ -9,6 +9,7 @@ import click
 
 from dyna_eval.commands.options import json_option, limit_option, overrides_option
 from dyna_eval.commands.output import print_json
+from dyna_eval.wording import one_line
 
 if TYPE_CHECKING:
     from dyna_eval.jobs import SweepSpec
@@ -33,6 +34,7 @@ def validate(
     if file is None:
         raise click.UsageError("name a sweep file, or ask for --schema")
     spec = load_sweep(file, overrides, max_configurations=max_configurations)
+    warn(file, spec)
     rows = len(spec.configurations) * len(spec.pairs)
     jobs, most = rows * spec.measure.repeats, rows * spec.measure.most_repeats
     if as_json:
@@ -58,6 +60,19 @@ def expand(*, file: Path, overrides: tuple[str, ...], max_configurations: int, a
         print_json(plan(spec))
     else:
         print_configurations(spec)
+
+
+def warn(file: Path, spec: SweepSpec) -> None:
+    """Say on stderr what a valid sweep file asks for that its author may not want."""
+    if spec.past_answers:
+        click.echo(
+            one_line(
+                f"{file}: warning: prompts are in a chat template, but generation.stop_at_eos is false: text"
+                " behind the end of an answer repeats itself, which inflates acceptance; set"
+                " 'stop_at_eos: true', and 'max_new_tokens' to what answers need"
+            ),
+            err=True,
+        )
 
 
 def plan(spec: SweepSpec) -> dict[str, Any]:

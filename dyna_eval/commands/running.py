@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.files import plan, print_configurations
+from dyna_eval.commands.files import plan, print_configurations, warn
 from dyna_eval.commands.options import (
     Execution,
     as_typed,
@@ -61,6 +61,7 @@ def submit(
     from dyna_eval.sweeps.config import load_sweep
 
     spec = load_sweep(file, overrides, name=name, max_configurations=max_configurations)
+    warn(file, spec)
     _check_cores(execution)
     _check_may_travel(database, execution)
     _check_database(database)

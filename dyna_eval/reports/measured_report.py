@@ -47,6 +47,10 @@ from dyna_eval.reports.statistics import (
 from dyna_eval.reports.tuning import split_record
 from dyna_eval.wording import count
 
+PAST_ANSWERS = (
+    "prompts in a chat template, without stop_at_eos: text behind the end of an answer repeats itself, which"
+    " inflates acceptance"
+)
 UNKNOWN_NOISE = (
     "intervals are over prompts alone: with so few repeats it is not known what runs differ by,"
     " and a small difference may be the machine's"
@@ -227,6 +231,8 @@ class _PairTable:
                 " cannot be compared with others"
             )
             found.append(Caveat(text))
+        if self.pair in self.record.past_answers:
+            found.append(Caveat(PAST_ANSWERS))
         if self.noise.in_block is None and any(row.speedup_interval for row in rows):
             found.append(Caveat(UNKNOWN_NOISE))
         return found

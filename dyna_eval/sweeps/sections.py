@@ -21,11 +21,13 @@ from pydantic.json_schema import WithJsonSchema
 from dyna_eval.jobs import PACKAGED_PAIRS, EngineSpec, GenerationSpec, MeasureSpec, PromptSpec
 from dyna_eval.methods import MethodParameters, PositiveZero
 from dyna_eval.policies import method_names, parameters_of
+from dyna_eval.sweeps.templates import columns_of
 
 _GENERATION, _MEASURE, _PROMPTS = GenerationSpec(), MeasureSpec(), PromptSpec(dataset="")
 _ENGINE = EngineSpec()
 _BIDIRECTIONAL = "\u202a-\u202e\u2066-\u2069"  # would let a label show as another one
 _NOT_IN_A_LINE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff{_BIDIRECTIONAL}]")
+_NOT_IN_A_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and signs without ink
 
 
@@ -58,6 +60,13 @@ def _greedy_or_warm(temperature: float) -> float:
 def _or_no_variables(value: object, check: ValidatorFunctionWrapHandler) -> object:
     """Read true as a template without variables of the user's, and false as none."""
     return check(({} if value else None) if isinstance(value, bool) else value)
+
+
+def _with_columns(template: str) -> str:
+    if _NOT_IN_A_TEXT.search(template):
+        raise ValueError("should be text without control characters")
+    columns_of(template)
+    return template
 
 
 def _plain_value(value: object) -> object:
@@ -105,6 +114,9 @@ ChatTemplate = Annotated[
     WrapValidator(_or_no_variables),
     WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "object"}]}),
 ]
+TextTemplate = Annotated[
+    str, StringConstraints(min_length=1, max_length=100_000), AfterValidator(_with_columns)
+]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), PositiveZero]
 
@@ -132,8 +144,20 @@ class PromptsSection(Section):
 
     dataset: Text = Field(description="'demo', a hub id, a folder, or csv, json, parquet or text.")
     name: Text | None = Field(None, description="The configuration of a data set that has several.")
-    split: Text | None = Field(None, description="Unless given, 'train' for local files, otherwise 'test'.")
+    revision: Text | None = Field(
+        None, description="Commit, tag or branch of a data set on the hub; unless given, its newest commit."
+    )
+    split: Text | None = Field(
+        None,
+        description="Unless given, 'train' for local files, otherwise 'test'. Slices of it work, as"
+        " test[100:200] or test[:10%], and sums, as train+test.",
+    )
     column: Text = Field(_PROMPTS.column, description="Of texts, or of lists of turns: the first one counts.")
+    template: TextTemplate | None = Field(
+        None,
+        description="Instead of 'column': a text from several columns, as 'Question: {question}'; {{ and }}"
+        " are braces themselves. Rows without a value in one of them are left out.",
+    )
     data_files: TextOrTexts = Field(
         default_factory=list,
         max_length=1000,
@@ -141,6 +165,13 @@ class PromptsSection(Section):
     )
     min_chars: int = Field(_PROMPTS.min_chars, ge=0, description="Shorter texts are left out.")
     limit: int | None = Field(None, ge=1, description="At most so many prompts.")
+    shuffle: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="A seed: rows are taken in a random order, which is the same on every machine, rather"
+        " than as they stand.",
+    )
     max_prompt_tokens: int | None = Field(
         None, ge=1, description="Longer prompts are cut at their end; with a chat template they are left out."
     )
@@ -149,7 +180,15 @@ class PromptsSection(Section):
         description="true: texts, turns or lists of messages go through the chat template of the target's "
         "tokenizer; a mapping sets variables of the template besides, as {enable_thinking: false}.",
     )
+    chat_template_file: Text | None = Field(
+        None,
+        description="A chat template in Jinja instead of the tokenizer's own; beside the sweep file or in the"
+        " current folder. It needs no 'chat_template: true'.",
+    )
     category: Text | None = Field(None, description="A column that `report --by-category` groups by.")
+    per_category: int | None = Field(
+        None, ge=1, description="At most so many prompts of each category; for 'category'."
+    )
     label: Label | None = Field(None, description="Of one prompt set among several; else its data's name.")
 
 

@@ -13,6 +13,8 @@ from dyna_eval.sweeps.sections import PairSection, PromptsSection
 from dyna_eval.yaml_source import Location
 
 _MOST_LISTED = 100
+_MOST_OF_A_TEMPLATE = 1_000_000
+"""Bytes of a chat template's file."""
 _BUILDER_OF_ENDING = {
     "csv": "csv",
     "json": "json",
@@ -156,8 +158,56 @@ def _prompt_set(section: PromptsSection, folder: Path, location: Location, mista
         mistakes.add((*location, "dataset"), what)
     else:
         dataset = _located(dataset, folder, (*location, "dataset"), mistakes)
+    _check_prompt_keys(section, location, mistakes)
+    if section.revision and not _is_hub_data(dataset):
+        mistakes.add((*location, "revision"), "'revision' is for data sets on a hub; leave it out")
+    written = section.model_dump(exclude={"label", "chat_template_file"})
     found = {"dataset": dataset, "data_files": tuple(data_files), "split": section.split or split}
-    return PromptSpec(**section.model_dump(exclude={"label"}) | found)
+    return PromptSpec(**written | found | _chat_template(section, folder, location, mistakes))
+
+
+def _check_prompt_keys(section: PromptsSection, location: Location, mistakes: Mistakes) -> None:
+    """Refuse keys that contradict each other, or say nothing alone."""
+    given = section.model_fields_set
+    if section.template is not None and "column" in given:
+        what = "'template' names its columns itself; leave out 'column', or 'template'"
+        mistakes.add((*location, "template"), what)
+    if section.per_category is not None and section.category is None:
+        what = "'per_category' needs to know the categories; name their column with 'category'"
+        mistakes.add((*location, "per_category"), what)
+    if section.chat_template_file is not None and section.chat_template is None and "chat_template" in given:
+        what = "'chat_template_file' is a chat template; leave it out, or 'chat_template: false'"
+        mistakes.add((*location, "chat_template_file"), what)
+
+
+def _is_hub_data(dataset: str) -> bool:
+    return dataset not in _FILE_BUILDERS and _on_hub(dataset)
+
+
+def _chat_template(
+    section: PromptsSection, folder: Path, location: Location, mistakes: Mistakes
+) -> dict[str, object]:
+    """Return the chat template of a file, with its variables; nothing where no file is named."""
+    text = section.chat_template_file
+    if text is None:
+        return {}
+    location = (*location, "chat_template_file")
+    path = _beside(text, folder) or _beside(text, Path())
+    if path is None or not path.is_file():
+        mistakes.add(location, f"there is no file {shown(text)}; correct 'chat_template_file'")
+        return {}
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_OF_A_TEMPLATE + 1)
+        template = content.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        mistakes.add(location, f"{shown(text)} cannot be read: {reason}; name a chat template in Jinja")
+        return {}
+    if len(content) > _MOST_OF_A_TEMPLATE or not template.strip():
+        size = f"larger than {_MOST_OF_A_TEMPLATE:,} bytes" if template.strip() else "empty"
+        mistakes.add(location, f"{shown(text)} is {size}; name a chat template in Jinja")
+    return {"chat_template": section.chat_template or {}, "chat_template_text": template}
 
 
 def _builder_of(dataset: str, folder: Path) -> str | None:

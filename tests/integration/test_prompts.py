@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +16,14 @@ import datasets
 import huggingface_hub
 import pytest
 import torch
+from click.testing import CliRunner
 from dyna_eval_workers.model_files import demo_folder
 from dyna_eval_workers.prompts import check_fit, load_prompts
 from dyna_eval_workers.resolution import resolve_sweep
 from dyna_eval_workers.session import DecodingSession
 from transformers import AutoTokenizer
 
+from dyna_eval.cli import cli
 from dyna_eval.errors import PromptError
 from dyna_eval.jobs import Method, Prompt, PromptSet, PromptSpec, ResolvedSweep, prompt_digest
 from dyna_eval.measurements import Exactness
@@ -278,6 +284,174 @@ def test_an_unknown_data_set_without_a_network_is_refused(
     assert reason.startswith("data set 'nobody/never-heard-of' cannot be loaded: ")
 
 
+# ---------------------------------------------------------- texts of several columns
+
+
+@pytest.mark.parametrize("dataset", ["json", "parquet", "csv"])
+def test_a_text_is_made_of_several_columns(dataset: str, tmp_path: Path, tokenizer: Any) -> None:
+    spec = spec_of(WRITERS[dataset](tmp_path), dataset, template="{kind}: {text}\n{{A}}:", limit=2)
+    prompts = load_prompts(spec, tokenizer).prompts
+    assert [prompt.text for prompt in prompts] == [f"one: {TEXTS[0]}\n{{A}}:", f"two: {TEXTS[1]}\n{{A}}:"]
+    assert [tokenizer.decode(prompt.token_ids) for prompt in prompts] == [prompt.text for prompt in prompts]
+
+
+def test_a_template_of_one_column_gives_the_prompts_of_that_column(rows: Path, tokenizer: Any) -> None:
+    """But for rows that are blank in it: with other text around it they would be prompts."""
+    assert load_prompts(spec_of(rows, template="{text}"), tokenizer) == load_prompts(spec_of(rows), tokenizer)
+    assert len(load_prompts(spec_of(rows, template="Q: {text}"), tokenizer).prompts) == len(TEXTS)
+
+
+def test_values_are_not_read_as_templates_and_may_be_numbers(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_rows(tmp_path, {"a": "{b} {{", "b": 5}, {"a": None, "b": 6}, {"a": "x", "b": 7})
+    prompts = load_prompts(spec_of(path, template="{a} {b}"), tokenizer).prompts
+    assert [prompt.text for prompt in prompts] == ["{b} {{ 5", "x 7"], "and a row without a value is left out"
+
+
+def test_characters_of_the_whole_text_are_counted_and_it_is_cut(rows: Path, tokenizer: Any) -> None:
+    spec = spec_of(rows, template="Q: {text}", min_chars=14, max_prompt_tokens=6)
+    texts = [prompt.text for prompt in load_prompts(spec, tokenizer).prompts]
+    assert texts == ["Q: a l", "Q: ano"]
+
+
+@pytest.mark.parametrize("template", ["{quesion}", "{text} {text.kind}", "{text[0]}", "{text!r}"])
+def test_what_a_template_names_must_be_a_column(template: str, rows: Path, tokenizer: Any) -> None:
+    name = template.rpartition("{")[2].removesuffix("}")
+    reason = refusal(lambda: load_prompts(spec_of(rows, template=template), tokenizer))
+    assert reason == f"{rows} has no column {name!r}, only text, kind; name one of them with prompts.template"
+
+
+def test_a_list_is_no_text_of_a_template(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_rows(tmp_path, SPEC_BENCH[0])
+    reason = refusal(lambda: load_prompts(spec_of(path, template="{turns}"), tokenizer))
+    assert reason.startswith(f"row 1 of {path}: column 'turns' holds ['Write a blog post.', 'Rewrite it.'], ")
+
+
+def test_a_template_without_a_usable_text_is_told_with_advice(rows: Path, tokenizer: Any) -> None:
+    reason = refusal(lambda: load_prompts(spec_of(rows, template="{text}", min_chars=99), tokenizer))
+    assert reason.endswith("in the text of prompts.template; lower prompts.min_chars or choose other columns")
+
+
+# ------------------------------------------------------------------ some rows of many
+
+
+def numbered(folder: Path, count: int) -> Path:
+    """A file whose rows are sorted by kind, as many data sets are; every eleventh one is blank."""
+    rows = ({"text": "" if n % 11 == 0 else f"row {n}", "kind": f"k{3 * n // count}"} for n in range(count))
+    return write_rows(folder, *rows)
+
+
+def texts_of(spec: PromptSpec, tokenizer: Any) -> list[str]:
+    return [prompt.text for prompt in load_prompts(spec, tokenizer).prompts]
+
+
+def test_shuffled_rows_are_ranked_by_the_hash_of_seed_and_number(tmp_path: Path, tokenizer: Any) -> None:
+    """Written out here, since the order must outlive every library."""
+    spec = spec_of(numbered(tmp_path, 40), shuffle=7)
+
+    def rank(number: int) -> str:
+        return hashlib.sha256(f'["shuffle",7,{number}]'.encode()).hexdigest()
+
+    expected = [f"row {number - 1}" for number in sorted(range(1, 41), key=rank) if (number - 1) % 11]
+    assert texts_of(spec, tokenizer) == expected != texts_of(replace(spec, shuffle=None), tokenizer)
+    assert texts_of(replace(spec, limit=9), tokenizer) == expected[:9]
+    assert texts_of(replace(spec, shuffle=8), tokenizer) != expected
+    assert sorted(texts_of(replace(spec, shuffle=8), tokenizer)) == sorted(expected)
+
+
+def test_rows_are_shuffled_alike_in_every_kind_of_file(tmp_path: Path, tokenizer: Any) -> None:
+    digests = {
+        load_prompts(spec_of(write(tmp_path), dataset, shuffle=3), tokenizer).digest
+        for dataset, write in WRITERS.items()
+    }
+    assert len(digests) == 1
+    assert digests != {load_prompts(spec_of(_write_jsonl(tmp_path)), tokenizer).digest}
+
+
+def test_a_slice_of_a_split_is_taken_and_shuffled_by_itself(tmp_path: Path, tokenizer: Any) -> None:
+    spec = spec_of(numbered(tmp_path, 40), split="train[12:18]")
+    expected = [f"row {number}" for number in range(12, 18)]
+    assert texts_of(spec, tokenizer) == expected
+    assert expected != texts_of(replace(spec, shuffle=1), tokenizer)
+    assert sorted(texts_of(replace(spec, shuffle=1), tokenizer)) == expected
+    assert texts_of(replace(spec, split="train[:5%]+train[-1:]"), tokenizer) == ["row 1", "row 39"]
+
+
+@pytest.mark.parametrize("shuffle", [None, 5])
+def test_so_many_prompts_are_taken_of_each_category(
+    shuffle: int | None, tmp_path: Path, tokenizer: Any
+) -> None:
+    """The first ones of the order that there is without the bound; rows that are no prompts do not count."""
+    every = spec_of(numbered(tmp_path, 60), category="kind", shuffle=shuffle)
+    ordered = load_prompts(every, tokenizer).prompts
+    chosen = load_prompts(replace(every, per_category=4), tokenizer).prompts
+    assert Counter(prompt.category for prompt in chosen) == {"k0": 4, "k1": 4, "k2": 4}
+    for kind in ("k0", "k1", "k2"):
+        alike = [prompt.text for prompt in ordered if prompt.category == kind]
+        assert [prompt.text for prompt in chosen if prompt.category == kind] == alike[:4]
+    assert [prompt.index for prompt in chosen] == list(range(12))
+    limited = load_prompts(replace(every, per_category=4, limit=6), tokenizer).prompts
+    assert limited == chosen[:6]
+    assert len(load_prompts(replace(every, per_category=99), tokenizer).prompts) == len(ordered)
+
+
+def test_rows_without_a_category_are_one_of_their_own(tmp_path: Path, tokenizer: Any) -> None:
+    kinds = [None, "a", " ", "a", None]
+    path = write_rows(tmp_path, *({"text": f"row {n}", "kind": kind} for n, kind in enumerate(kinds)))
+    spec = spec_of(path, category="kind", per_category=1)
+    assert texts_of(spec, tokenizer) == ["row 0", "row 1"]
+
+
+# ------------------------------------------------------------- revisions of the hub
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def loaded_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that does not reach the hub, and has loaded two commits of a data set from there."""
+    for commit, texts in ((OLD, ["old"]), (NEW, ["new"])):
+        folder = Path(datasets.config.HF_DATASETS_CACHE) / "org___data" / "default" / "0.0.0" / commit
+        prepared = datasets.load_dataset_builder(
+            "json",
+            data_files={"test": str(write_rows(tmp_path, *({"text": text} for text in texts)))},
+            cache_dir=str(tmp_path / commit),
+        )
+        prepared.download_and_prepare()
+        shutil.copytree(prepared.cache_dir, folder)
+        (folder / "json-test.arrow").rename(folder / "data-test.arrow")
+        info = json.loads((folder / "dataset_info.json").read_text())
+        info |= {"config_name": "default", "dataset_name": "data"}
+        (folder / "dataset_info.json").write_text(json.dumps(info))
+        os.utime(folder, (1, 1) if commit == OLD else (2, 2))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.usefixtures("loaded_before")
+def test_a_revision_is_never_another_commit_that_was_loaded_before(tokenizer: Any) -> None:
+    """`load_dataset` would take the latest one, and say nothing."""
+    spec = PromptSpec(dataset="org/data")
+    assert texts_of(spec, tokenizer) == ["new"]
+    assert texts_of(replace(spec, revision=NEW), tokenizer) == ["new"]
+    for revision in (OLD, "main", "v1.0"):
+        reason = refusal(lambda at=revision: load_prompts(replace(spec, revision=at), tokenizer))
+        assert reason == (
+            f"data set 'org/data' cannot be loaded at revision {revision!r}: the hub is not reached, and the"
+            f" latest commit that was loaded here before is {NEW}; name that one with prompts.revision, or"
+            " try again with a network"
+        )
+
+
+def test_a_revision_of_an_unknown_data_set_is_refused(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    spec = PromptSpec(dataset="nobody/never-heard-of", revision="v1.0")
+    reason = refusal(lambda: load_prompts(spec, tokenizer))
+    assert reason.startswith("data set 'nobody/never-heard-of' cannot be loaded: ")
+
+
 # ------------------------------------------------------------------ chat templates
 
 TEMPLATE = (
@@ -409,6 +583,84 @@ def test_a_tokenizer_without_a_template_is_refused_with_what_to_do(tmp_path: Pat
     several.chat_template = {"rag": TEMPLATE, "tool_use": TEMPLATE}
     reason = refusal(lambda: load_prompts(chat_of(tmp_path, ASKED), several))
     assert reason.startswith("the target's tokenizer has no default chat template: ")
+
+
+def test_a_text_of_several_columns_is_the_turn_of_the_user(tmp_path: Path, chat_tokenizer: Any) -> None:
+    path = write_rows(tmp_path, {"a": "Who", "b": "won?"}, {"a": None, "b": "lost?"})
+    spec = spec_of(path, template="{a} {b}", chat_template={})
+    (prompt,) = load_prompts(spec, chat_tokenizer).prompts
+    assert prompt.text == f"{END}<user>Who won?\n<assistant>"
+
+
+def test_a_template_that_is_given_takes_the_place_of_the_tokenizers(
+    tmp_path: Path, tokenizer: Any, chat_tokenizer: Any
+) -> None:
+    """Prompts are what came of it: equal ones are the same set, whoever brought the template."""
+    own = load_prompts(chat_of(tmp_path, ASKED), chat_tokenizer)
+    given = chat_of(tmp_path, ASKED, chat_template_text=TEMPLATE)
+    assert load_prompts(given, tokenizer) == own
+    brief = replace(given, chat_template_text=TEMPLATE.replace("assistant", "model"))
+    (other,) = load_prompts(brief, chat_tokenizer).prompts
+    assert other.text == f"{END}<user>Who won?\n<model>"
+    assert load_prompts(brief, chat_tokenizer).digest != own.digest
+    spec = replace(given, chat_template={"thinking": False})
+    assert load_prompts(spec, tokenizer).prompts[0].text.endswith("<assistant>-")
+
+
+@pytest.mark.parametrize(
+    ("template", "variables", "says"),
+    [
+        ("{{ bos_token }}\n{% for %}", {}, "is not valid Jinja in line 2: Expected an expression"),
+        ("{{ raise_exception('not so') }}", {}, "refuses it: not so"),
+        ("{{ messages }}", {"thinking": False}, "has no variable 'thinking' that could be set"),
+        ("{{ strftime_now(how) }}", {}, "asks for the time in a format that it computes"),
+    ],
+)
+def test_a_template_of_a_file_that_cannot_be_used_is_told_as_such(
+    template: str, variables: dict[str, object], says: str, tmp_path: Path, tokenizer: Any
+) -> None:
+    spec = chat_of(tmp_path, ASKED, chat_template=variables, chat_template_text=template)
+    reason = refusal(lambda: load_prompts(spec, tokenizer))
+    assert f"the template of prompts.chat_template_file {says}" in reason
+
+
+def test_the_template_of_vicuna_writes_what_fastchat_does(tmp_path: Path, tokenizer: Any) -> None:
+    """Its `get_conversation_template("vicuna")`, behind the token that the tokenizer puts before a text."""
+    file = tmp_path / "sweep.yaml"
+    write_rows(tmp_path, {"turns": ["Who won?", "And now?"]})
+    file.write_text(
+        "pair: demo\nprompts: {dataset: json, data_files: questions.jsonl, column: turns, "
+        f"chat_template_file: {ROOT / 'examples' / 'vicuna.jinja'}}}\n"
+        "configs:\n  - {label: Baseline, method: ar}\n"
+    )
+    (prompt,) = load_prompts(load_sweep(file).prompts, tokenizer).prompts
+    assert prompt.text == (
+        f"{END}A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+        "helpful, detailed, and polite answers to the user's questions. USER: Who won? ASSISTANT:"
+    )
+    assert prompt.token_ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_dry_run_warns_of_answers_that_do_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user has it: a template of a file, for a tokenizer without one."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    model = save_model(tiny_gpt_neox(seed=1), tmp_path / "model")
+    byte_tokenizer().save_pretrained(model)
+    write_rows(tmp_path, {"question": "Who won?"}, {"question": "Who lost?"})
+    (tmp_path / "chat.jinja").write_text(TEMPLATE + "\n")
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        f"pair: {{target: {model}}}\n"
+        "prompts: {dataset: json, data_files: questions.jsonl, template: '{question}', shuffle: 1,"
+        " chat_template_file: chat.jinja}\n"
+        "generation: {max_new_tokens: 8}\nconfigs:\n  - {label: Baseline, method: ar}\n"
+    )
+    database = f"sqlite:///{tmp_path / 'dyna-eval.db'}"
+    done = CliRunner().invoke(cli, ["submit", str(file), "--dry-run", "--db", database])
+    assert done.exit_code == 0, done.output
+    (first, second) = (f"<user>{asked}\n<assistant>" for asked in ("Who won?", "Who lost?"))
+    assert f"2 prompts with {len(first) + len(second) + 2} tokens" in done.stdout
+    assert done.stderr.startswith(f"{file}: warning: prompts are in a chat template")
 
 
 def test_messages_without_a_template_are_refused_with_the_key_that_they_need(

@@ -132,6 +132,17 @@ def test_a_record_has_the_categories_of_its_prompts(store: Store) -> None:
     assert store.record(store.add_sweep(resolved)).categories == {digest_: {1: "prose"}}
 
 
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_record_knows_which_pairs_went_on_behind_their_answers(store: Store, *, stops: bool) -> None:
+    resolved = make_sweep(pairs=("demo", "other"))
+    first, second = resolved.spec.pairs
+    chats = replace(resolved.spec.prompts, chat_template={})
+    generation = replace(resolved.spec.generation, stop_at_eos=stops)
+    spec = replace(resolved.spec, pairs=(first, replace(second, prompts=chats)), generation=generation)
+    sweep_id = store.add_sweep(replace(resolved, spec=spec))
+    assert store.record(sweep_id).past_answers == (() if stops else ("other",))
+
+
 def test_categories_that_a_file_names_only_later_are_added_to_the_stored_prompts(store: Store) -> None:
     """Submitting the file again runs nothing, and a file that names none takes none away."""
     resolved = make_sweep()

@@ -8,9 +8,11 @@ import string
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dyna_eval.cli import cli
 from dyna_eval.errors import SweepFileError
 from dyna_eval.jobs import (
     Backend,
@@ -315,6 +317,37 @@ def test_a_single_prompt_set_changes_no_pair() -> None:
         ("{dataset: ./gone}", "there is no folder './gone' in "),
         ("{dataset: demo, limit: 0}", "'limit' should be at least 1, not 0"),
         ("{dataset: demo, colunm: text}", "unknown key 'colunm'; did you mean 'column'?"),
+        (
+            "{dataset: demo, template: '{a'}",
+            "'template' has a '{' alone; write {column}, or '{{' for a brace",
+        ),
+        ("{dataset: demo, template: text}", "'template' should name a column, as {question};"),
+        (
+            '{dataset: demo, template: "{a}\\a"}',
+            "'template' should be text without control characters",
+        ),
+        (
+            "{dataset: demo, template: '{a}', column: a}",
+            "'template' names its columns itself; leave out 'column', or 'template'",
+        ),
+        (
+            "{dataset: demo, per_category: 2}",
+            "'per_category' needs to know the categories; name their column with 'category'",
+        ),
+        ("{dataset: demo, category: a, per_category: 0}", "'per_category' should be at least 1, not 0"),
+        ("{dataset: demo, shuffle: true}", "'shuffle' should be a whole number, not true"),
+        ("{dataset: demo, shuffle: -1}", "'shuffle' should be at least 0, not -1"),
+        ("{dataset: demo, revision: v1}", "'revision' is for data sets on a hub; leave it out"),
+        ("{dataset: ., revision: v1}", "'revision' is for data sets on a hub; leave it out"),
+        (
+            "{dataset: json, data_files: '*.json', revision: v1}",
+            "'revision' is for data sets on a hub; leave it out",
+        ),
+        ("{dataset: org/data, revision: 12}", "'revision' should be text, not 12; put it in quotes"),
+        (
+            "{dataset: demo, chat_template_file: gone.jinja}",
+            "there is no file 'gone.jinja'; correct 'chat_template_file'",
+        ),
     ],
 )
 def test_wrong_prompts_are_named(prompts: str, message: str) -> None:
@@ -344,6 +377,77 @@ def test_a_chat_template_is_asked_for_by_true_or_by_its_variables(
 def test_a_chat_template_is_neither_text_nor_list(written: str, says: str) -> None:
     text = sweep(prompts=f"{{dataset: demo, chat_template: {written}}}")
     assert mistake_in(text) == f"sweep.yaml:2: {says}"
+
+
+def test_how_rows_become_prompts_is_kept() -> None:
+    template = '"Question: {question}\\nAnswer:"'
+    rows = f"template: {template}, shuffle: 0, category: subject, per_category: 3"
+    spec = parse(sweep(prompts=f"{{dataset: org/data, revision: v1.0, split: 'test[:10%]', {rows}}}"))
+    assert spec.prompts == PromptSpec(
+        dataset="org/data",
+        revision="v1.0",
+        split="test[:10%]",
+        template="Question: {question}\nAnswer:",
+        shuffle=0,
+        category="subject",
+        per_category=3,
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "variables"),
+    [("", {}), (", chat_template: true", {}), (", chat_template: {thinking: false}", {"thinking": False})],
+)
+def test_a_chat_template_is_read_from_its_file(
+    more: str, variables: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the sweep file, or in the current folder."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "chat.jinja").write_bytes(b"\xef\xbb\xbf{{ messages }}\n")
+    text = sweep(prompts=f"{{dataset: demo, chat_template_file: chat.jinja{more}}}")
+    beside = parse(text, folder=tmp_path / "here").prompts
+    monkeypatch.chdir(tmp_path / "here")
+    assert parse(text, folder=tmp_path).prompts == beside
+    assert beside == PromptSpec(
+        dataset="demo", chat_template=variables, chat_template_text="{{ messages }}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "says"),
+    [
+        (b"\xff", "", "'chat.jinja' cannot be read: it is not UTF-8 text; name a chat template in Jinja"),
+        (b" \n", "", "'chat.jinja' is empty; name a chat template in Jinja"),
+        (b"x" * 1_000_001, "", "'chat.jinja' is larger than 1,000,000 bytes; name a chat template in Jinja"),
+        (None, "", "there is no file 'chat.jinja'; correct 'chat_template_file'"),
+        (
+            b"{{ messages }}",
+            ", chat_template: false",
+            "'chat_template_file' is a chat template; leave it out, or 'chat_template: false'",
+        ),
+    ],
+    ids=["no text", "empty", "large", "a folder", "and none"],
+)
+def test_what_is_no_chat_template_is_told(
+    content: bytes | None, more: str, says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "chat.jinja"
+    path.mkdir() if content is None else path.write_bytes(content)
+    text = sweep(prompts=f"{{dataset: demo, chat_template_file: chat.jinja{more}}}")
+    assert mistake_in(text, folder=tmp_path) == f"sweep.yaml:2: {says}"
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_answers_that_do_not_end_are_warned_of(tmp_path: Path, *, stops: bool) -> None:
+    """In a chat template alone; any of several prompt sets counts."""
+    head = f"generation: {{stop_at_eos: {str(stops).lower()}}}\n"
+    file = tmp_path / "sweep.yaml"
+    for chats, warned in (("", False), (", chat_template: true", not stops)):
+        file.write_text(sweep(head=head, prompts=f"[{{dataset: demo, label: a}}, {{dataset: demo{chats}}}]"))
+        done = CliRunner().invoke(cli, ["validate", str(file)])
+        assert (done.exit_code, done.stdout) == (0, f"{file}: sweep: 1 configurations, 6 jobs\n")
+        assert done.stderr.startswith(f"{file}: warning: prompts are in a chat template, but") == warned
+        assert done.stderr.count("\n") == warned
 
 
 def test_a_folder_that_is_not_there_is_told_with_the_place_where_it_was_looked_for(tmp_path: Path) -> None:

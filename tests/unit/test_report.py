@@ -467,6 +467,13 @@ def test_the_fall_back_of_one_pair_is_no_caveat_of_another() -> None:
     assert report.pair_caveats == (("large", Caveat("ran on the slower eager backend: why")),)
 
 
+def test_the_pair_whose_samples_go_on_behind_their_answers_is_told() -> None:
+    stored = replace(record(pairs=("small", "large")), past_answers=("large",))
+    [(pair, caveat)] = build_report(stored).pair_caveats
+    assert pair == "large"
+    assert caveat.text.startswith("prompts in a chat template, without stop_at_eos: text behind the end of")
+
+
 # ------------------------------------------------------------------ predictions
 
 

@@ -1,4 +1,4 @@
-"""Conversations as a chat model is prompted with them: through the chat template of its tokenizer."""
+"""Conversations as a chat model is prompted with them: through a chat template, mostly its tokenizer's."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ Messages = list[dict[str, str]]
 
 _NOW = datetime.datetime(2025, 1, 1)
 _TIME_ASKED = re.compile(r"""strftime_now\(\s*(["'])(?P<format>[^"']*)\1\s*\)""")
+_OF_TARGET, _OF_FILE = "the target's chat template", "the template of prompts.chat_template_file"
 _NOT_VARIABLES = {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters, "messages"}
 
 
@@ -44,26 +45,32 @@ def messages_in(value: object) -> Messages | None:
     return asked or None
 
 
-def renderer(tokenizer: Any, variables: Mapping[str, object]) -> Callable[[Messages], str]:
+def renderer(
+    tokenizer: Any, variables: Mapping[str, object], given: str | None = None
+) -> Callable[[Messages], str]:
     """Return what puts messages into the tokenizer's chat template, up to where the model answers.
 
-    The texts hold their special tokens. A template that asks for the date is told the same one always: a
-    prompt set is its tokens, and the sweep that was submitted yesterday should go on today. Raises
-    PromptError where there is no template, or it does not name a variable; what is returned does so where
-    the template refuses the messages.
+    `given` is a template to take instead. The texts hold their special tokens. A template that asks for the
+    date is told the same one always: a prompt set is its tokens, and the sweep that was submitted yesterday
+    should go on today. Raises PromptError where there is no template, or it does not name a variable; what is
+    returned does so where the template refuses the messages.
     """
-    template = _template_of(tokenizer)
+    whose = _OF_TARGET if given is None else _OF_FILE
+    template = _at_one_time(_template_of(tokenizer) if given is None else given, whose)
     for name in variables:
         if name in _NOT_VARIABLES or not re.search(rf"\b{re.escape(name)}\b", template):
-            raise PromptError(f"the target's chat template has no variable {name!r} that could be set")
+            raise PromptError(f"{whose} has no variable {name!r} that could be set")
 
     def render(messages: Messages) -> str:
         try:
             text = tokenizer.apply_chat_template(
                 messages, chat_template=template, tokenize=False, add_generation_prompt=True, **variables
             )
+        except jinja2.TemplateSyntaxError as error:
+            what = first_line(ValueError(error.message))
+            raise PromptError(f"{whose} is not valid Jinja in line {error.lineno}: {what}") from error
         except (jinja2.TemplateError, ValueError, TypeError) as error:
-            raise PromptError(f"the target's chat template refuses it: {first_line(error)}") from error
+            raise PromptError(f"{whose} refuses it: {first_line(error)}") from error
         return str(text)
 
     return render
@@ -72,24 +79,23 @@ def renderer(tokenizer: Any, variables: Mapping[str, object]) -> Callable[[Messa
 def _template_of(tokenizer: Any) -> str:
     if not tokenizer.chat_template:
         raise PromptError(
-            "the target's tokenizer has no chat template; leave out prompts.chat_template, or take a target "
-            "that was tuned for chats"
+            "the target's tokenizer has no chat template; leave out prompts.chat_template, name a template "
+            "with prompts.chat_template_file, or take a target that was tuned for chats"
         )
     try:
-        template = str(tokenizer.get_chat_template())
+        return str(tokenizer.get_chat_template())
     except ValueError as error:  # several, and none is the default
         raise PromptError(
             f"the target's tokenizer has no default chat template: {first_line(error)}"
         ) from error
-    return _at_one_time(template)
 
 
-def _at_one_time(template: str) -> str:
+def _at_one_time(template: str, whose: str) -> str:
     """Return a template whose calls of `strftime_now` are replaced by what they give at one fixed time."""
     fixed = _TIME_ASKED.sub(lambda call: repr(_NOW.strftime(call["format"])), template)
     if "strftime_now(" in fixed:
         raise PromptError(
-            "the target's chat template asks for the time in a format that it computes, so prompts would "
+            f"{whose} asks for the time in a format that it computes, so prompts would "
             "differ from day to day; write them as the model should see them, without prompts.chat_template"
         )
     return fixed

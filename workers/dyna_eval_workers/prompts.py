@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeGuard
 
 import datasets
+from datasets.packaged_modules.cache.cache import Cache
 
 from dyna_eval.errors import PromptError, first_line
 from dyna_eval.jobs import DEMO, Prompt, PromptSet, PromptSpec, digest, prompt_digest
+from dyna_eval.sweeps.templates import columns_of, filled
 from dyna_eval_workers.chat import Messages, messages_in, renderer
 from dyna_eval_workers.model_files import demo_folder
 
@@ -21,29 +24,57 @@ def load_prompts(spec: PromptSpec, tokenizer: Any) -> PromptSet:
 
     A row is used if its text is not blank and has at least `min_chars` characters and one token; the first
     `limit` such rows become prompts, cut to their first `max_prompt_tokens` tokens. Of a column of lists, the
-    turns of a conversation, the first turn is the text. With `chat_template` conversations go through the
-    tokenizer's template, whose end must not be cut: rows with more tokens are left out. Raises PromptError.
+    turns of a conversation, the first turn is the text; with `template` it is made of several columns. With
+    `chat_template` conversations go through the tokenizer's template, whose end must not be cut: rows with
+    more tokens are left out. With `shuffle` rows are taken in a random order, with `per_category` at most so
+    many of each category. Raises PromptError.
     """
-    render = None if spec.chat_template is None else renderer(tokenizer, spec.chat_template)
+    render = None
+    if spec.chat_template is not None:
+        render = renderer(tokenizer, spec.chat_template, spec.chat_template_text)
     rows = _load_rows(spec)
     _check_columns(spec, rows.column_names)
     prompts: list[Prompt] = []
-    for number, row in enumerate(rows, start=1):
+    taken = Counter[str | None]()
+    for number, row in _in_order(rows, spec):
         if spec.limit is not None and len(prompts) == spec.limit:
             break
+        if spec.per_category is not None and taken[_category_of(row, number, spec)] == spec.per_category:
+            continue
         prompt = _prompt_from(row, number, spec, tokenizer, render, index=len(prompts))
         if prompt is not None:
             prompts.append(prompt)
+            taken[prompt.category] += 1
     if not prompts:
-        most = spec.max_prompt_tokens if render else None
-        raise PromptError(
-            f"data set {spec.dataset!r} has no usable prompt: none of its {len(rows)} rows has at least "
-            f"{spec.min_chars} characters in column {spec.column!r}"
-            f"{f' and at most {most} tokens with the chat template' if most else ''}; "
-            f"lower prompts.min_chars{', raise prompts.max_prompt_tokens' if most else ''} "
-            "or choose another column"
-        )
+        raise PromptError(_nothing_usable(spec, len(rows)))
     return PromptSet(digest=digest([prompt.digest for prompt in prompts]), prompts=tuple(prompts))
+
+
+def _in_order(rows: Any, spec: PromptSpec) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows with their numbers from 1, as they stand, or in the random order of a seed.
+
+    Rows are ranked by a digest of the seed and their number, so that the order depends on no library's random
+    numbers, and more prompts begin with the same ones.
+    """
+    if spec.shuffle is None:
+        yield from enumerate(rows, start=1)
+        return
+    for number in sorted(range(1, len(rows) + 1), key=lambda one: digest(["shuffle", spec.shuffle, one])):
+        yield number, rows[number - 1]
+
+
+def _nothing_usable(spec: PromptSpec, rows: int) -> str:
+    """Return why a data set has no prompt, and which settings might be changed."""
+    where = f"column {spec.column!r}" if spec.template is None else "the text of prompts.template"
+    other = "another column" if spec.template is None else "other columns"
+    most = spec.max_prompt_tokens if spec.chat_template is not None else None
+    return (
+        f"data set {spec.dataset!r} has no usable prompt: none of its {rows} rows has at least "
+        f"{spec.min_chars} characters in {where}"
+        f"{f' and at most {most} tokens with the chat template' if most else ''}; "
+        f"lower prompts.min_chars{', raise prompts.max_prompt_tokens' if most else ''} "
+        f"or choose {other}"
+    )
 
 
 def check_fit(prompts: Sequence[Prompt], *, max_new_tokens: int, position_limit: int | None) -> None:
@@ -92,10 +123,31 @@ def _load_rows(spec: PromptSpec) -> Any:
             arguments["data_files"] = list(spec.data_files)
     with _quiet_datasets():
         try:
-            return datasets.load_dataset(**arguments)
+            return (
+                datasets.load_dataset(**arguments) if spec.revision is None else _at_revision(spec, arguments)
+            )
+        except PromptError:
+            raise
         except Exception as error:  # the builders raise OSError, ValueError, DatasetGenerationError, ...
             form = f" as {spec.dataset}" if spec.data_files else ""
             raise PromptError(f"{_source(spec)} cannot be loaded{form}: {_reason(error)}") from error
+
+
+def _at_revision(spec: PromptSpec, arguments: dict[str, Any]) -> Any:
+    """Load what `load_dataset` would of a revision, but never another one.
+
+    Where it does not reach the hub it takes the commit that it read last, whatever revision is asked for.
+    """
+    split = arguments.pop("split")
+    builder = datasets.load_dataset_builder(**arguments, revision=spec.revision)
+    if isinstance(builder, Cache) and builder.hash != spec.revision:
+        raise PromptError(
+            f"data set {spec.dataset!r} cannot be loaded at revision {spec.revision!r}: the hub is not"
+            f" reached, and the latest commit that was loaded here before is {builder.hash}; name that one"
+            " with prompts.revision, or try again with a network"
+        )
+    builder.download_and_prepare()
+    return builder.as_dataset(split=split)
 
 
 def _reason(error: Exception) -> str:
@@ -107,10 +159,12 @@ def _reason(error: Exception) -> str:
 
 
 def _check_columns(spec: PromptSpec, columns: Sequence[str]) -> None:
-    for name in (spec.column, spec.category):
+    texts = [("column", spec.column)]
+    if spec.template is not None:
+        texts = [("template", name) for name in columns_of(spec.template)]
+    for key, name in (*texts, ("category", spec.category)):
         if name is not None and name not in columns:
             known = ", ".join(columns)
-            key = "column" if name == spec.column else "category"
             raise PromptError(
                 f"{_source(spec)} has no column {name!r}, only {known}; name one of them with prompts.{key}"
             )
@@ -157,7 +211,7 @@ def _chat_prompt(
     row: dict[str, Any], number: int, spec: PromptSpec, tokenizer: Any, render: _Render
 ) -> tuple[str, tuple[int, ...]]:
     """Return a row's conversation in the chat template and its tokens; no tokens where it is no prompt."""
-    value = row[spec.column]
+    value = _cell(row, number, spec)
     messages = messages_in(value)
     if messages is None and isinstance(value, list):
         raise PromptError(
@@ -181,7 +235,7 @@ def _is_used(text: str | None, spec: PromptSpec) -> TypeGuard[str]:
 
 def _text_of(row: dict[str, Any], number: int, spec: PromptSpec) -> str | None:
     """Return a row's text, or the first turn of a list of turns; None where the row holds no text."""
-    value = row[spec.column]
+    value = _cell(row, number, spec)
     if isinstance(value, list):
         if not value or not isinstance(value[0], str):
             what = f"a list that begins with {_shown(value[0])}" if value else "an empty list"
@@ -192,6 +246,24 @@ def _text_of(row: dict[str, Any], number: int, spec: PromptSpec) -> str | None:
             )
         value = value[0]
     return value if isinstance(value, str) else None
+
+
+def _cell(row: dict[str, Any], number: int, spec: PromptSpec) -> Any:
+    """Return what a row's prompt is made of: its value in the column, or the text of the template; None where
+    the row lacks a value.
+    """
+    if spec.template is None:
+        return row[spec.column]
+    values = {name: row[name] for name in columns_of(spec.template)}
+    for name, value in values.items():
+        if isinstance(value, list | dict):
+            raise PromptError(
+                f"row {number} of {_source(spec)}: column {name!r} holds {_shown(value)}, which is no text;"
+                " name columns of texts or numbers in prompts.template"
+            )
+    if None in values.values():
+        return None
+    return filled(spec.template, {name: str(value) for name, value in values.items()})
 
 
 def _category_of(row: dict[str, Any], number: int, spec: PromptSpec) -> str | None:
