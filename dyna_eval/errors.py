@@ -28,6 +28,9 @@ DynaEvalError
 
 from __future__ import annotations
 
+from pathlib import Path
+from traceback import extract_tb
+
 
 class DynaEvalError(Exception):
     """Root of the tree; its text is one line: where, what, and what to do."""
@@ -141,7 +144,7 @@ class DecodingError(DynaEvalError):
 class ForeignError(DynaEvalError):
     """What a library or another package raised in a job, as text: the controller may not know its class.
 
-    `name` is the class, the error's text is the first line of what it said.
+    `name` is the class, the error's text is the first line of what it said, and where it was raised.
     """
 
     def __init__(self, name: str, text: str) -> None:
@@ -150,7 +153,9 @@ class ForeignError(DynaEvalError):
 
     @classmethod
     def of(cls, error: BaseException) -> ForeignError:
-        return cls(type(error).__name__, first_line(error))
+        frames = extract_tb(error.__traceback__)
+        place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        return cls(type(error).__name__, first_line(error) + place)
 
     def __reduce__(self) -> tuple[object, ...]:
         return ForeignError, (self.name, str(self))

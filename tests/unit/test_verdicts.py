@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import runpy
+from pathlib import Path
+
 import pytest
 
 from dyna_eval.errors import CaptureError, DecodingError, ForeignError, PairError, StuckWorkerError
@@ -115,3 +119,18 @@ def test_a_job_under_which_ten_nodes_went_away_is_poison() -> None:
     assert (ninth.blamed, ninth.final) == (False, False)
     assert (tenth.blamed, tenth.final) == (True, True)
     assert tenth.message == "failed after 10 nodes went away under it; its node is gone: gone"
+
+
+def test_what_another_package_raises_is_told_with_its_place(tmp_path: Path) -> None:
+    """Also as the controller gets it, which may not have the package."""
+    policy = tmp_path / "my_policy.py"
+    policy.write_text("def select(children):\n    return children[7]\n")
+    with pytest.raises(IndexError) as raised:
+        runpy.run_path(str(policy))["select"]([])
+
+    verdict = judge_error(copy.copy(ForeignError.of(raised.value)))
+
+    assert (verdict.error_class, verdict.message) == (
+        "IndexError",
+        "list index out of range (my_policy.py:2)",
+    )

@@ -156,10 +156,10 @@ class Decoder:
         The tokens are those the target alone would choose with the same seed, however they are drafted.
         `kept_traces` is the number of first rounds whose draft tree can be built from the result.
         """
-        draft = self.draft if drafting is not None and drafting.needs_draft else None
+        draft = self.draft if isinstance(drafting, GrowthPolicy) else None
+        if isinstance(drafting, GrowthPolicy) and draft is None:
+            raise DecodingError("a speculative method needs a draft model, and this pair has none")
         if drafting is not None:
-            if drafting.needs_draft and draft is None:
-                raise DecodingError("a speculative method needs a draft model, and this pair has none")
             drafting.reset()
         sequence = _Sequence(
             committed=list(prompt),

@@ -32,7 +32,6 @@ class PromptLookup:
 
     _text: str = field(init=False, compare=False, default="")
 
-    needs_draft: ClassVar[bool] = False
     max_branch: ClassVar[int] = 0
     """Of the draft model, which is not asked."""
 

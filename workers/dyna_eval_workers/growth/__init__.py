@@ -62,8 +62,6 @@ class GrowthPolicy(ABC):
     depth: int
     """Most levels of draft nodes."""
     reranks: ClassVar[bool] = False
-    needs_draft: ClassVar[bool] = True
-    """Whether a draft model proposes the tokens."""
 
     @property
     def max_rows(self) -> int:
