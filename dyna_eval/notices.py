@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -36,10 +37,13 @@ class Notice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standstill:
-    """The sweep waits for its database or for a node, for a reason; None where it goes on again."""
+    """The sweep waits for its database, a node or a free place, for a reason; None where it goes on again."""
 
     waits_for: str
     reason: str | None
+
+
+Watcher = Callable[[Notice | Standstill], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from dyna_eval_db.store import Claim, Whereabouts
+from dyna_eval_db.store import Whereabouts
 from dyna_eval_workers.actor import DecodingActor
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
@@ -42,7 +42,6 @@ class Slot:
     actor_class: Any = DecodingActor
     actor: Any = None
     pair: str | None = None
-    claim: Claim | None = None
     environment: Environment | None = None
     """What the actor said last that it runs in."""
     answered: bool = False
@@ -167,13 +166,14 @@ def find_slots(
     gpus_per_pair: float | None = None,
     *,
     keep: Sequence[Slot] = (),
+    busy: Collection[str] = (),
     actor_class: Any = DecodingActor,
 ) -> list[Slot]:
     """Return the cluster's slots: one per GPU, or on a cluster without any, one per node.
 
     `gpus_per_pair` is a whole number of GPUs, which are of one node, or a share of one; 0 leaves out nodes
-    with GPUs, which their actors would use. Slots of `keep` are returned themselves while their node is alive
-    or their actor has a job. Raises NoPlaceError where there is no place at all.
+    with GPUs, which their actors would use. Slots of `keep` are returned themselves while their node is
+    alive, and those whose names are `busy` anyway. Raises NoPlaceError where there is no place at all.
     """
     known = {(slot.node_id, slot.place): slot for slot in keep}
     nodes = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeID"]))
@@ -195,7 +195,7 @@ def find_slots(
                 actor_class=actor_class,
             )
             slots.append(known.pop((node_id, place), new))
-    slots += [slot for slot in known.values() if slot.claim is not None]
+    slots += [slot for slot in known.values() if slot.name in busy]
     if not slots:
         raise NoPlaceError(_why_no_place(nodes, gpus_per_pair))
     return slots

@@ -1,8 +1,9 @@
 """The controller: claims jobs from the store, hands them to Ray actors, and lands what comes back.
 
-The store is the truth and Ray is disposable compute. Each actor has one call in flight. What a failure means
-is judged by `verdicts`, whether a worker still answers is watched by `supervision`, and what came of jobs
-waits in `outbox` while the database is away. The store's epochs make sure that a late result lands nowhere.
+The store is the truth and Ray is disposable compute. Each actor has one call in flight. `places` knows where
+actors may run, `verdicts` judges what a failure means, `supervision` watches whether a worker still answers,
+what came of jobs waits in `outbox` while the database is away, and `news` tells watchers of it. The store's
+epochs make sure that a late result lands nowhere.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
 import ray
@@ -29,15 +30,14 @@ from dyna_eval.errors import (
 )
 from dyna_eval.interrupts import raise_if_interrupted
 from dyna_eval.jobs import JobState, Pair, PromptSet, Scalar
-from dyna_eval.measurements import Calibration, Environment, JobResult
-from dyna_eval.monitoring import SweepExport
-from dyna_eval.notices import Happening, Notice, Standstill
-from dyna_eval.records import ResultOrigin
-from dyna_eval.reports.integrity import backend_caveats, elsewhere_warning
-from dyna_eval.running.cluster import Slot, WantedPlaces, find_slots, has_resource, place_resources
+from dyna_eval.measurements import Calibration, JobResult
+from dyna_eval.notices import Watcher
+from dyna_eval.running.cluster import Slot
 from dyna_eval.running.invariants import broken_invariants
 from dyna_eval.running.lease import LEASE_SECONDS
+from dyna_eval.running.news import News
 from dyna_eval.running.outbox import Failed, Finished, Outbox
+from dyna_eval.running.places import Places
 from dyna_eval.running.supervision import LATE_SECONDS, Call, limit_seconds
 from dyna_eval.running.verdicts import (
     START_TRIES,
@@ -55,8 +55,6 @@ POLL_SECONDS = 1.0
 GATHER_SECONDS = 0.02
 """How long to take in answers that are there before the first of them is landed."""
 
-Watcher = Callable[[Notice | Standstill], None]
-
 
 @dataclass(slots=True, kw_only=True)
 class Controller:
@@ -65,54 +63,55 @@ class Controller:
     store: Store
     sweep_id: int
     holder: str
-    watch: Watcher
-    cpus_per_pair: int | None = None
-    gpus_per_pair: float | None = None
-    """Whole GPUs of one node, or a share of one; unless given, one where the cluster has any, else 0."""
+    watch: InitVar[Watcher]
+    cpus_per_pair: InitVar[int | None] = None  # these four are those of `Places`
+    gpus_per_pair: InitVar[float | None] = None
+    may_grow: InitVar[bool] = False
+    actor_class: InitVar[Any] = DecodingActor
     fail_fast: bool = False
-    may_grow: bool = False
-    """Whether the cluster may have an autoscaler, which is then told how many jobs wait for a place."""
     refill: Callable[[], int] | None = None
     """Asked for more jobs once all are done; returns how many it added to the store."""
-    actor_class: Any = DecodingActor
-    """What runs jobs: a Ray actor class of the same methods, such as one that only takes time."""
     resume: str = "dyna-eval resume"
     """The command that goes on with the sweep, to be named where a user has to mend something first."""
     unstored: int = field(default=0, init=False)
     """How many results the database had not taken when the run ended; their jobs run again."""
-    _slots: list[Slot] = field(default_factory=list)
-    _wanted: WantedPlaces = field(default_factory=WantedPlaces)
-    _prompts: dict[str, tuple[Any, PromptSet]] = field(default_factory=dict)
-    _calibrations: dict[str, list[Calibration]] = field(default_factory=dict)
-    _slower: set[tuple[str, str]] = field(default_factory=set)
-    """The pairs that run in slower code than ours, with why; what is in it was told."""
-    _earlier: dict[str, list[ResultOrigin]] = field(default_factory=dict)
-    """Where results of before this run were measured, by pairs of which no other place was told yet."""
-    _idle: list[Slot] = field(default_factory=list)
-    """Slots that no job was left for when that was last looked at."""
-    _calls: dict[Any, Call] = field(default_factory=dict)
-    _late: dict[Any, Call] = field(default_factory=dict)
-    """Calls that were given up while their workers may still answer."""
-    _nodes_lost: dict[int, int] = field(default_factory=dict)
-    """How many nodes went away under each job."""
-    _taken_over: bool = False
-    _begun: bool = False
-    _placeless: bool = False
-    """Whether jobs wait for a node to come."""
-    _roomless: bool = False
-    """Whether all actors wait for room, which other work on the cluster holds."""
+    _news: News = field(init=False)
+    _places: Places = field(init=False)
     _outbox: Outbox = field(init=False)
-    _away: bool = False
-    _renewed: float = float("-inf")
-    _failed: bool = False
-    _export: SweepExport = field(init=False)
+    _prompts: dict[str, tuple[Any, PromptSet]] = field(default_factory=dict, init=False)
+    _calibrations: dict[str, list[Calibration]] = field(default_factory=dict, init=False)
+    _idle: list[Slot] = field(default_factory=list, init=False)
+    """Slots that no job was left for when that was last looked at."""
+    _calls: dict[Any, Call] = field(default_factory=dict, init=False)
+    _late: dict[Any, Call] = field(default_factory=dict, init=False)
+    """Calls that were given up while their workers may still answer."""
+    _nodes_lost: dict[int, int] = field(default_factory=dict, init=False)
+    """How many nodes went away under each job."""
+    _taken_over: bool = field(default=False, init=False)
+    _away: bool = field(default=False, init=False)
+    _renewed: float = field(default=float("-inf"), init=False)
+    _failed: bool = field(default=False, init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(
+        self,
+        watch: Watcher,
+        cpus_per_pair: int | None,
+        gpus_per_pair: float | None,
+        may_grow: bool,
+        actor_class: Any,
+    ) -> None:
+        self._news = News(sweep_id=self.sweep_id, watch=watch)
+        self._places = Places(
+            news=self._news,
+            devices=self._devices,
+            cpus_per_pair=cpus_per_pair,
+            gpus_per_pair=gpus_per_pair,
+            may_grow=may_grow,
+            actor_class=actor_class,
+        )
         self._outbox = Outbox(
             store=self.store, holder=self.holder, landed=self._landed, failed=self._has_failed
         )
-        self._export = SweepExport(sweep=str(self.sweep_id))
-        self._wanted.bundle = place_resources(self.cpus_per_pair, self.gpus_per_pair)
 
     def run(self) -> dict[JobState, int]:
         """Work until no job is queued or running, and return the counts by state.
@@ -125,7 +124,7 @@ class Controller:
             counts = self._work()
         finally:
             self._put_back()
-        self._export.jobs(counts)
+        self._news.export.jobs(counts)
         return counts
 
     def _work(self) -> dict[JobState, int]:
@@ -133,14 +132,17 @@ class Controller:
             raise_if_interrupted()
             try:
                 self._write()
-                if not self._calls and not self._placeless and not self._take_back_rest():
+                if not self._calls and not self._places.awaited and not self._take_back_rest():
                     return self.store.progress(self.sweep_id)
             except DatabaseAwayError as error:
                 self._stand_still(error)
             self._collect()
             self._supervise()
-            self._export.moment(
-                time.monotonic(), working=len(self._calls), places=len(self._slots), away=self._away
+            self._news.export.moment(
+                time.monotonic(),
+                working=len(self._calls),
+                places=len(self._places.slots),
+                away=self._away,
             )
 
     def _take_back_rest(self) -> int:
@@ -158,32 +160,33 @@ class Controller:
             self._come_back()
         self._renew()
         if self.fail_fast and self._failed:
-            self._placeless = False
+            self._places.awaited = False
             return
-        busy = {call.slot.name for call in self._calls.values()}
-        free = [slot for slot in self._slots if not slot.late and slot.name not in busy]
+        busy = self._busy()
+        free = [slot for slot in self._places.slots if not slot.late and slot.name not in busy]
         if free:
             self._start_next(free)
         if self._late and not self._calls:  # nobody else takes what is left
             self._start_next(self._end_late())
-        if self._placeless and not self.store.queued_pairs(self.sweep_id):
-            self._placeless = False
+        if self._places.awaited and not self.store.queued_pairs(self.sweep_id):
+            self._places.awaited = False
         self._require_places()
+
+    def _busy(self) -> set[str]:
+        """Return the names of the slots whose actors have a job."""
+        return {call.slot.name for call in self._calls.values()}
 
     def _take_over(self) -> None:
         """Begin with a sweep that an earlier controller may have left in the middle."""
         self.store.renew_lease(self.sweep_id, self.holder, LEASE_SECONDS)  # Ray may have outlasted it
         self.store.recover(self.sweep_id, self.holder)
-        for origin in self.store.result_origins(self.sweep_id):
-            self._earlier.setdefault(origin.pair, []).append(origin)
+        self._news.began_before(self.store.result_origins(self.sweep_id))
         self._taken_over = True
 
     # ---------------------------------------------------------- a database that is away
 
     def _stand_still(self, error: DatabaseAwayError) -> None:
-        if not self._away:
-            reason = f"finished jobs are kept in memory: {error}"
-            self.watch(Standstill(waits_for="the database", reason=reason))
+        self._news.waits_for("the database", f"finished jobs are kept in memory: {error}")
         self._away = True
 
     def _come_back(self) -> None:
@@ -192,7 +195,7 @@ class Controller:
         in_flight = [call.claim for call in self._calls.values()]
         self.store.recover(self.sweep_id, self.holder, keep=in_flight)
         self._away = False
-        self.watch(Standstill(waits_for="the database", reason=None))
+        self._news.goes_on_with("the database")
 
     # ------------------------------------------------------------------- starting a job
 
@@ -233,23 +236,19 @@ class Controller:
             holder=self.holder,
         )
         for slot, claim in zip(able, claims, strict=False):
-            slot.claim = claim
-        for slot, claim in zip(able, claims, strict=False):
             self._start(slot, claim)
         started = {slot.name for slot in able[: len(claims)]}
         return [slot for slot in slots if slot.name not in started]
 
     def _require_places(self) -> None:
         """Raise NoPlaceError where nothing runs and jobs are queued that no place takes."""
-        if self._calls or not self._slots:
+        if self._calls or not self._places.slots:
             return
-        for pair in self.store.queued_pairs(self.sweep_id):
-            refusals = [slot.refusal(pair) for slot in self._slots]
-            if all(refusals):
-                raise NoPlaceError(
-                    f"no node takes the jobs that are left: {refusals[0]}; mend that, then"
-                    f" `{self.resume}` goes on"
-                )
+        refusal = self._places.refusal(self.store.queued_pairs(self.sweep_id))
+        if refusal is not None:
+            raise NoPlaceError(
+                f"no node takes the jobs that are left: {refusal}; mend that, then `{self.resume}` goes on"
+            )
 
     def _start(self, slot: Slot, claim: Claim) -> None:
         """Let a slot's actor run a claimed job."""
@@ -269,8 +268,7 @@ class Controller:
             failures=failures,
         )
         self._calls[call.answer] = call
-        self._export.started(call.started)
-        self._tell(Happening.STARTED, slot.actor_name, claim)
+        self._news.started(slot.actor_name, claim, now=call.started)
 
     def _failures_before(self, claim: Claim) -> tuple[str, ...]:
         """Return the error classes of the failed tries that count against a claimed job."""
@@ -316,7 +314,6 @@ class Controller:
 
     def _finish(self, call: Call) -> None:
         claim = call.claim
-        call.slot.claim = None
         try:
             result: JobResult = ray.get(call.answer)
         except ray.exceptions.RayTaskError as error:
@@ -340,7 +337,7 @@ class Controller:
         slot, pair = call.slot, call.claim.job.pair.spec.name
         why = f"pair {pair} does not load on {slot.host}: {first_line(cause)}"
         slot.unloaded.setdefault(pair, []).append(why)
-        others = [other for other in self._slots if other is not slot]
+        others = [other for other in self._places.slots if other is not slot]
         return judge_unloaded(
             cause,
             host=slot.host,
@@ -382,7 +379,8 @@ class Controller:
             lost[job_id] = lost.get(job_id, 0) + 1
         self._fail(call, verdict)
         if not node_lives:
-            self._find_slots(keep=[other for other in self._slots if other is not slot])
+            others = [other for other in self._places.slots if other is not slot]
+            self._places.look(keep=others, busy=self._busy())
 
     def _fail(self, call: Call, verdict: Verdict) -> None:
         if verdict.actor_ends:
@@ -397,84 +395,19 @@ class Controller:
         if result.calibration is not None and result.calibration not in known:
             self._calibrations.clear()
         if landing is Landing.FENCED:
-            self._end_actor(finished.actor)
-            detail = "its job was cancelled or taken over meanwhile"
-            self._tell(Happening.DISCARDED, finished.actor, claim, detail=detail)
+            self._places.end_actor(finished.actor)  # its sentinels were discarded with the result
+            self._news.discarded(
+                finished.actor, claim, detail="its job was cancelled or taken over meanwhile"
+            )
         else:
-            self._export.landed(claim.job, result)
-            pair = claim.job.pair
-            found = self._slower_passes(pair, result.environment), self._elsewhere(pair, result.environment)
-            detail = "; ".join(filter(None, found))
-            self._tell(Happening.LANDED, finished.actor, claim, detail=detail, seconds=result.wall_seconds)
-
-    def _slower_passes(self, pair: Pair, environment: Environment) -> str:
-        """Return why a pair runs in slower code than ours, unless that was told already or is not so."""
-        caveats = backend_caveats([environment.digest], {environment.digest: environment.facts})
-        text = "; ".join(caveat.text for caveat in caveats)
-        if (pair.spec.name, text) in self._slower:
-            return ""
-        self._slower.add((pair.spec.name, text))
-        return text
-
-    def _elsewhere(self, pair: Pair, environment: Environment) -> str:
-        """Return that a pair goes on in an environment that is not that of its results of before this run,
-        unless that was told already or is not so."""
-        warning = elsewhere_warning(environment, self._earlier.get(pair.spec.name, ()))
-        if warning:
-            del self._earlier[pair.spec.name]
-        return warning
+            self._news.landed(finished)
 
     def _has_failed(self, failed: Failed) -> None:
         """Take note of a failure that the store has taken, or discarded."""
         if failed.verdict.actor_ends:
-            self._end_actor(failed.actor)  # one whose result cannot be stored is still there
-        happening, detail = Happening.RETRIED, failed.verdict.message
-        if failed.late:
-            happening, detail = Happening.DISCARDED, f"it failed late: {detail}"
-        elif failed.verdict.final:
-            happening, self._failed = Happening.FAILED, True
-        self._tell(happening, failed.actor, failed.claim, detail=detail)
-
-    def _end_actor(self, name: str) -> None:
-        """End an actor, unless it has ended: later results would lack sentinels that were not stored."""
-        for slot in self._slots:
-            if slot.actor is not None and slot.actor_name == name:
-                slot.stop()
-
-    def _find_slots(self, keep: Sequence[Slot]) -> None:
-        """Look where actors have room now. A sweep that once had room waits where all of it is gone.
-
-        So does a new one on a cluster that may grow and has nothing yet of what the user said a pair needs.
-        A sweep that was begun on GPUs never goes on without, and one that was begun on CPUs stays there,
-        whichever controller began it.
-        """
-        if not self._begun and self.gpus_per_pair is None and self._devices() == {"cpu"}:
-            self.gpus_per_pair = 0
-        try:
-            self._slots = find_slots(
-                self.cpus_per_pair, self.gpus_per_pair, keep=keep, actor_class=self.actor_class
-            )
-        except NoPlaceError as error:
-            if not self._begun and not self._may_grow_from_nothing():
-                raise
-            if not self._placeless:
-                self.watch(Standstill(waits_for="a node", reason=str(error)))
-            self._slots, self._placeless = [], True
-            return
-        if not self._begun and not self._slots[0].gpus and "cuda" in self._devices():
-            raise NoPlaceError(
-                f"sweep {self.sweep_id} has results from GPUs, and the Ray cluster has none;"
-                " add a node with a GPU, or submit the file with another --name"
-            )
-        if self._placeless:
-            self.watch(Standstill(waits_for="a node", reason=None))
-        self._begun, self._placeless = True, False
-        if self.gpus_per_pair is None:
-            self.gpus_per_pair = self._slots[0].gpus
-
-    def _may_grow_from_nothing(self) -> bool:
-        needed = place_resources(self.cpus_per_pair, self.gpus_per_pair)
-        return self.may_grow and bool(needed) and not any(has_resource(name) for name in needed)
+            self._places.end_actor(failed.actor)  # one whose result cannot be stored is still there
+        self._failed = self._failed or (failed.verdict.final and not failed.late)
+        self._news.failed(failed)
 
     def _devices(self) -> set[Scalar]:
         """Return which kinds of devices the sweep has results from: "cpu", "cuda", or nothing yet."""
@@ -496,7 +429,6 @@ class Controller:
             if sooner is not None:
                 self._idle.remove(sooner)  # it takes one job
             del self._calls[answer]
-            call.slot.claim = None
             if not call.slot.answered:
                 call.slot.unanswered += 1
                 self._fail(
@@ -516,19 +448,16 @@ class Controller:
     def _tell_of_room(self) -> None:
         """Say where all actors wait for room, and where the first of them got it."""
         now, calls = time.monotonic(), self._calls.values()
-        working = any(slot.answered for slot in self._slots if slot.actor is not None)
-        if not self._roomless and not working and calls and all(call.is_pending(now) for call in calls):
-            self._roomless = True
+        if any(slot.answered for slot in self._places.slots if slot.actor is not None):
+            self._news.goes_on_with("a free place")
+        elif calls and all(call.is_pending(now) for call in calls):
             reason = "no actor starts; other work on the cluster may hold its GPUs or cores"
-            self.watch(Standstill(waits_for="a free place", reason=reason))
-        elif self._roomless and working:
-            self._roomless = False
-            self.watch(Standstill(waits_for="a free place", reason=None))
+            self._news.waits_for("a free place", reason)
 
     def _goes_on_without(self, slot: Slot) -> bool:
         """Whether other workers can take over, so that a silent one may have time to come back."""
         return slot.node_is_alive() and any(
-            other is not slot and not other.late and other.answered for other in self._slots
+            other is not slot and not other.late and other.answered for other in self._places.slots
         )
 
     def _give_up(self, answer: Any, call: Call, error: Exception) -> None:
@@ -544,7 +473,7 @@ class Controller:
         for slot in slots:
             slot.late = False
             slot.stop()
-        return [slot for slot in slots if slot in self._slots]
+        return [slot for slot in slots if slot in self._places.slots]
 
     def _renew(self) -> None:
         """Keep the controller's lease and the claims in flight alive, look for new nodes and ask for some."""
@@ -556,61 +485,30 @@ class Controller:
             silent_seconds = call.silent_seconds(now)
             if not self.store.renew_claim(call.claim, LEASE_SECONDS, silent_seconds=silent_seconds):
                 self._abandon(call)
-        self._find_slots(keep=self._slots)
+        self._places.look(keep=self._places.slots, busy=self._busy())
         counts = self.store.progress(self.sweep_id)
-        if self.may_grow:
-            ends = self.fail_fast and self._failed
-            pairs = self.store.queued_pairs(self.sweep_id)
-            usable = [slot for slot in self._slots if any(slot.refusal(pair) is None for pair in pairs)]
-            self._wanted.want(0 if ends else counts[JobState.QUEUED], usable)
-        self._export.jobs(counts)
+        ends = self.fail_fast and self._failed
+        self._places.want(0 if ends else counts[JobState.QUEUED], self.store.queued_pairs(self.sweep_id))
+        self._news.export.jobs(counts)
         self._renewed = now
 
     def _abandon(self, call: Call) -> None:
         """Stop working on a job that was cancelled or taken over."""
         del self._calls[call.answer]
-        call.slot.claim = None
         call.slot.stop()
-        self._tell(Happening.DISCARDED, call.actor, call.claim, detail="its job was cancelled or taken over")
+        self._news.discarded(call.actor, call.claim, detail="its job was cancelled or taken over")
 
     def _put_back(self) -> None:
         """End the actors, land what waits and queue what is in flight, if the database lets us."""
-        for slot in [*self._slots, *(call.slot for call in self._late.values())]:
+        for slot in [*self._places.slots, *(call.slot for call in self._late.values())]:
             slot.stop()
         with contextlib.suppress(DatabaseError):
             self._outbox.flush()
-            for slot in self._slots:
-                if slot.claim is not None:
-                    self.store.put_back(slot.claim, "the controller stopped")
+            for call in self._calls.values():
+                self.store.put_back(call.claim, "the controller stopped")
         self.unstored = self._outbox.results
         with contextlib.suppress(DatabaseError, LeaseLostError):
             self.store.recover(self.sweep_id, self.holder)  # what Ctrl-C came between claiming and knowing
         self._calls.clear()
         self._late.clear()
-        if self.may_grow:
-            self._wanted.want(0, ())
-
-    def _tell(
-        self,
-        happening: Happening,
-        actor: str,
-        claim: Claim,
-        *,
-        detail: str = "",
-        seconds: float | None = None,
-    ) -> None:
-        job = claim.job
-        if happening is not Happening.STARTED:
-            self._export.ended(job, happening)
-        self.watch(
-            Notice(
-                happening=happening,
-                job_id=claim.job_id,
-                label=job.configuration.label,
-                repeat=job.repeat,
-                pair=job.pair.spec.name,
-                actor=actor,
-                detail=detail,
-                seconds=seconds,
-            )
-        )
+        self._places.want_none()

@@ -167,10 +167,10 @@ def test_a_sweep_that_finds_no_gpu_at_first_stays_on_cpus(
     plain = node | {"Resources": {"CPU": 2.0}}
     monkeypatch.setattr(ray, "nodes", lambda: [plain])
     controller = Controller(store=store, sweep_id=sweep_id, holder="me", watch=lambda _: None)
-    controller._find_slots(keep=())
+    controller._places.look(keep=())
     monkeypatch.setattr(ray, "nodes", lambda: [plain, node | {"NodeID": "f" * 56}])
-    controller._find_slots(keep=controller._slots)
-    assert [(slot.node_id, slot.gpus) for slot in controller._slots] == [(node["NodeID"], 0)]
+    controller._places.look(keep=controller._places.slots)
+    assert [(slot.node_id, slot.gpus) for slot in controller._places.slots] == [(node["NodeID"], 0)]
 
 
 def test_a_sweep_with_results_from_cpus_alone_does_not_go_on_with_gpus(store: Store) -> None:
@@ -252,7 +252,7 @@ def test_on_a_cluster_without_a_worker_a_first_place_is_asked_for_where_its_size
             monkeypatch.setattr(ray, "nodes", lambda nodes=nodes: nodes)
             pair = {"gpus_per_pair": needed.get("GPU"), "cpus_per_pair": needed.get("CPU")}
             with pytest.raises(NoPlaceError):
-                Controller(store=store, **options, **pair)._find_slots(keep=())
+                Controller(store=store, **options, **pair)._places.look(keep=())
             Controller(store=store, **options, **pair, may_grow=True)._renew()
             assert asked == [needed] * 4
             asked.clear()
@@ -427,11 +427,11 @@ def test_a_job_that_takes_its_node_with_it_each_time_fails_in_the_end(
 ) -> None:
     sweep_id = store.add_sweep(make_sweep())
     controller = Controller(store=store, sweep_id=sweep_id, holder="me", watch=lambda _: None)
-    controller._find_slots(keep=())
+    controller._places.look(keep=())
     monkeypatch.setattr(Slot, "node_is_alive", lambda _: False)
     failed = JobState.FAILED
     for lost in range(1, 11):
-        [slot, *_] = controller._slots
+        [slot, *_] = controller._places.slots
         claim = claim_one(store, sweep_id, pair="demo", actor="actor", lease_seconds=60.0)
         assert claim is not None
         call = Call(slot=slot, actor="actor", claim=claim, answer=None, started=0.0, limit_seconds=1.0)
@@ -454,8 +454,8 @@ def test_a_place_that_takes_no_jobs_keeps_no_cluster_from_growing(
         controller = Controller(
             store=store, sweep_id=sweep_id, holder=holder, watch=lambda _: None, may_grow=True
         )
-        controller._find_slots(keep=())
-        controller._slots[0].unstarted = ["no torch", "no torch"]
+        controller._places.look(keep=())
+        controller._places.slots[0].unstarted = ["no torch", "no torch"]
         controller._renew()
     assert asked == [(4, [1])]
 
@@ -647,8 +647,7 @@ def test_jobs_that_could_not_be_taken_back_at_first_run_before_the_sweep_ends(
         assert claim_one(store, sweep_id, pair="demo", actor="earlier", lease_seconds=60.0)
     recover, tried = Store.recover, list[int]()
 
-    def land(_controller: Controller, slot: Slot, claim: Claim) -> None:
-        slot.claim = None
+    def land(_controller: Controller, _slot: Slot, claim: Claim) -> None:
         land_one(store, claim, make_result(claim.job))
 
     def too_early_at_first(*args: Any, **kwargs: Any) -> int:
@@ -736,8 +735,8 @@ def test_an_answer_that_is_there_is_not_given_up_for_the_time_that_it_took(
     """Such as one that waits while larger ones are taken in."""
     sweep_id = store.add_sweep(make_sweep())
     controller = Controller(store=store, sweep_id=sweep_id, holder="me", watch=lambda _: None)
-    controller._find_slots(keep=())
-    [slot, _] = controller._slots
+    controller._places.look(keep=())
+    [slot, _] = controller._places.slots
     slot.answered = True
     monkeypatch.setattr(Call, "listen", lambda *_: None)
     call = call_at(controller, slot, ray.put("a result"))
@@ -759,8 +758,8 @@ def test_a_silent_worker_is_waited_for_no_longer_where_nobody_else_takes_what_is
             gpus_per_pair=2,
             actor_class=ray.remote(concurrency_groups={"heartbeat": 1})(Scripted),
         )
-        controller._find_slots(keep=())
-        [slot] = controller._slots
+        controller._places.look(keep=())
+        [slot] = controller._places.slots
         call = call_at(controller, slot, ray.put("late"))
         slot.late, controller._late[call.answer] = True, call
         controller._write()

@@ -20,6 +20,7 @@ from dyna_eval.errors import DatabaseAwayError, LeaseLostError
 from dyna_eval.jobs import JobState
 from dyna_eval.notices import Standstill
 from dyna_eval.running import controller as controller_module
+from dyna_eval.running import places
 from dyna_eval.running.cluster import Slot
 from dyna_eval.running.controller import Controller
 from dyna_eval.running.lease import leased
@@ -64,7 +65,7 @@ def away(monkeypatch: pytest.MonkeyPatch, store: Store, name: str, *, calls: ran
 def no_actors(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster with one place, where nothing is ever started."""
     slot = Slot(name="slot", node_id="node", host="here", place=0, cpus=1, gpus=0)
-    monkeypatch.setattr(controller_module, "find_slots", lambda *_, **__: [slot])
+    monkeypatch.setattr(places, "find_slots", lambda *_, **__: [slot])
     monkeypatch.setattr(controller_module, "POLL_SECONDS", 0.0)
 
 
