@@ -2,7 +2,8 @@
 
 A `SampleTable` is a sequence of `SampleTotals` that keeps no object per sample. As bytes it is a matrix in
 NumPy's own file format, float64, one row per field and one column per sample, so that the store reads a job's
-samples as one value. Whole numbers up to 2**53 are exact in it; NaN is what is not known.
+samples as one value. Whole numbers up to 2**53 are exact in it; NaN is what is not known. Rows are known by
+their order alone, which databases hold: a new field of `SampleTotals` needs a migration of what is stored.
 """
 
 from __future__ import annotations
@@ -22,16 +23,7 @@ Floats = NDArray[np.float64]
 
 _FIELDS = tuple(field.name for field in fields(SampleTotals) if field.name != "accepted_by_depth")
 _PLACES = {name: place for place, name in enumerate(_FIELDS)}
-_REALS = (
-    "prefill_seconds",
-    "decode_seconds",
-    "ttft_seconds",
-    "distinct_2",
-    "draft_seconds",
-    "grow_seconds",
-    "verify_seconds",
-    "walk_seconds",
-)
+_REALS = tuple(field.name for field in fields(SampleTotals) if str(field.type).startswith("float"))
 """Fields that need not be whole, and may be unknown."""
 _COUNTS = tuple(name for name in _FIELDS if name not in (*_REALS, "exactness"))
 _EXACTNESS = tuple(Exactness)

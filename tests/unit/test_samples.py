@@ -81,3 +81,36 @@ def test_bytes_that_hold_objects_are_refused() -> None:
     np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle"):
         SampleTable.from_bytes(buffer.getvalue())
+
+
+def test_what_databases_hold_is_read_as_it_was_written() -> None:
+    """Rows of a stored table have no names: where their order changes, every database has to be migrated."""
+    rows = [*range(6), list(Exactness).index(Exactness.TIE), *range(7, 20), 21, 22]
+    stored = io.BytesIO()
+    np.save(stored, np.array(rows, dtype=np.float64).reshape(-1, 1))
+
+    assert list(SampleTable.from_bytes(stored.getvalue())) == [
+        SampleTotals(
+            prompt_index=0,
+            prompt_tokens=1,
+            tokens=2,
+            prefill_seconds=3.0,
+            decode_seconds=4.0,
+            ttft_seconds=5.0,
+            exactness=Exactness.TIE,
+            distinct_2=7.0,
+            rounds=8,
+            drafted_nodes=9,
+            verified_nodes=10,
+            drafted_levels=11,
+            accepted_tokens=12,
+            capped_rounds=13,
+            draft_steps=14,
+            draft_rows=15,
+            draft_seconds=16.0,
+            grow_seconds=17.0,
+            verify_seconds=18.0,
+            walk_seconds=19.0,
+            accepted_by_depth=(21, 22),
+        )
+    ]
