@@ -13,6 +13,7 @@ from dyna_eval.commands.options import database_option, open_store, which_sweep
 from dyna_eval.commands.output import print_json
 from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_papers
 from dyna_eval.commands.plotting import Figures, figure_options, write_figures
+from dyna_eval.commands.raw import RawFiles, raw_options, write_raw
 from dyna_eval.commands.reading import find_measured, stored_report
 from dyna_eval.commands.web_page import WebPage, page_options, write_page
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="Write the rows to this folder, as answer files that Spec-Bench's speed.py reads.",
 )
+@raw_options
 @page_options
 @click.option("--allow-mixed", is_flag=True, help="Print rows that were not measured alike, marked as such.")
 @database_option
@@ -63,6 +65,7 @@ def report(
     rows: tuple[str, ...],
     by_category: bool,
     spec_bench: Path | None,
+    raw: RawFiles | None,
     page: WebPage | None,
     allow_mixed: bool,
     database: str,
@@ -77,7 +80,7 @@ def report(
     from dyna_eval.reports.presets import Preset
 
     if paper.papers:
-        beside = (sweep is not None, sources, rows, preset, figures, page, by_category, spec_bench)
+        beside = (sweep is not None, sources, rows, preset, figures, page, by_category, spec_bench, raw)
         if any(beside) or paper.writes_files or paper.style != PLAIN or form not in (None, "json"):
             raise click.UsageError(
                 "--check finds sweeps and tables by what is in the paper; beside it are only --json and --db"
@@ -85,8 +88,12 @@ def report(
         return check_papers(paper.papers, database, as_json=form == "json")
     if sweep is not None and sources:
         raise click.UsageError("name one SWEEP, or several with --from")
+    writes = figures is not None or page is not None or paper.writes_files
+    is_part = bool(sources or rows or preset)
+    if raw is not None:
+        _require_room_for(raw, is_part=is_part, printed=form is not None or by_category)
     if by_category or spec_bench is not None:
-        if sources or rows or preset or figures or page or paper.writes_files or form == "prose":
+        if is_part or writes or form == "prose":
             raise click.UsageError(
                 "--by-category and --spec-bench take one whole sweep, and no --from, --row, --preset,"
                 " --prose, --plots, --html or files of a paper beside them"
@@ -95,14 +102,11 @@ def report(
             raise click.UsageError(
                 "--by-category has columns of its own, and no --columns, --std, --siunitx or --side-by-side"
             )
-        with open_store(database) as store:
-            record = store.record(find_measured(store, sweep))
-            if spec_bench is not None:
-                write_answers(store, record, spec_bench, allow_mixed=allow_mixed)
-        if by_category:
-            print_by_category(record, form, allow_mixed=allow_mixed)
-        if by_category or form is None:
-            return 0
+    whole = _write_whole_sweep(
+        sweep, database, raw=raw, spec_bench=spec_bench, by_category=by_category, form=form, mixed=allow_mixed
+    )
+    if whole and (by_category or (form is None and not writes)):
+        return 0
     with open_store(database) as store:
         built = stored_report(
             store,
@@ -117,9 +121,46 @@ def report(
     write_papers(built, paper, figures.directory if figures else None)
     if page is not None:
         write_page(page, built, database)
-    if form is not None or (figures is None and page is None and not paper.writes_files):
+    if form is not None or not writes:
         print_report(built, form, paper.style)
     return 0
+
+
+def _require_room_for(raw: RawFiles, *, is_part: bool, printed: bool) -> None:
+    """Raise UsageError where raw data cannot be written beside what else is asked for."""
+    if is_part:
+        raise click.UsageError(
+            "--samples and --rounds take one whole sweep, and no --from, --row or --preset beside them"
+        )
+    if raw.on_stdout and printed:
+        raise click.UsageError("a file named - goes to stdout, where nothing else can be printed then")
+
+
+def _write_whole_sweep(
+    sweep: str | None,
+    database: str,
+    *,
+    raw: RawFiles | None,
+    spec_bench: Path | None,
+    by_category: bool,
+    form: str | None,
+    mixed: bool,
+) -> bool:
+    """Write or print what is of one whole sweep that was measured here; return whether anything of it was."""
+    if raw is None and spec_bench is None and not by_category:
+        return False
+    with open_store(database) as store:
+        sweep_id = find_measured(store, sweep)
+        if raw is not None:
+            write_raw(raw, store, sweep_id)
+        if spec_bench is None and not by_category:
+            return True
+        record = store.record(sweep_id)
+        if spec_bench is not None:
+            write_answers(store, record, spec_bench, allow_mixed=mixed)
+    if by_category:
+        print_by_category(record, form, allow_mixed=mixed)
+    return True
 
 
 def print_report(built: Report, form: str | None, style: Style | None = None) -> None:

@@ -24,11 +24,18 @@ def tuning_prompts(prompts: Collection[int], fraction: float, seed: int) -> froz
 
 def split_record(record: SweepRecord) -> tuple[SweepRecord, SweepRecord]:
     """Return a sweep as measured on its tuning prompts, and as measured on the others; each set is split."""
-    measured = measured_prompts(record)
-    fraction = record.measure.tune_fraction
-    tuning = {name: tuning_prompts(prompts, fraction, record.seed) for name, prompts in measured.items()}
-    others = {name: prompts - tuning[name] for name, prompts in measured.items()}
+    tuning = split_prompts(record)
+    others = {name: prompts - tuning[name] for name, prompts in measured_prompts(record).items()}
     return on_prompts(record, tuning), on_prompts(record, others)
+
+
+def split_prompts(record: SweepRecord) -> dict[str, frozenset[int]]:
+    """Return the tuning prompts of each prompt set, by index."""
+    fraction = record.measure.tune_fraction
+    return {
+        name: tuning_prompts(prompts, fraction, record.seed)
+        for name, prompts in measured_prompts(record).items()
+    }
 
 
 def reported_record(record: SweepRecord) -> SweepRecord:
