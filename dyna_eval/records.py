@@ -127,6 +127,21 @@ class ResultOrigin(Origin):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What one report is made by where it is not what its sweep file says."""
+
+    baseline: str | None = None
+    """The label of the row that the others are compared with; None for the file's."""
+    confidence: float | None = None
+    """Of all intervals; None for the file's."""
+    chosen: bool = False
+    """Whether it shows, of each entry of the file, the row alone that was chosen on the tuning prompts."""
+
+
+AS_IN_THE_FILE = Terms()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SweepRecord:
     """A stored sweep and everything measured in it. `state` is derived from its jobs."""
 
@@ -153,3 +168,5 @@ class SweepRecord:
     """By the name of the pair."""
     source: str = field(default="", repr=False)
     """The sweep file's text."""
+    terms: Terms = AS_IN_THE_FILE
+    """By which a report was asked for; `baseline` and `confidence` above are what they say."""

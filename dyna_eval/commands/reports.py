@@ -15,7 +15,9 @@ from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_
 from dyna_eval.commands.plotting import Figures, figure_options, write_figures
 from dyna_eval.commands.raw import RawFiles, raw_options, write_raw
 from dyna_eval.commands.reading import find_measured, stored_report
+from dyna_eval.commands.terms import terms_options
 from dyna_eval.commands.web_page import WebPage, page_options, write_page
+from dyna_eval.records import AS_IN_THE_FILE, Terms
 
 if TYPE_CHECKING:
     from dyna_eval.latex.style import Style
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     type=click.Choice(["four-step", "three-step"]),
     help="Which rows: all four steps, or three without the unpruned tree. Unless given, the sweep's own.",
 )
+@terms_options
 @figure_options
 @paper_options
 @click.option("--from", "sources", multiple=True, metavar="SWEEP", help="Join the rows of these sweeps.")
@@ -59,6 +62,7 @@ def report(
     sweep: str | None,
     form: str | None,
     preset: str | None,
+    terms: Terms,
     figures: Figures | None,
     paper: Paper,
     sources: tuple[str, ...],
@@ -81,7 +85,8 @@ def report(
 
     if paper.papers:
         beside = (sweep is not None, sources, rows, preset, figures, page, by_category, spec_bench, raw)
-        if any(beside) or paper.writes_files or paper.style != PLAIN or form not in (None, "json"):
+        changed = paper.style != PLAIN or terms != AS_IN_THE_FILE
+        if any(beside) or paper.writes_files or changed or form not in (None, "json"):
             raise click.UsageError(
                 "--check finds sweeps and tables by what is in the paper; beside it are only --json and --db"
             )
@@ -93,17 +98,24 @@ def report(
     if raw is not None:
         _require_room_for(raw, is_part=is_part, printed=form is not None or by_category)
     if by_category or spec_bench is not None:
-        if is_part or writes or form == "prose":
+        if is_part or terms.chosen or writes or form == "prose":
             raise click.UsageError(
                 "--by-category and --spec-bench take one whole sweep, and no --from, --row, --preset,"
-                " --prose, --plots, --html or files of a paper beside them"
+                " --chosen, --prose, --plots, --html or files of a paper beside them"
             )
         if by_category and paper.style != PLAIN:
             raise click.UsageError(
                 "--by-category has columns of its own, and no --columns, --std, --siunitx or --side-by-side"
             )
     whole = _write_whole_sweep(
-        sweep, database, raw=raw, spec_bench=spec_bench, by_category=by_category, form=form, mixed=allow_mixed
+        sweep,
+        database,
+        raw=raw,
+        spec_bench=spec_bench,
+        by_category=by_category,
+        terms=terms,
+        form=form,
+        mixed=allow_mixed,
     )
     if whole and (by_category or (form is None and not writes)):
         return 0
@@ -114,6 +126,7 @@ def report(
             rows=rows,
             allow_mixed=allow_mixed,
             preset=Preset(preset) if preset else None,
+            terms=terms,
         )
         require(built, paper.style)
         if figures is not None:
@@ -143,10 +156,13 @@ def _write_whole_sweep(
     raw: RawFiles | None,
     spec_bench: Path | None,
     by_category: bool,
+    terms: Terms,
     form: str | None,
     mixed: bool,
 ) -> bool:
     """Write or print what is of one whole sweep that was measured here; return whether anything of it was."""
+    from dyna_eval.reports.terms import with_terms
+
     if raw is None and spec_bench is None and not by_category:
         return False
     with open_store(database) as store:
@@ -155,7 +171,7 @@ def _write_whole_sweep(
             write_raw(raw, store, sweep_id)
         if spec_bench is None and not by_category:
             return True
-        record = store.record(sweep_id)
+        record = with_terms(store.record(sweep_id), terms)
         if spec_bench is not None:
             write_answers(store, record, spec_bench, allow_mixed=mixed)
     if by_category:

@@ -205,8 +205,8 @@ def _what_is_added(rows: Sequence[Row]) -> str:
     added = [escape_latex(row.label.lstrip("+ ")) for row in rows if row.label.startswith("+")]
     if not added or len(added) > 6:
         return "Ablation of speculative decoding, step by step"
-    base = baseline_of(rows)
-    start = escape_latex(base.label) if base else "the baseline"
+    first = next((row for row in (baseline_of(rows), *rows) if row and not row.label.startswith("+")), None)
+    start = escape_latex(first.label) if first else "the baseline"
     verb = "are" if len(added) > 1 else "is"
     return f"Ablation of speculative decoding: step by step, {listed(added)} {verb} added to {start}"
 
