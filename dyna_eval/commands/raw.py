@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import itertools
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -156,7 +157,11 @@ def _write(path: Path, columns: Mapping[str, Callable[[_Line], object]], lines: 
 
     cells = ([read(line) for read in columns.values()] for line in lines)
     if path == _STDOUT:
-        write_csv(sys.stdout, columns, cells)
+        try:
+            write_csv(sys.stdout, columns, cells)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     try:
         with whole_file(path) as stream:

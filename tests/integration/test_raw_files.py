@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import os
+import sys
 import threading
 from collections import Counter
 from dataclasses import asdict, replace
@@ -193,6 +194,21 @@ def test_a_pipe_is_written_to(url: str, landed: dict[int, tuple[Sample, ...]], t
     reader.join()
     assert len(lines_of(read[0])) == 3 * sum(map(len, landed.values()))
     assert pipe.is_fifo()
+
+
+@pytest.mark.usefixtures("landed")
+def test_a_reader_that_has_seen_enough_is_no_failure(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as `head`; what else was asked for is written all the same."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    rounds = tmp_path / "rounds.csv"
+    with open(writing, "w", encoding="utf-8") as closed:  # noqa: PTH123 - a number, not a path
+        monkeypatch.setattr(sys, "stdout", closed)
+        status = run(["report", "--samples", "-", "--rounds", str(rounds), "--db", url])
+        monkeypatch.undo()
+    assert (status, capsys.readouterr().err) == (0, f"wrote {rounds}\n")
 
 
 def test_texts_are_no_formulas_and_end_no_line(url: str) -> None:
