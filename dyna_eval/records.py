@@ -57,6 +57,42 @@ class StoredSentinel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRun:
+    """What the samples of a finished job have in common, or those of an AR run that an actor made for itself.
+
+    `job_id`, `key` and `repeat` are a job's, `sentinel_id` and `sequence` an actor's own run's; those of the
+    other kind are None.
+    """
+
+    pair: str
+    label: str
+    method: Method
+    params: Params
+    prompt_set: str
+    actor: str
+    node: str | None
+    """None for an actor's own run where results do not say on which one node the actor is."""
+    environment: str
+    job_id: int | None = None
+    key: str | None = None
+    repeat: int | None = None
+    sentinel_id: int | None = None
+    sequence: int | None = None
+    """0 for the run before the actor's first job, then 1, 2, ..."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSample:
+    """A sample without what it emitted. `id` is its number in its database."""
+
+    id: int
+    prompt_digest: str
+    divergence_index: int | None
+    divergence_margin_ulp: float | None
+    totals: SampleTotals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Where something was measured, by the facts of the environment, and when."""
 
@@ -91,6 +127,21 @@ class ResultOrigin(Origin):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What one report is made by where it is not what its sweep file says."""
+
+    baseline: str | None = None
+    """The label of the row that the others are compared with; None for the file's."""
+    confidence: float | None = None
+    """Of all intervals; None for the file's."""
+    chosen: bool = False
+    """Whether it shows, of each entry of the file, the row alone that was chosen on the tuning prompts."""
+
+
+AS_IN_THE_FILE = Terms()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SweepRecord:
     """A stored sweep and everything measured in it. `state` is derived from its jobs."""
 
@@ -119,3 +170,5 @@ class SweepRecord:
     """Pairs that wrote on behind the ends of answers; see `SweepSpec`."""
     source: str = field(default="", repr=False)
     """The sweep file's text."""
+    terms: Terms = AS_IN_THE_FILE
+    """By which a report was asked for; `baseline` and `confidence` above are what they say."""

@@ -41,7 +41,8 @@ from dyna_eval_db.models import (
 )
 from dyna_eval_db.values import Claim, error_text
 
-_TOTALS = [getattr(SampleRow, field.name) for field in fields(SampleTotals)]
+TOTALS = [getattr(SampleRow, field.name) for field in fields(SampleTotals)]
+"""Columns of a sample that `sample_totals` reads."""
 _JOB = [
     JobRow.id,
     JobRow.key,
@@ -57,7 +58,8 @@ _JOB = [
     JobRow.prompt_set,
     JobRow.generation_digest,
 ]
-_ROUND = [getattr(RoundRow, field.name) for field in fields(Round)]
+ROUND = [getattr(RoundRow, field.name) for field in fields(Round)]
+"""Columns of a round that `rounds_by_sample` reads, beside the number of its sample."""
 
 
 # --------------------------------------------------------------------- writing
@@ -236,7 +238,7 @@ def read_jobs(session: Session, *conditions: Any, with_samples: bool) -> tuple[S
 def _samples_by_job(session: Session, *conditions: Any) -> dict[int, Sequence[SampleTotals]]:
     """Read the sums of the samples of jobs, by job; from the samples themselves for older results."""
     stored = select(ResultRow.job_id, ResultRow.totals).join(JobRow, JobRow.id == ResultRow.job_id)
-    older = select(SampleRow.job_id, *_TOTALS).join(ResultRow, ResultRow.job_id == SampleRow.job_id)
+    older = select(SampleRow.job_id, *TOTALS).join(ResultRow, ResultRow.job_id == SampleRow.job_id)
     older = older.join(JobRow, JobRow.id == ResultRow.job_id).where(ResultRow.totals.is_(None))
     rows = session.execute(stored.where(*conditions, ResultRow.totals.is_not(None)))
     return {
@@ -280,7 +282,7 @@ def _stored_job(
 def read_sentinels(session: Session, sweep_id: int) -> tuple[StoredSentinel, ...]:
     """Read the sentinels of a sweep, by actor and in the order in which each ran them."""
     of_sweep = SentinelRow.sweep_id == sweep_id
-    older = select(SampleRow.sentinel_id, *_TOTALS).join(SentinelRow, SentinelRow.id == SampleRow.sentinel_id)
+    older = select(SampleRow.sentinel_id, *TOTALS).join(SentinelRow, SentinelRow.id == SampleRow.sentinel_id)
     samples = _totals_by_owner(session, older.where(of_sweep, SentinelRow.totals.is_(None)), "sentinel_id")
     order = (SentinelRow.actor, SentinelRow.pair, SentinelRow.sequence)
     return tuple(
@@ -391,22 +393,22 @@ def _calibration(row: CalibrationRow) -> Calibration:
 def read_samples(session: Session, job_id: int, *conditions: Any) -> tuple[Sample, ...]:
     """Read what a job decoded, with all rounds, in the order of the prompts."""
     of_job = and_(SampleRow.job_id == job_id, *conditions)
-    rows = session.execute(
-        select(RoundRow.sample_id, *_ROUND)
-        .join(SampleRow)
-        .where(of_job)
-        .order_by(RoundRow.sample_id, RoundRow.number)
-    ).mappings()
-    rounds = {
-        sample_id: tuple(Round(**{key: row[key] for key in row if key != "sample_id"}) for row in group)
-        for sample_id, group in itertools.groupby(rows, key=lambda row: row["sample_id"])
-    }
+    rounds = rounds_by_sample(session, select(RoundRow.sample_id, *ROUND).join(SampleRow).where(of_job))
     stored = select(DraftTreeRow).join(SampleRow).where(of_job)
     trees: defaultdict[int, list[DraftTree]] = defaultdict(list)
     for row in session.scalars(stored.order_by(DraftTreeRow.sample_id, DraftTreeRow.number)):
         trees[row.sample_id].append(_tree(row.tree))
     samples = session.scalars(select(SampleRow).where(of_job).order_by(SampleRow.prompt_index))
     return tuple(_sample(row, rounds.get(row.id, ()), tuple(trees[row.id])) for row in samples)
+
+
+def rounds_by_sample(session: Session, statement: Select[Any]) -> dict[int, tuple[Round, ...]]:
+    """Read what selects `sample_id` and ROUND as the rounds of each sample, in their order."""
+    rows = session.execute(statement.order_by(RoundRow.sample_id, RoundRow.number)).mappings()
+    return {
+        sample_id: tuple(Round(**{key: row[key] for key in row if key != "sample_id"}) for row in group)
+        for sample_id, group in itertools.groupby(rows, key=lambda row: row["sample_id"])
+    }
 
 
 def read_tree_sizes(
@@ -457,11 +459,16 @@ def _totals_by_owner(
 ) -> dict[int, tuple[SampleTotals, ...]]:
     found: defaultdict[int, list[SampleTotals]] = defaultdict(list)
     for row in session.execute(statement.order_by(SampleRow.prompt_index)).mappings():
-        values = {key: row[key] for key in row if key != owner}
-        values["exactness"] = _exactness(values["exactness"])
-        values["accepted_by_depth"] = tuple(values["accepted_by_depth"])
-        found[row[owner]].append(SampleTotals(**values))
+        found[row[owner]].append(sample_totals(row))
     return {key: tuple(samples) for key, samples in found.items()}
+
+
+def sample_totals(row: Mapping[Any, Any]) -> SampleTotals:
+    """Read a row that has all of TOTALS."""
+    values = {column.key: row[column.key] for column in TOTALS}
+    values["exactness"] = _exactness(values["exactness"])
+    values["accepted_by_depth"] = tuple(values["accepted_by_depth"])
+    return SampleTotals(**values)
 
 
 def _exactness(stored: str | None) -> Exactness | None:

@@ -27,8 +27,15 @@ from sqlalchemy.orm import Session
 
 from dyna_eval.errors import LeaseLostError, PairError
 from dyna_eval.jobs import Job, JobState, Pair, PromptSet, ResolvedSweep, Scalar, SweepState
-from dyna_eval.measurements import Calibration, JobResult, Sample
-from dyna_eval.records import ResultOrigin, StoredCalibration, StoredJob, SweepRecord
+from dyna_eval.measurements import Calibration, JobResult, Round, Sample
+from dyna_eval.records import (
+    MeasuredRun,
+    ResultOrigin,
+    StoredCalibration,
+    StoredJob,
+    StoredSample,
+    SweepRecord,
+)
 from dyna_eval.reports.imported import ImportedFile, ImportedSweep
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.address import parse_address
@@ -50,6 +57,7 @@ from dyna_eval_db.engine import bare_engine, reading, store_engine, writing
 from dyna_eval_db.events import log, log_claim, read_events, whereabouts_detail
 from dyna_eval_db.migrate import require_schema, require_usable
 from dyna_eval_db.models import AttemptRow, JobRow, LeaseRow, SweepRow
+from dyna_eval_db.raw import read_rounds, read_run_samples, read_runs
 from dyna_eval_db.refusals import reported, retried
 from dyna_eval_db.results import (
     read_calibrations,
@@ -507,6 +515,25 @@ class Store:
         with self._read() as session:
             sweeps.require_job(session, job_id)
             return read_samples(session, job_id)
+
+    def runs(self, sweep_id: int) -> tuple[MeasuredRun, ...]:
+        """Return what brought a sweep's samples: its finished jobs, and the AR runs of its actors."""
+        with self._read() as session:
+            sweeps.require_sweep(session, sweep_id)
+            return read_runs(session, sweep_id)
+
+    def run_samples(self, run: MeasuredRun, *, after: int = -1, most: int) -> tuple[StoredSample, ...]:
+        """Return at most so many samples of a run, of the prompts after one of this index, in their order.
+
+        What has landed never changes, so a run may be read in parts.
+        """
+        with self._read() as session:
+            return read_run_samples(session, run, after=after, most=most)
+
+    def rounds(self, samples: Collection[int]) -> dict[int, tuple[Round, ...]]:
+        """Return the rounds of some samples by the samples' numbers; nothing of one that has none."""
+        with self._read() as session:
+            return read_rounds(session, samples)
 
     def tree_sizes(
         self, sweep_id: int, prompts: Mapping[str, Collection[int]] | None = None

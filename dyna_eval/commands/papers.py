@@ -135,6 +135,7 @@ def check_papers(papers: Sequence[Path], database: str, *, as_json: bool) -> int
     """
     from dyna_eval.latex.check import check_paper
     from dyna_eval.reports.categories import CategorizedReport, categorized_report
+    from dyna_eval.reports.terms import with_terms
 
     texts = {path: _read(path) for path in papers}
     with open_store(database) as store:
@@ -146,8 +147,10 @@ def check_papers(papers: Sequence[Path], database: str, *, as_json: bool) -> int
             ids = [sweeps[digest] for digest in origin.made_of]
             if origin.categories:
                 record = store.record(find_measured(store, str(ids[0])))
-                return categorized_report(record, allow_mixed=True)
-            report = stored_report(store, ids, rows=origin.rows, allow_mixed=True, preset=origin.preset)
+                return categorized_report(with_terms(record, origin.terms), allow_mixed=True)
+            report = stored_report(
+                store, ids, rows=origin.rows, allow_mixed=True, preset=origin.preset, terms=origin.terms
+            )
             return CategorizedReport(overall=report, categories=())
 
         found = {path: check_paper(text, recompute) for path, text in texts.items()}

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dyna_eval.errors import InputError
+from dyna_eval.records import AS_IN_THE_FILE, Terms
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
+    from dyna_eval.records import SweepRecord
+    from dyna_eval.reports.imported import ImportedSweep
     from dyna_eval.reports.presets import Preset
     from dyna_eval.reports.report import Report
 
@@ -21,10 +24,12 @@ def stored_report(
     rows: Sequence[str] = (),
     allow_mixed: bool = False,
     preset: Preset | None = None,
+    terms: Terms = AS_IN_THE_FILE,
 ) -> Report:
     """Return the report of the sweep of a number; of several sweeps, or of chosen rows, the joined one.
 
-    Raises MixedRowsError as the reports do, and InputError where a preset does not fit.
+    `terms` are the first sweep's. Raises MixedRowsError as the reports do, and InputError where a preset or
+    terms do not fit.
     """
     from dyna_eval.reports.imported import ImportedSweep
     from dyna_eval.reports.imported_report import imported_report
@@ -32,6 +37,8 @@ def stored_report(
     from dyna_eval.reports.measured_report import build_report
 
     parts = [store.imported(sweep_id) or store.record(sweep_id) for sweep_id in ids]
+    if terms != AS_IN_THE_FILE:
+        parts[0] = _on_terms(parts[0], terms, whole=len(parts) == 1 and not rows)
     first = parts[0]
     others = store.imports() if any(isinstance(part, ImportedSweep) for part in parts) else []
     if preset is not None and (len(parts) > 1 or rows or isinstance(first, ImportedSweep)):
@@ -41,6 +48,20 @@ def stored_report(
     if isinstance(first, ImportedSweep):
         return imported_report(first, others, allow_mixed=allow_mixed)
     return build_report(first, allow_mixed=allow_mixed, preset=preset)
+
+
+def _on_terms(part: SweepRecord | ImportedSweep, terms: Terms, *, whole: bool) -> SweepRecord:
+    from dyna_eval.reports.imported import ImportedSweep
+    from dyna_eval.reports.terms import with_terms
+
+    if isinstance(part, ImportedSweep):
+        raise InputError(
+            f"sweep {part.id} ({part.name}) was imported: its baseline and intervals are those of its files;"
+            " --baseline, --confidence and --chosen are for a sweep that was measured here"
+        )
+    if terms.chosen and not whole:
+        raise InputError("--chosen is for one whole sweep; leave out --from and --row")
+    return with_terms(part, terms)
 
 
 def find_measured(store: Store, name_or_id: str | None) -> int:

@@ -13,8 +13,11 @@ from dyna_eval.commands.options import database_option, open_store, which_sweep
 from dyna_eval.commands.output import print_json
 from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_papers
 from dyna_eval.commands.plotting import Figures, figure_options, write_figures
+from dyna_eval.commands.raw import RawFiles, raw_options, write_raw
 from dyna_eval.commands.reading import find_measured, stored_report
+from dyna_eval.commands.terms import terms_options
 from dyna_eval.commands.web_page import WebPage, page_options, write_page
+from dyna_eval.records import AS_IN_THE_FILE, Terms
 
 if TYPE_CHECKING:
     from dyna_eval.latex.style import Style
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     type=click.Choice(["four-step", "three-step"]),
     help="Which rows: all four steps, or three without the unpruned tree. Unless given, the sweep's own.",
 )
+@terms_options
 @figure_options
 @paper_options
 @click.option("--from", "sources", multiple=True, metavar="SWEEP", help="Join the rows of these sweeps.")
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="Write the rows to this folder, as answer files that Spec-Bench's speed.py reads.",
 )
+@raw_options
 @page_options
 @click.option("--allow-mixed", is_flag=True, help="Print rows that were not measured alike, marked as such.")
 @database_option
@@ -57,12 +62,14 @@ def report(
     sweep: str | None,
     form: str | None,
     preset: str | None,
+    terms: Terms,
     figures: Figures | None,
     paper: Paper,
     sources: tuple[str, ...],
     rows: tuple[str, ...],
     by_category: bool,
     spec_bench: Path | None,
+    raw: RawFiles | None,
     page: WebPage | None,
     allow_mixed: bool,
     database: str,
@@ -77,32 +84,41 @@ def report(
     from dyna_eval.reports.presets import Preset
 
     if paper.papers:
-        beside = (sweep is not None, sources, rows, preset, figures, page, by_category, spec_bench)
-        if any(beside) or paper.writes_files or paper.style != PLAIN or form not in (None, "json"):
+        beside = (sweep is not None, sources, rows, preset, figures, page, by_category, spec_bench, raw)
+        changed = paper.style != PLAIN or terms != AS_IN_THE_FILE
+        if any(beside) or paper.writes_files or changed or form not in (None, "json"):
             raise click.UsageError(
                 "--check finds sweeps and tables by what is in the paper; beside it are only --json and --db"
             )
         return check_papers(paper.papers, database, as_json=form == "json")
     if sweep is not None and sources:
         raise click.UsageError("name one SWEEP, or several with --from")
+    writes = figures is not None or page is not None or paper.writes_files
+    is_part = bool(sources or rows or preset)
+    if raw is not None:
+        _require_room_for(raw, is_part=is_part, printed=form is not None or by_category)
     if by_category or spec_bench is not None:
-        if sources or rows or preset or figures or page or paper.writes_files or form == "prose":
+        if is_part or terms.chosen or writes or form == "prose":
             raise click.UsageError(
                 "--by-category and --spec-bench take one whole sweep, and no --from, --row, --preset,"
-                " --prose, --plots, --html or files of a paper beside them"
+                " --chosen, --prose, --plots, --html or files of a paper beside them"
             )
         if by_category and paper.style != PLAIN:
             raise click.UsageError(
                 "--by-category has columns of its own, and no --columns, --std, --siunitx or --side-by-side"
             )
-        with open_store(database) as store:
-            record = store.record(find_measured(store, sweep))
-            if spec_bench is not None:
-                write_answers(store, record, spec_bench, allow_mixed=allow_mixed)
-        if by_category:
-            print_by_category(record, form, allow_mixed=allow_mixed)
-        if by_category or form is None:
-            return 0
+    whole = _write_whole_sweep(
+        sweep,
+        database,
+        raw=raw,
+        spec_bench=spec_bench,
+        by_category=by_category,
+        terms=terms,
+        form=form,
+        mixed=allow_mixed,
+    )
+    if whole and (by_category or (form is None and not writes)):
+        return 0
     with open_store(database) as store:
         built = stored_report(
             store,
@@ -110,6 +126,7 @@ def report(
             rows=rows,
             allow_mixed=allow_mixed,
             preset=Preset(preset) if preset else None,
+            terms=terms,
         )
         require(built, paper.style)
         if figures is not None:
@@ -117,9 +134,49 @@ def report(
     write_papers(built, paper, figures.directory if figures else None)
     if page is not None:
         write_page(page, built, database)
-    if form is not None or (figures is None and page is None and not paper.writes_files):
+    if form is not None or not writes:
         print_report(built, form, paper.style)
     return 0
+
+
+def _require_room_for(raw: RawFiles, *, is_part: bool, printed: bool) -> None:
+    """Raise UsageError where raw data cannot be written beside what else is asked for."""
+    if is_part:
+        raise click.UsageError(
+            "--samples and --rounds take one whole sweep, and no --from, --row or --preset beside them"
+        )
+    if raw.on_stdout and printed:
+        raise click.UsageError("a file named - goes to stdout, where nothing else can be printed then")
+
+
+def _write_whole_sweep(
+    sweep: str | None,
+    database: str,
+    *,
+    raw: RawFiles | None,
+    spec_bench: Path | None,
+    by_category: bool,
+    terms: Terms,
+    form: str | None,
+    mixed: bool,
+) -> bool:
+    """Write or print what is of one whole sweep that was measured here; return whether anything of it was."""
+    from dyna_eval.reports.terms import with_terms
+
+    if raw is None and spec_bench is None and not by_category:
+        return False
+    with open_store(database) as store:
+        sweep_id = find_measured(store, sweep)
+        if raw is not None:
+            write_raw(raw, store, sweep_id)
+        if spec_bench is None and not by_category:
+            return True
+        record = with_terms(store.record(sweep_id), terms)
+        if spec_bench is not None:
+            write_answers(store, record, spec_bench, allow_mixed=mixed)
+    if by_category:
+        print_by_category(record, form, allow_mixed=mixed)
+    return True
 
 
 def print_report(built: Report, form: str | None, style: Style | None = None) -> None:

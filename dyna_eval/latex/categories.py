@@ -12,7 +12,7 @@ from dataclasses import replace
 from dyna_eval.errors import InputError
 from dyna_eval.latex.grid import category_grid
 from dyna_eval.latex.style import Part, end_mark, mark, origin_of
-from dyna_eval.latex.table import table_label, tabular, what_is_bold
+from dyna_eval.latex.table import table_label, tabular, what_is_bold, where_measured
 from dyna_eval.latex.text import escape_latex, footnotes
 from dyna_eval.reports.categories import CategorizedReport, CategoryGroup
 from dyna_eval.reports.cells import Notes, origin_text
@@ -79,6 +79,7 @@ def _caption(report: CategorizedReport, pair: str) -> str:
         f"Throughput in tokens/s and speedup against the baseline by category of prompt,"
         f" {escape_latex(report.overall.name)} (pair {escape_latex(pair)}).",
         f"Prompts: {prompts}.",
+        *where_measured(report.overall, (pair,)),
         what_is_bold([group.rows for group in groups], " of each group"),
     ]
     return " ".join(filter(None, sentences))

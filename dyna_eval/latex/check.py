@@ -219,6 +219,7 @@ class _Check:
                 place = replace(table_place, offset=marked.end + paper_row.offset, row=f"step {step}")
                 self._differ(place, "all columns", _shown(paper_row), "no such row")
         self._check_numbers(replace(table_place, row="caption"), paper.caption, now.caption)
+        self._check_circumstances(replace(table_place, row="caption"), paper.caption, now.caption)
         self._check_numbers(replace(table_place, row="footnotes"), paper.rest, now.rest)
 
     def _check_row(self, place: _Place, theirs: PlacedCells, expected: PaperRow, cells: Grid) -> None:
@@ -297,6 +298,7 @@ class _Check:
                 row=f"step {step}" if step else "text",
             )
             self._check_numbers(place, text, now.get(step, ""))
+            self._check_circumstances(place, text, now.get(step, ""))
             claimed, allowed = _claims(text), _claims(now.get(step, ""))
             if claimed - allowed:
                 instead = ", ".join(sorted(allowed - claimed)) or "no such claim"
@@ -355,6 +357,15 @@ class _Check:
         for number in said - known:
             expected = ", ".join(f"{other:f}" for other in known - said) or "no such number"
             self._differ(place, "text", f"{number:f}", expected)
+
+    def _check_circumstances(self, place: _Place, paper: str, now: str) -> None:
+        """Whoever says a dtype, or that decoding is greedy, must not say another one than is computed now.
+
+        Leaving it out is fine, and where it is not known now nothing is compared.
+        """
+        said, known = (_circumstances(expand(text, self.macros)) for text in (paper, now))
+        if known and said - known:
+            self._differ(place, "text", ", ".join(sorted(said - known)), ", ".join(sorted(known)))
 
     def _differ(self, place: _Place, column: str, in_paper: str, now: str) -> None:
         self.differences.append(
@@ -438,6 +449,14 @@ def _subsections(prose: str) -> Iterator[str]:
 
 
 _CLAIM = re.compile(r"\b(improve|degrade|not separable|faster|slower|highest|nothing is claimed)")
+
+
+_CIRCUMSTANCE = re.compile(r"\b(b?float(?:16|32|64)|greedy)\b")
+"""What the sentence on circumstances says in words; its numbers are compared as all numbers are."""
+
+
+def _circumstances(text: str) -> set[str]:
+    return set(_CIRCUMSTANCE.findall(text))
 
 
 def _claims(text: str) -> set[str]:

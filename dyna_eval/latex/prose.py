@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dyna_eval.jobs import Method
 from dyna_eval.latex.grid import configuration, level
 from dyna_eval.latex.style import Part, end_mark, mark, origin_of
-from dyna_eval.latex.table import table_label
+from dyna_eval.latex.table import table_label, where_measured
 from dyna_eval.latex.text import escape_latex, number, percent
 from dyna_eval.methods import TreeShape
 from dyna_eval.reports.cells import Notes, span
@@ -75,6 +75,7 @@ def _opening(report: Report, rows: Sequence[Row], label: str) -> list[str]:
     return [
         text,
         f"Throughput is the mean over {prompts} of tokens per second{of_what}{each}; a speedup{against}.",
+        *where_measured(report, (rows[0].pair,)),
         f"A step is said to improve or to degrade throughput only where the {level(report)} interval"
         r" of the paired ratio excludes $1$.",
     ]

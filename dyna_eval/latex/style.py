@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import canonical_json
 from dyna_eval.mistakes import unknown
+from dyna_eval.records import AS_IN_THE_FILE, Terms
 from dyna_eval.reports.cells import Column
 from dyna_eval.reports.presets import Preset
 from dyna_eval.reports.report import Report
@@ -66,6 +68,7 @@ class Origin:
     style: Style = PLAIN
     categories: tuple[str | None, ...] = ()
     """The groups of columns of a table by category, None for all prompts; none of another table."""
+    terms: Terms = AS_IN_THE_FILE
 
 
 def origin_of(report: Report, part: Part, pairs: Sequence[str], style: Style = PLAIN) -> Origin:
@@ -78,6 +81,7 @@ def origin_of(report: Report, part: Part, pairs: Sequence[str], style: Style = P
         made_of=report.made_of or (report.digest,),
         rows=report.selectors,
         style=style,
+        terms=report.terms,
     )
 
 
@@ -91,6 +95,7 @@ def mark(origin: Origin) -> str:
     }
     if origin.made_of != (origin.digest,):
         told |= {"made_of": list(origin.made_of), "rows": list(origin.rows)}
+    told |= {name: value for name, value in asdict(origin.terms).items() if value}
     if origin.categories:
         told["categories"] = list(origin.categories)
     elif origin.part is Part.TABLE:
@@ -129,6 +134,19 @@ def find_marks(text: str) -> list[Marked]:
     return marks
 
 
+def _read_terms(values: Mapping[str, Any]) -> Terms:
+    """Read the terms that a mark names; raises ValueError or TypeError where they are none."""
+    baseline, confidence = values.get("baseline"), values.get("confidence")
+    share = None if confidence is None else float(confidence)
+    if share is not None and not 0.0 < share < 1.0:
+        raise ValueError(f"{share:g} is no confidence")
+    return Terms(
+        baseline=None if baseline is None else str(baseline),
+        confidence=share,
+        chosen=values.get("chosen") is True,
+    )
+
+
 def _read_origin(part: Part, told: str) -> Origin | None:
     try:
         values, _ = json.JSONDecoder().raw_decode(told)
@@ -149,6 +167,7 @@ def _read_origin(part: Part, told: str) -> Origin | None:
             categories=tuple(
                 None if category is None else str(category) for category in values.get("categories", ())
             ),
+            terms=_read_terms(values),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

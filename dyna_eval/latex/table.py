@@ -60,7 +60,6 @@ def table(report: Report, pairs: Sequence[str], style: Style) -> str:
     lines = [
         f"% sweep {one_line(report.name)} ({sweep_numbers(report)}, {report.state}), pair {names}",
         f"% digest {report.digest}, jobs {jobs}",
-        *(f"% {told}" for pair in pairs if (told := circumstances(report, pair))),
         mark(origin_of(report, Part.TABLE, pairs, style)),
         r"\begin{table}[t]",
         r"  \centering",
@@ -195,6 +194,7 @@ def caption(report: Report, pairs: Sequence[str], style: Style) -> str:
     sentences = [
         f"{_what_is_added(rows[pairs[0]])} ({noun} {named}).",
         _what_was_measured(report, everything, style),
+        *where_measured(report, pairs),
         *(sentence for pair in pairs for sentence in _what_degrades(rows[pair], several=len(pairs) > 1)),
         what_is_bold(list(rows.values()), " of each pair" if len(pairs) > 1 else ""),
     ]
@@ -205,8 +205,8 @@ def _what_is_added(rows: Sequence[Row]) -> str:
     added = [escape_latex(row.label.lstrip("+ ")) for row in rows if row.label.startswith("+")]
     if not added or len(added) > 6:
         return "Ablation of speculative decoding, step by step"
-    base = baseline_of(rows)
-    start = escape_latex(base.label) if base else "the baseline"
+    first = next((row for row in (baseline_of(rows), *rows) if row and not row.label.startswith("+")), None)
+    start = escape_latex(first.label) if first else "the baseline"
     verb = "are" if len(added) > 1 else "is"
     return f"Ablation of speculative decoding: step by step, {listed(added)} {verb} added to {start}"
 
@@ -229,6 +229,19 @@ def _what_was_measured(report: Report, rows: Sequence[Row], style: Style) -> str
         f"Throughput is in tokens/s, the mean over {prompts}{each}{deviation};"
         f" speedup is against the baseline{intervals}."
     )
+
+
+def where_measured(report: Report, pairs: Sequence[str]) -> list[str]:
+    """Say on which machine, in which dtype and over how many tokens: once for pairs of which it is true."""
+    told: dict[str, list[str]] = {}
+    for pair in pairs:
+        if text := circumstances(report, pair):
+            told.setdefault(text, []).append(pair)
+    return [
+        escape_latex(text[0].upper() + text[1:])
+        + (f" (on {escape_latex(listed(own))})." if len(own) < len(pairs) else ".")
+        for text, own in told.items()
+    ]
 
 
 def _deviation(rows: Sequence[Row]) -> str:

@@ -7,7 +7,7 @@ Pure. Definitions of the figures are in `dyna_eval.reports.statistics`, what row
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dyna_eval.jobs import Configuration, JobState
@@ -44,7 +44,7 @@ from dyna_eval.reports.statistics import (
     mean_throughputs,
     paced_throughputs,
 )
-from dyna_eval.reports.tuning import split_record
+from dyna_eval.reports.tuning import entry_of, split_record
 from dyna_eval.wording import count
 
 PAST_ANSWERS = (
@@ -67,11 +67,24 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Pres
     if record.measure.tune_fraction:
         report = _tuned(*split_record(record), allow_mixed=allow_mixed, preset=preset)
         return replace(report, measure=record.measure)
+    return _of_rows(record, allow_mixed=allow_mixed, preset=preset)
+
+
+def _of_rows(
+    record: SweepRecord,
+    *,
+    allow_mixed: bool,
+    preset: Preset | None,
+    shown: Mapping[str, Collection[str]] | None = None,
+) -> Report:
+    """Return the report over all prompts; `shown` are the labels of rows by pair, where not all are."""
     whole, (record, unshown) = record, apply_preset(record, preset)
     bootstrap = Bootstrap(confidence=record.confidence)
     tables = [_PairTable.of(record, pair, bootstrap) for pair in record.pairs]
     if unshown:  # rows that are not shown tell all the same what runs differ by
         tables = [replace(table, noise=_PairTable.of(whole, table.pair, bootstrap).noise) for table in tables]
+    if shown is not None:
+        tables = [table.only(shown[table.pair]) for table in tables]
     by_table = [(table, table.rows()) for table in tables]
     rows = tuple(row for _, own in by_table for row in own)
     if not allow_mixed:
@@ -91,6 +104,7 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Pres
             *(entry for table in tables for entry in table.left_out()),
         ),
         pair_caveats=tuple((table.pair, caveat) for table, own in by_table for caveat in table.caveats(own)),
+        terms=record.terms,
         preset=preset,
         generation=record.generation,
         measure=record.measure,
@@ -103,10 +117,14 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Pres
 def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool, preset: Preset | None) -> Report:
     """Return the report over the other prompts, which says what would have been chosen on the tuning ones.
 
-    The choice allows for how fast each actor is: a row on a slower one is not passed over for that.
+    The choice allows for how fast each actor is: a row on a slower one is not passed over for that. Where the
+    terms ask for the chosen rows alone, each entry of the sweep file is left with that one.
     """
     there = build_report(tuning, allow_mixed=allow_mixed, preset=preset)
-    report = build_report(others, allow_mixed=allow_mixed, preset=preset)
+    if others.terms.chosen:
+        report = _of_chosen(there, others, allow_mixed=allow_mixed, preset=preset)
+    else:
+        report = build_report(others, allow_mixed=allow_mixed, preset=preset)
     chosen, caveats = [], []
     for pair in report.pairs:
         rows = there.rows_of(pair)
@@ -127,10 +145,89 @@ def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool, prese
     return replace(report, chosen=tuple(chosen), split=True, pair_caveats=(*report.pair_caveats, *caveats))
 
 
-_NO_CHOICE = (
-    "no row is chosen on the tuning prompts: rows are still to come, or none has the target's output;"
-    " all figures are over the other prompts"
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """The rows of a pair that one entry of the sweep file stands for, on the tuning prompts."""
+
+    label: str
+    rows: tuple[Row, ...]
+
+    @property
+    def chosen(self) -> Row | None:
+        """The fastest; None while one is to come, or where none has the target's output."""
+        return self.rows[0] if len(self.rows) == 1 else best_row_by_pace(self.rows)
+
+    @property
+    def shown(self) -> list[str]:
+        """The labels to report: of the chosen row and the baseline, or of all where none is chosen."""
+        if self.chosen is None:
+            return [row.label for row in self.rows]
+        return [row.label for row in self.rows if row is self.chosen or row.is_baseline]
+
+    @property
+    def note(self) -> Caveat:
+        """What is to be said of the row that was chosen of several."""
+        prompts = [row.figures.prompts or 0 for row in self.rows if row.figures]
+        return Caveat(f"best of {len(prompts)} on {count(max(prompts), 'tuning prompt')}")
+
+
+def _entries(record: SweepRecord, rows: Sequence[Row]) -> list[_Entry]:
+    """Return a pair's rows by the entry of the sweep file, in the order of the file."""
+    entry = {configuration.label: entry_of(configuration) for configuration in record.configurations}
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(entry[row.label], []).append(row)
+    return [_Entry(label=label, rows=tuple(own)) for label, own in found.items()]
+
+
+def _of_chosen(there: Report, others: SweepRecord, *, allow_mixed: bool, preset: Preset | None) -> Report:
+    """Return the report over the other prompts, of the rows alone that are chosen on the tuning prompts."""
+    entries = {pair: _entries(others, there.rows_of(pair)) for pair in there.pairs}
+    shown = {pair: {label for entry in own for label in entry.shown} for pair, own in entries.items()}
+    report = _of_rows(others, allow_mixed=allow_mixed, preset=preset, shown=shown)
+    several = {pair: [entry for entry in own if len(entry.rows) > 1] for pair, own in entries.items()}
+    notes = {
+        (pair, entry.chosen.label): entry.note
+        for pair, own in several.items()
+        for entry in own
+        if entry.chosen is not None
+    }
+    undecided = tuple(
+        (pair, Caveat(f"no row of '{entry.label}' is chosen: {_NOT_YET}; all of them are shown"))
+        for pair, own in several.items()
+        for entry in own
+        if entry.chosen is None
+    )
+    passed_over = {
+        (pair, row.label): LeftOut(
+            label=row.label,
+            pair=pair,
+            state=RowState.NOT_SHOWN,
+            reason=f"not the fastest of '{entry.label}' on the tuning prompts",
+            job_ids=row.job_ids,
+        )
+        for pair, own in several.items()
+        for entry in own
+        for row in entry.rows
+        if row.figures and row.label not in shown[pair]
+    }
+    left_out = [entry for entry in report.left_out if (entry.pair, entry.label) not in passed_over]
+    return replace(
+        report,
+        rows=tuple(
+            replace(row, caveats=(*row.caveats, notes[row.pair, row.label]))
+            if (row.pair, row.label) in notes
+            else row
+            for row in report.rows
+        ),
+        left_out=(*left_out, *passed_over.values()),
+        pair_caveats=(*report.pair_caveats, *undecided),
+    )
+
+
+_NOT_YET = "rows are still to come, or none has the target's output"
+
+_NO_CHOICE = f"no row is chosen on the tuning prompts: {_NOT_YET}; all figures are over the other prompts"
 
 
 def _choice_text(choice: Choice, fastest: Row | None, *, unequal: bool) -> str:
@@ -194,6 +291,11 @@ class _PairTable:
             bootstrap=bootstrap,
         )
 
+    def only(self, labels: Collection[str]) -> _PairTable:
+        """Return the table of some rows alone; the others tell all the same what runs differ by."""
+        kept = tuple(row for row in self.record.configurations if row.label in labels)
+        return replace(self, record=replace(self.record, configurations=kept))
+
     def rows(self) -> list[Row]:
         rows = [self._row(step, own) for step, own in enumerate(self.record.configurations, start=1)]
         return [replace(row, caveats=self._caveats(row)) for row in with_comparisons(rows, self.bootstrap)]
@@ -221,6 +323,8 @@ class _PairTable:
         used = {job.environment or "" for job in done}
         found += shared_gpu_caveats(used, self.record.environments)
         found += backend_caveats(used, self.record.environments)
+        if self.record.terms.baseline is not None:
+            found.append(Caveat(f"speedups are over '{self.record.baseline}', not the sweep file's baseline"))
         if self.reference is not None and not self.done.get(self.record.baseline):
             text = f"the baseline '{self.record.baseline}' has no result yet, so there is no speedup"
             found.append(Caveat(text))

@@ -13,6 +13,7 @@ from statistics import fmean
 
 from dyna_eval.errors import MixedRowsError
 from dyna_eval.jobs import GenerationSpec, MeasureSpec, Method, Pair, Params
+from dyna_eval.records import AS_IN_THE_FILE, Terms
 from dyna_eval.reports.imported import Source
 from dyna_eval.reports.integrity import Caveat, CaveatKind, Environments
 from dyna_eval.reports.intervals import Bootstrap, Interval, RunNoise, Variance
@@ -184,6 +185,8 @@ class Report:
     """Facts by the digest of the environment, as far as they are known."""
     sweep_file: str | None = field(default=None, repr=False)
     """The text of the sweep's file; None where rows are of none, or of several."""
+    terms: Terms = AS_IN_THE_FILE
+    """Where it is made by others than those of the sweep file, of several sweeps that of the first."""
 
     def rows_of(self, pair: str) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.pair == pair)

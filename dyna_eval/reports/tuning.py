@@ -7,10 +7,11 @@ one that it was not chosen by.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from dyna_eval.jobs import digest
+from dyna_eval.jobs import Configuration, digest
 from dyna_eval.measurements import SampleTotals
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.samples import SampleTable
@@ -24,11 +25,31 @@ def tuning_prompts(prompts: Collection[int], fraction: float, seed: int) -> froz
 
 def split_record(record: SweepRecord) -> tuple[SweepRecord, SweepRecord]:
     """Return a sweep as measured on its tuning prompts, and as measured on the others; each set is split."""
-    measured = measured_prompts(record)
-    fraction = record.measure.tune_fraction
-    tuning = {name: tuning_prompts(prompts, fraction, record.seed) for name, prompts in measured.items()}
-    others = {name: prompts - tuning[name] for name, prompts in measured.items()}
+    tuning = split_prompts(record)
+    others = {name: prompts - tuning[name] for name, prompts in measured_prompts(record).items()}
     return on_prompts(record, tuning), on_prompts(record, others)
+
+
+_SWEPT = re.compile(r"(.+) \((\w+=[^=]*(?:, \w+=[^=]*)*)\)", re.DOTALL)
+
+
+def entry_of(configuration: Configuration) -> str:
+    """Return the label of the entry of the sweep file that a row was expanded from: its own, without lists.
+
+    Expanded rows are known by their labels, which name swept parameters: `Sweep (depth=4, branch=2)`.
+    """
+    found = _SWEPT.fullmatch(configuration.label)
+    names = re.findall(r"(\w+)=", found[2]) if found else []
+    return found[1] if found and all(name in configuration.params for name in names) else configuration.label
+
+
+def split_prompts(record: SweepRecord) -> dict[str, frozenset[int]]:
+    """Return the tuning prompts of each prompt set, by index."""
+    fraction = record.measure.tune_fraction
+    return {
+        name: tuning_prompts(prompts, fraction, record.seed)
+        for name, prompts in measured_prompts(record).items()
+    }
 
 
 def reported_record(record: SweepRecord) -> SweepRecord:

@@ -47,6 +47,7 @@ from dyna_eval.reports.statistics import Percentiles
 from dyna_eval.wording import one_line
 
 if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
     from rich.console import Console, RenderableType
     from rich.table import Table
     from rich.text import Text
@@ -320,7 +321,12 @@ def to_csv(report: Report) -> str:
 def csv_text(header: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
     """Return comma-separated values; None is an empty cell."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    write_csv(text, header, lines)
+    return text.getvalue()
+
+
+def write_csv(file: SupportsWrite[str], header: Iterable[str], lines: Iterable[Iterable[object]]) -> None:
+    """Write comma-separated values, each line as it comes; None is an empty cell."""
+    writer = csv.writer(file, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(lines)
-    return text.getvalue()

@@ -26,6 +26,7 @@ def to_json(report: Report) -> dict[str, object]:
             "file": report.sweep_file,
             "joined": [asdict(sweep) for sweep in report.joined],
         },
+        "terms": asdict(report.terms),
         "pairs": [pair_json(report.models[name]) for name in report.pairs if name in report.models],
         "environments": {name: dict(facts) for name, facts in report.environments.items()},
         "rows": [_row_json(row) for row in report.rows],

@@ -213,7 +213,7 @@ def test_answer_files_that_are_imported_again_compare_as_equal_by_their_means(sw
     assert compared["rows"][1]["unproven"] == ["generation settings", "environment"]
     themselves = swept.run("compare", "imported.db", "imported.db#theirs", "--json").json()
     assert {(row["verdict"], row["prompts"]) for row in themselves["rows"]} == {("not separable", 3)}
-    for option in (["--by-category"], ["--spec-bench", "third"]):
+    for option in (["--by-category"], ["--spec-bench", "third"], ["--samples", "third.csv"]):
         assert "was imported" in swept.complaint("report", "theirs", "--db", there, *option)
 
 

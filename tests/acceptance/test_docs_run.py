@@ -6,6 +6,7 @@ but for the host of the Postgres server.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -34,7 +35,7 @@ LIMIT_SECONDS = 2400
 pytestmark = pytest.mark.timeout(LIMIT_SECONDS)
 
 BINARIES = Path(sys.executable).parent
-TUTORIAL, POSTGRES = ROOT / "docs" / "tutorial.md", ROOT / "docs" / "postgres.md"
+TUTORIAL, POSTGRES, METRICS = (ROOT / "docs" / f"{name}.md" for name in ("tutorial", "postgres", "metrics"))
 
 
 def script(page: Path) -> str:
@@ -150,9 +151,31 @@ def test_the_figures_of_a_report_follow_from_its_samples_by_their_definitions(de
         assert row[name] == pytest.approx(comparison(samples, samples_of(desk, previous))), name
 
 
+@pytest.mark.parametrize("tuned", [(), ("measure.tune_fraction=0.4",)], ids=["all prompts", "tuning split"])
+def test_the_example_that_computes_throughput_from_samples_equals_the_report(
+    desk: Workplace, new_workplace: Callable[[], Workplace], tuned: tuple[str, ...]
+) -> None:
+    workplace = desk
+    if tuned:
+        workplace = new_workplace()
+        lay_out_checkout(workplace.folder)
+        lay_out_own(workplace.folder)
+        workplace.sweep_here("my-sweep.yaml", *SMALL.split(), *tuned)
+    [example] = [fence.text for fence in fences(METRICS) if fence.language == "python"]
+    assert workplace.run_here("report", "--samples", "samples.csv").status == 0
+    computed = subprocess.run(
+        [sys.executable, "-c", example], cwd=workplace.folder, capture_output=True, text=True, check=True
+    )
+    cells = list(csv.DictReader(workplace.run_here("report", "--csv").stdout.splitlines()))
+    assert len(cells) > 4
+    assert computed.stdout.splitlines() == [
+        f"{row['pair']}\t{row['components']}\t{float(row['throughput_tokens_per_s']):.1f}" for row in cells
+    ]
+
+
 def test_every_defined_figure_is_computed_by_its_definition() -> None:
     """But for intervals, and what follows from them."""
-    table = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8").partition("## ")[0]
+    table = METRICS.read_text(encoding="utf-8").partition("## ")[0]
     cells = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
     named = set(re.findall(r"`(\w+)", cells))
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dyna_eval.jobs import Configuration, JobState, Method, Pair, PairSpec, SweepState
+from dyna_eval.jobs import Configuration, GenerationSpec, JobState, Method, Pair, PairSpec, SweepState
 from dyna_eval.measurements import Calibration, Exactness, SampleTotals
 from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
 
@@ -152,6 +152,14 @@ def change_jobs(
             for job in stored.jobs
         ),
     )
+
+
+def on_machines(*processors: str, pairs: Sequence[str] = ("demo",)) -> SweepRecord:
+    """A sweep of four steps that were measured on these processors in turn, over 64 tokens a prompt."""
+    stored = replace(record(pairs=pairs), generation=GenerationSpec(max_new_tokens=64), models=MODELS)
+    for configuration, processor in zip(stored.configurations, processors, strict=True):
+        stored = change_jobs(stored, configuration.label, environment=processor)
+    return replace(stored, environments={name: {"processor": name, "cores": 2} for name in processors})
 
 
 def calibrated(stored: SweepRecord) -> SweepRecord:

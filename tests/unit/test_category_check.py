@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_records import LINEAR, PRUNED, TREE, change_jobs, change_samples, record
+from report_records import LINEAR, PRUNED, TREE, change_jobs, change_samples, on_machines, record
 
 from dyna_eval.jobs import JobState
 from dyna_eval.latex.categories import categories_latex
@@ -210,6 +210,14 @@ def test_a_number_of_the_caption_is_checked(number: str) -> None:
     assert number in LATEX
     (found,) = check(LATEX.replace(number, number[:-1] + "77")).differences
     assert (found.row, found.in_paper) == ("caption", "77")
+
+
+def test_the_caption_says_where_and_how_and_is_checked() -> None:
+    built = categorized_report(by_category(on_machines("Chip 7", "Chip 7", "Chip 7", "Chip 7")))
+    latex = categories_latex(built)
+    assert " Measured on Chip 7, 2 cores, in bfloat16, 64 tokens a prompt, greedy. " in latex
+    assert check(latex, built).agrees
+    assert [row for row, *_ in differences(check(latex.replace("bfloat16", "float16"), built))] == ["caption"]
 
 
 def test_a_footnote_is_checked_by_its_numbers_and_its_mark() -> None:

@@ -18,6 +18,7 @@ from report_records import (
     calibrated,
     change_jobs,
     change_samples,
+    on_machines,
     record,
 )
 
@@ -25,6 +26,7 @@ from dyna_eval.errors import InputError
 from dyna_eval.jobs import Configuration, JobState, MergedConfiguration, Method, Params
 from dyna_eval.latex.check import check_paper
 from dyna_eval.latex.grid import require
+from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.style import Style, read_columns
 from dyna_eval.latex.table import to_latex
 from dyna_eval.latex.text import escape_latex, read_text
@@ -133,6 +135,27 @@ def test_the_caption_claims_no_degradation_that_the_intervals_do_not_show() -> N
     single = caption(table(record(prompts=1)))
     assert "slower" not in single
     assert "intervals" not in single
+
+
+def test_caption_and_prose_say_on_which_machine_in_which_dtype_and_over_how_many_tokens() -> None:
+    report = build_report(on_machines("Chip_A", "Chip_A", "Chip_A", "Chip_A"))
+    told = r" Measured on Chip\_A, 2 cores, in bfloat16, 64 tokens a prompt, greedy. "
+    for style in (Style(), Style(columns=(Column.INTERVAL,), std=True, siunitx=True)):
+        assert caption(to_latex(report, style)).count(told) == 1
+    assert " ".join(to_prose(report).split()).count(told) == 1
+    assert "Measured on" not in caption(table(record()))
+    assert "Measured on" not in to_prose(build_report(record()))
+
+
+def test_circumstances_of_pairs_side_by_side_are_told_once_or_with_the_pairs_that_have_them() -> None:
+    stored = on_machines("A", "A", "A", "A", pairs=("small", "large", "demo"))
+    same = styled(replace(stored, models={}), side_by_side=True)
+    assert caption(same).count("Measured on A, 2 cores, 64 tokens a prompt, greedy. ") == 1
+    other = styled(stored, side_by_side=True)
+    assert (
+        " Measured on A, 2 cores, 64 tokens a prompt, greedy (on small and large)."
+        " Measured on A, 2 cores, in bfloat16, 64 tokens a prompt, greedy (on demo). "
+    ) in caption(other)
 
 
 def test_intervals_stand_below_the_table() -> None:

@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_records import LINEAR, PRUNED, TREE, change_jobs, change_samples, record
+from report_records import LINEAR, PRUNED, TREE, change_jobs, change_samples, on_machines, record
 
 from dyna_eval.errors import InputError
-from dyna_eval.jobs import JobState
+from dyna_eval.jobs import GenerationSpec, JobState
 from dyna_eval.latex.check import Findings, check_paper
 from dyna_eval.latex.document import to_document
 from dyna_eval.latex.macros import to_macros
@@ -293,6 +293,46 @@ def test_a_number_in_the_caption_or_the_footnotes_is_checked(number: str) -> Non
         number = re.search(r"slower than the step before it \(\$(\d\.\d+)", latex)[1]  # type: ignore[index]
     found = check(latex.replace(number, "77.7"))
     assert {each.in_paper for each in found.differences} == {"77.7"}
+
+
+MEASURED = on_machines("Chip 7", "Chip 7", "Chip 7", "Chip 7")
+TOLD = "Measured on Chip 7, 2 cores, in bfloat16, 64 tokens a prompt, greedy."
+
+
+@pytest.mark.parametrize(
+    ("edited", "in_paper"),
+    [
+        (TOLD.replace("64", "128"), "128"),
+        (TOLD.replace("Chip 7", "Chip 8"), "8"),
+        (TOLD.replace("bfloat16", "float32"), "float32"),
+        (TOLD.replace("bfloat16", "float16"), "float16"),
+        (TOLD.replace("greedy", "temperature 0.7"), "0.7"),
+    ],
+)
+def test_circumstances_that_were_not_those_are_found_in_caption_and_prose(edited: str, in_paper: str) -> None:
+    written = paper(MEASURED)
+    assert written.count(TOLD) == 2
+    assert check(written, MEASURED).agrees
+    found = check(written.replace(TOLD, edited), MEASURED).differences
+    assert {(each.where, each.row) for each in found} == {
+        ("table tab:four-step", "caption"),
+        ("prose on demo", "text"),
+    }
+    assert in_paper in {each.in_paper for each in found}
+
+
+def test_greedy_decoding_is_not_to_be_said_of_samples() -> None:
+    sampled = replace(MEASURED, generation=GenerationSpec(max_new_tokens=64, temperature=0.7))
+    written = paper(sampled)
+    assert check(written, sampled).agrees
+    found = check(written.replace("temperature 0.7", "greedy"), sampled).differences
+    assert [(each.in_paper, each.now) for each in found] == [("greedy", "bfloat16")] * 2
+
+
+def test_a_paper_of_before_that_does_not_tell_its_circumstances_passes() -> None:
+    before = paper(MEASURED).replace(f" {TOLD}", "").replace(f"{TOLD}\n", "")
+    assert "Chip 7" not in before
+    assert check(before, MEASURED).agrees
 
 
 def test_a_claim_that_the_data_do_not_support_is_found() -> None:

@@ -503,7 +503,8 @@ def test_json_has_the_documented_keys_and_no_nan() -> None:
     stored = record(states={TREE.label: JobState.FAILED})
     report = to_json(build_report(change_samples(stored, LINEAR.label, draft_seconds=None)))
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert report.keys() == {"sweep", "pairs", "environments", "rows", "left_out", "chosen", "warnings"}
+    keys = {"sweep", "terms", "pairs", "environments", "rows", "left_out", "chosen", "warnings"}
+    assert report.keys() == keys
     rows = report["rows"]
     assert isinstance(rows, list)
     documented = {

@@ -12,18 +12,17 @@ from report_records import (
     BASELINE,
     FOUR_STEPS,
     LINEAR,
-    MODELS,
     PRUNED,
     TREE,
     calibrated,
     change_jobs,
     change_samples,
+    on_machines,
     record,
     sample,
 )
 
 from dyna_eval.jobs import Configuration, GenerationSpec, JobState, MergedConfiguration, Method, Params
-from dyna_eval.latex.table import to_latex
 from dyna_eval.measurements import Exactness
 from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup, StaticTree
 from dyna_eval.records import SweepRecord
@@ -268,20 +267,11 @@ def test_a_finished_sweep_leaves_nothing_out_and_a_pair_only_what_is_its_own() -
     assert "Left out: 1 configuration, 3 jobs" in large
 
 
-def on_machines(*processors: str) -> SweepRecord:
-    """A sweep whose rows were measured on these processors in turn."""
-    stored = replace(record(), generation=GenerationSpec(max_new_tokens=64), models=MODELS)
-    for configuration, processor in zip(stored.configurations, processors, strict=True):
-        stored = change_jobs(stored, configuration.label, environment=processor)
-    return replace(stored, environments={name: {"processor": name, "cores": 2} for name in processors})
-
-
 def test_a_table_says_on_which_machine_in_which_dtype_and_over_how_many_tokens() -> None:
     stored = on_machines("Chip A", "Chip A", "Chip A", "Chip A")
     told = "measured on Chip A, 2 cores, in bfloat16, 64 tokens a prompt, greedy"
     assert told in printed(stored, io.StringIO()).splitlines()
     assert told in to_markdown(build_report(stored)).splitlines()
-    assert f"% {told}" in to_latex(build_report(stored)).splitlines()
     sampled = GenerationSpec(max_new_tokens=9, temperature=0.7, stop_at_eos=True)
     text = printed(replace(stored, generation=sampled), io.StringIO())
     assert "in bfloat16, up to 9 tokens a prompt, temperature 0.7\n" in text

@@ -1,0 +1,265 @@
+"""One report by another baseline or confidence than the sweep file's, or of the chosen rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, record
+
+from dyna_eval.errors import InputError
+from dyna_eval.jobs import Configuration, JobState, MeasureSpec, Method
+from dyna_eval.latex.check import Findings, check_paper
+from dyna_eval.latex.document import to_document
+from dyna_eval.latex.style import PLAIN, Origin, Part, find_marks, mark, origin_of
+from dyna_eval.latex.table import to_latex
+from dyna_eval.records import AS_IN_THE_FILE, SweepRecord, Terms
+from dyna_eval.reports.categories import CategorizedReport
+from dyna_eval.reports.joined_report import joined_report
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.report import Report, RowState
+from dyna_eval.reports.terms import with_terms
+from dyna_eval.reports.tuning import entry_of, split_prompts
+from dyna_eval.sweeps.expansion import axes_of, expand
+from dyna_eval.tables.report_json import to_json
+
+STORED = record()
+OTHER = Terms(baseline=LINEAR.label, confidence=0.8)
+
+
+def on(terms: Terms, stored: SweepRecord = STORED) -> Report:
+    return build_report(with_terms(stored, terms))
+
+
+def check(paper: str, stored: SweepRecord = STORED) -> Findings:
+    def recompute(origin: Origin) -> CategorizedReport:
+        report = build_report(with_terms(stored, origin.terms), allow_mixed=True)
+        return CategorizedReport(overall=report, categories=())
+
+    return check_paper(paper, recompute)
+
+
+# ---------------------------------------------------------- baseline and confidence
+
+
+def test_a_report_is_as_if_the_sweep_file_had_said_so() -> None:
+    asked = on(OTHER)
+    written = build_report(replace(STORED, baseline=LINEAR.label, confidence=0.8))
+    assert (asked.rows, asked.confidence) == (written.rows, 0.8)
+    assert [row.label for row in asked.rows if row.is_baseline] == [LINEAR.label]
+    assert asked.rows != build_report(STORED).rows
+
+
+def test_another_baseline_is_told_and_the_files_own_is_not() -> None:
+    told = f"speedups are over '{LINEAR.label}', not the sweep file's baseline"
+    assert on(OTHER).warnings == (told,)
+    assert on(Terms(confidence=0.8)).warnings == ()
+    same = on(Terms(baseline=STORED.baseline, confidence=STORED.confidence))
+    assert (same.terms, same) == (AS_IN_THE_FILE, build_report(STORED))
+
+
+@pytest.mark.parametrize("text", [PRUNED.label, "tree, D=7, B=2, τ=0.05", "4"])
+def test_a_baseline_is_named_by_label_configuration_or_step(text: str) -> None:
+    assert on(Terms(baseline=text)).terms.baseline == PRUNED.label
+
+
+def test_a_baseline_that_names_no_row_or_several_is_refused_in_one_line() -> None:
+    with pytest.raises(
+        InputError, match=r"--baseline '\+ Draft modell' names no row; did you mean '\+ Draft"
+    ):
+        on(Terms(baseline="+ Draft modell"))
+    with pytest.raises(InputError, match="--baseline '5' names no row; `dyna-eval report SWEEP` lists"):
+        on(Terms(baseline="5"))
+    twice = record(((BASELINE, 100.0), (LINEAR, 120.0), (replace(LINEAR, label="Again"), 120.0)))
+    with pytest.raises(InputError, match="of several rows; name one of '\\+ Draft model', 'Again'"):
+        on(Terms(baseline="linear, K=6"), twice)
+
+
+def test_terms_are_in_json() -> None:
+    assert to_json(on(OTHER))["terms"] == {"baseline": LINEAR.label, "confidence": 0.8, "chosen": False}
+    plain = to_json(build_report(STORED))
+    assert plain["terms"] == {"baseline": None, "confidence": None, "chosen": False}
+
+
+def test_a_joined_report_has_the_terms_of_its_first_sweep() -> None:
+    second = replace(record(), id=2, name="second", digest="e" * 64)
+    asked = joined_report([with_terms(STORED, OTHER), second])
+    written = joined_report([replace(STORED, baseline=LINEAR.label, confidence=0.8), second])
+    assert (asked.rows, asked.confidence, asked.terms) == (written.rows, 0.8, OTHER)
+    assert asked.rows != joined_report([STORED, second]).rows
+
+
+def test_a_paper_is_checked_on_the_terms_that_made_it() -> None:
+    paper = to_document(on(OTHER), PLAIN, {})
+    findings = check(paper)
+    assert findings.agrees, findings
+    assert set(findings.parts) == set(Part)
+    for name, value in (("baseline", f'"{LINEAR.label}"'), ("confidence", "0.8")):
+        told = f'"{name}":{value},'
+        assert paper.count(told) == 3
+        found = check(paper.replace(told, "")).differences
+        assert {each.where.split()[0] for each in found} == {"table", "prose", "macro"}
+
+
+def test_the_caption_says_to_what_steps_are_added_not_to_what_they_are_compared() -> None:
+    assert "Draft model, Tree structure and Adaptive pruning are added to Baseline" in to_latex(on(OTHER))
+
+
+def test_a_mark_without_other_terms_is_as_it_was() -> None:
+    told = mark(origin_of(build_report(STORED), Part.TABLE, ("demo",)))
+    assert told == (
+        f'% dyna-eval table {{"columns":[],"digest":"{STORED.digest}","pairs":["demo"],"preset":null,'
+        '"side_by_side":false,"siunitx":false,"std":false,"sweep":"four-step"}'
+    )
+
+
+@pytest.mark.parametrize("confidence", ["1.5", "0", "NaN", '"much"', "[]", "true"])
+def test_a_mark_of_no_confidence_cannot_be_read(confidence: str) -> None:
+    latex = to_latex(on(OTHER)).replace('"confidence":0.8', f'"confidence":{confidence}')
+    [found] = find_marks(latex)
+    assert found.origin is None
+    assert not check(latex).agrees
+
+
+# --------------------------------------------------------------------------- chosen
+
+SPEEDS = {2: 150.0, 4: 180.0, 6: 165.0}
+SWEPT = {k: Configuration(label=f"Sweep (k={k})", method=Method.LINEAR, params={"k": k}) for k in SPEEDS}
+CHOSEN = Terms(chosen=True)
+
+
+def swept(
+    speeds: Mapping[int, float] = SPEEDS, *, fraction: float = 0.5, pairs: tuple[str, ...] = ("demo",)
+) -> SweepRecord:
+    """A baseline, an entry that is swept, and a row of its own."""
+    steps = ((BASELINE, 128.0), *((SWEPT[k], speed) for k, speed in speeds.items()), (TREE, 63.0))
+    return replace(record(steps, pairs=pairs), measure=MeasureSpec(tune_fraction=fraction))
+
+
+def faster_on_tuning(stored: SweepRecord, label: str, *, pair: str = "demo") -> SweepRecord:
+    """Let a row win by far on the tuning prompts, and there alone."""
+    tuning = split_prompts(stored)["p1"]
+    return replace(
+        stored,
+        jobs=tuple(
+            replace(
+                job,
+                samples=tuple(
+                    replace(one, decode_seconds=one.decode_seconds / 3) if one.prompt_index in tuning else one
+                    for one in job.samples
+                ),
+            )
+            if (job.label, job.pair) == (label, pair)
+            else job
+            for job in stored.jobs
+        ),
+    )
+
+
+def test_of_each_entry_the_fastest_on_the_tuning_prompts_is_shown_with_its_figures_on_the_others() -> None:
+    stored = faster_on_tuning(swept(), SWEPT[6].label)
+    report, whole = on(CHOSEN, stored), build_report(stored)
+    assert [(row.step, row.label) for row in report.rows] == [
+        (1, BASELINE.label),
+        (2, SWEPT[6].label),
+        (3, TREE.label),
+    ]
+    of_whole = {row.label: row for row in whole.rows}
+    for row in report.rows:
+        assert row.figures == of_whole[row.label].figures
+        assert row.versus_baseline == of_whole[row.label].versus_baseline
+    assert report.rows[1].caveat_texts == ("best of 3 on 4 tuning prompts",)
+    assert "best of" not in " ".join((*report.rows[0].caveat_texts, *report.rows[2].caveat_texts))
+    assert report.chosen == whole.chosen
+
+
+def test_gains_are_over_the_row_above_in_the_table() -> None:
+    report = on(CHOSEN, swept())
+    chosen, tree = report.rows[1:]
+    assert chosen.figures
+    assert tree.figures
+    assert tree.versus_previous is not None
+    assert tree.versus_previous.ratio == pytest.approx(
+        tree.figures.throughput.mean / chosen.figures.throughput.mean
+    )
+
+
+def test_the_rows_that_were_passed_over_are_listed_with_their_jobs() -> None:
+    report = on(CHOSEN, swept())
+    assert [(entry.label, entry.state) for entry in report.left_out] == [
+        (SWEPT[2].label, RowState.NOT_SHOWN),
+        (SWEPT[6].label, RowState.NOT_SHOWN),
+    ]
+    assert report.left_out[0].reason == "not the fastest of 'Sweep' on the tuning prompts"
+    assert [len(entry.job_ids) for entry in report.left_out] == [3, 3]
+    partly = change_jobs(swept(), SWEPT[2].label, repeats=[2], state=JobState.FAILED, samples=())
+    assert [entry.label for entry in on(CHOSEN, partly).left_out] == [SWEPT[2].label, SWEPT[6].label]
+
+
+def test_each_pair_has_its_own_choice() -> None:
+    stored = faster_on_tuning(swept(pairs=("demo", "large")), SWEPT[2].label, pair="large")
+    report = on(CHOSEN, stored)
+    assert [row.label for row in report.rows_of("demo")] == [BASELINE.label, SWEPT[4].label, TREE.label]
+    assert [row.label for row in report.rows_of("large")] == [BASELINE.label, SWEPT[2].label, TREE.label]
+
+
+def test_while_a_row_is_to_come_its_entry_is_shown_whole() -> None:
+    stored = change_jobs(swept(), SWEPT[6].label, state=JobState.QUEUED, samples=())
+    report = on(CHOSEN, stored)
+    assert [row.label for row in report.rows] == [row.label for row in stored.configurations]
+    assert any(
+        text.startswith("no row of 'Sweep' is chosen: rows are still to come") for text in report.warnings
+    )
+
+
+def test_a_baseline_among_swept_rows_stays() -> None:
+    report = on(Terms(chosen=True, baseline=SWEPT[2].label), swept())
+    assert [row.label for row in report.rows] == [BASELINE.label, SWEPT[2].label, SWEPT[4].label, TREE.label]
+    assert all(row.versus_baseline for row in report.rows)
+
+
+def test_without_prompts_to_choose_on_it_is_refused_with_what_to_set() -> None:
+    with pytest.raises(InputError) as caught:
+        on(CHOSEN, STORED)
+    assert "submit it with measure.tune_fraction, such as 0.3" in str(caught.value)
+    assert "looks faster than it is" in str(caught.value)
+
+
+def test_a_paper_of_chosen_rows_is_checked_as_such() -> None:
+    stored = swept()
+    paper = to_document(on(CHOSEN, stored), PLAIN, {})
+    assert check(paper, stored).agrees
+    assert not check(paper.replace('"chosen":true,', ""), stored).agrees
+
+
+VALUES = st.one_of(
+    st.integers(-5, 99), st.floats(0, 1), st.booleans(), st.none(), st.sampled_from(["a", "b c"])
+)
+
+
+@given(
+    st.text(min_size=1),
+    st.dictionaries(
+        st.sampled_from(["k", "depth", "max_nodes"]),
+        st.one_of(VALUES, st.lists(VALUES, min_size=1)),
+        min_size=1,
+    ),
+)
+def test_an_expanded_row_is_known_by_its_label_as_one_of_its_entry(
+    label: str, parameters: dict[str, object]
+) -> None:
+    known = Configuration(label=label, method=Method.TREE, params=dict.fromkeys(parameters))
+    for point in expand(label, parameters, axes_of(parameters)):
+        row = replace(known, label=point.label)
+        if point.items:
+            assert entry_of(row) == label
+        else:
+            assert entry_of(row) == entry_of(known)
+
+
+@pytest.mark.parametrize("label", ["Tree (ours)", "Tree (D=4)", "(depth=4)", "Tree (depth=4) again", "Tree"])
+def test_a_label_that_names_no_parameters_of_its_row_is_an_entry_of_its_own(label: str) -> None:
+    assert entry_of(replace(TREE, label=label)) == label
