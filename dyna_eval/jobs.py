@@ -138,6 +138,16 @@ class PromptSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationSpec:
+    """How much to generate, and by which law. Temperature 0 is greedy."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    seed: int = 0
+    stop_at_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PairSpec:
     """A target/draft pair as the user named it. A model is a folder, a hub id, or None for no draft."""
 
@@ -149,16 +159,8 @@ class PairSpec:
     draft_revision: str | None = None
     prompts: PromptSpec | None = None
     """Of this pair alone, where a sweep has several prompt sets: the pair then stands there once for each."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationSpec:
-    """How much to generate, and by which law. Temperature 0 is greedy."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    seed: int = 0
-    stop_at_eos: bool = False
+    generation: GenerationSpec | None = None
+    """Likewise, where a sweep has several generation settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,16 +226,21 @@ class SweepSpec:
 
     name: str
     pairs: tuple[PairSpec, ...]
-    """With several prompt sets, every pair once for each of them."""
+    """With several prompt sets or generation settings, every pair once for each of them."""
     prompts: PromptSpec
     """Of the pairs that name none of their own."""
     generation: GenerationSpec
+    """Likewise; `generation_of` says which a pair has."""
     measure: MeasureSpec
     engine: EngineSpec = EngineSpec()
     baseline: str
     configurations: tuple[Configuration, ...]
     merged: tuple[MergedConfiguration, ...] = ()
     source: str = ""
+
+    def generation_of(self, pair: PairSpec) -> GenerationSpec:
+        """Return how the texts of one of the sweep's pairs are generated."""
+        return pair.generation or self.generation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,8 +259,11 @@ class Pair:
     configuration, ascending."""
 
     def same_models(self, other: Pair) -> bool:
-        """Whether an actor that holds one of two pairs can run the other: they differ in prompts at most."""
-        alike = replace(other.spec, name=self.spec.name, prompts=self.spec.prompts)
+        """Whether an actor that holds one of two pairs can run the other: they differ at most in prompts
+        and in how texts are generated.
+        """
+        own = self.spec
+        alike = replace(other.spec, name=own.name, prompts=own.prompts, generation=own.generation)
         return replace(other, spec=alike) == self
 
 

@@ -60,7 +60,7 @@ def table(report: Report, pairs: Sequence[str], style: Style) -> str:
     lines = [
         f"% sweep {one_line(report.name)} ({sweep_numbers(report)}, {report.state}), pair {names}",
         f"% digest {report.digest}, jobs {jobs}",
-        *(f"% {told}" for pair in pairs if (told := circumstances(report, pair))),
+        *_measured_on(report, pairs),
         mark(origin_of(report, Part.TABLE, pairs, style)),
         r"\begin{table}[t]",
         r"  \centering",
@@ -74,6 +74,12 @@ def table(report: Report, pairs: Sequence[str], style: Style) -> str:
         end_mark(Part.TABLE),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _measured_on(report: Report, pairs: Sequence[str]) -> list[str]:
+    """Return comments that say where and how each pair was measured."""
+    known = {pair: told for pair in pairs if (told := circumstances(report, pair))}
+    return [f"% {one_line(pair)}: {told}" if len(pairs) > 1 else f"% {told}" for pair, told in known.items()]
 
 
 def table_label(report: Report, pairs: Sequence[str]) -> str:

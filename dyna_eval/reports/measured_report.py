@@ -88,7 +88,7 @@ def build_report(record: SweepRecord, *, allow_mixed: bool = False, preset: Pres
         ),
         pair_caveats=tuple((table.pair, caveat) for table, own in by_table for caveat in table.caveats(own)),
         preset=preset,
-        generation=record.generation,
+        generations=record.generations,
         measure=record.measure,
         models=record.models,
         environments=record.environments,
