@@ -149,6 +149,16 @@ class PromptSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationSpec:
+    """How much to generate, and by which law. Temperature 0 is greedy."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    seed: int = 0
+    stop_at_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PairSpec:
     """A target/draft pair as the user named it. A model is a folder, a hub id, or None for no draft."""
 
@@ -160,16 +170,8 @@ class PairSpec:
     draft_revision: str | None = None
     prompts: PromptSpec | None = None
     """Of this pair alone, where a sweep has several prompt sets: the pair then stands there once for each."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationSpec:
-    """How much to generate, and by which law. Temperature 0 is greedy."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    seed: int = 0
-    stop_at_eos: bool = False
+    generation: GenerationSpec | None = None
+    """Likewise, where a sweep has several generation settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,10 +237,11 @@ class SweepSpec:
 
     name: str
     pairs: tuple[PairSpec, ...]
-    """With several prompt sets, every pair once for each of them."""
+    """With several prompt sets or generation settings, every pair once for each of them."""
     prompts: PromptSpec
     """Of the pairs that name none of their own."""
     generation: GenerationSpec
+    """Likewise; `generation_of` says which a pair has."""
     measure: MeasureSpec
     engine: EngineSpec = EngineSpec()
     baseline: str
@@ -246,15 +249,20 @@ class SweepSpec:
     merged: tuple[MergedConfiguration, ...] = ()
     source: str = ""
 
+    def generation_of(self, pair: PairSpec) -> GenerationSpec:
+        """Return how the texts of one of the sweep's pairs are generated."""
+        return pair.generation or self.generation
+
     @property
     def past_answers(self) -> tuple[str, ...]:
         """Names of the pairs that write on behind the end of an answer, where text repeats itself: their
         prompts are in a chat template, and samples do not stop at end tokens.
         """
-        if self.generation.stop_at_eos:
-            return ()
         return tuple(
-            pair.name for pair in self.pairs if (pair.prompts or self.prompts).chat_template is not None
+            pair.name
+            for pair in self.pairs
+            if (pair.prompts or self.prompts).chat_template is not None
+            and not self.generation_of(pair).stop_at_eos
         )
 
 
@@ -274,8 +282,11 @@ class Pair:
     configuration, ascending."""
 
     def same_models(self, other: Pair) -> bool:
-        """Whether an actor that holds one of two pairs can run the other: they differ in prompts at most."""
-        alike = replace(other.spec, name=self.spec.name, prompts=self.spec.prompts)
+        """Whether an actor that holds one of two pairs can run the other: they differ at most in prompts
+        and in how texts are generated.
+        """
+        own = self.spec
+        alike = replace(other.spec, name=own.name, prompts=own.prompts, generation=own.generation)
         return replace(other, spec=alike) == self
 
 

@@ -163,9 +163,10 @@ class SweepRecord:
     seed: int = 0
     categories: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
     """Prompt index to category, by the digest of the prompt set. What has none is left out."""
-    generation: GenerationSpec | None = field(default=None, repr=False)
-    models: Mapping[str, Pair] = field(default_factory=dict, repr=False)
+    generations: Mapping[str, GenerationSpec] = field(default_factory=dict, repr=False)
     """By the name of the pair."""
+    models: Mapping[str, Pair] = field(default_factory=dict, repr=False)
+    """Likewise."""
     past_answers: tuple[str, ...] = ()
     """Pairs that wrote on behind the ends of answers; see `SweepSpec`."""
     source: str = field(default="", repr=False)

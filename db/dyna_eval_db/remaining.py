@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dyna_eval.jobs import JobState
+from dyna_eval.jobs import JobState, Pair
 from dyna_eval.records import StoredCalibration
 from dyna_eval.time_left import Basis, Remaining, TimeLeft, target_alone_seconds, time_left
 from dyna_eval_db.columns import database_clock
@@ -29,10 +29,11 @@ def read_time_left(session: Session, sweep_id: int) -> TimeLeft | None:
         SweepRow.spec["measure"]["sentinel_every"].as_integer().label("sentinel_every"),
     )  # not the whole file, which may list 10,000 configurations
     sweep: Any = session.execute(select(*columns).where(SweepRow.id == sweep_id)).one()
-    calibrations = read_likely_calibrations(session, read_pairs(sweep).values(), sweep_id)
+    pairs = read_pairs(sweep)
+    calibrations = read_likely_calibrations(session, pairs.values(), sweep_id)
     found = time_left(
         _remaining(session, sweep_id),
-        target_alone=_target_alone(session, sweep, calibrations),
+        target_alone=_target_alone(session, sweep, pairs, calibrations),
         sentinel_every=sweep.sentinel_every,
     )
     if found is None or found.basis is not Basis.CALIBRATION:
@@ -81,15 +82,16 @@ def _running(session: Session, sweep_id: int) -> dict[tuple[str, str], list[floa
 
 
 def _target_alone(
-    session: Session, sweep: Any, calibrations: Mapping[str, StoredCalibration]
+    session: Session, sweep: Any, pairs: Mapping[str, Pair], calibrations: Mapping[str, StoredCalibration]
 ) -> dict[str, float]:
     """Return how long the target alone takes for a job, by the name of each pair that has a calibration."""
     found = {}
     for name, stored in calibrations.items():
         of_set = select(func.count()).where(PromptRow.prompt_set == sweep.prompt_sets[name])
+        own = pairs[name].spec.generation
         found[name] = target_alone_seconds(
             prompts=session.scalar(of_set) or 0,
-            max_new_tokens=sweep.max_new_tokens,
+            max_new_tokens=own.max_new_tokens if own else sweep.max_new_tokens,
             calibration=stored.calibration,
         )
     return found

@@ -333,7 +333,7 @@ def read_record(session: Session, sweep_id: int) -> SweepRecord:
         environments=read_environments(session, sweep_id),
         measure=spec.measure,
         seed=spec.generation.seed,
-        generation=spec.generation,
+        generations={name: spec.generation_of(pair.spec) for name, pair in pairs.items()},
         models=pairs,
         past_answers=spec.past_answers,
         source=spec.source,

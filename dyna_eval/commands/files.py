@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ def plan(spec: SweepSpec) -> dict[str, Any]:
     return {
         "name": spec.name,
         "pairs": [pair.name for pair in spec.pairs],
+        "generations": {pair.name: asdict(spec.generation_of(pair)) for pair in spec.pairs},
         "repeats": spec.measure.repeats,
         "max_repeats": spec.measure.most_repeats,
         "configurations": [

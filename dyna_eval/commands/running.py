@@ -175,6 +175,7 @@ def _known_calibrations(database: str, resolved: ResolvedSweep) -> dict[str, Sto
 def _print_plan(
     resolved: ResolvedSweep, calibrations: dict[str, StoredCalibration], *, as_json: bool
 ) -> None:
+    from dyna_eval.reports.cells import generation_text
     from dyna_eval.sweeps.expansion import estimate_seconds
 
     spec = resolved.spec
@@ -198,7 +199,9 @@ def _print_plan(
     for pair in resolved.pairs:
         prompts = resolved.prompt_sets[pair.spec.name].prompts
         tokens = sum(len(prompt.token_ids) for prompt in prompts)
-        click.echo(f"pair {pair.spec.name}: {pair.dtype}, {len(prompts)} prompts with {tokens} tokens")
+        generated = generation_text(spec.generation_of(pair.spec))
+        told = f"{len(prompts)} prompts with {tokens} tokens, then {generated}"
+        click.echo(f"pair {pair.spec.name}: {pair.dtype}, {told}")
     if seconds is None:
         click.echo("no estimate of the time: no calibration of these models is known in this database yet")
     else:

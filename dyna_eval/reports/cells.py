@@ -11,7 +11,7 @@ from string import ascii_lowercase
 from typing import Any
 
 from dyna_eval import wording
-from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
+from dyna_eval.jobs import PACKAGE, GenerationSpec, Method, Params, Scalar
 from dyna_eval.methods import SYMBOLS, DynaTree, TreeShape
 from dyna_eval.reports import digits
 from dyna_eval.reports.intervals import Interval
@@ -263,15 +263,20 @@ def circumstances(report: Report, pair: str) -> str:
     machines = list(dict.fromkeys(one_line(wording.machine(known, "")) for known in named))
     if not machines:
         return ""
-    model, generation = report.models.get(pair), report.generation
+    model, generation = report.models.get(pair), report.generations.get(pair)
     texts = [f"measured on {listed(machines)}"]
     if model is not None:
         texts.append(f"in {model.dtype}")
     if generation is not None:
-        most = "up to " if generation.stop_at_eos else ""
-        texts.append(f"{most}{count(generation.max_new_tokens, 'token')} a prompt")
-        texts.append(f"temperature {generation.temperature:g}" if generation.temperature else "greedy")
+        texts.append(generation_text(generation))
     return ", ".join(texts)
+
+
+def generation_text(generation: GenerationSpec) -> str:
+    """Return how texts are generated: `64 tokens a prompt, greedy`."""
+    most = "up to " if generation.stop_at_eos else ""
+    law = f"temperature {generation.temperature:g}" if generation.temperature else "greedy"
+    return f"{most}{count(generation.max_new_tokens, 'token')} a prompt, {law}"
 
 
 def throughput_cell(row: Row) -> str:

@@ -88,16 +88,12 @@ def joined_report(
         digest=digest([[member.report.digest for member in members], [row.label for _, row in shown]]),
         state=", ".join(dict.fromkeys(str(member.report.state) for member in members)),
         created_at=max(member.report.created_at for member in members),
-        generation=_shared([member.report.generation for member in members]),
+        generations=_alike([member.report.generations for member in members]),
         measure=_shared([member.report.measure for member in members]),
         environments={
             name: facts for member in members for name, facts in member.report.environments.items()
         },
-        models={
-            name: pair
-            for name, pair in first.models.items()
-            if all(member.report.models.get(name) == pair for member in members)
-        },
+        models=_alike([member.report.models for member in members]),
         sweep_file=None if several else first.sweep_file,
         pairs=pairs,
         made_of=tuple(member.part.digest for member in members),
@@ -121,6 +117,15 @@ def joined_report(
 def _shared(settings: Sequence[_Settings | None]) -> _Settings | None:
     """Return the settings that all sweeps have; None where they differ."""
     return settings[0] if all(other == settings[0] for other in settings) else None
+
+
+def _alike(known: Sequence[Mapping[str, _Settings]]) -> dict[str, _Settings]:
+    """Return what is known of pairs, by their names, as far as it is the same in all sweeps."""
+    return {
+        name: settings
+        for name, settings in known[0].items()
+        if all(own.get(name) == settings for own in known)
+    }
 
 
 def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Member]:

@@ -106,7 +106,7 @@ def _of_rows(
         pair_caveats=tuple((table.pair, caveat) for table, own in by_table for caveat in table.caveats(own)),
         terms=record.terms,
         preset=preset,
-        generation=record.generation,
+        generations=record.generations,
         measure=record.measure,
         models=record.models,
         environments=record.environments,

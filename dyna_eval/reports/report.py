@@ -175,10 +175,10 @@ class Report:
     split: bool = False
     """Whether there are tuning prompts, which no figure contains."""
     preset: Preset | None = None
-    generation: GenerationSpec | None = None
-    """How the sweep's rows were generated; None where it was not measured here."""
+    generations: Mapping[str, GenerationSpec] = field(default_factory=dict, repr=False)
+    """How the rows of a pair were generated, by its name; without pairs that were not measured here."""
     measure: MeasureSpec | None = None
-    """How they were measured; None likewise."""
+    """How the sweep's rows were measured; None where that was not done here."""
     models: Mapping[str, Pair] = field(default_factory=dict, repr=False)
     """By the name of the pair; without those of imported rows."""
     environments: Environments = field(default_factory=dict, repr=False)
@@ -190,6 +190,12 @@ class Report:
 
     def rows_of(self, pair: str) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.pair == pair)
+
+    @property
+    def generation(self) -> GenerationSpec | None:
+        """How the rows of every pair were generated; None where pairs differ, or where it is not known."""
+        known = {self.generations.get(pair) for pair in self.pairs}
+        return next(iter(known)) if len(known) == 1 else None
 
     def texts_on(self, pair: str) -> tuple[str, ...]:
         """Return what concerns all rows of a pair."""

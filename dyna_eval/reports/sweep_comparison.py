@@ -137,9 +137,7 @@ def compare_reports(a: Side, b: Side) -> SweepComparison:
     facts = _Facts(
         environments={**a.environments, **b.environments},
         generations={
-            generation_digest(spec): spec
-            for spec in (a.report.generation, b.report.generation)
-            if spec is not None
+            generation_digest(spec): spec for side in (a, b) for spec in side.report.generations.values()
         },
     )
     taken = {id(row) for partners in found for row in (partners.a, partners.b)}

@@ -2,11 +2,12 @@
 
 A mistake raises SweepFileError with its line; of several, the first in the file. YAML itself is read by
 `yaml_source`; keys and bounds stand in `sections` and `methods`; pairs and prompts are found by `sources`,
-rows expanded by `rows`; `mistakes` words what is wrong.
+lists expanded by `generations` and `rows`; `mistakes` words what is wrong.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from dyna_eval.jobs import (
     Backend,
     Configuration,
     EngineSpec,
-    GenerationSpec,
     Method,
     PairSpec,
     SweepSpec,
@@ -26,11 +26,11 @@ from dyna_eval.jobs import (
 from dyna_eval.methods import needs_draft
 from dyna_eval.mistakes import Mistakes, shown, unknown
 from dyna_eval.sweeps.expansion import merge_equal
+from dyna_eval.sweeps.generations import read_generations, with_generations
 from dyna_eval.sweeps.rows import expand_rows, read_rows, too_many
 from dyna_eval.sweeps.sections import (
     AUTO_REPEATS,
     EngineSection,
-    GenerationSection,
     MeasureSection,
     SweepFile,
 )
@@ -86,19 +86,26 @@ def parse_sweep(
     outline = mistakes.check(SweepFile, values, ())
     pairs = read_pairs(values.get("pair", DEMO), folder, mistakes)
     prompt_sets = read_prompt_sets(values.get("prompts", {"dataset": DEMO}), folder, mistakes)
-    generation = mistakes.check(GenerationSection, values.get("generation", {}), ("generation",))
+    generations = read_generations(values.get("generation", {}), mistakes)
     measure = mistakes.check(MeasureSection, values.get("measure", {}), ("measure",))
     engine = mistakes.check(EngineSection, values.get("engine", {}), ("engine",))
     rows = read_rows(values.get("configs"), mistakes)
     configurations = expand_rows(rows, max_configurations, mistakes)
     mistakes.raise_first()
-    assert outline and prompt_sets and generation and measure and engine  # noqa: S101 - or raised
+    assert outline and prompt_sets and generations and measure and engine  # noqa: S101 - or raised
 
     baseline = _baseline(outline.baseline, configurations, mistakes)
     _check_drafts(pairs, configurations, mistakes)
     _check_repeats(measure, mistakes)
-    runs = len(configurations) * len(pairs) * len(prompt_sets) * measure.spec().most_repeats
-    _check_jobs(runs, max_configurations, mistakes)
+    tables = len(pairs) * len(prompt_sets) * len(generations)
+    _check_jobs(len(configurations) * tables * measure.spec().most_repeats, max_configurations, mistakes)
+    mistakes.raise_first()
+    multiplied = tuple(
+        one
+        for pair in pairs.values()
+        for one in with_generations(with_prompts([_with_dtype(pair, engine.dtype)], prompt_sets), generations)
+    )
+    _check_names(multiplied, mistakes)
     mistakes.raise_first()
 
     written = {row.label for row in rows}
@@ -109,9 +116,9 @@ def parse_sweep(
     )
     return SweepSpec(
         name=outline.name,
-        pairs=with_prompts((_with_dtype(pair, engine.dtype) for pair in pairs.values()), prompt_sets),
+        pairs=multiplied,
         prompts=next(iter(prompt_sets.values())),
-        generation=GenerationSpec(**generation.model_dump()),
+        generation=next(iter(generations.values())),
         measure=measure.spec(),
         engine=EngineSpec(backend=Backend(engine.backend), dtype=engine.dtype),
         baseline=baseline,
@@ -168,6 +175,17 @@ def _check_drafts(
         if drafting is not None and pair.draft is None:
             what = f"pair {shown(pair.name)} has no draft, which row {shown(drafting)} needs; add 'draft'"
             mistakes.add(location, what)
+
+
+def _check_names(pairs: Sequence[PairSpec], mistakes: Mistakes) -> None:
+    """Refuse pairs whose names are the same once those of prompts and generation are in them."""
+    times = Counter(pair.name for pair in pairs)
+    name, most = times.most_common(1)[0]
+    if most > 1:
+        what = (
+            f"two tables would be named {shown(name)}; give a pair another 'name', or a part another 'label'"
+        )
+        mistakes.add(("pair",), what)
 
 
 def _check_repeats(measure: MeasureSection, mistakes: Mistakes) -> None:

@@ -134,9 +134,10 @@ def jobs_for(spec: SweepSpec, pairs: Sequence[Pair], prompt_sets: Mapping[str, s
 
     All jobs of a pair stand together, so that it is loaded once. Within a pair each repeat, counted from 0,
     is a block of all configurations in random order, so that a machine's drift hits all of them alike. The
-    order depends on the sweep's seed and the repeat alone.
+    order depends on the seed of the pair's generation and the repeat alone.
 
-    Raises PairError where two pairs are the same models and prompts: their jobs could not be told apart.
+    Raises PairError where two pairs are the same models, prompts and generation settings: their jobs could
+    not be told apart.
     """
     jobs: list[Job] = []
     owners: dict[str, str] = {}
@@ -177,13 +178,13 @@ def _jobs_of_repeat(
             key=keys[configuration.label],
             pair=pair,
             prompt_set=prompt_set,
-            generation=spec.generation,
+            generation=spec.generation_of(pair.spec),
             measure=spec.measure,
             configuration=configuration,
             repeat=repeat,
             position=position,
         )
-        for position, configuration in enumerate(_block(spec, repeat), start=first_position)
+        for position, configuration in enumerate(_block(spec, pair, repeat), start=first_position)
     ]
 
 
@@ -242,7 +243,9 @@ def estimate_seconds(resolved: ResolvedSweep, calibrations: Mapping[str, Calibra
         runs = jobs + math.ceil(jobs / spec.measure.sentinel_every)
         prompts = len(resolved.prompt_sets[pair.spec.name].prompts)
         seconds += runs * target_alone_seconds(
-            prompts=prompts, max_new_tokens=spec.generation.max_new_tokens, calibration=calibration
+            prompts=prompts,
+            max_new_tokens=spec.generation_of(pair.spec).max_new_tokens,
+            calibration=calibration,
         )
     return seconds if known else None
 
@@ -253,7 +256,7 @@ def _keys(spec: SweepSpec, pair: Pair, prompt_set: str) -> dict[str, str]:
         configuration.label: job_key(
             pair=pair,
             prompt_set=prompt_set,
-            generation=spec.generation,
+            generation=spec.generation_of(pair.spec),
             measure=spec.measure,
             configuration=configuration,
         )
@@ -261,7 +264,7 @@ def _keys(spec: SweepSpec, pair: Pair, prompt_set: str) -> dict[str, str]:
     }
 
 
-def _block(spec: SweepSpec, repeat: int) -> list[Configuration]:
-    """Return all configurations in the random order of one repeat."""
-    order = random.Random(digest(["block", spec.generation.seed, repeat]))
+def _block(spec: SweepSpec, pair: Pair, repeat: int) -> list[Configuration]:
+    """Return all configurations in the random order of one repeat on a pair."""
+    order = random.Random(digest(["block", spec.generation_of(pair.spec).seed, repeat]))
     return order.sample(spec.configurations, k=len(spec.configurations))

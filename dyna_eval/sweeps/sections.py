@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -193,7 +194,7 @@ class PromptsSection(Section):
 
 
 class GenerationSection(Section):
-    """How much to generate, and by which law."""
+    """How much to generate, and by which law. A list in it stands for each of its values."""
 
     max_new_tokens: int = Field(
         _GENERATION.max_new_tokens, ge=1, le=1_000_000, description="Tokens after each prompt."
@@ -210,6 +211,13 @@ class GenerationSection(Section):
         _GENERATION.stop_at_eos,
         description="End a sample at the tokenizer's end token, or at one of the target's generation config.",
     )
+    label: Label | None = Field(
+        None, description="Of one setting among several; else what differs between them, as T=0."
+    )
+
+    @property
+    def spec(self) -> GenerationSpec:
+        return GenerationSpec(**self.model_dump(exclude={"label"}))
 
 
 class MeasureSection(Section):
@@ -309,7 +317,10 @@ class SweepFile(Section):
         description="'demo', 'demo-large', a target/draft pair, or a list of those to sweep over."
     )
     prompts: Any = Field(description="A prompt set, or a list of those, each with a table of its own.")
-    generation: Any = Field(default_factory=dict)
+    generation: Any = Field(
+        default_factory=dict,
+        description="How texts are generated, or a list of ways, each with a table of its own.",
+    )
     measure: Any = Field(default_factory=dict)
     engine: Any = Field(default_factory=dict)
     baseline: Label | None = Field(None, description="The row to compare with; unless given, the first ar.")
@@ -324,7 +335,9 @@ def json_schema() -> dict[str, Any]:
     properties["pair"] |= {"anyOf": [*pair["anyOf"], {"type": "array", "items": pair, "minItems": 1}]}
     prompts = PromptsSection.model_json_schema()
     properties["prompts"] |= {"anyOf": [prompts, {"type": "array", "items": prompts, "minItems": 1}]}
-    properties["generation"] = GenerationSection.model_json_schema()
+    generation = GenerationSection.model_json_schema()
+    generation["properties"] = _or_lists(generation["properties"], but="label")
+    properties["generation"] |= {"anyOf": [generation, {"type": "array", "items": generation, "minItems": 1}]}
     properties["measure"] = MeasureSection.model_json_schema()
     properties["engine"] = EngineSection.model_json_schema()
     properties["configs"]["items"] = {"oneOf": [_row_schema(parameters_of(name)) for name in method_names()]}
@@ -336,10 +349,7 @@ def json_schema() -> dict[str, Any]:
 def _row_schema(method: type[MethodParameters]) -> dict[str, Any]:
     """Return the schema of a method's rows, in which a parameter may also be a list of its values."""
     parameters = method.model_json_schema()
-    swept = {
-        name: {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
-        for name, value in parameters.get("properties", {}).items()
-    }
+    swept = _or_lists(parameters.get("properties", {}))
     names = {"type": "array", "items": {"enum": list(swept)}, "minItems": 2}
     row = {
         "label": {"type": "string", "minLength": 1, "maxLength": 80},
@@ -350,4 +360,12 @@ def _row_schema(method: type[MethodParameters]) -> dict[str, Any]:
         **parameters,
         "properties": row | swept | linked,
         "required": ["label", "method", *parameters.get("required", [])],
+    }
+
+
+def _or_lists(properties: Mapping[str, Any], *, but: str | None = None) -> dict[str, Any]:
+    """Return keys that may also have a list of their values; `but` one."""
+    return {
+        name: value if name == but else {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
+        for name, value in properties.items()
     }

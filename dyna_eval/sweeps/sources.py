@@ -12,7 +12,7 @@ from dyna_eval.mistakes import Mistakes, shown
 from dyna_eval.sweeps.sections import PairSection, PromptsSection
 from dyna_eval.yaml_source import Location
 
-_MOST_LISTED = 100
+MOST_LISTED = 100
 _MOST_OF_A_TEMPLATE = 1_000_000
 """Bytes of a chat template's file."""
 _BUILDER_OF_ENDING = {
@@ -33,7 +33,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.
 def read_pairs(value: object, folder: Path, mistakes: Mistakes) -> dict[Location, PairSpec]:
     """Return the pairs by where they stand in the file, up to the first mistake."""
     pairs: dict[Location, PairSpec] = {}
-    for location, item in _listed("pair", "pairs", value, mistakes).items():
+    for location, item in items_of("pair", "pairs", value, mistakes).items():
         pair = _read_pair(item, location, folder, mistakes)
         if pair is None:
             break
@@ -43,12 +43,12 @@ def read_pairs(value: object, folder: Path, mistakes: Mistakes) -> dict[Location
     return pairs
 
 
-def _listed(key: str, what: str, value: object, mistakes: Mistakes) -> dict[Location, object]:
+def items_of(key: str, what: str, value: object, mistakes: Mistakes) -> dict[Location, object]:
     """Return what a key holds, or each item of its list, by where it stands; nothing of a list too long."""
     if not isinstance(value, list):
         return {(key,): value}
-    if not 0 < len(value) <= _MOST_LISTED:
-        mistakes.add((key,), f"{key!r} should list 1 to {_MOST_LISTED} {what}, not {len(value)}")
+    if not 0 < len(value) <= MOST_LISTED:
+        mistakes.add((key,), f"{key!r} should list 1 to {MOST_LISTED} {what}, not {len(value)}")
         return {}
     return {(key, i): item for i, item in enumerate(value)}
 
@@ -127,7 +127,7 @@ def _last_name(written: str, found: str) -> str:
 def read_prompt_sets(value: object, folder: Path, mistakes: Mistakes) -> dict[str, PromptSpec]:
     """Return the prompt sets by their labels, up to the first mistake: one mapping, or a list of them."""
     prompt_sets: dict[str, PromptSpec] = {}
-    for location, item in _listed("prompts", "prompt sets", value, mistakes).items():
+    for location, item in items_of("prompts", "prompt sets", value, mistakes).items():
         section = mistakes.check(PromptsSection, item, location)
         if section is None:
             break

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 
-from dyna_eval.jobs import Pair
+from dyna_eval.jobs import GenerationSpec, Pair
 from dyna_eval.reports.intervals import Interval
 from dyna_eval.reports.report import Report, Row
 from dyna_eval.reports.statistics import Figures
@@ -21,13 +21,17 @@ def to_json(report: Report) -> dict[str, object]:
             "digest": report.digest,
             "created_at": report.created_at,
             "confidence": report.confidence,
-            "generation": report.generation and asdict(report.generation),
+            "generation": _generation_json(report.generation),
             "measure": report.measure and asdict(report.measure),
             "file": report.sweep_file,
             "joined": [asdict(sweep) for sweep in report.joined],
         },
         "terms": asdict(report.terms),
-        "pairs": [pair_json(report.models[name]) for name in report.pairs if name in report.models],
+        "pairs": [
+            pair_json(report.models[name]) | {"generation": _generation_json(report.generations.get(name))}
+            for name in report.pairs
+            if name in report.models
+        ],
         "environments": {name: dict(facts) for name, facts in report.environments.items()},
         "rows": [_row_json(row) for row in report.rows],
         "left_out": [
@@ -37,6 +41,10 @@ def to_json(report: Report) -> dict[str, object]:
         "chosen": [asdict(choice) for choice in report.chosen],
         "warnings": list(report.warnings),
     }
+
+
+def _generation_json(generation: GenerationSpec | None) -> dict[str, object] | None:
+    return None if generation is None else asdict(generation)
 
 
 def _row_json(row: Row) -> dict[str, object]:

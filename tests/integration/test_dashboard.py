@@ -38,7 +38,7 @@ from starlette.testclient import TestClient
 from dyna_eval.commands.comparing import read_side
 from dyna_eval.errors import DatabaseError, InputError
 from dyna_eval.holder import own_name
-from dyna_eval.jobs import Configuration, JobState, Method, digest
+from dyna_eval.jobs import Configuration, GenerationSpec, JobState, Method, digest
 from dyna_eval.measurements import Environment, sum_rounds
 from dyna_eval.reports.cells import Notes, throughput_cell
 from dyna_eval.reports.measured_report import build_report
@@ -344,6 +344,34 @@ def test_time_left_comes_from_calibration_first_and_then_from_what_is_done(tmp_p
         assert then.seconds == pytest.approx(3 * 12.3456789 + prompts * tokens, abs=0.5)
         assert "from what done jobs took" in client.get("/").text
         watched.close()
+
+
+def test_time_left_counts_each_pairs_own_length(tmp_path: Path) -> None:
+    """Of a sweep with several generation settings: 4 tokens a prompt here, 20 there, a second each."""
+    url = database(tmp_path)
+    fill(url)
+    both = make_sweep("both", pairs=("demo at 4 new tokens", "demo at 20 new tokens"))
+    settings = {
+        name: GenerationSpec(max_new_tokens=n) for name, n in zip(both.prompt_sets, (4, 20), strict=True)
+    }
+    pairs = {
+        pair.spec.name: replace(pair, spec=replace(pair.spec, generation=settings[pair.spec.name]))
+        for pair in both.pairs
+    }
+    jobs = (
+        replace(job, pair=pairs[job.pair.spec.name], generation=settings[job.pair.spec.name])
+        for job in both.jobs
+    )
+    with Store.open(url, create=False) as store:
+        sweep_id = store.add_sweep(replace(both, pairs=tuple(pairs.values()), jobs=tuple(jobs)))
+        assert store.acquire_lease(sweep_id, own_name(), 60)
+        assert store.record(sweep_id).generations == settings
+        watched = WatchedStore.open(url)
+        left = watched.outline(sweep_id).time_left
+        watched.close()
+    jobs_and_own_runs, prompts = 4 + 1, 2
+    assert left
+    assert left.seconds == jobs_and_own_runs * prompts * (4 + 20)
 
 
 def test_a_pair_of_which_nothing_is_known_is_named_beside_the_time_left(tmp_path: Path) -> None:

@@ -30,10 +30,10 @@ SMALLER = {
         "measure={repeats: 1}",
         "configs.1.cache=dynamic",  # a static one is compiled, which takes a minute
     ],
+    "length-scaling": ["prompts.limit=1", "generation.max_new_tokens=[4, 8]"],
     "prompt-length": [f"prompts.{i}.limit=1" for i in range(3)],
     "pythia-wikitext2": ["prompts={dataset: demo, limit: 2}"],  # one prompt would have no interval
 }
-NAMES_IN_LOOPS = {"length-scaling": ("length-32", "length-256")}
 
 
 def commands(example: Path) -> list[list[str]]:
@@ -51,9 +51,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Store.open(f"sqlite:///{folder}/dyna-eval.db", create=True) as store:
         for example in EXAMPLES:
             overrides = [*SMALL, *SMALLER.get(example.stem, ["prompts.limit=1"])]
-            for name in NAMES_IN_LOOPS.get(example.stem, (example.stem,)):
-                resolved = resolve_sweep(load_sweep(example, overrides, name=name))
-                run(store, store.add_sweep(resolved), resolved, session)
+            resolved = resolve_sweep(load_sweep(example, overrides))
+            run(store, store.add_sweep(resolved), resolved, session)
     return folder
 
 
@@ -71,16 +70,15 @@ def test_an_example_runs_to_its_end_and_its_commands_show_it(
 ) -> None:
     monkeypatch.chdir(folder)
     with Store.open(f"sqlite:///{folder}/dyna-eval.db", create=False) as store:
-        for name in NAMES_IN_LOOPS.get(example.stem, (example.stem,)):
-            counts = store.progress(store.find_sweep(name))
-            assert counts[JobState.DONE] == sum(counts.values()) > 0
+        counts = store.progress(store.find_sweep(example.stem))
+        assert counts[JobState.DONE] == sum(counts.values()) > 0
     submitted, *shown = commands(example)
     assert submitted[:2] == ["submit", f"examples/{example.name}"]
     assert shown
     for words in shown:
         if words == ["dashboard"]:
             continue
-        done = CliRunner().invoke(cli, [word.replace("$n", "32") for word in words])
+        done = CliRunner().invoke(cli, words)
         assert (done.exit_code, done.exception) == (0, None), (words, done.output)
 
 

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer
 
 from dyna_eval.cli import cli
 from dyna_eval.errors import PromptError
-from dyna_eval.jobs import Method, Prompt, PromptSet, PromptSpec, ResolvedSweep, prompt_digest
+from dyna_eval.jobs import Method, Prompt, PromptSet, PromptSpec, ResolvedSweep, SweepSpec, prompt_digest
 from dyna_eval.measurements import Exactness
 from dyna_eval.sweeps.config import load_sweep, parse_sweep
 from tests.models import END, VOCABULARY, byte_tokenizer, save_model, tiny_gpt_neox
@@ -814,3 +814,25 @@ def test_several_prompt_sets_are_resolved_each_on_its_own() -> None:
     assert [pair.spec.name for pair in resolved.pairs] == list(sizes)
     assert resolved.pairs[0].same_models(resolved.pairs[1])
     assert len({job.key for job in resolved.jobs}) == 2
+
+
+def test_of_several_generation_settings_each_is_resolved_over_the_same_models_and_prompts() -> None:
+    resolved = resolve_sweep(of_lengths("[8, 16]"), device="cpu")
+
+    short, long = resolved.pairs
+    assert [pair.spec.name for pair in resolved.pairs] == ["demo at 8 new tokens", "demo at 16 new tokens"]
+    assert short.same_models(long)
+    assert len({prompts.digest for prompts in resolved.prompt_sets.values()}) == 1
+    told = [(job.pair.spec.name, job.generation.max_new_tokens) for job in resolved.jobs]
+    assert told == [(short.spec.name, 8), (long.spec.name, 16)]
+
+
+def test_a_text_that_does_not_fit_at_one_of_several_lengths_is_refused() -> None:
+    with pytest.raises(PromptError, match="and 100000 new ones do not fit in the models' 1024 positions"):
+        resolve_sweep(of_lengths("[8, 100000]"), device="cpu")
+
+
+def of_lengths(lengths: str) -> SweepSpec:
+    rows = "  - {label: Baseline, method: ar}\n"
+    head = f"pair: demo\nprompts: {{dataset: demo, limit: 2}}\ngeneration: {{max_new_tokens: {lengths}}}\n"
+    return parse_sweep(f"{head}measure: {{repeats: 1}}\nconfigs:\n{rows}", file="sweep.yaml")

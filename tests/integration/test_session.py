@@ -102,6 +102,23 @@ def test_a_pair_with_other_prompts_is_not_loaded_again(session: DecodingSession,
     assert [sample.exactness for sample in second.samples] == [Exactness.EXACT] * 2
 
 
+def test_a_pair_at_another_temperature_is_not_loaded_again_and_has_its_own_reference(
+    session: DecodingSession, pair: Pair
+) -> None:
+    sampled = replace(GREEDY, temperature=1.0)
+    warm = replace(pair, spec=replace(pair.spec, name="at T=1", generation=sampled))
+    first = session.run(job_for(pair, LINEAR), PROMPTS)
+    second = session.run(job_for(warm, LINEAR, generation=sampled), PROMPTS)
+    third = session.run(job_for(pair, TREE), PROMPTS)
+
+    assert first.calibration == second.calibration == third.calibration
+    assert [len(result.sentinels) for result in (first, second, third)] == [1, 1, 0]
+    for result in (first, second, third):
+        assert [sample.exactness for sample in result.samples] == [Exactness.EXACT] * len(PROMPTS.prompts)
+    greedy, drawn = ([sample.token_ids for sample in result.samples] for result in (first, second))
+    assert greedy != drawn
+
+
 def test_the_text_of_a_model_is_kept_up_to_a_limit(
     session: DecodingSession, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

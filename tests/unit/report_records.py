@@ -156,7 +156,11 @@ def change_jobs(
 
 def on_machines(*processors: str, pairs: Sequence[str] = ("demo",)) -> SweepRecord:
     """A sweep of four steps that were measured on these processors in turn, over 64 tokens a prompt."""
-    stored = replace(record(pairs=pairs), generation=GenerationSpec(max_new_tokens=64), models=MODELS)
+    stored = replace(
+        record(pairs=pairs),
+        generations=dict.fromkeys(pairs, GenerationSpec(max_new_tokens=64)),
+        models=MODELS,
+    )
     for configuration, processor in zip(stored.configurations, processors, strict=True):
         stored = change_jobs(stored, configuration.label, environment=processor)
     return replace(stored, environments={name: {"processor": name, "cores": 2} for name in processors})

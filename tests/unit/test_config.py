@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import string
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from dyna_eval.jobs import (
 )
 from dyna_eval.methods import METHODS
 from dyna_eval.sweeps.config import load_sweep, parse_sweep
-from dyna_eval.sweeps.sections import json_schema
+from dyna_eval.sweeps.sections import GenerationSection, json_schema
 
 AR = "  - {label: Baseline, method: ar}\n"
 
@@ -354,6 +355,132 @@ def test_wrong_prompts_are_named(prompts: str, message: str) -> None:
     assert mistake_in(sweep(prompts=prompts)).startswith(f"sweep.yaml:2: {message}")
 
 
+# --------------------------------------------------------------------- generation
+
+
+def test_every_pair_stands_once_for_each_of_several_generation_settings() -> None:
+    head = "generation: [{temperature: 0}, {temperature: 1, label: sampled}]\n"
+    spec = parse(sweep(head=head, pair="[demo, demo-large]"))
+
+    assert [(pair.name, pair.generation) for pair in spec.pairs] == [
+        ("demo at T=0", GenerationSpec()),
+        ("demo at sampled", GenerationSpec(temperature=1.0)),
+        ("demo-large at T=0", GenerationSpec()),
+        ("demo-large at sampled", GenerationSpec(temperature=1.0)),
+    ]
+    assert [spec.generation_of(pair) for pair in spec.pairs] == [pair.generation for pair in spec.pairs]
+    assert spec.generation == GenerationSpec()
+
+
+def test_with_several_prompt_sets_a_name_tells_both_and_settings_stand_in_blocks() -> None:
+    prompts = "[{dataset: org/wikitext, name: wikitext-2}, {dataset: demo, label: code}]"
+    spec = parse(sweep(head="generation: {temperature: [0, 1]}\n", prompts=prompts))
+
+    assert [pair.name for pair in spec.pairs] == [
+        "demo on wikitext-2 at T=0",
+        "demo on code at T=0",
+        "demo on wikitext-2 at T=1",
+        "demo on code at T=1",
+    ]
+    assert [pair.prompts and pair.prompts.dataset for pair in spec.pairs] == ["org/wikitext", "demo"] * 2
+
+
+@pytest.mark.parametrize(
+    ("written", "labels"),
+    [
+        ("{temperature: [0, 0.75, 1]}", ["T=0", "T=0.75", "T=1"]),
+        ("{max_new_tokens: [32, 64], temperature: 1}", ["32 new tokens", "64 new tokens"]),
+        (
+            "{temperature: [0, 1], max_new_tokens: [32, 64], seed: 3}",
+            ["T=0, 32 new tokens", "T=0, 64 new tokens", "T=1, 32 new tokens", "T=1, 64 new tokens"],
+        ),
+        (
+            "[{temperature: 0, label: greedy}, {temperature: [0.5, 1], label: warm}]",
+            ["greedy", "warm (T=0.5)", "warm (T=1)"],
+        ),
+        ("[{stop_at_eos: true}, {seed: 1}]", ["seed=0, stop_at_eos=true", "seed=1, stop_at_eos=false"]),
+        ("{temperature: [0.1234567, 0.1234568]}", ["T=0.1234567", "T=0.1234568"]),
+    ],
+)
+def test_a_generation_setting_is_named_by_what_differs_unless_it_has_a_label(
+    written: str, labels: list[str]
+) -> None:
+    spec = parse(sweep(head=f"generation: {written}\n"))
+    assert [pair.name for pair in spec.pairs] == [f"demo at {label}" for label in labels]
+
+
+def test_every_key_of_generation_can_be_told_in_a_name() -> None:
+    for name, values in (
+        ("max_new_tokens", "[1, 2]"),
+        ("temperature", "[1, 2]"),
+        ("seed", "[1, 2]"),
+        ("stop_at_eos", "[true, false]"),
+    ):
+        first, second = parse(sweep(head=f"generation: {{{name}: {values}}}\n")).pairs
+        assert first.name != second.name
+    assert {field.name for field in fields(GenerationSpec)} == {
+        "max_new_tokens",
+        "temperature",
+        "seed",
+        "stop_at_eos",
+    }
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{temperature: 1, seed: 3}",
+        "[{temperature: 1, seed: 3}]",
+        "{temperature: [1], seed: 3}",
+        "{temperature: 1, seed: 3, label: sampled}",
+    ],
+)
+def test_a_single_generation_setting_changes_no_pair(written: str) -> None:
+    spec = parse(sweep(head=f"generation: {written}\n"))
+    assert spec.pairs == parse(sweep()).pairs
+    assert spec.generation == GenerationSpec(temperature=1.0, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("generation", "message"),
+    [
+        ("5", "'generation' should be a mapping of keys to values, not 5"),
+        ("[]", "'generation' should list 1 to 100 settings, not 0"),
+        ("[{seed: 1}, 5]", "an item of 'generation' should be a mapping of keys to values, not 5"),
+        ("{temperature: []}", "'temperature' lists no value; give it at least one"),
+        ("{temperature: [0, -1]}", "'temperature' should be at least 0, not -1"),
+        ("{temperature: [0, 0.0]}", "these settings of 'generation' stand there twice; leave one out"),
+        (
+            "[{seed: 1}, {temperature: 0, seed: 1}]",
+            "these settings of 'generation' stand there twice; leave one out",
+        ),
+        (
+            "[{temperature: 0, label: T=1}, {temperature: 1}]",
+            "duplicate generation 'T=1'; give each its own 'label'",
+        ),
+        ("[{seed: 1, label: [a, b]}, {seed: 2}]", "'label' should be text, not a list"),
+        ("{max_tokens: [32, 64]}", "unknown key 'max_tokens'; did you mean 'max_new_tokens'?"),
+        ("{temperature: [[0, 1], [1, 2]]}", "'temperature' should be a number, not a list"),
+    ],
+)
+def test_wrong_generation_settings_are_named(generation: str, message: str) -> None:
+    assert mistake_in(sweep(head=f"generation: {generation}\n")) == f"sweep.yaml:3: {message}"
+
+
+def test_a_duplicate_generation_setting_is_placed_at_its_own_line() -> None:
+    head = "generation:\n  - temperature: 0\n  - temperature: 1\n  - temperature: 0.0\n"
+    assert mistake_in(sweep(head=head)).startswith("sweep.yaml:6: these settings of 'generation'")
+    listed = "generation:\n  temperature:\n    - 0\n    - 1\n    - 0.0\n"
+    assert mistake_in(sweep(head=listed)).startswith("sweep.yaml:7: these settings of 'generation'")
+
+
+def test_pairs_whose_names_become_the_same_are_refused() -> None:
+    pair = "[{target: demo, draft: demo, name: a}, {target: demo, draft: demo, name: a at x}]"
+    head = "generation: [{seed: 1, label: x at y}, {seed: 2, label: y}]\n"
+    told = "sweep.yaml:1: two tables would be named 'a at x at y'; give a pair another 'name'"
+    assert mistake_in(sweep(pair=pair, head=head)).startswith(told)
+
+
 @pytest.mark.parametrize(
     ("written", "read"),
     [("false", None), ("true", {}), ("{}", {}), ("{enable_thinking: false}", {"enable_thinking": False})],
@@ -642,7 +769,7 @@ def test_a_wrong_row_is_named_with_its_line(row: str, message: str) -> None:
             "'temperature' should be 0, which is greedy, or at least 0.000001, not 1e-30",
         ),
         ("generation: {seed: 9223372036854775808}", "'seed' should be less than 9223372036854775808"),
-        ("generation: []", "'generation' should be a mapping of keys to values, not a list"),
+        ("measure: []", "'measure' should be a mapping of keys to values, not a list"),
         ("measure: {repeats: 0}", "'repeats' should be at least 1, not 0"),
         ("measure: {repeats: often}", "'repeats' should be a whole number, not 'often'"),
         ("measure: {repeats: auto, max_repeats: 2}", "'max_repeats' should be at least 3, not 2"),
@@ -850,6 +977,13 @@ def _merge_bomb() -> str:
     return f"a: &a {{{keys}}}\nb: {{<<: [{'*a, ' * 100_000}]}}"
 
 
+def _billion_generations() -> str:
+    thousand = ", ".join(str(i) for i in range(1, 1001))
+    return sweep(
+        head=f"generation: {{max_new_tokens: [{thousand}], temperature: [{thousand}], seed: [{thousand}]}}\n"
+    )
+
+
 HOSTILE = {
     "deep flow lists": ("[" * 900_000, "nested more than 64 deep"),
     "deep block lists": ("- " * 400_000, "nested more than 64 deep"),
@@ -867,6 +1001,10 @@ HOSTILE = {
     "90,000 missing files": (
         sweep(prompts=f"{{dataset: json, data_files: [{'x, ' * 90_000}]}}"),
         "'data_files' should have at most 1000 items",
+    ),
+    "a billion generation settings": (
+        _billion_generations(),
+        "'generation' should make at most 100 settings, not 1,000,000,000",
     ),
     "many jobs": (
         sweep(
@@ -935,3 +1073,8 @@ def test_the_schema_names_every_section_method_and_parameter() -> None:
         assert set(model.model_fields) <= set(rows[method]["properties"])
         assert rows[method]["additionalProperties"] is False
     assert rows["linear"]["required"] == ["label", "method", "k"]
+    single, several = schema["properties"]["generation"]["anyOf"]
+    assert several["items"] == single
+    assert single["properties"].keys() == GenerationSection.model_fields.keys()
+    lists = {name for name, value in single["properties"].items() if value["anyOf"][1]["type"] == "array"}
+    assert lists == single["properties"].keys() - {"label"}

@@ -18,7 +18,7 @@ from report_records import FOUR_STEPS, LINEAR, MODELS, PRUNED, change_jobs, reco
 
 from dyna_eval.errors import InputError, MixedRowsError
 from dyna_eval.importers import import_file
-from dyna_eval.jobs import Configuration, JobState, Method
+from dyna_eval.jobs import Configuration, GenerationSpec, JobState, Method
 from dyna_eval.latex import to_latex
 from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.style import Style
@@ -655,6 +655,22 @@ def test_a_joined_table_names_a_dtype_only_where_all_its_sweeps_have_it(tmp_path
     for joined in (joined_report([one, exact]), joined_report([one, sweep(3, file)])):
         assert circumstances(joined, "demo") == "measured on Chip A, 2 cores"
         assert to_json(joined)["pairs"] == []
+
+
+def test_a_joined_table_tells_how_its_own_pair_was_generated_where_all_its_sweeps_agree() -> None:
+    names = ("demo at T=0", "demo at T=1")
+    one, other = (
+        replace(
+            own,
+            generations={"demo at T=0": GenerationSpec(), "demo at T=1": GenerationSpec(temperature=warm)},
+            environments={"e1": {"processor": "Chip A", "cores": 2}},
+        )
+        for own, warm in ((record(pairs=names), 1.0), (second(record(pairs=names)), 0.5))
+    )
+    joined = joined_report([one, other])
+    assert circumstances(joined, "demo at T=0") == "measured on Chip A, 2 cores, 128 tokens a prompt, greedy"
+    assert circumstances(joined, "demo at T=1") == "measured on Chip A, 2 cores"
+    assert circumstances(joined_report([one, second(one)]), "demo at T=1").endswith("temperature 1")
 
 
 def change_all(stored: SweepRecord, **changes: Any) -> SweepRecord:

@@ -322,7 +322,7 @@ def test_circumstances_that_were_not_those_are_found_in_caption_and_prose(edited
 
 
 def test_greedy_decoding_is_not_to_be_said_of_samples() -> None:
-    sampled = replace(MEASURED, generation=GenerationSpec(max_new_tokens=64, temperature=0.7))
+    sampled = replace(MEASURED, generations={"demo": GenerationSpec(max_new_tokens=64, temperature=0.7)})
     written = paper(sampled)
     assert check(written, sampled).agrees
     found = check(written.replace("temperature 0.7", "greedy"), sampled).differences

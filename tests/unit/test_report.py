@@ -526,11 +526,10 @@ def test_json_has_the_documented_keys_and_no_nan() -> None:
 
 
 def test_json_holds_all_settings_the_models_and_the_facts_behind_the_digests() -> None:
-    stored = replace(
-        record(), generation=GenerationSpec(max_new_tokens=64, seed=5), models=MODELS, source="name: x\n"
-    )
+    generation = GenerationSpec(max_new_tokens=64, seed=5)
+    stored = replace(record(), generations={"demo": generation}, models=MODELS, source="name: x\n")
     report: Any = to_json(build_report(stored))
-    assert report["sweep"]["generation"] == asdict(stored.generation or GenerationSpec())
+    assert report["sweep"]["generation"] == report["pairs"][0]["generation"] == asdict(generation)
     assert report["sweep"]["measure"] == asdict(stored.measure)
     assert report["sweep"]["file"] == "name: x\n"
     [pair] = report["pairs"]
@@ -539,6 +538,18 @@ def test_json_holds_all_settings_the_models_and_the_facts_behind_the_digests() -
     assert {row["env"] for row in report["rows"]} <= report["environments"].keys()
     assert report["environments"]["e1"] == ENVIRONMENTS["e1"]
     assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_json_tells_of_each_pair_how_it_was_generated_and_of_the_sweep_only_what_all_share() -> None:
+    names = ("demo at T=0", "demo at T=1")
+    generations = {name: GenerationSpec(temperature=float(i)) for i, name in enumerate(names)}
+    models = {
+        name: replace(MODELS["demo"], spec=replace(MODELS["demo"].spec, name=name, generation=own))
+        for name, own in generations.items()
+    }
+    report: Any = to_json(build_report(replace(record(pairs=names), generations=generations, models=models)))
+    assert report["sweep"]["generation"] is None
+    assert [pair["generation"] for pair in report["pairs"]] == [asdict(own) for own in generations.values()]
 
 
 def test_json_of_a_tuned_sweep_names_its_tuning_split() -> None:

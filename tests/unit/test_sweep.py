@@ -22,12 +22,14 @@ from dyna_eval.jobs import (
     PromptSet,
     ResolvedSweep,
     SweepSpec,
+    digest,
 )
 from dyna_eval.measurements import Calibration
 from dyna_eval.methods import METHODS, MethodParameters, StaticTree, Tree
 from dyna_eval.sweeps.config import parse_sweep
 from dyna_eval.sweeps.expansion import (
     axes_of,
+    block_of_jobs,
     count_points,
     estimate_seconds,
     expand,
@@ -405,6 +407,66 @@ def test_one_pair_may_run_in_two_dtypes_or_on_two_backends(spec: SweepSpec) -> N
         assert len({job.key for job in jobs}) == 2 * len(spec.configurations)
 
 
+SETTINGS = "generation: {max_new_tokens: [16, 64], temperature: 1, seed: 5}\n"
+"""Two generation settings, of which each pair is there once for each."""
+
+
+def of_settings(spec: SweepSpec) -> tuple[tuple[Pair, ...], dict[str, str]]:
+    """Return the pairs of a sweep as if they had been inspected, and their prompts."""
+    models = {"demo": PAIRS[0], "big/small": PAIRS[1]}
+    pairs = tuple(replace(models[own.name.partition(" at ")[0]], spec=own) for own in spec.pairs)
+    return pairs, {own.name: PROMPTS[own.name.partition(" at ")[0]] for own in spec.pairs}
+
+
+def test_a_job_of_one_setting_among_several_is_the_job_of_a_sweep_of_that_setting_alone() -> None:
+    row = "{label: L, method: linear, k: [1, 2, 3, 4, 5, 6, 7, 8]}"
+    both = sweep_of(row, head=SETTINGS)
+    jobs = jobs_for(both, *of_settings(both))
+
+    assert [job.pair.spec.name for job in jobs[:: 3 * 9]] == [
+        "demo at 16 new tokens",
+        "demo at 64 new tokens",
+        "big/small at 16 new tokens",
+        "big/small at 64 new tokens",
+    ]
+    for tokens in (16, 64):
+        alone = sweep_of(row, head=SETTINGS.replace("[16, 64]", str(tokens)))
+        own = [job for job in jobs if job.generation.max_new_tokens == tokens]
+        assert [(job.key, job.repeat, job.configuration) for job in own] == [
+            (job.key, job.repeat, job.configuration) for job in jobs_for(alone, *of_settings(alone))
+        ]
+        assert {job.generation for job in own} == {alone.generation}
+    assert len({(job.key, job.repeat) for job in jobs}) == len(jobs)
+
+
+@pytest.mark.parametrize("tokens", ["16", "[16]"])
+def test_a_file_of_one_setting_has_the_identity_that_it_had_before_there_could_be_several(
+    tokens: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dyna_eval.jobs.IDENTITY_VERSION", 2)
+    monkeypatch.setattr("dyna_eval.jobs.DECODER_VERSION", 8)
+    spec = sweep_of("{label: L, method: linear, k: 2}", head=SETTINGS.replace("[16, 64]", tokens))
+    jobs = jobs_for(spec, PAIRS, PROMPTS)
+
+    assert sweep_digest(spec, jobs)[:16] == "feb8c65d87208e61"
+    assert digest([job.key for job in jobs])[:16] == "9e7e6a23241a5a1f"
+
+
+def test_a_block_that_is_added_has_the_settings_of_its_pair() -> None:
+    spec = sweep_of(head=SETTINGS)
+    pairs, prompts = of_settings(spec)
+    for own in pairs:
+        [job] = block_of_jobs(spec, own, prompts[own.spec.name], repeat=7, first_position=0)
+        assert job.generation == own.spec.generation
+        assert job.is_current
+
+
+def test_actors_go_from_one_setting_of_a_pair_to_the_next_without_loading_it_again() -> None:
+    (short, long, other, _), _ = of_settings(sweep_of(head=SETTINGS))
+    assert short.same_models(long)
+    assert not short.same_models(other)
+
+
 # -------------------------------------------------------------------------- estimates
 
 
@@ -433,3 +495,20 @@ def test_a_pair_without_a_calibration_is_left_out_of_an_estimate(spec: SweepSpec
 
     assert estimate_seconds(resolved_sweep(spec), known) == pytest.approx(31 * 4 * 128 * 0.001)
     assert estimate_seconds(resolved_sweep(spec), {}) is None
+
+
+def test_each_setting_is_estimated_by_its_own_length() -> None:
+    """One row on two pairs, so a job for each repeat: 3 and a run of the actor's own, over 4 prompts."""
+    spec = sweep_of(head=SETTINGS)
+    pairs, prompts = of_settings(spec)
+    found = Prompt(index=0, text="", token_ids=(1,), digest="0")
+    sweep = ResolvedSweep(
+        spec=spec,
+        digest="d",
+        pairs=pairs,
+        prompt_sets={name: PromptSet(digest=own, prompts=(found,) * 4) for name, own in prompts.items()},
+        jobs=jobs_for(spec, pairs, prompts),
+    )
+    known = dict.fromkeys(prompts, Calibration(draft_seconds=(), verify_seconds=((1, 0.001),)))
+
+    assert estimate_seconds(sweep, known) == pytest.approx(2 * (3 + 1) * 4 * (16 + 64) * 0.001)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -280,13 +281,36 @@ def test_of_settings_that_differ_only_those_are_told_that_do() -> None:
     short, long = GenerationSpec(max_new_tokens=64), GenerationSpec(max_new_tokens=96, seed=3)
     a, b = (
         replace(
-            change_jobs(record(), LINEAR.label, generation_digest=generation_digest(spec)), generation=spec
+            change_jobs(record(), LINEAR.label, generation_digest=generation_digest(spec)),
+            generations={"demo": spec},
         )
         for spec in (short, long)
     )
     assert match(compared(a, b), LINEAR.label).differences == (
         "generation settings (max_new_tokens 96 instead of 64, seed 3 instead of 0)",
     )
+
+
+def test_of_several_settings_in_a_sweep_each_pair_is_compared_by_its_own() -> None:
+    names = ("demo at T=0", "demo at T=1")
+    short, long = (
+        {name: GenerationSpec(max_new_tokens=n, temperature=float(i)) for i, name in enumerate(names)}
+        for n in (64, 96)
+    )
+
+    def of(generations: Mapping[str, GenerationSpec]) -> SweepRecord:
+        stored = record(pairs=names)
+        jobs = (
+            replace(job, generation_digest=generation_digest(generations[job.pair])) for job in stored.jobs
+        )
+        return replace(stored, jobs=tuple(jobs), generations=generations)
+
+    changed = compared(of(short), of(long))
+    assert {found.a.pair for found in changed.matches} == set(names)
+    assert {found.differences for found in changed.matches} == {
+        ("generation settings (max_new_tokens 96 instead of 64)",)
+    }
+    assert {found.differences for found in compared(of(short), of(short)).matches} == {()}
 
 
 def test_rows_of_equal_settings_but_other_models_say_so() -> None:

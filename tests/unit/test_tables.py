@@ -23,6 +23,8 @@ from report_records import (
 )
 
 from dyna_eval.jobs import Configuration, GenerationSpec, JobState, MergedConfiguration, Method, Params
+from dyna_eval.latex.style import Style
+from dyna_eval.latex.table import to_latex
 from dyna_eval.measurements import Exactness
 from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup, StaticTree
 from dyna_eval.records import SweepRecord
@@ -273,8 +275,30 @@ def test_a_table_says_on_which_machine_in_which_dtype_and_over_how_many_tokens()
     assert told in printed(stored, io.StringIO()).splitlines()
     assert told in to_markdown(build_report(stored)).splitlines()
     sampled = GenerationSpec(max_new_tokens=9, temperature=0.7, stop_at_eos=True)
-    text = printed(replace(stored, generation=sampled), io.StringIO())
+    text = printed(replace(stored, generations={"demo": sampled}), io.StringIO())
     assert "in bfloat16, up to 9 tokens a prompt, temperature 0.7\n" in text
+
+
+def test_each_table_of_a_sweep_says_how_its_own_texts_are_generated() -> None:
+    names = ("demo at T=0", "demo at T=1")
+    texts = [GenerationSpec(max_new_tokens=64, temperature=float(i)) for i in range(2)]
+    stored = replace(
+        record(pairs=names),
+        generations=dict(zip(names, texts, strict=True)),
+        environments={"e1": {"processor": "Chip A", "cores": 2}},
+    )
+    told = [f"measured on Chip A, 2 cores, 64 tokens a prompt, {law}" for law in ("greedy", "temperature 1")]
+    report = build_report(stored)
+    greedy, sampled = printed(stored, io.StringIO()).split("pair demo at T=1")
+    assert (told[0] in greedy, told[1] in greedy) == (True, False)
+    assert (told[0] in sampled, told[1] in sampled) == (False, True)
+    beside = to_latex(report, Style(side_by_side=True))
+    for name, text in zip(names, told, strict=True):
+        assert f"M{text[1:]} (on {name})." in beside
+    apart = [line for line in to_latex(report).splitlines() if "Measured on" in line]
+    assert [f"M{text[1:]}." in line for text, line in zip(told, apart, strict=True)] == [True, True]
+    assert report.generation is None
+    assert build_report(replace(stored, generations=dict.fromkeys(names, texts[0]))).generation == texts[0]
 
 
 def test_a_table_of_several_machines_names_them_and_one_of_none_says_nothing() -> None:

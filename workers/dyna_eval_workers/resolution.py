@@ -27,7 +27,7 @@ def inspect_sweep(
     prompt_sets: dict[str, PromptSet] = {}
     known: dict[PairSpec, InspectedPair] = {}
     for pair_spec in spec.pairs:
-        models = replace(pair_spec, name="", prompts=None)
+        models = replace(pair_spec, name="", prompts=None, generation=None)
         if models not in known:
             where = device or available_device()
             known[models] = inspect_pair(pair_spec, device=where, backend=spec.engine.backend)
@@ -37,10 +37,15 @@ def inspect_sweep(
         check_known(prompt_set.prompts, vocabulary=inspected.vocabulary)
         check_fit(
             prompt_set.prompts,
-            max_new_tokens=spec.generation.max_new_tokens,
+            max_new_tokens=spec.generation_of(pair_spec).max_new_tokens,
             position_limit=inspected.position_limit,
         )
-        spec_here = replace(inspected.pair.spec, name=pair_spec.name, prompts=pair_spec.prompts)
+        spec_here = replace(
+            inspected.pair.spec,
+            name=pair_spec.name,
+            prompts=pair_spec.prompts,
+            generation=pair_spec.generation,
+        )
         pairs.append(replace(inspected.pair, spec=spec_here))
         prompt_sets[pair_spec.name] = prompt_set
     return tuple(pairs), prompt_sets

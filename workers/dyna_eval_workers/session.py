@@ -86,9 +86,9 @@ class DecodingSession:
     def run(self, job: Job, prompts: PromptSet) -> JobResult:
         """Decode every prompt of the set with the job's configuration.
 
-        Before its first job of a pair and prompt set, and again every `measure.sentinel_every` jobs, the
-        session runs the target alone over the prompts: those sentinels are the reference for exactness
-        and for this machine's speed.
+        Before its first job of a pair, prompt set and generation, and again every `measure.sentinel_every`
+        jobs, the session runs the target alone over the prompts: those sentinels are the reference for
+        exactness and for this machine's speed.
 
         Raises PairError where the pair does not load, DecodingError where the output is not the target's, or
         where the target alone does not repeat its own.
