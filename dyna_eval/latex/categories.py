@@ -79,6 +79,6 @@ def _caption(report: CategorizedReport, pair: str) -> str:
         f"Throughput in tokens/s and speedup against the baseline by category of prompt,"
         f" {escape_latex(report.overall.name)} (pair {escape_latex(pair)}).",
         f"Prompts: {prompts}.",
-        what_is_bold([group.rows for group in groups], " of each group"),
+        what_is_bold([(group.name, group.rows) for group in groups], " of each group"),
     ]
     return " ".join(filter(None, sentences))
