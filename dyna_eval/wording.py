@@ -1,4 +1,4 @@
-"""Pieces of sentences: text on one line, counted nouns, lists."""
+"""Pieces of sentences: text on one line, counted nouns, lists, rates."""
 
 from __future__ import annotations
 
@@ -27,3 +27,16 @@ def count(number: int, noun: str) -> str:
 def listed(texts: Sequence[str]) -> str:
     """Return `a`, `a and b`, or `a, b and c`; there is at least one."""
     return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
+
+
+def rate_text(tokens_per_second: float) -> str:
+    """Return tokens per second with one decimal; with three digits that count where they are below 10."""
+    return f"{tokens_per_second:.{rate_decimals(tokens_per_second)}f}"
+
+
+def rate_decimals(tokens_per_second: float) -> int:
+    """Return how many decimals tokens per second are written with, from 1 to 6."""
+    if tokens_per_second <= 0.0:
+        return 1
+    enough = (n for n in range(1, 6) if round(tokens_per_second, n) >= 10.0 ** (2 - n))
+    return next(enough, 6)

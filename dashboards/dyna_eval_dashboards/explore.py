@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.reports.report import Report, Row
 from dyna_eval.series.front import memory_fronts
-from dyna_eval.series.measured import Entry, Estimate, Measured, undrawn
+from dyna_eval.series.measured import Entry, Estimate, Measured, Undrawn, undrawn
 from dyna_eval.series.parameters import Parameter, Scale, Span, bare_text, span, swept, value_text
 from dyna_eval.series.swept import (
     REPEATED,
@@ -148,7 +148,7 @@ def _curves(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
     if with_line:
         notes.append("Dashed: the baseline.")
     notes += _left_out(chart.left_out, f"of methods that do not sweep {chart.x.name}")
-    notes += _left_out(chart.repeated, REPEATED) + _left_out(chart.undrawn, "without a result")
+    notes += _left_out(chart.repeated, REPEATED) + _undrawn(chart.undrawn)
     drawn = [curve for panel in panels for curve in panel.curves if curve.name in names]
     entries = [point.entry for curve in drawn for point in curve.points]
     return figure, [*notes, *doubts_about(choice.y, measured.report, entries, with_line=with_line)]
@@ -238,7 +238,7 @@ def _heat(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
     notes = [f"The stronger the colour, the higher: {spread}."]
     notes += _cut(len(heat.panels), len(panels), "panel")
     notes += _left_out(heat.left_out, "that do not sweep both, or stand alone")
-    notes += _left_out(heat.repeated, REPEATED) + _left_out(heat.undrawn, "without a result")
+    notes += _left_out(heat.repeated, REPEATED) + _undrawn(heat.undrawn)
     entries = [cell.entry for panel in panels for cell in panel.cells]
     return figure, [*notes, *doubts_about(choice.y, measured.report, entries)]
 
@@ -308,7 +308,7 @@ def _front(measured: Measured, measure: Measure) -> tuple[go.Figure, list[str]]:
     entries = [point.entry for front in fronts for point in front.points]
     if any(entry.doubt for entry in entries):
         notes.append("Those with a star are not compared.")
-    notes += _left_out(undrawn(measured.report, entries), "without a result")
+    notes += _undrawn(undrawn(measured.report, entries, lambda _: f"{measure} or peak memory unknown"))
     return figure, [*notes, *doubts_about(measure, measured.report, entries)]
 
 
@@ -318,6 +318,10 @@ def _front(measured: Measured, measure: Measure) -> tuple[go.Figure, list[str]]:
 def _cut(total: int, shown: int, noun: str) -> list[str]:
     hidden = count(total - shown, f"further {noun}")
     return [f"Not shown: {hidden}; choose other parameters to see them."] if shown < total else []
+
+
+def _undrawn(rows: Sequence[Undrawn]) -> list[str]:
+    return _left_out([str(row) for row in rows], "without a result")
 
 
 def _left_out(labels: Sequence[str], why: str) -> list[str]:

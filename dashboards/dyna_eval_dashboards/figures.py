@@ -14,13 +14,14 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dyna_eval.errors import NothingToDrawError
-from dyna_eval.reports.cells import configuration_text, interval_cell
+from dyna_eval.reports.cells import configuration_text, interval_cell, speedup_cell
 from dyna_eval.reports.claims import slower_steps
+from dyna_eval.reports.digits import speedup
 from dyna_eval.reports.report import Report, Row, baseline_of
 from dyna_eval.series.costs import PHASE_NAMES, PHASES, cost_chart, phase_bars
 from dyna_eval.series.drafts import depth_rates
 from dyna_eval.series.measured import Entry, Measured
-from dyna_eval.wording import one_line
+from dyna_eval.wording import one_line, rate_text
 
 MAX_ROWS = 400
 """Rows that a figure shows; more would be neither read nor fast."""
@@ -82,9 +83,9 @@ def layout(x: str, y: str, **more: Any) -> go.Layout:
 def _hover(row: Row) -> str:
     lines = [f"<b>{text(row.label)}</b>", text(configuration_text(row.method, row.params))]
     if row.figures:
-        lines.append(f"{row.figures.throughput.mean:.1f} tokens/s")
+        lines.append(f"{rate_text(row.figures.throughput.mean)} tokens/s")
     if row.versus_baseline:
-        lines.append(f"speedup {row.versus_baseline.ratio:.2f} × {interval_cell(row.speedup_interval)}")
+        lines.append(f"speedup {speedup_cell(row)} {interval_cell(row.speedup_interval)}")
     return "<br>".join([*lines, *doubt_lines(Entry.of(row))])
 
 
@@ -94,7 +95,8 @@ def doubt_lines(entry: Entry) -> list[str]:
 
 
 def _speedup(row: Row) -> str:
-    return f"{row.versus_baseline.ratio:.2f}×" if row.versus_baseline else ""
+    known = speedup(row)
+    return f"{known}×" if known else ""
 
 
 def dash(number: int) -> str:

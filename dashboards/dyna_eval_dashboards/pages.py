@@ -63,6 +63,7 @@ def _environment() -> Environment:
         "machine": wording.machine,
         "day": lambda moment: moment[:16].replace("T", " "),
         "milliseconds": lambda seconds: f"{seconds * 1000:.2f}",
+        "rate": wording.rate_text,
         "script_json": script_json,
     }
     environment.globals |= {

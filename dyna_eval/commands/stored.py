@@ -20,7 +20,7 @@ from dyna_eval.commands.options import (
 )
 from dyna_eval.commands.output import print_json
 from dyna_eval.commands.reading import find_measured
-from dyna_eval.wording import count, one_line
+from dyna_eval.wording import count, one_line, rate_text
 
 if TYPE_CHECKING:
     from dyna_eval_db.values import Event
@@ -163,7 +163,7 @@ def show(*, job: int, database: str, as_json: bool) -> None:
         variety = "" if sample.distinct_2 is None else f"distinct-2 {sample.distinct_2:.2f}, "
         click.echo(
             f"  prompt {sample.prompt_index}: {len(sample.token_ids)} tokens in {len(sample.rounds)} rounds, "
-            f"{speed:.1f} tokens/s, {variety}{sample.exactness}: {sample.text[:60]!r}"
+            f"{rate_text(speed)} tokens/s, {variety}{sample.exactness}: {sample.text[:60]!r}"
         )
 
 

@@ -11,6 +11,7 @@ times are means. Both stay foreign. A count of 0 means that it was not recorded.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -39,6 +40,7 @@ _NAMES = {
     "max_branch": "branch_max",
 }
 _SPEEDUP_TOLERANCE = 0.005
+_MOST_DECIMALS = 17
 
 
 class _Info(FileSection):
@@ -109,6 +111,7 @@ def _imported(rows: list[_Row], claims: Claims) -> list[ImportedRow]:
     methods = [_method(row) for row in rows]
     base = methods.index(Method.AR) if Method.AR in methods else None
     pair = "/".join(filter(None, (claims.target, claims.draft))) or PAIR_NOT_RECORDED
+    decimals = max(_decimals(row.speedup) for row in rows)
     imported = []
     for index, (row, method, label) in enumerate(
         zip(rows, methods, numbered_labels([row.label or "no name" for row in rows]), strict=True)
@@ -117,7 +120,7 @@ def _imported(rows: list[_Row], claims: Claims) -> list[ImportedRow]:
         length = _tokens_per_round(row)
         most = _most_per_round(method, params)
         impossible = length is not None and most is not None and length > most
-        notes = [*_speedup_notes(row, None if base is None else rows[base])]
+        notes = [*_speedup_notes(row, None if base is None else rows[base], decimals)]
         if impossible:
             notes.append(
                 f"its counts give {length:.2f} tokens per round, more than the {most} that it can emit,"
@@ -219,13 +222,24 @@ def _most_per_round(method: Method, params: Mapping[str, Scalar]) -> int | None:
     return levels + 1 if isinstance(levels, int) else None
 
 
-def _speedup_notes(row: _Row, base: _Row | None) -> list[str]:
+def _speedup_notes(row: _Row, base: _Row | None, decimals: int) -> list[str]:
+    """Say where a row's speedup is not that of its throughputs, as rounded to so many decimals."""
     if base is None or row.speedup is None:
         return []
     ratio = row.throughput_tps / base.throughput_tps
-    if abs(row.speedup / ratio - 1.0) <= _SPEEDUP_TOLERANCE:
+    rounding = 0.5 * 10.0**-decimals + 1e-12 * ratio
+    if abs(row.speedup - ratio) <= max(rounding, _SPEEDUP_TOLERANCE * ratio):
         return []
-    return [f"its file states a speedup of {row.speedup:.2f}, but its throughputs give {ratio:.2f}"]
+    shown = 2
+    while shown < _MOST_DECIMALS and f"{row.speedup:.{shown}f}" == f"{ratio:.{shown}f}":
+        shown += 1
+    stated, given = (f"{value:.{shown}f}" for value in (row.speedup, ratio))
+    return [f"its file states a speedup of {stated}, but its throughputs give {given}"]
+
+
+def _decimals(value: float | None) -> int:
+    """Return the decimals that a number was written with, but for zeros at its end."""
+    return 0 if value is None else max(0, -int(Decimal(repr(value)).normalize().as_tuple().exponent))
 
 
 def _notes(rows: list[_Row]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field
@@ -127,6 +128,7 @@ def read(content: Content) -> ImportedFile:
     if not isinstance(listed, list) or not listed:
         content.refuse("rows holds no rows")
     rows = [content.check(_Row, row, f"rows[{index}]") for index, row in enumerate(listed)]
+    _refuse_contradictions(content, rows)
     measured = [row for row in rows if row.throughput_tokens_per_s is not None]
     if not measured:
         content.refuse(f"holds no finished row (its sweep is {document.sweep.state})")
@@ -160,6 +162,45 @@ def read(content: Content) -> ImportedFile:
         confidence=document.sweep.confidence,
         environments=document.environments,
     )
+
+
+def _refuse_contradictions(content: Content, rows: list[_Row]) -> None:
+    """Raise ImportFileError for the first row that holds what this tool never writes."""
+    baselines: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        first = baselines.setdefault(row.pair, index) if row.baseline else index
+        if first != index:
+            content.refuse(f"rows[{index}].baseline is true, as is rows[{first}].baseline of the same pair")
+        for text in _contradictions(row):
+            content.refuse(f"rows[{index}].{text}")
+
+
+def _contradictions(row: _Row) -> Iterator[str]:
+    for name in _INTERVALS:
+        bounds = getattr(row, name)
+        if bounds and bounds[0] > bounds[1]:
+            yield f"{name} is from {bounds[0]:g} to {bounds[1]:g}: its lower end is above its upper one"
+    for name in _PERCENTILES:
+        known = getattr(row, name)
+        if known and known.p95 < known.p50:
+            yield f"{name}.p95 is {known.p95:g}, below its p50 of {known.p50:g}"
+    if row.compared is not None and row.exact_match_rate is not None:
+        exact, ties, violations = round(row.exact_match_rate * row.compared), row.ties, row.violations
+        told = exact + (ties or 0) + (violations or 0)
+        if told > row.compared or (told < row.compared and None not in (ties, violations)):
+            yield (
+                f"compared is {row.compared}, but exact_match_rate, ties and violations"
+                f" tell of {exact} + {ties or 0} + {violations or 0} samples"
+            )
+
+
+_INTERVALS = (
+    "throughput_interval",
+    "speedup_interval",
+    "speedup_paired_interval",
+    "paired_over_previous_interval",
+)
+_PERCENTILES = ("ttft_s", "tpot_s", "prefill_s")
 
 
 def _imported(row: _Row, label: str, notes: tuple[str, ...]) -> ImportedRow:
@@ -283,7 +324,7 @@ def _versus_previous(row: _Row) -> Comparison | None:
 
 
 def _interval(bounds: list[float] | None) -> Interval | None:
-    return None if bounds is None else Interval(low=min(bounds), high=max(bounds))
+    return None if bounds is None else Interval(low=bounds[0], high=bounds[1])
 
 
 def _percentiles(given: _Percentiles | None) -> Percentiles | None:

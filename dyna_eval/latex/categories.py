@@ -80,6 +80,6 @@ def _caption(report: CategorizedReport, pair: str) -> str:
         f" {escape_latex(report.overall.name)} (pair {escape_latex(pair)}).",
         f"Prompts: {prompts}.",
         *where_measured(report.overall, (pair,)),
-        what_is_bold([group.rows for group in groups], " of each group"),
+        what_is_bold([(group.name, group.rows) for group in groups], " of each group"),
     ]
     return " ".join(filter(None, sentences))

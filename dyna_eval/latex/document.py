@@ -15,6 +15,7 @@ from dyna_eval.latex.table import table_label, to_latex
 from dyna_eval.latex.text import escape_latex
 from dyna_eval.reports.cells import pair_slugs
 from dyna_eval.reports.report import Report
+from dyna_eval.series.measured import MOST_BARS_ABREAST
 from dyna_eval.wording import one_line
 
 _SAFE_PATH = re.compile(r"[A-Za-z0-9._/+=-]+")
@@ -76,13 +77,26 @@ def _chart(report: Report, pair: str, path: PurePosixPath) -> str:
             r"\begin{figure}[!tb]",
             r"  \centering",
             rf"  \includegraphics[width=0.6\linewidth]{{{path}}}",
-            rf"  \caption{{Throughput of each step of {escape_latex(report.name)} (pair {escape_latex(pair)})"
-            rf" with its {level(report)} interval; the speedup is written on its bar.}}",
+            rf"  \caption{{{_chart_caption(report, pair)}}}",
             rf"  \label{{fig:{name}}}",
             r"\end{figure}}{}",
             "",
         ]
     )
+
+
+def _chart_caption(report: Report, pair: str) -> str:
+    """Say what the bars show: intervals and speedups where they are known, and where the speedups stand."""
+    bars = [row for row in report.rows_of(pair) if row.figures]
+    text = f"Throughput of each step of {escape_latex(report.name)} (pair {escape_latex(pair)})"
+    intervals = [bool(row.figures and row.figures.throughput.interval) for row in bars]
+    if any(intervals):
+        text += f" with its {level(report)} interval{'' if all(intervals) else ' where it is known'}"
+    speedups = [row.versus_baseline is not None for row in bars]
+    if any(speedups):
+        where = "at the right" if len(bars) > MOST_BARS_ABREAST else "on its bar"
+        text += f"; the speedup{'' if all(speedups) else ', where it is known,'} is written {where}"
+    return f"{text}."
 
 
 def _unusual_characters(content: str) -> list[str]:

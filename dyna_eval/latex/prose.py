@@ -31,7 +31,7 @@ from dyna_eval.reports.integrity import CaveatKind
 from dyna_eval.reports.intervals import Bootstrap
 from dyna_eval.reports.report import Report, Row, baseline_of, best_row, compare_rows, runs_together
 from dyna_eval.reports.statistics import Comparison, pooled_throughput
-from dyna_eval.wording import count, listed
+from dyna_eval.wording import count, listed, rate_text
 
 _SAID_IN_SENTENCES = (CaveatKind.SEPARABILITY, CaveatKind.NODE_CAP)
 """Caveats that the sentences about speed and about the tree say already."""
@@ -85,7 +85,7 @@ def _paragraph(report: Report, rows: Sequence[Row], row: Row) -> list[str]:
     title = rf"\paragraph{{Step {row.step}: {escape_latex(row.label)}.}}"
     if row.figures is None:
         return ["", title, f"This step ({configuration(row)}) has no result: it is {row.state}."]
-    reached = f"With {configuration(row)}, decoding reaches {row.figures.throughput.mean:.1f} tokens/s"
+    reached = f"With {configuration(row)}, decoding reaches {rate_text(row.figures.throughput.mean)} tokens/s"
     speedup = row.versus_baseline
     if row.is_baseline:
         sentences = [f"{reached}; this is the baseline."]
@@ -229,11 +229,11 @@ def _rounds(rows: Sequence[Row], row: Row) -> list[str]:
     if here is None or row.method is Method.AR:
         return []
     emitted = f"emits {here.tokens:.2f} tokens in {here.seconds * 1000:.1f}\\,ms"
-    rate = row.figures.acceptance.draft_rate if row.figures else None
+    taken = row.figures.acceptance.draft_rate if row.figures else None
     accepted = (
         []
-        if rate is None
-        else [f"Its acceptance rate, accepted tokens over drafted levels, is {percent(rate)}."]
+        if taken is None
+        else [f"Its acceptance rate, accepted tokens over drafted levels, is {percent(taken)}."]
     )
     if there is None or previous is None:
         return [f"A round {emitted}.", *accepted]
@@ -296,7 +296,7 @@ def _summary(report: Report, rows: Sequence[Row]) -> list[str]:
     if is_surpassed(best, rows):
         subject = f"Among {THOSE_THAT_MAY_WIN}, step {best.step}"
     sentences = [
-        f"{subject} has the highest throughput, {best.figures.throughput.mean:.1f} tokens/s{factor}."
+        f"{subject} has the highest throughput, {rate_text(best.figures.throughput.mean)} tokens/s{factor}."
     ]
     if alike := _not_separable_from(report, best, rows):
         noun = "steps" if len(alike) > 1 else "step"

@@ -196,7 +196,7 @@ def caption(report: Report, pairs: Sequence[str], style: Style) -> str:
         _what_was_measured(report, everything, style),
         *where_measured(report, pairs),
         *(sentence for pair in pairs for sentence in _what_degrades(rows[pair], several=len(pairs) > 1)),
-        what_is_bold(list(rows.values()), " of each pair" if len(pairs) > 1 else ""),
+        what_is_bold(list(rows.items()), " of each pair" if len(pairs) > 1 else ""),
     ]
     return " ".join(filter(None, sentences))
 
@@ -288,14 +288,17 @@ def _slower(what: str, row: Row, other: Row, comparison: Comparison | None) -> l
     return [f"{what} ({', '.join(filter(None, evidence))})"]
 
 
-def what_is_bold(tables: Sequence[Sequence[Row]], each: str) -> str:
+def what_is_bold(tables: Sequence[tuple[str, Sequence[Row]]], each: str) -> str:
     """Say which cells are bold; the highest speedup is another row's where actors were not equally fast.
 
-    `tables` are the rows of each group of columns, and `each` says of what they are.
+    `tables` are the name and the rows of each group of columns, and `each` says of what they are.
     """
-    best = [(best_row(rows), best_speedup(rows), rows) for rows in tables]
-    if not any(fastest for fastest, _, _ in best):
+    best = [(best_row(rows), best_speedup(rows), rows) for _, rows in tables]
+    without = [name for (name, _), (fastest, _, _) in zip(tables, best, strict=True) if fastest is None]
+    if len(without) == len(tables):
         return ""
+    if without:
+        each += f" except {escape_latex(listed(without))}"
     if any(fastest and is_surpassed(fastest, rows) for fastest, _, rows in best):
         each += f" among {THOSE_THAT_MAY_WIN}"
     if all(fastest is steepest for fastest, steepest, _ in best):

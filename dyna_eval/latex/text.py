@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from dyna_eval.reports import digits
 from dyna_eval.reports.cells import Notes
 from dyna_eval.wording import one_line
 
@@ -68,18 +69,11 @@ def read_text(latex: str) -> str:
     return "".join(_ESCAPED.sub(lambda match: _MEANINGS[match[0]], part) for part in parts)
 
 
-def number(value: float, digits: int) -> str:
-    """Return a factor with so many decimals, or with the few more that keep it from looking like 1."""
-    text = f"{value:.{digits}f}"
-    while float(text) == 1.0 and value != 1.0 and digits < 6:
-        digits += 1
-        text = f"{value:.{digits}f}"
-    return text
+def number(value: float, decimals: int) -> str:
+    """Return a factor as all tables and figures have it."""
+    return digits.factor(value, decimals)
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage with one decimal, or the few more that keep it from looking like 0."""
-    value, digits = abs(share) * 100.0, 1
-    while value and digits < 5 and not float(f"{value:.{digits}f}"):
-        digits += 1
-    return rf"{value:.{digits}f}\,\%"
+    """Return a share as a percentage, without its sign."""
+    return rf"{digits.percent(abs(share))}\,\%"

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from dyna_eval.jobs import Configuration
 from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, CALM, FAINT, GREY, INK
+from dyna_eval.reports import digits
 from dyna_eval.reports.claims import Claim, claim_between, slower_steps
 from dyna_eval.reports.presets import is_pruned_tree, is_unpruned_tree
 from dyna_eval.reports.report import Report, Row
-from dyna_eval.series.measured import Entry, Estimate, baselines, doubts, undrawn
+from dyna_eval.series.measured import MOST_BARS_ABREAST, Entry, Estimate, baselines, doubts, undrawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 _CHARACTER_INCHES = 0.072  # width of a character at the small size, on average
 _BESIDE_INCHES = 1.2  # what the axis and the word beside the baseline take of the width
 _CROWDED = 12  # characters under a bar; with fewer, labels are turned and remarks shortened
-_MANY = 12  # bars; more lie one under another
 _SMALL = 7.5
 
 
@@ -43,13 +43,14 @@ class _Bar:
     @property
     def speedup(self) -> str:
         """Empty where it is not known."""
-        return f"{self.row.versus_baseline.ratio:.2f}×" if self.row.versus_baseline else ""
+        known = digits.speedup(self.row)
+        return f"{known}×" if known else ""
 
     @property
     def short_remark(self) -> str:
         """How slow a slower step is; empty for others."""
         step = self.row.versus_previous
-        return f"▼{step.ratio:.2f}×" if step and self.is_slower else ""
+        return f"▼{digits.factor(step.ratio)}×" if step and self.is_slower else ""
 
 
 def draw(rows: Sequence[Row], report: Report) -> Figure:
@@ -64,17 +65,18 @@ def draw(rows: Sequence[Row], report: Report) -> Figure:
         for row in rows
         if (known := row.figures) is not None
     ]
-    if len(bars) > _MANY:
+    if len(bars) > MOST_BARS_ABREAST:
         return _draw_list(bars, report)
     width = max(3.4, min(1.4 * len(bars), 9.0), _BESIDE_INCHES + 0.65 * len(bars))
     figure = look.new_figure(width, 3.3)
     axes = figure.add_subplot()
     characters = int((width - _BESIDE_INCHES) / len(bars) / _CHARACTER_INCHES)
-    _draw_bars(axes, bars)
+    limit, cut = look.top_of([bar.rate for bar in bars])
+    _draw_bars(axes, bars, limit)
     _draw_baseline(axes, bars)
     _dress(axes, bars, characters)
-    look.write_note(figure, _notes(bars, report, short_remarks=characters < _CROWDED))
-    _annotate(figure, axes, bars, characters)
+    look.write_note(figure, _notes(bars, report, cut=cut, short_remarks=characters < _CROWDED))
+    _annotate(figure, axes, bars, characters, limit)
     return figure
 
 
@@ -92,14 +94,15 @@ def _draw_list(bars: Sequence[_Bar], report: Report) -> Figure:
     base = next((bar.rate for bar in bars if bar.row.is_baseline), None)
     if base is not None:
         axes.axvline(base.value, **look.BASELINE)
-    axes.set_xlim(left=0.0)
+    limit, cut = look.top_of([bar.rate for bar in bars])
+    axes.set_xlim(0.0, limit)
     axes.set_xlabel("Throughput (tokens/s)")
     legend = "Dashed: the baseline. At the right: speedup."
-    look.write_note(figure, [legend, *_notes(bars, report, short_remarks=True)])
+    look.write_note(figure, [legend, *_notes(bars, report, cut=cut, short_remarks=True)])
     return figure
 
 
-def _draw_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
+def _draw_bars(axes: Axes, bars: Sequence[_Bar], limit: float) -> None:
     for x, bar in enumerate(bars):
         axes.bar(
             x,
@@ -112,7 +115,7 @@ def _draw_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
             zorder=2,
         )
         style = {"capsize": 3.0, "capthick": 1.0, "linewidth": 0.9, "zorder": 3}
-        look.whisker(axes, x, bar.rate.value, bar.rate, along="y", **style)
+        look.whisker(axes, x, bar.rate.value, bar.rate, along="y", end=limit, **style)
 
 
 def _draw_baseline(axes: Axes, bars: Sequence[_Bar]) -> None:
@@ -149,12 +152,15 @@ def _dress(axes: Axes, bars: Sequence[_Bar], characters: int) -> None:
     axes.spines[["left", "bottom"]].set_color(GREY)
 
 
-def _annotate(figure: Figure, axes: Axes, bars: Sequence[_Bar], characters: int) -> None:
-    """Write the speedup over each bar and, over that, why a bar is red; then make the axes tall enough."""
-    axes.set_ylim(0.0, 1.08 * max(bar.rate.high for bar in bars))
+def _annotate(figure: Figure, axes: Axes, bars: Sequence[_Bar], characters: int, limit: float) -> None:
+    """Write the speedup over each bar and, over that, why a bar is red; then make the axes tall enough.
+
+    Whiskers end at the limit, so no text stands higher.
+    """
+    axes.set_ylim(0.0, limit)
     written = []
     for x, bar in enumerate(bars):
-        top, lift = bar.rate.high, 3.0
+        top, lift = min(bar.rate.high, limit), 3.0
         if bar.speedup:
             written.append((top, _write(axes, (x, top), bar.speedup, lift, weight="bold")))
             lift += 13.0
@@ -193,13 +199,14 @@ def _make_room(figure: Figure, axes: Axes, written: Sequence[tuple[float, Text]]
     axes.set_ylim(0.0, needed)
 
 
-def _notes(bars: Sequence[_Bar], report: Report, *, short_remarks: bool) -> list[str]:
+def _notes(bars: Sequence[_Bar], report: Report, *, cut: bool, short_remarks: bool) -> list[str]:
     """Say what remarks and whiskers mean, which rows are missing, and which bars are not to be trusted."""
     is_short = short_remarks and any(bar.is_slower for bar in bars)
     entries = [Entry.of(bar.row) for bar in bars]
     return [
         "▼: times the speed of the step before it." if is_short else "",
         look.intervals_note(report, [bar.rate for bar in bars]),
+        look.CUT_OFF if cut else "",
         look.undrawn_note(undrawn(report, entries)),
         *doubts(entries, over=baselines(report, entries)),
     ]
@@ -210,7 +217,7 @@ def _remark(bar: _Bar, following: Row | None) -> str:
     step = bar.row.versus_previous
     if step is None or not bar.is_slower:
         return ""
-    text = f"slower than the step before it ({step.ratio:.2f}×)"
+    text = f"slower than the step before it ({digits.factor(step.ratio)}×)"
     return (
         f"{text}: pruning is essential" if following and _is_mended_by_pruning(bar.row, following) else text
     )

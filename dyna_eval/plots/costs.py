@@ -11,7 +11,15 @@ from dyna_eval.plots.look import BODY, GREY, INK, TINY
 from dyna_eval.reports.cells import method_name
 from dyna_eval.reports.intervals import Interval
 from dyna_eval.reports.report import Report
-from dyna_eval.series.costs import PHASE_NAMES, PHASES, CostChart, CostPoint, PhaseBar
+from dyna_eval.series.costs import (
+    PHASE_NAMES,
+    PHASES,
+    CostChart,
+    CostPoint,
+    PhaseBar,
+    why_no_bar,
+    why_no_point,
+)
 from dyna_eval.series.measured import Estimate, baselines, doubts, undrawn
 
 if TYPE_CHECKING:
@@ -33,6 +41,7 @@ _SIDES = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
 """Where a label may stand beside its point, the best first: (right, up)."""
 _RADII = (5.0, 9.0, 14.0, 20.0, 28.0, 40.0)  # points, in which a label looks for free room
 _FAR = 8.0  # points from which a line joins a label with its point
+_LEGEND_INCHES = 0.35
 _THIN = 0.006  # of the axis; a phase that is thinner in every bar cannot be seen
 _SQUEEZED = (
     2.5  # times the second longest bar: from there on the longest is cut, so that the others can be read
@@ -71,7 +80,7 @@ def draw_cost(chart: CostChart, report: Report) -> Figure:
         *_explained(chart),
         look.intervals_note(report, [p.speedup for p in chart.points]),
         look.CUT_OFF if cut else "",
-        look.undrawn_note(undrawn(report, entries, needs_speedup=True)),
+        look.undrawn_note(undrawn(report, entries, why_no_point)),
     ]
     look.write_note(figure, [*notes, *doubts(entries, over=baselines(report, entries))])
     return figure
@@ -154,8 +163,9 @@ def _label_points(figure: Figure, axes: Axes, chart: CostChart, *, numbered: boo
     axes.set_xlim(axes.get_xlim())
     axes.set_ylim(axes.get_ylim())
     taken, lines = _boxes_of_points(axes, chart.points, figure.dpi), _boxes_of_lines(axes, chart)
-    for point in chart.points:
-        text = f"{point.entry.step}{point.entry.star}" if numbered else look.wrapped(point.entry.starred, 18)
+    entries = [point.entry for point in chart.points]
+    texts = [f"{one.step}{one.star}" for one in entries] if numbered else look.row_labels(entries, 18)
+    for point, text in zip(chart.points, texts, strict=True):
         at = (point.length.value, point.speedup.value)
         label = axes.annotate(
             text,
@@ -242,7 +252,7 @@ def _write_key(axes: Axes, points: Sequence[CostPoint], lines: int, width: float
     room = look.characters(width / _KEY_COLUMNS - 0.25, TINY)
     for index, point in enumerate(points):
         column, line = divmod(index, lines)
-        text = look.wrapped(point.entry.starred, room, 1)
+        text = look.wrapped(point.entry.label, room, 1) + point.entry.star
         where = (column / _KEY_COLUMNS - 0.03, 1.0 - (line + 0.5) / lines)
         axes.text(
             where[0] - 0.015,
@@ -270,8 +280,9 @@ def _write_key(axes: Axes, points: Sequence[CostPoint], lines: int, width: float
 def draw_phases(bars: Sequence[PhaseBar], report: Report, *, as_shares: bool) -> Figure:
     """Return stacked bars of each phase's milliseconds per token, or of its share of decode time."""
     entries = [bar.entry for bar in bars]
-    figure, axes = look.list_figure(entries, pitch=0.27)
-    end = 100.0 if as_shares else 1000.0 * _end_of_axis(bars)
+    figure, axes = look.list_figure(entries, pitch=0.27, above=_LEGEND_INCHES)
+    seconds, is_cut = _end_of_axis(bars)
+    end = 100.0 if as_shares else 1000.0 * seconds
     digits = 2 if max(bar.total.value for bar in bars) < 0.01 else 1
     for y, bar in enumerate(bars):
         scale = 100.0 / bar.total.value if as_shares else 1000.0
@@ -286,24 +297,28 @@ def draw_phases(bars: Sequence[PhaseBar], report: Report, *, as_shares: bool) ->
     axes.set_xlim(0.0, end)
     seen = [phase for phase in PHASES if _widest(bars, phase, end, as_shares=as_shares) >= _THIN]
     _phase_legend(figure, bars, seen)
-    is_cut = not as_shares and any(1000.0 * bar.total.value > end for bar in bars)
+    goes_on = not as_shares and any(1000.0 * bar.total.value > end for bar in bars)
     texts = [
         "" if as_shares else "At the right: the sum, decode time / tokens over all prompts.",
-        "Arrow: the bar goes on to its sum." if is_cut else "",
+        "Arrow: the bar goes on to its sum." if goes_on else "",
         _thin_phases(bars, seen),
         "" if as_shares else look.intervals_note(report, [bar.total for bar in bars]),
-        look.undrawn_note(undrawn(report, entries)),
+        look.CUT_OFF if is_cut and not as_shares else "",
+        look.undrawn_note(undrawn(report, entries, why_no_bar)),
     ]
     look.write_note(figure, [*texts, *doubts(entries)])
     return figure
 
 
-def _end_of_axis(bars: Sequence[PhaseBar]) -> float:
-    """Return where the axis ends, in seconds; before the longest bar's end where it dwarfs all others."""
-    highs = sorted(bar.total.high for bar in bars)
-    if len(highs) > 2 and highs[-1] > _SQUEEZED * highs[-2]:
-        return 1.1 * highs[-2]
-    return 1.05 * highs[-1]
+def _end_of_axis(bars: Sequence[PhaseBar]) -> tuple[float, bool]:
+    """Return where the axis ends, in seconds, and whether an interval of a whole bar reaches beyond it.
+
+    It ends before the longest bar does where that one dwarfs all others.
+    """
+    totals = sorted((bar.total for bar in bars), key=lambda total: total.value)
+    if len(totals) > 2 and totals[-1].value > _SQUEEZED * totals[-2].value:
+        totals.pop()
+    return look.top_of(totals)
 
 
 def _draw_phases_of(axes: Axes, y: int, bar: PhaseBar, scale: float) -> None:

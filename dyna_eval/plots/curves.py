@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dyna_eval.jobs import Scalar
 from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, BODY, INK, SMALL, TINY
+from dyna_eval.reports.digits import factor
 from dyna_eval.reports.report import Report
 from dyna_eval.series.parameters import Parameter, Scale, bare_text
 from dyna_eval.series.swept import (
@@ -51,6 +52,8 @@ def draw_curves(chart: CurveChart, report: Report) -> Figure:
     figure = look.new_figure(width, 2.7 if single else 1.0 + 1.45 * lines)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     styles = _styles(chart)
+    heads = [", ".join(filter(None, [panel.row, panel.column])) for panel in chart.panels]
+    heads = heads if single else look.apart(heads, 26)
     around, between = (0.8, 0.6) if single else (0.5, 0.1)
     inches = (figure.get_figwidth() - around) / columns - between
     for index, axes in enumerate(grid.flat):
@@ -59,13 +62,13 @@ def draw_curves(chart: CurveChart, report: Report) -> Figure:
             continue
         look.dress(axes)
         _draw_panel(axes, chart, chart.panels[index], styles)
-        _head_panel(axes, chart.panels[index], single=single)
+        if heads[index]:
+            axes.set_title(heads[index], fontsize=SMALL, pad=3, parse_math=False)
     _dress_x(grid[-1, 0], chart.x, inches)
     cut = _limit_y(grid[0, 0], chart)
     figure.supylabel(TITLES[chart.measure], fontsize=BODY)
     if single:
         grid[0, 0].set_xlabel(chart.x.title)
-        _label_ends(figure, grid[0, 0], chart.panels[0], styles)
     else:
         look.title_below(grid, len(chart.panels), chart.x.title, inches)
         _legend(figure, chart.names, styles)
@@ -80,6 +83,8 @@ def draw_curves(chart: CurveChart, report: Report) -> Figure:
     ]
     entries = [point.entry for point in points]
     look.write_note(figure, [*notes, *doubts_about(chart.measure, report, entries, with_line=with_line)])
+    if single:  # last: room for labels is told by the height that the rest leaves
+        _label_ends(figure, grid[0, 0], chart.panels[0], styles)
     return figure
 
 
@@ -192,7 +197,7 @@ def _dress_x(axes: Axes, parameter: Parameter, inches: float) -> None:
     texts = [bare_text(value) for value in parameter.values]
     if parameter.scale is Scale.CATEGORY:
         room = look.characters(inches / len(texts), SMALL) - 1
-        texts = [look.literal(look.wrapped(text, room, 3)) for text in texts]
+        texts = [look.literal(text) for text in look.apart(texts, room, 3)]
     else:
         texts = look.fitting_ticks(shares, texts, inches)
     axes.xaxis.set_major_locator(FixedLocator(positions))
@@ -200,25 +205,22 @@ def _dress_x(axes: Axes, parameter: Parameter, inches: float) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _head_panel(axes: Axes, panel: Panel, *, single: bool) -> None:
-    head = ", ".join(filter(None, [panel.row, panel.column]))
-    if head and not single:
-        axes.set_title(look.wrapped(head, 26), fontsize=SMALL, pad=3, parse_math=False)
-    elif head:
-        axes.set_title(head, fontsize=SMALL, parse_math=False)
-
-
 def _label_ends(figure: Figure, axes: Axes, panel: Panel, styles: dict[str, dict[str, Any]]) -> None:
     """Write each curve's name at its right end, in its colour, none over another."""
     named = [curve for curve in panel.curves if curve.name]
+    if not named:
+        return
+    names = look.apart([curve.name for curve in named], 24, 1)
+    lines = max(name.count("\n") + 1 for name in names)
     figure.draw_without_rendering()
     low, high = axes.get_ylim()
-    gap = (high - low) * (SMALL * 1.25 / 72 * figure.dpi) / axes.get_window_extent().height
+    height = SMALL * (1.35 * lines - 0.1) / 72  # inches
+    gap = (high - low) * height * figure.dpi / axes.get_window_extent().height
     axes.set_ylim(low, high)
-    ends = look.spread([curve.points[-1].y.value for curve in named], gap, low, high)
-    for curve, y in zip(named, ends, strict=True):
+    ends = look.spread([curve.points[-1].y.value for curve in named], gap, low + gap / 2, high - gap / 2)
+    for curve, name, y in zip(named, names, ends, strict=True):
         axes.annotate(
-            look.wrapped(curve.name, 24, 1),
+            name,
             (1.03, y),
             xycoords=axes.get_yaxis_transform(),
             verticalalignment="center",
@@ -237,7 +239,7 @@ def _legend(figure: Figure, names: Sequence[str], styles: dict[str, dict[str, An
     widest = max(len(name) for name in named) * SMALL * 0.56 / 72 + 0.5
     legend = figure.legend(
         [Line2D([], [], **styles[name]) for name in named],
-        [look.wrapped(name, 60, 1) for name in named],
+        look.apart(named, 60, 1),
         loc="outside upper center",
         ncols=max(1, min(len(named), int(figure.get_figwidth() / widest))),
         fontsize=SMALL,
@@ -271,11 +273,14 @@ def draw_heat(heat: HeatMap, report: Report) -> Figure:
         Normalize(min(values), max(values) if max(values) > min(values) else None), "cividis"
     )
     framed, why_framed = _framed(heat, report)
+    names = look.apart([panel.name for panel in heat.panels], 34)
     for index, axes in enumerate(grid.flat):
         if index >= len(heat.panels):
             axes.set_visible(False)
             continue
         _draw_heat_panel(axes, heat, heat.panels[index], colors, framed, with_intervals=cell_width > 0.5)
+        if names[index]:
+            axes.set_title(names[index], fontsize=SMALL, pad=3, parse_math=False)
     bar = figure.colorbar(colors, ax=grid, shrink=0.9, aspect=16 * lines, pad=0.02)
     bar.set_label(TITLES[heat.measure], fontsize=SMALL)
     bar.ax.tick_params(labelsize=TINY)
@@ -351,33 +356,40 @@ def _draw_heat_panel(
         if cell in framed:
             frame: dict[str, Any] = {"facecolor": "none", "edgecolor": ALARM, "linewidth": 1.6, "zorder": 3}
             axes.add_patch(Rectangle((corner[0] + 0.03, corner[1] + 0.03), 0.94, 0.94, **frame))
-        _write_cell(axes, at, cell, color, digits, bold=cell in framed, with_interval=with_intervals)
+        more: dict[str, Any] = {"bold": cell in framed, "with_interval": with_intervals}
+        _write_cell(axes, at, cell, color, digits, measure=heat.measure, **more)
     axes.set_xlim(-0.5, len(xs) - 0.5)
     axes.set_ylim(-0.5, len(ys) - 0.5)
     axes.set_xticks(range(len(xs)), [look.literal(bare_text(value)) for value in xs], fontsize=SMALL)
     axes.set_yticks(range(len(ys)), [look.literal(bare_text(value)) for value in ys], fontsize=SMALL)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    if panel.name:
-        axes.set_title(look.wrapped(panel.name, 34), fontsize=SMALL, pad=3, parse_math=False)
 
 
 def _write_cell(
-    axes: Axes, at: tuple[int, int], cell: Cell, color: Any, digits: int, *, bold: bool, with_interval: bool
+    axes: Axes,
+    at: tuple[int, int],
+    cell: Cell,
+    color: Any,
+    digits: int,
+    *,
+    measure: Measure,
+    bold: bool,
+    with_interval: bool,
 ) -> None:
     from matplotlib.colors import to_hex  # noqa: PLC0415
 
     ink = "white" if look.lightness(to_hex(color)) < 55 else INK
     value, known = cell.value.value, cell.value.interval
+    text = factor(value, digits) if measure is Measure.SPEEDUP else f"{value:.{digits}f}"
     box: dict[str, Any] = {"facecolor": color, "edgecolor": "none", "pad": 0.6}
     style: dict[str, Any] = {"horizontalalignment": "center", "verticalalignment": "center"}
     style |= {"color": ink, "zorder": 4}
     low = with_interval and known is not None
-    text = f"{value:.{digits}f}" + cell.entry.star
     axes.text(
         at[0],
         at[1] + (0.14 if low else 0.0),
-        text,
+        text + cell.entry.star,
         fontsize=SMALL,
         fontweight="bold" if bold else "normal",
         bbox=box,

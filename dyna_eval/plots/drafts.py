@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, BODY, CALM, INK, SERIES, SMALL, TINY
 from dyna_eval.reports.report import Report
-from dyna_eval.series.drafts import DepthRates, TreeSizes
+from dyna_eval.series.drafts import DepthRates, TreeSizes, why_no_rates, why_no_sizes
 from dyna_eval.series.measured import Estimate, doubts, undrawn
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def draw_depths(rows: Sequence[DepthRates], report: Report) -> Figure:
     figure = look.new_figure(width, 0.75 + lines * 1.3)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     deepest = max(len(row.marginal) for row in rows)
+    room = look.characters((width - 0.4) / columns - 0.15, TINY)
+    titles = look.row_labels([row.entry for row in rows], room, 3)
     for index, axes in enumerate(grid.flat):
         if index >= len(rows):
             axes.set_visible(False)
@@ -37,9 +39,7 @@ def draw_depths(rows: Sequence[DepthRates], report: Report) -> Figure:
         look.dress(axes, grid="both")
         _draw_rates(axes, rows[index].marginal, SERIES[0], "o", "-", shift=-0.06)
         _draw_rates(axes, rows[index].conditional, SERIES[1], "s", (0, (3, 1.2)), shift=0.06)
-        room = look.characters((width - 0.4) / columns, TINY)
-        title = look.wrapped(rows[index].entry.starred, room, 3)
-        axes.set_title(title, fontsize=TINY, pad=2.5, parse_math=False)
+        axes.set_title(titles[index], fontsize=TINY, pad=2.5, parse_math=False)
     first = grid[0, 0]
     first.set_xlim(0.6, deepest + 0.4)
     first.set_ylim(0.0, 1.05)
@@ -54,7 +54,7 @@ def draw_depths(rows: Sequence[DepthRates], report: Report) -> Figure:
     notes = [
         intervals,
         "None where a prompt never got so deep." if intervals else "",
-        look.undrawn_note(undrawn(report, entries)),
+        look.undrawn_note(undrawn(report, entries, why_no_rates)),
     ]
     look.write_note(figure, [*notes, *doubts(entries)])
     return figure
@@ -109,7 +109,7 @@ def draw_tree_sizes(rows: Sequence[TreeSizes], report: Report) -> Figure:
         " Triangle: median.",
         "Hatched: the node cap stopped growth in some rounds." if any(r.capped_share for r in rows) else "",
         "The axis is logarithmic; at large sizes a bar covers several." if axis.is_wide else "",
-        look.undrawn_note(undrawn(report, entries)),
+        look.undrawn_note(undrawn(report, entries, why_no_sizes)),
         *doubts(entries),
     ]
     look.write_note(figure, texts)

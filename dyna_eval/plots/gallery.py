@@ -153,7 +153,9 @@ def _curves(request: _Request, pair_slug: str) -> Iterator[Drawing]:
     if not axes:
         raise NothingToDrawError("no method has a parameter that takes several values")
     for x in axes:
-        spanned = span(known, x=x, curves=wish.curves, row=wish.row, column=wish.column)
+        spanned = span(
+            known, x=x, curves=wish.curves, row=wish.row, column=wish.column, among=request.report.rows
+        )
         chart = curve_chart(request.measured, rows, spanned, wish.measure)
         by = slug(" ".join(spanned.names[1:]))
         stem = f"curves-{wish.measure}-{slug(spanned.x)}" + (f"-by-{by}" if by else "")

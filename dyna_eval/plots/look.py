@@ -11,6 +11,7 @@ import os
 import textwrap
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +20,7 @@ from dyna_eval.errors import InputError
 from dyna_eval.mistakes import shown
 from dyna_eval.reports.cells import confidence_level
 from dyna_eval.reports.report import Report
-from dyna_eval.series.measured import Entry, Estimate
+from dyna_eval.series.measured import Entry, Estimate, Undrawn
 from dyna_eval.whole_file import write_whole
 from dyna_eval.wording import count
 
@@ -46,6 +47,8 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.
 FORMATS = ("pdf", "svg", "png")
 _NAMED = 4  # rows that a note names; of more it tells the number
 _LINE_INCHES = 0.1  # of the note; figures have room for two lines of it
+_LEADING = 1.35  # from line to line of a label and to the next one, by the size of its type
+_MOST_LINES = 6  # of a name that is to be told from others
 _LAYOUT_PASSES = 3  # room for labels changes the axes, which changes the room
 _CHARACTER_EMS = 0.56  # width of a character on average
 _CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "SimHei")
@@ -174,6 +177,40 @@ def wrapped(text: str, width: int, lines: int = 2) -> str:
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
 
 
+def apart(texts: Sequence[str], width: int, lines: int = 2, *, most: int = _MOST_LINES) -> list[str]:
+    """Return texts as `wrapped`, in up to `most` lines where two of them would be cut to the same."""
+    found = [wrapped(text, width, lines) for text in texts]
+    for more in range(lines + 1, most + 1):
+        alike = _alike(found, texts)
+        found = [
+            wrapped(text, width, more) if one in alike else one
+            for one, text in zip(found, texts, strict=True)
+        ]
+    return found
+
+
+def row_labels(entries: Sequence[Entry], width: int, lines: int = 2) -> list[str]:
+    """Return rows' labels, in at most so many lines or, where that tells two apart, one more.
+
+    Those that cannot be told apart even so have their steps before them. A star is never cut off.
+    """
+    texts = [entry.label for entry in entries]
+    found = apart(texts, width, lines, most=lines + 1)
+    alike = _alike(found, texts)
+    return [
+        (wrapped(f"{entry.step}: {entry.label}", width, lines) if one in alike else one) + entry.star
+        for one, entry in zip(found, entries, strict=True)
+    ]
+
+
+def _alike(found: Sequence[str], texts: Sequence[str]) -> set[str]:
+    """Return what stands for several different texts."""
+    stands_for: dict[str, set[str]] = {}
+    for one, text in zip(found, texts, strict=True):
+        stands_for.setdefault(one, set()).add(text)
+    return {one for one, own in stands_for.items() if len(own) > 1}
+
+
 def literal(text: str) -> str:
     """Return text that is printed as it stands where `parse_math` does not reach: in ticks of shared axes."""
     return text.replace("$", r"\$")
@@ -194,13 +231,15 @@ def left_out_note(labels: Sequence[str], why: str) -> str:
     return f"Not drawn{names}: {count(len(labels), 'row')} {why}."
 
 
-def undrawn_note(rows: Sequence[str]) -> str:
-    """Name the rows that have no result to draw, each with why, or say how many where they are not few."""
+def undrawn_note(rows: Sequence[Undrawn]) -> str:
+    """Name the rows that are not drawn, each with why, or where they are many count them by their reasons."""
     if not rows:
         return ""
-    return (
-        f"Not drawn: {', '.join(rows)}." if len(rows) <= _NAMED else left_out_note(rows, "without a result")
-    )
+    if len(rows) <= _NAMED:
+        return f"Not drawn: {', '.join(map(str, rows))}."
+    reasons = Counter(row.why for row in rows)
+    counts = [f"{count(times, 'row')} ({why})" for why, times in reasons.items()]
+    return f"Not drawn: {', '.join(counts)}."
 
 
 def write_note(figure: Figure, texts: Iterable[str]) -> None:
@@ -240,31 +279,47 @@ def title_below(grid: Any, panels: int, title: str, inches: float) -> None:
         axes.set_xlabel(wrapped(title, characters(inches, SMALL)), fontsize=SMALL)
 
 
-def list_figure(entries: Sequence[Entry], *, pitch: float = 0.3) -> tuple[Figure, Axes]:
+def list_figure(entries: Sequence[Entry], *, pitch: float = 0.3, above: float = 0.0) -> tuple[Figure, Axes]:
     """Return a figure with a line for each row from top to bottom, its label at the left.
 
-    The line of row i is at y = i, and `pitch` is its height in inches where rows are few.
+    The line of row i is at y = i, and `pitch` is its height in inches where rows are few and labels short.
+    `above` are the inches that a legend takes.
     """
-    width = COLUMN if len(entries) <= 8 else 5.2
+    width, size = (COLUMN, SMALL) if len(entries) <= 8 else (5.2, TINY)
+    texts = row_labels(entries, characters(0.36 * width, size))
     pitch = pitch if len(entries) <= 16 else pitch * 0.75
-    figure = new_figure(width, 0.95 + pitch * len(entries))
+    lines = max(text.count("\n") + 1 for text in texts)
+    needed = above + lines * size * _LEADING / 72 * len(entries)
+    figure = new_figure(width, 0.95 + max(pitch * len(entries), needed))
     axes = figure.add_subplot()
     dress(axes, grid="x")
-    room = characters(0.36 * width, TINY if len(entries) > 8 else SMALL)
-    labels = [wrapped(entry.starred, room) for entry in entries]
-    axes.set_yticks(range(len(entries)), labels, parse_math=False)
-    axes.tick_params(axis="y", length=0, labelsize=TINY if len(entries) > 8 else SMALL)
+    axes.set_yticks(range(len(entries)), texts, parse_math=False)
+    axes.tick_params(axis="y", length=0, labelsize=size)
     axes.set_ylim(len(entries) - 0.45, -0.55)
     return figure, axes
 
 
-def whisker(axes: Axes, x: float, y: float, known: Estimate, *, along: str, **style: Any) -> None:
-    """Draw an interval `along` x or y, around a point; nothing where it is not known."""
+def whisker(
+    axes: Axes,
+    x: float,
+    y: float,
+    known: Estimate,
+    *,
+    along: str,
+    end: float = float("inf"),
+    **style: Any,
+) -> None:
+    """Draw an interval `along` x or y, around a point; nothing where it is not known.
+
+    One that reaches beyond `end` has an arrow there.
+    """
     if known.interval is None:
         return
     options: dict[str, Any] = {"color": INK, "capsize": 2.0, "linewidth": 0.8, "capthick": 0.8, "zorder": 4}
-    options[f"{along}err"] = [[known.value - known.low], [known.high - known.value]]
-    axes.errorbar(x, y, fmt="none", **(options | style))
+    options[f"{along}err"] = [[known.value - known.low], [min(known.high, end) - known.value]]
+    _, caps, _ = axes.errorbar(x, y, fmt="none", **(options | style))
+    if known.high > end:
+        caps[-1].set(marker=">" if along == "x" else "^", markersize=4.5, markeredgewidth=0.0)
 
 
 def top_of(known: Iterable[Estimate]) -> tuple[float, bool]:

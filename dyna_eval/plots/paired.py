@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from dyna_eval.plots import look
 from dyna_eval.plots.look import BODY, CALM, INK, SMALL
+from dyna_eval.reports.digits import factor
 from dyna_eval.reports.report import Report
 from dyna_eval.series.measured import baselines, doubts, undrawn
-from dyna_eval.series.paired import PairedSpeedups
+from dyna_eval.series.paired import PairedSpeedups, why_unpaired
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _GOLDEN = 0.618034  # its multiples spread dots evenly
 _WIDE = 8.0  # ratio of the highest to the lowest from which the axis is logarithmic
+_REACH = 2.5  # times the highest dot, and one over that of the lowest: intervals beyond are cut
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _DECADES = (0.001, 0.01, 0.1, 1, 10, 100, 1000)
 
@@ -40,7 +42,7 @@ def draw_paired(rows: Sequence[PairedSpeedups], report: Report) -> Figure:
             zorder=2,
         )
         _draw_mean(axes, y, row)
-    _scale(axes, [ratio for row in rows for _, ratio in row.ratios])
+    cut = _scale(axes, rows)
     axes.set_xlabel("Speedup per prompt (×)", fontsize=BODY)
     texts = [
         "Dots: prompts. Diamond and number: their geometric mean (the table has the ratio of means);"
@@ -51,7 +53,8 @@ def draw_paired(rows: Sequence[PairedSpeedups], report: Report) -> Figure:
         [
             *texts,
             look.intervals_note(report, [row.geometric_mean for row in rows]),
-            look.undrawn_note(undrawn(report, entries, needs_speedup=True)),
+            look.CUT_OFF if cut else "",
+            look.undrawn_note(undrawn(report, entries, why_unpaired)),
             *doubts(entries, over=baselines(report, entries)),
         ],
     )
@@ -72,16 +75,21 @@ def _draw_mean(axes: Axes, y: int, row: PairedSpeedups) -> None:
         markeredgewidth=0.9,
         zorder=5,
     )
-    look.beside(axes, y, f"{mean.value:.2f}×")
+    look.beside(axes, y, f"{factor(mean.value)}×")
 
 
-def _scale(axes: Axes, ratios: Sequence[float]) -> None:
+def _scale(axes: Axes, rows: Sequence[PairedSpeedups]) -> bool:
+    """Let all dots be seen, and intervals as far as that leaves room; return whether some are cut."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: PLC0415
 
-    low, high = min(*ratios, 1.0), max(*ratios, 1.0)
+    ratios, means = [ratio for row in rows for _, ratio in row.ratios], [row.geometric_mean for row in rows]
+    lowest, highest = min(*ratios, 1.0), max(*ratios, 1.0)
+    low = min(lowest, max(lowest / _REACH, min(mean.low for mean in means)))
+    high = max(highest, min(highest * _REACH, max(mean.high for mean in means)))
+    cut = any(mean.low < low or mean.high > high for mean in means)
     if high / low < _WIDE:
         axes.set_xlim(max(0.0, low - 0.06 * (high - low)), high + 0.06 * (high - low))
-        return
+        return cut
     axes.set_xscale("log")
     axes.set_xlim(low / 1.15, high * 1.15)
     ticks = _TICKS if high / low < 200 else _DECADES
@@ -89,3 +97,4 @@ def _scale(axes: Axes, ratios: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.tick_params(axis="x", labelsize=SMALL)
+    return cut

@@ -5,19 +5,35 @@ from __future__ import annotations
 from dyna_eval.reports.intervals import Interval
 from dyna_eval.reports.report import Row
 from dyna_eval.reports.statistics import Comparison
+from dyna_eval.wording import rate_decimals, rate_text
+
+
+def factor(value: float, decimals: int = 2) -> str:
+    """Return a ratio with so many decimals, or with the few more that keep it from looking like 1."""
+    return _unlike(1.0, value, decimals, 6)
+
+
+def percent(share: float, *, sign: str = "-") -> str:
+    """Return a share in percent with one decimal, or with the few more that keep it from looking like 0.
+
+    With `sign` + a share above 0 has one, too.
+    """
+    return _unlike(0.0, share * 100.0, 1, 5, sign)
 
 
 def throughput(row: Row) -> str | None:
     """Return the mean tokens per second."""
-    return f"{row.figures.throughput.mean:.1f}" if row.figures else None
+    return rate_text(row.figures.throughput.mean) if row.figures else None
 
 
 def throughput_std(row: Row) -> str | None:
-    return _rounded(row.figures.throughput.std, 1) if row.figures else None
+    """Return the deviation of the tokens per second, with as many decimals as their mean has."""
+    known = row.figures.throughput if row.figures else None
+    return _rounded(known.std, rate_decimals(known.mean)) if known else None
 
 
 def speedup(row: Row) -> str | None:
-    return f"{row.versus_baseline.ratio:.2f}" if row.versus_baseline else None
+    return factor(row.versus_baseline.ratio) if row.versus_baseline else None
 
 
 def speedup_interval(row: Row) -> str | None:
@@ -25,21 +41,21 @@ def speedup_interval(row: Row) -> str | None:
 
 
 def speedup_low(row: Row) -> str | None:
-    return f"{row.speedup_interval.low:.2f}" if row.speedup_interval else None
+    return factor(row.speedup_interval.low) if row.speedup_interval else None
 
 
 def speedup_high(row: Row) -> str | None:
-    return f"{row.speedup_interval.high:.2f}" if row.speedup_interval else None
+    return factor(row.speedup_interval.high) if row.speedup_interval else None
 
 
 def bounds(interval: Interval | None, decimals: int = 2) -> str | None:
-    """Return an interval as `[1.20, 1.40]`."""
-    return f"[{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]" if interval else None
+    """Return the interval of a ratio as `[1.20, 1.40]`."""
+    return f"[{factor(interval.low, decimals)}, {factor(interval.high, decimals)}]" if interval else None
 
 
 def gain(comparison: Comparison | None, *, sign: str = "-") -> str | None:
     """Return by how many percent a row is faster than another one; with `sign` + gains have one, too."""
-    return None if comparison is None else f"{(comparison.ratio - 1.0) * 100.0:{sign}.1f}"
+    return None if comparison is None else percent(comparison.ratio - 1.0, sign=sign)
 
 
 def gain_over_previous(row: Row) -> str | None:
@@ -71,7 +87,8 @@ def ttft(row: Row) -> str | None:
 
 def end_to_end(row: Row) -> str | None:
     """Return the mean tokens per second, prefill included."""
-    return _rounded(row.figures.throughput.end_to_end, 1) if row.figures else None
+    known = row.figures.throughput.end_to_end if row.figures else None
+    return None if known is None else rate_text(known)
 
 
 def nodes(row: Row) -> str | None:
@@ -102,8 +119,18 @@ def memory(row: Row) -> str | None:
     return None if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**30:.2f}"
 
 
-def _scaled(value: float | None, factor: float) -> str | None:
-    return None if value is None else f"{value * factor:.1f}"
+def _unlike(other: float, value: float, decimals: int, most: int, sign: str = "-") -> str:
+    """Return a number with the fewest decimals that tell it from another one; with the fewest of all, and as
+    that one, where `most` do not."""
+    for tried in range(decimals, most + 1):
+        text = f"{value:{sign}.{tried}f}"
+        if float(text) != other:
+            return text
+    return f"{other:{sign}.{decimals}f}"
+
+
+def _scaled(value: float | None, by: float) -> str | None:
+    return None if value is None else f"{value * by:.1f}"
 
 
 def _rounded(value: float | None, decimals: int) -> str | None:

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from dyna_eval.jobs import Method, SweepState
 from dyna_eval.reports.counts import Identical, all_files, doubted_prompts, identical_rows
+from dyna_eval.reports.digits import factor
 from dyna_eval.reports.imported import ImportedFile, ImportedRow, ImportedSample, ImportedSweep
 from dyna_eval.reports.integrity import Caveat, CaveatKind, mixed_caveats, row_caveats
 from dyna_eval.reports.intervals import Bootstrap
@@ -189,7 +190,8 @@ def pruning_caveats(rows: Sequence[Row], pair: str) -> list[Caveat]:
         if _is_tree(row, shape) and row.params.get("threshold") and plain:
             nearest = min(plain, key=lambda one: (abs(one.step - row.step), -one.step))
             if (ratio := compare_rows(row, nearest, None)) is not None:
-                texts.append(f"D={shape[0]}, B={shape[1]}, τ={row.params['threshold']}: {ratio.ratio:.2f}")
+                shown = factor(ratio.ratio)
+                texts.append(f"D={shape[0]}, B={shape[1]}, τ={row.params['threshold']}: {shown}")
     if not texts:
         return []
     return [Caveat(f"pruned over unpruned trees: {'; '.join(texts)}", CaveatKind.PRUNING)]

@@ -19,6 +19,7 @@ from dyna_eval.records import ResultOrigin, StoredJob, StoredSentinel
 from dyna_eval.reports.intervals import Bootstrap
 from dyna_eval.reports.samples import SampleTable
 from dyna_eval.reports.statistics import Comparison, Figures, Run, compare, prompt_throughputs
+from dyna_eval.wording import rate_text
 
 PACE_TOLERANCE = 0.05
 """Sentinels within 5 % of each other are called equal, however narrow their interval."""
@@ -128,7 +129,7 @@ def actor_caveats(sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap) -> 
     texts = [text for actor, own in by_actor.items() for text in _drift(actor, own, bootstrap)]
     speeds = actor_speeds(sentinels)
     if len(speeds) > 1 and max(speeds.values()) > min(speeds.values()) * (1.0 + PACE_TOLERANCE):
-        each = ", ".join(f"{actor} {speed:.1f}" for actor, speed in speeds.items())
+        each = ", ".join(f"{actor} {rate_text(speed)}" for actor, speed in speeds.items())
         texts.append(
             f"actors are not equally fast (AR tokens/s: {each}): compare speedups, which are"
             " taken against each actor's own AR runs, rather than throughputs"
@@ -221,8 +222,8 @@ def _drift(actor: str, sentinels: Sequence[StoredSentinel], bootstrap: Bootstrap
     if change is None or change.ratio <= 1.0 + PACE_TOLERANCE or change.separable is False:
         return []
     return [
-        f"actor {actor} drifted: its own AR runs range from {fmean(slowest.values()):.1f}"
-        f" to {fmean(fastest.values()):.1f} tokens/s"
+        f"actor {actor} drifted: its own AR runs range from {rate_text(fmean(slowest.values()))}"
+        f" to {rate_text(fmean(fastest.values()))} tokens/s"
     ]
 
 

@@ -14,6 +14,7 @@ from dyna_eval.errors import InputError
 from dyna_eval.jobs import digest
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.counts import all_files
+from dyna_eval.reports.digits import factor, percent
 from dyna_eval.reports.imported import ImportedFile, ImportedSweep
 from dyna_eval.reports.imported_report import confidence_of, imported_report, pruning_caveats
 from dyna_eval.reports.integrity import Caveat, CaveatKind, mixed_caveats, separability_caveats
@@ -38,6 +39,7 @@ from dyna_eval.reports.workloads import (
     sweeps_models_difference,
     workload_differences,
 )
+from dyna_eval.wording import rate_text
 
 Part = SweepRecord | ImportedSweep
 _Settings = TypeVar("_Settings")
@@ -308,7 +310,7 @@ def _own_speedup(row: Row, one: Candidate, members: Sequence[_Member]) -> list[C
     own = compare_rows(one.row, base, Bootstrap(confidence=members[one.part].report.confidence))
     if own is None:
         return []
-    return [Caveat(f"against its own sweep's baseline its speedup is {own.ratio:.2f}")]
+    return [Caveat(f"against its own sweep's baseline its speedup is {factor(own.ratio)}")]
 
 
 def _lost_interval(row: Row, one: Candidate) -> list[Caveat]:
@@ -378,10 +380,10 @@ def _baselines(first: _Member, other: _Member, pair: str) -> str:
     rates = [row.figures.throughput.mean for row in (base, own) if row is not None and row.figures]
     if len(rates) < 2 or min(rates) <= 0.0:
         return f"the baselines of {names} cannot be compared: one of them has no result"
-    apart = (max(rates) / min(rates) - 1.0) * 100.0
+    apart = percent(max(rates) / min(rates) - 1.0)
     return (
-        f"the baselines of {names} are {rates[0]:.1f} and {rates[1]:.1f} tokens/s, {apart:.1f} % apart;"
-        " that baselines agree does not show that the work was the same"
+        f"the baselines of {names} are {rate_text(rates[0])} and {rate_text(rates[1])} tokens/s,"
+        f" {apart} % apart; that baselines agree does not show that the work was the same"
     )
 
 

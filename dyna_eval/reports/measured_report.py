@@ -45,7 +45,7 @@ from dyna_eval.reports.statistics import (
     paced_throughputs,
 )
 from dyna_eval.reports.tuning import entry_of, split_record
-from dyna_eval.wording import count
+from dyna_eval.wording import count, rate_text
 
 PAST_ANSWERS = (
     "prompts in a chat template, without stop_at_eos: text behind the end of an answer repeats itself, which"
@@ -234,8 +234,9 @@ def _choice_text(choice: Choice, fastest: Row | None, *, unequal: bool) -> str:
     """Say what was chosen; `unequal` where slower actors ran it, so that another has a higher throughput."""
     prompts = count(choice.tuning_prompts, "tuning prompt")
     text = (
-        f"'{choice.label}' was chosen on {prompts}, the fastest there ({choice.throughput:.1f} tokens/s"
-        f"{', on a slower actor than others' if unequal else ''}); all figures are over the other prompts"
+        f"'{choice.label}' was chosen on {prompts}, the fastest there ({rate_text(choice.throughput)}"
+        f" tokens/s{', on a slower actor than others' if unequal else ''});"
+        " all figures are over the other prompts"
     )
     if fastest is not None and fastest.label != choice.label:
         text += f", on which '{fastest.label}' is the fastest"

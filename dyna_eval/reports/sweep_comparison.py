@@ -18,6 +18,7 @@ from enum import StrEnum
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import GenerationSpec, canonical_json, generation_digest
 from dyna_eval.reports.claims import is_explained_by_load
+from dyna_eval.reports.digits import bounds, factor, percent
 from dyna_eval.reports.integrity import Environments, environment_difference
 from dyna_eval.reports.intervals import Bootstrap, Interval
 from dyna_eval.reports.report import Report, Row, baseline_of, noise_apart
@@ -187,11 +188,11 @@ def _regressed(ratio: Comparison, bound: float) -> bool:
 
 
 def _slower_text(match: Match, ratio: Comparison) -> str:
-    text = f"{(1.0 - ratio.ratio) * 100.0:.1f} % slower"
+    text = f"{percent(1.0 - ratio.ratio)} % slower"
     if ratio.interval is None:
         text += ", no interval"
     else:
-        text += f", ratio {ratio.ratio:.3f} [{ratio.interval.low:.3f}, {ratio.interval.high:.3f}]"
+        text += f", ratio {factor(ratio.ratio, 3)} {bounds(ratio.interval, 3)}"
     if is_explained_by_load(match.b, match.a):
         text += f"; in doubt: {'; '.join(match.b.slowed)}"
     return text

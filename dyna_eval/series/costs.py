@@ -77,6 +77,11 @@ def cost_chart(measured: Measured, pair: str) -> CostChart:
     return CostChart(points=tuple(points), line=_line(_calibrations(measured, pair), longest))
 
 
+def why_no_point(row: Row) -> str:
+    """Say what a row lacks that has figures and no point on the chart."""
+    return "speedup unknown" if row.versus_baseline is None else "acceptance length unknown"
+
+
 def full_acceptance_speedup(calibrations: Sequence[Calibration], length: float) -> float:
     """Return the speedup at an acceptance length L if a chain of L - 1 draft tokens were always accepted.
 
@@ -94,6 +99,11 @@ def phase_bars(measured: Measured, pair: str) -> tuple[PhaseBar, ...]:
     if not any(bar.phases for bar in bars):
         raise NothingToDrawError("no row's phases were timed")
     return bars
+
+
+def why_no_bar(_row: Row) -> str:
+    """Say what a row lacks that has figures and no bar."""
+    return "phases unknown"
 
 
 def _bar(measured: Measured, row: Row) -> PhaseBar | None:

@@ -70,6 +70,14 @@ def depth_rates(measured: Measured, pair: str) -> tuple[DepthRates, ...]:
     return tuple(found)
 
 
+def why_no_rates(row: Row) -> str:
+    """Say what a row lacks that has figures and no rates by depth; nothing of one without a draft."""
+    if row.method.is_target_alone or row.figures is None:
+        return ""
+    known = row.figures.acceptance.marginal_rates
+    return "acceptance by depth unknown" if known is None else "no draft token accepted"
+
+
 def tree_sizes(
     measured: Measured, pair: str, by_job: Mapping[int, Mapping[int, int]]
 ) -> tuple[TreeSizes, ...]:
@@ -96,6 +104,11 @@ def tree_sizes(
     if not found:
         raise NothingToDrawError("no rounds of a method that drafts are stored")
     return tuple(found)
+
+
+def why_no_sizes(row: Row) -> str:
+    """Say what a row lacks that has figures and no tree sizes; nothing of one without a draft."""
+    return "" if row.method.is_target_alone else "tree sizes unknown"
 
 
 def _rate(measured: Measured, row: Row, rate: float, depth: int, before: int) -> Estimate:

@@ -16,6 +16,8 @@ from dyna_eval.reports.samples import Floats, SampleTable
 from dyna_eval.reports.tuning import reported_record
 from dyna_eval.wording import one_line
 
+MOST_BARS_ABREAST = 12
+"""Bars of the ablation chart; more lie one under another, with their speedups at the right."""
 _MOST_DOUBTS = 700
 """Characters of the reasons for doubt under a figure."""
 
@@ -77,20 +79,36 @@ def baselines(report: Report, entries: Iterable[Entry], *, timed: bool = True) -
     return [Entry.of(row, timed=timed) for row in found if row is not None]
 
 
-def undrawn(report: Report, entries: Iterable[Entry], *, needs_speedup: bool = False) -> tuple[str, ...]:
-    """Name the rows of a figure's pairs that have no result to draw, each with why: `A (failed)`."""
-    pairs = {entry.pair for entry in entries}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undrawn:
+    """A row that a figure is about and does not show; as text `A (failed)`."""
+
+    label: str
+    why: str
+
+    @classmethod
+    def of(cls, row: Row, why: str) -> Undrawn:
+        """Name a row with its state where it has no result, else with what a figure lacks of it."""
+        return cls(label=one_line(row.label), why=why if row.figures else str(row.state))
+
+    def __str__(self) -> str:
+        return f"{self.label} ({self.why})"
+
+
+def undrawn(
+    report: Report, entries: Iterable[Entry], why: Callable[[Row], str] = lambda _: ""
+) -> tuple[Undrawn, ...]:
+    """Name the rows of a figure's pairs that are not among its entries.
+
+    `why` says what is not known of a row that has figures; nothing where the figure is not about it.
+    """
+    entries = list(entries)
+    pairs, shown = {entry.pair for entry in entries}, {(entry.pair, entry.step) for entry in entries}
     return tuple(
-        undrawn_name(row, "speedup")
+        Undrawn.of(row, why(row))
         for row in report.rows
-        if row.pair in pairs and (row.figures is None or (needs_speedup and row.versus_baseline is None))
+        if row.pair in pairs and (row.pair, row.step) not in shown and (row.figures is None or why(row))
     )
-
-
-def undrawn_name(row: Row, unknown: str) -> str:
-    """Name a row with its state where it has no result, else with what is not known of it."""
-    why = str(row.state) if row.figures is None else f"{unknown} unknown"
-    return f"{one_line(row.label)} ({why})"
 
 
 def doubts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dyna_eval.errors import NothingToDrawError
-from dyna_eval.reports.report import baseline_of, rates_together
+from dyna_eval.reports.report import Row, baseline_of, rates_together
 from dyna_eval.series.measured import Entry, Estimate, Measured
 
 
@@ -37,3 +37,10 @@ def paired_speedups(measured: Measured, pair: str) -> tuple[PairedSpeedups, ...]
     if not found:
         raise NothingToDrawError("no row's prompts can be paired with the baseline's")
     return tuple(found)
+
+
+def why_unpaired(row: Row) -> str:
+    """Say what a row lacks that has figures and is not paired; nothing of the baseline, which others are."""
+    if row.is_baseline:
+        return ""
+    return "speedup unknown" if row.versus_baseline is None else "paired speedup unknown"

@@ -142,16 +142,18 @@ def span(
     curves: Sequence[str] = (),
     row: str | None = None,
     column: str | None = None,
+    among: Sequence[Row] = (),
 ) -> Span:
     """Choose what spans a figure of some rows; what is not chosen is filled with what else is swept.
 
-    Raises InputError for a name that is not swept, which tells the nearest one and all that are;
-    NothingToDrawError where nothing is swept.
+    `among` are all rows of the sweep, where the figure is of some of them. Raises InputError for a name that
+    is not swept, which tells the nearest one and all that are; NothingToDrawError where nothing is swept, or
+    the name by other rows alone.
     """
     known = swept(rows)
     given = [name for name in (x, *curves, row, column) if name is not None]
     for name in given:
-        require_swept(name, known)
+        require_swept(name, rows, among)
     twice = next((name for name in given if given.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{twice!r} spans two dimensions of the figure; use it once")
@@ -174,10 +176,13 @@ def span(
     return Span(x=x, curves=tuple(curves), row=row, column=column)
 
 
-def require_swept(name: str, known: Sequence[str]) -> None:
-    """Raise InputError unless a parameter is among the swept ones."""
-    if name in known:
+def require_swept(name: str, rows: Sequence[Row], among: Sequence[Row] = ()) -> None:
+    """Raise InputError unless a parameter is swept, NothingToDrawError where it is by other rows alone."""
+    if name in swept(rows):
         return
+    known = swept([*rows, *among])
+    if name in known:
+        raise NothingToDrawError(f"no finished rows sweep {name}")
     if not known:
         raise NothingToDrawError("no parameter takes several values")
     every = [*_OF_ROWS, *(field for method in METHODS.values() for field in method.model_fields)]

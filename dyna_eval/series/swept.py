@@ -12,14 +12,13 @@ from dyna_eval.jobs import Scalar
 from dyna_eval.reports.claims import is_drawn_slower
 from dyna_eval.reports.report import Report, Row, RowState, baseline_of
 from dyna_eval.reports.statistics import Figures
-from dyna_eval.series.measured import Entry, Estimate, Measured, baselines, doubts, undrawn_name
+from dyna_eval.series.measured import Entry, Estimate, Measured, Undrawn, baselines, doubts
 from dyna_eval.series.parameters import (
     Parameter,
     Span,
     independent,
     require_swept,
     separate,
-    swept,
     taking_part,
     value_of,
     value_text,
@@ -104,8 +103,8 @@ class CurveChart:
     """Labels of the rows whose method does not sweep x."""
     repeated: tuple[str, ...]
     """Labels of the rows that are alike in all to one that is drawn, as those of a joined sweep may be."""
-    undrawn: tuple[str, ...]
-    """The rows that sweep x and have no result, with why."""
+    undrawn: tuple[Undrawn, ...]
+    """The rows that sweep x and have no result."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -140,8 +139,8 @@ class HeatMap:
     """Labels of the rows that do not sweep both, or are alone in what else they have."""
     repeated: tuple[str, ...]
     """Labels of the rows that are alike in all to one that is drawn, as those of a joined sweep may be."""
-    undrawn: tuple[str, ...]
-    """The rows that sweep both and have no result, with why."""
+    undrawn: tuple[Undrawn, ...]
+    """The rows that sweep both and have no result."""
     is_final: bool
     """Whether no row that sweeps both is queued or runs: one to come may be the highest."""
 
@@ -237,7 +236,7 @@ def heat_map(
         raise NothingToDrawError(f"no row has a {measure}")
     x, y = axes or _axes_by_default(known)
     for name in (x, y):
-        require_swept(name, swept(known))
+        require_swept(name, known, measured.report.rows)
     if x == y:
         raise InputError(f"a heat map needs two parameters, not {x!r} twice")
     part, expected = (_sweeping(some, x, y) for some in (known, rows))
@@ -394,5 +393,5 @@ def _labels(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(one_line(row.label) for row in rows if not row.is_baseline)
 
 
-def _undrawn(rows: Sequence[Row], measure: Measure) -> tuple[str, ...]:
-    return tuple(undrawn_name(row, str(measure)) for row in rows)
+def _undrawn(rows: Sequence[Row], measure: Measure) -> tuple[Undrawn, ...]:
+    return tuple(Undrawn.of(row, f"{measure} unknown") for row in rows)

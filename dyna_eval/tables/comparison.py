@@ -20,6 +20,7 @@ from dyna_eval.reports.cells import (
     speedup_cell,
     throughput_cell,
 )
+from dyna_eval.reports.digits import factor, percent
 from dyna_eval.reports.intervals import Interval
 from dyna_eval.reports.report import Row
 from dyna_eval.reports.sweep_comparison import (
@@ -43,7 +44,7 @@ from dyna_eval.tables.report import (
     terminal,
 )
 from dyna_eval.tables.report_json import interval_json
-from dyna_eval.wording import count, one_line
+from dyna_eval.wording import count, one_line, rate_text
 
 # ------------------------------------------------------------------------------ cells
 
@@ -116,7 +117,7 @@ def _configuration(match: Match) -> str:
 
 
 def _ratio_cell(match: Match) -> str:
-    return f"{match.ratio.ratio:.3f}" if match.ratio else UNKNOWN
+    return factor(match.ratio.ratio, 3) if match.ratio else UNKNOWN
 
 
 def _ratio_interval(match: Match) -> Interval | None:
@@ -190,7 +191,8 @@ def _baselines_text(both: Baselines) -> str:
     if both.a is None or both.b is None or both.percent is None:
         return "the baselines cannot be compared: one of them has no result"
     return (
-        f"the baselines are {both.a:.1f} (A) and {both.b:.1f} (B) tokens/s, B's {both.percent:+.1f} %;"
+        f"the baselines are {rate_text(both.a)} (A) and {rate_text(both.b)} (B) tokens/s,"
+        f" B's {percent(both.percent / 100.0, sign='+')} %;"
         " that baselines agree does not show that the work was the same"
     )
 

@@ -188,3 +188,22 @@ def change_samples(stored: SweepRecord, label: str, **changes: Any) -> SweepReco
             for job in stored.jobs
         ),
     )
+
+
+def slow_prompt(stored: SweepRecord, times: float, *, but: str | None = None) -> SweepRecord:
+    """Let the first prompt take so many times as long as it does; not in the row of one label."""
+    return replace(
+        stored,
+        jobs=tuple(
+            job
+            if job.label == but
+            else replace(
+                job,
+                samples=tuple(
+                    one if one.prompt_index else replace(one, decode_seconds=one.decode_seconds * times)
+                    for one in job.samples
+                ),
+            )
+            for job in stored.jobs
+        ),
+    )

@@ -16,14 +16,18 @@ from report_records import (
     change_jobs,
     change_samples,
     record,
+    slow_prompt,
 )
 
 from dyna_eval.jobs import Configuration, JobState, Method, Params
+from dyna_eval.latex import to_latex
+from dyna_eval.latex.prose import to_prose
 from dyna_eval.measurements import Exactness
 from dyna_eval.plots.ablation import draw
-from dyna_eval.plots.look import ALARM, CALM
+from dyna_eval.plots.look import ALARM, CALM, CUT_OFF
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.claims import slower_steps
+from dyna_eval.reports.digits import speedup
 from dyna_eval.reports.intervals import Interval
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.statistics import Comparison
@@ -148,7 +152,50 @@ def test_the_speedup_stands_on_every_bar() -> None:
     report = build_report(record())
     for row in report.rows:
         assert row.versus_baseline is not None
-        assert f"{row.versus_baseline.ratio:.2f}×" in texts(draw(report.rows, report))
+        assert f"{speedup(row)}×" in texts(draw(report.rows, report))
+
+
+def test_a_step_that_is_slower_by_less_than_a_figure_shows_has_the_same_factor_in_figure_and_text() -> None:
+    report = build_report(record())
+    base, row = report.rows[:2]
+    slower = Comparison(ratio=0.9961, paired=0.996, paired_interval=Interval(low=0.994, high=0.998))
+    rows = (base, replace(row, versus_previous=slower, versus_baseline=slower))
+    shown = replace(report, rows=rows)
+    figure = draw(rows, shown)
+    assert "slower than the step before it (0.996×)" in joined(figure)
+    assert "0.996×" in texts(figure)
+    for latex in (to_latex(shown), to_prose(shown)):
+        assert r"0.996\times" in latex
+    assert r"& $0.996\times$" in to_latex(shown)
+    shown = replace(shown, rows=(*rows, *(replace(base, step=i, label=f"Row {i}") for i in range(3, 15))))
+    assert "0.996×  ▼0.996×" in texts(draw(shown.rows, shown))
+
+
+@pytest.mark.parametrize("count", [4, 14])
+def test_bars_can_be_read_beside_intervals_of_two_prompts(count: int) -> None:
+    """Student's quantile of one degree of freedom is 12.7: where one prompt takes 1.5 times as long as the
+    other, the interval's end is 12 times the mean."""
+    steps = [(replace(TREE, label=f"Tree {i}"), 100.0 + i) for i in range(count)]
+    for prompts, is_cut in ((2, True), (8, False)):
+        figure = drawn(slow_prompt(record(steps, repeats=1, prompts=prompts), 1.5))
+        axes = figure.axes[0]
+        highest = max(max(bar.get_height(), bar.get_width()) for bar in bars(figure))
+        end = (axes.get_ylim() if count == 4 else axes.get_xlim())[1]
+        assert highest / end > 0.3
+        assert (CUT_OFF in note(figure)) is is_cut
+        arrows = [line for line in axes.lines if line.get_marker() == "^"]
+        assert len(arrows) == (4 if is_cut and count == 4 else 0)
+        figure.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert all(box.y1 <= figure.bbox.y1 + 1 for box in boxes)
+        tips = [axes.transData.transform(line.get_xydata()[0]) for line in arrows]
+        assert not any(box.contains(*tip) for box in boxes for tip in tips)
+
+
+def test_an_interval_that_goes_on_ends_in_an_arrow_instead_of_a_cap() -> None:
+    figure = drawn(slow_prompt(record(repeats=1, prompts=2), 1.5))
+    ends = [line.get_marker() for line in figure.axes[0].lines if line.get_marker() in ("^", "_")]
+    assert ends == ["_", "^"] * 4
 
 
 @pytest.mark.parametrize(
@@ -214,9 +261,7 @@ def test_more_rows_lie_under_each_other_with_their_speedups_beside_them() -> Non
     assert [bar.get_width() for bar in bars(figure)] == [
         row.figures.throughput.mean for row in report.rows if row.figures
     ]
-    assert [text.split()[0] for text in texts(figure)] == [
-        f"{row.versus_baseline.ratio:.2f}×" for row in report.rows if row.versus_baseline
-    ]
+    assert [text.split()[0] for text in texts(figure)] == [f"{speedup(row)}×" for row in report.rows]
     slower = [bool(bar.get_hatch()) for bar in bars(figure)]
     assert slower == [row.step in slower_steps(report.rows) for row in report.rows]
     assert any(slower)

@@ -31,10 +31,12 @@ from report_records import (
     change_jobs,
     change_samples,
     record,
+    slow_prompt,
 )
 
 from dyna_eval.commands.plotting import FIGURE_NAMES, MEASURES
 from dyna_eval.errors import InputError, NothingToDrawError
+from dyna_eval.importers import import_file
 from dyna_eval.jobs import Configuration, JobState, MeasureSpec, Method
 from dyna_eval.measurements import Exactness
 from dyna_eval.plots import FIGURES, Plan, Wish, ablation_bars, plan, write
@@ -42,6 +44,7 @@ from dyna_eval.plots.costs import PHASE_STYLES
 from dyna_eval.plots.curves import TITLES, draw_heat
 from dyna_eval.plots.look import (
     ALARM,
+    CUT_OFF,
     DASHES,
     MARKERS,
     SERIES,
@@ -53,12 +56,16 @@ from dyna_eval.plots.look import (
     spread,
 )
 from dyna_eval.records import SweepRecord
+from dyna_eval.reports.imported import ImportedSweep
 from dyna_eval.reports.joined_report import joined_report
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.series.costs import PHASES, PhaseBar, phase_bars
 from dyna_eval.series.measured import Measured
+from dyna_eval.series.paired import paired_speedups
 from dyna_eval.series.swept import Measure, heat_map
 from tests.disks import room_for
+from tests.result_files import baseline, dynatree, tree
+from tests.result_files import write as write_file
 
 TREES = [
     Configuration(
@@ -195,6 +202,26 @@ def test_a_pair_without_results_is_left_out_with_the_reason() -> None:
     assert all(drawing.stem.endswith("-small") for drawing in found.drawings)
 
 
+@pytest.mark.parametrize(
+    "wish", [Wish(names=("curves",), x="threshold"), Wish(names=("heat",), heat=("threshold", "branch"))]
+)
+def test_a_pair_whose_finished_rows_lack_the_parameter_ends_no_other_pairs_figure(wish: Wish) -> None:
+    rows = [(BASELINE, 50.0), (LINEAR, 60.0), *((row, 90.0) for row in TREES[:10])]
+    stored = record(rows, repeats=1, pairs=("small", "large"))
+    jobs = tuple(
+        replace(job, state=JobState.QUEUED, samples=(), environment=None, actor=None)
+        if job.pair == "large" and job.method is Method.TREE
+        else job
+        for job in stored.jobs
+    )
+    found = planned(replace(stored, jobs=jobs), wish)
+    (name,) = wish.names
+    assert [drawing.stem.rsplit("-", 1)[1] for drawing in found.drawings] == ["small"]
+    assert found.left_out == (f"left out {name} of pair large: no finished rows sweep threshold",)
+    with pytest.raises(InputError, match=r"unknown parameter 'treshold' .* swept are branch, threshold"):
+        planned(replace(stored, jobs=jobs), replace(wish, x="treshold", heat=("treshold", "branch")))
+
+
 # ------------------------------------------------------------------- what is drawn
 
 
@@ -253,6 +280,108 @@ def test_nothing_leaves_a_figure(label: str) -> None:
         drawn = figure.get_tightbbox()
         assert drawn.x0 >= -0.01 and drawn.x1 <= figure.get_figwidth() + 0.01, stem
         assert drawn.y0 >= -0.01 and drawn.y1 <= figure.get_figheight() + 0.01, stem
+
+
+def row_names(figure: Figure, stem: str) -> list[str]:
+    """What stands at the rows of a figure: at lines of a list, points, or over panels."""
+    (first, *_) = figure.axes
+    if stem == "cost-model":
+        return [text.get_text() for text in first.texts if text.get_text()]
+    if stem == "depth":
+        return [axes.get_title() for axes in figure.axes if axes.get_visible()]
+    return [label.get_text() for label in first.get_yticklabels()]
+
+
+@pytest.mark.parametrize(
+    ("label", "whole"),
+    [
+        pytest.param("Sweep (depth=4, branch=2, threshold={})", True, id="in one more line"),
+        pytest.param(
+            "Sweep (depth=4, branch=2, root_branch=4, max_nodes=96, threshold={})", False, id="by step"
+        ),
+    ],
+)
+def test_a_label_that_is_cut_keeps_its_star_and_is_told_from_others(label: str, whole: bool) -> None:
+    rows = [replace(tree, label=label.format(tree.params["threshold"])) for tree in TREES[:4]]
+    stored = with_costs(record([(BASELINE, 50.0), *((row, 90.0 + i) for i, row in enumerate(rows))]))
+    stored = change_samples(stored, rows[1].label, exactness=Exactness.VIOLATION)
+    drawn = figures(stored)
+    for stem in ("cost-model", "phases", "depth", "tree-size", "prompts"):
+        settle(drawn[stem])
+        names = [name for name in row_names(drawn[stem], stem) if name != BASELINE.label]
+        assert len(names) == 4 and len({name.removesuffix("*") for name in names}) == 4, stem
+        assert [name.endswith("*") for name in names] == [False, True, False, False], stem
+        if whole:
+            assert [name.removesuffix("*").replace("\n", " ") for name in names] == [r.label for r in rows]
+        elif stem != "depth":
+            assert [name.split(":")[0] for name in names] == ["2", "3", "4", "5"], stem
+        if stem in ("phases", "tree-size", "prompts"):
+            labels = drawn[stem].axes[0].get_yticklabels()
+            boxes = [one.get_window_extent() for one in labels]
+            assert not any(one.overlaps(other) for one, other in pairwise(boxes)), stem
+
+
+def test_numbers_in_the_key_of_the_cost_chart_keep_the_stars_of_long_labels() -> None:
+    rows = [replace(tree, label=f"{tree.label} and more that no key has room for") for tree in TREES[:10]]
+    stored = with_costs(record([(BASELINE, 50.0), *((row, 90.0) for row in rows)], repeats=1))
+    stored = change_samples(stored, rows[1].label, exactness=Exactness.VIOLATION)
+    figure = figures(stored, Wish(names=("cost-model",)))["cost-model"]
+    starred = [text.get_text() for text in figure.axes[1].texts if text.get_text().endswith("*")]
+    assert len(starred) == 1
+    assert starred[0].startswith("Tree (depth=2") and starred[0].endswith(" …*")
+
+
+def test_curves_whose_names_begin_alike_are_told_apart() -> None:
+    stored = record(pairs=("pythia-2.8b/pythia-70m on wikitext-2", "pythia-2.8b/pythia-70m on gsm8k"))
+    wish = Wish(names=("curves",), x="threshold", curves=("pair",))
+    (figure,) = figures(stored, wish).values()
+    settle(figure)
+    labels = [text for text in figure.axes[0].texts if text.get_text().startswith("pythia")]
+    assert {text.get_text().replace("\n", " ") for text in labels} == set(stored.pairs)
+    one, other = (text.get_window_extent() for text in labels)
+    assert not one.overlaps(other)
+    wide = replace(wish, x="pair", curves=("threshold",))
+    (figure,) = figures(stored, wide).values()
+    figure.draw_without_rendering()
+    ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert len(set(ticks)) == 2
+
+
+def cut_notes(stored: SweepRecord, stem: str) -> tuple[Figure, bool]:
+    (figure,) = figures(stored, Wish(names=(stem,))).values()
+    return figure, CUT_OFF in figure.get_supxlabel().replace("\n", " ").replace("\xa0", " ")
+
+
+@pytest.mark.parametrize("stem", ["phases", "prompts", "cost-model"])
+def test_an_axis_of_few_prompts_shows_bars_and_dots_and_says_that_intervals_go_on(stem: str) -> None:
+    """Student's interval of two prompts reaches twelve times as far as they differ."""
+    steps = FOUR_STEPS[:2]
+    few = with_costs(record(steps, prompts=2, repeats=1, noise=0.0))
+    apart = slow_prompt(slow_prompt(few, 1.5), 1.5, but=BASELINE.label)
+    figure, is_cut = cut_notes(apart, stem)
+    assert is_cut
+    low, high = figure.axes[0].get_xlim() if stem != "cost-model" else figure.axes[0].get_ylim()
+    if stem == "phases":
+        longest = max(bar.total.value for bar in planned_phases(apart))
+        assert high < 3.0 * 1000.0 * longest
+    else:
+        assert high < 6.0
+    if stem == "prompts":
+        assert low > 0.2
+    _, is_cut = cut_notes(with_costs(record(steps, repeats=1)), stem)
+    assert not is_cut
+
+
+def test_an_axis_of_prompts_reaches_as_far_as_their_means_intervals() -> None:
+    """Where these reach beyond the dots, but not by far."""
+    apart = slow_prompt(record(FOUR_STEPS[:2], prompts=2, repeats=1, noise=0.0), 1.1, but=BASELINE.label)
+    figure, is_cut = cut_notes(apart, "prompts")
+    ((row,),) = [paired_speedups(Measured.of(build_report(apart), apart), "demo")]
+    low, high = figure.axes[0].get_xlim()
+    known = row.geometric_mean.interval
+    assert known is not None and known.low < min(ratio for _, ratio in row.ratios)
+    assert low < known.low and known.high < high
+    assert not is_cut
 
 
 def test_points_of_the_cost_chart_are_numbered_with_a_key_where_they_are_many() -> None:
@@ -357,11 +486,40 @@ def test_rows_without_a_result_are_named_in_every_figure() -> None:
         stored = some_trees()
         for row in TREES[2 : 2 + missing]:
             stored = change_jobs(stored, row.label, state=JobState.FAILED, samples=())
-        few, many = f"Not drawn: {TREES[2].label} (failed).", "Not drawn: 5 rows without a result."
+        few, many = f"Not drawn: {TREES[2].label} (failed).", "Not drawn: 5 rows (failed)."
         drawn = figures(stored)
         assert len(drawn) == 8
         for stem, figure in drawn.items():
             assert (few in texts(figure), many in texts(figure)) == (missing == 1, missing == 5), stem
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_rows_with_figures_that_a_figure_does_not_show_are_named_with_the_reason(
+    tmp_path: Path, count: int
+) -> None:
+    """Of a row from another tool's file little more than its throughput is known."""
+    theirs = [tree(depth, 0.0, 50.0, path=depth + 2.0) for depth in range(4, 4 + count)]
+    file = import_file(write_file(tmp_path, "theirs.json", dynatree([baseline(), *theirs])))
+    imported = ImportedSweep(id=2, name="theirs", created_at="2026-01-02T03:04:05Z", files=(file,))
+    ours = with_costs(record(pairs=("big/small",)))
+    labels = [f"theirs:{row['method']}" for row in theirs]
+    rows = [row.label for row, _ in FOUR_STEPS] + labels
+    report = joined_report([ours, imported], rows=rows, allow_mixed=True)
+    found = plan(Measured(report=report), Wish(), rounds_of(ours))
+    drawn = {drawing.stem: texts(drawing.draw()).replace("\xa0", " ") for drawing in found.drawings}
+    reasons = {
+        "ablation": "",
+        "cost-model": "acceptance length unknown",
+        "phases": "phases unknown",
+        "depth": "acceptance by depth unknown",
+        "tree-size": "tree sizes unknown",
+        "prompts": "paired speedup unknown",
+    }
+    assert reasons.keys() <= drawn.keys()
+    for stem, reason in reasons.items():
+        named = f"{report.rows[-1].label} ({reason})" if count == 1 else f"{count} rows ({reason})"
+        assert (f"Not drawn: {named}." in drawn[stem]) is bool(reason), (stem, drawn[stem])
+        assert ("Not drawn" in drawn[stem]) is bool(reason)
 
 
 def test_a_line_is_not_drawn_across_a_row_without_a_result() -> None:

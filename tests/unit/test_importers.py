@@ -127,6 +127,28 @@ def test_a_speedup_that_its_own_throughputs_contradict_is_noted(tmp_path: Path) 
     assert any("states a speedup of 1.60, but its throughputs give 1.50" in note for note in wrong.notes)
 
 
+@pytest.mark.parametrize(
+    ("speedups", "said"),
+    [
+        pytest.param((0.49, 1.25), [], id="two decimals"),
+        pytest.param((0.5, 1.2), [], id="one decimal"),
+        pytest.param((0.5, 1.25), ["0.50, but its throughputs give 0.49"], id="a zero at the end"),
+        pytest.param((0.49, 1.247), ["0.490, but its throughputs give 0.493"], id="three decimals"),
+    ],
+)
+def test_a_speedup_that_its_file_rounded_is_not_called_a_contradiction(
+    tmp_path: Path, speedups: tuple[float, float], said: list[str]
+) -> None:
+    rows = [
+        baseline(100.0),
+        linear(6, 49.3, speedup=speedups[0]),
+        linear(8, 124.7, speedup=speedups[1]),
+    ]
+    _, slow, fast = import_file(write(tmp_path, "a.json", dynatree(rows))).rows
+    assert [note.removeprefix("its file states a speedup of ") for note in slow.notes] == said
+    assert fast.notes == ()
+
+
 def test_rows_of_one_label_stay_two_rows(tmp_path: Path) -> None:
     rows = [baseline(), tree(4, 0.0, 50.0), tree(4, 0.0, 51.0)]
     labels = [row.label for row in import_file(write(tmp_path, "a.json", dynatree(rows))).rows]
@@ -302,6 +324,51 @@ def test_an_impossible_speed_of_our_own_report_is_refused(tmp_path: Path) -> Non
     document, _ = own_json(tmp_path)
     document["rows"][1]["throughput_pooled"] = 0.0
     assert "rows[1].throughput_pooled is 0.0" in refusal(write(tmp_path, "b.json", document))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        pytest.param(
+            {"speedup_interval": [1.4, 1.2]},
+            "rows[1].speedup_interval is from 1.4 to 1.2: its lower end is above its upper one",
+            id="reversed interval",
+        ),
+        pytest.param(
+            {"throughput_interval": [2.0, 1.0]}, "rows[1].throughput_interval is from 2 to 1", id="of rates"
+        ),
+        pytest.param(
+            {"compared": 8, "exact_match_rate": 0.5, "ties": 0, "violations": 0},
+            "rows[1].compared is 8, but exact_match_rate, ties and violations tell of 4 + 0 + 0 samples",
+            id="samples that are neither",
+        ),
+        pytest.param(
+            {"compared": 8, "exact_match_rate": 1.0, "ties": None, "violations": 3},
+            "tell of 8 + 0 + 3 samples",
+            id="more than were compared",
+        ),
+        pytest.param(
+            {"ttft_s": {"p50": 0.3, "p95": 0.1}}, "rows[1].ttft_s.p95 is 0.1, below its p50 of 0.3", id="p95"
+        ),
+        pytest.param(
+            {"baseline": True},
+            "rows[1].baseline is true, as is rows[0].baseline of the same pair",
+            id="two baselines",
+        ),
+    ],
+)
+def test_our_own_report_that_contradicts_itself_is_refused_by_its_place(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    document, _ = own_json(tmp_path)
+    document["rows"][1] |= changes
+    assert said in refusal(write(tmp_path, "b.json", document))
+
+
+def test_two_pairs_of_our_own_report_have_a_baseline_each(tmp_path: Path) -> None:
+    document = to_json(build_report(record(pairs=("small", "large"))))
+    rows = import_file(write(tmp_path, "own.json", document)).rows
+    assert [row.pair for row in rows if row.is_baseline] == ["small", "large"]
 
 
 def test_a_report_without_a_finished_row_is_refused(tmp_path: Path) -> None:

@@ -346,6 +346,22 @@ def test_pairs_stand_side_by_side_each_with_a_best_cell() -> None:
     assert bold == [[False] * 7] * 3 + [[False] * 3 + [True] * 4]
 
 
+def test_the_caption_names_the_pair_that_has_nothing_bold() -> None:
+    """A row of which a repeat is to come has figures, and may still turn out to be the fastest."""
+    stored = record(pairs=("small_1", "large"), repeats=2)
+    waiting = tuple(
+        replace(job, state=JobState.QUEUED, samples=(), environment=None, actor=None)
+        if (job.pair, job.label, job.repeat) == ("small_1", LINEAR.label, 1)
+        else job
+        for job in stored.jobs
+    )
+    for jobs, said in ((waiting, r" except small\_1"), (stored.jobs, "")):
+        latex = styled(replace(stored, jobs=jobs), side_by_side=True)
+        assert f"The highest throughput of each pair{said} is bold." in caption(latex)
+        bold = [any(r"\textbf{" in cells[at] for cells in body(latex)) for at in (3, 5)]
+        assert bold == [not said, True]
+
+
 def test_footnotes_of_pairs_side_by_side_name_their_pair() -> None:
     stored = record(pairs=("small", "large"))
     jobs = tuple(

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_records import LINEAR, PRUNED, TREE, change_jobs, change_samples, on_machines, record
+from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, change_samples, on_machines, record
 
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import GenerationSpec, JobState
@@ -444,6 +444,32 @@ def test_the_charts_caption_says_how_sure_its_intervals_are() -> None:
     report = replace(build_report(STORED), confidence=0.9)
     written = to_document(report, PLAIN, {"demo": PurePosixPath("figures/ablation.pdf")})
     assert r"with its 90\,\% interval; the speedup" in written
+
+
+def test_the_charts_caption_promises_what_its_bars_have() -> None:
+    def said(stored: SweepRecord) -> str:
+        figures = {"demo": PurePosixPath("figures/ablation.pdf")}
+        written = to_document(build_report(stored), PLAIN, figures)
+        (found,) = re.findall(r"\\caption\{Throughput of each step of four-step \(pair demo\)(.*)\}", written)
+        return str(found)
+
+    many = record([(BASELINE, 50.0), *((replace(TREE, label=f"Tree {i}"), 60.0 + i) for i in range(12))])
+    assert said(many) == r" with its 95\,\% interval; the speedup is written at the right."
+    assert said(record(prompts=1)) == "; the speedup is written on its bar."
+    assert said(change_jobs(STORED, BASELINE.label, state=JobState.FAILED, samples=())) == (
+        r" with its 95\,\% interval."
+    )
+    report = build_report(STORED)
+    no_speedup = replace(report.rows[1], versus_baseline=None)
+    figures = no_speedup.figures
+    assert figures is not None
+    no_interval = replace(figures, throughput=replace(figures.throughput, interval=None))
+    rows = (report.rows[0], replace(no_speedup, figures=no_interval), *report.rows[2:])
+    written = to_document(replace(report, rows=rows), PLAIN, {"demo": PurePosixPath("ablation.pdf")})
+    assert (
+        r"with its 95\,\% interval where it is known; the speedup, where it is known, is written on its bar."
+        in written
+    )
 
 
 @settings(max_examples=20, deadline=None)

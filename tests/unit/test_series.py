@@ -29,7 +29,7 @@ from dyna_eval.records import SweepRecord
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import Row
 from dyna_eval.reports.tuning import measured_prompts
-from dyna_eval.series.costs import cost_chart, full_acceptance_speedup, phase_bars
+from dyna_eval.series.costs import cost_chart, full_acceptance_speedup, phase_bars, why_no_point
 from dyna_eval.series.drafts import depth_rates, tree_sizes
 from dyna_eval.series.front import memory_fronts
 from dyna_eval.series.measured import Entry, Measured, doubts, undrawn
@@ -191,7 +191,7 @@ def test_a_curve_has_no_line_across_a_row_without_a_result() -> None:
         for curve in panel.curves
     }
     assert pieces == {"B = 2": [[2], [4, 5, 6]], "B = 3": [[2, 3, 4, 5]]}
-    assert chart.undrawn == ("tree 1 (failed)", "tree 9 (queued)")
+    assert [str(row) for row in chart.undrawn] == ["tree 1 (failed)", "tree 9 (queued)"]
 
 
 def test_a_row_whose_speedup_is_unknown_is_told_with_those_without_a_result() -> None:
@@ -202,9 +202,10 @@ def test_a_row_whose_speedup_is_unknown_is_told_with_those_without_a_result() ->
     chart = curve_chart(own, rows, span(rows, x="depth"), Measure.SPEEDUP)
     heat = heat_map(own, rows, ("depth", "branch"), Measure.SPEEDUP)
     entries = [point.entry for point in cost_chart(own, "demo").points]
-    expected = ("tree 1 (failed)", "tree 3 (speedup unknown)")
-    assert chart.undrawn == heat.undrawn == undrawn(own.report, entries, needs_speedup=True) == expected
-    assert undrawn(own.report, entries) == expected[:1]
+    expected = ["tree 1 (failed)", "tree 3 (speedup unknown)"]
+    for found in (chart.undrawn, heat.undrawn, undrawn(own.report, entries, why_no_point)):
+        assert [str(row) for row in found] == expected
+    assert [str(row) for row in undrawn(own.report, entries)] == expected[:1]
 
 
 def test_a_heat_map_is_final_once_none_of_its_rows_is_to_come() -> None:

@@ -23,6 +23,7 @@ from report_records import (
 )
 
 from dyna_eval.jobs import Configuration, GenerationSpec, JobState, MergedConfiguration, Method, Params
+from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.style import Style
 from dyna_eval.latex.table import to_latex
 from dyna_eval.measurements import Exactness
@@ -38,10 +39,20 @@ from dyna_eval.reports.cells import (
     ranges,
     sweep_numbers,
 )
+from dyna_eval.reports.digits import (
+    bounds,
+    end_to_end,
+    gain,
+    gain_over_previous,
+    speedup,
+    throughput,
+    throughput_std,
+)
 from dyna_eval.reports.integrity import Caveat
+from dyna_eval.reports.intervals import Interval
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import JoinedSweep
-from dyna_eval.reports.statistics import agreement
+from dyna_eval.reports.statistics import Comparison, agreement
 from dyna_eval.reports.sweep_comparison import Side, compare_reports
 from dyna_eval.tables.comparison import print_comparison
 from dyna_eval.tables.report import markdown_label, print_table, to_csv, to_markdown
@@ -167,6 +178,53 @@ def test_numbers_are_written_as_people_write_them() -> None:
     assert sweep_numbers(report) == "sweep 1"
     joined = tuple(JoinedSweep(id=number, name="", digest="") for number in (1, 4))
     assert sweep_numbers(replace(report, joined=joined)) == "sweeps 1, 4"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text", "signed"),
+    [
+        (1.0, "1.00", "+0.0"),
+        (1.0 - 1e-12, "1.00", "+0.0"),
+        (0.9996, "0.9996", "-0.04"),
+        (1.0004, "1.0004", "+0.04"),
+        (0.996, "0.996", "-0.4"),
+        (1.006, "1.01", "+0.6"),
+        (0.5, "0.50", "-50.0"),
+    ],
+)
+def test_a_ratio_that_is_not_1_is_not_rounded_to_it(ratio: float, text: str, signed: str) -> None:
+    known = Comparison(ratio=ratio)
+    row = replace(build_report(record()).rows[1], versus_baseline=known, versus_previous=known)
+    assert (speedup(row), gain_over_previous(row)) == (text, signed)
+    assert gain(known) == signed.removeprefix("+")
+    assert bounds(Interval(low=ratio, high=ratio)) == f"[{text}, {text}]"
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (1234.56, "1234.6"),
+        (63.44, "63.4"),
+        (10.0, "10.0"),
+        (9.97, "10.0"),
+        (9.94, "9.94"),
+        (1.0, "1.00"),
+        (0.301, "0.301"),
+        (0.21, "0.210"),
+        (0.04, "0.0400"),
+        (0.0000012, "0.000001"),
+    ],
+)
+def test_a_slow_target_keeps_its_throughput(rate: float, text: str) -> None:
+    row = build_report(record()).rows[0]
+    assert row.figures is not None
+    known = replace(row.figures.throughput, mean=rate, end_to_end=rate, std=rate)
+    slow = replace(row, figures=replace(row.figures, throughput=known))
+    assert (throughput(slow), end_to_end(slow), throughput_std(slow)) == (text, text, text)
+    report = build_report(record())
+    shown = replace(report, rows=(slow, *report.rows[1:]))
+    assert f"decoding reaches {text} tokens/s; this is the baseline." in to_prose(shown)
+    assert f" {text} |" in to_markdown(shown).replace("**", "")
 
 
 @pytest.mark.parametrize(
