@@ -153,7 +153,10 @@ def check_papers(papers: Sequence[Path], database: str, *, as_json: bool) -> int
             )
             return CategorizedReport(overall=report, categories=())
 
-        found = {path: check_paper(text, recompute) for path, text in texts.items()}
+        found = {
+            path: check_paper(text, recompute, [other for at, other in texts.items() if at != path])
+            for path, text in texts.items()
+        }
     for path, findings in found.items():
         if findings.is_empty:
             raise InputError(

@@ -2,7 +2,7 @@
 
 `text` escapes what users wrote; `style` says how a table looks and leaves that in the paper; `grid` computes
 its cells, which `table` prints and `check` compares with those that `paper` reads and `columns` matches;
-`claims` decides what may be said of two rows, and `prose` says it.
+`reports.claims` decides what may be said of two rows, `prose` says it, and `sentences` reads it again.
 """
 
 from dyna_eval.latex.table import to_latex

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from dyna_eval.errors import InputError
-from dyna_eval.latex.categories import category_label, category_table, groups_of
 from dyna_eval.latex.columns import PaperColumn, PlacedCells, grouped, match_columns, placed
-from dyna_eval.latex.grid import Grid, category_grid, grid
-from dyna_eval.latex.macros import DIGEST, FIGURES, macros
+from dyna_eval.latex.computed import ComputedTable, compute_table
+from dyna_eval.latex.configurations import contradicts
+from dyna_eval.latex.definitions import definitions, expand, known_macros
+from dyna_eval.latex.grid import Grid
+from dyna_eval.latex.macros import DIGEST, FIGURES, Macro, macros, prefix_of
 from dyna_eval.latex.paper import (
-    Definition,
     PaperRow,
     PaperTable,
-    definitions,
-    expand,
     footnote_marks,
     inputs,
     is_bold,
@@ -32,12 +31,12 @@ from dyna_eval.latex.paper import (
     without_comments,
 )
 from dyna_eval.latex.prose import to_prose
+from dyna_eval.latex.sentences import OPENING, SUMMARY, WORDS, claims, paragraphs, subsections, supported
 from dyna_eval.latex.style import PLAIN, Marked, Origin, Part, end_mark, find_marks
-from dyna_eval.latex.table import table, table_label
 from dyna_eval.latex.text import escape_latex
 from dyna_eval.reports.categories import CategorizedReport
 from dyna_eval.reports.report import Report
-from dyna_eval.wording import one_line
+from dyna_eval.wording import count, one_line
 
 Recompute = Callable[[Origin], CategorizedReport | None]
 """From a part's origin to its report as it is now, by category for an origin that names categories.
@@ -86,20 +85,12 @@ class Findings:
         return not self.differences and not self.unchecked
 
 
-def check_paper(text: str, recompute: Recompute) -> Findings:
-    """Compare all parts of a paper that this tool wrote with what their sweeps say now."""
-    return _Check(text, recompute).run()
+def check_paper(text: str, recompute: Recompute, others: Sequence[str] = ()) -> Findings:
+    """Compare all parts of a paper that this tool wrote with what their sweeps say now.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Computed:
-    """A table as it would be written now."""
-
-    label: str
-    cells: Grid
-    printed: PaperTable
-    other_groups: tuple[str, ...] = ()
-    """Names of groups of columns that stand elsewhere."""
+    `others` are the paper's other files, whose macros it may use.
+    """
+    return _Check(text, recompute, others).run()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,14 +100,31 @@ class _Place:
     row: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _MacroSet:
+    """The macros of one report as they are now; in this paper their names begin with `prefix`."""
+
+    prefix: str
+    now: Mapping[str, Macro]
+
+    @classmethod
+    def of(cls, report: Report, prefix: str) -> _MacroSet:
+        return cls(prefix=prefix, now={macro.name: macro for macro in macros(report)})
+
+    def may_have(self, name: str) -> bool:
+        """Whether a macro's name is like those of this set."""
+        return name.startswith(self.prefix) and name.endswith(tuple(FIGURES))
+
+
 class _Check:
     """A paper on its way to findings."""
 
-    def __init__(self, text: str, recompute: Recompute) -> None:
+    def __init__(self, text: str, recompute: Recompute, others: Sequence[str]) -> None:
         self.text = text
         self.body = without_comments(text)
         self.definitions = definitions(self.body)
-        self.macros = {definition.name: definition.value for definition in self.definitions}
+        elsewhere = [one for other in others for one in definitions(without_comments(other))]
+        self.macros = known_macros(self.definitions, elsewhere)
         self.recompute = recompute
         self.reports: dict[Origin, CategorizedReport | None] = {}
         self.parts: list[Part] = []
@@ -132,11 +140,14 @@ class _Check:
                 self._give_up(marked.start, f"the mark of a {marked.part} cannot be read; write it anew")
             elif marked.part is not Part.MACROS:
                 self._check_marked(marked, marked.origin, stop)
-        self._check_macros([mark.origin for mark in marks if mark.origin and mark.part is Part.MACROS])
+        self._check_macros([mark for mark in marks if mark.part is Part.MACROS])
         self._note_unmarked([marked.end for marked in marks if marked.part is Part.TABLE])
         for offset, command in inputs(self.body):
             self.notes.append(
-                Remark(line=self._line(offset), what=f"{command} is not followed; check that file by itself")
+                Remark(
+                    line=self._line(offset),
+                    what=f"{command} is not followed; name that file with --check, too",
+                )
             )
         return Findings(
             parts=tuple(self.parts),
@@ -191,11 +202,13 @@ class _Check:
 
     def _check_table(self, marked: Marked, report: CategorizedReport, origin: Origin, stop: int) -> None:
         try:
-            computed = _computed(report, origin)
+            computed = compute_table(report, origin)
         except InputError as error:
             self._give_up(marked.start, f"the table cannot be computed: {error}")
             return
-        paper, now, cells = read_table(self.body[marked.end : stop]), computed.printed, computed.cells
+        end = self._end_of(Part.TABLE, marked.end, stop)
+        paper = read_table(self.body[marked.end : stop if end is None else end], is_whole=end is not None)
+        now, cells = computed.printed, computed.cells
         if paper is None:
             self._give_up(marked.start, "no table follows this mark")
             return
@@ -211,18 +224,33 @@ class _Check:
                 continue
             place = replace(place, offset=marked.end + found[step].offset)
             theirs = placed(found[step].cells, columns, cells.heads)
-            self._check_row(place, theirs, expected, cells)
+            self._check_row(place, theirs, expected, computed)
             self._check_label(place, theirs.by_column.get(_LABELS, ""), expected, now)
+        self._give_up_undefined(table_place, [row for _, row in paper.rows])
         known = {step for step, _ in now.rows}
         for step, paper_row in paper.rows:
             if step not in known or found[step] is not paper_row:
                 place = replace(table_place, offset=marked.end + paper_row.offset, row=f"step {step}")
                 self._differ(place, "all columns", _shown(paper_row), "no such row")
-        self._check_numbers(replace(table_place, row="caption"), paper.caption, now.caption)
-        self._check_circumstances(replace(table_place, row="caption"), paper.caption, now.caption)
-        self._check_numbers(replace(table_place, row="footnotes"), paper.rest, now.rest)
+        caption = replace(table_place, row="caption")
+        self._check_numbers(caption, paper.caption, now.caption)
+        self._check_circumstances(caption, paper.caption, now.caption)
+        self._check_claims(caption, paper.caption, now.caption, computed.claims, origin.pairs)
+        if paper.rest is not None:
+            self._check_numbers(replace(table_place, row="footnotes"), paper.rest, now.rest or "")
+        elif numbers(now.rest or ""):
+            what = f"the footnotes of {table_place.where} cannot be told from the text below"
+            self._give_up(marked.start, f"{what}; put the line '{end_mark(Part.TABLE)}' between them")
 
-    def _check_row(self, place: _Place, theirs: PlacedCells, expected: PaperRow, cells: Grid) -> None:
+    def _end_of(self, part: Part, start: int, stop: int) -> int | None:
+        """Return where the line stands that ends a part; None where somebody took it out."""
+        found = self.text.find(end_mark(part), start, stop)
+        return None if found < 0 else found
+
+    def _check_row(
+        self, place: _Place, theirs: PlacedCells, expected: PaperRow, computed: ComputedTable
+    ) -> None:
+        cells = computed.cells
         ours = grouped(expected.cells, cells.heads)
         for column, head in enumerate(cells.heads):
             title = _column_name(cells, column)
@@ -230,14 +258,42 @@ class _Check:
                 self._differ(place, title, "missing", plain(ours[column]))
                 continue
             latex = expand(theirs.by_column[column], self.macros)
-            if title != "Components" and numbers(latex) != numbers(ours[column]):
+            if column == _LABELS or self._undefined(latex):
+                continue
+            if title == "Configuration":
+                self._check_configuration(place, latex, ours[column], computed)
+            elif numbers(latex) != numbers(ours[column]):
                 self._differ(place, title, plain(latex), plain(ours[column]))
             elif not head.is_text and is_bold(latex) and not is_bold(ours[column]):
                 self._differ(place, title, f"{plain(latex)} in bold", "not the best")
         if theirs.others:
             self._differ(place, "columns of its own", "; ".join(map(plain, theirs.others)), "no such column")
 
-    def _check_titles(self, place: _Place, columns: Sequence[PaperColumn], computed: _Computed) -> None:
+    def _undefined(self, latex: str) -> list[str]:
+        """Return the macros for figures, by names as this tool gives them, that no file defines."""
+        names = re.findall(rf"\\([A-Za-z]+(?:{'|'.join(FIGURES)}))(?![A-Za-z])", latex)
+        return [name for name in names if name not in self.macros]
+
+    def _give_up_undefined(self, place: _Place, rows: Sequence[PaperRow]) -> None:
+        cells = [cell.latex for row in rows for cell in row.cells]
+        names = [name for latex in cells for name in self._undefined(expand(latex, self.macros))]
+        if names:
+            what = f"{place.where}: {count(len(names), 'cell')} not compared; no file that was named defines"
+            self._give_up(
+                place.offset,
+                f"{what} \\{names[0]}, or several do differently: name the right one with --check",
+            )
+
+    def _check_configuration(self, place: _Place, latex: str, own: str, computed: ComputedTable) -> None:
+        """Rewording a configuration is fine, giving a row other settings or words of another one is not."""
+        others = [row.cells[_CONFIGURATIONS].parts[0] for row in computed.cells.rows]
+        if contradicts(latex, own, others):
+            self._differ(place, "Configuration", plain(latex), plain(own))
+        elif "".join(plain(latex).split()) != "".join(plain(own).split()):
+            what = f"{place.where}, {place.row}: its configuration is written {plain(latex)!r} here"
+            self.notes.append(Remark(line=self._line(place.offset), what=what))
+
+    def _check_titles(self, place: _Place, columns: Sequence[PaperColumn], computed: ComputedTable) -> None:
         """Rewording a title is fine, giving a column the title of another one is not."""
         ours = [plain(head.latex) for head in computed.printed.heads]
         elsewhere = [
@@ -275,78 +331,94 @@ class _Check:
 
     def _check_prose(self, marked: Marked, report: Report, origin: Origin, stop: int) -> None:
         self.parts.append(Part.PROSE)
-        closing = self.text.find(end_mark(Part.PROSE), marked.end, stop)
-        if closing < 0:
+        closing = self._end_of(Part.PROSE, marked.end, stop)
+        if closing is None:
             opening = re.compile(r"\\subsection").search(self.body, marked.end, stop)
             after = opening.end() if opening else marked.end
             ending = re.compile(r"\\(?:sub)*section|\\begin\{(?:table|figure)|\\end\{document").search(
                 self.body, after, stop
             )
             closing = ending.start() if ending else stop
-        paper = _paragraphs(expand(self.body[marked.end : closing], self.macros))
-        whole = to_prose(report)
+        pair = origin.pairs[0]
         own = next(
             text
-            for text, pair in zip(_subsections(whole), report.pairs, strict=True)
-            if pair == origin.pairs[0]
+            for text, other in zip(subsections(to_prose(report)), report.pairs, strict=True)
+            if other == pair
         )
-        now = _paragraphs(without_comments(own))
-        for step, text in paper.items():
-            place = _Place(
-                offset=marked.start,
-                where=f"prose on {origin.pairs[0]}",
-                row=f"step {step}" if step else "text",
-            )
-            self._check_numbers(place, text, now.get(step, ""))
-            self._check_circumstances(place, text, now.get(step, ""))
-            claimed, allowed = _claims(text), _claims(now.get(step, ""))
-            if claimed - allowed:
-                instead = ", ".join(sorted(allowed - claimed)) or "no such claim"
-                self._differ(place, "claim", ", ".join(sorted(claimed - allowed)), instead)
+        now = paragraphs(without_comments(own))
+        place = _Place(offset=marked.start, where=f"prose on {pair}", row="text")
+        support = supported({pair: report.rows_of(pair)})
+        paper = paragraphs(expand(self.body[marked.end : closing], self.macros))
+        general = [" ".join(texts.get(key, "") for key in (OPENING, SUMMARY)) for texts in (paper, now)]
+        self._check_numbers(place, *general)
+        self._check_circumstances(place, *general)
+        for key, text in paper.items():
+            said = now.get(key, "")
+            if key == OPENING:
+                said = general[1]
+            if key in (OPENING, SUMMARY):
+                self._check_claims(place, text, said, support, (pair,))
+            else:
+                step = replace(place, row=f"step {key}")
+                self._check_numbers(step, text, said)
+                self._check_circumstances(step, text, said)
+                self._check_claims(step, text, said, support - WORDS, (pair,))
 
     # --------------------------------------------------------------------- macros
 
-    def _check_macros(self, origins: Sequence[Origin]) -> None:
-        """Check every definition of a cell's macro, wherever it stands."""
-        marked = {origin.digest: origin for origin in origins}
-        digests = [
-            definition
+    def _check_macros(self, marks: Sequence[Marked]) -> None:
+        """Check every definition of a cell's macro, wherever it stands.
+
+        Its sweep is known by the macro of a digest, or else by a mark.
+        """
+        marked = {mark.origin.digest: mark for mark in marks if mark.origin}
+        digests = {
+            definition.name: definition
             for definition in self.definitions
             if definition.name.endswith(DIGEST) and re.fullmatch("[0-9a-f]{64}", definition.value.strip())
-        ]
-        for definition in digests:
-            told = marked.get(definition.value.strip())
+        }
+        sets = list[_MacroSet]()
+        for name, definition in digests.items():
             digest = definition.value.strip()
-            origin = told or Origin(
-                part=Part.MACROS, sweep=definition.name, digest=digest, pairs=(), made_of=(digest,)
+            mark = marked.pop(digest, None)
+            origin = (mark and mark.origin) or Origin(
+                part=Part.MACROS, sweep=name, digest=digest, pairs=(), made_of=(digest,)
             )
             found = self._found(origin, definition.offset)
             if found is not None:
-                self.parts.append(Part.MACROS)
-                self._compare_macros(found.overall, definition, digests)
+                sets.append(_MacroSet.of(found.overall, name.removesuffix(DIGEST)))
+        for mark in marked.values():
+            sets += self._marked_macros(mark)
+        prefixes = {name.removesuffix(DIGEST) for name in digests} | {one.prefix for one in sets}
+        known = {name for one in sets for name in one.now}
+        for one in sets:
+            self.parts.append(Part.MACROS)
+            longer = [other for other in prefixes if other.startswith(one.prefix) and other != one.prefix]
+            self._compare_macros(one, [*longer], known)
 
-    def _compare_macros(self, report: Report, digest: Definition, digests: Sequence[Definition]) -> None:
-        now = {macro.name: macro for macro in macros(report)}
-        prefix = digest.name.removesuffix(DIGEST)
-        longer = [
-            other.name.removesuffix(DIGEST)
-            for other in digests
-            if len(other.name) > len(digest.name) and other.name.startswith(prefix)
-        ]
+    def _marked_macros(self, mark: Marked) -> Iterator[_MacroSet]:
+        """Yield the macros under a mark whose digest no macro has, by the names that they would have now."""
+        found = self._found(mark.origin, mark.start) if mark.origin else None
+        if found is None:
+            return
+        checked = _MacroSet.of(found.overall, prefix_of(found.overall))
+        if any(checked.may_have(definition.name) for definition in self.definitions):
+            yield checked
+        else:
+            what = f"no macro \\{checked.prefix}... of sweep {found.overall.name!r} is defined in this file"
+            self._give_up(mark.start, f"{what}; take the mark out, or write the macros anew")
+
+    def _compare_macros(self, checked: _MacroSet, longer: Sequence[str], known: Set[str]) -> None:
+        """Compare the definitions of a set; others with a longer prefix, or a known name, are not of it."""
         for definition in self.definitions:
             name = definition.name
             place = _Place(offset=definition.offset, where=f"macro \\{name}", row="no row")
-            macro = now.get(name)
+            macro = checked.now.get(name)
             if macro is not None and macro.row is not None:
                 place = replace(place, row=f"step {macro.row.step} ({one_line(macro.row.label)})")
                 if numbers(expand(definition.value, self.macros)) != numbers(macro.value):
                     self._differ(place, macro.figure, plain(definition.value), macro.value)
-            elif (
-                macro is None
-                and name.startswith(prefix)
-                and name.endswith(tuple(FIGURES))
-                and not name.startswith(tuple(longer))
-            ):
+            elif name not in known and checked.may_have(name) and not name.startswith(tuple(longer)):
                 self._differ(place, "no column", plain(definition.value), "no such cell")
 
     # ------------------------------------------------------------------- findings
@@ -366,6 +438,15 @@ class _Check:
         said, known = (_circumstances(expand(text, self.macros)) for text in (paper, now))
         if known and said - known:
             self._differ(place, "text", ", ".join(sorted(said - known)), ", ".join(sorted(known)))
+
+    def _check_claims(
+        self, place: _Place, paper: str, now: str, support: Set[str], pairs: Sequence[str]
+    ) -> None:
+        """Every claim in the paper's text must be one of the text computed now, or of what rows support."""
+        claimed, said = claims(expand(paper, self.macros), pairs), claims(now, pairs)
+        if wrong := claimed - said - support:
+            instead = ", ".join(sorted(said - claimed)) or "no such claim"
+            self._differ(place, "claim", ", ".join(sorted(wrong)), instead)
 
     def _differ(self, place: _Place, column: str, in_paper: str, now: str) -> None:
         self.differences.append(
@@ -389,31 +470,8 @@ class _Check:
 _LABELS = 1
 """The column of labels, in every table of ours."""
 
-
-def _computed(report: CategorizedReport, origin: Origin) -> _Computed:
-    """Compute a table anew; raises InputError where it cannot be written any more."""
-    if not origin.categories:
-        return _Computed(
-            label=table_label(report.overall, origin.pairs),
-            cells=grid(report.overall, origin.pairs, origin.style),
-            printed=_read_own(table(report.overall, origin.pairs, origin.style)),
-        )
-    pair = origin.pairs[0]
-    groups = groups_of(report, pair, origin.categories)
-    return _Computed(
-        label=category_label(report, pair),
-        cells=category_grid(report, pair, groups),
-        printed=_read_own(category_table(report, pair, [groups])),
-        other_groups=tuple(
-            group.name for group in report.groups(pair) if group.category not in origin.categories
-        ),
-    )
-
-
-def _read_own(latex: str) -> PaperTable:
-    printed = read_table(without_comments(latex))
-    assert printed is not None  # noqa: S101 - this tool wrote it
-    return printed
+_CONFIGURATIONS = 2
+"""The column of configurations, where there is one."""
 
 
 def _shown(row: PaperRow) -> str:
@@ -425,39 +483,9 @@ def _column_name(cells: Grid, column: int) -> str:
     return f"{title} on {group}" if group else title
 
 
-_STEP = re.compile(
-    r"\\(?:paragraph|subparagraph|subsubsection|textbf)\*?\{\s*(?:Step (\d{1,6})(?!\d)|Taken together)"
-)
-
-
-def _paragraphs(prose: str) -> dict[int, str]:
-    """Split prose by the step that a paragraph is about; 0 has what is before and after."""
-    start, step = 0, 0
-    texts: dict[int, str] = {}
-    for heading in _STEP.finditer(prose):
-        texts[step] = texts.get(step, "") + prose[start : heading.start()]
-        start, step = heading.start(), int(heading[1] or 0)
-    texts[step] = texts.get(step, "") + prose[start:]
-    return texts
-
-
-def _subsections(prose: str) -> Iterator[str]:
-    """Split generated prose into its subsections, one per pair."""
-    starts = [marked.start for marked in find_marks(prose)]
-    for start, stop in zip(starts, [*starts[1:], len(prose)], strict=True):
-        yield prose[start:stop]
-
-
-_CLAIM = re.compile(r"\b(improve|degrade|not separable|faster|slower|highest|nothing is claimed)")
-
-
 _CIRCUMSTANCE = re.compile(r"\b(b?float(?:16|32|64)|greedy)\b")
 """What the sentence on circumstances says in words; its numbers are compared as all numbers are."""
 
 
 def _circumstances(text: str) -> set[str]:
     return set(_CIRCUMSTANCE.findall(text))
-
-
-def _claims(text: str) -> set[str]:
-    return set(_CLAIM.findall(" ".join(text.split())))

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dyna_eval.latex.definitions import Macros, expand
 from dyna_eval.latex.grid import Head
-from dyna_eval.latex.paper import PaperCell, PaperTable, expand, plain
+from dyna_eval.latex.paper import PaperCell, PaperTable, plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class PlacedCells:
 
 
 def match_columns(
-    paper: PaperTable, now: PaperTable, heads: Sequence[Head], macros: Mapping[str, str]
+    paper: PaperTable, now: PaperTable, heads: Sequence[Head], macros: Macros
 ) -> list[PaperColumn]:
     """Find which of our columns each of the paper's is: by its title, or else by its place.
 

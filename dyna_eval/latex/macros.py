@@ -72,7 +72,7 @@ def to_macros(report: Report) -> str:
 
 def macros(report: Report) -> Iterator[Macro]:
     """Return all macros of a report; their names differ."""
-    prefix = _prefix(report)
+    prefix = prefix_of(report)
     yield Macro(name=f"{prefix}{DIGEST}", value=report.digest, row=None, figure=DIGEST)
     names = _row_names(report)
     for row in report.rows:
@@ -86,7 +86,7 @@ def macros(report: Report) -> Iterator[Macro]:
             )
 
 
-def _prefix(report: Report) -> str:
+def prefix_of(report: Report) -> str:
     r"""Return what all macros of a sweep begin with. LaTeX refuses names that begin with \end."""
     words = letters(report.name) or f"Sweep{letters(str(report.sweep_id))}"
     prefix = words[0].lower() + words[1:]

@@ -1,16 +1,17 @@
-"""Reading a paper: the tables, definitions and numbers in LaTeX that others may have edited.
+"""Reading a paper: the tables and numbers in LaTeX that others may have edited.
 
-No TeX runs here. Formatting commands are looked through, comments are left out, and macros without arguments
-are replaced by their definitions.
+No TeX runs here. Formatting commands are looked through and comments are left out; `definitions` replaces
+macros.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
+from dyna_eval.latex.definitions import braced
 from dyna_eval.latex.text import read_text
 
 
@@ -32,20 +33,16 @@ class PaperRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperTable:
-    """`rows` by the step, which stands under that title or first; `rest` is what follows the tabular."""
+    """`rows` by the step, which stands under that title or first.
+
+    `rest` is what follows the tabular, without captions and other tabulars; None where nothing tells its end.
+    """
 
     caption: str
     heads: tuple[PaperCell, ...]
     """A cell per column: the texts over the first row, joined; empty where they do not fit it."""
     rows: tuple[tuple[int, PaperRow], ...]
-    rest: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Definition:
-    name: str
-    value: str
-    offset: int
+    rest: str | None
 
 
 def without_comments(text: str) -> str:
@@ -61,57 +58,10 @@ def inputs(text: str) -> Iterator[tuple[int, str]]:
         yield found.start(), found[0]
 
 
-# ------------------------------------------------------------------- definitions
-
-_DEFINES = re.compile(
-    r"\\(?:(?:new|renew|provide)command\*?\s*(?:\{\s*\\([A-Za-z]+)\s*\}|\\([A-Za-z]+))|def\s*\\([A-Za-z]+))\s*(?=\{)"
-)
-
-
-def definitions(text: str) -> list[Definition]:
-    """Return the definitions of macros without arguments, in the order of the text."""
-    found = []
-    for start in _DEFINES.finditer(text):
-        value = _braced(text, start.end())
-        if value is not None:
-            name = start[1] or start[2] or start[3]
-            found.append(Definition(name=name, value=value, offset=start.start()))
-    return found
-
-
-def expand(latex: str, values: Mapping[str, str]) -> str:
-    """Replace macros by their definitions, nested ones up to a depth of three."""
-    for _ in range(3):
-        expanded = re.sub(
-            r"\\([A-Za-z]+)(?:\{\}|(?![A-Za-z]))", lambda found: values.get(found[1], found[0]), latex
-        )
-        if expanded == latex or len(expanded) > 100_000:
-            break
-        latex = expanded
-    return latex
-
-
-def _braced(text: str, start: int) -> str | None:
-    """Return what stands in the braces that open at `start`; None where they never close."""
-    if text[start : start + 1] != "{":
-        return None
-    depth, i = 0, start
-    while i < len(text):
-        if text[i] == "\\":
-            i += 1
-        elif text[i] == "{":
-            depth += 1
-        elif text[i] == "}":
-            depth -= 1
-            if depth == 0:
-                return text[start + 1 : i]
-        i += 1
-    return None
-
-
 # ------------------------------------------------------------------------ tables
 
 _TABULAR = re.compile(r"\\begin\{(tabular[*xy]?|tblr|longtable)\}")
+_WHOLE_TABULAR = re.compile(rf"{_TABULAR.pattern}.*?\\end\{{\1\}}", re.DOTALL)
 _RULES = re.compile(
     r"\\(?:toprule|midrule|bottomrule|hline|addlinespace|cmidrule|specialrule|rowcolor|raggedright|arraybackslash)\b"
     r"(?:\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\})*"
@@ -124,15 +74,26 @@ def table_offsets(text: str) -> list[int]:
     return [found.start() for found in _TABULAR.finditer(text)]
 
 
-def read_table(region: str) -> PaperTable | None:
-    """Read the first table of a text without comments; None where there is none."""
+def read_table(region: str, *, is_whole: bool = False) -> PaperTable | None:
+    """Read the first table of a text without comments; None where there is none.
+
+    `is_whole` says that the text ends where the table does; otherwise that is found by its environment.
+    """
     begin = _TABULAR.search(region)
     if begin is None:
         return None
-    end = region.find(rf"\end{{{begin[1]}}}", begin.end())
+    ending = rf"\end{{{begin[1]}}}"
+    end = region.find(ending, begin.end())
     if end < 0:
         return None
-    closing = re.compile(r"\\end\{(?:table|sidewaystable|wraptable)\*?\}").search(region, end)
+    after = end + len(ending)
+    closing = _closing(region, begin.start(), after)
+    if is_whole and not _TABULAR.search(region, after):
+        closing = len(region)
+    captions = list(_captions(region, after if closing is None else closing))
+    region = _blank(region, [(found.start, found.end) for found in captions])
+    if begin[1] == "longtable":
+        region = _blank(region, _on_each_page(region, begin.end(), end))
     rows: list[tuple[int, PaperRow]] = []
     above: list[PaperRow] = []
     for row in _rows(region, _after_preamble(region, begin), end):
@@ -143,10 +104,67 @@ def read_table(region: str) -> PaperTable | None:
             above.append(row)
     return PaperTable(
         heads=_heads(above, rows[0][1]) if rows and above else (),
-        caption=_caption(region[: closing.start() if closing else end]),
+        caption=captions[0].text if captions else "",
         rows=tuple(rows),
-        rest=region[end + len(begin[0]) - 2 : closing.start()] if closing else "",
+        rest=None if closing is None else _WHOLE_TABULAR.sub(" ", region[after:closing]),
     )
+
+
+_ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{([A-Za-z]+\*?)\}")
+_AROUND = re.compile(
+    r"(?:(?:sideways|wrap|margin)?(?:table|figure)|center|minipage|threeparttable|adjustbox)\*?"
+)
+"""Environments in which tables stand."""
+
+
+def _closing(region: str, begin: int, after: int) -> int | None:
+    """Return where the environment ends in which a tabular stands; None where nothing tells that.
+
+    It may have begun before the region, and may go on behind it, below the mark of another tabular.
+    """
+    opened = list[str]()
+    for found in _ENVIRONMENT.finditer(region, 0, begin):
+        _open_or_close(opened, found)
+    began_here, closing = bool(opened), None
+    outermost = next((depth for depth, name in enumerate(opened) if _AROUND.fullmatch(name)), 0)
+    for found in _ENVIRONMENT.finditer(region, after):
+        was_open = _open_or_close(opened, found)
+        if began_here and len(opened) <= outermost:
+            return found.start()
+        if not was_open and not began_here:
+            if not _AROUND.fullmatch(found[2]):
+                break
+            closing = found.start()
+    return after if began_here else closing
+
+
+def _open_or_close(opened: list[str], found: re.Match[str]) -> bool:
+    """Follow a `\\begin` or `\\end`; return False for the end of what was not open."""
+    kind, name = found.groups()
+    if kind == "begin":
+        opened.append(name)
+    elif name in opened:
+        del opened[len(opened) - 1 - opened[::-1].index(name) :]
+    else:
+        return False
+    return True
+
+
+def _blank(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """Replace parts of a text by spaces, so that offsets stay as they are."""
+    for start, end in spans:
+        text = text[:start] + " " * (end - start) + text[end:]
+    return text
+
+
+def _on_each_page(region: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield where a `longtable` has what stands on each of its pages: later heads, and feet."""
+    ends = list(_END_OF_HEAD.finditer(region, start, end))
+    if ends:
+        yield ends[0].start(), ends[-1].end()
+
+
+_END_OF_HEAD = re.compile(r"\\end(?:firsthead|head|foot|lastfoot)(?![A-Za-z])")
 
 
 def _after_preamble(region: str, begin: re.Match[str]) -> int:
@@ -154,7 +172,7 @@ def _after_preamble(region: str, begin: re.Match[str]) -> int:
     at = begin.end()
     for _ in range(2 if begin[1] in ("tabular*", "tabularx", "tabulary") else 1):
         at += len(placed[0]) if (placed := re.compile(r"\s*\[[^\[\]]*\]").match(region, at)) else 0
-        argument = _braced(region, at)
+        argument = braced(region, at)
         at += 0 if argument is None else len(argument) + 2
     return at
 
@@ -179,9 +197,21 @@ def _heads(above: list[PaperRow], first: PaperRow) -> tuple[PaperCell, ...]:
     return tuple(heads)
 
 
-def _caption(region: str) -> str:
-    found = re.search(r"\\caption\*?\s*(?:\[[^\]]*\])?\s*(?=\{)", region)
-    return (_braced(region, found.end()) or "") if found else ""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Caption:
+    text: str
+    start: int
+    end: int
+
+
+_CAPTION = re.compile(r"\\caption(?:of\s*\{table\})?\*?\s*(?:\[[^\]]*\])?\s*(?=\{)")
+
+
+def _captions(region: str, stop: int) -> Iterator[_Caption]:
+    for found in _CAPTION.finditer(region, 0, stop):
+        text = braced(region, found.end())
+        if text is not None:
+            yield _Caption(text=text, start=found.start(), end=found.end() + len(text) + 2)
 
 
 def _rows(text: str, start: int, end: int) -> Iterator[PaperRow]:
@@ -217,41 +247,53 @@ def _cell(text: str) -> PaperCell:
     found = _MULTICOLUMN.match(text)
     if found is None:
         return PaperCell(latex=text.strip(), span=1)
-    template = _braced(text, found.end()) or ""
-    inner = _braced(text, found.end() + len(template) + 2)
+    template = braced(text, found.end()) or ""
+    inner = braced(text, found.end() + len(template) + 2)
     return PaperCell(latex=(inner or "").strip(), span=max(1, int(found[1])))
 
 
 # ------------------------------------------------------------- numbers and words
 
 _UNSEEN = re.compile(
-    r"\\(?:label|ref|eqref|autoref|cref|Cref|cite\w*|color|textcolor|cellcolor|vspace|hspace|setlength|fontsize)\*?"
-    r"(?:\[[^\[\]]*\])*\{[^{}]*\}"
+    r"\\(?:setlength|addtolength|fontsize|rule|fcolorbox|resizebox)\*?(?:\[[^\[\]]*\])*\{[^{}]*\}\s*\{[^{}]*\}"
+    r"|\\(?:label|ref|eqref|autoref|cref|Cref|cite\w*|color|textcolor|cellcolor|colorbox|vspace|hspace|scalebox"
+    r"|raisebox|[hv]?phantom|captionsetup)\*?(?:\[[^\[\]]*\])*\{[^{}]*\}"
 )
+_OPTIONS = re.compile(r"(\\(?:num|SI|qty|makebox|framebox))\s*\[[^\[\]]*\]")
 _BOX = re.compile(r"\\(?:parbox|begin\{minipage\})(?:\[[^\[\]]*\])*\{[^{}]*\}")
 _FOOTNOTE_MARK = re.compile(r"\$\^\{(?:\\mathrm)?\{?([a-z,]+)\}?\}\$|\\textsuperscript\{([a-z,]+)\}")
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?|\d+(?:\.\d+)?")
-_BOLD = re.compile(r"\\(?:textbf|mathbf|bm|boldsymbol|bfseries|boldmath)\b")
+_BOLD = re.compile(
+    r"\\(?:textbf|mathbf|symbf|bm|pmb|boldsymbol|bfseries|bf|boldmath)(?![A-Za-z])|\\fontseries\{b[a-z]*\}"
+)
+_FONT = re.compile(
+    r"\\(?:textbf|mathbf|boldmath|bfseries|bf|raggedright|centering|emph|textit|mathrm|text|num)(?![A-Za-z])"
+)
+
+
+def ungrouped(latex: str) -> str:
+    r"""Return LaTeX with the digits of a number side by side: `1\,024` and `1{,}024` are `1024`."""
+    return re.sub(r"(?<=\d)(?:\\[,;!:]|\{,\}|,|~)(?=\d{3}(?!\d))", "", latex)
 
 
 def numbers(latex: str) -> list[Decimal]:
     """Return the numbers that a reader sees, by value: how they are set apart or grouped does not matter."""
-    seen = _BOX.sub(" ", _UNSEEN.sub(" ", _FOOTNOTE_MARK.sub(" ", latex)))
+    seen = _OPTIONS.sub(r"\1", _BOX.sub(" ", _UNSEEN.sub(" ", _FOOTNOTE_MARK.sub(" ", latex))))
     seen = seen.replace("−", "-").replace("$-$", "-").replace(r"\textminus", "-")
-    seen = re.sub(r"(?<=\d)(?:\\[,;!:]|\{,\}|,|~)(?=\d{3}(?!\d))", "", seen)
-    seen = re.sub(r"\\[,;!: ]", " ", seen)
+    seen = re.sub(r"\\[,;!: ]", " ", ungrouped(seen))
+    seen = re.sub(r"--+", " ", seen)  # of a range
+    seen = re.sub(
+        r"(-?)\\[A-Za-z]+\*?\s*", lambda found: found[1] or " ", seen
+    )  # a command, or its minus sign
     seen = re.sub(r"[{}$]", "", seen)
     return [Decimal(found) for found in _NUMBER.findall(seen)]
 
 
 def plain(latex: str) -> str:
     """Return about what a reader sees of LaTeX: commands and spacing are gone, footnote marks too."""
-    seen = _BOX.sub(" ", _UNSEEN.sub(" ", _FOOTNOTE_MARK.sub("", latex)))
+    seen = _OPTIONS.sub(r"\1", _BOX.sub(" ", _UNSEEN.sub(" ", _FOOTNOTE_MARK.sub("", latex))))
     seen = seen.replace(r"\times", "×").replace(r"\pm", "±").replace(r"\tau", "τ").replace(r"\leq", "≤")
-    seen = re.sub(
-        r"\\(?:textbf|mathbf|boldmath|bfseries|raggedright|centering|emph|textit|mathrm|num)\b", "", seen
-    )
-    seen = re.sub(r"\\[,;!: ]|~", " ", read_text(seen))
+    seen = re.sub(r"\\[,;!: ]|~", " ", read_text(_FONT.sub("", seen)))
     return " ".join(re.sub(r"[{}$]", "", seen).split())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,27 @@ def test_a_paper_with_joined_rows_is_checked_against_the_sweeps_they_came_from(w
     edited = workplace.run_here("report", "--check", "paper.tex")
     assert edited.status == 1
     assert "(Linear K=6), Throughput: 155.0 in the paper, 150.0 now" in edited.stdout
+
+
+def test_a_table_of_macros_is_checked_with_the_file_that_defines_them(workplace: Workplace) -> None:
+    write(workplace.folder, "a.json", dynatree([baseline(100.0), linear(6, 150.0)]))
+    workplace.run_here("import", "a.json")
+    assert workplace.run_here("report", "--macros", "macros.tex").status == 0
+    table = workplace.run_here("report", "--latex").stdout
+    cell = re.search(r"& (\\textbf\{)?150\.0\}? &", table)
+    name = re.search(
+        r"\\newcommand\{(\\\w+Throughput)\}\{150\.0\}", (workplace.folder / "macros.tex").read_text("utf-8")
+    )
+    assert cell is not None
+    assert name is not None
+    paper = workplace.folder / "paper.tex"
+    paper.write_text(table.replace(cell[0], rf"& {name[1]}{{}} &"), encoding="utf-8")
+    both = workplace.run_here("report", "--check", "paper.tex", "--check", "macros.tex")
+    assert both.status == 0, both.stdout
+    alone = workplace.run_here("report", "--check", "paper.tex")
+    assert alone.status == 1
+    assert "1 cell not compared; no file that was named defines" in alone.stdout
+    assert alone.stdout.endswith("0 differences, 1 not checked\n")
 
 
 def test_presets_are_for_sweeps_that_were_measured_here(workplace: Workplace) -> None:
