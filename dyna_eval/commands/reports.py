@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dyna_eval.commands.exchange import print_by_category, write_answers
-from dyna_eval.commands.options import database_option, open_store, which_sweep
+from dyna_eval.commands.options import database_option, open_to_read, readable, which_sweep
 from dyna_eval.commands.output import print_json
 from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_papers
 from dyna_eval.commands.plotting import Figures, figure_options, write_figures
@@ -95,7 +95,7 @@ def report(
             raise click.UsageError(
                 "--by-category has columns of its own, and no --columns, --std, --siunitx or --side-by-side"
             )
-        with open_store(database) as store:
+        with open_to_read(database) as store:
             record = store.record(find_measured(store, sweep))
             if spec_bench is not None:
                 write_answers(store, record, spec_bench, allow_mixed=allow_mixed)
@@ -103,7 +103,7 @@ def report(
             print_by_category(record, form, allow_mixed=allow_mixed)
         if by_category or form is None:
             return 0
-    with open_store(database) as store:
+    with open_to_read(database) as store:
         built = stored_report(
             store,
             list(dict.fromkeys(store.find_sweep(name) for name in sources or (sweep,))),
@@ -116,7 +116,7 @@ def report(
             write_figures(figures, built, store)
     write_papers(built, paper, figures.directory if figures else None)
     if page is not None:
-        write_page(page, built, database)
+        write_page(page, built, readable(database))
     if form is not None or (figures is None and page is None and not paper.writes_files):
         print_report(built, form, paper.style)
     return 0

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from dyna_eval.commands.options import database_option, json_option, open_store
+from dyna_eval.commands.options import database_option, json_option, open_to_read
 from dyna_eval.commands.output import print_json, stdout_kept_clean
 from dyna_eval.errors import MissingDatabaseError
 from dyna_eval.wording import count
@@ -26,7 +26,7 @@ def list_pairs(*, database: str, as_json: bool) -> None:
     from dyna_eval.jobs import PACKAGED_PAIRS
 
     known = dict.fromkeys(PACKAGED_PAIRS, "packaged")
-    with contextlib.suppress(MissingDatabaseError), open_store(database) as store:
+    with contextlib.suppress(MissingDatabaseError), open_to_read(database) as store:
         for sweep in store.list_sweeps():
             for name in sweep.pairs:
                 known.setdefault(name, f"sweep {sweep.id} {sweep.name}")
@@ -94,7 +94,7 @@ def check_database(*, sweep: str | None, database: str, as_json: bool) -> int:
 
     Prints a line for every finding; the exit status is 1 if there is any.
     """
-    with open_store(database) as store:
+    with open_to_read(database) as store:
         sweep_id = None if sweep is None else store.find_sweep(sweep)
         findings = store.audit(sweep_id)
         checked = len(store.list_sweeps()) if sweep_id is None else 1
