@@ -58,11 +58,25 @@ one without a name of its own. A whole disk served by a program has the type fus
 """
 
 
+_MOUNTS = Path("/proc/self/mounts")
+
+
 def check_file(address: URL, *, create: bool) -> None:
     """Refuse a SQLite file that cannot be or lies on a network; one that is not there or may not be written
     to, where `create` says that it is to be filled, and one that is not there where it is to be read."""
     if address.get_backend_name() != "sqlite":
         return
+    path = check_path(address, create=create)
+    kind = lies_on_network(path)
+    if kind is not None:
+        raise DatabaseError(
+            f"{address.database} lies on a network file system, or may do so ({kind}), where SQLite's locks"
+            " cannot be trusted; choose a folder of a local disk, or use Postgres"
+        )
+
+
+def check_path(address: URL, *, create: bool) -> Path:
+    """Return where a SQLite file is, links followed; refuse it as `check_file` does, but for a network."""
     path = Path(str(address.database))
     try:
         resolved = path.resolve()
@@ -71,14 +85,14 @@ def check_file(address: URL, *, create: bool) -> None:
         raise DatabaseError(f"cannot open {path}: {error.strerror}; choose another file") from error
     except RuntimeError as error:
         raise DatabaseError(f"cannot open {path}: it is a link that leads back to itself") from error
-    mounts = Path("/proc/self/mounts")
-    if mounts.exists():
-        kind = network_file_system(resolved, mounts.read_text(errors="replace"))
-        if kind is not None:
-            raise DatabaseError(
-                f"{path} lies on a network file system, or may do so ({kind}), where SQLite's locks cannot be"
-                " trusted; choose a folder of a local disk, or use Postgres"
-            )
+    return resolved
+
+
+def lies_on_network(path: Path) -> str | None:
+    """Return the type of a path's file system where it is or may be a network's, else None."""
+    if not _MOUNTS.exists():
+        return None
+    return network_file_system(path, _MOUNTS.read_text(errors="replace"))
 
 
 def _check_path(path: Path, *, create: bool) -> None:

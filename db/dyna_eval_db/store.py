@@ -39,6 +39,7 @@ from dyna_eval.records import (
 from dyna_eval.reports.imported import ImportedFile, ImportedSweep
 from dyna_eval_db import imports, sweeps
 from dyna_eval_db.address import parse_address
+from dyna_eval_db.anonymous import NeutralNames, read_names
 from dyna_eval_db.audit import audit
 from dyna_eval_db.claims import (
     claim_jobs,
@@ -70,6 +71,7 @@ from dyna_eval_db.results import (
     read_tree_sizes,
 )
 from dyna_eval_db.sqlite_file import check_file
+from dyna_eval_db.transfer import copy_sweep, require_at_rest
 from dyna_eval_db.values import (
     Attempt,
     Claim,
@@ -196,6 +198,22 @@ class Store:
         with self._read() as session:
             return sweeps.find_sweep(session, name_or_id)
 
+    def sweep_of_digest(self, digest: str) -> int | None:
+        """Return the sweep of a digest; None where there is none."""
+        with self._read() as session:
+            return session.scalar(select(SweepRow.id).where(SweepRow.digest == digest))
+
+    def latest_measured(self, name: str) -> int | None:
+        """Return the latest sweep of a name that was measured here; None where there is none."""
+        with self._read() as session:
+            return sweeps.latest_measured(session, name)
+
+    def jobs_to_run(self, sweep_id: int) -> tuple[Job, ...]:
+        """Return the jobs of a sweep that are queued or running, in the order in which they are to run."""
+        with self._read() as session:
+            sweeps.require_sweep(session, sweep_id)
+            return sweeps.read_open_jobs(session, sweep_id)
+
     def list_sweeps(self) -> list[SweepSummary]:
         """Return all sweeps, the latest first."""
         with self._read() as session:
@@ -311,6 +329,28 @@ class Store:
         """Return all imported sweeps, the oldest first, without their samples."""
         with self._read() as session:
             return imports.read_imports(session)
+
+    # -------------------------------------------------------- out of another database
+
+    def require_at_rest(self, sweep_id: int) -> None:
+        """Raise InputError while a controller that may be alive works on a sweep."""
+        with self._read() as session:
+            require_at_rest(session, sweep_id)
+
+    def neutral_names(self, sweep_ids: Sequence[int]) -> NeutralNames:
+        """Return what is to stand for machines and paths in copies of some sweeps."""
+        with self._read() as session:
+            return read_names(session, sweep_ids)
+
+    @retried
+    def copy_from(self, source: Store, sweep_id: int, *, names: NeutralNames | None = None) -> int:
+        """Copy a sweep of another store with all that belongs to it, and return its number here.
+
+        All of it as one moment of the other database, or nothing. Raises InputError where a controller works
+        on it, or where it is here already.
+        """
+        with source._read() as reading_session, self._write() as session:
+            return copy_sweep(reading_session, session, sweep_id, names)
 
     # ------------------------------------------------------ the controller's lease
 

@@ -168,6 +168,12 @@ def find_sweep(session: Session, name_or_id: str | None) -> int:
     return found
 
 
+def latest_measured(session: Session, name: str) -> int | None:
+    """Find the latest sweep of a name that jobs measure; None where there is none."""
+    of_name = select(SweepRow.id).where(SweepRow.name == name).order_by(SweepRow.id.desc())
+    return next((number for number in session.scalars(of_name) if not is_imported(session, number)), None)
+
+
 def _numbered(session: Session, text: str) -> int | None:
     if not re.fullmatch(r"[0-9]{1,18}", text):  # a longer number fits in no column
         return None
@@ -364,6 +370,15 @@ def read_resolved(session: Session, sweep_id: int) -> ResolvedSweep:
         prompt_sets={pair: read_prompts(session, digest) for pair, digest in row.prompt_sets.items()},
         jobs=tuple(_job(job, pairs[job.pair]) for job in jobs),
     )
+
+
+def read_open_jobs(session: Session, sweep_id: int) -> tuple[Job, ...]:
+    """Read the jobs of a sweep that are still to run, or are running."""
+    still_open = JobRow.state.in_([JobState.QUEUED, JobState.RUNNING])
+    rows = session.scalars(
+        select(JobRow).where(JobRow.sweep_id == sweep_id, still_open).order_by(JobRow.position, JobRow.id)
+    )
+    return tuple(read_sweep_jobs(session, sweep_id, rows))
 
 
 def read_sweep_jobs(session: Session, sweep_id: int, rows: Iterable[Any]) -> list[Job]:

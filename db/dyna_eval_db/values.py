@@ -27,6 +27,7 @@ class EventKind(StrEnum):
     SUBMITTED_AGAIN = "submitted again"
     JOBS_ADDED = "jobs added"
     IMPORTED = "imported"
+    COPIED = "copied"  # out of another database, in which the event's `sweep` was its number
     LEASE_ACQUIRED = "lease acquired"
     LEASE_RELEASED = "lease released"
     CLAIMED = "claimed"

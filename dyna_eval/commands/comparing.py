@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.options import database_option, open_store, without_password
+from dyna_eval.commands.options import database_option, open_to_read, without_password
 from dyna_eval.commands.output import print_json
 from dyna_eval.wording import count, one_line
 
@@ -91,7 +91,7 @@ def read_side(text: str, database: str) -> Side:
 
     url, sweep = split_side(text, database)
     origin = shown(parse_address(url))
-    with open_store(url) as store:
+    with open_to_read(url) as store:
         sweep_id = store.find_sweep(sweep)
         imported = store.imported(sweep_id)
         if imported is not None:

@@ -18,6 +18,7 @@ from dyna_eval.commands.completion import sweep_names
 from dyna_eval.errors import DatabaseAwayError
 from dyna_eval.interrupts import raise_if_interrupted
 from dyna_eval.jobs import MAX_CONFIGURATIONS
+from dyna_eval.wording import one_line
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
@@ -196,6 +197,31 @@ def open_store(database: str, *, create: bool = False) -> Iterator[Store]:
     from dyna_eval_db.store import Store
 
     with Store.open(database, create=create) as store:
+        yield store
+
+
+def readable(database: str) -> str:
+    """Return the address at which the present command, which only reads, finds a database until it ends.
+
+    A SQLite file on a network file system is copied for it, once however often it asks, and stderr says so.
+    Outside of a command it is the given address.
+    """
+    from dyna_eval_db.network_copy import readable_copy
+
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return database
+    found: dict[str, str] = context.meta.setdefault(f"{__name__}.readable", {})
+    if database not in found:
+        copied = readable_copy(database, lambda text: click.echo(one_line(text), err=True))
+        found[database] = context.with_resource(copied)
+    return found[database]
+
+
+@contextlib.contextmanager
+def open_to_read(database: str) -> Iterator[Store]:
+    """Open the store for a command that only reads, for the time of a block."""
+    with open_store(readable(database)) as store:
         yield store
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dyna_eval.commands.options import open_store, with_options
+from dyna_eval.commands.options import open_to_read, with_options
 from dyna_eval.commands.output import print_json, write_own
 from dyna_eval.commands.reading import find_measured, stored_report
 from dyna_eval.errors import InputError
@@ -138,7 +138,7 @@ def check_papers(papers: Sequence[Path], database: str, *, as_json: bool) -> int
     from dyna_eval.reports.terms import with_terms
 
     texts = {path: _read(path) for path in papers}
-    with open_store(database) as store:
+    with open_to_read(database) as store:
         sweeps = {summary.digest: summary.id for summary in store.list_sweeps()}
 
         def recompute(origin: Origin) -> CategorizedReport | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dyna_eval.commands.exchange import print_by_category, write_answers
-from dyna_eval.commands.options import database_option, open_store, which_sweep
+from dyna_eval.commands.options import database_option, open_to_read, readable, which_sweep
 from dyna_eval.commands.output import print_json
 from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_papers
 from dyna_eval.commands.plotting import Figures, figure_options, write_figures
@@ -119,7 +119,7 @@ def report(
     )
     if whole and (by_category or (form is None and not writes)):
         return 0
-    with open_store(database) as store:
+    with open_to_read(database) as store:
         built = stored_report(
             store,
             list(dict.fromkeys(store.find_sweep(name) for name in sources or (sweep,))),
@@ -133,7 +133,7 @@ def report(
             write_figures(figures, built, store)
     write_papers(built, paper, figures.directory if figures else None)
     if page is not None:
-        write_page(page, built, database)
+        write_page(page, built, readable(database))
     if form is not None or not writes:
         print_report(built, form, paper.style)
     return 0
@@ -165,7 +165,7 @@ def _write_whole_sweep(
 
     if raw is None and spec_bench is None and not by_category:
         return False
-    with open_store(database) as store:
+    with open_to_read(database) as store:
         sweep_id = find_measured(store, sweep)
         if raw is not None:
             write_raw(raw, store, sweep_id)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.files import plan, print_configurations, warn
+from dyna_eval.commands.files import warn
 from dyna_eval.commands.options import (
     Execution,
     as_typed,
@@ -25,6 +25,7 @@ from dyna_eval.commands.options import (
     which_sweep,
 )
 from dyna_eval.commands.output import print_json, stdout_kept_clean
+from dyna_eval.commands.planning import print_plan, read_standing, repeats_to_add
 from dyna_eval.commands.reading import find_measured
 from dyna_eval.commands.reports import print_report
 from dyna_eval.errors import DatabaseError, LeaseLostError, MixedRowsError, PairError, PromptError
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
     from dyna_eval.jobs import JobState, ResolvedSweep, SweepSpec
-    from dyna_eval.records import StoredCalibration
 
 
 @click.command()
@@ -68,9 +68,12 @@ def submit(
     with stdout_kept_clean(), _blamed_on(file, spec, overrides):
         resolved = _resolve(spec, replace(execution, address="local") if dry_run else execution)
     if dry_run:
-        _print_plan(resolved, _known_calibrations(database, resolved), as_json=as_json)
+        print_plan(resolved, database, as_json=as_json)
         return 0
     with open_store(database, create=True) as store:
+        standing = read_standing(store, resolved)
+        if standing.said and standing.jobs:
+            click.echo(standing.said, err=True)
         sweep_id = store.add_sweep(resolved)
         return _execute(store, database, sweep_id, execution, as_json=as_json)
 
@@ -161,70 +164,6 @@ def _resolve(spec: SweepSpec, execution: Execution) -> ResolvedSweep:
         return resolve_on_cluster(
             spec, lambda text: click.echo(text, err=True), gpus_per_pair=execution.gpus_per_pair
         )
-
-
-def _known_calibrations(database: str, resolved: ResolvedSweep) -> dict[str, StoredCalibration]:
-    """Return the likely calibration of each pair that has one, by the pair's name; create nothing."""
-    try:
-        with open_store(database) as store:
-            return store.likely_calibrations(resolved)
-    except DatabaseError:  # there is none yet, or it is empty: it was found usable before
-        return {}
-
-
-def _print_plan(
-    resolved: ResolvedSweep, calibrations: dict[str, StoredCalibration], *, as_json: bool
-) -> None:
-    from dyna_eval.reports.cells import generation_text
-    from dyna_eval.sweeps.expansion import estimate_seconds
-
-    spec = resolved.spec
-    seconds = estimate_seconds(resolved, {name: own.calibration for name, own in calibrations.items()})
-    unknown = [pair.spec.name for pair in resolved.pairs if pair.spec.name not in calibrations]
-    if as_json:
-        jobs = [
-            {"key": job.key, "label": job.configuration.label, "repeat": job.repeat} for job in resolved.jobs
-        ]
-        measured = [
-            {"pair": name, "machine": own.machine, "measured_at": own.measured_at}
-            for name, own in calibrations.items()
-        ]
-        print_json(
-            plan(spec)
-            | {"digest": resolved.digest, "jobs": jobs, "estimated_seconds": seconds}
-            | {"calibrations": measured, "not_estimated": unknown}
-        )
-        return
-    print_configurations(spec)
-    for pair in resolved.pairs:
-        prompts = resolved.prompt_sets[pair.spec.name].prompts
-        tokens = sum(len(prompt.token_ids) for prompt in prompts)
-        generated = generation_text(spec.generation_of(pair.spec))
-        told = f"{len(prompts)} prompts with {tokens} tokens, then {generated}"
-        click.echo(f"pair {pair.spec.name}: {pair.dtype}, {told}")
-    if seconds is None:
-        click.echo("no estimate of the time: no calibration of these models is known in this database yet")
-    else:
-        click.echo(one_line(f"{_about(seconds)} {_basis(list(calibrations.values()), unknown)}"))
-    click.echo(f"{len(resolved.jobs)} jobs; nothing was stored or run")
-
-
-def _basis(calibrations: Sequence[StoredCalibration], unknown: Sequence[str]) -> str:
-    """Return what an estimate rests on, which another machine may have measured, and what is not in it."""
-    origins = list(dict.fromkeys(own.origin for own in calibrations))
-    noun = "the calibration" if len(origins) == 1 else "calibrations"
-    text = f"on one actor if every row were as fast as the target alone, by {noun} {listed(origins)}"
-    if not unknown:
-        return text
-    pairs = listed([f"pair {name}" for name in unknown])
-    return f"{text}; without {pairs}, of which no calibration is known"
-
-
-def _about(seconds: float) -> str:
-    """Return a length of time as people say it."""
-    if seconds < 60:
-        return "under a minute"
-    return f"about {seconds / 60:.0f} min" if seconds < 100 * 60 else f"about {seconds / 3600:.1f} h"
 
 
 # -------------------------------------------------------------------------- running
@@ -390,13 +329,5 @@ def _work_as(
 
 def _add_repeats(store: Store, sweep_id: int) -> int:
     """Add the repeats that `repeats: auto` asks for by now, and return how many jobs that are."""
-    from dyna_eval.jobs import JobState
-    from dyna_eval.running.repeats import jobs_to_add
-
-    counts = store.progress(sweep_id)
-    if counts[JobState.QUEUED] or counts[JobState.RUNNING] or not counts[JobState.DONE]:
-        return 0
-    resolved = store.resolved(sweep_id)
-    if resolved.spec.measure.max_repeats is None or not all(job.is_current for job in resolved.jobs):
-        return 0
-    return store.add_jobs(sweep_id, jobs_to_add(store.record(sweep_id), resolved))
+    jobs = repeats_to_add(store, sweep_id)
+    return store.add_jobs(sweep_id, jobs) if jobs else 0

@@ -16,6 +16,7 @@ from dyna_eval.commands.options import (
     json_option,
     once_back,
     open_store,
+    open_to_read,
     which_sweep,
 )
 from dyna_eval.commands.output import print_json
@@ -57,7 +58,7 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
     """Show how far a sweep is, and what failed."""
     from dyna_eval.jobs import SweepState
 
-    with open_store(database) as store:
+    with open_to_read(database) as store:
         sweep_id = store.find_sweep(sweep)
         imported = store.imported(sweep_id)
         if imported is not None:
@@ -99,7 +100,7 @@ def _print_imported(sweep: ImportedSweep, *, as_json: bool) -> None:
 @json_option
 def list_sweeps(*, database: str, as_json: bool) -> None:
     """List the sweeps of a database, the latest first."""
-    with open_store(database) as store:
+    with open_to_read(database) as store:
         sweeps = store.list_sweeps()
     if as_json:
         print_json(
@@ -124,7 +125,7 @@ def show(*, job: int, database: str, as_json: bool) -> None:
     """Show one job: its settings, machine, attempts and texts."""
     from dyna_eval.tables.report_json import pair_json
 
-    with open_store(database) as store:
+    with open_to_read(database) as store:
         stored, attempts, samples = store.job(job), store.attempts(job), store.samples(job)
         planned, facts = store.planned_job(job), store.facts(job)
     pair = pair_json(planned.pair)
@@ -176,7 +177,7 @@ def logs(*, sweep: str | None, follow: bool, as_json: bool, database: str) -> No
     """Print a sweep's event log."""
     from dyna_eval.jobs import JobState
 
-    with open_store(database) as store:
+    with (open_store if follow else open_to_read)(database) as store:  # no copy tells what comes
         sweep_id, last = store.find_sweep(sweep), 0
 
         def look() -> tuple[dict[JobState, int], list[Event]]:

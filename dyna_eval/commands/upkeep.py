@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.options import database_option, json_option, open_store
+from dyna_eval.commands.options import (
+    database_option,
+    json_option,
+    open_store,
+    open_to_read,
+    without_password,
+)
 from dyna_eval.commands.output import print_json, stdout_kept_clean
-from dyna_eval.errors import MissingDatabaseError
-from dyna_eval.wording import count
+from dyna_eval.errors import InputError, MissingDatabaseError
+from dyna_eval.wording import count, listed, one_line
+
+if TYPE_CHECKING:
+    from dyna_eval_db.store import Store
 
 
 @click.group()
@@ -26,7 +38,7 @@ def list_pairs(*, database: str, as_json: bool) -> None:
     from dyna_eval.jobs import PACKAGED_PAIRS
 
     known = dict.fromkeys(PACKAGED_PAIRS, "packaged")
-    with contextlib.suppress(MissingDatabaseError), open_store(database) as store:
+    with contextlib.suppress(MissingDatabaseError), open_to_read(database) as store:
         for sweep in store.list_sweeps():
             for name in sweep.pairs:
                 known.setdefault(name, f"sweep {sweep.id} {sweep.name}")
@@ -94,7 +106,7 @@ def check_database(*, sweep: str | None, database: str, as_json: bool) -> int:
 
     Prints a line for every finding; the exit status is 1 if there is any.
     """
-    with open_store(database) as store:
+    with open_to_read(database) as store:
         sweep_id = None if sweep is None else store.find_sweep(sweep)
         findings = store.audit(sweep_id)
         checked = len(store.list_sweeps()) if sweep_id is None else 1
@@ -108,3 +120,81 @@ def check_database(*, sweep: str | None, database: str, as_json: bool) -> int:
     if not findings:
         click.echo(f"ok: {count(checked, 'sweep')}")
     return 1 if findings else 0
+
+
+@database.command("copy")
+@click.argument("source", callback=without_password)
+@click.option(
+    "--sweep",
+    "chosen",
+    multiple=True,
+    metavar="SWEEP",
+    help="Copy this sweep of SOURCE, by its name or number; several where repeated. Unless given, all.",
+)
+@click.option(
+    "--anonymous",
+    is_flag=True,
+    help="Put neutral names in the place of hosts and paths, in a new database.",
+)
+@database_option
+@json_option
+def copy_sweeps(
+    *, source: str, chosen: tuple[str, ...], anonymous: bool, database: str, as_json: bool
+) -> None:
+    """Copy sweeps of another database with all that belongs to them into the one of --db.
+
+    SOURCE is a file or a URL; nothing is changed in it. Either may be SQLite or Postgres. A sweep that is
+    there already, or that a controller works on, is refused, and then nothing is copied.
+    """
+    from dyna_eval_db.store import Store
+
+    Store.check(database)
+    url = source if "://" in source else f"sqlite:///{Path(source).absolute()}"
+    with open_to_read(url) as origin:
+        found = _to_copy(origin, chosen)
+        names = origin.neutral_names(found) if anonymous else None
+        with open_store(database, create=True) as target:
+            if anonymous and target.list_sweeps():
+                raise InputError(
+                    "--anonymous makes a database that holds nothing else: name a new one with --db; sweeps"
+                    " of several databases are first copied into one, and that then with --anonymous"
+                )
+            _refuse_known(origin, found, target)
+            copies = []
+            for sweep_id in found:
+                number = target.copy_from(origin, sweep_id, names=names)
+                name = target.summary(number).name
+                copies.append({"from": sweep_id, "id": number, "name": name})
+                if not as_json:
+                    click.echo(one_line(f"sweep {sweep_id} {name}: copied as sweep {number}"))
+    if as_json:
+        print_json(copies)
+
+
+def _to_copy(origin: Store, chosen: Sequence[str]) -> list[int]:
+    """Return the numbers of the sweeps to copy, the oldest first; raises InputError where one is at work."""
+    found = sorted(
+        {origin.find_sweep(name) for name in chosen} if chosen else {own.id for own in origin.list_sweeps()}
+    )
+    if not found:
+        origin.find_sweep(None)  # which says that there is none
+    for sweep_id in found:
+        origin.require_at_rest(sweep_id)
+    return found
+
+
+def _refuse_known(origin: Store, found: Sequence[int], target: Store) -> None:
+    """Raise InputError where some sweeps are in the target already, and name the others."""
+    known = {
+        sweep_id: there
+        for sweep_id in found
+        if (there := target.sweep_of_digest(origin.summary(sweep_id).digest)) is not None
+    }
+    if not known:
+        return
+    each = listed([f"sweep {sweep_id}, as its sweep {there}" for sweep_id, there in known.items()])
+    others = " ".join(f"--sweep {sweep_id}" for sweep_id in found if sweep_id not in known)
+    raise InputError(
+        f"that database already holds {each}; nothing was copied"
+        + (f", {others} copies what it lacks" if others else "")
+    )

@@ -39,6 +39,7 @@ def store(tmp_path: Path, empty_file: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
         for module in (running, stored):
             monkeypatch.setattr(module, "open_store", opened)
+        monkeypatch.setattr(stored, "open_to_read", opened)
         monkeypatch.setattr(options.time, "sleep", lambda _: None)
         yield store
 

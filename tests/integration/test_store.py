@@ -47,8 +47,10 @@ from sqlalchemy.exc import DataError
 from dyna_eval.cli import cli
 from dyna_eval.commands import running, stored
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, LeaseLostError, UnknownSweepError
+from dyna_eval.importers import import_file
 from dyna_eval.jobs import Backend, JobState, Method, ResolvedSweep, digest
 from dyna_eval.measurements import Calibration, Environment, JobResult, sum_rounds
+from tests.result_files import FOUR_STEPS, dynatree, write
 
 MINUTE = 60.0
 
@@ -889,17 +891,18 @@ def dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
 def test_a_dry_run_estimates_its_time_by_an_earlier_calibration(
     store: Store, sweep_id: int, database_url: str, dry_run: Callable[..., str]
 ) -> None:
-    """4 jobs and one run of the actor's own, 2 prompts of 4 tokens each, a token a second."""
+    """Of 4 jobs those that are left, and one run of the actor's own; 2 prompts of 4 tokens each, a token a
+    second."""
     assert json.loads(dry_run(database_url, "--json"))["estimated_seconds"] is None
     assert "no estimate of the time: no calibration of these models is known" in dry_run(database_url)
     claim = take(store, sweep_id)
     land_one(store, claim, make_result(claim.job))
     before = store.record(sweep_id)
-    assert json.loads(dry_run(database_url, "--json"))["estimated_seconds"] == 5 * 2 * 4 * 1.0
+    assert json.loads(dry_run(database_url, "--json"))["estimated_seconds"] == (3 + 1) * 2 * 4 * 1.0
     told = dry_run(database_url)
     assert "under a minute on one actor if every row were as fast as the target alone" in told
     assert "no estimate" not in told
-    slower = Calibration(draft_seconds=(), verify_seconds=((1, 6.0),))
+    slower = Calibration(draft_seconds=(), verify_seconds=((1, 10.0),))
     claim = take(store, sweep_id)
     land_one(store, claim, make_result(claim.job, calibration=slower))
     assert "about 4 min on one actor" in dry_run(database_url)
@@ -918,7 +921,7 @@ def test_a_dry_run_says_which_machine_its_estimate_is_of_and_prefers_the_sweeps_
     claim = take(store, other)
     land_one(store, claim, on(make_result(claim.job, calibration=slower), "There"))
     told = json.loads(dry_run(database_url, "--json"))
-    assert told["estimated_seconds"] == 5 * 2 * 4 * 1.0
+    assert told["estimated_seconds"] == (3 + 1) * 2 * 4 * 1.0
     assert [(own["pair"], own["machine"]) for own in told["calibrations"]] == [("demo", "Here, 8 cores")]
     assert told["not_estimated"] == []
     [line] = [line for line in dry_run(database_url).splitlines() if "on one actor" in line]
@@ -938,7 +941,8 @@ def test_a_dry_run_names_the_pairs_that_it_cannot_estimate(
     land_one(store, claim, make_result(claim.job))
     both = make_sweep(pairs=("demo", "large"))
     strange = replace(both.pairs[1], target_digest=digest("never seen"))
-    monkeypatch.setattr(running, "_resolve", lambda *_, **__: replace(both, pairs=(both.pairs[0], strange)))
+    both = replace(both, pairs=(both.pairs[0], strange), digest=digest("both"))
+    monkeypatch.setattr(running, "_resolve", lambda *_, **__: both)
     told = json.loads(dry_run(database_url, "--json"))
     assert (told["estimated_seconds"], told["not_estimated"]) == (5 * 2 * 4 * 1.0, ["large"])
     assert dry_run(database_url).count("; without pair large, of which no calibration is known") == 1
@@ -947,7 +951,8 @@ def test_a_dry_run_names_the_pairs_that_it_cannot_estimate(
 def test_a_dry_run_makes_no_database_and_fills_no_empty_one(
     database_url: str, tmp_path: Path, dry_run: Callable[..., str]
 ) -> None:
-    assert json.loads(dry_run(database_url, "--json"))["estimated_seconds"] is None
+    told = json.loads(dry_run(database_url, "--json"))
+    assert (told["estimated_seconds"], told["sweep"], told["differs_from"]) == (None, None, None)
     assert "on one actor" not in dry_run(database_url)
     assert {path.name for path in tmp_path.iterdir()} == {"sweep.yaml"}
     if database_url.startswith("sqlite"):
@@ -955,6 +960,83 @@ def test_a_dry_run_makes_no_database_and_fills_no_empty_one(
     dry_run(database_url)
     with pytest.raises(DatabaseError, match="is empty"):
         Store.open(database_url, create=False)
+
+
+def test_a_dry_run_of_a_stored_sweep_lists_and_times_only_what_would_run(
+    store: Store, sweep_id: int, database_url: str, dry_run: Callable[..., str]
+) -> None:
+    assert f"\nsweep {sweep_id} again: 0 of 4 jobs are done, 4 to run\n" in dry_run(database_url)
+    done = take(store, sweep_id)
+    land_one(store, done, make_result(done.job))
+    failed = take(store, sweep_id)
+    store.fail(failed, error_class="OSError", message="no", final=True)
+    said = f"sweep {sweep_id} again: 1 of 4 jobs are done, 1 failed, 2 to run"
+    assert f"\n{said}\n" in dry_run(database_url)
+    assert "\n2 jobs; nothing was stored or run\n" in dry_run(database_url)
+    told = json.loads(dry_run(database_url, "--json"))
+    assert (told["sweep"], told["done"], told["differs_from"]) == (sweep_id, 1, None)
+    left = {(job.key, job.repeat) for job in store.jobs_to_run(sweep_id)}
+    assert {(job["key"], job["repeat"]) for job in told["jobs"]} == left
+    assert len(left) == 2
+    assert not left & {(claim.job.key, claim.job.repeat) for claim in (done, failed)}
+
+    store.cancel(sweep_id)
+    told = json.loads(dry_run(database_url, "--json"))
+    assert (told["jobs"], told["estimated_seconds"]) == ([], 0.0)
+    assert "0 jobs; nothing was stored or run" in dry_run(database_url)
+
+
+def test_a_dry_run_counts_the_repeat_that_an_automatic_sweep_would_add(
+    store: Store, database_url: str, dry_run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = make_sweep()
+    measure = replace(plain.spec.measure, max_repeats=3, precision=1e-9)
+    automatic = replace(plain, spec=replace(plain.spec, measure=measure))
+    sweep_id = store.add_sweep(automatic)
+    monkeypatch.setattr(running, "_resolve", lambda *_, **__: automatic)
+    while claim := claim_one(store, sweep_id, pair="demo", actor="actor-1", lease_seconds=MINUTE):
+        result = make_result(claim.job)
+        slower = [replace(own, decode_seconds=1.0 + claim.job_id / 10) for own in result.samples]
+        land_one(store, claim, replace(result, samples=tuple(slower)))
+    told = json.loads(dry_run(database_url, "--json"))
+    assert (told["done"], [job["repeat"] for job in told["jobs"]]) == (4, [2, 2])
+    assert store.progress(sweep_id)[JobState.QUEUED] == 0
+
+
+def test_a_new_sweep_of_a_known_name_says_what_differs_before_anything_runs(
+    store: Store,
+    database_url: str,
+    dry_run: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where a sweep of that name was imported since, which has nothing to reuse."""
+    edited = make_sweep()
+    sweep_id = store.add_sweep(edited)
+    measure = replace(edited.spec.measure, confidence=0.9)
+    edited = replace(edited, spec=replace(edited.spec, measure=measure), digest=digest("edited"))
+    store.add_import(import_file(write(tmp_path, "a.json", dynatree(FOUR_STEPS))), "four-step")
+    monkeypatch.setattr(running, "_resolve", lambda *_, **__: edited)
+    said = (
+        f"a new sweep: it differs from sweep {sweep_id} in measure.confidence;"
+        f" nothing of sweep {sweep_id} is reused\n"
+    )
+    assert f"\n{said}" in dry_run(database_url)
+    told = json.loads(dry_run(database_url, "--json"))
+    assert (told["sweep"], told["differs_from"]) == (None, {"sweep": sweep_id, "in": ["measure.confidence"]})
+    assert len(told["jobs"]) == 4
+
+    monkeypatch.setattr(running, "_work", lambda store, sweep_id, *_: store.progress(sweep_id))
+    submit = ["submit", str(tmp_path / "sweep.yaml"), "--json", "--db", database_url]
+    first = CliRunner().invoke(cli, submit, catch_exceptions=False)
+    assert first.stderr == said
+    assert json.loads(first.stdout)["sweep"]["id"] == sweep_id + 2
+    second = CliRunner().invoke(cli, submit, catch_exceptions=False)
+    assert second.stderr == f"sweep {sweep_id + 2} again: 0 of 4 jobs are done, 4 to run\n"
+
+    renamed = replace(edited, spec=replace(edited.spec, name="unheard of"), digest=digest("renamed"))
+    monkeypatch.setattr(running, "_resolve", lambda *_, **__: renamed)
+    assert CliRunner().invoke(cli, submit, catch_exceptions=False).stderr == ""
 
 
 # ---------------------------------------------------- failing, cancelling, retrying

@@ -1,0 +1,144 @@
+"""In which words a sweep differs from an earlier one of its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dyna_eval import jobs
+from dyna_eval.jobs import Pair, PairSpec, PromptSet, ResolvedSweep, SweepSpec
+from dyna_eval.sweeps.config import parse_sweep
+from dyna_eval.sweeps.differences import differences, named
+from dyna_eval.sweeps.expansion import resolved
+
+FILE = """\
+name: mine
+pair: [{target: org/big, draft: org/small, name: first}, {target: org/big, draft: org/tiny, name: second}]
+prompts: {dataset: demo, limit: 4}
+generation: {max_new_tokens: 8, seed: 0}
+measure: {repeats: 2, confidence: 0.95}
+baseline: Baseline
+configs:
+  - {label: Baseline, method: ar}
+  - {label: + Draft, method: linear, k: 4}
+  - {label: Trees, method: tree, depth: [3, 4], branch: 2, threshold: 0.05}
+"""
+
+
+def sweep(text: str = FILE, **changed: Any) -> ResolvedSweep:
+    """Resolve a file without models: digests are of their names, but what is changed of the first pair."""
+    spec: SweepSpec = parse_sweep(text, file="sweep.yaml")
+    pairs = [inspected(pair) for pair in spec.pairs]
+    pairs[0] = replace(pairs[0], **changed)
+    prompts = {
+        pair.name: PromptSet(digest=jobs.digest(str(pair.prompts or spec.prompts)), prompts=())
+        for pair in spec.pairs
+    }
+    return resolved(spec, pairs, prompts)
+
+
+def inspected(spec: PairSpec) -> Pair:
+    return Pair(
+        spec=spec,
+        dtype="float32",
+        target_digest=jobs.digest(spec.target),
+        draft_digest=jobs.digest(spec.draft),
+        tokenizer_digest=jobs.digest("tokenizer"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("confidence: 0.95", "confidence: 0.9", ["measure.confidence"]),
+        ("repeats: 2,", "repeats: 3,", ["measure.repeats"]),
+        ("seed: 0", "seed: 1", ["generation.seed"]),
+        ("limit: 4", "limit: 5", ["prompts.limit"]),
+        ("org/tiny", "org/less", ["pair.draft"]),
+        ("name: second", "name: third", ["pair"]),
+        (
+            "prompts: {dataset: demo, limit: 4}",
+            "prompts: [{dataset: demo, label: a}, {dataset: demo, label: b, limit: 4}]",
+            ["prompts"],
+        ),
+        ("seed: 0}", "temperature: [0, 1]}", ["generation"]),
+        ("k: 4", "k: 5", ["k of '+ Draft'"]),
+        ("method: linear, k: 4", "method: tree, depth: 4, branch: 3", ["method of '+ Draft'"]),
+        ("+ Draft,", "+ Drafts,", ["the label of '+ Drafts', which was '+ Draft'"]),
+        (
+            "[3, 4]",
+            "[3, 5]",
+            ["the new row 'Trees (depth=5)'", "the row 'Trees (depth=4)', which is gone"],
+        ),
+        ("baseline: Baseline", "baseline: + Draft", ["baseline"]),
+        ("measure: {", "engine: {dtype: float16}\nmeasure: {", ["pair.dtype", "engine.dtype"]),
+    ],
+)
+def test_a_change_of_the_file_is_named_by_its_key(before: str, after: str, said: list[str]) -> None:
+    now = sweep(FILE.replace(before, after))
+    assert differences(sweep(), now) == said
+
+
+def test_a_change_of_one_generation_of_several_is_named_by_its_key() -> None:
+    several = FILE.replace("seed: 0}", "temperature: [0, 1]}")
+    assert differences(sweep(several), sweep(several.replace("_tokens: 8", "_tokens: 9"))) == [
+        "generation.max_new_tokens"
+    ]
+
+
+def test_rows_in_another_order_are_named() -> None:
+    lines = FILE.splitlines(keepends=True)
+    lines[-1], lines[-2] = lines[-2], lines[-1]
+    assert differences(sweep(), sweep("".join(lines))) == ["the order of configs"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"target_digest": "0" * 64}, "the files of the target"),
+        ({"draft_digest": "0" * 64}, "the files of the draft"),
+        ({"tokenizer_digest": "0" * 64}, "the tokenizer"),
+        ({"dtype": "bfloat16"}, "the dtype that the pair runs in"),
+    ],
+)
+def test_files_that_changed_under_an_unchanged_sweep_file_are_named(
+    changed: dict[str, str], said: str
+) -> None:
+    assert differences(sweep(), sweep(**changed)) == [said]
+
+
+def test_other_prompts_out_of_the_same_file_are_named() -> None:
+    now = sweep()
+    other = PromptSet(digest="0" * 64, prompts=())
+    assert differences(sweep(), replace(now, prompt_sets=dict.fromkeys(now.prompt_sets, other))) == [
+        "the prompts themselves"
+    ]
+
+
+def test_another_version_of_the_loops_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sweep()
+    monkeypatch.setattr(jobs, "DECODER_VERSION", jobs.DECODER_VERSION + 1)
+    assert differences(before, sweep()) == ["the version of dyna-eval, whose decoding loops differ"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("confidence: 0.95", "confidence: 0.95, job_timeout_s: 60"),
+        lambda text: f"# a comment\n{text}",
+    ],
+)
+def test_what_is_no_part_of_a_sweeps_identity_is_not_named(change: Callable[[str], str]) -> None:
+    now = sweep(change(FILE))
+    assert now.digest == sweep().digest
+    both = change(FILE).replace("seed: 0", "seed: 1")
+    assert differences(sweep(), sweep(both)) == ["generation.seed"]
+
+
+def test_only_a_few_are_named() -> None:
+    assert named(["a"]) == "a"
+    assert named(list("abcd")) == "a, b, c and d"
+    assert named(list("abcdef")) == "a, b, c, d and 2 more"
