@@ -8,8 +8,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from dyna_eval_db.watched import Pulse
+from dyna_eval_db.watched import CommonPulse, Pulse
 from dyna_eval_db.watching import WatchedStore
 
 from dyna_eval.jobs import SweepState
@@ -28,6 +29,9 @@ _BEAT = 2.0
 """Seconds for which a pulse that was read serves all who watch; longer where they cost more, ..."""
 _SLOWEST_BEAT = 10.0
 """... but no longer than this."""
+_Beat = TypeVar("_Beat", Pulse, CommonPulse)
+_ALL = None
+"""What stands for all sweeps among the numbers of sweeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +49,7 @@ class Built:
 class _Held:
     """A pulse, when it was read, and the processor time that this process had used by then."""
 
-    pulse: Pulse
+    pulse: Any
     at: float
     used: float
 
@@ -62,7 +66,7 @@ class Reports:
     clock: Callable[[], float] = time.monotonic
     processor: Callable[[], float] = time.process_time
     _built: OrderedDict[int, Built] = field(default_factory=OrderedDict)
-    _pulses: dict[int, _Held] = field(default_factory=dict)
+    _pulses: dict[int | None, _Held] = field(default_factory=dict)
     _coming: dict[int, Future[Built]] = field(default_factory=dict)
     _pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="report")
@@ -75,18 +79,26 @@ class Reports:
         Everyone who watches fetches the page anew when it changes, so it is held until what that cost is no
         more than a small share of a core.
         """
-        now, used = self.clock(), self.processor()
-        held = self._pulses.get(sweep_id)
-        if held is None or now >= held.until(used):
-            held = _Held(pulse=self.store.pulse(sweep_id), at=now, used=used)
-            self._pulses[sweep_id] = held
-        return held.pulse
+        return self._held(sweep_id, lambda: self.store.pulse(sweep_id))
 
-    def seconds_to_next_pulse(self, sweep_id: int) -> float:
-        """Return in how many seconds it pays to ask for a pulse again."""
-        held = self._pulses.get(sweep_id)
-        left = held.until(self.processor()) - self.clock() if held else 0.0
-        return max(_BEAT, left)
+    def pulse_of_all(self) -> CommonPulse:
+        """Return what changes within some seconds after anything happened to any sweep, held likewise."""
+        return self._held(_ALL, self.store.pulse_of_all)
+
+    def _held(self, whose: int | None, read: Callable[[], _Beat]) -> _Beat:
+        now, used = self.clock(), self.processor()
+        held = self._pulses.get(whose)
+        if held is None or now >= held.until(used):
+            held = _Held(pulse=read(), at=now, used=used)
+            self._pulses[whose] = held
+        pulse: _Beat = held.pulse
+        return pulse
+
+    def seconds_to_next_pulse(self, *sweep_ids: int) -> float:
+        """Return in how many seconds it pays to ask again for the pulses of these sweeps; without, of all."""
+        held = [found for whose in sweep_ids or (_ALL,) if (found := self._pulses.get(whose))]
+        used, now = self.processor(), self.clock()
+        return max([_BEAT, *(one.until(used) - now for one in held)])
 
     def latest(self, sweep_id: int, *, patience: float) -> Built | None:
         """Return a sweep's report, waiting at most `patience` seconds for a newer one.

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from claims import claim_one, land_one
+from dyna_eval_dashboards import app, reports
 from dyna_eval_dashboards.app import create_app
 from dyna_eval_dashboards.explore import Choice, Explored, explore
 from dyna_eval_dashboards.figures import FIGURES, figure_of
@@ -88,9 +89,8 @@ def client(url: str) -> Iterator[TestClient]:
 
 def addresses(url: str) -> list[str]:
     """Return an address for every route there is."""
-    app = create_app(WatchedStore.open(url), Access.of("127.0.0.1"))
     found = []
-    for route in app.routes:
+    for route in create_app(WatchedStore.open(url), Access.of("127.0.0.1")).routes:
         assert isinstance(route, Route), "nothing is mounted that this walk would miss"
         values = EXAMPLES | ({"ending": "png"} if route.name == "drawing" else {})
         values |= {"name": "style.css"} if route.name == "static" else {}
@@ -285,6 +285,107 @@ def test_the_pulse_changes_when_something_happens_and_not_otherwise(tmp_path: Pa
         assert "Renewal due in" in client.get("/cluster").text
 
 
+def pulse_of(client: TestClient, page: str) -> tuple[str, str]:
+    """Return the pulse that a page is of, and what its script is told of it now."""
+    text = client.get(page).text
+    address, seen = (re.search(f'data-{name}="([^"]*)"', text) for name in ("pulse", "seen"))
+    assert address
+    assert seen
+    return seen[1], client.get(address[1]).json()["pulse"]
+
+
+@pytest.mark.usefixtures("unheld")
+def test_a_page_of_ages_is_made_again_while_anything_is_claimed_or_leased(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a renewed claim nor a silent actor is an event."""
+    monkeypatch.setattr(app, "_AGE_SECONDS", 1e-9)
+    url = database(tmp_path)
+    with Store.open(url, create=True) as store, client_of(url) as client:
+        sweep_id = store.add_sweep(make_sweep())
+        seen, told = pulse_of(client, "/cluster")
+        assert seen == told
+        claim = claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=60)
+        assert claim
+        for silent in (100.0, 300.0):
+            assert store.renew_claim(claim, 60, silent_seconds=silent)
+            assert f'class="bad">{silent // 60:.0f} min ' in client.get("/cluster").text
+            seen, told = pulse_of(client, "/cluster")
+            assert seen != told
+        land_one(store, claim, make_result(claim.job))
+        seen, told = pulse_of(client, "/cluster")
+        assert seen == told
+        assert store.acquire_lease(sweep_id, own_name(), 60)
+        seen, told = pulse_of(client, "/cluster")
+        assert seen != told
+
+
+@pytest.mark.usefixtures("unheld")
+def test_the_time_left_is_told_anew_while_nothing_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = database(tmp_path)
+    with Store.open(url, create=True) as store, client_of(url) as client:
+        sweep_id = store.add_sweep(make_sweep(repeats=1))
+        assert store.acquire_lease(sweep_id, own_name(), 60)
+        for lands in (True, False):
+            claim = claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=60)
+            assert claim
+            if lands:
+                land_one(store, claim, make_result(claim.job))  # in 12.3 s
+        client.get(f"/sweeps/{sweep_id}/report.csv")  # which waits for the report
+        pages = ("/", f"/sweeps/{sweep_id}")
+        for page in pages:
+            assert re.search(r"≈ 1\d s", client.get(page).text), page
+        with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+            connection.execute("UPDATE attempt SET started_at = datetime(started_at, '-8 seconds')")
+        connection.close()
+        monkeypatch.setattr(app, "_ESTIMATE_SECONDS", 1e-9)
+        for page in pages:
+            assert re.search(r"≈ [34]\.\d s", client.get(page).text), page
+            seen, told = pulse_of(client, page)
+            assert seen != told, page
+
+
+def test_who_watches_the_list_is_served_from_what_was_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(url := database(tmp_path))
+    made, read = list[bool](), WatchedStore.sweeps
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        made.append(True)
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(WatchedStore, "sweeps", counted)
+    monkeypatch.setattr(reports, "_BEAT", 60.0)  # longer than this takes, ...
+    monkeypatch.setattr(reports, "_SLOWEST_BEAT", 60.0)
+    with client_of(url) as client:
+        for _ in range(20):
+            assert "four-step" in client.get("/").text
+            assert client.get("/pulse").json()["again_seconds"] > 2.0  # ... as scripts are told
+        assert len(made) == 1
+        assert "No sweep matches" in client.get("/?q=nothing").text
+
+
+def test_a_comparison_is_of_the_pulses_of_its_reports_and_no_later_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = database(tmp_path)
+    for name in ("one", "other"):
+        fill(url, make_sweep(name))
+    with client_of(url) as client, Store.open(url, create=False) as store:
+        client.get("/compare/1/2.csv")  # which waits for the comparison
+        store.retry(2)  # which is noted, though nothing failed
+        old, _ = pulse_of(client, "/compare?a=1&b=2")
+        monkeypatch.setattr(reports, "_SLOWEST_BEAT", 0.0)
+        new = client.get("/compare/1/2/pulse").json()["pulse"]
+        assert old != new
+        client.get("/compare/1/2.csv")
+        assert pulse_of(client, "/compare?a=1&b=2") == (new, new)
+
+
+@pytest.mark.usefixtures("unheld")
 @pytest.mark.parametrize(
     ("page", "reader"),
     [
@@ -309,13 +410,11 @@ def test_what_happens_while_a_page_is_made_is_news_to_it(
             return found
 
         monkeypatch.setattr(WatchedStore, reader, read_before_a_change)
-        text = client.get(page).text
-        pulse, seen = (re.search(f'data-{name}="([^"]+)"', text) for name in ("pulse", "seen"))
-        assert pulse
-        assert seen
-        assert client.get(pulse[1]).json()["pulse"] != seen[1]
+        seen, told = pulse_of(client, page)
+        assert seen != told
 
 
+@pytest.mark.usefixtures("unheld")
 def test_time_left_comes_from_calibration_first_and_then_from_what_is_done(tmp_path: Path) -> None:
     url = database(tmp_path)
     fill(url)  # which leaves a calibration of the pair: 1 s for every token
@@ -359,6 +458,7 @@ def test_a_pair_of_which_nothing_is_known_is_named_beside_the_time_left(tmp_path
         assert "as fast as the target alone; not known: large</small>" in page
 
 
+@pytest.mark.usefixtures("unheld")
 def test_time_left_is_not_claimed_before_anything_is_known_nor_without_a_controller(tmp_path: Path) -> None:
     url = database(tmp_path)
     with Store.open(url, create=True) as store, client_of(url) as client:
@@ -369,6 +469,7 @@ def test_time_left_is_not_claimed_before_anything_is_known_nor_without_a_control
         assert "not known yet" in client.get(f"/sweeps/{sweep_id}").text
 
 
+@pytest.mark.usefixtures("unheld")
 def test_the_cluster_page_tells_when_an_actor_was_heard_and_where_it_runs(tmp_path: Path) -> None:
     url = database(tmp_path)
     node = "node-1"

@@ -312,6 +312,7 @@ def test_a_chain_of_the_most_tokens_is_drawn_too(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------ database
 
 
+@pytest.mark.usefixtures("unheld")
 def test_a_database_that_vanishes_is_missed_and_not_made_anew(tmp_path: Path) -> None:
     fill(url := database(tmp_path))
     file = Path(url.removeprefix("sqlite:///"))
