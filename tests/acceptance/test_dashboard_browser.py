@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from dyna_eval_db.store import Claim, Store
 from workplace import SWEEP, Workplace, wait_until
 
+from dyna_eval.holder import own_name
+from tests.integration.claims import claim_one, land_one
+from tests.integration.measurements import make_result, make_sweep
 from tests.result_files import baseline, dynatree, linear, tree, write
 
 if TYPE_CHECKING:
@@ -155,6 +159,54 @@ def test_a_page_follows_a_real_sweep_to_its_end_and_then_rests(
         assert watched.complaints == []
     _, stderr = submit.communicate()
     assert submit.returncode == 0, stderr
+
+
+def test_a_live_page_misses_nothing_keeps_the_focus_and_says_what_the_database_lacks(
+    browser: Browser, workplace: Workplace
+) -> None:
+    """By hand instead of by a controller, whose jobs would not wait for the page."""
+    database = f"sqlite:///{workplace.database}"
+    with Store.open(database, create=True) as store:
+        sweep_id = store.add_sweep(make_sweep("by-hand", repeats=3))
+        holder = own_name()
+        assert store.acquire_lease(sweep_id, holder, 600)
+
+        def claimed() -> Claim:
+            claim = claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=600)
+            assert claim
+            return claim
+
+        def land() -> None:
+            claim = claimed()
+            land_one(store, claim, make_result(claim.job))
+
+        store.fail(claimed(), error_class="ValueError", message="no", final=True)
+        land()
+        with served(workplace) as address:
+            page, listed = (Watched(browser, address).page for _ in range(2))
+            listed.goto(address)
+            page.goto(f"{address}/sweeps/1")
+            page.wait_for_selector(".job.done")
+            page.keyboard.press("/")
+            for number, selector in enumerate(("input", "summary", ".scroll")):
+                if selector != "input":
+                    page.locator(f"main {selector}").first.focus()
+                land()
+                page.wait_for_selector(f":nth-match(.job.done, {number + 2})")
+                assert page.evaluate("s => document.activeElement.matches(s)", selector), selector
+            listed.wait_for_selector(".state.running")
+            store.renew_lease(sweep_id, holder, 0)
+            listed.wait_for_selector(".state.interrupted")
+
+            store.close()
+            elsewhere = workplace.database.with_suffix(".elsewhere")
+            workplace.database.rename(elsewhere)
+            page.wait_for_selector(".beat:text('the database does not answer')")
+            elsewhere.rename(workplace.database)
+            page.wait_for_selector(".beat:empty", state="attached")
+            Store.open(f"sqlite:///{elsewhere}", create=True).close()
+            elsewhere.replace(workplace.database)
+            page.wait_for_selector(".beat:text('no longer in the database')")
 
 
 def test_figures_downloads_sorting_and_every_page_without_a_complaint(browser: Browser, site: str) -> None:
