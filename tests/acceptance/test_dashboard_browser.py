@@ -6,9 +6,11 @@ import importlib.util
 import itertools
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,9 +59,9 @@ def closed_pages(browser: Browser) -> Iterator[None]:
 
 
 @contextmanager
-def served(workplace: Workplace) -> Iterator[str]:
+def served(workplace: Workplace, **variables: str) -> Iterator[str]:
     """Run `dyna-eval dashboard` on a free port for the time of a block, and hand out its address."""
-    process = workplace.start("dashboard", "--port", "0")
+    process = workplace.start("dashboard", "--port", "0", **variables)
     assert process.stderr is not None
     line = process.stderr.readline()
     told = re.search(r"http://127\.0\.0\.1:\d+", line)
@@ -207,6 +209,36 @@ def test_a_live_page_misses_nothing_keeps_the_focus_and_says_what_the_database_l
             Store.open(f"sqlite:///{elsewhere}", create=True).close()
             elsewhere.replace(workplace.database)
             page.wait_for_selector(".beat:text('no longer in the database')")
+
+
+def test_a_link_on_another_site_leads_in_with_its_token_and_a_lost_cookie_is_told(
+    browser: Browser, finished: Workplace
+) -> None:
+    token = "a-token-of-some-length"  # noqa: S105  # guards nothing
+    with served(finished, DYNA_EVAL_DASHBOARD_TOKEN=token) as address:
+
+        class Elsewhere(BaseHTTPRequestHandler):
+            """Another site: a page with a link, as in a wiki."""
+
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("content-type", "text/html")
+                self.end_headers()
+                self.wfile.write(f'<a href="{address}/sweeps/1?token={token}">the sweep</a>'.encode())
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing on stderr."""
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as other:
+            threading.Thread(target=other.serve_forever).start()
+            page = browser.new_context().new_page()
+            page.goto(f"http://localhost:{other.server_port}")
+            page.get_by_role("link").click()
+            page.wait_for_url(f"{address}/sweeps/1")
+            page.wait_for_selector("h1:text('small')")
+            other.shutdown()
+        page.context.clear_cookies()
+        page.wait_for_selector(".beat:text('asks for a new token')", timeout=120_000)
 
 
 def test_figures_downloads_sorting_and_every_page_without_a_complaint(browser: Browser, site: str) -> None:
