@@ -77,5 +77,4 @@ class Comparisons:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _side(self, built: Built) -> Side:
-        origin = self.reports.store.address
-        return Side(report=built.report, origin=origin, environments=built.environments)
+        return Side(report=built.report, origin=self.reports.store.address)

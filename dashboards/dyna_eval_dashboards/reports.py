@@ -15,7 +15,6 @@ from dyna_eval_db.watching import WatchedStore
 
 from dyna_eval.jobs import SweepState
 from dyna_eval.reports.imported_report import imported_report
-from dyna_eval.reports.integrity import Environments
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import Report
 
@@ -36,11 +35,10 @@ _ALL = None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """A report, with the environments behind it, as of one pulse of its sweep."""
+    """A report as of one pulse of its sweep."""
 
     pulse: Pulse
     report: Report
-    environments: Environments = field(repr=False)
     at: float
     seconds: float
 
@@ -126,25 +124,18 @@ class Reports:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _report(self, sweep_id: int) -> tuple[Report, Environments]:
+    def _report(self, sweep_id: int) -> Report:
         imported = self.store.imported(sweep_id)
         if imported is not None:
-            return imported_report(imported, self.store.imports(), allow_mixed=True), {}
-        record = self.store.record(sweep_id)
-        return build_report(record, allow_mixed=True), record.environments
+            return imported_report(imported, self.store.imports(), allow_mixed=True)
+        return build_report(self.store.record(sweep_id), allow_mixed=True)
 
     def _build(self, sweep_id: int, pulse: Pulse) -> Built:
         try:
             begun = self.clock()
-            report, environments = self._report(sweep_id)
+            report = self._report(sweep_id)
             ended = self.clock()
-            built = Built(
-                pulse=pulse,
-                report=report,
-                environments=environments,
-                at=ended,
-                seconds=ended - begun,
-            )
+            built = Built(pulse=pulse, report=report, at=ended, seconds=ended - begun)
             with self._lock:
                 self._built[sweep_id] = built
                 while len(self._built) > _KEPT:
