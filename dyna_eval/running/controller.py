@@ -424,8 +424,8 @@ class Controller:
             del self._earlier[pair.spec.name]
         return warning
 
-    def _has_failed(self, failed: Failed) -> None:
-        """Take note of a failure that the store has taken, or discarded."""
+    def _has_failed(self, failed: Failed, further: int) -> None:
+        """Take note of a failure that the store has taken, or discarded; `further` jobs failed with it."""
         if failed.verdict.actor_ends:
             self._end_actor(failed.actor)  # one whose result cannot be stored is still there
         happening, detail = Happening.RETRIED, failed.verdict.message
@@ -433,7 +433,7 @@ class Controller:
             happening, detail = Happening.DISCARDED, f"it failed late: {detail}"
         elif failed.verdict.final:
             happening, self._failed = Happening.FAILED, True
-        self._tell(happening, failed.actor, failed.claim, detail=detail)
+        self._tell(happening, failed.actor, failed.claim, detail=detail, further=further)
 
     def _end_actor(self, name: str) -> None:
         """End an actor, unless it has ended: later results would lack sentinels that were not stored."""
@@ -598,6 +598,7 @@ class Controller:
         *,
         detail: str = "",
         seconds: float | None = None,
+        further: int = 0,
     ) -> None:
         job = claim.job
         if happening is not Happening.STARTED:
@@ -612,5 +613,6 @@ class Controller:
                 actor=actor,
                 detail=detail,
                 seconds=seconds,
+                further=further,
             )
         )
