@@ -38,7 +38,7 @@ _DOWNLOAD_PATIENCE = 600.0
 _MOST_DIGITS = 18
 """Any number of so many digits fits into a column."""
 _LAST_PAGE = 10**8
-_PAGES_KEPT = 32
+_PAGES_KEPT = 64
 _ESTIMATE_SECONDS = 30.0
 """For how long a page may tell the time left of a running sweep: it changes without anything happening."""
 _AGE_SECONDS = 10.0
@@ -59,7 +59,7 @@ class Dashboard:
     # ------------------------------------------------------------------- pages
 
     def _shared(self, request: Request, pulse: Hashable, make: Callable[[], Response]) -> Response:
-        """Make a page once for all who watch it, and again for another pulse."""
+        """Make a page, or a figure, once for all who watch it, and again for another pulse."""
         address = f"{request.url.path}?{request.url.query}"
         known = self._rendered.get(address)
         if known is not None and known[0] == pulse:
@@ -139,8 +139,12 @@ class Dashboard:
     def explore(self, request: Request) -> Response:
         """Make the page of figures; while the report is being built it says so, and looks again by itself."""
         sweep_id = _number(request, "sweep")
-        outline = self.store.outline(sweep_id)
         built = self.reports.latest(sweep_id, patience=_PATIENCE)
+        seen = built.pulse.text if built else ""
+        return self._shared(request, seen, lambda: self._explore(sweep_id, request, built, seen))
+
+    def _explore(self, sweep_id: int, request: Request, built: Built | None, seen: str) -> Response:
+        outline = self.store.outline(sweep_id)
         rows = built.report.rows if built else ()
         choice = exploring.Choice.of(request.query_params, rows)
         explored = exploring.explore(built.report, choice) if built else None
@@ -154,6 +158,7 @@ class Dashboard:
             parameters=[(name, one_line(name)) for name in swept(rows)],
             figure=explored.figure if explored else None,
             notes=explored.notes if explored else (),
+            pulse=seen,
         )
 
     def tree(self, request: Request) -> Response:
@@ -243,12 +248,18 @@ class Dashboard:
         return f"{text}-{self.reports.clock() // seconds:.0f}" if goes_on else text
 
     def figure(self, request: Request) -> Response:
-        built = self._built(request)
-        name, place = request.path_params["name"], _number(request, "place")
+        """Return a figure's data; 202 without any while the first report is built, which nobody waits for."""
+        sweep_id, place = _number(request, "sweep"), _number(request, "place")
+        built = self.reports.latest(sweep_id, patience=_PATIENCE)
+        if built is None:
+            return JSONResponse(None, status_code=202)
+        name = request.path_params["name"]
         if name not in figures.FIGURES or place >= len(built.report.pairs):
             raise HTTPException(404, "there is no such figure")
-        made = figures.figure_of(built.report, built.report.pairs[place], name)
-        return JSONResponse({"pulse": built.pulse.text, "figure": made})
+        pair = built.report.pairs[place]
+        return self._shared(
+            request, built.pulse, lambda: _figure(figures.figure_of(built.report, pair, name))
+        )
 
     # ---------------------------------------------------------------- downloads
 
@@ -356,6 +367,11 @@ def _whole(text: str) -> int | None:
 
 def _page(request: Request) -> int:
     return min(max(1, _whole(request.query_params.get("page", "")) or 1), _LAST_PAGE)
+
+
+def _figure(shown: figures.Shown | None) -> Response:
+    figure, note = (shown.figure, shown.note) if shown else (None, "")
+    return JSONResponse({"figure": figure, "note": note})
 
 
 def _html(template: str, *, status: int = 200, **values: Any) -> Response:

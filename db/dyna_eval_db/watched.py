@@ -167,5 +167,9 @@ class Cluster:
     database: str
     schema: str
     at_work: tuple[ActorAtWork, ...]
+    """Those that were not heard for longest."""
+    at_work_total: int
     leases: tuple[ControllerLease, ...]
     known: tuple[ActorKnown, ...]
+    """Those that landed a job last."""
+    known_total: int

@@ -189,6 +189,10 @@ def test_a_live_page_misses_nothing_keeps_the_focus_and_says_what_the_database_l
             listed.goto(address)
             page.goto(f"{address}/sweeps/1")
             page.wait_for_selector(".job.done")
+            explored = Watched(browser, address)
+            explored.page.goto(f"{address}/sweeps/1/explore?y=throughput&kind=front")
+            explored.page.wait_for_selector(".scatterlayer .point")
+            explored.page.evaluate("window.stays = true")
             page.keyboard.press("/")
             for number, selector in enumerate(("input", "summary", ".scroll")):
                 if selector != "input":
@@ -197,6 +201,9 @@ def test_a_live_page_misses_nothing_keeps_the_focus_and_says_what_the_database_l
                 page.wait_for_selector(f":nth-match(.job.done, {number + 2})")
                 assert page.evaluate("s => document.activeElement.matches(s)", selector), selector
             listed.wait_for_selector(".state.running")
+            explored.page.wait_for_selector(":nth-match(.scatterlayer .point, 3)")
+            assert explored.page.evaluate("window.stays")  # it was drawn anew, not loaded anew
+            assert explored.complaints == []
             store.renew_lease(sweep_id, holder, 0)
             listed.wait_for_selector(".state.interrupted")
 
@@ -266,7 +273,7 @@ def test_figures_downloads_sorting_and_every_page_without_a_complaint(browser: B
     assert rates == sorted(rates, reverse=True)
     page.get_by_role("link", name="Explore").click()
     page.wait_for_selector(".js-plotly-plot")
-    for kind, shown in (("front", ".js-plotly-plot"), ("heat", ".empty:not(.loading)")):
+    for kind, shown in (("front", ".js-plotly-plot"), ("heat", "[data-live] .empty:not(.loading)")):
         page.select_option("#kind", kind)
         page.wait_for_url(f"**kind={kind}**")
         page.wait_for_selector(shown)  # this sweep has no two parameters for a heat map
@@ -511,6 +518,23 @@ def test_figures_of_a_report_take_the_theme_that_was_chosen_on_another_of_its_pa
         "before => getComputedStyle(document.querySelector('.bars .point path')).fill !== before", arg=before
     )
     assert drawn.first.bounding_box() == width
+    assert watched.complaints == []
+
+
+def test_a_served_page_prints_figures_that_were_not_scrolled_to(browser: Browser, site: str) -> None:
+    watched = Watched(browser, site, viewport={"width": 700, "height": 300})
+    page = watched.page
+    answered: set[str] = set()
+    page.on("requestfinished", lambda request: answered.add(request.url))
+    page.goto(f"{site}/sweeps/1")
+    page.wait_for_selector("[data-figure] >> nth=3", state="attached")
+    while sum("/figures/" in address for address in answered) < 4:
+        page.wait_for_timeout(100)
+    page.wait_for_timeout(300)  # for the last answer to be read
+    drawn = page.locator(".js-plotly-plot")
+    assert drawn.count() < 4
+    page.pdf()
+    assert drawn.count() == 4
     assert watched.complaints == []
 
 
