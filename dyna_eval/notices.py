@@ -22,7 +22,8 @@ class Notice:
     """One thing that happened to a job. `seconds` is the job's wall time, where it landed.
 
     `detail` is why it did not land; where it did, what is told once of its pair: why it runs in slower code
-    than ours, and that its earlier results are of another environment.
+    than ours, and that its earlier results are of another environment. `further` queued jobs failed with it,
+    as their pair cannot be loaded.
     """
 
     happening: Happening
@@ -33,6 +34,7 @@ class Notice:
     actor: str
     detail: str = ""
     seconds: float | None = None
+    further: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,8 @@ class TimeLeft:
     """When and where those were measured that it rests on, which need not be where it runs."""
     unknown: tuple[str, ...] = ()
     """The pairs of which nothing is known, and whose jobs are not in the seconds."""
+    overdue: bool = False
+    """Whether a job has been running for longer than it was to take, so that nobody knows when it ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +61,13 @@ def time_left(
 ) -> TimeLeft | None:
     """Return the time until all open jobs are done by as many actors as have one now.
 
-    A pair of which nothing is known is left out and named; None where that is so of all that have open jobs.
+    A pair of which nothing is known is left out and named; None where that is so of all that have open jobs,
+    and where no job is open.
 
     `target_alone` is by the name of the pair, of calibrated pairs alone. A row without a done job takes what
     the other rows of its pair take on average, and without any of these as long as the target alone.
     """
-    basis, work, longest, unknown = Basis.DONE_JOBS, 0.0, 0.0, list[str]()
+    basis, work, longest, unknown, overdue = Basis.DONE_JOBS, 0.0, 0.0, list[str](), False
     actors = max(1, sum(len(row.running) for row in rows))
     pairs = list(dict.fromkeys(row.pair for row in rows if row.open))
     for pair in pairs:
@@ -78,13 +81,14 @@ def time_left(
             under_way = [max(0.0, seconds - elapsed) for elapsed in row.running]
             work += row.queued * seconds + sum(under_way)
             longest = max([longest, *under_way])
+            overdue = overdue or any(elapsed > seconds for elapsed in row.running)
         if others is None:
             basis = Basis.CALIBRATION
         runs = math.ceil(sum(row.queued for row in own) / sentinel_every)
         work += runs * (alone if alone is not None else others or 0.0)
-    if unknown and len(unknown) == len(pairs):
+    if len(unknown) == len(pairs):
         return None
-    return TimeLeft(seconds=max(work / actors, longest), basis=basis, unknown=tuple(unknown))
+    return TimeLeft(seconds=max(work / actors, longest), basis=basis, unknown=tuple(unknown), overdue=overdue)
 
 
 def _mean_seconds(rows: Sequence[Remaining]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Container
+from collections.abc import AsyncIterator, Callable, Container, Hashable
 from functools import lru_cache
 from typing import Any
 
@@ -20,14 +20,14 @@ from starlette.routing import Route
 
 from dyna_eval import latex
 from dyna_eval.errors import DatabaseError, DynaEvalError, InputError, UnknownSweepError
-from dyna_eval.jobs import JobState
+from dyna_eval.jobs import JobState, SweepState
 from dyna_eval.running.lease import LEASE_SECONDS
 from dyna_eval.series.parameters import swept
 from dyna_eval.tables.report_json import pair_json
 from dyna_eval.wording import one_line
 from dyna_eval_dashboards import downloads, figures, pages, trees, views
 from dyna_eval_dashboards import explore as exploring
-from dyna_eval_dashboards.comparing import Comparisons
+from dyna_eval_dashboards.comparing import Comparisons, pulses_text
 from dyna_eval_dashboards.reports import Built, Reports
 from dyna_eval_dashboards.rounds import time_line
 from dyna_eval_dashboards.safety import HEADERS, Access, Guard
@@ -38,7 +38,11 @@ _DOWNLOAD_PATIENCE = 600.0
 _MOST_DIGITS = 18
 """Any number of so many digits fits into a column."""
 _LAST_PAGE = 10**8
-_PAGES_KEPT = 32
+_PAGES_KEPT = 64
+_ESTIMATE_SECONDS = 30.0
+"""For how long a page may tell the time left of a running sweep: it changes without anything happening."""
+_AGE_SECONDS = 10.0
+"""For how long a page may tell how old leases and claims are."""
 _KEPT_FOR_A_YEAR = {"cache-control": "public, max-age=31536000, immutable"}
 _LOOKED_UP_EACH_TIME = {"cache-control": "no-cache"}
 
@@ -50,32 +54,39 @@ class Dashboard:
         self.store = store
         self.reports = Reports(store)
         self.comparisons = Comparisons(self.reports)
-        self._rendered: OrderedDict[str, tuple[tuple[Pulse, Pulse | None], Response]] = OrderedDict()
+        self._rendered: OrderedDict[str, tuple[Hashable, Response]] = OrderedDict()
 
     # ------------------------------------------------------------------- pages
 
+    def _shared(self, request: Request, pulse: Hashable, make: Callable[[], Response]) -> Response:
+        """Make a page, or a figure, once for all who watch it, and again for another pulse."""
+        address = f"{request.url.path}?{request.url.query}"
+        known = self._rendered.get(address)
+        if known is not None and known[0] == pulse:
+            return known[1]
+        answer = make()
+        self._rendered[address] = (pulse, answer)
+        while len(self._rendered) > _PAGES_KEPT:
+            self._rendered.popitem(last=False)
+        return answer
+
     def sweeps(self, request: Request) -> Response:
-        pulse = self.store.pulse_of_all()  # before what it stands for, here and below: no change is missed
+        pulse = self._pulse_of_list()  # before what it stands for, here and below: no change is missed
+        return self._shared(request, pulse, lambda: self._sweeps(request, pulse))
+
+    def _sweeps(self, request: Request, pulse: str) -> Response:
         search = views.searched(request.query_params)
         page = self.store.sweeps(search=search, number=_page(request))
         return _html("sweeps.html", page=page, search=search, pulse=pulse)
 
     def sweep(self, request: Request) -> Response:
-        """Make a sweep's page once for all who watch it, and again when something has happened."""
-        sweep_id, address = _number(request, "sweep"), f"{request.url.path}?{request.url.query}"
-        pulse = self.reports.pulse(sweep_id)
+        sweep_id = _number(request, "sweep")
+        pulse = self._timed(self.reports.pulse(sweep_id))
         built = self.reports.latest(sweep_id, patience=_PATIENCE)
-        pulses = (pulse, built.pulse if built else None)
-        known = self._rendered.get(address)
-        if known is not None and known[0] == pulses:
-            return known[1]
-        answer = self._sweep(sweep_id, request, built)
-        self._rendered[address] = (pulses, answer)
-        while len(self._rendered) > _PAGES_KEPT:
-            self._rendered.popitem(last=False)
-        return answer
+        seen = self._timed(built.pulse) if built else ""
+        return self._shared(request, (pulse, seen), lambda: self._sweep(sweep_id, request, built, seen))
 
-    def _sweep(self, sweep_id: int, request: Request, built: Built | None) -> Response:
+    def _sweep(self, sweep_id: int, request: Request, built: Built | None, seen: str) -> Response:
         outline = self.store.outline(sweep_id)
         wanted = views.Wanted.of(request.query_params, page=_page(request))
         cut = views.cut(built.report, wanted) if built else None
@@ -91,7 +102,7 @@ class Dashboard:
             latex=latex.to_latex(built.report)
             if built and len(built.report.rows) <= figures.MAX_ROWS
             else None,
-            pulse=built.pulse.text if built else "",
+            pulse=seen,
         )
 
     def jobs(self, request: Request) -> Response:
@@ -128,8 +139,12 @@ class Dashboard:
     def explore(self, request: Request) -> Response:
         """Make the page of figures; while the report is being built it says so, and looks again by itself."""
         sweep_id = _number(request, "sweep")
-        outline = self.store.outline(sweep_id)
         built = self.reports.latest(sweep_id, patience=_PATIENCE)
+        seen = built.pulse.text if built else ""
+        return self._shared(request, seen, lambda: self._explore(sweep_id, request, built, seen))
+
+    def _explore(self, sweep_id: int, request: Request, built: Built | None, seen: str) -> Response:
+        outline = self.store.outline(sweep_id)
         rows = built.report.rows if built else ()
         choice = exploring.Choice.of(request.query_params, rows)
         explored = exploring.explore(built.report, choice) if built else None
@@ -143,6 +158,7 @@ class Dashboard:
             parameters=[(name, one_line(name)) for name in swept(rows)],
             figure=explored.figure if explored else None,
             notes=explored.notes if explored else (),
+            pulse=seen,
         )
 
     def tree(self, request: Request) -> Response:
@@ -154,13 +170,17 @@ class Dashboard:
         drawing = trees.draw(detail.sample.trees[number])
         return _html("tree.html", job=job, detail=detail, number=number, drawing=drawing)
 
-    def cluster(self, _request: Request) -> Response:
-        pulse = self.store.pulse_of_all()
-        return _html("cluster.html", cluster=self.store.cluster(), silent_seconds=LEASE_SECONDS, pulse=pulse)
+    def cluster(self, request: Request) -> Response:
+        pulse = self._pulse_of_cluster()
+        return self._shared(request, pulse, lambda: self._cluster(pulse))
+
+    def _cluster(self, pulse: str) -> Response:
+        cluster = self.store.cluster()
+        return _html("cluster.html", cluster=cluster, silent_seconds=LEASE_SECONDS, pulse=pulse)
 
     def compare(self, request: Request) -> Response:
         """Compare the two sweeps that the address names, or ask for them."""
-        pulse = self.store.pulse_of_all()
+        address, seen = "/pulse", self._pulse_of_list()
         a, b = (_whole(request.query_params.get(letter, "")) for letter in ("a", "b"))
         known = dict(self.store.names())
         known |= {sweep: self.store.outline(sweep).name for sweep in (a, b) if sweep and sweep not in known}
@@ -168,13 +188,11 @@ class Dashboard:
         if a is not None and a == b:
             message = "A and B are the same sweep; choose another one."
         elif a is not None and b is not None:
-            message = ""
-            try:
-                comparison = self.comparisons.latest(a, b, patience=_PATIENCE)
-            except (DatabaseError, UnknownSweepError):
-                raise
-            except InputError as error:
-                message = str(error)
+            compared = self.comparisons.latest(a, b, patience=_PATIENCE)
+            address, seen = f"/compare/{a}/{b}/pulse", compared.seen if compared else ""
+            outcome = compared.outcome if compared else None
+            message = str(outcome) if isinstance(outcome, InputError) else ""
+            comparison = None if isinstance(outcome, InputError) else outcome
         page = _page(request)
         return _html(
             "compare.html",
@@ -183,7 +201,8 @@ class Dashboard:
             options=[(sweep, f"{sweep}: {name}") for sweep, name in sorted(known.items(), reverse=True)],
             pending=not message and comparison is None,
             message=message,
-            pulse=pulse,
+            pulse=seen,
+            pulse_address=address,
             comparison=comparison,
             **(views.compared(comparison, page) if comparison else {}),
         )
@@ -192,20 +211,55 @@ class Dashboard:
 
     def pulse(self, request: Request) -> Response:
         sweep_id = _number(request, "sweep")
-        pulse = self.reports.pulse(sweep_id)
-        again = self.reports.seconds_to_next_pulse(sweep_id)
-        return JSONResponse({"pulse": pulse.text, "again_seconds": round(again, 1)})
+        return self._told(self.reports.pulse(sweep_id).text, sweep_id)
 
-    def pulse_of_all(self, _request: Request) -> Response:
-        return JSONResponse({"pulse": self.store.pulse_of_all()})
+    def timed_pulse(self, request: Request) -> Response:
+        sweep_id = _number(request, "sweep")
+        return self._told(self._timed(self.reports.pulse(sweep_id)), sweep_id)
+
+    def pulse_of_list(self, _request: Request) -> Response:
+        return self._told(self._pulse_of_list())
+
+    def pulse_of_cluster(self, _request: Request) -> Response:
+        return self._told(self._pulse_of_cluster())
+
+    def pulse_of_two(self, request: Request) -> Response:
+        a, b = _number(request, "a"), _number(request, "b")
+        return self._told(pulses_text(self.reports.pulse(a), self.reports.pulse(b)), a, b)
+
+    def _told(self, pulse: str, *sweep_ids: int) -> Response:
+        again = self.reports.seconds_to_next_pulse(*sweep_ids)
+        return JSONResponse({"pulse": pulse, "again_seconds": round(again, 1)})
+
+    def _timed(self, pulse: Pulse) -> str:
+        """Return a sweep's pulse as a page has it that tells the time left."""
+        return self._ticking(pulse.text, _ESTIMATE_SECONDS, goes_on=pulse.state is SweepState.RUNNING)
+
+    def _pulse_of_list(self) -> str:
+        pulse = self.reports.pulse_of_all()
+        return self._ticking(pulse.text, _ESTIMATE_SECONDS, goes_on=pulse.working)
+
+    def _pulse_of_cluster(self) -> str:
+        pulse = self.reports.pulse_of_all()
+        return self._ticking(pulse.text, _AGE_SECONDS, goes_on=pulse.held)
+
+    def _ticking(self, text: str, seconds: float, *, goes_on: bool) -> str:
+        """Return a pulse that changes every so many seconds as well, while something goes on."""
+        return f"{text}-{self.reports.clock() // seconds:.0f}" if goes_on else text
 
     def figure(self, request: Request) -> Response:
-        built = self._built(request)
-        name, place = request.path_params["name"], _number(request, "place")
+        """Return a figure's data; 202 without any while the first report is built, which nobody waits for."""
+        sweep_id, place = _number(request, "sweep"), _number(request, "place")
+        built = self.reports.latest(sweep_id, patience=_PATIENCE)
+        if built is None:
+            return JSONResponse(None, status_code=202)
+        name = request.path_params["name"]
         if name not in figures.FIGURES or place >= len(built.report.pairs):
             raise HTTPException(404, "there is no such figure")
-        made = figures.figure_of(built.report, built.report.pairs[place], name)
-        return JSONResponse({"pulse": built.pulse.text, "figure": made})
+        pair = built.report.pairs[place]
+        return self._shared(
+            request, built.pulse, lambda: _figure(figures.figure_of(built.report, pair, name))
+        )
 
     # ---------------------------------------------------------------- downloads
 
@@ -215,10 +269,12 @@ class Dashboard:
 
     def compared(self, request: Request) -> Response:
         a, b = _number(request, "a"), _number(request, "b")
-        comparison = self.comparisons.latest(a, b, patience=_DOWNLOAD_PATIENCE)
-        if comparison is None:
+        compared = self.comparisons.latest(a, b, patience=_DOWNLOAD_PATIENCE)
+        if compared is None:
             raise HTTPException(503, f"this takes too long; `dyna-eval compare {a} {b}` prints it")
-        return downloads.comparison_file(comparison, request.path_params["ending"])
+        if isinstance(compared.outcome, InputError):
+            raise compared.outcome
+        return downloads.comparison_file(compared.outcome, request.path_params["ending"])
 
     def drawing(self, request: Request) -> Response:
         built = self._built(request)
@@ -252,15 +308,18 @@ def create_app(store: WatchedStore, access: Access) -> Starlette:
         routes=[
             Route("/", dashboard.sweeps, name="sweeps"),
             Route("/cluster", dashboard.cluster, name="cluster"),
+            Route("/cluster/pulse", dashboard.pulse_of_cluster, name="pulse_of_cluster"),
             Route("/compare", dashboard.compare, name="compare"),
             Route(
                 "/compare/{a}/{b}.{ending}",
                 _only(downloads.COMPARISONS, dashboard.compared),
                 name="comparison",
             ),
-            Route("/pulse", dashboard.pulse_of_all, name="pulse_of_all"),
+            Route("/compare/{a}/{b}/pulse", dashboard.pulse_of_two, name="pulse_of_two"),
+            Route("/pulse", dashboard.pulse_of_list, name="pulse_of_list"),
             Route("/sweeps/{sweep}", dashboard.sweep, name="sweep"),
             Route("/sweeps/{sweep}/pulse", dashboard.pulse, name="pulse"),
+            Route("/sweeps/{sweep}/timed-pulse", dashboard.timed_pulse, name="timed_pulse"),
             Route("/sweeps/{sweep}/jobs", dashboard.jobs, name="jobs"),
             Route("/sweeps/{sweep}/explore", dashboard.explore, name="explore"),
             Route("/sweeps/{sweep}/figures/{place}/{name}", dashboard.figure, name="figure"),
@@ -308,6 +367,11 @@ def _whole(text: str) -> int | None:
 
 def _page(request: Request) -> int:
     return min(max(1, _whole(request.query_params.get("page", "")) or 1), _LAST_PAGE)
+
+
+def _figure(shown: figures.Shown | None) -> Response:
+    figure, note = (shown.figure, shown.note) if shown else (None, "")
+    return JSONResponse({"figure": figure, "note": note})
 
 
 def _html(template: str, *, status: int = 200, **values: Any) -> Response:

@@ -7,10 +7,27 @@ from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from dyna_eval_db.watched import Pulse
+
+from dyna_eval.errors import InputError
 from dyna_eval.reports.sweep_comparison import Side, SweepComparison, compare_reports
 from dyna_eval_dashboards.reports import Built, Reports
 
 _KEPT = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """How two sweeps compare by a report of each, or that they have no row in common."""
+
+    seen: str
+    """Of which pulses the two reports are, as `pulses_text` writes it."""
+    outcome: SweepComparison | InputError
+
+
+def pulses_text(a: Pulse, b: Pulse) -> str:
+    """Return a text that is another one where either pulse is."""
+    return f"{a.text}_{b.text}"
 
 
 @dataclass(slots=True)
@@ -26,11 +43,11 @@ class Comparisons:
     )
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def latest(self, a: int, b: int, *, patience: float) -> SweepComparison | None:
+    def latest(self, a: int, b: int, *, patience: float) -> Compared | None:
         """Return how B compares with A by their latest reports; None where that takes longer than `patience`
         seconds for either report, or for the comparison.
 
-        Raises what reading the sweeps raises, and InputError where they have no row in common.
+        Raises what reading the sweeps raises.
         """
         one, other = (self.reports.latest(sweep, patience=patience) for sweep in (a, b))
         if one is None or other is None:
@@ -50,11 +67,14 @@ class Comparisons:
             return None
         if coming.cancelled():  # a newer report came while it waited for its turn
             return self.latest(a, b, patience=patience)
-        return coming.result()
+        seen = pulses_text(one.pulse, other.pulse)
+        try:
+            return Compared(seen=seen, outcome=coming.result())
+        except InputError as error:
+            return Compared(seen=seen, outcome=error)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _side(self, built: Built) -> Side:
-        origin = self.reports.store.address
-        return Side(report=built.report, origin=origin, environments=built.environments)
+        return Side(report=built.report, origin=self.reports.store.address)

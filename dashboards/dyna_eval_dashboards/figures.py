@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -36,18 +37,32 @@ _NAMED_BARS = 6
 """Steps up to which bars and curves have names; more have the numbers of their steps."""
 
 
-def figures_of(report: Report, pair: str) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A figure as Plotly's script takes it, and which rows it leaves out; an empty note where it has all."""
+
+    figure: dict[str, Any]
+    note: str
+
+
+def figures_of(report: Report, pair: str) -> dict[str, Shown]:
     """Return all figures of one pair that have something to show, by name."""
     made = {name: figure_of(report, pair, name) for name in FIGURES}
-    return {name: figure for name, figure in made.items() if figure is not None}
+    return {name: shown for name, shown in made.items() if shown is not None}
 
 
-def figure_of(report: Report, pair: str, name: str) -> dict[str, Any] | None:
+def figure_of(report: Report, pair: str, name: str) -> Shown | None:
     """Return one figure of a pair; None where it has nothing to show."""
     try:
-        return plain(FIGURES[name][1](Measured(report=report), pair))
+        figure, note = FIGURES[name][1](Measured(report=report), pair)
     except NothingToDrawError:
         return None
+    return Shown(figure=plain(figure), note=note)
+
+
+def _first(shown: int, total: int, which: str) -> str:
+    """Say which rows a figure shows, where these are not all."""
+    return f"The first {shown:,} of {total:,} rows {which}." if shown < total else ""
 
 
 def plain(figure: go.Figure) -> dict[str, Any]:
@@ -129,7 +144,7 @@ def symbols(entries: Sequence[Entry], size: int) -> dict[str, object]:
     }
 
 
-def ablation(measured: Measured, pair: str) -> go.Figure:
+def ablation(measured: Measured, pair: str) -> tuple[go.Figure, str]:
     """Throughput of each step with its interval; steps measurably slower than the one before are hatched."""
     rows = measured.finished(pair)
     shown = list(rows[:MAX_ROWS])
@@ -170,13 +185,14 @@ def ablation(measured: Measured, pair: str) -> go.Figure:
     base = baseline_of(rows)
     if base is not None and base.figures is not None:
         figure.add_hline(y=base.figures.throughput.mean, line={"dash": "dash", "width": 1})
-    return figure
+    return figure, _first(len(shown), len(rows), "with a result")
 
 
-def speedup_by_acceptance(measured: Measured, pair: str) -> go.Figure:
+def speedup_by_acceptance(measured: Measured, pair: str) -> tuple[go.Figure, str]:
     """Each row's speedup over its tokens per round: what a longer acceptance is worth."""
     rows = {row.step: row for row in measured.finished(pair)}
-    shown = cost_chart(measured, pair).points[:MAX_ROWS]
+    known = cost_chart(measured, pair).points
+    shown = known[:MAX_ROWS]
     speedups, lengths = [point.speedup for point in shown], [point.length.value for point in shown]
     points = go.Scatter(
         x=lengths,
@@ -196,12 +212,13 @@ def speedup_by_acceptance(measured: Measured, pair: str) -> go.Figure:
     figure.add_hline(y=1, line={"dash": "dash", "width": 1})
     reach = max(0.5, 0.18 * (max(lengths) - min(lengths)))
     figure.update_xaxes(range=[min(lengths) - reach, max(lengths) + reach])
-    return figure
+    return figure, _first(len(shown), len(known), "with a speedup and an acceptance length")
 
 
-def phases(measured: Measured, pair: str) -> go.Figure:
+def phases(measured: Measured, pair: str) -> tuple[go.Figure, str]:
     """Where the time of decoding went, as shares of each row."""
-    shown = [bar for bar in phase_bars(measured, pair) if bar.phases][:_MOST_PHASES]
+    timed = [bar for bar in phase_bars(measured, pair) if bar.phases]
+    shown = timed[:_MOST_PHASES]
     figure = go.Figure(layout=layout("Share of decode time", "", barmode="stack"))
     for number, phase in enumerate(PHASES):
         name = PHASE_NAMES[phase]
@@ -236,12 +253,13 @@ def phases(measured: Measured, pair: str) -> go.Figure:
         showlegend=True,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
     )
-    return figure
+    return figure, _first(len(shown), len(timed), "whose phases were timed")
 
 
-def acceptance_by_depth(measured: Measured, pair: str) -> go.Figure:
+def acceptance_by_depth(measured: Measured, pair: str) -> tuple[go.Figure, str]:
     """Share of rounds that accepted at least 1, 2, ... draft tokens."""
-    shown = depth_rates(measured, pair)[:_MOST_CURVES]
+    known = depth_rates(measured, pair)
+    shown = known[:_MOST_CURVES]
     figure = go.Figure(layout=layout("Draft depth", "Share of rounds that accept it"))
     for number, row in enumerate(shown):
         figure.add_scatter(
@@ -259,10 +277,10 @@ def acceptance_by_depth(measured: Measured, pair: str) -> go.Figure:
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
     figure.update_yaxes(tickformat=".0%", range=[0, 1.02])
     figure.update_xaxes(dtick=1)
-    return figure
+    return figure, _first(len(shown), len(known), "that draft")
 
 
-FIGURES: dict[str, tuple[str, Callable[[Measured, str], go.Figure]]] = {
+FIGURES: dict[str, tuple[str, Callable[[Measured, str], tuple[go.Figure, str]]]] = {
     "ablation": ("Throughput of each step", ablation),
     "speedup": ("Speedup against acceptance", speedup_by_acceptance),
     "phases": ("Where the time goes", phases),
@@ -270,4 +288,5 @@ FIGURES: dict[str, tuple[str, Callable[[Measured, str], go.Figure]]] = {
 }
 """Title and maker of every figure of a pair, by its name in addresses.
 
-A maker raises NothingToDrawError where it has nothing to show."""
+A maker returns the figure with a note of what it leaves out, and raises NothingToDrawError where it has
+nothing to show."""

@@ -8,13 +8,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from dyna_eval_db.watched import Pulse
+from dyna_eval_db.watched import CommonPulse, Pulse
 from dyna_eval_db.watching import WatchedStore
 
 from dyna_eval.jobs import SweepState
 from dyna_eval.reports.imported_report import imported_report
-from dyna_eval.reports.integrity import Environments
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import Report
 
@@ -28,15 +28,17 @@ _BEAT = 2.0
 """Seconds for which a pulse that was read serves all who watch; longer where they cost more, ..."""
 _SLOWEST_BEAT = 10.0
 """... but no longer than this."""
+_Beat = TypeVar("_Beat", Pulse, CommonPulse)
+_ALL = None
+"""What stands for all sweeps among the numbers of sweeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """A report, with the environments behind it, as of one pulse of its sweep."""
+    """A report as of one pulse of its sweep."""
 
     pulse: Pulse
     report: Report
-    environments: Environments = field(repr=False)
     at: float
     seconds: float
 
@@ -45,7 +47,7 @@ class Built:
 class _Held:
     """A pulse, when it was read, and the processor time that this process had used by then."""
 
-    pulse: Pulse
+    pulse: Any
     at: float
     used: float
 
@@ -62,7 +64,7 @@ class Reports:
     clock: Callable[[], float] = time.monotonic
     processor: Callable[[], float] = time.process_time
     _built: OrderedDict[int, Built] = field(default_factory=OrderedDict)
-    _pulses: dict[int, _Held] = field(default_factory=dict)
+    _pulses: dict[int | None, _Held] = field(default_factory=dict)
     _coming: dict[int, Future[Built]] = field(default_factory=dict)
     _pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="report")
@@ -75,18 +77,26 @@ class Reports:
         Everyone who watches fetches the page anew when it changes, so it is held until what that cost is no
         more than a small share of a core.
         """
-        now, used = self.clock(), self.processor()
-        held = self._pulses.get(sweep_id)
-        if held is None or now >= held.until(used):
-            held = _Held(pulse=self.store.pulse(sweep_id), at=now, used=used)
-            self._pulses[sweep_id] = held
-        return held.pulse
+        return self._held(sweep_id, lambda: self.store.pulse(sweep_id))
 
-    def seconds_to_next_pulse(self, sweep_id: int) -> float:
-        """Return in how many seconds it pays to ask for a pulse again."""
-        held = self._pulses.get(sweep_id)
-        left = held.until(self.processor()) - self.clock() if held else 0.0
-        return max(_BEAT, left)
+    def pulse_of_all(self) -> CommonPulse:
+        """Return what changes within some seconds after anything happened to any sweep, held likewise."""
+        return self._held(_ALL, self.store.pulse_of_all)
+
+    def _held(self, whose: int | None, read: Callable[[], _Beat]) -> _Beat:
+        now, used = self.clock(), self.processor()
+        held = self._pulses.get(whose)
+        if held is None or now >= held.until(used):
+            held = _Held(pulse=read(), at=now, used=used)
+            self._pulses[whose] = held
+        pulse: _Beat = held.pulse
+        return pulse
+
+    def seconds_to_next_pulse(self, *sweep_ids: int) -> float:
+        """Return in how many seconds it pays to ask again for the pulses of these sweeps; without, of all."""
+        held = [found for whose in sweep_ids or (_ALL,) if (found := self._pulses.get(whose))]
+        used, now = self.processor(), self.clock()
+        return max([_BEAT, *(one.until(used) - now for one in held)])
 
     def latest(self, sweep_id: int, *, patience: float) -> Built | None:
         """Return a sweep's report, waiting at most `patience` seconds for a newer one.
@@ -114,25 +124,18 @@ class Reports:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _report(self, sweep_id: int) -> tuple[Report, Environments]:
+    def _report(self, sweep_id: int) -> Report:
         imported = self.store.imported(sweep_id)
         if imported is not None:
-            return imported_report(imported, self.store.imports(), allow_mixed=True), {}
-        record = self.store.record(sweep_id)
-        return build_report(record, allow_mixed=True), record.environments
+            return imported_report(imported, self.store.imports(), allow_mixed=True)
+        return build_report(self.store.record(sweep_id), allow_mixed=True)
 
     def _build(self, sweep_id: int, pulse: Pulse) -> Built:
         try:
             begun = self.clock()
-            report, environments = self._report(sweep_id)
+            report = self._report(sweep_id)
             ended = self.clock()
-            built = Built(
-                pulse=pulse,
-                report=report,
-                environments=environments,
-                at=ended,
-                seconds=ended - begun,
-            )
+            built = Built(pulse=pulse, report=report, at=ended, seconds=ended - begun)
             with self._lock:
                 self._built[sweep_id] = built
                 while len(self._built) > _KEPT:

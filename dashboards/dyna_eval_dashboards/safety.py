@@ -7,6 +7,7 @@ policy keeps hostile text on our own pages from loading or running anything.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
 import re
@@ -23,7 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dyna_eval.errors import InputError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-TOKEN_COOKIE = "dyna_eval_token"  # noqa: S105  # its name
+_DIGITS = 8
+"""Of a token's digest in its cookie's name."""
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 """A host's name or address as a browser sends it, perhaps with a port."""
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
@@ -86,6 +88,16 @@ class Access:
     def knows(self, host: str) -> bool:
         """Say whether a Host header, with or without a port, names us."""
         return _host_name(host) in self.hosts
+
+    @property
+    def cookie(self) -> str:
+        """The name of the cookie that holds the token.
+
+        Each token has its own: browsers send a host's cookies to all of its ports, so two dashboards there
+        would else log each other's browsers out.
+        """
+        digest = hashlib.sha256((self.token or "").encode()).hexdigest()
+        return f"dyna_eval_token_{digest[:_DIGITS]}"
 
     def admits(self, given: str | None) -> bool:
         if self.token is None:
@@ -180,9 +192,11 @@ class Guard:
             rest = urlencode([(name, value) for name, value in query if name != "token"])
             path = "/" + scope["path"].lstrip("/")
             answer = RedirectResponse(f"{path}?{rest}" if rest else path, status_code=303)
-            answer.set_cookie(TOKEN_COOKIE, offered, httponly=True, samesite="strict", path="/")
+            # Lax: a link on another site leads here with the cookie; what such a site loads or sends comes
+            # without it, and is refused besides.
+            answer.set_cookie(self._access.cookie, offered, httponly=True, samesite="lax", path="/")
             return answer
-        cookie = HTTPConnection(scope).cookies.get(TOKEN_COOKIE)
+        cookie = HTTPConnection(scope).cookies.get(self._access.cookie)
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         if self._access.admits(cookie) or self._access.admits(bearer or None):
             return None

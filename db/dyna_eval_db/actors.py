@@ -28,16 +28,31 @@ def read_cluster(session: Session, database: str) -> Cluster:
     """Read who works on what; `database` is the address that is shown with it."""
     now: datetime = session.scalars(select(database_clock())).one()
     known = _known_actors(session)
+    running = select(func.count()).select_from(_RUNNING)
+    landed = select(func.count()).select_from(_LANDED.subquery())
     return Cluster(
         database=database,
         schema=SCHEMA_VERSION,
         at_work=_at_work(session, now, known),
+        at_work_total=session.scalar(running) or 0,
         leases=_leases(session, now),
         known=known,
+        known_total=session.scalar(landed) or 0,
     )
 
 
+_RUNNING = (
+    select(AttemptRow.id)
+    .join(JobRow, (JobRow.id == AttemptRow.job_id) & (JobRow.epoch == AttemptRow.epoch))
+    .where(JobRow.state == JobState.RUNNING)
+    .subquery()
+)
+_BY_ACTOR = (ResultRow.actor, ResultRow.node, ResultRow.environment)
+_LANDED = select(*_BY_ACTOR).group_by(*_BY_ACTOR)
+
+
 def _at_work(session: Session, now: datetime, known: Sequence[ActorKnown]) -> tuple[ActorAtWork, ...]:
+    """Read who runs a job, the longest silent first."""
     running = (
         select(
             AttemptRow.actor,
@@ -54,7 +69,7 @@ def _at_work(session: Session, now: datetime, known: Sequence[ActorKnown]) -> tu
         .join(JobRow, (JobRow.id == AttemptRow.job_id) & (JobRow.epoch == AttemptRow.epoch))
         .join(SweepRow, SweepRow.id == JobRow.sweep_id)
         .where(JobRow.state == JobState.RUNNING)
-        .order_by(AttemptRow.actor)
+        .order_by(func.coalesce(AttemptRow.heard_at, AttemptRow.started_at), AttemptRow.actor)
         .limit(_ACTORS_SHOWN)
     )
     rows = session.execute(running).all()
@@ -111,8 +126,8 @@ def _leases(session: Session, now: datetime) -> tuple[ControllerLease, ...]:
 def _known_actors(session: Session) -> tuple[ActorKnown, ...]:
     latest = func.max(ResultRow.landed_at).label("latest")
     grouped = (
-        select(ResultRow.actor, ResultRow.node, ResultRow.environment, func.count().label("jobs"), latest)
-        .group_by(ResultRow.actor, ResultRow.node, ResultRow.environment)
+        select(*_BY_ACTOR, func.count().label("jobs"), latest)
+        .group_by(*_BY_ACTOR)
         .order_by(latest.desc(), ResultRow.actor)
         .limit(_ACTORS_SHOWN)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -285,6 +285,25 @@ def read_state(session: Session, sweep_id: int, counts: Mapping[JobState, int] |
     holder = session.scalar(lease)
     leased = holder is not None and not is_gone(holder)  # killed on this machine, it works no more
     return sweep_state(counts, begun=_has_begun(session, sweep_id, counts), leased=leased)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leases:
+    """The leases that there are, and the sweeps of those whose controllers are at work."""
+
+    total: int
+    working: tuple[int, ...]
+
+
+def count_leases(session: Session) -> Leases:
+    """Tell on which sweeps a controller is at work, as `read_state` does."""
+    rows = session.execute(
+        select(LeaseRow.sweep_id, LeaseRow.holder, LeaseRow.expires_at > database_clock()).order_by(
+            LeaseRow.sweep_id
+        )
+    ).all()
+    working = tuple(sweep_id for sweep_id, holder, alive in rows if alive and not is_gone(holder))
+    return Leases(total=len(rows), working=working)
 
 
 def _has_begun(session: Session, sweep_id: int, counts: Mapping[JobState, int]) -> bool:

@@ -57,6 +57,17 @@ class Pulse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CommonPulse:
+    """A text that is another one after anything happened to any sweep, and whether time goes on meanwhile."""
+
+    text: str
+    working: bool
+    """Whether a controller is at work: how long its sweep will take changes without anything happening."""
+    held: bool
+    """Whether there is a lease or a claim, alive or not: how old these are changes as well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobLine:
     id: int
     label: str
@@ -156,5 +167,9 @@ class Cluster:
     database: str
     schema: str
     at_work: tuple[ActorAtWork, ...]
+    """Those that were not heard for longest."""
+    at_work_total: int
     leases: tuple[ControllerLease, ...]
     known: tuple[ActorKnown, ...]
+    """Those that landed a job last."""
+    known_total: int

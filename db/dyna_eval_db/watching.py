@@ -39,6 +39,7 @@ from dyna_eval_db.sqlite_file import check_file
 from dyna_eval_db.values import error_text
 from dyna_eval_db.watched import (
     Cluster,
+    CommonPulse,
     JobDetail,
     JobLine,
     Page,
@@ -130,14 +131,24 @@ class WatchedStore:
             state = sweeps.read_state(session, sweep_id)
             return Pulse(text=f"{added.timestamp():.3f}-{latest or 0}-{state}", state=state)
 
-    def pulse_of_all(self) -> str:
-        """Return what changes when anything happens to any sweep.
+    def pulse_of_all(self) -> CommonPulse:
+        """Return what changes when anything happens to any sweep, or a controller is found to work no more.
 
-        The latest event's number would not do: sweeps do not take turns, so one may come in below it.
+        The latest event's number would not do: sweeps do not take turns, so one may come in below it. Nor
+        would events alone: a lease that runs out, or whose holder was killed, makes none.
         """
         latest = select(func.max(EventRow.id)).where(EventRow.sweep_id == SweepRow.id).scalar_subquery()
+        claim = select(JobRow.id).where(JobRow.sweep_id == SweepRow.id, JobRow.state == JobState.RUNNING)
         with self._read() as session:
-            return str(session.scalar(select(func.sum(latest)).select_from(SweepRow)) or 0)
+            events = session.scalar(select(func.sum(latest)).select_from(SweepRow)) or 0
+            leases = sweeps.count_leases(session)
+            claimed = session.scalar(select(SweepRow.id).where(claim.exists()).limit(1))
+        working = ".".join(map(str, leases.working))
+        return CommonPulse(
+            text=f"{events}-{working}",
+            working=bool(leases.working),
+            held=leases.total > 0 or claimed is not None,
+        )
 
     def sweep_of(self, job_id: int) -> int:
         """Return the number of a job's sweep."""

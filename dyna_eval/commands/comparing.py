@@ -98,8 +98,7 @@ def read_side(text: str, database: str) -> Side:
             report = imported_report(imported, store.imports(), allow_mixed=True)
             return Side(report=report, origin=origin)
         record = store.record(sweep_id)
-    report = build_report(record, allow_mixed=True)
-    return Side(report=report, origin=origin, environments=record.environments)
+    return Side(report=build_report(record, allow_mixed=True), origin=origin)
 
 
 def split_side(text: str, database: str) -> tuple[str, str | None]:

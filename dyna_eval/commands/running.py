@@ -297,11 +297,13 @@ def _work_as(
     from dyna_eval.running.controller import Controller
     from dyna_eval.running.progress import ProgressDisplay
 
+    def waiting(counts: dict[JobState, int]) -> int:
+        return counts[JobState.QUEUED] + counts[JobState.RUNNING]
+
     total = sum(counts.values())
-    waiting = counts[JobState.QUEUED] + counts[JobState.RUNNING]
     with (
         connected(execution.address, insecure=execution.insecure),
-        ProgressDisplay(total=total, done=total - waiting) as display,
+        ProgressDisplay(total=total, done=total - waiting(counts)) as display,
     ):
 
         def refill() -> int:
@@ -322,7 +324,9 @@ def _work_as(
             resume=execution.command("resume", sweep_id),
         )
         try:
-            return controller.run()
+            ended = controller.run()
+            display.settle(waiting=waiting(ended))
+            return ended
         finally:
             display.end(unstored=controller.unstored)
 

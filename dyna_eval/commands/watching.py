@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import html
+import tempfile
+import webbrowser
+from pathlib import Path
+
 import click
 
 from dyna_eval.commands.options import database_option
 from dyna_eval.errors import InputError
+
+_REDIRECT = """\
+<!doctype html>
+<meta charset="utf-8">
+<title>dyna-eval</title>
+<meta http-equiv="refresh" content="0; url={address}">
+<p><a href="{address}">The dashboard</a></p>
+"""
 
 
 @click.command()
@@ -37,12 +51,34 @@ def dashboard(
     def ready(address: str) -> None:
         click.echo(f"dashboard at {address}", err=True)
         if open_browser:
-            click.launch(address)
+            _open(address, files)
 
+    files = contextlib.ExitStack()
     try:
-        serve(database, bind=host, port=port, allowed=allowed, token=token, ready=ready)
+        with files:
+            serve(database, bind=host, port=port, allowed=allowed, token=token, ready=ready)
     except (OSError, UnicodeError) as error:  # UnicodeError: no name of the internet is written so
         reason = getattr(error, "strerror", None) or error
         raise InputError(
             f"cannot listen on {host} port {port}: {reason}; choose another --port or --host"
         ) from error
+
+
+def _open(address: str, files: contextlib.ExitStack) -> None:
+    """Open an address in a browser; one with a token by a file that leads there, for others can read a
+    command line. `files` removes it at the end."""
+    if "?token=" not in address:
+        click.launch(address)
+        return
+    try:
+        file = tempfile.NamedTemporaryFile(  # noqa: SIM115  # `files` closes it; its mode is 0600
+            "w", prefix="dyna-eval-", suffix=".html", encoding="utf-8"
+        )
+        files.enter_context(file)
+        file.write(_REDIRECT.format(address=html.escape(address)))
+        file.flush()
+    except OSError as error:
+        click.echo(f"dyna-eval: no browser was opened: {error}; open the address yourself", err=True)
+        return
+    if click.launch(file.name):  # which knows no other way than xdg-open for a file
+        webbrowser.open(Path(file.name).as_uri())

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from dyna_eval.errors import InputError
@@ -28,12 +28,11 @@ from dyna_eval.reports.workloads import OTHER_MODELS, has_other_models
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One of two sweeps, and the facts of the environments that it ran in, as far as they are known."""
+    """One of two sweeps."""
 
     report: Report
     origin: str = ""
     """Where the sweep is kept, for people to read."""
-    environments: Environments = field(default_factory=dict, repr=False)
 
 
 class SpeedVerdict(StrEnum):
@@ -136,7 +135,7 @@ def compare_reports(a: Side, b: Side) -> SweepComparison:
             " nor a label, on a pair that both have"
         )
     facts = _Facts(
-        environments={**a.environments, **b.environments},
+        environments={**a.report.environments, **b.report.environments},
         generations={
             generation_digest(spec): spec for side in (a, b) for spec in side.report.generations.values()
         },

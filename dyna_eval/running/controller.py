@@ -402,12 +402,12 @@ class Controller:
         else:
             self._news.landed(finished)
 
-    def _has_failed(self, failed: Failed) -> None:
-        """Take note of a failure that the store has taken, or discarded."""
+    def _has_failed(self, failed: Failed, further: int) -> None:
+        """Take note of a failure that the store has taken, or discarded; `further` jobs failed with it."""
         if failed.verdict.actor_ends:
             self._places.end_actor(failed.actor)  # one whose result cannot be stored is still there
         self._failed = self._failed or (failed.verdict.final and not failed.late)
-        self._news.failed(failed)
+        self._news.failed(failed, further=further)
 
     def _devices(self) -> set[Scalar]:
         """Return which kinds of devices the sweep has results from: "cpu", "cuda", or nothing yet."""

@@ -65,14 +65,14 @@ class News:
             Happening.LANDED, finished.actor, finished.claim, detail=detail, seconds=result.wall_seconds
         )
 
-    def failed(self, failed: Failed) -> None:
-        """Tell of a failure that the store has taken, or discarded."""
+    def failed(self, failed: Failed, *, further: int) -> None:
+        """Tell of a failure that the store has taken, or discarded; `further` jobs failed with it."""
         happening, detail = Happening.RETRIED, failed.verdict.message
         if failed.late:
             happening, detail = Happening.DISCARDED, f"it failed late: {detail}"
         elif failed.verdict.final:
             happening = Happening.FAILED
-        self._tell(happening, failed.actor, failed.claim, detail=detail)
+        self._tell(happening, failed.actor, failed.claim, detail=detail, further=further)
 
     def discarded(self, actor: str, claim: Claim, *, detail: str) -> None:
         self._tell(Happening.DISCARDED, actor, claim, detail=detail)
@@ -102,6 +102,7 @@ class News:
         *,
         detail: str = "",
         seconds: float | None = None,
+        further: int = 0,
     ) -> None:
         job = claim.job
         if happening is not Happening.STARTED:
@@ -116,5 +117,6 @@ class News:
                 actor=actor,
                 detail=detail,
                 seconds=seconds,
+                further=further,
             )
         )

@@ -48,8 +48,8 @@ class Outbox:
     holder: str
     """Who has the lease on the sweep."""
     landed: Callable[[Finished, Landing], None]
-    failed: Callable[[Failed], None]
-    """Who is told of what the store has taken."""
+    failed: Callable[[Failed, int], None]
+    """Who is told of what the store has taken: of a failure with how many queued jobs failed as well."""
     _waiting: list[Finished | Failed] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -112,11 +112,12 @@ class Outbox:
         self._fail(refused)
 
     def _fail(self, failed: Failed) -> None:
-        self._write(failed)
+        further = self._write(failed)
         del self._waiting[0]
-        self.failed(failed)
+        self.failed(failed, further)
 
-    def _write(self, failed: Failed) -> None:
+    def _write(self, failed: Failed) -> int:
+        """Write a failure, and return how many queued jobs failed with their pair."""
         claim, verdict = failed.claim, failed.verdict
         if verdict.blamed:
             self.store.fail(
@@ -131,4 +132,5 @@ class Outbox:
         if verdict.pair_fails and not failed.late:
             with contextlib.suppress(LeaseLostError):  # what is queued is another controller's now
                 pair = claim.job.pair.spec.name
-                self.store.fail_pair(claim.sweep_id, pair, verdict.message, holder=self.holder)
+                return self.store.fail_pair(claim.sweep_id, pair, verdict.message, holder=self.holder)
+        return 0

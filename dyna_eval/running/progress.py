@@ -73,6 +73,10 @@ class ProgressDisplay:
             case Happening.FAILED:
                 self._advance()
                 self._line(f"{what} failed: {notice.detail}")
+                if notice.further:
+                    self._advance(notice.further)
+                    others = count(notice.further, "further job")
+                    self._line(f"{others} of pair {notice.pair} failed with it")
             case Happening.RETRIED:
                 self._line(f"{what} is tried again: {notice.detail}")
             case Happening.DISCARDED:
@@ -83,14 +87,18 @@ class ProgressDisplay:
         self._total += jobs
         self._bar.update(self._task, total=self._total)
 
+    def settle(self, *, waiting: int) -> None:
+        """Take over from the store how many jobs are left: some may have been cancelled from elsewhere."""
+        self._advance(self._total - waiting - self._done)
+
     def end(self, *, unstored: int) -> None:
         """Tell how many finished jobs the database did not take before the end, if any."""
         if unstored:
             with contextlib.suppress(OSError):
                 self._line(f"{count(unstored, 'finished job')} could not be stored, and will run again")
 
-    def _advance(self) -> None:
-        self._done += 1
+    def _advance(self, jobs: int = 1) -> None:
+        self._done += jobs
         self._bar.update(self._task, completed=self._done)
 
     def _line(self, text: str) -> None:

@@ -6,15 +6,21 @@ import importlib.util
 import itertools
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from dyna_eval_db.store import Claim, Store
 from workplace import SWEEP, Workplace, wait_until
 
+from dyna_eval.holder import own_name
+from tests.integration.claims import claim_one, land_one
+from tests.integration.measurements import make_result, make_sweep
 from tests.result_files import baseline, dynatree, linear, tree, write
 
 if TYPE_CHECKING:
@@ -53,9 +59,9 @@ def closed_pages(browser: Browser) -> Iterator[None]:
 
 
 @contextmanager
-def served(workplace: Workplace) -> Iterator[str]:
+def served(workplace: Workplace, **variables: str) -> Iterator[str]:
     """Run `dyna-eval dashboard` on a free port for the time of a block, and hand out its address."""
-    process = workplace.start("dashboard", "--port", "0")
+    process = workplace.start("dashboard", "--port", "0", **variables)
     assert process.stderr is not None
     line = process.stderr.readline()
     told = re.search(r"http://127\.0\.0\.1:\d+", line)
@@ -157,6 +163,91 @@ def test_a_page_follows_a_real_sweep_to_its_end_and_then_rests(
     assert submit.returncode == 0, stderr
 
 
+def test_a_live_page_misses_nothing_keeps_the_focus_and_says_what_the_database_lacks(
+    browser: Browser, workplace: Workplace
+) -> None:
+    """By hand instead of by a controller, whose jobs would not wait for the page."""
+    database = f"sqlite:///{workplace.database}"
+    with Store.open(database, create=True) as store:
+        sweep_id = store.add_sweep(make_sweep("by-hand", repeats=3))
+        holder = own_name()
+        assert store.acquire_lease(sweep_id, holder, 600)
+
+        def claimed() -> Claim:
+            claim = claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=600)
+            assert claim
+            return claim
+
+        def land() -> None:
+            claim = claimed()
+            land_one(store, claim, make_result(claim.job))
+
+        store.fail(claimed(), error_class="ValueError", message="no", final=True)
+        land()
+        with served(workplace) as address:
+            page, listed = (Watched(browser, address).page for _ in range(2))
+            listed.goto(address)
+            page.goto(f"{address}/sweeps/1")
+            page.wait_for_selector(".job.done")
+            explored = Watched(browser, address)
+            explored.page.goto(f"{address}/sweeps/1/explore?y=throughput&kind=front")
+            explored.page.wait_for_selector(".scatterlayer .point")
+            explored.page.evaluate("window.stays = true")
+            page.keyboard.press("/")
+            for number, selector in enumerate(("input", "summary", ".scroll")):
+                if selector != "input":
+                    page.locator(f"main {selector}").first.focus()
+                land()
+                page.wait_for_selector(f":nth-match(.job.done, {number + 2})")
+                assert page.evaluate("s => document.activeElement.matches(s)", selector), selector
+            listed.wait_for_selector(".state.running")
+            explored.page.wait_for_selector(":nth-match(.scatterlayer .point, 3)")
+            assert explored.page.evaluate("window.stays")  # it was drawn anew, not loaded anew
+            assert explored.complaints == []
+            store.renew_lease(sweep_id, holder, 0)
+            listed.wait_for_selector(".state.interrupted")
+
+            store.close()
+            elsewhere = workplace.database.with_suffix(".elsewhere")
+            workplace.database.rename(elsewhere)
+            page.wait_for_selector(".beat:text('the database does not answer')")
+            elsewhere.rename(workplace.database)
+            page.wait_for_selector(".beat:empty", state="attached")
+            Store.open(f"sqlite:///{elsewhere}", create=True).close()
+            elsewhere.replace(workplace.database)
+            page.wait_for_selector(".beat:text('no longer in the database')")
+
+
+def test_a_link_on_another_site_leads_in_with_its_token_and_a_lost_cookie_is_told(
+    browser: Browser, finished: Workplace
+) -> None:
+    token = "a-token-of-some-length"  # noqa: S105  # guards nothing
+    with served(finished, DYNA_EVAL_DASHBOARD_TOKEN=token) as address:
+
+        class Elsewhere(BaseHTTPRequestHandler):
+            """Another site: a page with a link, as in a wiki."""
+
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("content-type", "text/html")
+                self.end_headers()
+                self.wfile.write(f'<a href="{address}/sweeps/1?token={token}">the sweep</a>'.encode())
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing on stderr."""
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as other:
+            threading.Thread(target=other.serve_forever).start()
+            page = browser.new_context().new_page()
+            page.goto(f"http://localhost:{other.server_port}")
+            page.get_by_role("link").click()
+            page.wait_for_url(f"{address}/sweeps/1")
+            page.wait_for_selector("h1:text('small')")
+            other.shutdown()
+        page.context.clear_cookies()
+        page.wait_for_selector(".beat:text('asks for a new token')", timeout=120_000)
+
+
 def test_figures_downloads_sorting_and_every_page_without_a_complaint(browser: Browser, site: str) -> None:
     watched = Watched(browser, site)
     page = watched.page
@@ -182,7 +273,7 @@ def test_figures_downloads_sorting_and_every_page_without_a_complaint(browser: B
     assert rates == sorted(rates, reverse=True)
     page.get_by_role("link", name="Explore").click()
     page.wait_for_selector(".js-plotly-plot")
-    for kind, shown in (("front", ".js-plotly-plot"), ("heat", ".empty:not(.loading)")):
+    for kind, shown in (("front", ".js-plotly-plot"), ("heat", "[data-live] .empty:not(.loading)")):
         page.select_option("#kind", kind)
         page.wait_for_url(f"**kind={kind}**")
         page.wait_for_selector(shown)  # this sweep has no two parameters for a heat map
@@ -427,6 +518,23 @@ def test_figures_of_a_report_take_the_theme_that_was_chosen_on_another_of_its_pa
         "before => getComputedStyle(document.querySelector('.bars .point path')).fill !== before", arg=before
     )
     assert drawn.first.bounding_box() == width
+    assert watched.complaints == []
+
+
+def test_a_served_page_prints_figures_that_were_not_scrolled_to(browser: Browser, site: str) -> None:
+    watched = Watched(browser, site, viewport={"width": 700, "height": 300})
+    page = watched.page
+    answered: set[str] = set()
+    page.on("requestfinished", lambda request: answered.add(request.url))
+    page.goto(f"{site}/sweeps/1")
+    page.wait_for_selector("[data-figure] >> nth=3", state="attached")
+    while sum("/figures/" in address for address in answered) < 4:
+        page.wait_for_timeout(100)
+    page.wait_for_timeout(300)  # for the last answer to be read
+    drawn = page.locator(".js-plotly-plot")
+    assert drawn.count() < 4
+    page.pdf()
+    assert drawn.count() == 4
     assert watched.complaints == []
 
 

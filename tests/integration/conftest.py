@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dyna_eval_dashboards import reports
 from dyna_eval_db.store import Store
 
 from tests.postgres import Server, running_server
@@ -37,6 +38,12 @@ def store(database_url: str, empty_file: Path) -> Iterator[Store]:
         shutil.copy(empty_file, database_url.removeprefix("sqlite:///"))
     with Store.open(database_url, create=True) as store:
         yield store
+
+
+@pytest.fixture
+def unheld(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of the dashboard are of the moment at which they are asked for, not up to ten seconds older."""
+    monkeypatch.setattr(reports, "_SLOWEST_BEAT", 0.0)
 
 
 @pytest.fixture(scope="session")

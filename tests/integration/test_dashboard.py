@@ -11,6 +11,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -19,13 +20,16 @@ from typing import Any
 
 import pytest
 from claims import claim_one, land_one
+from dyna_eval_dashboards import app, figures, reports, views
 from dyna_eval_dashboards.app import create_app
 from dyna_eval_dashboards.explore import Choice, Explored, explore
-from dyna_eval_dashboards.figures import FIGURES, figure_of
+from dyna_eval_dashboards.export import to_html
+from dyna_eval_dashboards.figures import FIGURES, figure_of, figures_of
 from dyna_eval_dashboards.pages import asset
 from dyna_eval_dashboards.rounds import time_line
 from dyna_eval_dashboards.safety import Access
 from dyna_eval_dashboards.trees import draw
+from dyna_eval_db import actors
 from dyna_eval_db.store import Store, SweepState, Whereabouts
 from dyna_eval_db.watching import WatchedStore
 from measurements import TREE, make_result, make_sample, make_sweep
@@ -88,9 +92,8 @@ def client(url: str) -> Iterator[TestClient]:
 
 def addresses(url: str) -> list[str]:
     """Return an address for every route there is."""
-    app = create_app(WatchedStore.open(url), Access.of("127.0.0.1"))
     found = []
-    for route in app.routes:
+    for route in create_app(WatchedStore.open(url), Access.of("127.0.0.1")).routes:
         assert isinstance(route, Route), "nothing is mounted that this walk would miss"
         values = EXAMPLES | ({"ending": "png"} if route.name == "drawing" else {})
         values |= {"name": "style.css"} if route.name == "static" else {}
@@ -138,7 +141,7 @@ def test_every_route_asks_for_the_token_on_other_addresses_than_loopback(url: st
         moved = client.get(f"http://10.1.2.3:8470//evil.example/?q=a&token={TOKEN}")
         assert (moved.status_code, moved.headers["location"]) == (303, "/evil.example/?q=a")
         assert "HttpOnly" in moved.headers["set-cookie"]
-        assert "SameSite=strict" in moved.headers["set-cookie"]
+        assert "SameSite=lax" in moved.headers["set-cookie"]
         assert client.get("/").status_code == 200  # the cookie is enough now
 
 
@@ -270,6 +273,49 @@ def test_rows_can_be_filtered_and_sorted_by_listed_columns_alone(tmp_path: Path)
         assert client.get("/sweeps/1?sort=id;drop&page=x&page=-1").status_code == 200
 
 
+def test_a_page_past_the_rows_of_a_pair_does_not_deny_that_it_has_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views.cut, "__kwdefaults__", {"size": 1})
+    fill(url := database(tmp_path))
+    with client_of(url) as client:
+        client.get("/sweeps/1/report.csv")  # which waits for the report
+        beyond = client.get("/sweeps/1?page=3").text
+        assert "No row of this pair on this page." in beyond
+        assert "No row matches" not in beyond
+        assert "No row matches" in client.get("/sweeps/1?q=nothing").text
+        for page, nothing in (("/", "No sweep matches"), ("/sweeps/1/jobs", "No job matches")):
+            assert nothing not in client.get(f"{page}?q=e&page=9").text, page
+            assert nothing in client.get(f"{page}?q=nothing").text, page
+
+
+def test_no_live_part_holds_what_is_typed_into(client: TestClient) -> None:
+    """A page that is swapped while somebody types there would lose the text, or miss the change."""
+
+    class Fields(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.open: list[bool] = []
+            self.found = list[bool]()
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            if tag in ("input", "select", "textarea"):
+                self.found.append(any(self.open))
+            if tag in ("div", "nav", "section", "form"):
+                self.open.append("data-live" in dict(attrs))
+
+        def handle_endtag(self, tag: str) -> None:
+            if tag in ("div", "nav", "section", "form"):
+                self.open.pop()
+
+    client.get("/sweeps/1/report.csv")  # which waits for the report
+    for page in ("/", "/sweeps/1", "/sweeps/1/jobs", "/sweeps/1/explore", "/compare?a=1&b=2"):
+        fields = Fields()
+        fields.feed(client.get(page).text)
+        assert fields.found, page
+        assert not any(fields.found), page
+
+
 def test_the_pulse_changes_when_something_happens_and_not_otherwise(tmp_path: Path) -> None:
     url = database(tmp_path)
     with Store.open(url, create=True) as store, client_of(url) as client:
@@ -285,6 +331,117 @@ def test_the_pulse_changes_when_something_happens_and_not_otherwise(tmp_path: Pa
         assert "Renewal due in" in client.get("/cluster").text
 
 
+def pulse_of(client: TestClient, page: str) -> tuple[str, str]:
+    """Return the pulse that a page is of, and what its script is told of it now."""
+    text = client.get(page).text
+    address, seen = (re.search(f'data-{name}="([^"]*)"', text) for name in ("pulse", "seen"))
+    assert address
+    assert seen
+    return seen[1], client.get(address[1]).json()["pulse"]
+
+
+@pytest.mark.usefixtures("unheld")
+def test_a_page_of_ages_is_made_again_while_anything_is_claimed_or_leased(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a renewed claim nor a silent actor is an event."""
+    monkeypatch.setattr(app, "_AGE_SECONDS", 1e-9)
+    url = database(tmp_path)
+    with Store.open(url, create=True) as store, client_of(url) as client:
+        sweep_id = store.add_sweep(make_sweep())
+        seen, told = pulse_of(client, "/cluster")
+        assert seen == told
+        claim = claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=60)
+        assert claim
+        for silent in (100.0, 300.0):
+            assert store.renew_claim(claim, 60, silent_seconds=silent)
+            assert f'class="bad">{silent // 60:.0f} min ' in client.get("/cluster").text
+            seen, told = pulse_of(client, "/cluster")
+            assert seen != told
+        land_one(store, claim, make_result(claim.job))
+        seen, told = pulse_of(client, "/cluster")
+        assert seen == told
+        assert store.acquire_lease(sweep_id, own_name(), 60)
+        seen, told = pulse_of(client, "/cluster")
+        assert seen != told
+
+
+@pytest.mark.usefixtures("unheld")
+def test_the_time_left_is_told_anew_while_nothing_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = database(tmp_path)
+    with Store.open(url, create=True) as store, client_of(url) as client:
+        sweep_id = store.add_sweep(make_sweep(repeats=1))
+        assert store.acquire_lease(sweep_id, own_name(), 60)
+        for lands in (True, False):
+            claim = claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=60)
+            assert claim
+            if lands:
+                land_one(store, claim, make_result(claim.job))  # in 12.3 s
+        client.get(f"/sweeps/{sweep_id}/report.csv")  # which waits for the report
+        pages = ("/", f"/sweeps/{sweep_id}")
+        for page in pages:
+            assert re.search(r"≈ 1\d s", client.get(page).text), page
+        with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+            connection.execute("UPDATE attempt SET started_at = datetime(started_at, '-8 seconds')")
+        connection.close()
+        monkeypatch.setattr(app, "_ESTIMATE_SECONDS", 1e-9)
+        for page in pages:
+            assert re.search(r"≈ [34]\.\d s<", client.get(page).text), page
+            seen, told = pulse_of(client, page)
+            assert seen != told, page
+        with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+            connection.execute("UPDATE attempt SET started_at = datetime(started_at, '-8 seconds')")
+        connection.close()
+        for page in pages:
+            assert ">longer than expected<" in client.get(page).text, page
+        land_one(store, claim, make_result(claim.job))
+        for page in pages:
+            text = client.get(page).text
+            assert "≈" not in text, page
+            assert "not known yet" not in text, page
+
+
+def test_who_watches_the_list_is_served_from_what_was_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(url := database(tmp_path))
+    made, read = list[bool](), WatchedStore.sweeps
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        made.append(True)
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(WatchedStore, "sweeps", counted)
+    monkeypatch.setattr(reports, "_BEAT", 60.0)  # longer than this takes, ...
+    monkeypatch.setattr(reports, "_SLOWEST_BEAT", 60.0)
+    with client_of(url) as client:
+        for _ in range(20):
+            assert "four-step" in client.get("/").text
+            assert client.get("/pulse").json()["again_seconds"] > 2.0  # ... as scripts are told
+        assert len(made) == 1
+        assert "No sweep matches" in client.get("/?q=nothing").text
+
+
+def test_a_comparison_is_of_the_pulses_of_its_reports_and_no_later_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = database(tmp_path)
+    for name in ("one", "other"):
+        fill(url, make_sweep(name))
+    with client_of(url) as client, Store.open(url, create=False) as store:
+        client.get("/compare/1/2.csv")  # which waits for the comparison
+        store.retry(2)  # which is noted, though nothing failed
+        old, _ = pulse_of(client, "/compare?a=1&b=2")
+        monkeypatch.setattr(reports, "_SLOWEST_BEAT", 0.0)
+        new = client.get("/compare/1/2/pulse").json()["pulse"]
+        assert old != new
+        client.get("/compare/1/2.csv")
+        assert pulse_of(client, "/compare?a=1&b=2") == (new, new)
+
+
+@pytest.mark.usefixtures("unheld")
 @pytest.mark.parametrize(
     ("page", "reader"),
     [
@@ -309,13 +466,11 @@ def test_what_happens_while_a_page_is_made_is_news_to_it(
             return found
 
         monkeypatch.setattr(WatchedStore, reader, read_before_a_change)
-        text = client.get(page).text
-        pulse, seen = (re.search(f'data-{name}="([^"]+)"', text) for name in ("pulse", "seen"))
-        assert pulse
-        assert seen
-        assert client.get(pulse[1]).json()["pulse"] != seen[1]
+        seen, told = pulse_of(client, page)
+        assert seen != told
 
 
+@pytest.mark.usefixtures("unheld")
 def test_time_left_comes_from_calibration_first_and_then_from_what_is_done(tmp_path: Path) -> None:
     url = database(tmp_path)
     fill(url)  # which leaves a calibration of the pair: 1 s for every token
@@ -387,6 +542,7 @@ def test_a_pair_of_which_nothing_is_known_is_named_beside_the_time_left(tmp_path
         assert "as fast as the target alone; not known: large</small>" in page
 
 
+@pytest.mark.usefixtures("unheld")
 def test_time_left_is_not_claimed_before_anything_is_known_nor_without_a_controller(tmp_path: Path) -> None:
     url = database(tmp_path)
     with Store.open(url, create=True) as store, client_of(url) as client:
@@ -397,6 +553,7 @@ def test_time_left_is_not_claimed_before_anything_is_known_nor_without_a_control
         assert "not known yet" in client.get(f"/sweeps/{sweep_id}").text
 
 
+@pytest.mark.usefixtures("unheld")
 def test_the_cluster_page_tells_when_an_actor_was_heard_and_where_it_runs(tmp_path: Path) -> None:
     url = database(tmp_path)
     node = "node-1"
@@ -420,6 +577,31 @@ def test_the_cluster_page_tells_when_an_actor_was_heard_and_where_it_runs(tmp_pa
         assert actor.facts["cores"] == 2
         assert "schema" in client.get("/cluster").text
         watched.close()
+
+
+def test_the_cluster_page_has_the_longest_silent_first_and_counts_those_that_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actors, "_ACTORS_SHOWN", 2)
+    url = database(tmp_path)
+    with Store.open(url, create=True) as store:
+        sweep_id = store.add_sweep(make_sweep())
+        for actor in ("landed-1", "landed-2", "landed-3"):
+            claim = claim_one(store, sweep_id, pair="demo", actor=actor, lease_seconds=60)
+            assert claim
+            land_one(store, claim, make_result(claim.job, actor=actor))
+        other = store.add_sweep(make_sweep("other"))
+        for actor, silent in (("a-1", 5.0), ("a-2", None), ("a-3", 500.0)):
+            claim = claim_one(store, other, pair="demo", actor=actor, lease_seconds=60)
+            assert claim
+            assert store.renew_claim(claim, 60, silent_seconds=silent)
+        watched = WatchedStore.open(url)
+        cluster = watched.cluster()
+        watched.close()
+        assert [actor.actor for actor in cluster.at_work] == ["a-3", "a-1"]
+        assert (cluster.at_work_total, cluster.known_total) == (3, 3)
+    with client_of(url) as client:
+        assert client.get("/cluster").text.count("and 1 more") == 2
 
 
 def test_the_node_of_every_attempt_is_shown_that_of_failed_ones_too(tmp_path: Path) -> None:
@@ -537,6 +719,19 @@ def test_the_seconds_of_a_phase_that_a_round_lacks_are_unknown_as_in_reports() -
     assert (seconds["grow"], seconds["verify"]) == (summed.grow_seconds, summed.verify_seconds)
 
 
+def test_what_a_legend_says_is_read_aloud_and_cut_rounds_are_not_called_all(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = client.get("/jobs/1/prompts/0").text
+    [legend] = re.findall(r'<div class="legend"[^>]*>', page)
+    assert "aria-hidden" not in legend
+    assert "<summary>All rounds as a table</summary>" in page
+    monkeypatch.setattr(time_line, "__kwdefaults__", {"most": 2})
+    assert "<summary>The first 2 rounds as a table</summary>" in client.get("/jobs/1/prompts/0").text
+    for address in ("/jobs/1", "/sweeps/1/jobs"):
+        assert ">Failed tries</" in client.get(address).text
+
+
 def test_a_draft_tree_is_drawn_and_told_in_words(client: TestClient) -> None:
     page = html.unescape(client.get("/jobs/1/prompts/0/trees/0").text)
     assert page.count('<circle class="bonus"') == 2  # in the legend and in the tree
@@ -557,10 +752,92 @@ def test_a_trees_drawing_puts_no_two_nodes_on_one_place() -> None:
 
 def test_phases_have_the_names_that_they_have_in_the_figures_of_a_paper(url: str, client: TestClient) -> None:
     report = build_report(WatchedStore.open(url).record(1), allow_mixed=True)
-    figure = figure_of(report, report.pairs[0], "phases")
-    assert figure
-    assert [trace["name"] for trace in figure["data"]] == list(PHASE_NAMES.values())
+    shown = figure_of(report, report.pairs[0], "phases")
+    assert shown
+    assert [trace["name"] for trace in shown.figure["data"]] == list(PHASE_NAMES.values())
     assert "</svg>acceptance and caches" in client.get("/jobs/1/prompts/0").text
+
+
+def test_a_figure_that_leaves_rows_out_says_so_on_the_page_and_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(url := database(tmp_path))
+    with client_of(url) as client:
+        client.get("/sweeps/1/report.csv")  # which waits for the report
+        for name in FIGURES:
+            assert client.get(f"/sweeps/1/figures/0/{name}").json()["note"] == "", name
+    for limit in ("MAX_ROWS", "_MOST_PHASES", "_MOST_CURVES"):
+        monkeypatch.setattr(figures, limit, 1)
+    notes = {
+        "ablation": "The first 1 of 2 rows with a result.",
+        "speedup": "The first 1 of 2 rows with a speedup and an acceptance length.",
+        "phases": "The first 1 of 2 rows whose phases were timed.",
+        "depth": "",  # only one row drafts
+    }
+    with client_of(url) as client:
+        client.get("/sweeps/1/report.csv")
+        for name, note in notes.items():
+            assert client.get(f"/sweeps/1/figures/0/{name}").json()["note"] == note
+    watched = WatchedStore.open(url)
+    file = to_html(build_report(watched.record(1), allow_mixed=True), watched, prompts=0)
+    watched.close()
+    for note in filter(None, notes.values()):
+        assert f'<p class="quiet">{note}</p></figure>' in file
+    drafting = build_report(record([(BASELINE, 90.0), *GRID]))
+    shown = figure_of(drafting, drafting.pairs[0], "depth")
+    assert shown
+    assert shown.note == "The first 1 of 4 rows that draft."
+
+
+def test_a_figure_is_not_waited_for_while_the_first_report_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few watchers of a long report would else keep everyone waiting; a known one answers meanwhile."""
+    url, free = database(tmp_path), threading.Event()
+    free.set()
+    fill(url)
+    build = reports.build_report
+
+    def held_up(*args: Any, **kwargs: Any) -> Report:
+        free.wait(120)
+        return build(*args, **kwargs)
+
+    monkeypatch.setattr(reports, "build_report", held_up)
+    monkeypatch.setattr(reports, "_SLOWEST_BEAT", 0.0)
+    monkeypatch.setattr(app, "_PATIENCE", 0.05)
+    with client_of(url) as client, Store.open(url, create=False) as store:
+        free.clear()
+        early = client.get("/sweeps/1/figures/0/ablation")
+        assert (early.status_code, early.json()) == (202, None)
+        free.set()
+        client.get("/sweeps/1/report.csv")  # which waits for the report
+        known = client.get("/sweeps/1/figures/0/ablation")
+        assert known.status_code == 200
+        free.clear()
+        store.retry(1)  # so that a newer one is built
+        assert client.get("/sweeps/1/figures/0/ablation").json() == known.json()
+        free.set()
+
+
+@pytest.mark.usefixtures("unheld")
+def test_an_explored_figure_is_live_too(tmp_path: Path) -> None:
+    url = database(tmp_path)
+    with Store.open(url, create=True) as store, client_of(url) as client:
+        sweep_id = store.add_sweep(make_sweep(repeats=1))
+
+        def explored_page() -> str:
+            client.get(f"/sweeps/{sweep_id}/report.csv")  # which waits for the report
+            seen, told = pulse_of(client, f"/sweeps/{sweep_id}/explore?y=throughput&kind=front")
+            assert seen == told != ""
+            return client.get(f"/sweeps/{sweep_id}/explore?y=throughput&kind=front").text
+
+        assert '<script type="application/json" id="chosen">null</script>' in explored_page()
+        assert "There is nothing to draw" in explored_page()
+        claim = claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=60)
+        assert claim
+        land_one(store, claim, make_result(claim.job))
+        [figure] = re.findall(r'id="chosen">(.*?)</script>', explored_page())
+        assert json.loads(figure)["data"]
 
 
 def test_exploring_takes_any_choice_and_names_no_other_parameter(client: TestClient) -> None:
@@ -685,16 +962,17 @@ def test_rows_that_load_slowed_have_a_star_in_every_figure_of_times_and_say_why(
     report = build_report(change_jobs(stored, "10/2/402.0", conditions={"others_share": 0.5}))
     reason = "other processes used up to 50 % of the cores while it was measured"
     last = [False, False, False, False, True]
-    found = {name: figure_of(report, report.pairs[0], name) for name in FIGURES}
-    bars, numbers = (found["ablation"] or {})["data"]
+    found = {name: shown.figure for name, shown in figures_of(report, report.pairs[0]).items()}
+    assert found.keys() == FIGURES.keys()
+    bars, numbers = found["ablation"]["data"]
     assert stars(numbers["text"]) == last
     assert [f"* {reason}" in text for text in bars["hovertext"]] == last
-    [points] = (found["speedup"] or {})["data"]
+    [points] = found["speedup"]["data"]
     assert stars(points["text"]) == last
-    phases = found["phases"] or {}
+    phases = found["phases"]
     assert stars(phases["layout"]["yaxis"]["ticktext"]) == last
     assert f"* {reason}" in phases["data"][0]["hovertext"][-1]
-    assert not any(stars(trace["name"] for trace in (found["depth"] or {})["data"]))
+    assert not any(stars(trace["name"] for trace in found["depth"]["data"]))
 
 
 @pytest.mark.parametrize(("measure", "is_timed"), [("throughput", True), ("acceptance", False)])
@@ -776,6 +1054,17 @@ def contrast(one: str, other: str) -> float:
     """Return the contrast ratio of WCAG 2.2."""
     light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
+
+
+def test_the_chips_of_jobs_differ_by_more_than_their_colour() -> None:
+    """Each state has a rule of its own beside that of a done job, whose frame is solid."""
+    rules = dict(re.findall(r"\.job\.(\w+) { ([^}]+) }", asset("style.css").decode()))
+    assert rules.keys() == set(JobState)
+    marks = {
+        state: re.findall(r"background|dotted|dashed|line-through", rule) for state, rule in rules.items()
+    }
+    assert marks["done"] == []
+    assert len({tuple(mark) for mark in marks.values()}) == len(marks)
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])

@@ -17,7 +17,7 @@ from dyna_eval_dashboards.app import create_app
 from dyna_eval_dashboards.comparing import Comparisons
 from dyna_eval_dashboards.export import to_html
 from dyna_eval_dashboards.reports import Reports
-from dyna_eval_dashboards.safety import TOKEN_COOKIE, Access
+from dyna_eval_dashboards.safety import Access
 from dyna_eval_dashboards.trees import draw
 from dyna_eval_db import engine
 from dyna_eval_db.store import Store
@@ -171,11 +171,27 @@ def test_the_token_is_found_among_other_programs_cookies(tmp_path: Path) -> None
     """Browsers send those of every port of a host, in whatever form they were set."""
     fill(url := database(tmp_path))
     token = "a-token-of-some-length"  # noqa: S105 - guards nothing
-    with client_of(url, Access.of("10.1.2.3", token=token)) as client:
+    access = Access.of("10.1.2.3", token=token)
+    with client_of(url, access) as client:
         client.base_url = "http://10.1.2.3:8470"
         for others in ('a={"x": 1, "y": [2]}', "a", "=", "a=b c", 'a="b; c"'):
-            headers = {"cookie": f"{others}; {TOKEN_COOKIE}={token}; {others}"}
+            headers = {"cookie": f"{others}; {access.cookie}={token}; {others}"}
             assert client.get("/", headers=headers).status_code == 200, others
+
+
+def test_two_dashboards_of_one_host_let_a_browser_in_beside_each_other(tmp_path: Path) -> None:
+    fill(url := database(tmp_path))
+    cookies: dict[str, str] = {}
+    for token in ("a-token-of-some-length", "another-token-of-some-length"):
+        with client_of(url, Access.of("10.1.2.3", token=token)) as client:
+            client.base_url = "http://10.1.2.3:8470"
+            cookies |= client.get(f"/?token={token}").cookies
+    for token in ("a-token-of-some-length", "another-token-of-some-length"):
+        with client_of(url, Access.of("10.1.2.3", token=token)) as client:
+            client.base_url = "http://10.1.2.3:8470"
+            assert client.get("/").status_code == 401
+            client.cookies.update(cookies)
+            assert client.get("/").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -312,6 +328,7 @@ def test_a_chain_of_the_most_tokens_is_drawn_too(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------ database
 
 
+@pytest.mark.usefixtures("unheld")
 def test_a_database_that_vanishes_is_missed_and_not_made_anew(tmp_path: Path) -> None:
     fill(url := database(tmp_path))
     file = Path(url.removeprefix("sqlite:///"))

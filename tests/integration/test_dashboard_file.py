@@ -168,5 +168,6 @@ def test_it_says_what_it_leaves_out(url: str, monkeypatch: pytest.MonkeyPatch) -
     [job], [prompt], [_] = (of_kind(pages, kind).values() for kind in (JOB, PROMPT, TREE))
     assert "1 of 2 samples; the dashboard lists all" in job
     assert "2 later rounds are not shown" in prompt
+    assert "<summary>The first 1 round as a table</summary>" in prompt
     assert "of 2 stored; the dashboard draws all" in prompt
     assert "texts of prompts without a link" in of_kind(held_pages(written(url, prompts=0)), JOB).popitem()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -46,11 +48,11 @@ class Running:
 
 
 @contextmanager
-def running(url: str, *options: str) -> Iterator[Running]:
+def running(url: str, *options: str, **variables: str) -> Iterator[Running]:
     """Run a dashboard for the time of a block, and end it by Ctrl-C."""
     process = subprocess.Popen(
         [COMMAND, "dashboard", "--port", "0", "--db", url, *options],
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -212,3 +214,30 @@ def test_everybody_else_needs_the_token_of_the_printed_address(url: str) -> None
         assert server.get("/", Host=host, Authorization=f"Bearer {told[1]}").status == 200
         assert told[1] not in server.get("/", Host=host, Cookie=cookie).headers.as_string()
     assert told[1] not in server.said
+
+
+def test_the_token_is_on_no_command_line_where_a_browser_is_opened(url: str, tmp_path: Path) -> None:
+    """It reaches the browser by a file that its owner alone can read, and that is gone at the end."""
+    (tmp_path / "bin").mkdir()
+    opener, opened = tmp_path / "bin/xdg-open", tmp_path / "opened"
+    opener.write_text(
+        f'#!/bin/sh\nstat -c %a "$@" > {opened}.new\ncat "$@" >> {opened}.new\n'
+        f'echo "$@" >> {opened}.new\nmv {opened}.new {opened}\n'
+    )
+    opener.chmod(0o755)
+    path = f"{opener.parent}:{ENVIRONMENT['PATH']}"
+    with running(url, "--open", PATH=path, DYNA_EVAL_DASHBOARD_TOKEN="a-token-of-some-length") as server:  # noqa: S106
+        while not opened.exists():
+            time.sleep(0.05)
+        mode, *page, arguments = opened.read_text().splitlines()
+        assert mode == "600"
+        assert html.escape(server.address) in "".join(page)
+        assert Path(arguments).exists()
+    assert "token" not in arguments
+    assert not Path(arguments).exists()
+    opener.write_text(f'#!/bin/sh\necho "$@" > {opened}.new\nmv {opened}.new {opened}\n')
+    opened.unlink()
+    with running(url, "--open", PATH=path) as server:
+        while not opened.exists():
+            time.sleep(0.05)
+        assert opened.read_text().strip() == server.address

@@ -212,17 +212,23 @@ def test_who_watches_is_told_of_changes_less_often_where_that_costs_much(tmp_pat
     sweep_id = fill(url)
     shared = reports.Reports(WatchedStore.open(url), clock=lambda: now[0], processor=lambda: used[0])
 
+    def pulses() -> tuple[object, object]:
+        return shared.pulse(sweep_id), shared.pulse_of_all()
+
     def changes_after(seconds: float, *, processor_seconds: float) -> bool:
-        before = shared.pulse(sweep_id)
+        before = pulses()
         with Store.open(url, create=False) as store:
             store.retry(sweep_id)  # which is noted, though nothing failed
         now[0] += seconds
         used[0] += processor_seconds
-        return shared.pulse(sweep_id) != before
+        both = {new != old for new, old in zip(pulses(), before, strict=True)}
+        [changed] = both
+        return changed
 
     assert changes_after(2.1, processor_seconds=0.01)
     assert not changes_after(2.1, processor_seconds=0.1)
     assert shared.seconds_to_next_pulse(sweep_id) == pytest.approx(2.9)
+    assert shared.seconds_to_next_pulse() == pytest.approx(2.9)
     assert changes_after(3.0, processor_seconds=0.0)
     assert changes_after(10.1, processor_seconds=60.0)
     shared.close()

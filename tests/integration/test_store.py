@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import re
 import shlex
 import signal
@@ -28,6 +29,7 @@ from dyna_eval_db.address import parse_address
 from dyna_eval_db.claims import release
 from dyna_eval_db.engine import bare_engine, wal_is_safe
 from dyna_eval_db.events import log
+from dyna_eval_db.models import LeaseRow
 from dyna_eval_db.sqlite_file import network_file_system
 from dyna_eval_db.store import Claim, Claimant, Landing, Outcome, Store, SweepState, Whereabouts
 from dyna_eval_db.values import EventKind
@@ -41,12 +43,13 @@ from measurements import (
     make_sentinel,
     make_sweep,
 )
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, event, text, update
 from sqlalchemy.exc import DataError
 
 from dyna_eval.cli import cli
 from dyna_eval.commands import running, stored
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, LeaseLostError, UnknownSweepError
+from dyna_eval.holder import own_name
 from dyna_eval.importers import import_file
 from dyna_eval.jobs import Backend, JobState, Method, ResolvedSweep, digest
 from dyna_eval.measurements import Calibration, Environment, JobResult, sum_rounds
@@ -1308,6 +1311,37 @@ def waits_for_a_lock(store: Store) -> bool:
         return bool(session.scalar(waiting))
 
 
+def test_a_controller_that_works_no_more_is_news_to_who_watches_all_sweeps(
+    store: Store, sweep_id: int, database_url: str
+) -> None:
+    """Neither a lease that runs out nor a holder that was killed is an event."""
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    gone = own_name().replace(f":{os.getpid()}:", f":{killed.pid}:")
+    with closing(WatchedStore.open(database_url)) as watched:
+        before = watched.pulse_of_all()
+        assert (before.working, before.held) == (False, False)
+        assert store.acquire_lease(sweep_id, "elsewhere", 60)
+        at_work = watched.pulse_of_all()
+        assert (at_work.working, at_work.held) == (True, True)
+        store.renew_lease(sweep_id, "elsewhere", 60)
+        assert watched.pulse_of_all() == at_work
+        store.renew_lease(sweep_id, "elsewhere", 0)
+        run_out = watched.pulse_of_all()
+        assert (run_out.working, run_out.held) == (False, True)
+        assert run_out.text != at_work.text
+        assert store.acquire_lease(sweep_id, own := own_name(), 60)
+        taken_over = watched.pulse_of_all()
+        with store._write() as session:
+            session.execute(update(LeaseRow).values(holder=gone))
+        assert own != gone
+        assert watched.pulse_of_all().text != taken_over.text
+        store.release_lease(sweep_id, gone)
+        assert not watched.pulse_of_all().held
+        assert store.claim_jobs(sweep_id, pair="demo", claimants=[Claimant(actor="a")], lease_seconds=60)
+        assert watched.pulse_of_all().held
+
+
 @on_postgres
 @pytest.mark.parametrize("same_sweep", [True, False])
 def test_an_event_whose_transaction_ends_late_is_missed_by_nobody_who_watches(
@@ -1552,7 +1586,7 @@ def test_a_process_killed_while_a_result_lands_leaves_the_file_whole(file: Path)
 
 KILLED_CHILD = """
 import os, signal, sys
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, event, text, update
 from sqlalchemy.exc import DataError
 from claims import claim_one, land_one
 from dyna_eval_db.store import Store

@@ -73,6 +73,15 @@ def test_every_panel_says_what_it_shows_and_in_which_unit(board: Any) -> None:
             assert panel["targets"], panel["title"]
 
 
+def test_a_panel_of_a_rate_says_that_it_misses_the_first_job(board: Any) -> None:
+    """A counter begins with what its first job added: there is no value before it to tell a rate from."""
+    of_rates = [
+        panel for panel in panels(board) for target in panel.get("targets", ()) if "rate(" in target["expr"]
+    ]
+    assert of_rates
+    assert all("the first job" in panel["description"] for panel in of_rates)
+
+
 def test_every_panel_reads_the_data_source_that_the_reader_chose(board: Any) -> None:
     [source] = [variable for variable in board["templating"]["list"] if variable["type"] == "datasource"]
     chosen = {"type": "prometheus", "uid": f"${{{source['name']}}}"}

@@ -38,12 +38,12 @@ def claimed(store: Store, jobs: int) -> list[Claim]:
 
 
 def outbox_of(store: Store, told: list[tuple[int, object]]) -> Outbox:
-    """An outbox that tells the jobs of what was taken, with the landing or the verdict."""
+    """An outbox that tells the jobs of what was taken, with the landing, the verdict or its toll."""
     return Outbox(
         store=store,
         holder="me",
         landed=lambda finished, landing: told.append((finished.claim.job_id, landing)),
-        failed=lambda failed: told.append((failed.claim.job_id, failed.verdict)),
+        failed=lambda failed, further: told.append((failed.claim.job_id, further or failed.verdict)),
     )
 
 
@@ -153,11 +153,13 @@ def test_a_pair_fails_with_its_job_unless_the_failure_came_late(
     store: Store, *, late: bool, others: JobState
 ) -> None:
     [claim] = claimed(store, 1)
-    outbox = outbox_of(store, [])
+    told: list[tuple[int, object]] = []
+    outbox = outbox_of(store, told)
     if late:
         outbox.put(failed(claim, SILENT))
     outbox.put(failed(claim, NO_PAIR, late=late))
     outbox.flush()
+    assert told[-1] == (claim.job_id, NO_PAIR if late else 3)
     counts = store.progress(claim.sweep_id)
     assert counts[others] == sum(counts.values())
     assert store.audit() == []

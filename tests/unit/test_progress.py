@@ -12,7 +12,7 @@ from dyna_eval.notices import Happening, Notice
 from dyna_eval.running.progress import ProgressDisplay
 
 
-def notice(happening: Happening, detail: str = "") -> Notice:
+def notice(happening: Happening, detail: str = "", *, further: int = 0) -> Notice:
     return Notice(
         happening=happening,
         job_id=1,
@@ -22,6 +22,7 @@ def notice(happening: Happening, detail: str = "") -> Notice:
         actor="actor-1",
         detail=detail,
         seconds=2.0,
+        further=further,
     )
 
 
@@ -33,6 +34,20 @@ def test_a_landed_job_is_a_line_and_why_its_pair_is_slow_another(capsys: pytest.
         "[1/12] Baseline (repeat 1) took 2.0 s",
         "[1/12] pair small ran on the slower eager backend: no C++ compiler",
         "[2/12] Baseline (repeat 1) took 2.0 s",
+    ]
+
+
+def test_jobs_that_fail_with_their_pair_are_counted_and_so_are_cancelled_ones_at_the_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with ProgressDisplay(total=24, done=12) as display:
+        display(notice(Happening.FAILED, "it does not load", further=8))
+        display.settle(waiting=0)
+        display.end(unstored=1)
+    assert capsys.readouterr().err.splitlines() == [
+        "[13/24] Baseline (repeat 1) failed: it does not load",
+        "[21/24] 8 further jobs of pair small failed with it",
+        "[24/24] 1 finished job could not be stored, and will run again",
     ]
 
 

@@ -28,9 +28,12 @@ from report_records import (
 
 from dyna_eval.commands.comparing import read_percentage, split_side
 from dyna_eval.errors import InputError
+from dyna_eval.importers import import_file
 from dyna_eval.jobs import Configuration, GenerationSpec, JobState, Method, generation_digest
 from dyna_eval.measurements import Exactness
 from dyna_eval.records import SweepRecord
+from dyna_eval.reports.imported import ImportedSweep
+from dyna_eval.reports.imported_report import imported_report
 from dyna_eval.reports.intervals import Bootstrap
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.sweep_comparison import (
@@ -48,13 +51,14 @@ from dyna_eval.tables.comparison import (
     print_comparison,
     remarks,
 )
+from dyna_eval.tables.report_json import to_json
 
 HOSTILE = "=1+1|[red]x</script>`*_\\\n\x1b[31m"
 
 
 def side(stored: SweepRecord, origin: str = "") -> Side:
     report = build_report(stored, allow_mixed=True)
-    return Side(report=report, origin=origin, environments=stored.environments)
+    return Side(report=report, origin=origin)
 
 
 def compared(a: SweepRecord, b: SweepRecord) -> SweepComparison:
@@ -523,3 +527,13 @@ def test_environments_of_both_sides_are_known_to_the_differences() -> None:
     only_b = replace(b, environments={"e2": ENVIRONMENTS["e2"], "e1": ENVIRONMENTS["e1"]})
     a = replace(record(), environments={"e1": ENVIRONMENTS["e1"]})
     assert match(compared(a, only_b), TREE.label).differences == ("environment (cpu: B instead of A)",)
+
+
+def test_environments_of_an_imported_side_are_known_to_the_differences(tmp_path: Path) -> None:
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps(to_json(build_report(record()))))
+    sweep = ImportedSweep(id=2, name="own", created_at="2026-01-02T03:04:05Z", files=(import_file(file),))
+    b = Side(report=imported_report(sweep, [sweep], allow_mixed=True))
+    a = replace(change_jobs(record(), TREE.label, environment="e2"), environments={"e2": ENVIRONMENTS["e2"]})
+    found = match(compare_reports(side(a), b), TREE.label).differences
+    assert "environment (cpu: A instead of B)" in found

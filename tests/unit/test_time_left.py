@@ -48,8 +48,19 @@ def test_a_pair_of_which_nothing_is_known_is_named_and_the_others_are_estimated(
 
 
 def test_what_runs_counts_by_what_is_left_of_it_and_is_shared_by_as_many_actors() -> None:
-    at_work = row("a", queued=4, running=(4.0, 25.0), took=20.0)
-    assert left(at_work, alone=0.0) == TimeLeft(seconds=(4 * 20.0 + 16.0) / 2, basis=Basis.DONE_JOBS)
+    at_work = row("a", queued=4, running=(4.0, 15.0), took=20.0)
+    assert left(at_work, alone=0.0) == TimeLeft(seconds=(4 * 20.0 + 16.0 + 5.0) / 2, basis=Basis.DONE_JOBS)
+
+
+def test_a_job_that_runs_for_longer_than_it_was_to_take_makes_the_estimate_overdue() -> None:
+    late = row("late", queued=1, running=(25.0,), took=20.0)
+    assert left(late, alone=0.0) == TimeLeft(seconds=20.0, basis=Basis.DONE_JOBS, overdue=True)
+    last = row("last", running=(25.0,), took=20.0)
+    assert left(last, alone=0.0) == TimeLeft(seconds=0.0, basis=Basis.DONE_JOBS, overdue=True)
+
+
+def test_nothing_is_left_without_an_open_job() -> None:
+    assert left(row("done", took=20.0), alone=5.0) is None
 
 
 def test_it_never_ends_before_its_longest_job() -> None:

@@ -64,20 +64,41 @@
     Plotly.react(place, data, themed(copy.layout), options);
   };
 
-  const load = async (place) => {
-    const inline = place.dataset.inline && document.getElementById(place.dataset.inline);
-    if (inline) {
-      place.known = JSON.parse(inline.textContent);
-    } else {
-      const answer = await fetch(place.dataset.figure, { cache: "no-store" });
-      if (!answer.ok) return;
-      const { figure } = await answer.json();
-      if (!figure && !place.known) place.firstElementChild.textContent = "Nothing to draw yet";
-      if (!figure || JSON.stringify(figure) === JSON.stringify(place.known)) return;
-      place.known = figure;
-    }
-    draw(place);
+  const known = (place, figure) => {
+    if (JSON.stringify(figure) === JSON.stringify(place.known)) return;
+    place.known = figure;
+    if (seen.has(place)) draw(place);
   };
+
+  const readInline = (place) => {
+    const figure = JSON.parse(document.getElementById(place.dataset.inline).textContent);
+    place.closest("figure").hidden = !figure;
+    known(place, figure);
+  };
+
+  // At most one request for each figure: who asks meanwhile gets another one after it.
+  const ask = async (place) => {
+    place.again = Boolean(place.asking);
+    if (place.asking) return;
+    place.asking = true;
+    try {
+      const answer = await fetch(place.dataset.figure, { cache: "no-store" });
+      if (answer.status === 202) setTimeout(ask, 2000, place); // the report is being built
+      if (answer.status !== 200) return;
+      const { figure, note } = await answer.json();
+      const text = place.parentElement.querySelector("[data-note]");
+      text.textContent = note;
+      text.hidden = !note;
+      if (figure) known(place, figure);
+      else if (!place.known) place.firstElementChild.textContent = "Nothing to draw yet";
+    } catch { /* no connection: the page says so, and asks again when there is news */
+    } finally {
+      place.asking = false;
+      if (place.again) await ask(place);
+    }
+  };
+
+  const load = (place) => (place.dataset.inline ? readInline(place) : ask(place));
 
   const places = [...document.querySelectorAll("[data-figure], [data-inline]")];
   const seen = new WeakSet();
@@ -85,12 +106,29 @@
     for (const entry of entries) {
       if (!entry.isIntersecting || seen.has(entry.target)) continue;
       seen.add(entry.target);
-      load(entry.target);
+      if (entry.target.known) draw(entry.target); else load(entry.target);
     }
   }, { rootMargin: "400px" });
   places.forEach((place) => watcher.observe(place));
-  document.addEventListener("fresh", () => places.filter((place) => seen.has(place) && place.dataset.figure).forEach(load));
-  document.addEventListener("theme", () => places.forEach(draw));
+
+  // Figures that nobody has scrolled to are fetched too once nothing has happened for a while, one after another:
+  // printing draws them, and does not wait for an answer.
+  const IDLE = 5000;
+  let idle;
+  const fetchOthers = async () => {
+    for (const place of places) if (!seen.has(place)) await load(place);
+  };
+  const later = (milliseconds) => {
+    clearTimeout(idle);
+    idle = setTimeout(fetchOthers, milliseconds);
+  };
+  later(500);
+  document.addEventListener("fresh", () => {
+    places.filter((place) => seen.has(place)).forEach(load);
+    later(IDLE);
+  });
+  const drawAgain = () => places.filter((place) => place.drawn || seen.has(place)).forEach(draw);
+  document.addEventListener("theme", drawAgain);
 
   // Paper is white, and has figures too that were not scrolled to.
   const root = document.documentElement;
@@ -98,11 +136,14 @@
   addEventListener("beforeprint", () => {
     chosen = root.dataset.theme;
     root.dataset.theme = "light";
-    places.forEach((place) => (place.known ? draw(place) : load(place)));
+    places.forEach((place) => {
+      if (place.dataset.inline && !place.known) readInline(place);
+      draw(place);
+    });
   });
   addEventListener("afterprint", () => {
     if (chosen) root.dataset.theme = chosen; else delete root.dataset.theme;
-    places.forEach(draw);
+    drawAgain();
   });
-  window.addEventListener("hashchange", () => places.forEach(draw)); // the window or the theme may have changed meanwhile
+  window.addEventListener("hashchange", drawAgain); // the window or the theme may have changed meanwhile
 })();

@@ -55,14 +55,31 @@
 
   const say = (text) => { if (beat.textContent !== text) beat.textContent = text; };
 
+  const FOCUSABLE = "a[href], button, input, select, summary, [tabindex]";
+  const nameOf = (element) => element.getAttribute("href") || element.getAttribute("aria-label");
+
+  // What has the focus is found again by its name, among those of the same name by its place, else by its place alone.
+  const focusIn = (part) => {
+    const all = [...part.querySelectorAll(FOCUSABLE)];
+    const place = all.indexOf(document.activeElement);
+    if (place < 0) return () => {};
+    const name = nameOf(all[place]);
+    const before = all.slice(0, place).filter((element) => nameOf(element) === name).length;
+    return () => {
+      const now = [...part.querySelectorAll(FOCUSABLE)];
+      const named = name ? now.filter((element) => nameOf(element) === name) : [];
+      const again = named[Math.min(before, named.length - 1)] || now[Math.min(place, now.length - 1)];
+      if (again) again.focus({ preventScroll: true });
+    };
+  };
+
+  // Parts that are live hold nothing to type into or to choose from, so that they can always be swapped.
   const swap = (fresh) => {
     for (const part of document.querySelectorAll("[data-live]")) {
       const other = fresh.querySelector(`[data-live="${part.dataset.live}"]`);
       if (!other || other.innerHTML === part.dataset.html) continue;
       const html = other.innerHTML;
-      if (part.contains(document.activeElement) && document.activeElement.matches("input, select")) continue;
-      const focused = part.contains(document.activeElement) ? document.activeElement : null;
-      const path = focused && (focused.getAttribute("href") || focused.getAttribute("aria-label"));
+      const refocus = focusIn(part);
       const scrolled = [...part.querySelectorAll(".scroll")].map((box) => box.scrollLeft);
       const open = new Set([...part.querySelectorAll("details[open][data-keep]")].map((d) => d.dataset.keep));
       part.toggleAttribute("data-pending", other.hasAttribute("data-pending"));
@@ -72,27 +89,32 @@
       for (const details of part.querySelectorAll("details[data-keep]")) {
         if (open.has(details.dataset.keep)) details.open = true;
       }
-      if (path) {
-        const again = [...part.querySelectorAll("a, [aria-label]")].find(
-          (element) => element.getAttribute("href") === path || element.getAttribute("aria-label") === path);
-        if (again) again.focus({ preventScroll: true });
-      }
+      refocus();
     }
+  };
+
+  const REFUSALS = {
+    401: "the dashboard asks for a new token: open the address that it printed",
+    404: "this is no longer in the database",
+    503: "the database does not answer; trying again",
+  };
+  class Refusal extends Error {}
+  const ask = async (where) => {
+    const answer = await fetch(where, { cache: "no-store" });
+    if (!answer.ok) throw new Refusal(REFUSALS[answer.status] || `the dashboard answers with error ${answer.status}; trying again`);
+    return answer;
   };
 
   let lag = 0; // rounds to wait for a report that is older than the pulse
   const look = async () => {
     if (document.hidden) return;
     try {
-      const answer = await fetch(address, { cache: "no-store" });
-      if (!answer.ok) throw new Error(String(answer.status));
-      const { pulse, again_seconds } = await answer.json();
+      const { pulse, again_seconds } = await (await ask(address)).json();
       pause = again_seconds || 2;
       const pending = document.querySelector("[data-pending]");
       if (pulse !== seen || pending || (lag > 0 && (lag -= 1) === 0)) {
-        const page = await fetch(location.href, { cache: "no-store" });
-        if (!page.ok) throw new Error(String(page.status));
-        const fresh = new DOMParser().parseFromString(await page.text(), "text/html");
+        const page = await (await ask(location.href)).text();
+        const fresh = new DOMParser().parseFromString(page, "text/html");
         swap(fresh);
         seen = pulse;
         lag = fresh.body.dataset.seen === pulse ? 0 : 4;
@@ -101,9 +123,9 @@
       }
       failures = 0;
       say("");
-    } catch {
+    } catch (error) {
       failures += 1;
-      if (failures > 1) say("no connection to the dashboard; trying again");
+      if (failures > 1) say(error instanceof Refusal ? error.message : "no connection to the dashboard; trying again");
     }
   };
 
