@@ -148,10 +148,10 @@ def check_papers(papers: Sequence[Path], database: str, *, as_json: bool) -> int
             if origin.categories:
                 record = store.record(find_measured(store, str(ids[0])))
                 return categorized_report(with_terms(record, origin.terms), allow_mixed=True)
-            report = stored_report(
+            stored = stored_report(
                 store, ids, rows=origin.rows, allow_mixed=True, preset=origin.preset, terms=origin.terms
             )
-            return CategorizedReport(overall=report, categories=())
+            return CategorizedReport(overall=stored.report, categories=())
 
         found = {path: check_paper(text, recompute) for path, text in texts.items()}
     for path, findings in found.items():

@@ -120,7 +120,7 @@ def report(
     if whole and (by_category or (form is None and not writes)):
         return 0
     with open_store(database) as store:
-        built = stored_report(
+        stored = stored_report(
             store,
             list(dict.fromkeys(store.find_sweep(name) for name in sources or (sweep,))),
             rows=rows,
@@ -128,9 +128,10 @@ def report(
             preset=Preset(preset) if preset else None,
             terms=terms,
         )
+        built = stored.report
         require(built, paper.style)
         if figures is not None:
-            write_figures(figures, built, store)
+            write_figures(figures, stored, store)
     write_papers(built, paper, figures.directory if figures else None)
     if page is not None:
         write_page(page, built, database)
