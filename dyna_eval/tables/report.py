@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from dyna_eval.reports.cells import (
+    READERS,
     UNKNOWN,
     Column,
     Notes,
@@ -24,23 +25,11 @@ from dyna_eval.reports.cells import (
     configuration_text,
     exact_cell,
     interval_cell,
-    jobs,
     origin_text,
     report_title,
     speedup_cell,
     table_title,
     throughput_cell,
-)
-from dyna_eval.reports.digits import (
-    acceptance_rate,
-    distinct_2,
-    end_to_end,
-    gain_over_previous,
-    memory,
-    nodes,
-    predicted_speedup,
-    prefill,
-    ttft,
 )
 from dyna_eval.reports.report import Report, Row, best_row
 from dyna_eval.reports.statistics import Percentiles
@@ -53,37 +42,34 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+_USUAL = (Column.INTERVAL, Column.ACCEPTANCE, Column.EXACT)
+"""Columns that the tables of this module have anyway."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Added:
-    """A column that the tables of this module have only where it is asked for."""
-
-    title: str
-    short_title: str
+class _Title:
+    whole: str
+    short: str
     """In a terminal, of one line or two."""
-    read: Callable[[Row], str | None]
 
 
-_ADDED = {
-    Column.GAIN: _Added(title="Gain over previous (%)", short_title="Gain\n(%)", read=gain_over_previous),
-    Column.RATE: _Added(title="Acceptance rate (%)", short_title="Accepted\n(%)", read=acceptance_rate),
-    Column.NODES: _Added(title="Nodes per round", short_title="Nodes\n/round", read=nodes),
-    Column.MEMORY: _Added(title="Peak memory (GiB)", short_title="Memory\n(GiB)", read=memory),
-    Column.PREDICTED: _Added(
-        title="Predicted speedup", short_title="Predicted\nspeedup", read=predicted_speedup
-    ),
-    Column.DISTINCT: _Added(title="Distinct-2", short_title="Distinct-2", read=distinct_2),
-    Column.PREFILL: _Added(title="Prefill (ms)", short_title="Prefill\n(ms)", read=prefill),
-    Column.TTFT: _Added(title="Time to first token (ms)", short_title="TTFT\n(ms)", read=ttft),
-    Column.END_TO_END: _Added(
-        title="End-to-end (tokens/s)", short_title="End-to-end\n(tokens/s)", read=end_to_end
-    ),
-    Column.JOBS: _Added(title="Jobs", short_title="Jobs", read=jobs),
+_TITLES = {
+    Column.GAIN: _Title(whole="Gain over previous (%)", short="Gain\n(%)"),
+    Column.RATE: _Title(whole="Acceptance rate (%)", short="Accepted\n(%)"),
+    Column.NODES: _Title(whole="Nodes per round", short="Nodes\n/round"),
+    Column.MEMORY: _Title(whole="Peak memory (GiB)", short="Memory\n(GiB)"),
+    Column.PREDICTED: _Title(whole="Predicted speedup", short="Predicted\nspeedup"),
+    Column.DISTINCT: _Title(whole="Distinct-2", short="Distinct-2"),
+    Column.PREFILL: _Title(whole="Prefill (ms)", short="Prefill\n(ms)"),
+    Column.TTFT: _Title(whole="Time to first token (ms)", short="TTFT\n(ms)"),
+    Column.END_TO_END: _Title(whole="End-to-end (tokens/s)", short="End-to-end\n(tokens/s)"),
+    Column.JOBS: _Title(whole="Jobs", short="Jobs"),
 }
 
 
-def _added(columns: Collection[Column]) -> list[_Added]:
+def _added(columns: Collection[Column]) -> list[Column]:
     """Return the columns of those wanted that are not there anyway."""
-    return [_ADDED[column] for column in columns if column in _ADDED]
+    return [column for column in columns if column not in _USUAL]
 
 
 # --------------------------------------------------------------------- terminal
@@ -168,7 +154,7 @@ def print_table(report: Report, file: TextIO, columns: Collection[Column] = ()) 
         _print_pair(report, pair, console, _added(columns))
 
 
-def _print_pair(report: Report, pair: str, console: Console, added: Sequence[_Added]) -> None:
+def _print_pair(report: Report, pair: str, console: Console, added: Sequence[Column]) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     rows, notes = report.rows_of(pair), Notes.of(report, pair)
@@ -179,7 +165,7 @@ def _print_pair(report: Report, pair: str, console: Console, added: Sequence[_Ad
     table.add_column("Configuration", overflow="fold", min_width=len("Configuration"))
     interval = f"{confidence_level(report.confidence)}\ninterval"
     headers = ("Tokens/s", "Speedup", interval, "Tokens\n/round", "Exact")
-    for header in (*headers, *(column.short_title for column in added)):
+    for header in (*headers, *(_TITLES[column].short for column in added)):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         cells = (
@@ -188,7 +174,7 @@ def _print_pair(report: Report, pair: str, console: Console, added: Sequence[_Ad
             interval_cell(row.speedup_interval),
             acceptance_cell(row),
             exact_cell(row),
-            *(column.read(row) or UNKNOWN for column in added),
+            *(READERS[column](row) or UNKNOWN for column in added),
         )
         table.add_row(
             Text(str(row.step)),
@@ -220,12 +206,12 @@ def to_markdown(report: Report, columns: Collection[Column] = ()) -> str:
     return "\n".join(_markdown_table(report, pair, _added(columns)) for pair in report.pairs)
 
 
-def _markdown_table(report: Report, pair: str, added: Sequence[_Added]) -> str:
+def _markdown_table(report: Report, pair: str, added: Sequence[Column]) -> str:
     rows, notes = report.rows_of(pair), Notes.of(report, pair)
     best = best_row(rows)
     headers = ["Step", "Components", "Configuration", "Throughput (tokens/s)", "Speedup"]
     headers += [f"{confidence_level(report.confidence)} interval", "Tokens per round", "Exact match"]
-    headers += [column.title for column in added]
+    headers += [_TITLES[column].whole for column in added]
     lines = [
         f"<!-- {origin_text(report, rows)} -->",
         f"**{escape_markdown(report.name)}**, {escape_markdown(table_title(pair, rows))}",
@@ -257,7 +243,7 @@ def _superscript(marks: Sequence[str]) -> str:
     return f" <sup>{','.join(marks)}</sup>" if marks else ""
 
 
-def _markdown_row(row: Row, notes: Notes, added: Sequence[_Added], *, bold: bool) -> str:
+def _markdown_row(row: Row, notes: Notes, added: Sequence[Column], *, bold: bool) -> str:
     cells = [
         str(row.step),
         escape_markdown(row.label),
@@ -267,7 +253,7 @@ def _markdown_row(row: Row, notes: Notes, added: Sequence[_Added], *, bold: bool
         escape_markdown(interval_cell(row.speedup_interval)),
         acceptance_cell(row),
         exact_cell(row),
-        *(column.read(row) or UNKNOWN for column in added),
+        *(READERS[column](row) or UNKNOWN for column in added),
     ]
     if bold:
         cells = [cell if cell == UNKNOWN else f"**{cell}**" for cell in cells]
