@@ -43,7 +43,8 @@ from dyna_eval.reports.report import JoinedSweep
 from dyna_eval.reports.statistics import agreement
 from dyna_eval.reports.sweep_comparison import Side, compare_reports
 from dyna_eval.tables.comparison import print_comparison
-from dyna_eval.tables.report import markdown_label, print_table, to_csv, to_markdown
+from dyna_eval.tables.formats import markdown_label
+from dyna_eval.tables.report import print_table, to_csv, to_markdown
 from dyna_eval.wording import count
 
 HOSTILE = "=1+1|[red]x</script>`*_\\\n\x1b[31m"
