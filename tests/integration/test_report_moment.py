@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from dyna_eval_db.store import Store
 from measurements import make_result, make_sample, make_sentinel, make_sweep
 
 from dyna_eval.cli import cli
-from dyna_eval.commands import reports
 from dyna_eval.records import SweepRecord
 
 PROMPTS = 6
@@ -33,17 +31,16 @@ def land_next(store: Store, sweep_id: int, *, verified: int) -> None:
     land_one(store, claim, replace(result, samples=tuple(samples)))
 
 
-class Landing(Store):
-    """A store in which a sweep's next job lands right after each reading of its record."""
+def land_after_each_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a sweep's next job land right after each reading of its record."""
+    read = Store.record
 
-    def record(self, sweep_id: int) -> SweepRecord:
-        found = super().record(sweep_id)
-        land_next(self, sweep_id, verified=9)
+    def record(store: Store, sweep_id: int) -> SweepRecord:
+        found = read(store, sweep_id)
+        land_next(store, sweep_id, verified=9)
         return found
 
-
-def in_a_landing_store(database: str) -> Store:
-    return Landing.open(database, create=False)
+    monkeypatch.setattr(Store, "record", record)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5], ids=["whole", "split"])
@@ -66,15 +63,15 @@ def test_figures_are_of_the_moment_of_the_table(
             for _ in range(4):
                 land_next(store, sweep_id, verified=6)
 
-    def printed(folder: str, opened: Callable[[str], Store]) -> tuple[str, dict[str, bytes]]:
-        monkeypatch.setattr(reports, "open_store", opened)
+    def printed(folder: str) -> tuple[str, dict[str, bytes]]:
         wanted = ["--plots", str(tmp_path / folder), "--plot", "tree-size", "--plot", "depth", "--csv"]
         done = CliRunner().invoke(cli, ["report", *options, *wanted, "--db", url])
         assert done.exit_code == 0, done.output
         return done.stdout, {path.name: path.read_bytes() for path in (tmp_path / folder).glob("*.svg")}
 
-    still = printed("still", reports.open_store)
-    moving = printed("moving", in_a_landing_store)
+    still = printed("still")
+    land_after_each_reading(monkeypatch)
+    moving = printed("moving")
     assert set(still[1]) == {"tree-size.svg", "depth.svg"}
     assert moving == still
-    assert printed("after", in_a_landing_store) != still
+    assert printed("after") != still
