@@ -36,8 +36,20 @@ class Paper:
     papers: tuple[Path, ...]
 
     @property
-    def writes_files(self) -> bool:
-        return self.document is not None or self.macros is not None
+    def files(self) -> dict[str, Path | None]:
+        """What is written, by option."""
+        return {"--tex-document": self.document, "--macros": self.macros}
+
+    @property
+    def looks(self) -> dict[str, object]:
+        """How a table is to look, by option."""
+        style = self.style
+        return {
+            "--columns": style.columns,
+            "--std": style.std,
+            "--siunitx": style.siunitx,
+            "--side-by-side": style.side_by_side,
+        }
 
 
 def paper_options(command: Callable[..., Any]) -> Callable[..., Any]:

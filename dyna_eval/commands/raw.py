@@ -43,6 +43,11 @@ class RawFiles:
     rounds: Path | None
 
     @property
+    def files(self) -> dict[str, Path | None]:
+        """What is written, by option."""
+        return {"--samples": self.samples, "--rounds": self.rounds}
+
+    @property
     def on_stdout(self) -> bool:
         return _STDOUT in (self.samples, self.rounds)
 
