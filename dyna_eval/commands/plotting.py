@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
     from dyna_eval.commands.reading import StoredReport
+    from dyna_eval.plots import Wish
     from dyna_eval.series.measured import Measured
 
 FIGURE_NAMES = ("ablation", "curves", "heat", "cost-model", "phases", "depth", "tree-size", "prompts")
@@ -25,17 +26,10 @@ MEASURES = ("throughput", "speedup", "acceptance")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Where figures go, and which, as the command line says it."""
+    """Where figures go, and which."""
 
     directory: Path
-    names: tuple[str, ...]
-    var_x: str | None
-    curve_by: tuple[str, ...]
-    row_by: str | None
-    col_by: str | None
-    measure: str
-    heat: tuple[str, str] | None
-    phase_unit: str
+    wish: Wish
 
 
 def figure_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,18 +54,23 @@ def figure_options(command: Callable[..., Any]) -> Callable[..., Any]:
         names = tuple(dict.fromkeys([*plot, *(name for name, given in asked if given)]))
         if plots is None and (names or measure or phase_unit):
             raise click.UsageError("options of figures need the folder to write them to: --plots DIR")
-        figures = plots and Figures(
-            directory=plots,
+        if plots is None:
+            return command(figures=None, **others)
+
+        from dyna_eval.plots import Wish
+        from dyna_eval.series.swept import Measure
+
+        wish = Wish(
             names=names,
-            var_x=var_x,
-            curve_by=curve_by,
-            row_by=row_by,
-            col_by=col_by,
-            measure=measure or "speedup",
+            x=var_x,
+            curves=curve_by,
+            row=row_by,
+            column=col_by,
+            measure=Measure(measure or "speedup"),
             heat=_two(heat),
-            phase_unit=phase_unit or "ms",
+            phases_as_shares=phase_unit == "share",
         )
-        return command(figures=figures, **others)
+        return command(figures=Figures(directory=plots, wish=wish), **others)
 
     options = [
         click.option(
@@ -120,20 +119,9 @@ def write_figures(figures: Figures, stored: StoredReport, store: Store) -> None:
     Raises InputError before anything is written, unless the folder cannot be.
     """
     from dyna_eval import plots
-    from dyna_eval.series.swept import Measure
 
-    wish = plots.Wish(
-        names=figures.names,
-        x=figures.var_x,
-        curves=figures.curve_by,
-        row=figures.row_by,
-        column=figures.col_by,
-        measure=Measure(figures.measure),
-        heat=figures.heat,
-        phases_as_shares=figures.phase_unit == "share",
-    )
-    sizes = _tree_sizes(stored, store) if wish.wants("tree-size") else {}
-    prepared = plots.plan(_measured(stored), wish, sizes)
+    sizes = _tree_sizes(stored, store) if figures.wish.wants("tree-size") else {}
+    prepared = plots.plan(_measured(stored), figures.wish, sizes)
     for paths in plots.write(prepared.drawings, stored.report, figures.directory):
         endings = [path.suffix for path in paths]
         click.echo(f"wrote {paths[0]}, {', '.join(endings[1:-1])} and {endings[-1]}", err=True)
