@@ -32,12 +32,13 @@ def land_next(store: Store, sweep_id: int, *, verified: int) -> None:
 
 
 def land_after_each_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a sweep's next job land right after each reading of its record."""
+    """Let a sweep's next two jobs, AR and a tree, land right after each reading of its record."""
     read = Store.record
 
     def record(store: Store, sweep_id: int) -> SweepRecord:
         found = read(store, sweep_id)
-        land_next(store, sweep_id, verified=9)
+        for _ in range(2):
+            land_next(store, sweep_id, verified=9)
         return found
 
     monkeypatch.setattr(Store, "record", record)
