@@ -196,8 +196,18 @@ class Store:
         with self._read() as session:
             return sweeps.find_sweep(session, name_or_id)
 
+    def sweeps_by_digest(self) -> dict[str, int]:
+        """Return the ids of all sweeps by their digests."""
+        with self._read() as session:
+            return dict(session.execute(select(SweepRow.digest, SweepRow.id)).tuples())
+
+    def sweeps_of_pairs(self) -> dict[str, tuple[int, str]]:
+        """Return the id and the name of the latest sweep of each pair, the latest pair first."""
+        with self._read() as session:
+            return sweeps.read_sweeps_of_pairs(session)
+
     def list_sweeps(self) -> list[SweepSummary]:
-        """Return all sweeps, the latest first."""
+        """Return how every sweep stands, the latest first; what it counts takes a few queries per sweep."""
         with self._read() as session:
             return sweeps.read_summaries(session)
 

@@ -298,6 +298,16 @@ def read_summaries(session: Session) -> list[SweepSummary]:
     ]
 
 
+def read_sweeps_of_pairs(session: Session) -> dict[str, tuple[int, str]]:
+    """Read the id and the name of the latest sweep of each pair, the latest pair first."""
+    found: dict[str, tuple[int, str]] = {}
+    rows = select(SweepRow.id, SweepRow.name, SweepRow.pairs).order_by(SweepRow.id.desc())
+    for sweep_id, name, pairs in session.execute(rows):
+        for pair in _PAIRS.validate_python(pairs):
+            found.setdefault(pair.spec.name, (sweep_id, name))
+    return found
+
+
 def read_summary(session: Session, row: SweepRow, *, imported_rows: int = 0) -> SweepSummary:
     """Read one sweep's line; rows that were imported are counted by the caller."""
     counts = count_jobs(session, row.id)

@@ -151,7 +151,7 @@ def check_papers(papers: Sequence[Path], database: str, *, as_json: bool) -> int
 
     texts = {path: _read(path) for path in papers}
     with open_store(database) as store:
-        sweeps = {summary.digest: summary.id for summary in store.list_sweeps()}
+        sweeps = store.sweeps_by_digest()
 
         def recompute(origin: Origin) -> CategorizedReport | None:
             if any(digest not in sweeps for digest in origin.made_of):
