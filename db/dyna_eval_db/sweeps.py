@@ -48,7 +48,7 @@ _CATEGORY = ("prompt_set", "index", "category")
 
 
 def insert_sweep(session: Session, resolved: ResolvedSweep) -> int | None:
-    """Store a sweep with its prompts and jobs and return its number; None where its digest is known.
+    """Store a sweep with its prompts and jobs and return its id; None where its digest is known.
 
     A known one, too, gets the categories of its prompts, and the limit of its jobs: its file may name them
     only now.
@@ -157,7 +157,7 @@ def _json(value: object) -> Any:
 
 
 def find_sweep(session: Session, name_or_id: str | None) -> int:
-    """Find a sweep by its number or else its name, the latest of that name; None is the latest of all."""
+    """Find a sweep by its id or else its name, the latest of that name; None is the latest of all."""
     latest = select(func.max(SweepRow.id))
     if name_or_id is None:
         found = session.scalar(latest)

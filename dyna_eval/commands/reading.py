@@ -78,7 +78,7 @@ def _on_terms(part: SweepRecord | ImportedSweep, terms: Terms, *, whole: bool) -
 
 
 def find_measured(store: Store, name_or_id: str | None) -> int:
-    """Return the number of a sweep that was measured here; raises InputError for an imported one."""
+    """Return the id of a sweep that was measured here; raises InputError for an imported one."""
     sweep_id = store.find_sweep(name_or_id)
     if store.imported(sweep_id) is not None:
         raise InputError(f"sweep {sweep_id} was imported and has no jobs; name one that was measured here")
