@@ -199,7 +199,7 @@ class Store:
     def sweeps_by_digest(self) -> dict[str, int]:
         """Return the ids of all sweeps by their digests."""
         with self._read() as session:
-            return dict(session.execute(select(SweepRow.digest, SweepRow.id)).tuples())
+            return dict(session.execute(select(SweepRow.digest, SweepRow.id)).all())
 
     def sweeps_of_pairs(self) -> dict[str, tuple[int, str]]:
         """Return the id and the name of the latest sweep of each pair, the latest pair first."""
