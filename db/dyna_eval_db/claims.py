@@ -41,8 +41,8 @@ def claim_jobs(
         "state": JobState.RUNNING,
         "lease_expires_at": database_clock(lease_seconds),
     }
-    numbers = [row.id for row in rows]
-    session.connection().execute(update(JobRow).where(JobRow.id.in_(numbers)).values(running))
+    ids = [row.id for row in rows]
+    session.connection().execute(update(JobRow).where(JobRow.id.in_(ids)).values(running))
     attempts = [
         {"job_id": row.id, "epoch": row.epoch + 1, "actor": claimant.actor, "node": claimant.node}
         for row, claimant in zip(rows, claimants, strict=False)

@@ -16,7 +16,7 @@ from dyna_eval_db.values import Claim, Event, EventKind, Whereabouts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewEvent:
-    """An event that is to be added; its number and its time are the database's."""
+    """An event that is to be added; its id and its time are the database's."""
 
     sweep_id: int
     kind: EventKind
@@ -45,7 +45,7 @@ def log_all(session: Session, events: Iterable[NewEvent]) -> None:
     """Add several events at once.
 
     Transactions that add events of one sweep take turns from here to their ends. So events are seen in the
-    order of their numbers, and who goes on after the latest one misses none.
+    order of their ids, and who goes on after the latest one misses none.
     """
     rows = [asdict(event) for event in events]
     if rows:
@@ -71,7 +71,7 @@ def read_failure_details(session: Session, sweep_id: int, job_id: int) -> dict[i
 
 
 def read_events(session: Session, sweep_id: int, *, after: int) -> list[Event]:
-    """Read a sweep's events in order, those after the one of a given number."""
+    """Read a sweep's events in order, those after the one of a given id."""
     later = select(EventRow).where(EventRow.sweep_id == sweep_id, EventRow.id > after)
     return [
         Event(

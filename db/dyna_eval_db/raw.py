@@ -112,6 +112,6 @@ def read_run_samples(
 
 
 def read_rounds(session: Session, samples: Collection[int]) -> dict[int, tuple[Round, ...]]:
-    """Read the rounds of samples by the samples' numbers."""
+    """Read the rounds of samples by the samples' ids."""
     of_samples = RoundRow.sample_id.in_(samples)
     return rounds_by_sample(session, select(RoundRow.sample_id, *ROUND).where(of_samples))

@@ -59,7 +59,7 @@ _JOB = [
     JobRow.generation_digest,
 ]
 ROUND = [getattr(RoundRow, field.name) for field in fields(Round)]
-"""Columns of a round that `rounds_by_sample` reads, beside the number of its sample."""
+"""Columns of a round that `rounds_by_sample` reads, beside the id of its sample."""
 
 
 # --------------------------------------------------------------------- writing
@@ -104,30 +104,30 @@ def insert_environment(session: Session, environment: Environment) -> None:
 
 
 def _insert_calibrations(session: Session, landed: Sequence[tuple[Claim, JobResult]]) -> list[int | None]:
-    """Return the number of each result's calibration; those of one actor mostly bring the same."""
-    numbers: dict[tuple[str, str, Calibration], int] = {}
+    """Return the id of each result's calibration; those of one actor mostly bring the same."""
+    ids: dict[tuple[str, str, Calibration], int] = {}
     found: list[int | None] = []
     for claim, result in landed:
         if result.calibration is None:
             found.append(None)
             continue
         brought = calibration_key(claim.job.pair), result.environment.digest, result.calibration
-        if brought not in numbers:
-            numbers[brought] = _insert_calibration(session, *brought)
-        found.append(numbers[brought])
+        if brought not in ids:
+            ids[brought] = _insert_calibration(session, *brought)
+        found.append(ids[brought])
     return found
 
 
 def _insert_calibration(session: Session, pair_key: str, environment: str, calibration: Calibration) -> int:
-    """Return the number of a calibration, which is stored unless an earlier result brought it."""
+    """Return the id of a calibration, which is stored unless an earlier result brought it."""
     costs = asdict(calibration)
     key = {"pair_key": pair_key, "environment": environment, "digest": digest(costs)}
-    number = select(CalibrationRow.id).filter_by(**key)
-    known = session.scalar(number)
+    own = select(CalibrationRow.id).filter_by(**key)
+    known = session.scalar(own)
     if known is not None:
         return known
     insert_missing(session, CalibrationRow, **key, **costs)  # another controller may store it just now
-    return session.scalars(number).one()
+    return session.scalars(own).one()
 
 
 def insert_sentinel(session: Session, claim: Claim, sentinel: Sentinel, environment: Environment) -> None:
@@ -169,16 +169,16 @@ def _insert_samples(session: Session, samples: Sequence[_Owned]) -> None:
         for owner, sample, totals in samples
     ]
     adding = insert(SampleRow).returning(SampleRow.id, sort_by_parameter_order=True)
-    numbers = session.connection().execute(adding, rows).scalars().all()
+    sample_ids = session.connection().execute(adding, rows).scalars().all()
     rounds = [
         {"sample_id": sample_id, "number": number, **_values(round_)}
-        for sample_id, (_, sample, _) in zip(numbers, samples, strict=True)
+        for sample_id, (_, sample, _) in zip(sample_ids, samples, strict=True)
         for number, round_ in enumerate(sample.rounds)
     ]
     insert_many(session, RoundRow, rounds)
     trees = [
         {"sample_id": sample_id, "number": number, "tree": _tree_json(tree)}
-        for sample_id, (_, sample, _) in zip(numbers, samples, strict=True)
+        for sample_id, (_, sample, _) in zip(sample_ids, samples, strict=True)
         for number, tree in enumerate(sample.trees)
     ]
     if trees:
@@ -248,7 +248,7 @@ def _samples_by_job(session: Session, *conditions: Any) -> dict[int, Sequence[Sa
 
 
 def _calibrations_of_results(session: Session, *conditions: Any) -> dict[int, Calibration]:
-    """Read the calibrations that the results of jobs were measured with, each once, by number."""
+    """Read the calibrations that the results of jobs were measured with, each once, by id."""
     used = select(ResultRow.calibration_id).join(JobRow, JobRow.id == ResultRow.job_id).where(*conditions)
     rows = session.scalars(select(CalibrationRow).where(CalibrationRow.id.in_(used)))
     return {row.id: _calibration(row) for row in rows}
@@ -344,7 +344,7 @@ def read_calibrations(session: Session, pair: Pair) -> dict[str, Calibration]:
 
 
 def _latest_calibrations(pair: Pair) -> Select[Any]:
-    """Select the numbers of a pair's latest calibrations, one for each environment."""
+    """Select the ids of a pair's latest calibrations, one for each environment."""
     of_pair = CalibrationRow.pair_key == calibration_key(pair)
     return select(func.max(CalibrationRow.id)).where(of_pair).group_by(CalibrationRow.environment)
 

@@ -191,7 +191,7 @@ class Store:
             return added
 
     def find_sweep(self, name_or_id: str | None) -> int:
-        """Return the sweep of that number, or the latest of that name; None is the latest of all.
+        """Return the sweep of that id, or the latest of that name; None is the latest of all.
 
         Raises UnknownSweepError, which names the nearest ones.
         """
@@ -214,8 +214,18 @@ class Store:
             sweeps.require_sweep(session, sweep_id)
             return sweeps.read_open_jobs(session, sweep_id)
 
+    def sweeps_by_digest(self) -> dict[str, int]:
+        """Return the ids of all sweeps by their digests."""
+        with self._read() as session:
+            return dict(session.execute(select(SweepRow.digest, SweepRow.id)).all())
+
+    def sweeps_of_pairs(self) -> dict[str, tuple[int, str]]:
+        """Return the id and the name of the latest sweep of each pair, the latest pair first."""
+        with self._read() as session:
+            return sweeps.read_sweeps_of_pairs(session)
+
     def list_sweeps(self) -> list[SweepSummary]:
-        """Return all sweeps, the latest first."""
+        """Return how every sweep stands, the latest first; what it counts takes a few queries per sweep."""
         with self._read() as session:
             return sweeps.read_summaries(session)
 
@@ -226,7 +236,7 @@ class Store:
             return sweeps.count_jobs(session, sweep_id)
 
     def summary(self, sweep_id: int) -> SweepSummary:
-        """Return a sweep's line of the list."""
+        """Return how a sweep stands, by its jobs alone: rows that were imported are not counted."""
         with self._read() as session:
             return sweeps.read_summary(session, sweeps.require_sweep(session, sweep_id))
 
@@ -571,7 +581,7 @@ class Store:
             return read_run_samples(session, run, after=after, most=most)
 
     def rounds(self, samples: Collection[int]) -> dict[int, tuple[Round, ...]]:
-        """Return the rounds of some samples by the samples' numbers; nothing of one that has none."""
+        """Return the rounds of some samples by the samples' ids; nothing of one that has none."""
         with self._read() as session:
             return read_rounds(session, samples)
 
@@ -597,7 +607,7 @@ class Store:
             return read_failures(session, job_id)
 
     def events(self, sweep_id: int, after: int = 0) -> list[Event]:
-        """Return a sweep's events in order, those after the one of a given number."""
+        """Return a sweep's events in order, those after the one of a given id."""
         with self._read() as session:
             return read_events(session, sweep_id, after=after)
 

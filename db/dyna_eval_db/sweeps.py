@@ -48,7 +48,7 @@ _CATEGORY = ("prompt_set", "index", "category")
 
 
 def insert_sweep(session: Session, resolved: ResolvedSweep) -> int | None:
-    """Store a sweep with its prompts and jobs and return its number; None where its digest is known.
+    """Store a sweep with its prompts and jobs and return its id; None where its digest is known.
 
     A known one, too, gets the categories of its prompts, and the limit of its jobs: its file may name them
     only now.
@@ -157,7 +157,7 @@ def _json(value: object) -> Any:
 
 
 def find_sweep(session: Session, name_or_id: str | None) -> int:
-    """Find a sweep by its number or else its name, the latest of that name; None is the latest of all."""
+    """Find a sweep by its id or else its name, the latest of that name; None is the latest of all."""
     latest = select(func.max(SweepRow.id))
     if name_or_id is None:
         found = session.scalar(latest)
@@ -321,6 +321,16 @@ def read_summaries(session: Session) -> list[SweepSummary]:
         read_summary(session, row, imported_rows=imported.get(row.id, 0))
         for row in session.scalars(select(SweepRow).order_by(SweepRow.id.desc()))
     ]
+
+
+def read_sweeps_of_pairs(session: Session) -> dict[str, tuple[int, str]]:
+    """Read the id and the name of the latest sweep of each pair, the latest pair first."""
+    found: dict[str, tuple[int, str]] = {}
+    rows = select(SweepRow.id, SweepRow.name, SweepRow.pairs).order_by(SweepRow.id.desc())
+    for sweep_id, name, pairs in session.execute(rows):
+        for pair in _PAIRS.validate_python(pairs):
+            found.setdefault(pair.spec.name, (sweep_id, name))
+    return found
 
 
 def read_summary(session: Session, row: SweepRow, *, imported_rows: int = 0) -> SweepSummary:

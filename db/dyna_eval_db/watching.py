@@ -111,8 +111,8 @@ class WatchedStore:
             items = tuple(_outline(session, row) for row in session.execute(page))
         return Page(items=items, total=total, number=number, size=size)
 
-    def names(self, *, most: int = 500) -> list[tuple[int, str]]:
-        """Return the numbers and names of the latest sweeps, the latest first."""
+    def names(self, *, most: int | None = 500) -> list[tuple[int, str]]:
+        """Return the ids and names of the latest sweeps, the latest first; of all where `most` is None."""
         latest = select(SweepRow.id, SweepRow.name).order_by(SweepRow.id.desc()).limit(most)
         with self._read() as session:
             return [(sweep_id, name) for sweep_id, name in session.execute(latest)]

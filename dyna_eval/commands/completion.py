@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import click
 from click.shell_completion import get_completion_class
 
@@ -28,11 +30,14 @@ def completion(*, shell: str) -> None:
 
 def sweep_names(context: click.Context, _: click.Parameter, typed: str) -> list[str]:
     """Return the sweeps of the command's database that begin with what was typed; none where it has none."""
-    from dyna_eval.commands.options import DEFAULT_DATABASE, open_store
+    from dyna_eval_db.watching import WatchedStore
 
+    from dyna_eval.commands.options import DEFAULT_DATABASE
+
+    address = context.params.get("database") or DEFAULT_DATABASE
     try:
-        with open_store(context.params.get("database") or DEFAULT_DATABASE) as store:
-            names = [sweep.name for sweep in store.list_sweeps()]
+        with contextlib.closing(WatchedStore.open(address)) as store:
+            names = [name for _, name in store.names(most=None)]
     except (DynaEvalError, OSError):
         return []  # a shell has no place for errors
     return [name for name in dict.fromkeys(names) if name.startswith(typed)]

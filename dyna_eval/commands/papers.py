@@ -36,8 +36,20 @@ class Paper:
     papers: tuple[Path, ...]
 
     @property
-    def writes_files(self) -> bool:
-        return self.document is not None or self.macros is not None
+    def files(self) -> dict[str, Path | None]:
+        """What is written, by option."""
+        return {"--tex-document": self.document, "--macros": self.macros}
+
+    @property
+    def looks(self) -> dict[str, object]:
+        """How a table is to look, by option."""
+        style = self.style
+        return {
+            "--columns": style.columns,
+            "--std": style.std,
+            "--siunitx": style.siunitx,
+            "--side-by-side": style.side_by_side,
+        }
 
 
 def paper_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -139,7 +151,7 @@ def check_papers(papers: Sequence[Path], database: str, *, as_json: bool) -> int
 
     texts = {path: _read(path) for path in papers}
     with open_to_read(database) as store:
-        sweeps = {summary.digest: summary.id for summary in store.list_sweeps()}
+        sweeps = store.sweeps_by_digest()
 
         def recompute(origin: Origin) -> CategorizedReport | None:
             if any(digest not in sweeps for digest in origin.made_of):
@@ -148,10 +160,10 @@ def check_papers(papers: Sequence[Path], database: str, *, as_json: bool) -> int
             if origin.categories:
                 record = store.record(find_measured(store, str(ids[0])))
                 return categorized_report(with_terms(record, origin.terms), allow_mixed=True)
-            report = stored_report(
+            stored = stored_report(
                 store, ids, rows=origin.rows, allow_mixed=True, preset=origin.preset, terms=origin.terms
             )
-            return CategorizedReport(overall=report, categories=())
+            return CategorizedReport(overall=stored.report, categories=())
 
         found = {
             path: check_paper(text, recompute, [other for at, other in texts.items() if at != path])

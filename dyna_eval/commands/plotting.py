@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dyna_eval.commands.options import with_options
+from dyna_eval.jobs import JobState
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
-    from dyna_eval.reports.report import Report
+    from dyna_eval.commands.reading import StoredReport
+    from dyna_eval.plots import Wish
     from dyna_eval.series.measured import Measured
 
 FIGURE_NAMES = ("ablation", "curves", "heat", "cost-model", "phases", "depth", "tree-size", "prompts")
@@ -24,17 +26,10 @@ MEASURES = ("throughput", "speedup", "acceptance")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Where figures go, and which, as the command line says it."""
+    """Where figures go, and which."""
 
     directory: Path
-    names: tuple[str, ...]
-    var_x: str | None
-    curve_by: tuple[str, ...]
-    row_by: str | None
-    col_by: str | None
-    measure: str
-    heat: tuple[str, str] | None
-    phase_unit: str
+    wish: Wish
 
 
 def figure_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,18 +54,23 @@ def figure_options(command: Callable[..., Any]) -> Callable[..., Any]:
         names = tuple(dict.fromkeys([*plot, *(name for name, given in asked if given)]))
         if plots is None and (names or measure or phase_unit):
             raise click.UsageError("options of figures need the folder to write them to: --plots DIR")
-        figures = plots and Figures(
-            directory=plots,
+        if plots is None:
+            return command(figures=None, **others)
+
+        from dyna_eval.plots import Wish
+        from dyna_eval.series.swept import Measure
+
+        wish = Wish(
             names=names,
-            var_x=var_x,
-            curve_by=curve_by,
-            row_by=row_by,
-            col_by=col_by,
-            measure=measure or "speedup",
+            x=var_x,
+            curves=curve_by,
+            row=row_by,
+            column=col_by,
+            measure=Measure(measure or "speedup"),
             heat=_two(heat),
-            phase_unit=phase_unit or "ms",
+            phases_as_shares=phase_unit == "share",
         )
-        return command(figures=figures, **others)
+        return command(figures=Figures(directory=plots, wish=wish), **others)
 
     options = [
         click.option(
@@ -113,58 +113,43 @@ def _two(heat: str | None) -> tuple[str, str] | None:
     return names[0], names[1]
 
 
-def write_figures(figures: Figures, built: Report, store: Store) -> None:
+def write_figures(figures: Figures, stored: StoredReport, store: Store) -> None:
     """Write the wished figures, and tell on stderr which files there are and what was left out.
 
     Raises InputError before anything is written, unless the folder cannot be.
     """
     from dyna_eval import plots
-    from dyna_eval.series.swept import Measure
 
-    wish = plots.Wish(
-        names=figures.names,
-        x=figures.var_x,
-        curves=figures.curve_by,
-        row=figures.row_by,
-        column=figures.col_by,
-        measure=Measure(figures.measure),
-        heat=figures.heat,
-        phases_as_shares=figures.phase_unit == "share",
-    )
-    measured = _measured(built, store)
-    sizes = _tree_sizes(measured, store) if wish.wants("tree-size") else {}
-    prepared = plots.plan(measured, wish, sizes)
-    for paths in plots.write(prepared.drawings, built, figures.directory):
+    sizes = _tree_sizes(stored, store) if figures.wish.wants("tree-size") else {}
+    prepared = plots.plan(_measured(stored), figures.wish, sizes)
+    for paths in plots.write(prepared.drawings, stored.report, figures.directory):
         endings = [path.suffix for path in paths]
         click.echo(f"wrote {paths[0]}, {', '.join(endings[1:-1])} and {endings[-1]}", err=True)
     for reason in prepared.left_out:
         click.echo(reason, err=True)
 
 
-def _measured(built: Report, store: Store) -> Measured:
+def _measured(stored: StoredReport) -> Measured:
     """Return a report with its record, if it is of one sweep that was measured here."""
     from dyna_eval.series.measured import Measured
 
-    if built.joined or store.imported(built.sweep_id) is not None:
-        return Measured(report=built)
-    return Measured.of(built, store.record(built.sweep_id))
+    if stored.report.joined or not stored.records:
+        return Measured(report=stored.report)
+    return Measured.of(stored.report, stored.records[0])
 
 
-def _tree_sizes(measured: Measured, store: Store) -> dict[int, dict[int, int]]:
-    """Count rounds by job and by nodes; with a tuning split on the reported prompts alone."""
+def _tree_sizes(stored: StoredReport, store: Store) -> dict[int, dict[int, int]]:
+    """Count rounds by job and by nodes, of the jobs that the report has as done.
+
+    With a tuning split they are those of the reported prompts alone.
+    """
     from dyna_eval.reports.joined_report import with_split_of
     from dyna_eval.reports.tuning import measured_prompts, reported_record
 
-    record, report = measured.record, measured.report
-    if record is not None:
-        return store.tree_sizes(record.id, measured_prompts(record) if report.split else None)
-    ids = [sweep.id for sweep in report.joined if store.imported(sweep.id) is None]
-    if not report.split:
-        return {job: sizes for one in ids for job, sizes in store.tree_sizes(one).items()}
-    records = [store.record(one) for one in ids]
-    reported = [reported_record(with_split_of(records[0], own)) for own in records]
-    return {
-        job: sizes
-        for own in reported
-        for job, sizes in store.tree_sizes(own.id, measured_prompts(own)).items()
-    }
+    records = [reported_record(with_split_of(stored.records[0], own)) for own in stored.records]
+    done = {job.id for record in records for job in record.jobs if job.state is JobState.DONE}
+    counted = [
+        store.tree_sizes(record.id, measured_prompts(record) if stored.report.split else None)
+        for record in records
+    ]
+    return {job: sizes for each in counted for job, sizes in each.items() if job in done}

@@ -43,6 +43,11 @@ class RawFiles:
     rounds: Path | None
 
     @property
+    def files(self) -> dict[str, Path | None]:
+        """What is written, by option."""
+        return {"--samples": self.samples, "--rounds": self.rounds}
+
+    @property
     def on_stdout(self) -> bool:
         return _STDOUT in (self.samples, self.rounds)
 
@@ -153,7 +158,7 @@ def _refuse_others(path: Path, columns: Iterable[str]) -> None:
 
 
 def _write(path: Path, columns: Mapping[str, Callable[[_Line], object]], lines: Iterable[_Line]) -> None:
-    from dyna_eval.tables.report import write_csv
+    from dyna_eval.tables.formats import write_csv
 
     cells = ([read(line) for read in columns.values()] for line in lines)
     if path == _STDOUT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dyna_eval.errors import InputError
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from dyna_eval.reports.report import Report
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredReport:
+    """A report with the records that it was made from: what is told beside it is of the same moment."""
+
+    report: Report
+    records: tuple[SweepRecord, ...]
+    """Those of its sweeps that were measured here."""
+
+
 def stored_report(
     store: Store,
     ids: Sequence[int],
@@ -25,8 +35,8 @@ def stored_report(
     allow_mixed: bool = False,
     preset: Preset | None = None,
     terms: Terms = AS_IN_THE_FILE,
-) -> Report:
-    """Return the report of the sweep of a number; of several sweeps, or of chosen rows, the joined one.
+) -> StoredReport:
+    """Return the report of the sweep of an id; of several sweeps, or of chosen rows, the joined one.
 
     `terms` are the first sweep's. Raises MixedRowsError as the reports do, and InputError where a preset or
     terms do not fit.
@@ -44,10 +54,13 @@ def stored_report(
     if preset is not None and (len(parts) > 1 or rows or isinstance(first, ImportedSweep)):
         raise InputError(f"preset {preset} is for one sweep that was measured here; choose rows with --row")
     if len(parts) > 1 or rows:
-        return joined_report(parts, rows=rows, others=others, allow_mixed=allow_mixed)
-    if isinstance(first, ImportedSweep):
-        return imported_report(first, others, allow_mixed=allow_mixed)
-    return build_report(first, allow_mixed=allow_mixed, preset=preset)
+        report = joined_report(parts, rows=rows, others=others, allow_mixed=allow_mixed)
+    elif isinstance(first, ImportedSweep):
+        report = imported_report(first, others, allow_mixed=allow_mixed)
+    else:
+        report = build_report(first, allow_mixed=allow_mixed, preset=preset)
+    records = tuple(part for part in parts if not isinstance(part, ImportedSweep))
+    return StoredReport(report=report, records=records)
 
 
 def _on_terms(part: SweepRecord | ImportedSweep, terms: Terms, *, whole: bool) -> SweepRecord:
@@ -65,7 +78,7 @@ def _on_terms(part: SweepRecord | ImportedSweep, terms: Terms, *, whole: bool) -
 
 
 def find_measured(store: Store, name_or_id: str | None) -> int:
-    """Return the number of a sweep that was measured here; raises InputError for an imported one."""
+    """Return the id of a sweep that was measured here; raises InputError for an imported one."""
     sweep_id = store.find_sweep(name_or_id)
     if store.imported(sweep_id) is not None:
         raise InputError(f"sweep {sweep_id} was imported and has no jobs; name one that was measured here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,9 @@ from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_
 from dyna_eval.commands.plotting import Figures, figure_options, write_figures
 from dyna_eval.commands.raw import RawFiles, raw_options, write_raw
 from dyna_eval.commands.reading import find_measured, stored_report
-from dyna_eval.commands.terms import terms_options
+from dyna_eval.commands.terms import terms_given, terms_options
 from dyna_eval.commands.web_page import WebPage, page_options, write_page
-from dyna_eval.records import AS_IN_THE_FILE, Terms
+from dyna_eval.records import Terms
 
 if TYPE_CHECKING:
     from dyna_eval.latex.style import Style
@@ -80,47 +81,46 @@ def report(
     says what the database says.
     """
     from dyna_eval.latex.grid import require
-    from dyna_eval.latex.style import PLAIN
     from dyna_eval.reports.presets import Preset
 
+    part = {"--from": sources, "--row": rows, "--preset": preset}
+    files = {"--plots": figures, "--html": page, **paper.files}
+    whole = {"--by-category": by_category, "--spec-bench": spec_bench, **(raw.files if raw else {})}
     if paper.papers:
-        beside = (sweep is not None, sources, rows, preset, figures, page, by_category, spec_bench, raw)
-        changed = paper.style != PLAIN or terms != AS_IN_THE_FILE
-        if any(beside) or paper.writes_files or changed or form not in (None, "json"):
-            raise click.UsageError(
-                "--check finds sweeps and tables by what is in the paper; beside it are only --json and --db"
-            )
+        forms = {f"--{form}": form not in (None, "json")}
+        others = {"SWEEP": sweep} | part | whole | files | paper.looks | terms_given(terms) | forms
+        _refuse_beside("--check", others, "finds sweeps and tables by what is in the paper")
         return check_papers(paper.papers, database, as_json=form == "json")
     if sweep is not None and sources:
         raise click.UsageError("name one SWEEP, or several with --from")
-    writes = figures is not None or page is not None or paper.writes_files
-    is_part = bool(sources or rows or preset)
     if raw is not None:
-        _require_room_for(raw, is_part=is_part, printed=form is not None or by_category)
+        _refuse_beside(_first(raw.files), part, "takes one whole sweep")
+        if raw.on_stdout and (form is not None or by_category):
+            raise click.UsageError("a file named - goes to stdout, where nothing else can be printed then")
     if by_category or spec_bench is not None:
-        if is_part or terms.chosen or writes or form == "prose":
-            raise click.UsageError(
-                "--by-category and --spec-bench take one whole sweep, and no --from, --row, --preset,"
-                " --chosen, --prose, --plots, --html or files of a paper beside them"
-            )
-        if by_category and paper.style != PLAIN:
-            raise click.UsageError(
-                "--by-category has columns of its own, and no --columns, --std, --siunitx or --side-by-side"
-            )
-    whole = _write_whole_sweep(
-        sweep,
-        database,
-        raw=raw,
-        spec_bench=spec_bench,
-        by_category=by_category,
-        terms=terms,
-        form=form,
-        mixed=allow_mixed,
-    )
-    if whole and (by_category or (form is None and not writes)):
-        return 0
+        own = "--by-category" if by_category else "--spec-bench"
+        _refuse_beside(own, part | {"--chosen": terms.chosen}, "takes one whole sweep")
+        _refuse_beside(
+            own, files | {"--prose": form == "prose"}, "stands beside no figures, web page or paper"
+        )
+    if by_category:
+        _refuse_beside("--by-category", paper.looks, "has columns of its own")
+    prints = form is not None or _first(files) is None
+    if _first(whole) is not None:
+        _write_whole_sweep(
+            sweep,
+            database,
+            raw=raw,
+            spec_bench=spec_bench,
+            by_category=by_category,
+            terms=terms,
+            form=form,
+            mixed=allow_mixed,
+        )
+        if by_category or (form is None and prints):
+            return 0
     with open_to_read(database) as store:
-        built = stored_report(
+        stored = stored_report(
             store,
             list(dict.fromkeys(store.find_sweep(name) for name in sources or (sweep,))),
             rows=rows,
@@ -128,25 +128,27 @@ def report(
             preset=Preset(preset) if preset else None,
             terms=terms,
         )
+        built = stored.report
         require(built, paper.style)
         if figures is not None:
-            write_figures(figures, built, store)
+            write_figures(figures, stored, store)
     write_papers(built, paper, figures.directory if figures else None)
     if page is not None:
         write_page(page, built, readable(database))
-    if form is not None or not writes:
+    if prints:
         print_report(built, form, paper.style)
     return 0
 
 
-def _require_room_for(raw: RawFiles, *, is_part: bool, printed: bool) -> None:
-    """Raise UsageError where raw data cannot be written beside what else is asked for."""
-    if is_part:
-        raise click.UsageError(
-            "--samples and --rounds take one whole sweep, and no --from, --row or --preset beside them"
-        )
-    if raw.on_stdout and printed:
-        raise click.UsageError("a file named - goes to stdout, where nothing else can be printed then")
+def _first(options: Mapping[str, object]) -> str | None:
+    """Return the first option that was given; None where none was."""
+    return next((name for name, value in options.items() if value not in (None, False, ())), None)
+
+
+def _refuse_beside(option: str | None, others: Mapping[str, object], why: str) -> None:
+    """Raise UsageError where one of the others was given, too; it names the first of them."""
+    if (other := _first(others)) is not None:
+        raise click.UsageError(f"{option} {why}; leave out {other}")
 
 
 def _write_whole_sweep(
@@ -159,24 +161,21 @@ def _write_whole_sweep(
     terms: Terms,
     form: str | None,
     mixed: bool,
-) -> bool:
-    """Write or print what is of one whole sweep that was measured here; return whether anything of it was."""
+) -> None:
+    """Write or print what is of one whole sweep that was measured here."""
     from dyna_eval.reports.terms import with_terms
 
-    if raw is None and spec_bench is None and not by_category:
-        return False
     with open_to_read(database) as store:
         sweep_id = find_measured(store, sweep)
         if raw is not None:
             write_raw(raw, store, sweep_id)
         if spec_bench is None and not by_category:
-            return True
+            return
         record = with_terms(store.record(sweep_id), terms)
         if spec_bench is not None:
             write_answers(store, record, spec_bench, allow_mixed=mixed)
     if by_category:
         print_by_category(record, form, allow_mixed=mixed)
-    return True
 
 
 def print_report(built: Report, form: str | None, style: Style | None = None) -> None:

@@ -20,6 +20,11 @@ def read_confidence(ctx: click.Context, param: click.Parameter, share: float | N
     return share
 
 
+def terms_given(terms: Terms) -> dict[str, object]:
+    """Return what replaces the sweep file's, by option."""
+    return {"--baseline": terms.baseline, "--confidence": terms.confidence, "--chosen": terms.chosen}
+
+
 def terms_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for other terms than the sweep file's; the command gets them as one `terms`."""
 

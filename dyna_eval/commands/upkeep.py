@@ -39,9 +39,8 @@ def list_pairs(*, database: str, as_json: bool) -> None:
 
     known = dict.fromkeys(PACKAGED_PAIRS, "packaged")
     with contextlib.suppress(MissingDatabaseError), open_to_read(database) as store:
-        for sweep in store.list_sweeps():
-            for name in sweep.pairs:
-                known.setdefault(name, f"sweep {sweep.id} {sweep.name}")
+        for pair, (sweep_id, name) in store.sweeps_of_pairs().items():
+            known.setdefault(pair, f"sweep {sweep_id} {name}")
     if as_json:
         print_json(known)
         return
@@ -109,7 +108,7 @@ def check_database(*, sweep: str | None, database: str, as_json: bool) -> int:
     with open_to_read(database) as store:
         sweep_id = None if sweep is None else store.find_sweep(sweep)
         findings = store.audit(sweep_id)
-        checked = len(store.list_sweeps()) if sweep_id is None else 1
+        checked = len(store.sweeps_by_digest()) if sweep_id is None else 1
     if as_json:
         print_json({"sweeps": checked, "findings": [asdict(finding) for finding in findings]})
         return 1 if findings else 0

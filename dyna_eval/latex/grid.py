@@ -12,34 +12,18 @@ from dyna_eval.latex.style import PLAIN, Style
 from dyna_eval.latex.text import escape_latex, marked_latex
 from dyna_eval.reports.categories import CategorizedReport, CategoryGroup
 from dyna_eval.reports.cells import (
+    READERS,
     UNKNOWN,
     Column,
     Notes,
     Setting,
     configuration_text,
     interval_cell,
-    jobs,
     left_out_texts,
     method_name,
     settings,
 )
-from dyna_eval.reports.digits import (
-    acceptance_length,
-    acceptance_rate,
-    distinct_2,
-    end_to_end,
-    exact_percent,
-    gain_over_previous,
-    memory,
-    nodes,
-    predicted_speedup,
-    prefill,
-    speedup,
-    speedup_interval,
-    throughput,
-    throughput_std,
-    ttft,
-)
+from dyna_eval.reports.digits import speedup, throughput, throughput_std
 from dyna_eval.reports.report import Report, Row, best_row
 from dyna_eval.wording import one_line
 
@@ -171,7 +155,7 @@ def require(report: Report, style: Style) -> None:
             " leave out --std"
         )
     for column in style.columns:
-        if measured and all(_OPTIONAL[column](row) is None for row in measured):
+        if measured and all(READERS[column](row) is None for row in measured):
             raise InputError(f"no row has a figure for column {column.value!r}; leave it out of --columns")
 
 
@@ -289,7 +273,7 @@ def _figures(report: Report, rows: Sequence[Row], style: Style) -> list[_Filled]
 
 def _optional(column: Column, rows: Sequence[Row], style: Style) -> _Filled:
     """Compute a column that is there where it is asked for; a list of jobs, or a sign, is no plain number."""
-    title, read = _TITLES[column], _OPTIONAL[column]
+    title, read = _TITLES[column], READERS[column]
     if column is Column.JOBS or (column is Column.GAIN and not style.siunitx):
         maths = "$" if column is Column.GAIN else ""
         texts = [UNKNOWN if (value := read(row)) is None else f"{maths}{value}{maths}" for row in rows]
@@ -389,20 +373,3 @@ _TITLES = {
     Column.JOBS: "Jobs",
 }
 """Titles, of one line or two, of the columns whose title does not depend on the report."""
-
-
-_OPTIONAL: dict[Column, Callable[[Row], str | None]] = {
-    Column.INTERVAL: speedup_interval,
-    Column.GAIN: gain_over_previous,
-    Column.ACCEPTANCE: acceptance_length,
-    Column.RATE: acceptance_rate,
-    Column.NODES: nodes,
-    Column.EXACT: exact_percent,
-    Column.MEMORY: memory,
-    Column.PREDICTED: predicted_speedup,
-    Column.DISTINCT: distinct_2,
-    Column.PREFILL: prefill,
-    Column.TTFT: ttft,
-    Column.END_TO_END: end_to_end,
-    Column.JOBS: jobs,
-}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from string import ascii_lowercase
@@ -326,6 +326,24 @@ def origin_text(report: Report, rows: Sequence[Row]) -> str:
 def jobs(row: Row) -> str | None:
     """Return the numbers of a row's jobs, as `dyna-eval show` takes them; None for an imported row."""
     return ranges(row.job_ids) if row.job_ids else None
+
+
+READERS: dict[Column, Callable[[Row], str | None]] = {
+    Column.INTERVAL: digits.speedup_interval,
+    Column.GAIN: digits.gain_over_previous,
+    Column.ACCEPTANCE: digits.acceptance_length,
+    Column.RATE: digits.acceptance_rate,
+    Column.NODES: digits.nodes,
+    Column.EXACT: digits.exact_percent,
+    Column.MEMORY: digits.memory,
+    Column.PREDICTED: digits.predicted_speedup,
+    Column.DISTINCT: digits.distinct_2,
+    Column.PREFILL: digits.prefill,
+    Column.TTFT: digits.ttft,
+    Column.END_TO_END: digits.end_to_end,
+    Column.JOBS: jobs,
+}
+"""What a row has in each column, without a unit; None where it is not known."""
 
 
 def ranges(numbers: Iterable[int]) -> str:

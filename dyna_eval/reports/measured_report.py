@@ -413,7 +413,9 @@ def _paced_runs(
     known = Counter(sentinel.actor for sentinel in sentinels)
     return tuple(
         PacedRun.of(
-            Run(repeat=job.repeat, samples=job.samples, pace=paces[job.actor or ""]),
+            job.repeat,
+            job.samples,
+            pace=paces[job.actor or ""],
             actor=job.actor or "",
             sentinels=known[job.actor or ""],
         )

@@ -26,11 +26,10 @@ from dyna_eval.reports.samples import Floats, SampleTable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One job's samples. `pace` is how fast its actor is, as a multiple of another actor of the table."""
+    """One job's samples."""
 
     repeat: int
     samples: Sequence[SampleTotals]
-    pace: float = 1.0
     calibration: Calibration | None = None
     """What its actor had found passes to cost; without it no speedup is predicted."""
 
@@ -39,7 +38,8 @@ class Run:
 class PacedRun:
     """What a job's throughput follows from, by sample, shape (samples,) each.
 
-    Seconds are multiplied by the pace of the job's actor, which was found from so many `sentinels`.
+    Seconds are multiplied by the pace of the job's actor, which was found from so many `sentinels`: how fast
+    it is, as a multiple of another actor of the table. So runs of unequal actors are comparable.
     """
 
     repeat: int
@@ -51,13 +51,21 @@ class PacedRun:
     sentinels: int = 0
 
     @classmethod
-    def of(cls, run: Run, *, actor: str = "", sentinels: int = 0) -> PacedRun:
-        table = SampleTable.of(run.samples)
+    def of(
+        cls,
+        repeat: int,
+        samples: Sequence[SampleTotals],
+        *,
+        pace: float = 1.0,
+        actor: str = "",
+        sentinels: int = 0,
+    ) -> PacedRun:
+        table = SampleTable.of(samples)
         return cls(
-            repeat=run.repeat,
+            repeat=repeat,
             prompts=table.column("prompt_index"),
             tokens=table.column("tokens"),
-            seconds=table.column("decode_seconds") * run.pace,
+            seconds=table.column("decode_seconds") * pace,
             actor=actor,
             sentinels=sentinels,
         )
@@ -181,14 +189,13 @@ class Figures:
 def prompt_throughputs(runs: Iterable[Run]) -> dict[int, float]:
     """Return tokens per second by prompt index: all tokens of its repeats over all their decode seconds.
 
-    Seconds count times the run's pace, which makes runs of unequal actors comparable. A prompt without any
-    decode time has no throughput and is left out.
+    A prompt without any decode time has no throughput and is left out.
     """
-    return paced_throughputs([PacedRun.of(run) for run in runs])
+    return paced_throughputs([PacedRun.of(run.repeat, run.samples) for run in runs])
 
 
 def paced_throughputs(runs: Sequence[PacedRun]) -> dict[int, float]:
-    """Return tokens per second by prompt index, as `prompt_throughputs` does."""
+    """Return tokens per second by prompt index, as `prompt_throughputs` does, of paced seconds."""
     if not runs:
         return {}
     return _rates(

@@ -14,7 +14,7 @@ from dyna_eval.jobs import Job, JobState, ResolvedSweep
 from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
 from dyna_eval.reports.integrity import actor_speeds
 from dyna_eval.reports.intervals import half_width_over_repeats
-from dyna_eval.reports.statistics import PacedRun, Run, actor_paces, mean_throughputs
+from dyna_eval.reports.statistics import PacedRun, actor_paces, mean_throughputs
 from dyna_eval.sweeps.expansion import block_of_jobs
 
 
@@ -78,6 +78,5 @@ def _precise(
 def _speed_by_repeat(jobs: Iterable[StoredJob], paces: Mapping[str, float]) -> dict[int, float]:
     """Return the mean tokens per second over prompts by repeat, freed of how fast each actor is."""
     return mean_throughputs(
-        PacedRun.of(Run(repeat=job.repeat, samples=job.samples, pace=paces.get(job.actor or "", 1.0)))
-        for job in jobs
+        PacedRun.of(job.repeat, job.samples, pace=paces.get(job.actor or "", 1.0)) for job in jobs
     )

@@ -19,8 +19,7 @@ from dyna_eval.reports.cells import (
     throughput_cell,
 )
 from dyna_eval.reports.report import Row
-from dyna_eval.tables.report import (
-    CSV_COLUMNS,
+from dyna_eval.tables.formats import (
     csv_text,
     escape_csv,
     escape_markdown,
@@ -32,6 +31,7 @@ from dyna_eval.tables.report import (
     print_notes,
     terminal,
 )
+from dyna_eval.tables.report import CSV_COLUMNS
 from dyna_eval.tables.report_json import to_json
 from dyna_eval.wording import count, one_line
 

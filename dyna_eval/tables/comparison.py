@@ -31,7 +31,7 @@ from dyna_eval.reports.sweep_comparison import (
     SpeedVerdict,
     SweepComparison,
 )
-from dyna_eval.tables.report import (
+from dyna_eval.tables.formats import (
     csv_text,
     escape_csv,
     escape_markdown,

@@ -13,7 +13,7 @@ from functools import lru_cache
 from dyna_eval.jobs import canonical_json
 from dyna_eval.measurements import Round
 from dyna_eval.records import MeasuredRun, StoredSample
-from dyna_eval.tables.report import escape_csv
+from dyna_eval.tables.formats import escape_csv
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -320,20 +320,52 @@ def test_options_of_figures_and_of_the_web_page_need_a_place_for_them(workplace:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "other"),
     [
-        ["1"],
-        ["--html", "page.html"],
-        ["--plots", "figures"],
-        ["--by-category"],
-        ["--latex"],
-        ["--columns", "gain"],
+        (["1"], "SWEEP"),
+        (["--from", "1"], "--from"),
+        (["--row", "1", "--json"], "--row"),
+        (["--preset", "four-step"], "--preset"),
+        (["--html", "page.html"], "--html"),
+        (["--plots", "figures"], "--plots"),
+        (["--macros", "macros.tex"], "--macros"),
+        (["--tex-document", "paper.tex", "--std"], "--tex-document"),
+        (["--by-category"], "--by-category"),
+        (["--spec-bench", "answers"], "--spec-bench"),
+        (["--rounds", "rounds.csv"], "--rounds"),
+        (["--latex"], "--latex"),
+        (["--latex", "--siunitx"], "--siunitx"),
+        (["--columns", "gain"], "--columns"),
+        (["--confidence", "0.9"], "--confidence"),
+        (["--chosen"], "--chosen"),
     ],
-    ids=" ".join,
 )
-def test_a_check_is_asked_for_nothing_else(workplace: Workplace, options: list[str]) -> None:
+def test_a_check_is_asked_for_nothing_else(workplace: Workplace, options: list[str], other: str) -> None:
     workplace.write("paper.tex", "")
-    assert "--check finds" in quick_complaint(workplace, "report", "--check", "paper.tex", *options)
+    complained = quick_complaint(workplace, "report", "--check", "paper.tex", *options)
+    assert complained.endswith(f"--check finds sweeps and tables by what is in the paper; leave out {other}")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            ["--by-category", "--preset", "four-step"],
+            "--by-category takes one whole sweep; leave out --preset",
+        ),
+        (["--spec-bench", "x", "--chosen"], "--spec-bench takes one whole sweep; leave out --chosen"),
+        (
+            ["--spec-bench", "x", "--html", "p.html"],
+            "--spec-bench stands beside no figures, web page or paper;",
+        ),
+        (["--by-category", "--macros", "m.tex"], "beside no figures, web page or paper; leave out --macros"),
+        (["--by-category", "--latex", "--std"], "--by-category has columns of its own; leave out --std"),
+    ],
+)
+def test_what_is_of_a_whole_sweep_names_the_option_in_its_way(
+    workplace: Workplace, options: list[str], told: str
+) -> None:
+    assert told in quick_complaint(workplace, "report", *options)
 
 
 def test_no_database_is_asked_for_more_prompts_than_it_can_count(workplace: Workplace) -> None:

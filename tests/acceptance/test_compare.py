@@ -218,8 +218,8 @@ def test_answer_files_that_are_imported_again_compare_as_equal_by_their_means(sw
 
 
 def test_breakdowns_of_joined_sweeps_are_refused(swept: Swept) -> None:
-    assert "take one whole sweep" in swept.complaint("report", "--by-category", "--from", "1", "--from", "1")
-    assert "take one whole sweep" in swept.complaint("report", "1", "--spec-bench", "x", "--prose")
+    assert "one whole sweep; leave out --from" in swept.complaint("report", "--by-category", "--from", "1")
+    assert "leave out --prose" in swept.complaint("report", "1", "--spec-bench", "x", "--prose")
 
 
 def test_categories_and_answers_that_are_not_there_are_refused(swept: Swept) -> None:

@@ -283,11 +283,11 @@ def test_macros_and_prose_are_written_for_a_paper(swept: Swept) -> None:
         (["--latex", "--columns", "acceptence"], "did you mean 'acceptance'?"),
         (["--std"], "--std is about LaTeX tables; add --latex or --tex-document"),
         (["--csv", "--columns", "nodes"], "--columns is about tables"),
-        (["--by-category", "--columns", "nodes"], "has columns of its own"),
+        (["--by-category", "--columns", "nodes"], "has columns of its own; leave out --columns"),
         (["--latex", "--side-by-side"], "has one pair"),
         (["--check", "sweep.yaml"], "sweep.yaml: no table, prose or macros that dyna-eval wrote"),
         (["--check", "missing.tex"], "missing.tex: cannot be read"),
-        (["small", "--check", "sweep.yaml"], "beside it are only --json and --db"),
+        (["small", "--check", "sweep.yaml"], "is in the paper; leave out SWEEP"),
         (["--macros", "missing/macros.tex"], "missing/macros.tex: cannot be written"),
     ],
 )

@@ -94,8 +94,8 @@ def test_what_fits_no_report_is_refused_in_one_line(
         (["plain", "--confidence", "nan"], "nan is no confidence"),
         (["plain", "--chosen"], "--chosen: sweep 'plain' sets no prompts aside to choose on"),
         (["tuned", "--chosen", "--row", "1"], "--chosen is for one whole sweep; leave out --from and --row"),
-        (["tuned", "--chosen", "--by-category"], "take one whole sweep"),
-        (["--check", "paper.tex", "--baseline", "1"], "beside it are only --json and --db"),
+        (["tuned", "--chosen", "--by-category"], "--by-category takes one whole sweep; leave out --chosen"),
+        (["--check", "paper.tex", "--baseline", "1"], "what is in the paper; leave out --baseline"),
     ):
         assert run(["report", *options, "--db", url]) == 2
         told = capsys.readouterr()

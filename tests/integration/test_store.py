@@ -249,6 +249,22 @@ def test_the_list_of_sweeps_counts_jobs_by_state_and_shows_the_latest_first(stor
     assert oldest.created_at.endswith("+00:00")
 
 
+def test_sweeps_are_found_by_digest_and_by_pair_without_a_look_at_their_jobs(store: Store) -> None:
+    assert (store.sweeps_by_digest(), store.sweeps_of_pairs()) == ({}, {})
+    first = store.add_sweep(make_sweep("one", pairs=("demo", "other")))
+    second = store.add_sweep(make_sweep("two", repeats=1))
+    assert store.sweeps_by_digest() == {make_sweep("one").digest: first, make_sweep("two").digest: second}
+    assert list(store.sweeps_of_pairs().items()) == [("demo", (second, "two")), ("other", (first, "one"))]
+
+
+def test_a_watcher_reads_the_names_of_the_latest_sweeps_or_of_all(store: Store, database_url: str) -> None:
+    ids = [store.add_sweep(make_sweep(name, repeats=1)) for name in ("one", "two", "three")]
+    latest_first = list(zip(reversed(ids), ("three", "two", "one"), strict=True))
+    with closing(WatchedStore.open(database_url)) as watched:
+        assert watched.names(most=2) == latest_first[:2]
+        assert watched.names(most=None) == latest_first
+
+
 def test_the_pairs_with_queued_jobs_are_named_in_the_order_of_their_next_jobs(store: Store) -> None:
     sweep_id = store.add_sweep(make_sweep(pairs=("demo", "other"), repeats=1))
     assert store.queued_pairs(sweep_id) == ["other", "demo"]

@@ -16,6 +16,7 @@ from dyna_eval.reports import intervals
 from dyna_eval.reports.intervals import Bootstrap, Interval, half_width_over_repeats, widened_tail
 from dyna_eval.reports.statistics import (
     Agreement,
+    PacedRun,
     Run,
     acceptance,
     actor_paces,
@@ -23,6 +24,7 @@ from dyna_eval.reports.statistics import (
     compare,
     figures,
     latency,
+    paced_throughputs,
     predicted_speedup,
     prompt_throughputs,
     ratio_of_means,
@@ -85,8 +87,8 @@ def test_without_decode_time_there_is_no_throughput() -> None:
 
 
 def test_seconds_on_a_faster_actor_count_by_its_pace() -> None:
-    fast = Run(repeat=0, samples=(sample(seconds=1.0),), pace=2.0)
-    assert prompt_throughputs([fast]) == prompt_throughputs(runs([2.0]))
+    fast = PacedRun.of(0, (sample(seconds=1.0),), pace=2.0)
+    assert paced_throughputs([fast]) == prompt_throughputs(runs([2.0]))
 
 
 def test_paces_are_relative_to_the_first_actor() -> None:

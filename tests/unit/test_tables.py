@@ -30,6 +30,7 @@ from dyna_eval.measurements import Exactness
 from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup, StaticTree
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.cells import (
+    READERS,
     Column,
     Notes,
     confidence_level,
@@ -55,7 +56,8 @@ from dyna_eval.reports.report import JoinedSweep
 from dyna_eval.reports.statistics import Comparison, agreement
 from dyna_eval.reports.sweep_comparison import Side, compare_reports
 from dyna_eval.tables.comparison import print_comparison
-from dyna_eval.tables.report import markdown_label, print_table, to_csv, to_markdown
+from dyna_eval.tables.formats import markdown_label
+from dyna_eval.tables.report import print_table, to_csv, to_markdown
 from dyna_eval.wording import count
 
 HOSTILE = "=1+1|[red]x</script>`*_\\\n\x1b[31m"
@@ -401,6 +403,28 @@ def test_predicted_speedup_and_variety_are_columns_where_they_are_asked_for() ->
         ["1.36", "0.80"],
         ["--", "--"],
     ]
+
+
+def test_every_column_that_is_asked_for_is_in_the_terminal_and_in_markdown() -> None:
+    report = build_report(calibrated(record()))
+    texts = (io.StringIO(), io.StringIO())
+    for text, columns in zip(texts, ((), tuple(Column)), strict=True):
+        print_table(report, text, columns)
+    usual, all_of_them = (
+        next(line for line in text.getvalue().splitlines() if "linear, K=6" in line) for text in texts
+    )
+    [linear] = [row for row in report.rows if row.label == LINEAR.label]
+    added = [column for column in Column if column not in (Column.INTERVAL, Column.ACCEPTANCE, Column.EXACT)]
+    cells = [READERS[column](linear) for column in added]
+    assert None not in cells
+    assert all_of_them.split() == [*usual.split(), *" ".join(map(str, cells)).split()]
+    for row in markdown_rows(to_markdown(report, tuple(Column))):
+        assert len(row) == 8 + len(added)
+    assert markdown_rows(to_markdown(report, tuple(Column)))[linear.step - 1][8:] == cells
+
+
+def test_every_column_has_a_reader() -> None:
+    assert list(READERS) == list(Column)
 
 
 def test_gain_rate_times_and_jobs_are_columns_where_they_are_asked_for() -> None:

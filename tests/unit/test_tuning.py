@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from report_records import LINEAR, PRUNED, change_jobs, record
 
 from dyna_eval.commands.plotting import _tree_sizes
+from dyna_eval.commands.reading import StoredReport
 from dyna_eval.jobs import JobState, MeasureSpec
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.joined_report import joined_report
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.tuning import tuning_prompts
-from dyna_eval.series.measured import Measured
 from dyna_eval.tables.report_json import to_json
 
 PROMPTS = 8
@@ -153,17 +153,10 @@ def test_while_a_row_is_to_come_nothing_is_chosen_and_the_split_is_still_told() 
 
 
 class CountedSizes:
-    """Stands for a store of sweeps that are alike, and notes over which prompts tree sizes are asked for."""
+    """Stands for a store, and notes over which prompts tree sizes are asked for."""
 
-    def __init__(self, stored: SweepRecord) -> None:
-        self.stored = stored
+    def __init__(self) -> None:
         self.asked: list[tuple[int, dict[str, set[int]] | None]] = []
-
-    def imported(self, sweep_id: int) -> None:
-        assert sweep_id
-
-    def record(self, sweep_id: int) -> SweepRecord:
-        return replace(self.stored, id=sweep_id)
 
     def tree_sizes(
         self, sweep_id: int, prompts: dict[str, set[int]] | None = None
@@ -175,10 +168,10 @@ class CountedSizes:
 def test_tree_sizes_are_over_the_reported_prompts_whether_a_row_is_chosen_or_not() -> None:
     reported = set(range(PROMPTS)) - tuning_prompts(range(PROMPTS), 0.5, 0)
     stored = change_jobs(split(), LINEAR.label, state=JobState.QUEUED, samples=())
-    store: Any = CountedSizes(stored)
-    _tree_sizes(Measured.of(build_report(stored), stored), store)
-    joined = joined_report([stored, replace(stored, id=2, name="again")])
-    _tree_sizes(Measured(report=joined), store)
+    both = (stored, replace(stored, id=2, name="again"))
+    store: Any = CountedSizes()
+    _tree_sizes(StoredReport(report=build_report(stored), records=(stored,)), store)
+    _tree_sizes(StoredReport(report=joined_report(both), records=both), store)
 
     assert store.asked == [(sweep, {"p1": reported}) for sweep in (1, 1, 2)]
 
