@@ -111,6 +111,31 @@ def test_a_slower_row_in_another_database_fails_the_check_and_is_named(swept: Sw
     assert swept.run("compare", "small", "new.db", "--fail-on-regression", "60%").status == 0
 
 
+def test_other_counts_fail_their_check_and_slower_rows_do_not(swept: Swept, tmp_path: Path) -> None:
+    agreed = swept.run("compare", "small", "new.db#small", "--fail-on-acceptance", "0%")
+    assert (agreed.status, agreed.stderr) == (0, "")
+    assert "slower" in agreed.stdout
+    assert "same counts" in agreed.stdout
+    with (
+        sqlite3.connect(swept.workplace.folder / "new.db") as source,
+        sqlite3.connect(tmp_path / "other.db") as copy,
+    ):
+        source.backup(copy)
+        copy.execute(
+            "UPDATE sample SET rounds = rounds + 1 WHERE job_id IN"
+            " (SELECT id FROM job WHERE label = '+ Draft model')"
+        )
+    arguments = ("compare", "small", f"{tmp_path}/other.db", "--json", "--fail-on-acceptance", "0.1%")
+    failed = swept.run(*arguments)
+    assert failed.status == 1
+    [line] = failed.stderr.splitlines()
+    assert line.startswith("dyna-eval: the tokens per round of 1 row of B differ from A's by more than 0.1 %")
+    assert [one["label"] for one in failed.json()["other_counts"]] == ["+ Draft model"]
+    assert failed.json()["regressions"] is None
+    both = swept.run(*arguments, "--fail-on-regression", "3%")
+    assert (both.status, len(both.stderr.splitlines())) == (1, 2)
+
+
 def test_the_same_by_a_url_or_by_an_option(swept: Swept) -> None:
     expected = swept.run("compare", "1", "new.db#1", "--csv").stdout
     assert [row["verdict"] for row in csv.DictReader(io.StringIO(expected))].count("slower") == 1
@@ -132,6 +157,7 @@ def test_the_same_by_a_url_or_by_an_option(swept: Swept) -> None:
         (("sweep.yaml", "small"), "file is not a database"),
         (("small", "1", "--fail-on-regression", "3"), "'3' is not a percentage"),
         (("small", "1", "--fail-on-regression", "101%"), "write it as 3%"),
+        (("small", "1", "--fail-on-acceptance", "1"), "'1' is not a percentage"),
         (("small",), "Missing argument 'B'"),
     ],
 )
