@@ -243,6 +243,33 @@ def test_answer_files_that_are_imported_again_compare_as_equal_by_their_means(sw
         assert "was imported" in swept.complaint("report", "theirs", "--db", there, *option)
 
 
+def test_answer_files_join_rows_of_our_own_once_their_pair_is_named(swept: Swept, tmp_path: Path) -> None:
+    answers = tmp_path / "answers"
+    assert swept.run("report", "--spec-bench", answers).status == 0
+    with (
+        sqlite3.connect(swept.workplace.database) as source,
+        sqlite3.connect(tmp_path / "joined.db") as copy,
+    ):
+        source.backup(copy)
+    here = f"sqlite:///{tmp_path}/joined.db"
+    files = sorted(answers.iterdir())
+    assert swept.run("import", *files, "--name", "theirs", "--db", here).status == 0
+    join = ("report", "--from", "small", "--from", "theirs", "--db", here)
+    assert "no pair of models in common" in swept.complaint(*join)
+    named = swept.run("import", *files, "--name", "theirs", "--pair", "demo", "--db", here)
+    assert (named.status, named.stderr) == (0, "")
+    assert "models (as whoever imported them named the pair)" in swept.complaint(*join)
+    report = swept.run(*join, "--allow-mixed", "--json").json()
+    own, theirs = report["rows"][:4], report["rows"][4:]
+    assert [row["mixed"] != [] for row in report["rows"]] == [False] * 4 + [True] * 4
+    for one, other in zip(own, theirs, strict=True):
+        assert other["throughput_tokens_per_s"] == pytest.approx(one["throughput_tokens_per_s"])
+        assert other["end_to_end_tokens_per_s"] == pytest.approx(one["end_to_end_tokens_per_s"])
+    assert any("prefill apart" in text for text in report["warnings"])
+    compared = swept.run("compare", "small", "theirs", "--db", here).stdout
+    assert "same counts" in compared
+
+
 def test_breakdowns_of_joined_sweeps_are_refused(swept: Swept) -> None:
     assert "take one whole sweep" in swept.complaint("report", "--by-category", "--from", "1", "--from", "1")
     assert "take one whole sweep" in swept.complaint("report", "1", "--spec-bench", "x", "--prose")

@@ -81,6 +81,31 @@ def test_formats_are_listed_and_unknown_ones_refused(workplace: Workplace) -> No
     assert not workplace.database.exists()
 
 
+def test_a_pair_is_named_for_files_that_record_none_before_or_after(workplace: Workplace) -> None:
+    folder = workplace.folder
+    base = write_answers(folder, "base.jsonl", vanilla())
+    eagle = write_answers(folder, "eagle.jsonl", faster())
+    assert workplace.run_here("import", base, "--name", "bench").status == 0
+    done = workplace.run_here("import", base, eagle, "--name", "bench", "--pair", "big + small")
+    assert (done.status, done.stderr) == (0, "")
+    report = workplace.run_here("report", "bench", "--json").json()
+    assert {row["pair"] for row in report["rows"]} == {"big + small"}
+    shown = workplace.run_here("report", "bench").stdout
+    assert "does not record the pair: 'big + small' was named by whoever imported it" in shown
+
+    other = workplace.run_here("import", base, "--pair", "other")
+    assert other.status == 2
+    assert "was imported before, as sweep 1 'bench', for the pair 'big + small'" in one_line(other)
+    theirs = write(folder, "theirs.json", dynatree([baseline()]))
+    recorded = workplace.run_here("import", theirs, "--pair", "mine")
+    assert recorded.status == 2
+    assert "records its pair, 'big/small'; --pair is for files that do not" in one_line(recorded)
+    for name in ("", "pair not recorded", "a\nb"):
+        refused = workplace.run_here("import", theirs, "--pair", name)
+        assert refused.status == 2
+        assert "--pair" in one_line(refused)
+
+
 @pytest.mark.parametrize(
     ("name", "said"), [("12", "would be taken for a sweep's number"), ("", "at least 1")]
 )

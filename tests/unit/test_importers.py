@@ -16,6 +16,8 @@ from dyna_eval.importers import FORMATS, import_file
 from dyna_eval.importers.reading import MAX_BYTES
 from dyna_eval.jobs import Method
 from dyna_eval.measurements import Exactness
+from dyna_eval.reports.imported import ImportedSweep
+from dyna_eval.reports.imported_report import imported_report
 from dyna_eval.reports.labels import labels_with_origin, numbered_labels
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.tables.report_json import to_json
@@ -223,6 +225,49 @@ def test_questions_are_the_same_in_every_file_that_has_them_all(tmp_path: Path) 
 )
 def test_a_wrong_answer_file_is_refused_by_line(tmp_path: Path, answers: list[Any], said: str) -> None:
     assert said in refusal(write_answers(tmp_path, "a.jsonl", answers))
+
+
+def with_prefill(one: dict[str, Any], *seconds: float) -> dict[str, Any]:
+    (choice,) = one["choices"]
+    return {**one, "choices": [{**choice, "prefill_time": list(seconds)}]}
+
+
+def test_prefill_that_stands_apart_is_no_part_of_the_throughput(tmp_path: Path) -> None:
+    answers = [with_prefill(answer(1, tokens=[30, 20], seconds=[1.0, 1.5]), 0.5, 1.0)]
+    answers.append(with_prefill(answer(2, tokens=[60], seconds=[2.0]), 1.0))
+    file = import_file(write_answers(tmp_path, "ours.jsonl", answers))
+    assert file.rows[0].end_to_end == pytest.approx((50 / 4.0 + 60 / 3.0) / 2)
+    assert file.notes[0].endswith("tokens / wall seconds, prefill apart, as in our own")
+    sweep = ImportedSweep(id=1, name="ours", created_at="", files=(file,))
+    [row] = imported_report(sweep).rows
+    assert row.figures is not None
+    assert row.figures.throughput.mean == pytest.approx((50 / 2.5 + 60 / 2.0) / 2)
+    assert row.figures.throughput.end_to_end == file.rows[0].end_to_end
+    theirs = import_file(write_answers(tmp_path, "theirs.jsonl", [answer(1)]))
+    assert theirs.rows[0].end_to_end is None
+    assert theirs.notes[0].endswith("prefill included")
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([with_prefill(answer(1), 0.1), answer(2)], "a.jsonl:2: prefill_time is missing, which other"),
+        ([answer(1), with_prefill(answer(2), 0.1)], "a.jsonl:1: prefill_time is missing, which other"),
+        ([with_prefill(answer(1)), answer(2)], "a.jsonl:1: prefill_time should have an entry for each turn"),
+        ([with_prefill(answer(1), -0.1), answer(2)], "a.jsonl:1: prefill_time should be seconds"),
+    ],
+)
+def test_wrong_prefill_is_refused_by_line(tmp_path: Path, answers: list[Any], said: str) -> None:
+    assert said in refusal(write_answers(tmp_path, "a.jsonl", answers))
+
+
+def test_a_pair_is_named_only_for_a_file_that_records_none(tmp_path: Path) -> None:
+    file = import_file(write_answers(tmp_path, "a.jsonl", vanilla())).of_pair("demo")
+    assert file is not None
+    assert ({row.pair for row in file.rows}, file.pair_named) == ({"demo"}, True)
+    assert file.notes[-1] == ("its file does not record the pair: 'demo' was named by whoever imported it")
+    assert file.of_pair("other") is None
+    assert import_file(write(tmp_path, "b.json", dynatree([baseline()]))).of_pair("demo") is None
 
 
 # ------------------------------------------------------------- this tool's own JSON
