@@ -15,6 +15,9 @@ from dyna_eval.reports.statistics import Comparison, Figures
 PAIR_NOT_RECORDED = "pair not recorded"
 """Stands for the pair where a file does not name its models."""
 
+PUBLISHED = "table"
+"""The format of rows that are typed from what others published."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
