@@ -482,3 +482,15 @@ METHODS: Mapping[Method, type[MethodParameters]] = {
 def needs_draft(method: Method) -> bool:
     """Whether a method drafts with the draft model, as all growth policies of other packages do."""
     return method not in METHODS or METHODS[method].needs_draft
+
+
+def machine_in_counts(method: Method) -> str | None:
+    """Return why a method's tokens per round may differ from machine to machine.
+
+    None where they follow from models, prompts and settings alone, whatever runs them.
+    """
+    if method is Method.COST_AWARE:
+        return "cost_aware grows its trees by what passes were found to cost there"
+    if method.is_external:
+        return f"'{method}' is the policy of another package, which may decide by what passes cost there"
+    return None

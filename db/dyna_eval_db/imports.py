@@ -61,6 +61,21 @@ def insert_import(session: Session, file: ImportedFile, name: str) -> int | None
     return sweep_id
 
 
+def name_pair(session: Session, file: ImportedFile) -> bool:
+    """Give a stored file the pair that whoever imports it again names, where it has none yet.
+
+    Return whether that changed it; its figures stay as they are.
+    """
+    stored = session.scalars(select(ImportedFileRow).where(ImportedFileRow.sha256 == file.digest)).one()
+    named = _read_file(session, stored, with_samples=False).of_pair(file.rows[0].pair)
+    if not file.pair_named or named is None:
+        return False
+    stored.content = to_jsonable_python(replace(named, rows=()))
+    for row in session.scalars(select(ImportedRowRow).filter_by(file_id=stored.id)):
+        row.content = {**row.content, "pair": file.rows[0].pair}
+    return True
+
+
 def _sweep_of_parts(session: Session, name: str) -> int | None:
     latest = session.scalar(select(func.max(SweepRow.id)).where(SweepRow.name == name))
     files = session.scalars(select(ImportedFileRow).where(ImportedFileRow.sweep_id == latest)).all()

@@ -318,15 +318,21 @@ class Store:
     def add_import(self, file: ImportedFile, name: str) -> tuple[int, bool]:
         """Store an imported file, all of it or nothing; return its sweep, and whether the file is new.
 
-        A file whose bytes were imported before is found, under whatever name, and not stored again.
+        A file whose bytes were imported before is found, under whatever name, and not stored again; it gets
+        the pair that was named for it, if it has none yet.
         """
+        source = file.source
+        told: dict[str, Scalar] = {"file": source.file, "format": source.format, "sha256": source.sha256}
+        if file.pair_named:
+            told["pair"] = file.rows[0].pair
         with self._write() as session:
             known = imports.find_import(session, file.digest)
             sweep_id = imports.insert_import(session, file, name) if known is None else None
             if sweep_id is None:
-                return known or _found(imports.find_import(session, file.digest)), False
-            source = file.source
-            told = {"file": source.file, "format": source.format, "sha256": source.sha256}
+                known = known or _found(imports.find_import(session, file.digest))
+                if imports.name_pair(session, file):
+                    log(session, known, EventKind.IMPORTED, **told)
+                return known, False
             log(session, sweep_id, EventKind.IMPORTED, **told)
             return sweep_id, True
 

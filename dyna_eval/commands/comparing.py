@@ -17,7 +17,8 @@ from dyna_eval.wording import count, one_line
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dyna_eval.reports.sweep_comparison import Regression, Side, SweepComparison
+    from dyna_eval.reports.gate import Failed
+    from dyna_eval.reports.sweep_comparison import Side, SweepComparison
 
 _DATABASE_FILE = re.compile(r".*\.(db|sqlite3?)", re.IGNORECASE)
 
@@ -50,6 +51,14 @@ def read_percentage(
     help="Exit with 1 where a row of B is more than PERCENT (such as 3%) slower, its interval included, has"
     " no result any more, or cannot be compared.",
 )
+@click.option(
+    "--fail-on-acceptance",
+    "allowed_counts",
+    callback=read_percentage,
+    metavar="PERCENT",
+    help="Exit with 1 where a row of B has tokens per round that differ by more than PERCENT (such as 1%), up"
+    " or down, has no result any more, or cannot be compared. No clock is in them: another machine will do.",
+)
 @database_option
 @click.option(
     "--db-b",
@@ -59,22 +68,32 @@ def read_percentage(
     help="The database of B, where it is another one.",
 )
 def compare(
-    *, a: str, b: str, form: str | None, allowed: float | None, database: str, database_b: str | None
+    *,
+    a: str,
+    b: str,
+    form: str | None,
+    allowed: float | None,
+    allowed_counts: float | None,
+    database: str,
+    database_b: str | None,
 ) -> int:
     """Compare two sweeps row by row: B against A.
 
     A and B are each the name or number of a sweep; DATABASE#SWEEP for one of another database, which is a
     file or a URL; or DATABASE alone for its latest sweep.
     """
-    from dyna_eval.reports.sweep_comparison import compare_reports, regressions
+    from dyna_eval.reports.gate import other_counts, regressions
+    from dyna_eval.reports.sweep_comparison import compare_reports
 
     compared = compare_reports(read_side(a, database), read_side(b, database_b or database))
     regressed = None if allowed is None else regressions(compared, allowed)
-    _print(compared, regressed, form)
-    if not regressed:
-        return 0
-    click.echo(_regression_text(regressed, allowed or 0.0), err=True)
-    return 1
+    other = None if allowed_counts is None else other_counts(compared, allowed_counts)
+    _print(compared, regressed, other, form)
+    if regressed:
+        click.echo(_regression_text(regressed, allowed or 0.0), err=True)
+    if other:
+        click.echo(_other_counts_text(other, allowed_counts or 0.0), err=True)
+    return 1 if regressed or other else 0
 
 
 def read_side(text: str, database: str) -> Side:
@@ -122,11 +141,16 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _print(compared: SweepComparison, regressed: Sequence[Regression] | None, form: str | None) -> None:
+def _print(
+    compared: SweepComparison,
+    regressed: Sequence[Failed] | None,
+    other: Sequence[Failed] | None,
+    form: str | None,
+) -> None:
     from dyna_eval.tables import comparison as tables
 
     if form == "json":
-        print_json(tables.comparison_json(compared, regressed))
+        print_json(tables.comparison_json(compared, regressed, other))
     elif form == "markdown":
         click.echo(tables.comparison_markdown(compared), nl=False)
     elif form == "csv":
@@ -135,9 +159,18 @@ def _print(compared: SweepComparison, regressed: Sequence[Regression] | None, fo
         tables.print_comparison(compared, sys.stdout)
 
 
-def _regression_text(regressed: Sequence[Regression], allowed: float) -> str:
-    rows = "; ".join(one_line(f"'{one.row.label}' ({one.reason})") for one in regressed)
+def _regression_text(regressed: Sequence[Failed], allowed: float) -> str:
     verb = "is" if len(regressed) == 1 else "are"
-    number = f"{count(len(regressed), 'row')} of B {verb}"
     slower = f"more than {allowed * 100:g} % slower than A"
-    return f"dyna-eval: {number} {slower}, without a result, or not comparable: {rows}"
+    number = f"{count(len(regressed), 'row')} of B {verb}"
+    return f"dyna-eval: {number} {slower}, without a result, or not comparable: {_failed_text(regressed)}"
+
+
+def _other_counts_text(other: Sequence[Failed], allowed: float) -> str:
+    number = f"the tokens per round of {count(len(other), 'row')} of B"
+    differ = f"differ from A's by more than {allowed * 100:g} %"
+    return f"dyna-eval: {number} {differ}, are not there, or not comparable: {_failed_text(other)}"
+
+
+def _failed_text(failed: Sequence[Failed]) -> str:
+    return "; ".join(one_line(f"'{one.row.label}' ({one.reason})") for one in failed)

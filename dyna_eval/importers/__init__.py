@@ -1,4 +1,5 @@
-"""Result files of other tools. A format is known by the keys that a file has, never by its name.
+"""Result files of other tools. A format is known by the keys, or the columns,
+that a file has, never by its name.
 
 A new format is one more module with NAME, SUMMARY, `recognises` and `read`, named in `_MODULES`.
 """
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from dyna_eval.importers import dynatree, own, reading, spec_bench
+from dyna_eval.importers import dynatree, own, reading, spec_bench, table
 from dyna_eval.importers.reading import Content
 from dyna_eval.reports.imported import ImportedFile
 
@@ -27,7 +28,7 @@ class Format(Protocol):
         """Return what a file holds, or raise ImportFileError."""
 
 
-_MODULES: tuple[Format, ...] = (dynatree, spec_bench, own)
+_MODULES: tuple[Format, ...] = (dynatree, spec_bench, own, table)
 
 FORMATS: Mapping[str, Format] = {module.NAME: module for module in _MODULES}
 

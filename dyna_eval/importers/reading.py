@@ -1,15 +1,17 @@
-"""A result file as plain JSON values, and the checks that all formats share.
+"""A result file as plain values, of JSON or of a table's cells, and the checks that all formats share.
 
 Whatever bytes a file holds, it is read whole and right, or refused with one line that says where and what.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -22,17 +24,22 @@ from dyna_eval.wording import one_line
 MAX_BYTES = 50_000_000
 MAX_LABEL = 200
 _LARGEST = 2**63 - 1
+_LABEL = "label"
+"""The column by which a table is known."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """A file's values: one of a JSON document, or one per line of JSON lines, each with its line."""
+    """A file's values: one of a JSON document, or one per line of JSON lines or of a table, each with its
+    line."""
 
     file: str
     sha256: str
     values: tuple[tuple[int, object], ...]
+    columns: tuple[str, ...] = ()
+    """Of a table of comma-separated values, whose values are texts by column; empty for JSON."""
 
     @property
     def first(self) -> object:
@@ -56,7 +63,10 @@ class Content:
 
 
 def read(path: Path) -> Content:
-    """Read a file of JSON or JSON lines. Raises ImportFileError where it is anything else, or damaged."""
+    """Read a file of JSON, of JSON lines, or of comma-separated values with a column `label`.
+
+    Raises ImportFileError where it is anything else, or damaged.
+    """
     name = plain(path.name) or "file"
     data = _bytes(path, plain(str(path)))
     content = Content(file=name, sha256=hashlib.sha256(data).hexdigest(), values=())
@@ -70,6 +80,8 @@ def read(path: Path) -> Content:
         content.refuse("is not UTF-8 text; save it as UTF-8", data.count(b"\n", 0, error.start) + 1)
     if not text.strip():
         content.refuse("is empty")
+    if _LABEL in _cells(text.lstrip().partition("\n")[0]):
+        return _table(content, text)
     return Content(file=name, sha256=content.sha256, values=_values(content, text))
 
 
@@ -86,6 +98,43 @@ def _bytes(path: Path, name: str) -> bytes:
     if len(data) > MAX_BYTES:
         raise ImportFileError(f"{name}: is larger than {MAX_BYTES:,} bytes, the limit of an import")
     return data
+
+
+def _cells(line: str) -> list[str]:
+    """Return the cells of a line by itself; none where it is no line of a table."""
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], strict=True), [])]
+    except csv.Error:
+        return []
+
+
+def _table(content: Content, text: str) -> Content:
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+    columns: tuple[str, ...] = ()
+    values: list[tuple[int, object]] = []
+    try:
+        for line in lines:
+            cells = tuple(cell.strip() for cell in line)
+            if not any(cells):
+                continue
+            if not columns:
+                columns = cells
+            elif len(cells) != len(columns):
+                content.refuse(f"has {len(cells)} cells under {len(columns)} columns", lines.line_num)
+            else:
+                values.append((lines.line_num, dict(zip(columns, cells, strict=True))))
+    except csv.Error as error:
+        content.refuse(f"is a damaged table: {error}", lines.line_num)
+    if len(set(columns)) < len(columns):
+        twice = next(name for name in columns if columns.count(name) > 1)
+        content.refuse(f"has the column {shown(plain(twice))} twice", 1)
+    if not values:
+        content.refuse("holds no rows")
+    if not text.endswith(("\n", "\r")):
+        content.refuse(
+            "its last line has no end, so it may be cut off; end it by a line break", lines.line_num
+        )
+    return replace(content, values=tuple(values), columns=columns)
 
 
 def _values(content: Content, text: str) -> tuple[tuple[int, object], ...]:

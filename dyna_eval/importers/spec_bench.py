@@ -3,13 +3,15 @@
     {question_id, category, model_id, choices: [{turns, new_tokens, wall_time, accept_lengths}]}
 
 A question's throughput is new tokens / wall seconds over its turns, prefill included, as in Spec-Bench's own
-`speed.py`. A turn that failed is the text ERROR, beside numbers left over from the turn before it: it is left
-out, and so are the accepted lengths of its question, of which nobody knows which turn they belong to.
+`speed.py`. Files that `report --spec-bench` wrote have `prefill_time` beside `wall_time`, which is without it
+there. A turn that failed is the text ERROR, beside numbers left over from the turn before it: it is left out,
+and so are the accepted lengths of its question, of which nobody knows which turn they belong to.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 
 from pydantic import Field
 
@@ -36,6 +38,7 @@ class _Choice(FileSection):
     new_tokens: list[Count]
     wall_time: list[float]
     accept_lengths: list[Count | float] = Field(default_factory=list)
+    prefill_time: list[float] | None = None
 
 
 class _Answer(FileSection):
@@ -56,6 +59,8 @@ class _Read:
     failed: int
     sample: ImportedSample | None
     all_ones: bool | None
+    prefill: float | None
+    """Seconds, where they are apart from the sample's."""
 
 
 def recognises(content: Content) -> bool:
@@ -67,6 +72,7 @@ def read(content: Content) -> ImportedFile:
     """Raises ImportFileError where a line is damaged, a question is there twice, or models are mixed."""
     answers = [_read_answer(content, line, value) for line, value in content.values]
     _check_distinct(content, answers)
+    apart = _prefill_is_apart(content, answers)
     samples = tuple(answer.sample for answer in answers if answer.sample is not None)
     if not samples or not any(sample.tokens for sample in samples):
         content.refuse("holds no answer with tokens")
@@ -83,6 +89,7 @@ def read(content: Content) -> ImportedFile:
             [[answer.question, answer.category, answer.turns] for answer in sorted(answers, key=_place)]
         ),
         notes=tuple(_failures(answers)),
+        end_to_end=_end_to_end(answers) if apart else None,
         samples=samples,
     )
     return ImportedFile(
@@ -90,7 +97,8 @@ def read(content: Content) -> ImportedFile:
         claims=Claims(prompts=len(answers)),
         rows=(row,),
         notes=(
-            "throughputs of answer files are means over questions of tokens / wall seconds, prefill included",
+            "throughputs of answer files are means over questions of tokens / wall seconds, prefill"
+            f" {'apart, as in our own' if apart else 'included'}",
             "answer files record no models, machine or settings: that they ran alike is the word of whoever"
             " imported them under one name",
         ),
@@ -108,6 +116,11 @@ def _read_answer(content: Content, line: int, value: object) -> _Read:
     good = [index for index, text in enumerate(choice.turns) if text.strip() != _FAILED]
     if not all(0.0 < choice.wall_time[index] < 1e9 for index in good):
         content.refuse("wall_time should be seconds above 0", line)
+    prefill = choice.prefill_time
+    if prefill is not None and len(prefill) != len(choice.turns):
+        content.refuse("prefill_time should have an entry for each turn", line)
+    if prefill is not None and not all(0.0 <= prefill[index] < 1e9 for index in good):
+        content.refuse("prefill_time should be seconds", line)
     failed, lengths = len(choice.turns) - len(good), choice.accept_lengths
     counted = bool(lengths) and not failed
     sample = ImportedSample(
@@ -126,6 +139,25 @@ def _read_answer(content: Content, line: int, value: object) -> _Read:
         failed=failed,
         sample=sample if good else None,
         all_ones=all(length == 1 for length in lengths) if lengths else None,
+        prefill=None if prefill is None else sum(prefill[index] for index in good),
+    )
+
+
+def _prefill_is_apart(content: Content, answers: list[_Read]) -> bool:
+    """Whether the wall times are without the prefill: it stands beside them in every answer, or in none."""
+    apart = [answer.prefill is not None for answer in answers]
+    if any(apart) and not all(apart):
+        line = content.values[apart.index(False)][0]
+        content.refuse("prefill_time is missing, which other answers have", line)
+    return any(apart)
+
+
+def _end_to_end(answers: list[_Read]) -> float:
+    """Return the mean over questions of tokens per second with the prefill, where that stands apart."""
+    return fmean(
+        answer.sample.tokens / (answer.sample.seconds + (answer.prefill or 0.0))
+        for answer in answers
+        if answer.sample is not None
     )
 
 

@@ -6,6 +6,7 @@ to nine digits therefore mean equal work, whatever a file claims; unequal ones u
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ def signature(counts: Counts, *, same_configuration: bool) -> Signature | None:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
+
+
+def same_to_nine_digits(a: float, b: float) -> bool:
+    """Whether two counts are the same but for the order in which their terms were added up."""
+    return math.isclose(a, b, rel_tol=0.5 * 10.0 ** (1 - DIGITS), abs_tol=1e-12)
 
 
 # ------------------------------------------------------------------ within one file

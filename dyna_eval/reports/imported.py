@@ -7,13 +7,16 @@ gives. What a file does not say is None; what it defines otherwise than this pro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dyna_eval.jobs import Method, Params, Scalar, digest
 from dyna_eval.reports.statistics import Comparison, Figures
 
 PAIR_NOT_RECORDED = "pair not recorded"
 """Stands for the pair where a file does not name its models."""
+
+PUBLISHED = "table"
+"""The format of rows that are typed from what others published."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +58,14 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportedSample:
-    """One question answered once. `seconds` includes the prefill; `rounds` and `emitted` may be unknown."""
+    """One question answered once. `rounds` and `emitted` may be unknown."""
 
     prompt: int
     """Equal numbers in rows of equal `prompt_set` are the same question."""
     category: str | None
     tokens: int
     seconds: float
+    """Prefill included, unless its row has `end_to_end`."""
     rounds: int | None
     emitted: int | None
     """Tokens that those rounds emitted, by the file's own count of accepted lengths."""
@@ -94,6 +98,8 @@ class ImportedRow:
     slowed: tuple[str, ...] = ()
     """Those of the notes that put its times in doubt, as heavy load does."""
     peak_memory_bytes: int | None = None
+    end_to_end: float | None = None
+    """Tokens per second with the prefill, where the file tells it apart and the samples are without it."""
     samples: tuple[ImportedSample, ...] = field(default=(), repr=False)
 
 
@@ -121,10 +127,24 @@ class ImportedFile:
     """Facts by the digest of the environment, where the file has them."""
     in_parts: bool = False
     """Whether its rows are meant to stand beside those of further files, as one method each."""
+    pair_named: bool = False
+    """Whether whoever imported it named the pair, which the file does not."""
 
     @property
     def digest(self) -> str:
         return self.source.sha256
+
+    def of_pair(self, name: str) -> ImportedFile | None:
+        """Return it with a name for the pair that it does not record; None where it records its pairs."""
+        if any(row.pair != PAIR_NOT_RECORDED for row in self.rows):
+            return None
+        note = f"its file does not record the pair: {name!r} was named by whoever imported it"
+        return replace(
+            self,
+            rows=tuple(replace(row, pair=name) for row in self.rows),
+            notes=(*self.notes, note),
+            pair_named=True,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

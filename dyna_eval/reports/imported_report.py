@@ -122,7 +122,7 @@ def _row(
         prompt_set=row.prompt_set,
         environment=row.environment,
         mixed=mixed,
-        figures=row.figures or _sample_figures(row.method, row.samples, bootstrap),
+        figures=row.figures or _sample_figures(row, bootstrap),
         versus_baseline=None,
         versus_previous=None,
         caveats=(),
@@ -206,7 +206,7 @@ def _is_tree(row: Row, shape: tuple[object, object]) -> bool:
 
 
 def _sample_rates(samples: Sequence[ImportedSample]) -> dict[int, float]:
-    """Return tokens per second by question: all its tokens over all its seconds, prefill included."""
+    """Return tokens per second by question: all its tokens over all its seconds, as its file counts them."""
     tokens: dict[int, int] = {}
     seconds: dict[int, float] = {}
     for sample in samples:
@@ -215,15 +215,16 @@ def _sample_rates(samples: Sequence[ImportedSample]) -> dict[int, float]:
     return {prompt: tokens[prompt] / spent for prompt, spent in sorted(seconds.items())}
 
 
-def _sample_figures(method: Method, samples: Sequence[ImportedSample], bootstrap: Bootstrap) -> Figures:
+def _sample_figures(row: ImportedRow, bootstrap: Bootstrap) -> Figures:
     """Return the figures of a row of samples, of which there is at least one."""
+    samples = row.samples
     by_prompt = _sample_rates(samples)
     rates = list(by_prompt.values())
     tokens, seconds = sum(s.tokens for s in samples), sum(s.seconds for s in samples)
     counted = [(s.emitted, s.rounds) for s in samples if s.rounds and s.emitted is not None]
     lengths = [emitted / rounds for emitted, rounds in counted]
     pooled = sum(e for e, _ in counted) / sum(r for _, r in counted) if counted else None
-    alone = method is Method.AR
+    alone = row.method is Method.AR
     return Figures(
         prompts=len(rates),
         repeats=1,
@@ -233,7 +234,7 @@ def _sample_figures(method: Method, samples: Sequence[ImportedSample], bootstrap
             interval=bootstrap.mean(rates),
             std=None,
             pooled=tokens / seconds,
-            end_to_end=fmean(rates),
+            end_to_end=fmean(rates) if row.end_to_end is None else row.end_to_end,
             by_prompt=by_prompt,
         ),
         acceptance=Acceptance(

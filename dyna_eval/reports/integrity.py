@@ -163,8 +163,8 @@ def shared_gpu_caveats(used: Iterable[str], environments: Environments) -> list[
 
 
 def load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
-    """Return what slowed a row's jobs down by more than a little: others on their cores, or a hot or
-    power-limited GPU.
+    """Return what slowed a row's jobs down by more than a little: others on their cores or their
+    GPU, or a hot or power-limited GPU.
 
     Shares are raised to full tenths, so that rows measured side by side share one note.
     """
@@ -175,7 +175,24 @@ def load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
         if worst > LOAD_TOLERANCE:
             kind = CaveatKind.HEAVY_LOAD if worst > HEAVY_LOAD else CaveatKind.OTHER
             found.append(Caveat(text.format(_next_tenth(worst)), kind))
-    return found
+    return [*found, *_gpu_others_caveats(jobs)]
+
+
+def _gpu_others_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
+    """Return that others had a row's GPU open; how much they had it work, no driver tells.
+
+    Their memory is raised to full GiB, so that rows measured side by side share one note.
+    """
+    known = [job.conditions or {} for job in jobs]
+    most, mebibytes = (
+        max((value for one in known if isinstance(value := one.get(fact), int)), default=0)
+        for fact in ("gpu_others", "gpu_others_mib")
+    )
+    if not most:
+        return []
+    others = f"{most} other processes" if most > 1 else "another process"
+    memory = f", with up to {ceil(mebibytes / 1024)} GiB of its memory," if mebibytes else ""
+    return [Caveat(f"{others} had the GPU open{memory} while it was measured, which may have slowed it")]
 
 
 _SLOWED = {

@@ -14,7 +14,7 @@ from statistics import fmean
 from dyna_eval.errors import MixedRowsError
 from dyna_eval.jobs import GenerationSpec, MeasureSpec, Method, Pair, Params
 from dyna_eval.records import AS_IN_THE_FILE, Terms
-from dyna_eval.reports.imported import Source
+from dyna_eval.reports.imported import PUBLISHED, Source
 from dyna_eval.reports.integrity import Caveat, CaveatKind, Environments
 from dyna_eval.reports.intervals import Bootstrap, Interval, RunNoise, Variance
 from dyna_eval.reports.presets import Preset
@@ -96,8 +96,13 @@ class Row:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the output is known to be the target's own, numeric ties allowed."""
+        """Whether the output is known to be the target's own, numeric ties allowed.
+
+        Of published numbers not even the target's own row is known to be what it says.
+        """
         if self.figures is None or self.figures.agreement.violations:
+            return False
+        if self.source is not None and self.source.format == PUBLISHED:
             return False
         return self.method is Method.AR or self.figures.agreement.compared > 0
 

@@ -18,10 +18,10 @@ from enum import StrEnum
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import GenerationSpec, canonical_json, generation_digest
 from dyna_eval.reports.claims import is_explained_by_load
-from dyna_eval.reports.digits import bounds, factor, percent
 from dyna_eval.reports.integrity import Environments, environment_difference
 from dyna_eval.reports.intervals import Bootstrap, Interval
 from dyna_eval.reports.report import Report, Row, baseline_of, noise_apart
+from dyna_eval.reports.same_counts import CountsCompared, compare_counts
 from dyna_eval.reports.statistics import Comparison, compare, ratio_of_means
 from dyna_eval.reports.workloads import OTHER_MODELS, has_other_models
 
@@ -64,11 +64,24 @@ class Match:
     """What cannot be shown to be the same, since it is not known, or several."""
     obstacles: tuple[str, ...] = ()
     """Why neither may be called faster: other work, mixed rows, or output that is not the target's."""
+    other_work: tuple[str, ...] = ()
+    """Those of them that concern counts as well, not times alone: all but mixed rows."""
 
     @property
     def prompts(self) -> int:
         """Prompts that the ratio is over; 0 where it is of the two means alone."""
         return self.ratio.prompts if self.ratio else 0
+
+    @property
+    def intervals(self) -> list[Interval]:
+        """Those of the ratio, as far as there are any: of the ratio of means, and of the paired ratio."""
+        known = (self.ratio.interval, self.ratio.paired_interval) if self.ratio else ()
+        return [interval for interval in known if interval is not None]
+
+    @property
+    def counts(self) -> CountsCompared:
+        """How their tokens per round compare, in which no clock is."""
+        return compare_counts(self.a, self.b)
 
     @property
     def verdict(self) -> SpeedVerdict:
@@ -78,7 +91,7 @@ class Match:
             return SpeedVerdict.NO_RESULT
         if self.obstacles:
             return SpeedVerdict.NOT_COMPARABLE
-        intervals = _intervals(self.ratio)
+        intervals = self.intervals
         if not intervals:
             return SpeedVerdict.NO_INTERVAL
         if all(interval.low > 1.0 for interval in intervals):
@@ -152,55 +165,6 @@ def compare_reports(a: Side, b: Side) -> SweepComparison:
     )
 
 
-# ------------------------------------------------------------------------ regressions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Regression:
-    """`row` is B's; where B has none, A's."""
-
-    row: Row
-    reason: str
-
-
-def regressions(comparison: SweepComparison, allowed: float) -> tuple[Regression, ...]:
-    """Return the rows of B that are more than a share `allowed` (0.03 is 3 %) slower than A, and why.
-
-    A row regressed where its ratio and every interval of it end below 1 - allowed; without an interval, where
-    the ratio alone is below. A row that has a result in A and none in B, or no partner there, regressed as
-    well. So did one that cannot be compared: nothing shows that it is as fast as before.
-    """
-    found = []
-    for match in comparison.matches:
-        if match.a.figures is not None and match.b.figures is None:
-            found.append(Regression(row=match.b, reason=f"no result ({match.b.state})"))
-        elif match.verdict is SpeedVerdict.NOT_COMPARABLE:
-            found.append(Regression(row=match.b, reason=f"not comparable: {'; '.join(match.obstacles)}"))
-        elif match.ratio is not None and _regressed(match.ratio, 1.0 - allowed):
-            found.append(Regression(row=match.b, reason=_slower_text(match, match.ratio)))
-    lost = [row for row in comparison.only_a if row.figures is not None]
-    return (*found, *(Regression(row=row, reason="only in A") for row in lost))
-
-
-def _regressed(ratio: Comparison, bound: float) -> bool:
-    return ratio.ratio < bound and all(interval.high < bound for interval in _intervals(ratio))
-
-
-def _slower_text(match: Match, ratio: Comparison) -> str:
-    text = f"{percent(1.0 - ratio.ratio)} % slower"
-    if ratio.interval is None:
-        text += ", no interval"
-    else:
-        text += f", ratio {factor(ratio.ratio, 3)} {bounds(ratio.interval, 3)}"
-    if is_explained_by_load(match.b, match.a):
-        text += f"; in doubt: {'; '.join(match.b.slowed)}"
-    return text
-
-
-def _intervals(ratio: Comparison) -> list[Interval]:
-    return [interval for interval in (ratio.interval, ratio.paired_interval) if interval is not None]
-
-
 # -------------------------------------------------------------------------- matching
 
 
@@ -267,6 +231,7 @@ class _Facts:
 def _match(partners: _Partners, bootstrap: Bootstrap, facts: _Facts) -> Match:
     a, b = partners.a, partners.b
     ratio, work = _ratio(a, b, bootstrap), _work_differences(partners, facts)
+    output = (*_output_doubts("A", a), *_output_doubts("B", b))
     differences = [*work, *_environment_difference(a, b, facts)]
     if ratio and ratio.prompts and a.figures and b.figures:
         measured = [len(row.throughput.by_prompt) for row in (a.figures, b.figures)]
@@ -282,7 +247,8 @@ def _match(partners: _Partners, bootstrap: Bootstrap, facts: _Facts) -> Match:
         ratio=ratio,
         differences=tuple(differences),
         unproven=_unproven(a, b),
-        obstacles=(*work, *_doubts("A", a), *_doubts("B", b)),
+        obstacles=(*work, *_mixed("A", a), *_mixed("B", b), *output),
+        other_work=(*work, *output),
     )
 
 
@@ -325,19 +291,25 @@ def _environment_difference(a: Row, b: Row, facts: _Facts) -> list[str]:
     return [f"environment ({environment_difference(b.environment, a.environment, facts.environments)})"]
 
 
-def _doubts(letter: str, row: Row) -> list[str]:
-    """Say what keeps a row with a result from being compared, whatever its partner is.
+def _mixed(letter: str, row: Row) -> list[str]:
+    """Say that the times of a row with a result do not belong with those that it stands with."""
+    if row.figures is None or not row.mixed:
+        return []
+    return [f"{letter} differs from the rows it stands with in {'; '.join(row.mixed)}"]
+
+
+def _output_doubts(letter: str, row: Row) -> list[str]:
+    """Say that the output of a row with a result is not known to be the target's.
 
     Whose output an imported row has is seldom known; that stands in its footnotes.
     """
     if row.figures is None:
         return []
-    texts = [f"{letter} differs from the rows it stands with in {'; '.join(row.mixed)}"] if row.mixed else []
     if row.figures.agreement.violations:
-        texts.append(f"{letter}'s output is not the target's")
-    elif row.source is None and not row.is_exact:
-        texts.append(f"{letter}'s output was not compared with the target's")
-    return texts
+        return [f"{letter}'s output is not the target's"]
+    if row.source is None and not row.is_exact:
+        return [f"{letter}'s output was not compared with the target's"]
+    return []
 
 
 def _changed(here: str, there: str, generations: Mapping[str, GenerationSpec]) -> str:

@@ -34,7 +34,7 @@ def workload_differences(one: SourcedRow, base: SourcedRow, known: Sequence[Impo
     """
     prompts, alike = _prompts_difference(one, base, known)
     found = {
-        "models": _NOT_RECORDED if one.row.pair == PAIR_NOT_RECORDED else None,
+        "models": _models_doubt(one, base),
         "prompt set": prompts,
         "generation settings": _generation_difference(one, base, alike=alike),
         "environment": _digest_difference(one.row.environment, base.row.environment),
@@ -46,6 +46,13 @@ def workload_differences(one: SourcedRow, base: SourcedRow, known: Sequence[Impo
         if difference is not None and difference != _NOT_RECORDED
     ]
     return [*texts, f"{', '.join(unrecorded)} ({_NOT_RECORDED})"] if unrecorded else texts
+
+
+def _models_doubt(one: SourcedRow, base: SourcedRow) -> str | None:
+    if one.row.pair == PAIR_NOT_RECORDED:
+        return _NOT_RECORDED
+    named = any(origin.file is not None and origin.file.pair_named for origin in (one, base))
+    return "as whoever imported them named the pair" if named else None
 
 
 def models_difference(own: Row | None, base: Row | None) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TextIO
 from dyna_eval.reports.cells import (
     UNKNOWN,
     Notes,
+    acceptance_cell,
     confidence_level,
     configuration_text,
     interval_cell,
@@ -21,12 +22,12 @@ from dyna_eval.reports.cells import (
     throughput_cell,
 )
 from dyna_eval.reports.digits import factor, percent
+from dyna_eval.reports.gate import Failed
 from dyna_eval.reports.intervals import Interval
 from dyna_eval.reports.report import Row
 from dyna_eval.reports.sweep_comparison import (
     Baselines,
     Match,
-    Regression,
     Side,
     SpeedVerdict,
     SweepComparison,
@@ -134,13 +135,18 @@ def _cells(match: Match) -> tuple[str, ...]:
         str(match.verdict),
         speedup_cell(match.a),
         speedup_cell(match.b),
+        acceptance_cell(match.a),
+        acceptance_cell(match.b),
     )
 
 
 def headers(comparison: SweepComparison) -> tuple[str, ...]:
     """Return the titles of the columns of figures."""
     interval = f"{confidence_level(comparison.confidence)} interval"
-    return ("A tokens/s", "B tokens/s", "B / A", interval, "B is", "A speedup", "B speedup")
+    return (
+        *("A tokens/s", "B tokens/s", "B / A", interval, "B is", "A speedup", "B speedup"),
+        *("A tokens/round", "B tokens/round"),
+    )
 
 
 def _side_text(letter: str, side: Side) -> str:
@@ -161,7 +167,18 @@ def _match_notes(match: Match) -> tuple[str, ...]:
         texts += [f"{letter}: {text}" for text in row.caveat_texts]
         if row.figures is None:
             texts.append(f"{letter} has no result ({row.state})")
-    return tuple(map(one_line, texts))
+    return tuple(map(one_line, [*texts, *_count_notes(match)]))
+
+
+def _count_notes(match: Match) -> list[str]:
+    """Say whether the counts of a row are the same, and what else they may be where they are not."""
+    counts = match.counts
+    if counts.same:
+        return ["same counts: tokens per round, and all else that both know of acceptance, to nine digits"]
+    if counts.same is None or counts.ratio is None:
+        return []
+    text = f"other counts: B has {counts.percent} tokens per round"
+    return [f"{text}; they may depend on the machine: {counts.machine}" if counts.machine else text]
 
 
 def remarks(comparison: SweepComparison, *, most: int | None = None) -> list[str]:
@@ -271,6 +288,9 @@ _CSV_COLUMNS: dict[str, Callable[[Match], object]] = {
     "throughput_b": lambda match: match.b.figures and match.b.figures.throughput.mean,
     "speedup_a": lambda match: match.a.versus_baseline and match.a.versus_baseline.ratio,
     "speedup_b": lambda match: match.b.versus_baseline and match.b.versus_baseline.ratio,
+    "mean_acceptance_length_a": lambda match: match.counts.a,
+    "mean_acceptance_length_b": lambda match: match.counts.b,
+    "same_counts": lambda match: _word(match.counts.same),
     "ratio": lambda match: match.ratio and match.ratio.ratio,
     "ratio_low": lambda match: (known := _ratio_interval(match)) and known.low,
     "ratio_high": lambda match: (known := _ratio_interval(match)) and known.high,
@@ -278,6 +298,10 @@ _CSV_COLUMNS: dict[str, Callable[[Match], object]] = {
     "verdict": lambda match: str(match.verdict),
     "notes": lambda match: escape_csv("; ".join(_match_notes(match))),
 }
+
+
+def _word(known: bool | None) -> str | None:
+    return None if known is None else "yes" if known else "no"
 
 
 def comparison_csv(comparison: SweepComparison) -> str:
@@ -295,6 +319,7 @@ def _lonely(letter: str, row: Row) -> list[object]:
         f"configuration_{letter}": escape_csv(configuration_text(row.method, row.params)),
         f"throughput_{letter}": row.figures and row.figures.throughput.mean,
         f"speedup_{letter}": row.versus_baseline and row.versus_baseline.ratio,
+        f"mean_acceptance_length_{letter}": row.figures and row.figures.acceptance.mean_length,
         "verdict": f"only in {letter.upper()}",
         "notes": escape_csv("; ".join(row.caveat_texts)),
     }
@@ -304,8 +329,13 @@ def _lonely(letter: str, row: Row) -> list[object]:
 # ------------------------------------------------------------------------------- JSON
 
 
-def comparison_json(comparison: SweepComparison, regressed: Sequence[Regression] | None) -> dict[str, object]:
-    """Return the comparison as plain JSON values; `regressed` is None where nobody asked."""
+def comparison_json(
+    comparison: SweepComparison,
+    regressed: Sequence[Failed] | None,
+    other: Sequence[Failed] | None = None,
+) -> dict[str, object]:
+    """Return the comparison as plain JSON values; `regressed` and `other`, which are rows that got slower and
+    rows of other counts, are None where nobody asked."""
     return {
         "a": _side_json(comparison.a),
         "b": _side_json(comparison.b),
@@ -315,10 +345,15 @@ def comparison_json(comparison: SweepComparison, regressed: Sequence[Regression]
         "only_b": [_row_json(row) for row in comparison.only_b],
         "remarks": remarks(comparison),
         "baselines": [asdict(both) | {"percent": both.percent} for both in comparison.baselines],
-        "regressions": None
-        if regressed is None
-        else [{"pair": one.row.pair, "label": one.row.label, "reason": one.reason} for one in regressed],
+        "regressions": _failed_json(regressed),
+        "other_counts": _failed_json(other),
     }
+
+
+def _failed_json(failed: Sequence[Failed] | None) -> list[dict[str, object]] | None:
+    if failed is None:
+        return None
+    return [{"pair": one.row.pair, "label": one.row.label, "reason": one.reason} for one in failed]
 
 
 def _side_json(side: Side) -> dict[str, object]:
@@ -347,6 +382,8 @@ def _match_json(match: Match) -> dict[str, object]:
         "differences": list(match.differences),
         "unproven": list(match.unproven),
         "obstacles": list(match.obstacles),
+        "same_counts": match.counts.same,
+        "counts_depend_on_machine": match.counts.machine,
     }
 
 
@@ -359,6 +396,7 @@ def _row_json(row: Row) -> dict[str, object]:
         "state": str(row.state),
         "throughput_tokens_per_s": row.figures and row.figures.throughput.mean,
         "speedup": row.versus_baseline and row.versus_baseline.ratio,
+        "mean_acceptance_length": row.figures and row.figures.acceptance.mean_length,
         "prompt_set": row.prompt_set,
         "generation": row.generation_digest,
         "env": row.environment,

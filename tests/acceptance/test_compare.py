@@ -111,6 +111,31 @@ def test_a_slower_row_in_another_database_fails_the_check_and_is_named(swept: Sw
     assert swept.run("compare", "small", "new.db", "--fail-on-regression", "60%").status == 0
 
 
+def test_other_counts_fail_their_check_and_slower_rows_do_not(swept: Swept, tmp_path: Path) -> None:
+    agreed = swept.run("compare", "small", "new.db#small", "--fail-on-acceptance", "0%")
+    assert (agreed.status, agreed.stderr) == (0, "")
+    assert "slower" in agreed.stdout
+    assert "same counts" in agreed.stdout
+    with (
+        sqlite3.connect(swept.workplace.folder / "new.db") as source,
+        sqlite3.connect(tmp_path / "other.db") as copy,
+    ):
+        source.backup(copy)
+        copy.execute(
+            "UPDATE sample SET rounds = rounds + 1 WHERE job_id IN"
+            " (SELECT id FROM job WHERE label = '+ Draft model')"
+        )
+    arguments = ("compare", "small", f"{tmp_path}/other.db", "--json", "--fail-on-acceptance", "0.1%")
+    failed = swept.run(*arguments)
+    assert failed.status == 1
+    [line] = failed.stderr.splitlines()
+    assert line.startswith("dyna-eval: the tokens per round of 1 row of B differ from A's by more than 0.1 %")
+    assert [one["label"] for one in failed.json()["other_counts"]] == ["+ Draft model"]
+    assert failed.json()["regressions"] is None
+    both = swept.run(*arguments, "--fail-on-regression", "3%")
+    assert (both.status, len(both.stderr.splitlines())) == (1, 2)
+
+
 def test_the_same_by_a_url_or_by_an_option(swept: Swept) -> None:
     expected = swept.run("compare", "1", "new.db#1", "--csv").stdout
     assert [row["verdict"] for row in csv.DictReader(io.StringIO(expected))].count("slower") == 1
@@ -132,6 +157,7 @@ def test_the_same_by_a_url_or_by_an_option(swept: Swept) -> None:
         (("sweep.yaml", "small"), "file is not a database"),
         (("small", "1", "--fail-on-regression", "3"), "'3' is not a percentage"),
         (("small", "1", "--fail-on-regression", "101%"), "write it as 3%"),
+        (("small", "1", "--fail-on-acceptance", "1"), "'1' is not a percentage"),
         (("small",), "Missing argument 'B'"),
     ],
 )
@@ -215,6 +241,33 @@ def test_answer_files_that_are_imported_again_compare_as_equal_by_their_means(sw
     assert {(row["verdict"], row["prompts"]) for row in themselves["rows"]} == {("not separable", 3)}
     for option in (["--by-category"], ["--spec-bench", "third"], ["--samples", "third.csv"]):
         assert "was imported" in swept.complaint("report", "theirs", "--db", there, *option)
+
+
+def test_answer_files_join_rows_of_our_own_once_their_pair_is_named(swept: Swept, tmp_path: Path) -> None:
+    answers = tmp_path / "answers"
+    assert swept.run("report", "--spec-bench", answers).status == 0
+    with (
+        sqlite3.connect(swept.workplace.database) as source,
+        sqlite3.connect(tmp_path / "joined.db") as copy,
+    ):
+        source.backup(copy)
+    here = f"sqlite:///{tmp_path}/joined.db"
+    files = sorted(answers.iterdir())
+    assert swept.run("import", *files, "--name", "theirs", "--db", here).status == 0
+    join = ("report", "--from", "small", "--from", "theirs", "--db", here)
+    assert "no pair of models in common" in swept.complaint(*join)
+    named = swept.run("import", *files, "--name", "theirs", "--pair", "demo", "--db", here)
+    assert (named.status, named.stderr) == (0, "")
+    assert "models (as whoever imported them named the pair)" in swept.complaint(*join)
+    report = swept.run(*join, "--allow-mixed", "--json").json()
+    own, theirs = report["rows"][:4], report["rows"][4:]
+    assert [row["mixed"] != [] for row in report["rows"]] == [False] * 4 + [True] * 4
+    for one, other in zip(own, theirs, strict=True):
+        assert other["throughput_tokens_per_s"] == pytest.approx(one["throughput_tokens_per_s"])
+        assert other["end_to_end_tokens_per_s"] == pytest.approx(one["end_to_end_tokens_per_s"])
+    assert any("prefill apart" in text for text in report["warnings"])
+    compared = swept.run("compare", "small", "theirs", "--db", here).stdout
+    assert "same counts" in compared
 
 
 def test_breakdowns_of_joined_sweeps_are_refused(swept: Swept) -> None:

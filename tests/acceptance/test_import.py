@@ -75,11 +75,68 @@ def test_json_says_what_became_of_every_file(workplace: Workplace) -> None:
 
 def test_formats_are_listed_and_unknown_ones_refused(workplace: Workplace) -> None:
     listed = workplace.run_here("import", "--formats").stdout
-    assert [line.partition(":")[0] for line in listed.splitlines()] == ["dynatree", "spec-bench", "dyna-eval"]
+    assert [line.partition(":")[0] for line in listed.splitlines()] == [
+        *("dynatree", "spec-bench", "dyna-eval", "table")
+    ]
     wrong = workplace.run_here("import", "--format", "csv", "a.json")
     assert wrong.status == 2
-    assert "unknown format 'csv'; known: dynatree, spec-bench, dyna-eval" in one_line(wrong)
+    assert "unknown format 'csv'; known: dynatree, spec-bench, dyna-eval, table" in one_line(wrong)
     assert not workplace.database.exists()
+
+
+def test_a_pair_is_named_for_files_that_record_none_before_or_after(workplace: Workplace) -> None:
+    folder = workplace.folder
+    base = write_answers(folder, "base.jsonl", vanilla())
+    eagle = write_answers(folder, "eagle.jsonl", faster())
+    assert workplace.run_here("import", base, "--name", "bench").status == 0
+    done = workplace.run_here("import", base, eagle, "--name", "bench", "--pair", "big + small")
+    assert (done.status, done.stderr) == (0, "")
+    report = workplace.run_here("report", "bench", "--json").json()
+    assert {row["pair"] for row in report["rows"]} == {"big + small"}
+    shown = workplace.run_here("report", "bench").stdout
+    assert "does not record the pair: 'big + small' was named by whoever imported it" in shown
+
+    other = workplace.run_here("import", base, "--pair", "other")
+    assert other.status == 2
+    assert "was imported before, as sweep 1 'bench', for the pair 'big + small'" in one_line(other)
+    theirs = write(folder, "theirs.json", dynatree([baseline()]))
+    recorded = workplace.run_here("import", theirs, "--pair", "mine")
+    assert recorded.status == 2
+    assert "records its pair, 'big/small'; --pair is for files that do not" in one_line(recorded)
+    for name in ("", "pair not recorded", "a\nb"):
+        refused = workplace.run_here("import", theirs, "--pair", name)
+        assert refused.status == 2
+        assert "--pair" in one_line(refused)
+
+
+def test_published_numbers_stand_in_a_table_marked_and_never_bold(workplace: Workplace) -> None:
+    text = (
+        "label,method,tokens_per_s,speedup,source\n"
+        'Vanilla,AR,300,1.0,"Li et al. 2024, table 1"\nEAGLE-2,EAGLE-2,240,,"Li et al. 2024, table 1"\n'
+        "EAGLE-3,EAGLE-3,,4.2,\n"
+    )
+    workplace.write("paper.csv", text)
+    done = workplace.run_here("import", "paper.csv", "--pair", "big/small")
+    assert (done.status, done.stderr) == (0, "")
+    assert "2 rows (table) imported into sweep 1 'paper'" in done.stdout
+    shown = workplace.run_here("report", "paper").stdout
+    assert "published elsewhere: Li et al. 2024, table 1" in shown
+    assert (
+        "'EAGLE-3' (published elsewhere: without tokens_per_s; speedup 4.2: its source is not given)" in shown
+    )
+    write(workplace.folder, "a.json", dynatree([baseline(100.0), tree(7, 0.0, 150.0)]))
+    assert workplace.run_here("import", "a.json").status == 0
+    for arguments in (("paper",), ("--from", "a", "--from", "paper", "--allow-mixed")):
+        latex = workplace.run_here("report", *arguments, "--latex").stdout
+        assert "EAGLE-2" in latex
+        assert "textbf" not in latex
+    workplace.write("paper.csv", text.replace("240", "fast"))
+    wrong = workplace.run_here("import", "paper.csv")
+    assert wrong.status == 2
+    assert one_line(wrong) == (
+        "dyna-eval: paper.csv:3: tokens_per_s is 'fast': should be a number above 0, as 1.25, or empty where"
+        " unknown"
+    )
 
 
 @pytest.mark.parametrize(

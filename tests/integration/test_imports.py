@@ -53,6 +53,18 @@ def test_a_file_comes_back_as_it_was_imported(store: Store, tmp_path: Path) -> N
     assert [sweep.name for sweep in store.imports()] == ["sweep-1", "sweep-2", "sweep-3"]
 
 
+def test_a_pair_may_be_named_later_once_and_changes_nothing_else(store: Store, tmp_path: Path) -> None:
+    file = import_file(write_answers(tmp_path, "c.jsonl", faster()))
+    named, other = file.of_pair("demo"), file.of_pair("other")
+    assert named is not None
+    assert other is not None
+    assert store.add_import(file, "one") == (1, True)
+    for again in (named, file, other, named):
+        assert store.add_import(again, "one") == (1, False)
+        assert read(store, 1).files == (named,)
+    assert [one.detail.get("pair") for one in store.events(1)] == [None, "demo"]
+
+
 def test_the_same_bytes_are_found_and_not_doubled_under_any_name(store: Store, tmp_path: Path) -> None:
     first, again = table(tmp_path), table(tmp_path, name="copy.json")
     assert store.add_import(first, "one") == (1, True)

@@ -156,3 +156,80 @@ def test_a_processor_that_does_not_tell_its_clock_costs_that_fact_alone(
     found = Watch(CPU).conditions()
     assert "others_share" in found
     assert "cpu_mhz" not in found
+
+
+# ----------------------------------------------------------------------- others on the GPU
+
+LISTING = """
+for one; do
+    case "$one" in
+        --query-compute-apps=pid,used_memory) asked=processes ;;
+        --id=GPU-22-b) id=ours ;;
+    esac
+done
+[ "$asked$id" = processesours ] && cat {state}
+"""
+"""A driver's tool that lists the processes of our GPU as a file has them, and answers nothing else."""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "others"),
+    [
+        ("{own}, 900", "{own}, 1200", (0, 0)),
+        ("{own}, 900\n1, 2000\n2, 500", "{own}, 900\n1, 9000", (2, 2500)),
+        ("{own}, 900", "{own}, 900\n1, [N/A]", (1, 0)),
+        ("", "{own}, 900\n1, 70", (1, 70)),
+        ("", "", None),
+        ("1, 2000", "1, 2000", None),
+        ("No devices were found", "{own}, 900, 3", None),
+        ("{own}", "pid, used", None),
+    ],
+    ids=[
+        "this process alone",
+        "the more of before and after",
+        "memory that is not told",
+        "told only afterwards",
+        "a container that lists none",
+        "a container that lists others alone",
+        "odd lines",
+        "odd cells",
+    ],
+)
+def test_others_on_the_gpu_are_counted_where_this_process_is_listed_among_them(
+    before: str,
+    after: str,
+    others: tuple[int, int] | None,
+    tools: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = tools / "processes"
+    program(tools, "nvidia-smi", LISTING.format(state=state))
+    state.write_text(before.format(own=os.getpid()))
+    watch = watch_of_a_gpu(monkeypatch)
+    state.write_text(after.format(own=os.getpid()))
+    found = watch.conditions()
+    known = {name: fact for name, fact in found.items() if name.startswith("gpu_others")}
+    wanted = {} if others is None else {"gpu_others": others[0], "gpu_others_mib": others[1]}
+    assert known == wanted
+
+
+def test_others_on_the_gpu_are_asked_for_outside_the_time_of_which_shares_are_taken(
+    tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = tmp_path / "order"
+    program(
+        tools,
+        "nvidia-smi",
+        f'case "$*" in *compute-apps*) echo others ;; *counters*) echo counters ;; esac >> {order}\n'
+        'case "$*" in *counters*) echo "1, 1, 1, 1" ;; esac',
+    )
+    times = conditions._times
+
+    def told() -> conditions._Times:
+        with order.open("a") as file:
+            file.write("clock\n")
+        return times()
+
+    monkeypatch.setattr(conditions, "_times", told)
+    watch_of_a_gpu(monkeypatch).conditions()
+    assert order.read_text().split() == ["others", "counters", "clock", "clock", "counters", "others"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from dyna_eval_workers import diagnosis
+from dyna_eval_workers.conditions import GpuOthers
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,35 @@ def test_a_gpu_on_which_the_kernels_do_not_run_is_told_of_with_what_to_do() -> N
 
 def test_the_packaged_pair_tells_what_runs_its_passes() -> None:
     assert diagnosis._fallback_of_packaged_pair("cpu").startswith(("", "no C++ compiler"))
+
+
+@pytest.mark.parametrize(
+    ("seen", "told", "advised"),
+    [
+        ([GpuOthers(processes=0, mebibytes=0)], "no other process has a GPU open", False),
+        (
+            [GpuOthers(processes=0, mebibytes=0), GpuOthers(processes=2, mebibytes=5120)],
+            "others have GPU 1 open (2 of them, with 5.0 GiB)",
+            True,
+        ),
+        ([None, GpuOthers(processes=0, mebibytes=0)], "not known: the driver's tool does not list", False),
+    ],
+)
+def test_others_on_a_gpu_are_told_of_with_what_to_do(
+    seen: list[GpuOthers | None], told: str, advised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first GPU is one that this process has opened, and so would be listed on."""
+    devices = [torch.device("cuda", index) for index in range(len(seen))]
+
+    def looked(device: torch.device, *, own_is_there: bool) -> GpuOthers | None:
+        assert own_is_there is (device.index == 0)
+        return seen[device.index]
+
+    monkeypatch.setattr(diagnosis, "gpu_others", looked)
+    found = diagnosis._others_on_gpus(devices)
+    assert found.told.startswith(told)
+    assert ("CUDA_VISIBLE_DEVICES" in found.advice) is advised
+    assert not found.fatal
 
 
 def test_nothing_is_said_of_pages_where_the_system_has_no_such_setting(

@@ -16,8 +16,11 @@ from dyna_eval.importers import FORMATS, import_file
 from dyna_eval.importers.reading import MAX_BYTES
 from dyna_eval.jobs import Method
 from dyna_eval.measurements import Exactness
+from dyna_eval.reports.imported import ImportedSweep
+from dyna_eval.reports.imported_report import imported_report
 from dyna_eval.reports.labels import labels_with_origin, numbered_labels
 from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.report import best_row
 from dyna_eval.tables.report_json import to_json
 from tests import result_files
 from tests.result_files import (
@@ -247,6 +250,127 @@ def test_a_wrong_answer_file_is_refused_by_line(tmp_path: Path, answers: list[An
     assert said in refusal(write_answers(tmp_path, "a.jsonl", answers))
 
 
+def with_prefill(one: dict[str, Any], *seconds: float) -> dict[str, Any]:
+    (choice,) = one["choices"]
+    return {**one, "choices": [{**choice, "prefill_time": list(seconds)}]}
+
+
+def test_prefill_that_stands_apart_is_no_part_of_the_throughput(tmp_path: Path) -> None:
+    answers = [with_prefill(answer(1, tokens=[30, 20], seconds=[1.0, 1.5]), 0.5, 1.0)]
+    answers.append(with_prefill(answer(2, tokens=[60], seconds=[2.0]), 1.0))
+    file = import_file(write_answers(tmp_path, "ours.jsonl", answers))
+    assert file.rows[0].end_to_end == pytest.approx((50 / 4.0 + 60 / 3.0) / 2)
+    assert file.notes[0].endswith("tokens / wall seconds, prefill apart, as in our own")
+    sweep = ImportedSweep(id=1, name="ours", created_at="", files=(file,))
+    [row] = imported_report(sweep).rows
+    assert row.figures is not None
+    assert row.figures.throughput.mean == pytest.approx((50 / 2.5 + 60 / 2.0) / 2)
+    assert row.figures.throughput.end_to_end == file.rows[0].end_to_end
+    theirs = import_file(write_answers(tmp_path, "theirs.jsonl", [answer(1)]))
+    assert theirs.rows[0].end_to_end is None
+    assert theirs.notes[0].endswith("prefill included")
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([with_prefill(answer(1), 0.1), answer(2)], "a.jsonl:2: prefill_time is missing, which other"),
+        ([answer(1), with_prefill(answer(2), 0.1)], "a.jsonl:1: prefill_time is missing, which other"),
+        ([with_prefill(answer(1)), answer(2)], "a.jsonl:1: prefill_time should have an entry for each turn"),
+        ([with_prefill(answer(1), -0.1), answer(2)], "a.jsonl:1: prefill_time should be seconds"),
+    ],
+)
+def test_wrong_prefill_is_refused_by_line(tmp_path: Path, answers: list[Any], said: str) -> None:
+    assert said in refusal(write_answers(tmp_path, "a.jsonl", answers))
+
+
+def test_a_pair_is_named_only_for_a_file_that_records_none(tmp_path: Path) -> None:
+    file = import_file(write_answers(tmp_path, "a.jsonl", vanilla())).of_pair("demo")
+    assert file is not None
+    assert ({row.pair for row in file.rows}, file.pair_named) == ({"demo"}, True)
+    assert file.notes[-1] == ("its file does not record the pair: 'demo' was named by whoever imported it")
+    assert file.of_pair("other") is None
+    assert import_file(write(tmp_path, "b.json", dynatree([baseline()]))).of_pair("demo") is None
+
+
+# -------------------------------------------------------------------- published numbers
+
+PAPER = """\
+label,method,tokens_per_s,speedup,tokens_per_round,source
+Vanilla,Target alone,40,1.00,1,"Li et al. 2024, table 1"
+SpS,speculative sampling,60,1.5,2.75,"Li et al. 2024, table 1"
+"EAGLE-2, tuned",EAGLE-2,120.5,3.5,,
+Tree,tree,80,,,
+
+Fast,,,4.25,5.5,blog
+"""
+
+
+def csv_file(folder: Path, text: str | bytes) -> Path:
+    file = folder / "a.csv"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return file
+
+
+def test_published_numbers_are_rows_that_say_where_they_are_from(tmp_path: Path) -> None:
+    file = import_file(csv_file(tmp_path, PAPER))
+    assert [(row.label, row.method, row.is_baseline) for row in file.rows] == [
+        ("Vanilla", Method.AR, True),
+        ("SpS", Method.LINEAR, False),
+        ("EAGLE-2, tuned", Method.OTHER, False),
+        ("Tree", Method.TREE, False),
+    ]
+    assert file.rows[1].notes == ("published elsewhere: Li et al. 2024, table 1",)
+    assert file.rows[2].notes == (
+        "published elsewhere: its source is not given",
+        "its source calls the method 'EAGLE-2'",
+        "its speedup is 3.5, but its tokens/s are 3.01 times the baseline's",
+    )
+    [absent] = file.left_out
+    assert (absent.label, absent.state) == ("Fast", "published elsewhere")
+    assert absent.reason == "without tokens_per_s; speedup 4.25 and tokens_per_round 5.5: blog"
+    sweep = ImportedSweep(id=1, name="paper", created_at="", files=(file,))
+    report = imported_report(sweep)
+    shown = [(row.figures, row.versus_baseline) for row in report.rows]
+    assert [one.throughput.mean for one, _ in shown if one] == [40.0, 60.0, 120.5, 80.0]
+    assert [one.acceptance.mean_length for one, _ in shown if one] == [1.0, 2.75, None, None]
+    assert [one.ratio for _, one in shown if one] == [1.0, 1.5, 3.5, 2.0]
+    assert best_row(report.rows[:1]) is None
+
+
+@pytest.mark.parametrize("change", [("\n", "\r\n"), ("label,", " label , "), ("\nVan", "\n,,,,,\nVan")])
+def test_a_table_is_read_as_spreadsheets_write_it(tmp_path: Path, change: tuple[str, str]) -> None:
+    plain = import_file(csv_file(tmp_path, PAPER))
+    written = import_file(csv_file(tmp_path, b"\xef\xbb\xbf" + PAPER.replace(*change).encode()))
+    assert (written.rows, written.left_out) == (plain.rows, plain.left_out)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "label,speed\na,1\n",
+            "a.csv:1: has the unknown column 'speed'; known: label, method, tokens_per_s,",
+        ),
+        ("label,source,source\na,b,c\n", "a.csv:1: has the column 'source' twice"),
+        ("label,tokens_per_s\n", "holds no rows"),
+        ("label,tokens_per_s\na,1\nb\n", "a.csv:3: has 1 cells under 2 columns"),
+        ("label,tokens_per_s\na,1,5\n", "a.csv:2: has 3 cells under 2 columns"),
+        ('label,tokens_per_s\na,1\n"b,2\n', "a.csv:3: is a damaged table"),
+        ("label,tokens_per_s\n,1\n", "a.csv:2: has no label"),
+        ("label,tokens_per_s\na,\n", "a.csv:2: has no number"),
+        ("label,tokens_per_s\na,120", "a.csv:2: its last line has no end, so it may be cut off"),
+        ("label,speedup\na,2\n", "holds no row with tokens_per_s"),
+        *(
+            (f"label,tokens_per_s\na,{number}\n", "a.csv:2: tokens_per_s is ")
+            for number in ("0", "-1", "nan", "inf", "1e3", "2x", "'1", "٣", "1" * 13, '"1,5"')
+        ),
+    ],
+)
+def test_a_damaged_table_is_refused_by_line(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refusal(csv_file(tmp_path, text))
+
+
 # ------------------------------------------------------------- this tool's own JSON
 
 
@@ -456,7 +580,7 @@ def test_a_format_that_was_asked_for_is_the_only_one(tmp_path: Path) -> None:
 
 
 def test_every_format_says_what_it_is() -> None:
-    assert set(FORMATS) == {"dynatree", "spec-bench", "dyna-eval"}
+    assert set(FORMATS) == {"dynatree", "spec-bench", "dyna-eval", "table"}
     assert all(module.SUMMARY for module in FORMATS.values())
 
 

@@ -412,6 +412,29 @@ def test_a_row_whose_gpu_was_hot_or_at_its_power_limit_says_so() -> None:
     assert told == [[], [said.format("heat", 30)], [said.format("a power limit", 50)], []]
 
 
+@pytest.mark.parametrize(
+    ("conditions", "notes"),
+    [
+        (
+            {"gpu_others": 2, "gpu_others_mib": 2500},
+            ["2 other processes had the GPU open, with up to 3 GiB of its memory, while it was measured"],
+        ),
+        (
+            {"gpu_others": 1, "gpu_others_mib": 0},
+            ["another process had the GPU open while it was measured"],
+        ),
+        ({"gpu_others": 0, "gpu_others_mib": 0}, []),
+        ({}, []),
+    ],
+)
+def test_a_row_says_that_others_had_its_gpu_open_and_is_not_in_doubt_for_it(
+    conditions: dict[str, int], notes: list[str]
+) -> None:
+    row = build_report(change_jobs(record(), LINEAR.label, repeats=[1], conditions=conditions)).rows[1]
+    told = [text.removesuffix(", which may have slowed it") for text in row.caveat_texts if "GPU" in text]
+    assert (told, row.slowed) == (notes, ())
+
+
 def test_load_on_more_than_three_tenths_of_the_cores_is_heavy_and_less_is_only_told() -> None:
     stored = change_jobs(record(), LINEAR.label, conditions={"others_share": 0.3})
     stored = change_jobs(stored, TREE.label, repeats=[1], conditions={"stolen_share": 0.301})

@@ -32,6 +32,7 @@ from dyna_eval.importers import import_file
 from dyna_eval.jobs import Configuration, GenerationSpec, JobState, Method, generation_digest
 from dyna_eval.measurements import Exactness
 from dyna_eval.records import SweepRecord
+from dyna_eval.reports.gate import other_counts, regressions
 from dyna_eval.reports.imported import ImportedSweep
 from dyna_eval.reports.imported_report import imported_report
 from dyna_eval.reports.intervals import Bootstrap
@@ -42,7 +43,6 @@ from dyna_eval.reports.sweep_comparison import (
     SpeedVerdict,
     SweepComparison,
     compare_reports,
-    regressions,
 )
 from dyna_eval.tables.comparison import (
     comparison_csv,
@@ -437,6 +437,125 @@ def test_a_row_that_is_gone_regressed_if_it_had_a_result() -> None:
     assert names(back, 0.03) == []
 
 
+# ----------------------------------------------------------------------------- counts
+
+COST_AWARE = Configuration(label="Cost-aware", method=Method.COST_AWARE, params={"max_nodes": 64})
+THEIRS = Configuration(label="Theirs", method=Method("min_p"), params={"depth": 4})
+
+
+def fewer_accepted(stored: SweepRecord, label: str, rounds: int = 41) -> SweepRecord:
+    """Let every sample of a row have taken so many rounds for its 120 tokens, instead of 40."""
+    return change_samples(stored, label, rounds=rounds)
+
+
+def other(found: SweepComparison, allowed: float) -> dict[str, str]:
+    return {one.row.label: one.reason for one in other_counts(found, allowed)}
+
+
+def test_a_machine_twice_as_fast_has_the_same_counts() -> None:
+    found = compared(record(), sped(2.0, *(step.label for step, _ in FOUR_STEPS)))
+    assert {one.verdict for one in found.matches} == {SpeedVerdict.FASTER}
+    assert [one.counts.same for one in found.matches] == [None, True, True, True]  # AR's say nothing
+    assert printed(found).count("[a]") == 1 + 3
+    assert "[a] same counts: tokens per round, and all else that both know" in printed(found)
+    assert other(found, 0.0) == {}
+
+
+def test_other_counts_are_told_and_fail_their_check_up_and_down_whatever_the_speed() -> None:
+    fewer = compared(record(), fewer_accepted(record(), LINEAR.label))
+    assert [match(fewer, label).counts.same for label in (LINEAR.label, TREE.label)] == [False, True]
+    assert "other counts: B has -2.4 % tokens per round" in printed(fewer)
+    assert other(fewer, 0.01) == {LINEAR.label: "2.92683 tokens per round instead of 3, -2.4 %"}
+    assert other(fewer, 0.03) == {}
+    assert names(fewer, 0.0) == []
+    more = compared(fewer_accepted(record(), LINEAR.label), record())
+    assert other(more, 0.02) == {LINEAR.label: "3 tokens per round instead of 2.92683, +2.5 %"}
+
+
+def test_counts_are_the_same_only_where_nothing_known_of_acceptance_differs() -> None:
+    """Here as many tokens per round come from trees of another size."""
+    found = compared(record(), change_samples(record(), TREE.label, verified_nodes=161))
+    counts = match(found, TREE.label).counts
+    assert (counts.a, counts.b, counts.same) == (3.0, 3.0, False)
+    assert other(found, 0.0) == {}
+
+
+@pytest.mark.parametrize(
+    ("configuration", "why"),
+    [
+        (COST_AWARE, "cost_aware grows its trees by what passes were found to cost there"),
+        (THEIRS, "'min_p' is the policy of another package, which may decide by what passes cost there"),
+    ],
+)
+def test_counts_that_may_depend_on_the_machine_are_named_and_fail_nothing(
+    configuration: Configuration, why: str
+) -> None:
+    steps = ((BASELINE, 128.0), (LINEAR, 174.0), (configuration, 190.0))
+    b = fewer_accepted(record(steps), configuration.label, rounds=60)
+    found = compared(record(steps), b)
+    assert f"other counts: B has -33 % tokens per round; they may depend on the machine: {why}" in printed(
+        found
+    )
+    assert other(found, 0.01) == {}
+    [row] = [one for one in rows_json(found) if one["a"]["label"] == configuration.label]
+    assert (row["same_counts"], row["counts_depend_on_machine"]) == (False, why)
+    lost = compared(record(steps), record(steps, states={configuration.label: JobState.FAILED}))
+    assert other(lost, 0.01) == {configuration.label: "no result (failed)"}
+    alone = (steps[0], steps[2])
+    with pytest.raises(InputError, match="has no tokens per round to check"):
+        other_counts(compared(record(alone), record(alone)), 0.01)
+
+
+def rows_json(found: SweepComparison) -> list[Any]:
+    value: Any = comparison_json(found, None)
+    rows: list[Any] = value["rows"]
+    return rows
+
+
+def test_rows_of_several_machines_do_not_fail_the_check_of_counts_and_rows_of_other_work_do() -> None:
+    mixed = change_jobs(record(), LINEAR.label, environment="e2")
+    assert names(compared(record(), mixed), 0.5) == [LINEAR.label]
+    assert other(compared(record(), mixed), 0.0) == {}
+    settings_differ = change_jobs(record(), LINEAR.label, generation_digest="g2")
+    assert other(compared(record(), settings_differ), 0.5) == {
+        LINEAR.label: "not comparable: generation settings (g2 instead of g1)"
+    }
+    wrong = change_samples(record(), LINEAR.label, exactness=Exactness.VIOLATION)
+    assert other(compared(record(), wrong), 0.5) == {
+        LINEAR.label: "not comparable: B's output is not the target's"
+    }
+    rest = record([step for step in FOUR_STEPS if step[0] is not TREE])
+    assert other(compared(record(), rest), 0.5) == {TREE.label: "only in A"}
+    assert other(compared(rest, record()), 0.0) == {}
+
+
+def test_counts_over_fewer_prompts_say_so() -> None:
+    b = fewer_accepted(record(prompts=5), LINEAR.label)
+    reason = other(compared(record(), b), 0.01)[LINEAR.label]
+    assert reason.endswith("-2.4 %; over 5 prompts instead of 8")
+
+
+def test_counts_that_are_not_known_any_more_fail_the_check() -> None:
+    found = compared(record(), change_samples(record(), LINEAR.label, rounds=0))
+    assert match(found, LINEAR.label).counts.same is None
+    assert other(found, 0.5) == {LINEAR.label: "its tokens per round are not known"}
+
+
+def test_counts_stand_in_every_form() -> None:
+    found = compared(record(), fewer_accepted(record(), LINEAR.label))
+    line = next(line for line in comparison_markdown(found).splitlines() if line.startswith("| + Draft"))
+    assert line.endswith("| 3.00 | 2.93 |")
+    assert "A tokens/round" in printed(found)
+    by_label = {line["components_a"]: line for line in csv.DictReader(io.StringIO(comparison_csv(found)))}
+    row = by_label["'+ Draft model"]
+    assert [float(row[f"mean_acceptance_length_{side}"]) for side in "ab"] == [3.0, 120 / 41]
+    assert [row["same_counts"] for row in by_label.values()] == ["", "no", "yes", "yes"]
+    value: Any = comparison_json(found, None, other_counts(found, 0.01))
+    assert [one["label"] for one in value["other_counts"]] == [LINEAR.label]
+    assert value["rows"][1]["b"]["mean_acceptance_length"] == 120 / 41
+    assert comparison_json(found, None)["other_counts"] is None
+
+
 # ------------------------------------------------------------------------------ forms
 
 
@@ -478,11 +597,11 @@ def test_what_a_user_wrote_stays_text_in_every_form() -> None:
     for one in (found, both):
         assert "\x1b" not in printed(one) + comparison_csv(one) + comparison_markdown(one)
         assert "</script>" not in comparison_markdown(one)
-        assert all(len(row) == 16 for row in csv.reader(io.StringIO(comparison_csv(one))))
+        assert all(len(row) == 19 for row in csv.reader(io.StringIO(comparison_csv(one))))
         assert "'=1+1|" in comparison_csv(one)
     rows = [line for line in comparison_markdown(both).splitlines() if line.startswith("| =1")]
     assert len(rows) == 1
-    assert rows[0].replace("\\|", "").count("|") == 10
+    assert rows[0].replace("\\|", "").count("|") == 12
 
 
 # ---------------------------------------------------------------------- the command line

@@ -56,6 +56,15 @@ class _Throttled:
     seconds: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuOthers:
+    """Processes on a GPU that are not this one, and the memory that they hold there."""
+
+    processes: int
+    mebibytes: int
+    """Of those whose memory the driver tells."""
+
+
 class Watch:
     """Started before a measured run; `conditions` afterwards tells what happened meanwhile.
 
@@ -65,6 +74,7 @@ class Watch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._beside = gpu_others(device) if device.type == "cuda" else None
         self._throttled = _throttled(device) if device.type == "cuda" else None
         self._start = _times()
 
@@ -73,7 +83,9 @@ class Watch:
 
         `others_share`: taken by other processes; `stolen_share`: given by a hypervisor to other machines;
         `gpu_heat_share`, `gpu_power_share`: of the run, in which heat or a power limit held the GPU's clocks
-        down, where its driver counts that. The GPU's other facts are of the moment after the run.
+        down, where its driver counts that. `gpu_others`: how many other processes had the GPU open before or
+        after the run, whichever is more, and `gpu_others_mib`: the memory that they held, where the driver
+        lists them. The GPU's other facts are of the moment after the run.
         """
         start, end = self._start, _times()
         facts: dict[str, Scalar] = {"commit": _commit()}
@@ -86,6 +98,7 @@ class Watch:
         if self._device.type == "cuda":
             facts |= _throttled_shares(self._throttled, self._device)
             facts |= _gpu_facts(self._device)
+            facts |= _gpu_others_facts([self._beside, gpu_others(self._device)])
         return {name: fact for name, fact in facts.items() if fact is not None}
 
 
@@ -150,17 +163,44 @@ def _throttled_shares(start: _Throttled | None, device: torch.device) -> Mapping
     }
 
 
-def _asked(device: torch.device, fields: Sequence[str]) -> list[Scalar]:
-    """Ask the driver's own tool, which numbers all GPUs of a machine: ours may have another number there.
+def gpu_others(device: torch.device, *, own_is_there: bool = True) -> GpuOthers | None:
+    """Return who else has a GPU open; None where the driver's tool does not tell.
 
-    Nothing is known where it fails, as it does for a field that it does not know.
+    It does not in most containers, which see no process, or those of other numbers: so this very process has
+    to be listed, unless it is known that it has not opened this GPU (`own_is_there` is False).
     """
+    lines = _of_gpu(device, "--query-compute-apps=pid,used_memory").splitlines()
+    rows = [[cell.strip() for cell in line.split(",")] for line in lines]
+    if not all(len(row) == 2 and row[0].isdecimal() for row in rows):
+        return None
+    memory = {int(pid): int(used) if used.isdecimal() else 0 for pid, used in rows}
+    if own_is_there and os.getpid() not in memory:
+        return None
+    others = [used for pid, used in memory.items() if pid != os.getpid()]
+    return GpuOthers(processes=len(others), mebibytes=sum(others))
+
+
+def _gpu_others_facts(seen: Sequence[GpuOthers | None]) -> Mapping[str, Scalar]:
+    known = [others for others in seen if others is not None]
+    if not known:
+        return {}
+    most = max(known, key=lambda others: (others.processes, others.mebibytes))
+    return {"gpu_others": most.processes, "gpu_others_mib": most.mebibytes}
+
+
+def _asked(device: torch.device, fields: Sequence[str]) -> list[Scalar]:
+    """Ask for facts of a GPU. Nothing is known where that fails, as it does for a field that is unknown."""
+    answer = _of_gpu(device, f"--query-gpu={','.join(fields)}")
+    return [_number(value) for value in next(csv.reader(answer.splitlines(), skipinitialspace=True), [])]
+
+
+def _of_gpu(device: torch.device, query: str) -> str:
+    """Ask the driver's own tool, which numbers all GPUs of a machine: ours may have another number there."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return []
+        return ""
     gpu = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    answer = _said(tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits", f"--id={gpu}")
-    return [_number(value) for value in next(csv.reader(answer.splitlines(), skipinitialspace=True), [])]
+    return _said(tool, query, "--format=csv,noheader,nounits", f"--id={gpu}")
 
 
 def _number(text: str) -> Scalar:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ import transformers
 from dyna_eval.errors import NoFolderError, NoKernelsError, PairError
 from dyna_eval.jobs import DEMO, PairSpec
 from dyna_eval.notices import Finding
-from dyna_eval_workers.conditions import Watch
+from dyna_eval_workers.conditions import Watch, gpu_others
 from dyna_eval_workers.loading import load_pair
 from dyna_eval_workers.native import kernels
 from dyna_eval_workers.pairs import available_device, inspect_pair, multiplies_bfloat16
@@ -38,6 +38,8 @@ def diagnose() -> Iterator[Finding]:
     else:
         yield _gpu_kernels(_fallback_of_packaged_pair(device))
     yield _others(device)
+    if device == "cuda":
+        yield _others_on_gpus([torch.device("cuda", index) for index in range(torch.cuda.device_count())])
     yield _packaged_pair()
 
 
@@ -109,7 +111,24 @@ def _others(device: str) -> Finding:
             told=f"other processes use {share * 100:.0f} % of the cores",
             advice="timings will be disturbed; end what else is running, or measure later",
         )
-    return Finding(what="load", told="the machine is quiet")
+    return Finding(what="load", told="the machine is quiet" if device == "cpu" else "the cores are quiet")
+
+
+def _others_on_gpus(devices: Sequence[torch.device]) -> Finding:
+    """Say who else has the GPUs open, of which this process has opened the first one."""
+    found = [gpu_others(device, own_is_there=not index) for index, device in enumerate(devices)]
+    if found[0] is None:
+        told = "not known: the driver's tool does not list this process, as in a container"
+        return Finding(what="GPU load", told=told)
+    used = [
+        f"others have GPU {index} open ({others.processes} of them, with {others.mebibytes / 1024:.1f} GiB)"
+        for index, others in enumerate(found)
+        if others is not None and others.processes
+    ]
+    if not used:
+        return Finding(what="GPU load", told="no other process has a GPU open")
+    advice = "timings will be disturbed; end them, measure later, or choose GPUs by CUDA_VISIBLE_DEVICES"
+    return Finding(what="GPU load", told=", ".join(used), advice=advice)
 
 
 def _packaged_pair() -> Finding:
