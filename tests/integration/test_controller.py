@@ -61,6 +61,8 @@ def two_gpus() -> Iterator[None]:
     """A Ray of our own with two cores and two GPUs, which are logical."""
     folder = tempfile.mkdtemp(prefix="de-", dir="/tmp")
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    for module in (measurements, sys.modules[__name__]):  # which Ray's workers cannot import
+        ray.cloudpickle.register_pickle_by_value(module)
     ray.init(address="local", num_cpus=2, num_gpus=2, _temp_dir=folder, **options)
     try:
         yield
@@ -332,8 +334,6 @@ def run_scripted(
     `options` are those of the controller.
     """
     monkeypatch.setattr(controller_module, "broken_invariants", lambda *_: [])
-    for module in (measurements, sys.modules[__name__]):  # which Ray's workers cannot import
-        ray.cloudpickle.register_pickle_by_value(module)
     as_actor = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"heartbeat": 1})
     told: list[Notice | Standstill] = []
 
