@@ -88,6 +88,22 @@ def test_what_a_killed_controller_left_running_is_sound(worked: Store, database_
         ),
         ("UPDATE round SET accepted = accepted + 1 WHERE number = 0", "the sums of its sample are not those"),
         ("DELETE FROM round WHERE number = 2", "the sums of its sample are not those"),
+        (
+            "DELETE FROM round; DELETE FROM draft_tree; DELETE FROM sample WHERE job_id = {done}",
+            "has a result without samples",
+        ),
+        (
+            "UPDATE result SET attempt_id = (SELECT id FROM attempt WHERE job_id = {failed})",
+            "has the result of attempt 1, not of its latest claim",
+        ),
+        (
+            "UPDATE job SET epoch = 2 WHERE id = {done}",
+            "has the result of attempt 1, not of its latest claim",
+        ),
+        (
+            "DELETE FROM round; DELETE FROM draft_tree; DELETE FROM sample WHERE sentinel_id IS NOT NULL",
+            "a sentinel of actor-1 has no samples",
+        ),
         ("UPDATE sample SET prompt_index = 9 WHERE prompt_index = 1", "prompt 9 is not of its prompt set"),
     ],
 )

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -25,7 +26,7 @@ from dyna_eval_workers.resolution import resolve_sweep
 from measurements import make_result, make_sentinel, make_sweep
 from ray.util import placement_group_table
 
-from dyna_eval.errors import DecodingError, NoPlaceError, PairError
+from dyna_eval.errors import DatabaseAwayError, DecodingError, NoPlaceError, PairError
 from dyna_eval.jobs import Job, JobState, PromptSet, digest
 from dyna_eval.latex.table import to_latex
 from dyna_eval.measurements import Environment, JobResult
@@ -60,6 +61,8 @@ def two_gpus() -> Iterator[None]:
     """A Ray of our own with two cores and two GPUs, which are logical."""
     folder = tempfile.mkdtemp(prefix="de-", dir="/tmp")
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    for module in (measurements, sys.modules[__name__]):  # which Ray's workers cannot import
+        ray.cloudpickle.register_pickle_by_value(module)
     ray.init(address="local", num_cpus=2, num_gpus=2, _temp_dir=folder, **options)
     try:
         yield
@@ -127,6 +130,33 @@ def test_an_actor_gets_whole_gpus_unless_a_share_is_asked_for(
     slots = find_slots(None, gpus_per_pair)
     assert [(slot.gpus, slot.cpus) for slot in slots] == [(gpus_per_pair or 1, cpus)] * places
     assert find_slots(None, gpus_per_pair, keep=slots) == slots
+
+
+@pytest.mark.parametrize(
+    ("cpus_per_pair", "places", "cpus"), [(None, 1, 8), (1, 8, 1), (2, 4, 2), (3, 2, 3), (8, 1, 8)]
+)
+def test_the_cores_of_a_node_without_gpus_are_one_place_unless_a_pair_needs_fewer(
+    store: Store, monkeypatch: pytest.MonkeyPatch, cpus_per_pair: int | None, places: int, cpus: int
+) -> None:
+    [node] = ray.nodes()
+    monkeypatch.setattr(ray, "nodes", lambda: [node | {"Resources": {"CPU": 8.0}}])
+    controller = Controller(
+        store=store,
+        sweep_id=store.add_sweep(make_sweep()),
+        holder="me",
+        watch=lambda _: None,
+        cpus_per_pair=cpus_per_pair,
+    )
+    controller._places.look(keep=())
+    found = [(slot.place, slot.cpus, slot.gpus) for slot in controller._places.slots]
+    assert found == [(place, cpus, 0) for place in range(places)]
+
+
+def test_more_cores_than_any_node_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    [node] = ray.nodes()
+    monkeypatch.setattr(ray, "nodes", lambda: [node | {"Resources": {"CPU": 8.0}}])
+    with pytest.raises(NoPlaceError, match=r"has neither a GPU nor a free core; .+ lower --cpus-per-pair"):
+        find_slots(9)
 
 
 def test_more_gpus_than_any_node_has_are_refused() -> None:
@@ -297,11 +327,13 @@ def run_scripted(
     actor: type[Scripted],
     monkeypatch: pytest.MonkeyPatch,
     watch: Callable[[Notice | Standstill], None] = lambda _: None,
+    **options: Any,
 ) -> list[Notice | Standstill]:
-    """Run a made-up sweep, whose results need not be possible, and return what was told."""
+    """Run a made-up sweep, whose results need not be possible, and return what was told.
+
+    `options` are those of the controller.
+    """
     monkeypatch.setattr(controller_module, "broken_invariants", lambda *_: [])
-    for module in (measurements, sys.modules[__name__]):  # which Ray's workers cannot import
-        ray.cloudpickle.register_pickle_by_value(module)
     as_actor = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"heartbeat": 1})
     told: list[Notice | Standstill] = []
 
@@ -311,7 +343,12 @@ def run_scripted(
 
     with leased(store, sweep_id) as holder:
         controller = Controller(
-            store=store, sweep_id=sweep_id, holder=holder, watch=note, actor_class=as_actor(actor)
+            store=store,
+            sweep_id=sweep_id,
+            holder=holder,
+            watch=note,
+            actor_class=as_actor(actor),
+            **options,
         )
         try:
             controller.run()
@@ -638,6 +675,175 @@ def test_every_actor_of_results_has_its_own_runs_stored_also_where_they_first_ca
     assert sum(job.state is JobState.DONE for job in record.jobs) == 8 - (fate == "refused")
 
 
+def test_a_result_that_contradicts_itself_does_not_land_and_ends_its_actor(store: Store) -> None:
+    sweep_id, notices = store.add_sweep(make_sweep()), list[Notice | Standstill]()
+    controller = Controller(
+        store=store, sweep_id=sweep_id, holder="me", watch=notices.append, actor_class=BareActor
+    )
+    controller._places.look(keep=())
+    [slot, _] = controller._places.slots
+    slot.start()
+    call = call_at(controller, slot, None, actor=slot.actor_name)
+    call.answer = ray.put(make_result(call.claim.job))
+    controller._finish(call)
+    controller._outbox.flush()
+    job = store.job(call.claim.job_id)
+    assert job.state is JobState.FAILED
+    assert str(job.error).startswith("InvariantError: its result contradicts itself: ")
+    assert store.samples(job.id) == ()
+    assert slot.actor is None
+    [notice] = notices
+    assert isinstance(notice, Notice)
+    assert notice.happening is Happening.FAILED
+    [attempt] = store.attempts(job.id)
+    assert attempt.environment == make_result(call.claim.job).environment.facts
+    assert store.audit() == []
+
+
+def test_fail_fast_starts_nothing_more_once_a_job_has_failed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fails(Scripted):
+        def run(self, job: Job, prompts: PromptSet) -> JobResult:  # noqa: ARG002 - as actors are called
+            raise DecodingError("no")
+
+    sweep_id = store.add_sweep(make_sweep())
+    run_scripted(store, sweep_id, Fails, monkeypatch, fail_fast=True, gpus_per_pair=2)
+    counts = store.progress(sweep_id)
+    assert (counts[JobState.FAILED], counts[JobState.QUEUED]) == (1, 3)
+
+
+def hangs_at_first(folder: Path) -> type[Scripted]:
+    """An actor that says which process it is as it begins with a job, and of which only the first to do so
+    hangs: for so long that a test fails by its answer in the end, instead of never ending."""
+
+    class Hangs(Scripted):
+        def run(self, job: Job, prompts: PromptSet) -> JobResult:
+            (folder / f"{self.name}.new").write_text(str(os.getpid()))
+            (folder / f"{self.name}.new").rename(folder / self.name)
+            if marks(folder) == 1:
+                time.sleep(90)
+            return super().run(job, prompts)
+
+    return Hangs
+
+
+@pytest.mark.parametrize("fate", ["cancelled", "taken back"])
+def test_a_job_that_is_no_longer_its_own_is_abandoned_with_its_actor(
+    store: Store, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    """Long before it would be done: the actor's process ends, and a new one takes what is left."""
+    folder, sweep_id = tmp_path_factory.mktemp("marks"), store.add_sweep(make_sweep())
+    monkeypatch.setattr(controller_module, "RENEW_SECONDS", 0.0)
+    first: list[Notice] = []
+
+    def watch(told: Notice | Standstill) -> None:
+        assert isinstance(told, Notice)
+        if told.happening is Happening.STARTED and not first:
+            first.append(told)
+            wait_until((folder / told.actor).exists)
+            with Store.open(str(store._engine.url), create=False) as other:
+                if fate == "cancelled":
+                    other.cancel(sweep_id)
+                else:
+                    other.recover(sweep_id, str(other.lease_holder(sweep_id)))
+        if told.happening is Happening.DISCARDED:
+            process = int((folder / told.actor).read_text())
+            wait_until(lambda: not psutil.pid_exists(process), seconds=60)
+
+    told = run_scripted(store, sweep_id, hangs_at_first(folder), monkeypatch, watch, gpus_per_pair=2)
+    [given_up] = first
+    [discarded] = [
+        notice for notice in told if isinstance(notice, Notice) and notice.happening is Happening.DISCARDED
+    ]
+    assert (discarded.job_id, discarded.actor) == (given_up.job_id, given_up.actor)
+    assert discarded.detail == "its job was cancelled or taken over"
+    counts = store.progress(sweep_id)
+    if fate == "cancelled":
+        assert counts[JobState.CANCELLED] == 4
+    else:
+        assert counts[JobState.DONE] == 4
+        assert given_up.actor not in {job.actor for job in store.record(sweep_id).jobs}
+
+
+def test_a_job_that_hangs_is_tried_again_and_fails_by_its_own_limit(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hangs(Scripted):
+        def run(self, job: Job, prompts: PromptSet) -> JobResult:
+            time.sleep(60)  # a test without the limit ends, and fails
+            return super().run(job, prompts)
+
+    resolved = make_sweep(repeats=1)
+    measure = replace(resolved.spec.measure, job_timeout_s=0.1)
+    jobs = tuple(replace(job, measure=measure) for job in resolved.jobs)
+    spec = replace(resolved.spec, measure=measure)
+    sweep_id = store.add_sweep(replace(resolved, spec=spec, jobs=jobs))
+    monkeypatch.setattr(controller_module, "POLL_SECONDS", 0.05)
+    told = run_scripted(store, sweep_id, Hangs, monkeypatch)
+    lost = "its worker died: it ran for more than 0.1 s; measure.job_timeout_s sets the limit"
+    assert retried(told) == [lost] * 4
+    jobs_failed = store.record(sweep_id).jobs
+    assert [(job.state, job.tries) for job in jobs_failed] == [(JobState.FAILED, 3)] * 2
+    assert {job.error for job in jobs_failed} == {f"StuckWorkerError: failed after it lost 3 workers; {lost}"}
+
+
+def test_a_job_in_flight_keeps_its_claim_while_the_database_is_away(
+    store: Store, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, sweep_id = tmp_path_factory.mktemp("marks"), store.add_sweep(make_sweep())
+    monkeypatch.setattr(controller_module, "RENEW_SECONDS", 0.0)
+    renew_claim, renewed = Store.renew_claim, list[Claim]()
+
+    class Waits(Scripted):
+        def run(self, job: Job, prompts: PromptSet) -> JobResult:
+            while not marks(folder):
+                time.sleep(0.05)
+            return super().run(job, prompts)
+
+    def away_at_first(store: Store, claim: Claim, *args: Any, **kwargs: Any) -> bool:
+        renewed.append(claim)
+        if len(renewed) == 1:
+            raise DatabaseAwayError("the server is gone")
+        return renew_claim(store, claim, *args, **kwargs)
+
+    def end_the_jobs(told: Notice | Standstill) -> None:
+        if isinstance(told, Standstill) and told.reason is None:
+            mark(folder)
+
+    monkeypatch.setattr(Store, "renew_claim", away_at_first)
+    told = run_scripted(store, sweep_id, Waits, monkeypatch, end_the_jobs)
+    gone = "finished jobs are kept in memory: the server is gone"
+    assert [one for one in told if isinstance(one, Standstill)] == [
+        Standstill(waits_for="the database", reason=reason) for reason in (gone, None)
+    ]
+    jobs = store.record(sweep_id).jobs
+    assert [job.state for job in jobs] == [JobState.DONE] * 4
+    assert [len(store.attempts(job.id)) for job in jobs] == [1] * 4
+
+
+def test_an_actor_that_no_job_is_left_for_ends_while_others_work(store: Store) -> None:
+    """So that a cluster can shrink."""
+    sweep_id = store.add_sweep(make_sweep(repeats=1))
+    with leased(store, sweep_id) as holder:
+        controller = Controller(
+            store=store, sweep_id=sweep_id, holder=holder, watch=lambda _: None, actor_class=BareActor
+        )
+        controller._places.look(keep=())
+        controller._take_over()
+        [working, idle] = controller._places.slots
+        for slot in (working, idle):
+            slot.start()
+        call, last = (call_at(controller, working, ray.put("no answer yet")) for _ in range(2))
+        land_one(store, last.claim, make_result(last.claim.job))
+        controller._calls[call.answer] = call
+        controller._write()
+        assert idle.actor is None
+        assert working.actor is not None
+        assert list(controller._calls.values()) == [call]
+        controller._put_back()
+
+
 def test_jobs_that_could_not_be_taken_back_at_first_run_before_the_sweep_ends(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -744,6 +950,47 @@ def test_an_answer_that_is_there_is_not_given_up_for_the_time_that_it_took(
     controller._supervise()
     assert list(controller._calls.values()) == [call]
     assert len(controller._outbox) == 0
+
+
+def test_a_worker_that_was_silent_and_answers_keeps_its_job(store: Store) -> None:
+    """The last of its silence passes at once."""
+
+    class Works(Scripted):
+        def run(self, job: Job, prompts: PromptSet) -> JobResult:
+            time.sleep(1e6)
+            return super().run(job, prompts)
+
+    sweep_id = store.add_sweep(make_sweep())
+    actor_class = ray.remote(concurrency_groups={"heartbeat": 1})(Works)
+    controller = Controller(
+        store=store, sweep_id=sweep_id, holder="me", watch=lambda _: None, actor_class=actor_class
+    )
+    controller._places.look(keep=())
+    [slot, other] = controller._places.slots
+    slot.start()
+    other.answered = True
+    process = ray.get(slot.actor.__ray_call__.remote(lambda _: os.getpid()))
+    call = call_at(controller, slot, slot.actor.run.remote(None, None))
+    call.started, call.limit_seconds = time.monotonic(), 1e9
+    controller._calls[call.answer] = call
+    try:
+        while not slot.answered:
+            controller._supervise()
+        os.kill(process, signal.SIGSTOP)
+        try:
+            call.asked = float("-inf")  # it is time to ask again
+            controller._supervise()
+            call.asked -= supervision.SILENT_SECONDS + 1
+            assert call.complaint(time.monotonic()) == "its worker has not answered for 30 s"
+        finally:
+            os.kill(process, signal.SIGCONT)
+        ray.get(call.question)
+        controller._supervise()
+        assert list(controller._calls.values()) == [call]
+        assert len(controller._outbox) == 0
+        assert not slot.late
+    finally:
+        slot.stop()
 
 
 def test_a_silent_worker_is_waited_for_no_longer_where_nobody_else_takes_what_is_left(store: Store) -> None:

@@ -373,6 +373,26 @@ def test_recovery_leaves_the_claims_that_are_to_be_kept(store: Store, sweep_id: 
 # ---------------------------------------------------------------------- claims
 
 
+def test_a_controller_claims_until_another_one_has_its_lease(store: Store, sweep_id: int) -> None:
+    """One that ran out is still its own: nobody else is at work."""
+    claimants = [Claimant(actor="actor-1")]
+
+    def claimed(holder: str) -> list[Claim]:
+        return store.claim_jobs(
+            sweep_id, pair="demo", claimants=claimants, lease_seconds=MINUTE, holder=holder
+        )
+
+    with pytest.raises(LeaseLostError):
+        claimed("me")
+    assert store.acquire_lease(sweep_id, "me", -1.0)
+    assert len(claimed("me")) == 1
+    assert store.acquire_lease(sweep_id, "next", MINUTE)
+    with pytest.raises(LeaseLostError):
+        claimed("me")
+    assert len(claimed("next")) == 1
+    assert store.progress(sweep_id)[JobState.QUEUED] == 2
+
+
 def test_jobs_are_claimed_in_their_order_once_each_and_pair_by_pair(store: Store) -> None:
     resolved = make_sweep(pairs=("demo", "other"), repeats=1)
     sweep_id = store.add_sweep(resolved)

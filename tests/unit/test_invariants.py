@@ -101,6 +101,36 @@ def test_what_cannot_be_is_named(wrong: JobResult, says: str) -> None:
     assert any(says in text for text in texts), texts
 
 
+FIRST, LAST = 0, 1
+
+
+@pytest.mark.parametrize(
+    ("number", "changes"),
+    [
+        pytest.param(FIRST, {"accepted": 3, "emitted": 4}, id="accepted more than it drafted in depth"),
+        pytest.param(FIRST, {"verified": 1}, id="deeper than it verified"),
+        pytest.param(FIRST, {"drafted": 3}, id="verified more than it drafted"),
+        pytest.param(LAST, {"accepted": 2, "emitted": 1}, id="emitted less than it accepted"),
+        pytest.param(LAST, {"accepted": 0, "emitted": 2}, id="emitted more than it accepted and one"),
+        pytest.param(
+            FIRST, {"accepted": 2, "emitted": 2}, id="lacks the target's token, and is not the last"
+        ),
+        pytest.param(LAST, {"accepted": 0, "emitted": 0}, id="emitted nothing"),
+        pytest.param(FIRST, {"draft_steps": -1}, id="a negative number of steps"),
+        pytest.param(FIRST, {"draft_rows": 1}, id="more steps of the draft than rows"),
+    ],
+)
+def test_a_round_whose_counts_do_not_fit_together_is_named(number: int, changes: dict[str, int]) -> None:
+    """Each breaks one relation and no other."""
+    texts = broken(with_round(number, **changes))
+
+    assert any(f"round {number} contradicts itself" in text for text in texts), texts
+
+
+def test_the_last_round_may_end_in_a_drafted_token() -> None:
+    assert broken(with_round(LAST, accepted=2, emitted=2)) == []
+
+
 def test_text_may_end_early_where_an_end_token_may_stop_it() -> None:
     first = result().samples[0]
     short = with_sample(
