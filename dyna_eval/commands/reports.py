@@ -97,6 +97,10 @@ def report(
         _refuse_beside(_first(raw.files), part, "takes one whole sweep")
         if raw.on_stdout and (form is not None or by_category):
             raise click.UsageError("a file named - goes to stdout, where nothing else can be printed then")
+        if form is None and not by_category and spec_bench is None and _first(files) is None:
+            _refuse_beside(
+                _first(raw.files), terms_given(terms), "holds what was measured, on whatever terms"
+            )
     if by_category or spec_bench is not None:
         own = "--by-category" if by_category else "--spec-bench"
         _refuse_beside(own, part | {"--chosen": terms.chosen}, "takes one whole sweep")

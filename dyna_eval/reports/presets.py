@@ -52,7 +52,8 @@ def is_unpruned_tree(configuration: Configuration) -> bool:
     """Whether a configuration drafts a tree that really branches, and prunes nothing of it.
 
     Decided by what the parameters do, not by how they are written: a tree of branch 1 is a chain, and
-    DynaTree without its phases is an unpruned tree.
+    DynaTree without its phases is an unpruned tree. A static tree whose levels are not equal is none:
+    somebody chose which nodes it has.
     """
     meaning = _meaning(configuration)
     return meaning.method is Method.TREE and not meaning.params.get("threshold")

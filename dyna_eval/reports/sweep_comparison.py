@@ -24,6 +24,9 @@ from dyna_eval.reports.report import Report, Row, baseline_of, noise_apart
 from dyna_eval.reports.same_counts import CountsCompared, compare_counts
 from dyna_eval.reports.statistics import Comparison, compare, ratio_of_means
 from dyna_eval.reports.workloads import OTHER_MODELS, has_other_models
+from dyna_eval.wording import count, listed
+
+_MOST_NAMED = 4  # pairs, in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +149,7 @@ def compare_reports(a: Side, b: Side) -> SweepComparison:
         raise InputError(
             f"{_named(a)} and {_named(b)} have no row in common: neither a method with the same parameters"
             " nor a label, on a pair that both have"
+            f" (the one has {_pairs_text(a)}, the other {_pairs_text(b)})"
         )
     facts = _Facts(
         environments={**a.report.environments, **b.report.environments},
@@ -342,6 +346,12 @@ def _baselines(a: Report, b: Report, pair_a: str, pair_b: str) -> Baselines:
         return base.figures.throughput.mean if base and base.figures else None
 
     return Baselines(pair_a=pair_a, pair_b=pair_b, a=rate(a, pair_a), b=rate(b, pair_b))
+
+
+def _pairs_text(side: Side) -> str:
+    pairs = side.report.pairs
+    more = [count(len(pairs) - _MOST_NAMED, "pair") + " more"] if len(pairs) > _MOST_NAMED else []
+    return listed([*(f"pair {name}" for name in pairs[:_MOST_NAMED]), *more])
 
 
 def _named(side: Side) -> str:

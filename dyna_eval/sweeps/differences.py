@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
-from dyna_eval.jobs import Configuration, Pair, PairSpec, PromptSpec, ResolvedSweep, SweepSpec
+from dyna_eval.jobs import Configuration, GenerationSpec, Pair, PairSpec, PromptSpec, ResolvedSweep, SweepSpec
 from dyna_eval.wording import listed
 
 _MOST_NAMED = 4
+_WHERE_FILES_LIE = frozenset({"pair.target", "pair.draft"})
+_IN_A_FILE = {"prompts.chat_template_text": "the text of prompts.chat_template_file"}
+"""What a sweep holds of a file that its own file only names."""
 
 
 def differences(before: ResolvedSweep, now: ResolvedSweep) -> list[str]:
@@ -48,19 +51,27 @@ def _pairs(before: ResolvedSweep, now: ResolvedSweep) -> list[str]:
     """Compare pairs by their names: what the file says of them, else what their files hold."""
     old, new = _by_name(before.pairs), _by_name(now.pairs)
     if list(old) != list(new):
-        pairs = (*before.pairs, *now.pairs)
         if _models(before) != _models(now):
             return ["pair"]
-        several = {
-            "prompts": any(pair.spec.prompts for pair in pairs),
-            "generation": any(pair.spec.generation for pair in pairs),
+        changed = {
+            "prompts": _prompt_sets(before.spec) != _prompt_sets(now.spec),
+            "generation": _settings(before.spec) != _settings(now.spec),
         }
-        return [section for section, listed_there in several.items() if listed_there] or ["pair"]
+        return [section for section, differs in changed.items() if differs] or ["pair"]
     found: list[str] = []
     for name, pair in new.items():
         said = _fields("pair", asdict(old[name].spec), asdict(pair.spec), but={"prompts", "generation"})
-        found += said or _content(old[name], pair)
+        content = _content(old[name], pair)
+        found += said or content if content else [key for key in said if key not in _WHERE_FILES_LIE]
     return found
+
+
+def _prompt_sets(spec: SweepSpec) -> set[str]:
+    return {repr(pair.prompts or spec.prompts) for pair in spec.pairs}
+
+
+def _settings(spec: SweepSpec) -> set[GenerationSpec]:
+    return {spec.generation_of(pair) for pair in spec.pairs}
 
 
 def _generations(before: SweepSpec, now: SweepSpec) -> list[str]:
@@ -99,9 +110,9 @@ def _prompts(before: ResolvedSweep, now: ResolvedSweep) -> list[str]:
     for name in (name for name in new if name in old):
         there = _prompts_of(old[name].spec, before.spec.prompts)
         here = _prompts_of(new[name].spec, now.spec.prompts)
-        said = _fields("prompts", asdict(there), asdict(here), but={"category"})
-        same = before.prompt_sets[name].digest == now.prompt_sets[name].digest
-        found += said or ([] if same else ["the prompts themselves"])
+        if before.prompt_sets[name].digest != now.prompt_sets[name].digest:
+            said = _fields("prompts", asdict(there), asdict(here), but={"category"})
+            found += [_IN_A_FILE.get(key, key) for key in said] or ["the prompts themselves"]
     return found
 
 

@@ -146,8 +146,8 @@ def jobs_for(spec: SweepSpec, pairs: Sequence[Pair], prompt_sets: Mapping[str, s
         for key in keys.values():
             if owners.setdefault(key, pair.spec.name) != pair.spec.name:
                 raise PairError(
-                    f"pairs {owners[key]!r} and {pair.spec.name!r} are the same models and prompts;"
-                    " leave one of them out"
+                    f"pairs {owners[key]!r} and {pair.spec.name!r} are the same models, prompts and"
+                    " generation settings; leave one of them out"
                 )
         for repeat in range(spec.measure.repeats):
             jobs += _jobs_of_repeat(

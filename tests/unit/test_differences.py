@@ -118,6 +118,27 @@ def test_other_prompts_out_of_the_same_file_are_named() -> None:
     ]
 
 
+def test_a_temperature_more_beside_several_prompt_sets_is_no_change_of_prompts() -> None:
+    sets = "[{dataset: demo, label: a}, {dataset: demo, label: b, limit: 4}]"
+    before = FILE.replace("{dataset: demo, limit: 4}", sets)
+    now = before.replace("seed: 0}", "temperature: [0, 1]}")
+    assert differences(sweep(before), sweep(now)) == ["generation"]
+
+
+def test_what_a_file_says_of_prompts_and_models_counts_only_where_they_are_others() -> None:
+    """A moved file is the same prompt set, a moved folder the same model."""
+    before = sweep()
+    moved = sweep(
+        FILE.replace("limit: 4", "limit: 5").replace("org/big", "other/big").replace("k: 4", "k: 5")
+    )
+    same = [
+        replace(pair, target_digest=jobs.digest("org/big"), draft_digest=known.draft_digest)
+        for pair, known in zip(moved.pairs, before.pairs, strict=True)
+    ]
+    moved = replace(moved, pairs=tuple(same), prompt_sets=before.prompt_sets)
+    assert differences(before, moved) == ["k of '+ Draft'"]
+
+
 def test_another_version_of_the_loops_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     before = sweep()
     monkeypatch.setattr(jobs, "DECODER_VERSION", jobs.DECODER_VERSION + 1)

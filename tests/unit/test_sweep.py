@@ -359,7 +359,7 @@ def test_the_order_is_random_but_follows_from_the_seed(spec: SweepSpec) -> None:
 
 
 def test_pairs_of_the_same_models_are_refused(spec: SweepSpec) -> None:
-    with pytest.raises(PairError, match="'demo' and 'copy' are the same models and prompts; leave one of"):
+    with pytest.raises(PairError, match="'demo' and 'copy' are the same models, prompts and generation"):
         jobs_for(spec, (PAIRS[0], pair("copy", "a")), {"demo": "p", "copy": "p"})
 
 
