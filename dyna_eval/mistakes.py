@@ -107,13 +107,16 @@ def explain(details: ErrorDetails, model: type[BaseModel], location: Location) -
     return what
 
 
+_MOST_LISTED = 20
+
+
 def unknown(noun: str, name: str, known: Iterable[str]) -> str:
     """Say that a name is unknown, and the nearest known one, or all of them where they are few."""
     choices = list(known)
     if near := nearest(name, choices):
         remedy = f"did you mean {shown(near)}?"
     else:
-        remedy = f"known: {', '.join(choices)}" if 0 < len(choices) <= 12 else "leave it out"
+        remedy = f"known: {', '.join(choices)}" if 0 < len(choices) <= _MOST_LISTED else "leave it out"
     return f"unknown {noun} {shown(name)}; {remedy}"
 
 

@@ -94,7 +94,7 @@ def plan(spec: SweepSpec) -> dict[str, Any]:
 
 def print_configurations(spec: SweepSpec) -> None:
     for row in spec.configurations:
-        settings = ", ".join(f"{name}={value}" for name, value in row.params.items())
+        settings = ", ".join(f"{name}={value}" for name, value in row.params.items() if value is not None)
         click.echo(f"{row.label}: {row.method} {settings}".rstrip())
     for merged in spec.merged:
         click.echo(f"{merged.label}: left out, the same as {merged.into}: {merged.reason}")

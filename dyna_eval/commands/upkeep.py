@@ -149,6 +149,8 @@ def copy_sweeps(
 
     Store.check(database)
     url = source if "://" in source else f"sqlite:///{Path(source).absolute()}"
+    if "://" not in source and not Path(source).exists():
+        raise InputError(f"there is no file {source}; name the database to copy from, a file or a URL")
     with open_to_read(url) as origin:
         found = _to_copy(origin, chosen)
         names = origin.neutral_names(found) if anonymous else None

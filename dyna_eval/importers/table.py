@@ -1,7 +1,7 @@
 """A table of numbers that were published elsewhere, typed from a paper: comma-separated values.
 
     label,method,tokens_per_s,speedup,tokens_per_round,source
-    Vanilla,autoregressive,38.2,1.00,1,"Li et al. 2024, table 1"
+    Vanilla,autoregressive,38.2,1.00,1,"Somebody et al. 2024, table 1"
 
 All columns but `label` may be missing, and cells be empty. Such rows are marked as published elsewhere and
 never called the fastest: nobody can look at their samples. A row without tokens/s stands among what is left

@@ -23,10 +23,14 @@ class _Console(Console):
 class ProgressDisplay:
     """A watcher for the controller; use it as a context manager and call it with every notice.
 
-    A sweep does not end because nobody can be told of it: what cannot be written is left out.
+    A sweep does not end because nobody can be told of it: what cannot be written is left out. Of `several_pairs`
+    each line names its own.
     """
 
-    def __init__(self, *, total: int, done: int, quiet: bool = False) -> None:
+    def __init__(
+        self, *, total: int, done: int, several_pairs: bool = False, quiet: bool = False
+    ) -> None:
+        self._several_pairs = several_pairs
         self._console = _Console(stderr=True, quiet=quiet)
         self._total, self._done = total, done
         self._bar = Progress(
@@ -61,7 +65,8 @@ class ProgressDisplay:
             waiting = f"waiting for {notice.waits_for}; {notice.reason}"
             self._line(waiting if notice.reason else f"{notice.waits_for} is back")
             return
-        what = f"{notice.label} (repeat {notice.repeat + 1})"
+        of = f"{notice.pair}, " if self._several_pairs else ""
+        what = f"{notice.label} ({of}repeat {notice.repeat + 1})"
         match notice.happening:
             case Happening.STARTED:
                 self._bar.update(self._task, description=escape(what))

@@ -176,7 +176,7 @@ def _check_prompt_keys(section: PromptsSection, location: Location, mistakes: Mi
         what = "'per_category' needs to know the categories; name their column with 'category'"
         mistakes.add((*location, "per_category"), what)
     if section.chat_template_file is not None and section.chat_template is None and "chat_template" in given:
-        what = "'chat_template_file' is a chat template; leave it out, or 'chat_template: false'"
+        what = "'chat_template: false' leaves no use for 'chat_template_file'; leave out one of the two"
         mistakes.add((*location, "chat_template_file"), what)
 
 

@@ -78,6 +78,8 @@ def desk(new_workplace: Callable[[], Workplace]) -> Workplace:
     models = {"target_model": "/models/my-target", "draft_model": "/models/my-draft"}
     theirs = dynatree([baseline(), tree(7, 0.0, 80.0), tree(7, 0.1, 150.0, path=3.0)], **models)
     write(workplace.folder, "theirs.json", theirs)
+    page = (ROOT / "docs/import.md").read_text(encoding="utf-8")
+    workplace.write("paper.csv", page[page.index("label,method,") :].partition("```")[0])
     for method in ("vanilla", "eagle"):
         lines = "".join(json.dumps(answer(question, model=method)) + "\n" for question in (1, 2))
         workplace.write(f"{method}.jsonl", lines)

@@ -112,7 +112,7 @@ def test_a_pair_is_named_for_files_that_record_none_before_or_after(workplace: W
 def test_published_numbers_stand_in_a_table_marked_and_never_bold(workplace: Workplace) -> None:
     text = (
         "label,method,tokens_per_s,speedup,source\n"
-        'Vanilla,AR,300,1.0,"Li et al. 2024, table 1"\nEAGLE-2,EAGLE-2,240,,"Li et al. 2024, table 1"\n'
+        'Vanilla,AR,300,1.0,"Somebody et al. 2024, table 1"\nEAGLE-2,EAGLE-2,240,,"Somebody et al. 2024, table 1"\n'
         "EAGLE-3,EAGLE-3,,4.2,\n"
     )
     workplace.write("paper.csv", text)
@@ -120,7 +120,7 @@ def test_published_numbers_stand_in_a_table_marked_and_never_bold(workplace: Wor
     assert (done.status, done.stderr) == (0, "")
     assert "2 rows (table) imported into sweep 1 'paper'" in done.stdout
     shown = workplace.run_here("report", "paper").stdout
-    assert "published elsewhere: Li et al. 2024, table 1" in shown
+    assert "published elsewhere: Somebody et al. 2024, table 1" in shown
     assert (
         "'EAGLE-3' (published elsewhere: without tokens_per_s; speedup 4.2: its source is not given)" in shown
     )

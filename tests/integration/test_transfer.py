@@ -312,7 +312,9 @@ def test_bad_names_of_sweeps_and_databases_are_one_line(
     assert "no sweep 'for-step'; did you mean 'four-step'?" in complaint(
         capsys, source, "--sweep", "for-step", "--db", target
     )
-    assert "there is no database at" in complaint(capsys, "none.db", "--db", target)
+    assert "there is no file none.db; name the database to copy from" in complaint(
+        capsys, "none.db", "--db", target
+    )
     empty = f"sqlite:///{tmp_path}/none-yet.db"
     Store.open(empty, create=True).close()
     assert "holds no sweep yet" in complaint(capsys, empty, "--db", target)

@@ -550,7 +550,7 @@ def test_a_chat_template_is_read_from_its_file(
         (
             b"{{ messages }}",
             ", chat_template: false",
-            "'chat_template_file' is a chat template; leave it out, or 'chat_template: false'",
+            "'chat_template: false' leaves no use for 'chat_template_file'; leave out one of the two",
         ),
     ],
     ids=["no text", "empty", "large", "a folder", "and none"],

@@ -297,8 +297,8 @@ def test_a_pair_is_named_only_for_a_file_that_records_none(tmp_path: Path) -> No
 
 PAPER = """\
 label,method,tokens_per_s,speedup,tokens_per_round,source
-Vanilla,Target alone,40,1.00,1,"Li et al. 2024, table 1"
-SpS,speculative sampling,60,1.5,2.75,"Li et al. 2024, table 1"
+Vanilla,Target alone,40,1.00,1,"Somebody et al. 2024, table 1"
+SpS,speculative sampling,60,1.5,2.75,"Somebody et al. 2024, table 1"
 "EAGLE-2, tuned",EAGLE-2,120.5,3.5,,
 Tree,tree,80,,,
 
@@ -320,7 +320,7 @@ def test_published_numbers_are_rows_that_say_where_they_are_from(tmp_path: Path)
         ("EAGLE-2, tuned", Method.OTHER, False),
         ("Tree", Method.TREE, False),
     ]
-    assert file.rows[1].notes == ("published elsewhere: Li et al. 2024, table 1",)
+    assert file.rows[1].notes == ("published elsewhere: Somebody et al. 2024, table 1",)
     assert file.rows[2].notes == (
         "published elsewhere: its source is not given",
         "its source calls the method 'EAGLE-2'",

@@ -57,6 +57,8 @@ def renderer(
     """
     whose = _OF_TARGET if given is None else _OF_FILE
     template = _at_one_time(_template_of(tokenizer) if given is None else given, whose)
+    if not re.search(r"\bmessages\b", template):
+        raise PromptError(f"{whose} never uses messages, so that all prompts would be alike; correct it")
     for name in variables:
         if name in _NOT_VARIABLES or not re.search(rf"\b{re.escape(name)}\b", template):
             raise PromptError(f"{whose} has no variable {name!r} that could be set")
