@@ -303,7 +303,11 @@ def _work_as(
     total = sum(counts.values())
     with (
         connected(execution.address, insecure=execution.insecure),
-        ProgressDisplay(total=total, done=total - waiting(counts)) as display,
+        ProgressDisplay(
+            total=total,
+            done=total - waiting(counts),
+            several_pairs=len(store.summary(sweep_id).pairs) > 1,
+        ) as display,
     ):
 
         def refill() -> int:

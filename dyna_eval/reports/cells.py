@@ -166,7 +166,10 @@ class Notes:
         return cls(tuple(dict.fromkeys(caveats)), (*map(one_line, report.texts_on(pair)), *left_out))
 
     def marks(self, row: Row) -> list[str]:
-        return [_letter(place) for place in sorted({self.texts.index(one_line(text)) for text in row.caveat_texts})]
+        return [
+            _letter(place)
+            for place in sorted({self.texts.index(one_line(text)) for text in row.caveat_texts})
+        ]
 
     def lettered(self) -> list[tuple[str, str]]:
         return [(_letter(index), text) for index, text in enumerate(self.texts)]

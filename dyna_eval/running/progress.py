@@ -27,9 +27,7 @@ class ProgressDisplay:
     each line names its own.
     """
 
-    def __init__(
-        self, *, total: int, done: int, several_pairs: bool = False, quiet: bool = False
-    ) -> None:
+    def __init__(self, *, total: int, done: int, several_pairs: bool = False, quiet: bool = False) -> None:
         self._several_pairs = several_pairs
         self._console = _Console(stderr=True, quiet=quiet)
         self._total, self._done = total, done

@@ -149,6 +149,7 @@ def test_workers_that_are_killed_cost_no_result(run: Run, size: Size, record: di
     assert status == 0, stderr
     assert "Traceback" not in stderr
     run.check(size.jobs)
+    assert killed >= 1 if size is FULL else killed == size.faults
     wall_seconds = time.monotonic() - started
     if size is FULL:
         started = time.monotonic()

@@ -206,7 +206,12 @@ class Elements(HTMLParser):
     ],
 )
 def test_hostile_text_stays_text(client: TestClient, address: str) -> None:
+    """Also in what comes later: pages of reports are asked for when there is something in them."""
+    for ready in ("/sweeps/1/report.csv", "/sweeps/2/report.csv", "/compare/1/2.csv"):
+        assert client.get(ready).status_code == 200  # which waits for the report, as the page does not
     page = client.get(address).text
+    assert "data-pending" not in page
+    assert "&lt;script&gt;" in page or address == "/cluster"
     found = Elements()
     found.feed(page)
     assert "img" not in found.tags

@@ -610,8 +610,9 @@ def test_a_template_that_is_given_takes_the_place_of_the_tokenizers(
 @pytest.mark.parametrize(
     ("template", "variables", "says"),
     [
-        ("{{ bos_token }}\n{% for %}", {}, "is not valid Jinja in line 2: Expected an expression"),
-        ("{{ raise_exception('not so') }}", {}, "refuses it: not so"),
+        ("a,b\n1,2", {}, "never uses messages, so that all prompts would be alike"),
+        ("{{ messages }}\n{% for %}", {}, "is not valid Jinja in line 2: Expected an expression"),
+        ("{{ messages }}{{ raise_exception('not so') }}", {}, "refuses it: not so"),
         ("{{ messages }}", {"thinking": False}, "has no variable 'thinking' that could be set"),
         ("{{ strftime_now(how) }}", {}, "asks for the time in a format that it computes"),
     ],

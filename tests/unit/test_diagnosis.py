@@ -40,7 +40,8 @@ def test_a_gpu_on_which_the_kernels_do_not_run_is_told_of_with_what_to_do() -> N
 
 
 def test_the_packaged_pair_tells_what_runs_its_passes() -> None:
-    assert diagnosis._fallback_of_packaged_pair("cpu").startswith(("", "no C++ compiler"))
+    fallback = diagnosis._fallback_of_packaged_pair("cpu")
+    assert fallback == "" or fallback.startswith("no C++ compiler")
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,16 @@ def test_another_token_is_a_violation_with_its_place_and_margin(
     assert comparison.margin_ulp > 64
 
 
+def test_a_reference_that_is_not_the_targets_best_is_a_violation_as_far_as_its_token_lies_below(
+    target: Runner, reference: tuple[int, ...]
+) -> None:
+    """Not 0 from a tie because what was emitted is the best token: the margin is that of the lower one."""
+    wrong = (*reference[:4], (reference[4] + 1) % 300, *reference[5:])
+    comparison = compared(target, wrong, reference)
+    assert (comparison.exactness, comparison.divergence_index) == (Exactness.VIOLATION, 4)
+    assert comparison.margin_ulp == compared(target, reference, wrong).margin_ulp
+
+
 def test_a_text_that_stops_early_is_a_violation(target: Runner, reference: tuple[int, ...]) -> None:
     comparison = compared(target, reference, reference[:5])
     assert (comparison.exactness, comparison.divergence_index) == (Exactness.VIOLATION, 5)

@@ -250,8 +250,8 @@ def test_room_made_later_changes_no_bit(runner: Runner) -> None:
 # ------------------------------------------------------------------ other processors
 
 PROCESSORS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "without AVX-512": ("sse2", ("-march=native", "-mno-avx512f")),
-    "without products of bfloat16": ("sse2", ("-march=native", "-mno-avx512bf16")),
+    "without AVX-512": ("avx512f", ("-march=native", "-mno-avx512f")),
+    "without products of bfloat16": ("avx512_bf16", ("-march=native", "-mno-avx512bf16")),
     "with AVX2 at most": ("avx2", ("-march=x86-64-v3",)),
     "with SSE at most": ("sse4_2", ("-march=x86-64-v2",)),
 }

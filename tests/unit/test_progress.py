@@ -37,6 +37,12 @@ def test_a_landed_job_is_a_line_and_why_its_pair_is_slow_another(capsys: pytest.
     ]
 
 
+def test_of_several_pairs_a_line_names_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressDisplay(total=12, done=0, several_pairs=True) as display:
+        display(notice(Happening.LANDED))
+    assert capsys.readouterr().err.splitlines() == ["[1/12] Baseline (small, repeat 1) took 2.0 s"]
+
+
 def test_jobs_that_fail_with_their_pair_are_counted_and_so_are_cancelled_ones_at_the_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -390,7 +390,9 @@ def test_a_sound_sweep_has_no_warnings() -> None:
 
 def test_one_prompt_has_no_interval_and_a_warning() -> None:
     report = build_report(record(prompts=1))
-    assert all("one prompt only" in warning for warning in report.warnings)
+    assert report.warnings == tuple(
+        f"{configuration.label}: one prompt only, so there is no interval" for configuration, _ in FOUR_STEPS
+    )
     assert [row.versus_baseline.interval for row in report.rows if row.versus_baseline] == [None] * 4
 
 

@@ -193,6 +193,27 @@ def test_the_interval_of_a_throughput_holds_what_differs_from_block_to_block() -
         assert wide > 1.1 * (here.throughput.interval.high - here.throughput.interval.low)
 
 
+def test_a_row_of_another_machine_tells_nothing_of_how_runs_differ_on_this_one() -> None:
+    """Nor does one of which a repeat ran elsewhere; both may be shown beside the others all the same."""
+    stored = noisy(EQUAL, 2, job=0.02)
+    jobs = zip(stored.jobs, noisy(stored, 3, job=0.3).jobs, strict=True)
+    stored = replace(stored, jobs=tuple(rough if job.label == PRUNED.label else job for job, rough in jobs))
+    alone = build_report(
+        replace(
+            stored,
+            jobs=tuple(job for job in stored.jobs if job.label != PRUNED.label),
+            configurations=tuple(own for own in stored.configurations if own.label != PRUNED.label),
+        )
+    )
+    for repeats in ([0, 1, 2], [1]):
+        mixed = change_jobs(stored, PRUNED.label, repeats=repeats, environment="e2")
+        report = build_report(mixed, allow_mixed=True)
+        assert row(report, PRUNED.label).mixed
+        assert row(report, LINEAR.label).noise == row(alone, LINEAR.label).noise
+        assert versus_baseline(report, LINEAR.label) == versus_baseline(alone, LINEAR.label)
+    assert row(build_report(stored), LINEAR.label).noise != row(alone, LINEAR.label).noise
+
+
 def test_a_tokens_time_has_the_noise_of_the_throughput_that_it_is_the_inverse_of() -> None:
     def width(stored: SweepRecord) -> float:
         [_, bar, _] = phase_bars(Measured.of(build_report(stored), stored), "demo")
