@@ -23,8 +23,8 @@ class _Console(Console):
 class ProgressDisplay:
     """A watcher for the controller; use it as a context manager and call it with every notice.
 
-    A sweep does not end because nobody can be told of it: what cannot be written is left out. Of `several_pairs`
-    each line names its own.
+    A sweep does not end because nobody can be told of it: what cannot be written is left out. Of
+    `several_pairs` each line names its own.
     """
 
     def __init__(self, *, total: int, done: int, several_pairs: bool = False, quiet: bool = False) -> None:

@@ -112,7 +112,8 @@ def test_a_pair_is_named_for_files_that_record_none_before_or_after(workplace: W
 def test_published_numbers_stand_in_a_table_marked_and_never_bold(workplace: Workplace) -> None:
     text = (
         "label,method,tokens_per_s,speedup,source\n"
-        'Vanilla,AR,300,1.0,"Somebody et al. 2024, table 1"\nEAGLE-2,EAGLE-2,240,,"Somebody et al. 2024, table 1"\n'
+        'Vanilla,AR,300,1.0,"Somebody et al. 2024, table 1"\n'
+        'EAGLE-2,EAGLE-2,240,,"Somebody et al. 2024, table 1"\n'
         "EAGLE-3,EAGLE-3,,4.2,\n"
     )
     workplace.write("paper.csv", text)
