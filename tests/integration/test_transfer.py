@@ -258,8 +258,13 @@ def test_a_file_that_was_imported_in_another_sweep_is_refused(
         store.add_import(import_file(second), "answers")
         target.add_import(import_file(second), "answers")
     said = complaint(capsys, source, "--sweep", "answers", "--db", database_url)
-    assert "a file of sweep 3 is in that database already, as one of its sweep 1" in said
-    with Store.open(database_url, create=False) as target:
+    assert "that database already holds a file of sweep 3, as one of its sweep 1; nothing was copied" in said
+    said = complaint(capsys, source, "--db", database_url)  # of which two could be copied before it
+    assert said.endswith("; nothing was copied, --sweep 1 --sweep 2 copies what it lacks")
+    with Store.open(source, create=False) as store, Store.open(database_url, create=False) as target:
+        assert len(target.list_sweeps()) == 1
+        with pytest.raises(InputError, match="a file of sweep 3 is in that database already, as one of its"):
+            target.copy_from(store, 3)
         assert len(target.list_sweeps()) == 1
 
 
