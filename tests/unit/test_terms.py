@@ -22,7 +22,7 @@ from dyna_eval.reports.joined_report import joined_report
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import Report, RowState
 from dyna_eval.reports.terms import with_terms
-from dyna_eval.reports.tuning import entry_of, split_prompts
+from dyna_eval.reports.tuning import entries_of, entry_of, split_prompts
 from dyna_eval.sweeps.expansion import axes_of, expand
 from dyna_eval.tables.report_json import to_json
 
@@ -263,3 +263,45 @@ def test_an_expanded_row_is_known_by_its_label_as_one_of_its_entry(
 @pytest.mark.parametrize("label", ["Tree (ours)", "Tree (D=4)", "(depth=4)", "Tree (depth=4) again", "Tree"])
 def test_a_label_that_names_no_parameters_of_its_row_is_an_entry_of_its_own(label: str) -> None:
     assert entry_of(replace(TREE, label=label)) == label
+
+
+BY_HAND = """\
+configs:
+  - {label: Baseline, method: ar}
+  - {label: Tree (depth=4), method: tree, depth: 4}
+  - {label: ' Tree (depth=6)', method: tree, depth: 6}
+  - {label: Sweep, method: tree, depth: [2, 3]}"""
+OF_HAND = [
+    BASELINE,
+    *(
+        replace(TREE, label=f"Tree (depth={depth})", params={**TREE.params, "depth": depth})
+        for depth in (4, 6)
+    ),
+    *(
+        replace(TREE, label=f"Sweep (depth={depth})", params={**TREE.params, "depth": depth})
+        for depth in (2, 3)
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        (BY_HAND, ["Baseline", "Tree (depth=4)", "Tree (depth=6)", "Sweep", "Sweep"]),
+        (f"{BY_HAND}\n# --set configs.3.label=Other", ["Baseline", *(row.label for row in OF_HAND[1:])]),
+        (f"{BY_HAND}\n# --set configs.9=1", ["Baseline", "Tree", "Tree", "Sweep", "Sweep"]),
+        ("configs: [", ["Baseline", "Tree", "Tree", "Sweep", "Sweep"]),
+    ],
+    ids=["as written", "with another label", "with an override that cannot be read", "unreadable"],
+)
+def test_rows_are_of_one_entry_only_where_the_sweep_file_has_it(source: str, wanted: list[str]) -> None:
+    stored = replace(record([(row, 10.0) for row in OF_HAND]), source=source)
+    assert list(entries_of(stored).values()) == wanted
+
+
+def test_rows_that_are_labelled_by_hand_as_expanded_ones_are_all_shown() -> None:
+    stored = replace(record([(row, 10.0) for row in OF_HAND]), source=BY_HAND)
+    stored = replace(stored, measure=MeasureSpec(tune_fraction=0.5))
+    labels = [row.label for row in on(CHOSEN, stored).rows]
+    assert labels[:3] == [row.label for row in OF_HAND[:3]]
+    assert len(labels) == 4
