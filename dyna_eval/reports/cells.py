@@ -141,7 +141,17 @@ def _told_of_static_tree(params: Params) -> Params:
     nodes = str(params.get("paths") or "").split()
     if not nodes:
         return {"expansion": params.get("expansion")}
-    return {"depth": max(node.count(".") for node in nodes) + 1, "nodes": len(nodes)}
+    return {"depth": _depth(nodes), "nodes": len(nodes)}
+
+
+def _depth(nodes: Sequence[str]) -> int:
+    return max(node.count(".") for node in nodes) + 1
+
+
+def tree_text(paths: str) -> str:
+    """Return the size of a tree that is given node by node: `D=4, 26 nodes`."""
+    nodes = paths.split()
+    return f"{SYMBOLS['depth']}={_depth(nodes)}, {count(len(nodes), 'node')}"
 
 
 def _could_bind(params: Params) -> bool:
