@@ -115,6 +115,48 @@ def read_yaml(text: str, *, file: str) -> Document:
     return Document(value=value, places=places)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenText:
+    """A scalar of a YAML text as it is written: `text[start:end]`, with quotes, in characters."""
+
+    key: str
+    value: str
+    start: int
+    end: int
+
+
+def written_texts(text: str, key: str = "") -> Iterator[WrittenText]:
+    """Yield the scalars of a text by the nearest key above them, up to where `read_yaml` would refuse it.
+
+    Aliases are not followed, so nothing is built. `key` is that of a text that is itself one value.
+    """
+    above = [key]  # the key of each container around
+    awaits_key = [False]
+    in_mapping = [False]
+    try:
+        for event in yaml.parse(text, Loader=_LOADER):
+            if awaits_key[-1] and not isinstance(event, yaml.CollectionEndEvent):
+                if not isinstance(event, yaml.ScalarEvent):
+                    return
+                above[-1], awaits_key[-1] = event.value, False
+                continue
+            match event:
+                case yaml.ScalarEvent(value=value, start_mark=start, end_mark=end) if start and end:
+                    yield WrittenText(key=above[-1], value=value, start=start.index, end=end.index)
+                case yaml.CollectionStartEvent():
+                    is_mapping = isinstance(event, yaml.MappingStartEvent)
+                    above.append(above[-1])
+                    in_mapping.append(is_mapping)
+                    awaits_key.append(is_mapping)
+                    continue
+                case yaml.CollectionEndEvent():
+                    for levels in (above, in_mapping, awaits_key):
+                        levels.pop()
+            awaits_key[-1] = in_mapping[-1]
+    except yaml.YAMLError:
+        return
+
+
 def apply_override(document: Document, assignment: str) -> Document:
     """Apply `key.key=value` from the command line; the value is YAML, and mistakes name the option."""
     option = printable(f"--set {assignment}")

@@ -1,22 +1,26 @@
 """Neutral names for machines and places in copies of sweeps, which then tell nothing of their authors.
 
-What is replaced: hosts, actors, nodes and controllers; the folders of models and files of data; any other
-absolute path, and in messages the numbers of networks. The same thing has the same name throughout a copy.
+What is replaced: hosts, actors, nodes and controllers; the folders of models, files of data and of chat
+templates, in the sweep file's text also where they are relative to it; any other absolute path, and in
+messages the numbers of networks. The same thing has the same name throughout a copy.
 What is kept: the names of sweeps, pairs and rows, prompts and what was decoded, and the facts of hardware and
 software.
 """
 
 from __future__ import annotations
 
+import posixpath
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from dyna_eval.yaml_source import WrittenText, written_texts
 from dyna_eval_db.models import (
     AttemptRow,
     Base,
@@ -36,6 +40,10 @@ _KEPT_KEYS = frozenset({"pair", "environment", "sha256", "format"})
 """Keys of event details whose values other rows name too."""
 _MODEL_KEYS = frozenset({"target", "draft"})
 _DATA_KEYS = frozenset({"dataset", "data_files"})
+_TEMPLATE_KEY = "chat_template_file"
+
+_OVERRIDE = re.compile(r"^# --set (?:[^=\n]*\.)?([A-Za-z_]+)(?:\.[0-9]+)*=(.*)$", re.MULTILINE)
+"""An override, which the record has as a comment below the file's text."""
 
 _PATH = re.compile(r"(?:(?<![\w/.~-])(?:~[\w.-]*)?|(?<=://)|(?<=:///))/(?!/)[^\s'\"`,;:()\[\]{}<>|#=]+")
 """An absolute path, or one in a home folder, within a text; what follows a blank in it is not seen."""
@@ -74,14 +82,37 @@ def _host_of(holder: str) -> str:
     return holder.partition(":")[0].partition("/")[0]
 
 
-def _places(value: object, keys: frozenset[str], key: str = "") -> set[str]:
+def _places(value: object, keys: frozenset[str]) -> set[str]:
     """Return the paths and addresses that a specification names under some keys."""
+    return {text for text in _texts(value, keys) if text.startswith(("/", "~")) or "://" in text}
+
+
+def _texts(value: object, keys: frozenset[str], key: str = "") -> set[str]:
     if isinstance(value, Mapping):
-        return set().union(*(_places(part, keys, str(name)) for name, part in value.items()))
+        return set().union(*(_texts(part, keys, str(name)) for name, part in value.items()))
     if isinstance(value, list):
-        return set().union(*(_places(part, keys, key) for part in value))
-    is_place = isinstance(value, str) and (value.startswith(("/", "~")) or "://" in value)
-    return {str(value)} if key in keys and is_place else set()
+        return set().union(*(_texts(part, keys, key) for part in value))
+    return {value} if key in keys and isinstance(value, str) else set()
+
+
+def _written_places(source: str) -> list[WrittenText]:
+    """Return what a sweep file's text and the overrides below it name under the keys of places, in order."""
+    found = [*written_texts(source)]
+    for override in _OVERRIDE.finditer(source):
+        start = override.start(2)
+        found += (
+            replace(written, start=start + written.start, end=start + written.end)
+            for written in written_texts(override[2], override[1])
+        )
+    keys = {*_MODEL_KEYS, *_DATA_KEYS, _TEMPLATE_KEY}
+    return sorted((written for written in found if written.key in keys), key=lambda written: written.start)
+
+
+def _place_of(written: str, places: Iterable[str]) -> str | None:
+    """Return the place that a relative path leads to, of several that may be it the shortest; or None."""
+    relative = re.sub(r"^~[^/]*/|^/|^(?:\.\./)+", "", posixpath.normpath(written))
+    found = [place for place in places if place.endswith(f"/{relative}")]
+    return min(found, key=lambda place: (len(place), place), default=None)
 
 
 class NeutralNames:
@@ -124,7 +155,7 @@ class NeutralNames:
     def _columns(self) -> dict[type[Base], dict[str, Callable[[Any], Any]]]:
         where = {"actor": self.name, "node": self.name}
         return {
-            SweepRow: {"spec": self._settings, "pairs": self._settings},
+            SweepRow: {"spec": self._specification, "pairs": self._settings},
             JobRow: {"error": self.text},
             AttemptRow: {**where, "error": self.text},
             ResultRow: {**where, "conditions": self._facts},
@@ -155,14 +186,45 @@ class NeutralNames:
         of_noun = sum(name.startswith(f"{noun}-") for name in self._further.values())
         return self._further.setdefault(what, f"{noun}-{of_noun + 1}")
 
-    def _settings(self, value: Any, key: str = "") -> Any:
+    def _specification(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Change models, data and the file's text in what a sweep was made of."""
+        changed: dict[str, Any] = self._settings(spec)
+        if "source" in spec:
+            changed["source"] = self._source(spec["source"], spec)
+        return changed
+
+    def _source(self, source: str, spec: Mapping[str, Any]) -> str:
+        """Change a sweep file's text; what it names relative to itself is called as in the specification."""
+        parts, end = [], 0
+        for written in _written_places(source):
+            neutral = self._written(written, spec)
+            if neutral is not None:
+                around = source[written.start : written.end]
+                found = around.rfind(written.value)  # behind an anchor or a quote; not there if folded
+                before, after = (0, 0) if found < 0 else (found, len(around) - found - len(written.value))
+                parts += [self.text(source[end : written.start + before]), neutral]
+                end = written.end - after
+        return "".join([*parts, self.text(source[end:])])
+
+    def _written(self, written: WrittenText, spec: Mapping[str, Any]) -> str | None:
+        """Return what stands for a place in a sweep file's text; None for what is none, such as a hub id."""
+        text = written.value
+        if written.key == _TEMPLATE_KEY:
+            return self._further_name("template", text) + PurePosixPath(text).suffix
+        own_keys = _MODEL_KEYS if written.key in _MODEL_KEYS else _DATA_KEYS
+        if text in _texts(spec, own_keys):
+            return self._places.get(text)
+        place = _place_of(text, _places(spec, own_keys))
+        if place is not None:
+            return self._places[place]
+        return self._further_name("path", text) if "/" in text else None
+
+    def _settings(self, value: Any, key: str = "") -> Any:
+        """Change models and data."""
         if isinstance(value, Mapping):
             return {name: self._settings(part, name) for name, part in value.items()}
         if isinstance(value, list):
             return [self._settings(part, key) for part in value]
-        if isinstance(value, str) and key == "source":
-            return self.text(value)
         return self._places.get(value, value) if key in _MODEL_KEYS | _DATA_KEYS else value
 
     def _facts(self, value: Any, key: str = "") -> Any:

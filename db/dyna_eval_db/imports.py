@@ -40,6 +40,12 @@ def find_import(session: Session, sha256: str) -> int | None:
     return session.scalar(select(ImportedFileRow.sweep_id).where(ImportedFileRow.sha256 == sha256))
 
 
+def file_digests(session: Session, sweep_id: int) -> list[str]:
+    """Return the SHA-256 of every file of a sweep, in the order of import; none of one that was measured."""
+    own = select(ImportedFileRow.sha256).where(ImportedFileRow.sweep_id == sweep_id)
+    return list(session.scalars(own.order_by(ImportedFileRow.id)))
+
+
 def insert_import(session: Session, file: ImportedFile, name: str) -> int | None:
     """Store a file under a name and return its sweep; None where the file is known.
 
@@ -91,12 +97,8 @@ def _insert_sweep(session: Session, file: ImportedFile, name: str) -> int | None
 
 def _update_digest(session: Session, sweep_id: int) -> None:
     """Give a sweep that got one more file the digest of all its files: `ImportedSweep.digest`."""
-    files = session.scalars(
-        select(ImportedFileRow.sha256)
-        .where(ImportedFileRow.sweep_id == sweep_id)
-        .order_by(ImportedFileRow.id)
-    )
     changed = update(SweepRow).where(SweepRow.id == sweep_id)
+    files = file_digests(session, sweep_id)
     session.execute(changed.values(digest=digest(["imported", *files])))
 
 

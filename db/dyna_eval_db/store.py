@@ -203,6 +203,13 @@ class Store:
         with self._read() as session:
             return session.scalar(select(SweepRow.id).where(SweepRow.digest == digest))
 
+    def sweeps_of_files(self, source: Store, sweep_id: int) -> list[int]:
+        """Return the sweeps here that hold files which were imported into a sweep of another store."""
+        with source._read() as reading_session, self._read() as session:
+            digests = imports.file_digests(reading_session, sweep_id)
+            found = (imports.find_import(session, digest) for digest in digests)
+            return sorted({number for number in found if number is not None})
+
     def latest_measured(self, name: str) -> int | None:
         """Return the latest sweep of a name that was measured here; None where there is none."""
         with self._read() as session:

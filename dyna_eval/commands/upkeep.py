@@ -143,7 +143,8 @@ def copy_sweeps(
     """Copy sweeps of another database with all that belongs to them into the one of --db.
 
     SOURCE is a file or a URL; nothing is changed in it. Either may be SQLite or Postgres. A sweep that is
-    there already, or that a controller works on, is refused, and then nothing is copied.
+    there already, whole or one imported file of it, or that a controller works on, is refused, and then
+    nothing is copied.
     """
     from dyna_eval_db.store import Store
 
@@ -185,17 +186,19 @@ def _to_copy(origin: Store, chosen: Sequence[str]) -> list[int]:
 
 
 def _refuse_known(origin: Store, found: Sequence[int], target: Store) -> None:
-    """Raise InputError where some sweeps are in the target already, and name the others."""
-    known = {
-        sweep_id: there
-        for sweep_id in found
-        if (there := target.sweep_of_digest(origin.summary(sweep_id).digest)) is not None
-    }
+    """Raise InputError where some sweeps, or files of them, are in the target already; name the others."""
+    known: dict[int, str] = {}
+    for sweep_id in found:
+        there = target.sweep_of_digest(origin.summary(sweep_id).digest)
+        if there is not None:
+            known[sweep_id] = f"sweep {sweep_id}, as its sweep {there}"
+        elif numbers := target.sweeps_of_files(origin, sweep_id):
+            of_those = listed([f"sweep {number}" for number in numbers])
+            known[sweep_id] = f"a file of sweep {sweep_id}, as one of its {of_those}"
     if not known:
         return
-    each = listed([f"sweep {sweep_id}, as its sweep {there}" for sweep_id, there in known.items()])
     others = " ".join(f"--sweep {sweep_id}" for sweep_id in found if sweep_id not in known)
     raise InputError(
-        f"that database already holds {each}; nothing was copied"
+        f"that database already holds {listed(list(known.values()))}; nothing was copied"
         + (f", {others} copies what it lacks" if others else "")
     )

@@ -369,9 +369,9 @@ class _Check:
     def _check_macros(self, marks: Sequence[Marked]) -> None:
         """Check every definition of a cell's macro, wherever it stands.
 
-        Its sweep is known by the macro of a digest, or else by a mark.
+        Its sweep is known by the macro of a digest, or else by a mark; the terms by a mark alone.
         """
-        marked = {mark.origin.digest: mark for mark in marks if mark.origin}
+        marked = {(mark.origin.digest, mark.origin.terms): mark for mark in marks if mark.origin}
         digests = {
             definition.name: definition
             for definition in self.definitions
@@ -380,7 +380,9 @@ class _Check:
         sets = list[_MacroSet]()
         for name, definition in digests.items():
             digest = definition.value.strip()
-            mark = marked.pop(digest, None)
+            own = [(key, mark.start) for key, mark in marked.items() if key[0] == digest]
+            above = [(key, start) for key, start in own if start < definition.offset] or own
+            mark = marked.pop(max(above, key=lambda one: one[1])[0]) if above else None
             origin = (mark and mark.origin) or Origin(
                 part=Part.MACROS, sweep=name, digest=digest, pairs=(), made_of=(digest,)
             )

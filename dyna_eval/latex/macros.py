@@ -1,8 +1,9 @@
 r"""A LaTeX macro per cell, such as \fourStepBaselineThroughput, for figures in running text.
 
-A name is the sweep's, the pair's where there are several, the row's and the figure's, in letters alone. It
-depends on these names only, never on the order of rows. Values are plain digits, which may stand in text, in
-mathematics and in siunitx's \num; what is not known is `--`.
+A name is the sweep's, the report's terms where they are not the sweep file's, the pair's where there are
+several, the row's and the figure's, in letters alone. It depends on these names only, never on the order of
+rows. Values are plain digits, which may stand in text, in mathematics and in siunitx's \num; what is not
+known is `--`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from dyna_eval.jobs import canonical_json
 from dyna_eval.latex.prose import theoretical_nodes
 from dyna_eval.latex.style import Part, end_mark, mark, origin_of
-from dyna_eval.reports.cells import UNKNOWN, sweep_numbers
+from dyna_eval.reports.cells import UNKNOWN, sweep_numbers, terms_slug
 from dyna_eval.reports.digits import (
     acceptance_length,
     acceptance_rate,
@@ -87,8 +88,9 @@ def macros(report: Report) -> Iterator[Macro]:
 
 
 def prefix_of(report: Report) -> str:
-    r"""Return what all macros of a sweep begin with. LaTeX refuses names that begin with \end."""
+    r"""Return what all macros of a report begin with. LaTeX refuses names that begin with \end."""
     words = letters(report.name) or f"Sweep{letters(str(report.sweep_id))}"
+    words += letters(terms_slug(report))
     prefix = words[0].lower() + words[1:]
     return f"sweep{words}" if prefix.startswith("end") else prefix
 

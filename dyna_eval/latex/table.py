@@ -21,6 +21,7 @@ from dyna_eval.reports.cells import (
     slug,
     span,
     sweep_numbers,
+    terms_slug,
 )
 from dyna_eval.reports.claims import (
     THOSE_THAT_MAY_WIN,
@@ -76,9 +77,10 @@ def table(report: Report, pairs: Sequence[str], style: Style) -> str:
 
 
 def table_label(report: Report, pairs: Sequence[str]) -> str:
-    """Return the name by which a paper refers to a table."""
+    """Return the name by which a paper refers to a table; on other terms than the file's it is another."""
     own = pair_slugs(report)[pairs[0]] if len(pairs) == 1 else ""
-    return "tab:" + "-".join(filter(None, (slug(report.name) or f"sweep-{report.sweep_id}", own)))
+    name = slug(report.name) or f"sweep-{report.sweep_id}"
+    return "tab:" + "-".join(filter(None, (name, own, terms_slug(report))))
 
 
 # ------------------------------------------------------------------------- cells

@@ -11,7 +11,7 @@ from string import ascii_lowercase
 from typing import Any
 
 from dyna_eval import wording
-from dyna_eval.jobs import PACKAGE, GenerationSpec, Method, Params, Scalar
+from dyna_eval.jobs import PACKAGE, GenerationSpec, Method, Params, Scalar, digest
 from dyna_eval.methods import SYMBOLS, DynaTree, TreeShape
 from dyna_eval.reports import digits
 from dyna_eval.reports.intervals import Interval
@@ -141,7 +141,17 @@ def _told_of_static_tree(params: Params) -> Params:
     nodes = str(params.get("paths") or "").split()
     if not nodes:
         return {"expansion": params.get("expansion")}
-    return {"depth": max(node.count(".") for node in nodes) + 1, "nodes": len(nodes)}
+    return {"depth": _depth(nodes), "nodes": len(nodes)}
+
+
+def _depth(nodes: Sequence[str]) -> int:
+    return max(node.count(".") for node in nodes) + 1
+
+
+def tree_text(paths: str) -> str:
+    """Return the size of a tree that is given node by node: `D=4, 26 nodes`."""
+    nodes = paths.split()
+    return f"{SYMBOLS['depth']}={_depth(nodes)}, {count(len(nodes), 'node')}"
 
 
 def _could_bind(params: Params) -> bool:
@@ -359,6 +369,23 @@ def ranges(numbers: Iterable[int]) -> str:
 def slug(text: str) -> str:
     """Return text as part of a label or file name: lower-case letters and digits with hyphens between."""
     return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def terms_slug(report: Report) -> str:
+    """Return what tells a report from one of the same sweep on other terms; empty on those of its file.
+
+    `chosen`, `99` for a confidence, `over-draft-model` for a baseline, in this order.
+    """
+    terms, words = report.terms, []
+    if terms.chosen:
+        words.append("chosen")
+    if terms.confidence is not None:
+        words.append(slug(f"{terms.confidence * 100:g}"))
+    if terms.baseline is not None:
+        own = slug(terms.baseline)
+        alike = {row.label for row in report.rows if slug(row.label) == own} - {terms.baseline}
+        words += ["over", own, digest(terms.baseline)[:6] if alike or not own else ""]
+    return "-".join(filter(None, words))
 
 
 def pair_slugs(report: Report) -> dict[str, str]:

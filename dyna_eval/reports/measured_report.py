@@ -44,7 +44,7 @@ from dyna_eval.reports.statistics import (
     mean_throughputs,
     paced_throughputs,
 )
-from dyna_eval.reports.tuning import entry_of, split_record
+from dyna_eval.reports.tuning import entries_of, split_record
 from dyna_eval.wording import count, rate_text
 
 PAST_ANSWERS = (
@@ -173,7 +173,7 @@ class _Entry:
 
 def _entries(record: SweepRecord, rows: Sequence[Row]) -> list[_Entry]:
     """Return a pair's rows by the entry of the sweep file, in the order of the file."""
-    entry = {configuration.label: entry_of(configuration) for configuration in record.configurations}
+    entry = entries_of(record)
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(entry[row.label], []).append(row)

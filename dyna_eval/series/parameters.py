@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeGuard
 
@@ -11,10 +11,14 @@ from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Method, Scalar
 from dyna_eval.methods import METHODS, SYMBOLS
 from dyna_eval.mistakes import nearest, shown
+from dyna_eval.reports.cells import tree_text
 from dyna_eval.reports.report import Row
 
 _OF_ROWS = ("method", "pair")
 """What a row has beside the parameters of its method, and what a figure can be spanned by as well."""
+
+_PATHS = "paths"
+"""The parameter of `static_tree` that lists every node."""
 
 _SYMBOLS = {**SYMBOLS, "max_nodes": "N", "width": "W"}
 _TITLES = {
@@ -25,6 +29,7 @@ _TITLES = {
     "threshold": "Pruning threshold τ (probability)",
     "max_nodes": "Node cap N (nodes per round)",
     "width": "Width W (nodes per level)",
+    _PATHS: "Tree, node by node",
     "ngram": "Longest n-gram (tokens)",
 }
 
@@ -82,7 +87,7 @@ def value_of(row: Row, name: str) -> Scalar:
 
 def value_text(name: str, value: Scalar) -> str:
     """Return a value with its parameter, for people: `D = 4`, `threshold = 0.05` as `τ = 0.05`."""
-    if name in _OF_ROWS:
+    if name in _OF_ROWS or (name == _PATHS and value is not None):
         return str(value)
     if value is None:
         return f"no {name}"
@@ -91,6 +96,30 @@ def value_text(name: str, value: Scalar) -> str:
 
 def bare_text(value: Scalar) -> str:
     return f"{value:g}" if _is_number(value) else str(value)
+
+
+def with_short_trees(rows: Sequence[Row], among: Sequence[Row] = ()) -> list[Row]:
+    """Return rows with the sizes of trees that are given node by node in the place of their nodes.
+
+    `among` are all rows of the sweep; those of their trees that are of one size are numbered in their order:
+    `D=4, 26 nodes (2)`.
+    """
+    listed = (row.params.get(_PATHS) for row in (*among, *rows) if row.method is Method.STATIC_TREE)
+    nodes = list(dict.fromkeys(str(paths) for paths in listed if paths))
+    alike: dict[str, list[str]] = {}
+    for paths in nodes:
+        alike.setdefault(tree_text(paths), []).append(paths)
+    short = {
+        paths: f"{size} ({number})" if len(own) > 1 else size
+        for size, own in alike.items()
+        for number, paths in enumerate(own, start=1)
+    }
+    return [
+        replace(row, params={**row.params, _PATHS: short[str(row.params[_PATHS])]})
+        if row.method is Method.STATIC_TREE and row.params.get(_PATHS)
+        else row
+        for row in rows
+    ]
 
 
 def swept(rows: Iterable[Row]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from dyna_eval.series.parameters import (
     taking_part,
     value_of,
     value_text,
+    with_short_trees,
 )
 from dyna_eval.wording import one_line
 
@@ -182,6 +183,7 @@ def acceptance_length(measured: Measured, row: Row) -> Estimate | None:
 
 def curve_chart(measured: Measured, rows: Sequence[Row], spanned: Span, measure: Measure) -> CurveChart:
     """Return a measure against the span's x. Rows that differ in more than the span tells get own curves."""
+    rows = with_short_trees(rows, measured.report.rows)
     known = [row for row in rows if estimate(measured, row, measure) is not None]
     sweeping = taking_part(known, spanned.x)
     if not sweeping:
@@ -231,12 +233,14 @@ def heat_map(
 
     Raises InputError for axes that are not swept, NothingToDrawError where no two are.
     """
+    every = with_short_trees(measured.report.rows)
+    rows = with_short_trees(rows, measured.report.rows)
     known = [row for row in rows if estimate(measured, row, measure) is not None]
     if not known:
         raise NothingToDrawError(f"no row has a {measure}")
     x, y = axes or _axes_by_default(known)
     for name in (x, y):
-        require_swept(name, known, measured.report.rows)
+        require_swept(name, known, every)
     if x == y:
         raise InputError(f"a heat map needs two parameters, not {x!r} twice")
     part, expected = (_sweeping(some, x, y) for some in (known, rows))

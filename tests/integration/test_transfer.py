@@ -258,8 +258,13 @@ def test_a_file_that_was_imported_in_another_sweep_is_refused(
         store.add_import(import_file(second), "answers")
         target.add_import(import_file(second), "answers")
     said = complaint(capsys, source, "--sweep", "answers", "--db", database_url)
-    assert "a file of sweep 3 is in that database already, as one of its sweep 1" in said
-    with Store.open(database_url, create=False) as target:
+    assert "that database already holds a file of sweep 3, as one of its sweep 1; nothing was copied" in said
+    said = complaint(capsys, source, "--db", database_url)  # of which two could be copied before it
+    assert said.endswith("; nothing was copied, --sweep 1 --sweep 2 copies what it lacks")
+    with Store.open(source, create=False) as store, Store.open(database_url, create=False) as target:
+        assert len(target.list_sweeps()) == 1
+        with pytest.raises(InputError, match="a file of sweep 3 is in that database already, as one of its"):
+            target.copy_from(store, 3)
         assert len(target.list_sweeps()) == 1
 
 
@@ -438,10 +443,61 @@ def test_the_same_thing_has_the_same_neutral_name_throughout(telling: str, tmp_p
         assert holders == {"controller-1"}
         lines = record.source.splitlines()
         assert lines[0].startswith(f"# run on {host}, by host-")
-        assert lines[1] == "pair: {target: 'model-1', draft: path-1}"
+        assert lines[1] == "pair: {target: 'model-1', draft: model-2}"
         assert lines[2] == "prompts: {dataset: json, data_files: [data-1.jsonl, data-3.jsonl]}"
         prompts = store.resolved(1).spec.prompts
         assert (prompts.dataset, prompts.data_files) == ("data-2", ("data-1.jsonl", "data-3.jsonl"))
+
+
+RELATIVE = """\
+# Größe
+pair:
+  - {name: a, target: &big ../jdoe/big, draft: "jdoe small"}
+  - {name: b, target: *big, draft: org/hub-model}
+prompts:
+  dataset: json
+  data_files: [moved/p.jsonl, 'p.jsonl', ../../elsewhere/jdoe.jsonl]
+  chat_template_file: moved/jdoe.jinja
+configs: [{label: p.jsonl, method: ar}]
+# --set prompts.data_files.2=~jdoe/q.jsonl"""
+RELATIVE_NEUTRAL = """\
+# Größe
+pair:
+  - {name: a, target: &big model-1, draft: "model-2"}
+  - {name: b, target: *big, draft: org/hub-model}
+prompts:
+  dataset: json
+  data_files: [data-2.jsonl, 'data-3.jsonl', path-1]
+  chat_template_file: template-1.jinja
+configs: [{label: p.jsonl, method: ar}]
+# --set prompts.data_files.2=data-1.jsonl"""
+
+
+def test_paths_relative_to_the_sweep_file_have_the_neutral_names_of_what_they_lead_to(
+    new_file: Callable[[str], str], tmp_path: Path
+) -> None:
+    """A hub id stays; what an override replaced leads nowhere any more, and is a path like others."""
+    source, target = new_file("relative.db"), f"sqlite:///{tmp_path}/anonymous.db"
+    plain = make_sweep(pairs=("demo",))
+    files = ("/work/sweeps/moved/p.jsonl", "/work/sweeps/p.jsonl", "/work/jdoe/q.jsonl")
+    [pair] = plain.spec.pairs
+    spec = replace(
+        plain.spec,
+        source=RELATIVE,
+        pairs=(
+            replace(pair, target="/work/jdoe/big", draft="/work/sweeps/jdoe small"),
+            replace(pair, name="b", target="/work/jdoe/big", draft="org/hub-model"),
+        ),
+        prompts=replace(plain.spec.prompts, dataset="json", data_files=files),
+    )
+    with Store.open(source, create=False) as store:
+        store.add_sweep(replace(plain, spec=spec))
+    copy(source, "--anonymous", "--db", target)
+    with Store.open(target, create=False) as store:
+        found = store.resolved(1).spec
+        assert found.source == RELATIVE_NEUTRAL
+        assert found.prompts.data_files == ("data-2.jsonl", "data-3.jsonl", "data-1.jsonl")
+        assert [one.draft for one in found.pairs] == ["model-2", "org/hub-model"]
 
 
 def test_an_anonymous_copy_joins_no_other_sweeps_whose_actors_it_would_be_taken_for(

@@ -253,6 +253,27 @@ def test_linked_lists_stay_one_curve() -> None:
     assert [[p.x for p in curve.points] for panel in chart.panels for curve in panel.curves] == [[5, 7]]
 
 
+def test_a_tree_that_is_given_node_by_node_is_called_by_its_size() -> None:
+    nodes = ("0 1 0.0 0.0.0", "0 1", "0 0.0", "0 1 0.0 0.1.0")
+    stored = record([(BASELINE, 50.0), *trees(*({"paths": one} for one in nodes), method=Method.STATIC_TREE)])
+    chart = charted(stored)
+    assert chart.x.values == ("D=3, 4 nodes (1)", "D=1, 2 nodes", "D=2, 2 nodes", "D=3, 4 nodes (2)")
+    placed = {point.entry.label: point.x for curve in chart.panels[0].curves for point in curve.points}
+    assert placed == {f"static_tree {i}": size for i, size in enumerate(chart.x.values)}
+
+    own = measured(stored)
+    part = own.report.rows[-1:] + own.report.rows[2:3]  # which keep the numbers that they have in the sweep
+    chart = curve_chart(own, part, span(part), Measure.THROUGHPUT)
+    assert chart.x.values == ("D=3, 4 nodes (2)", "D=1, 2 nodes")
+    assert charted(stored, x="method", curves=["paths"]).names == (
+        "D=1, 2 nodes",
+        "D=2, 2 nodes",
+        "D=3, 4 nodes (1)",
+        "D=3, 4 nodes (2)",
+        "no paths",
+    )
+
+
 def test_rows_that_do_not_sweep_the_axis_are_named() -> None:
     chart = charted(record([*FOUR_STEPS, (replace(LINEAR, label="Other", params={"k": 8}), 170.0)]), x="k")
     assert chart.left_out == ("+ Tree structure", "+ Adaptive pruning")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,15 +15,16 @@ from dyna_eval.errors import InputError
 from dyna_eval.jobs import Configuration, JobState, MeasureSpec, Method
 from dyna_eval.latex.check import Findings, check_paper
 from dyna_eval.latex.document import to_document
+from dyna_eval.latex.macros import to_macros
 from dyna_eval.latex.style import PLAIN, Origin, Part, find_marks, mark, origin_of
-from dyna_eval.latex.table import to_latex
+from dyna_eval.latex.table import table_label, to_latex
 from dyna_eval.records import AS_IN_THE_FILE, SweepRecord, Terms
 from dyna_eval.reports.categories import CategorizedReport
 from dyna_eval.reports.joined_report import joined_report
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import Report, RowState
 from dyna_eval.reports.terms import with_terms
-from dyna_eval.reports.tuning import entry_of, split_prompts
+from dyna_eval.reports.tuning import entries_of, entry_of, split_prompts
 from dyna_eval.sweeps.expansion import axes_of, expand
 from dyna_eval.tables.report_json import to_json
 
@@ -102,6 +104,42 @@ def test_a_paper_is_checked_on_the_terms_that_made_it() -> None:
         assert paper.count(told) == 3
         found = check(paper.replace(told, "")).differences
         assert {each.where.split()[0] for each in found} == {"table", "prose", "macro"}
+
+
+def test_one_paper_holds_tables_and_macros_of_a_sweep_on_several_terms() -> None:
+    several = [AS_IN_THE_FILE, OTHER, Terms(baseline=LINEAR.label), Terms(confidence=0.995)]
+    parts = [to_latex(on(terms)) + to_macros(on(terms)) for terms in several]
+    paper = "\n".join(parts)
+    assert re.findall(r"\\label\{(.*)\}", paper) == [
+        "tab:four-step",
+        "tab:four-step-80-over-draft-model",
+        "tab:four-step-over-draft-model",
+        "tab:four-step-99-5",
+    ]
+    assert re.findall(r"\{\\(\w+)Digest\}", paper) == [
+        "fourStep",
+        "fourStepEightZeroOverDraftModel",
+        "fourStepOverDraftModel",
+        "fourStepNineNineFive",
+    ]
+    names = re.findall(r"newcommand\{(.*?)\}", paper)
+    assert len(set(names)) == len(names)
+    findings = check(paper)
+    assert findings.agrees, findings
+    assert findings.parts.count(Part.MACROS) == len(several)
+    for part in parts:
+        low = re.search(r"\{(\\\w+TreeStructureSpeedupLow)\}\{(.*)\}", part)
+        assert low is not None
+        [found] = check(paper.replace(low[0], f"{{{low[1]}}}{{7.77}}")).differences
+        assert (found.where, found.in_paper, found.now) == (f"macro {low[1]}", "7.77", low[2])
+
+
+def test_baselines_whose_names_in_references_would_be_alike_are_told_apart() -> None:
+    stored = record([(replace(row, label=label), 10.0) for row, label in ((BASELINE, "A"), (TREE, "+ a"))])
+    again = replace(stored, baseline="none of them")
+    labels = [table_label(on(Terms(baseline=name), again), ("demo",)) for name in ("A", "+ a")]
+    assert len(set(labels)) == 2
+    assert all(re.fullmatch(r"tab:four-step-over-a-[0-9a-f]{6}", label) for label in labels)
 
 
 def test_the_caption_says_to_what_steps_are_added_not_to_what_they_are_compared() -> None:
@@ -263,3 +301,45 @@ def test_an_expanded_row_is_known_by_its_label_as_one_of_its_entry(
 @pytest.mark.parametrize("label", ["Tree (ours)", "Tree (D=4)", "(depth=4)", "Tree (depth=4) again", "Tree"])
 def test_a_label_that_names_no_parameters_of_its_row_is_an_entry_of_its_own(label: str) -> None:
     assert entry_of(replace(TREE, label=label)) == label
+
+
+BY_HAND = """\
+configs:
+  - {label: Baseline, method: ar}
+  - {label: Tree (depth=4), method: tree, depth: 4}
+  - {label: ' Tree (depth=6)', method: tree, depth: 6}
+  - {label: Sweep, method: tree, depth: [2, 3]}"""
+OF_HAND = [
+    BASELINE,
+    *(
+        replace(TREE, label=f"Tree (depth={depth})", params={**TREE.params, "depth": depth})
+        for depth in (4, 6)
+    ),
+    *(
+        replace(TREE, label=f"Sweep (depth={depth})", params={**TREE.params, "depth": depth})
+        for depth in (2, 3)
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        (BY_HAND, ["Baseline", "Tree (depth=4)", "Tree (depth=6)", "Sweep", "Sweep"]),
+        (f"{BY_HAND}\n# --set configs.3.label=Other", ["Baseline", *(row.label for row in OF_HAND[1:])]),
+        (f"{BY_HAND}\n# --set configs.9=1", ["Baseline", "Tree", "Tree", "Sweep", "Sweep"]),
+        ("configs: [", ["Baseline", "Tree", "Tree", "Sweep", "Sweep"]),
+    ],
+    ids=["as written", "with another label", "with an override that cannot be read", "unreadable"],
+)
+def test_rows_are_of_one_entry_only_where_the_sweep_file_has_it(source: str, wanted: list[str]) -> None:
+    stored = replace(record([(row, 10.0) for row in OF_HAND]), source=source)
+    assert list(entries_of(stored).values()) == wanted
+
+
+def test_rows_that_are_labelled_by_hand_as_expanded_ones_are_all_shown() -> None:
+    stored = replace(record([(row, 10.0) for row in OF_HAND]), source=BY_HAND)
+    stored = replace(stored, measure=MeasureSpec(tune_fraction=0.5))
+    labels = [row.label for row in on(CHOSEN, stored).rows]
+    assert labels[:3] == [row.label for row in OF_HAND[:3]]
+    assert len(labels) == 4
