@@ -106,12 +106,13 @@ def _cost_figure(points: Sequence[CostPoint], *, numbered: bool) -> tuple[Figure
 
 def _limit_cost(axes: Axes, points: Sequence[CostPoint]) -> bool:
     """Let all points and predictions be seen; return whether an interval is cut off."""
-    axes.set_xlim(left=min(0.9, min(p.length.low for p in points) - 0.1))
-    top, cut = look.top_of([point.speedup for point in points])
+    end, is_length_cut = look.top_of([point.length for point in points])
+    axes.set_xlim(max(0.0, min(0.9, min(p.length.low for p in points) - 0.1)), end)
+    top, is_speedup_cut = look.top_of([point.speedup for point in points])
     lowest = min(min(point.speedup.low, point.predicted or 1.0) for point in points)
     highest = max(top, *(1.06 * (point.predicted or 0.0) for point in points))
     axes.set_ylim(max(0.0, 0.9 * lowest - 0.1), highest)
-    return cut
+    return is_length_cut or is_speedup_cut
 
 
 def _explained(chart: CostChart) -> list[str]:
