@@ -14,7 +14,16 @@ from dyna_eval.reports import digits
 from dyna_eval.reports.claims import Claim, claim_between, slower_steps
 from dyna_eval.reports.presets import is_pruned_tree, is_unpruned_tree
 from dyna_eval.reports.report import Report, Row
-from dyna_eval.series.measured import MOST_BARS_ABREAST, Entry, Estimate, baselines, doubts, undrawn
+from dyna_eval.series.measured import (
+    CUT_OFF,
+    MOST_BARS_ABREAST,
+    Entry,
+    Estimate,
+    baselines,
+    doubts,
+    top_of,
+    undrawn,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +80,7 @@ def draw(rows: Sequence[Row], report: Report) -> Figure:
     figure = look.new_figure(width, 3.3)
     axes = figure.add_subplot()
     characters = int((width - _BESIDE_INCHES) / len(bars) / _CHARACTER_INCHES)
-    limit, cut = look.top_of([bar.rate for bar in bars])
+    limit, cut = top_of([bar.rate for bar in bars])
     _draw_bars(axes, bars, limit)
     _draw_baseline(axes, bars)
     _dress(axes, bars, characters)
@@ -94,7 +103,7 @@ def _draw_list(bars: Sequence[_Bar], report: Report) -> Figure:
     base = next((bar.rate for bar in bars if bar.row.is_baseline), None)
     if base is not None:
         axes.axvline(base.value, **look.BASELINE)
-    limit, cut = look.top_of([bar.rate for bar in bars])
+    limit, cut = top_of([bar.rate for bar in bars])
     axes.set_xlim(0.0, limit)
     axes.set_xlabel("Throughput (tokens/s)")
     legend = "Dashed: the baseline. At the right: speedup."
@@ -206,7 +215,7 @@ def _notes(bars: Sequence[_Bar], report: Report, *, cut: bool, short_remarks: bo
     return [
         "▼: times the speed of the step before it." if is_short else "",
         look.intervals_note(report, [bar.rate for bar in bars]),
-        look.CUT_OFF if cut else "",
+        CUT_OFF if cut else "",
         look.undrawn_note(undrawn(report, entries)),
         *doubts(entries, over=baselines(report, entries)),
     ]

@@ -24,13 +24,14 @@ from dyna_eval.latex import to_latex
 from dyna_eval.latex.prose import to_prose
 from dyna_eval.measurements import Exactness
 from dyna_eval.plots.ablation import draw
-from dyna_eval.plots.look import ALARM, CALM, CUT_OFF
+from dyna_eval.plots.look import ALARM, CALM
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.claims import slower_steps
 from dyna_eval.reports.digits import speedup
 from dyna_eval.reports.intervals import Interval
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.statistics import Comparison
+from dyna_eval.series.measured import CUT_OFF
 
 
 def drawn(stored: SweepRecord) -> Figure:

@@ -44,7 +44,6 @@ from dyna_eval.plots.costs import PHASE_STYLES
 from dyna_eval.plots.curves import TITLES, draw_heat
 from dyna_eval.plots.look import (
     ALARM,
-    CUT_OFF,
     DASHES,
     MARKERS,
     SERIES,
@@ -60,7 +59,7 @@ from dyna_eval.reports.imported import ImportedSweep
 from dyna_eval.reports.joined_report import joined_report
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.series.costs import PHASES, PhaseBar, cost_chart, phase_bars
-from dyna_eval.series.measured import Measured
+from dyna_eval.series.measured import CUT_OFF, Measured
 from dyna_eval.series.paired import paired_speedups
 from dyna_eval.series.swept import Measure, heat_map
 from tests.disks import room_for
