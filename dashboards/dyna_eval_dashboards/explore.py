@@ -61,7 +61,8 @@ class Choice:
     def of(cls, query: Mapping[str, str], rows: Sequence[Row]) -> Choice:
         """Read what an address asks for; what it does not name, or names wrongly, is chosen."""
         known, kind, measure = swept(rows), query.get("kind", ""), query.get("y", "")
-        default = span(rows) if known else Span(x="")
+        x = query.get("x")
+        default = span(rows, x=x if x in known else None) if known else Span(x="")
         chosen = {
             "x": default.x,
             "curve": next(iter(default.curves), ""),

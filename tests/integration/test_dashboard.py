@@ -1048,6 +1048,21 @@ def test_explored_speedups_say_where_load_slowed_what_they_are_over() -> None:
         assert any(note.startswith(said) for note in notes), kind
 
 
+def test_methods_of_several_pairs_are_curves_by_pair_unless_asked_otherwise() -> None:
+    steps = [(BASELINE, 90.0), (PRUNED, 180.0)]
+    report = build_report(record(steps, pairs=("greedy", "sampled")))
+    figure = explored(report, y="throughput").figure
+    assert figure
+    points = [(trace["name"], list(trace["x"])) for trace in figure["data"]]
+    assert points == [("greedy", ["ar", "tree"]), ("sampled", ["ar", "tree"])]
+    assert Choice.of({"x": "method"}, report.rows).curve == "pair"
+    assert Choice.of({"x": "method", "curve": ""}, report.rows).curve == ""
+    assert Choice.of({"x": "method", "row": "pair"}, report.rows).curve == ""
+    assert Choice.of({}, build_report(record(steps)).rows).curve == ""
+    swept_too = build_report(record([(BASELINE, 90.0), *GRID], pairs=("greedy", "sampled"))).rows
+    assert Choice.of({"x": "method"}, swept_too).curve == "pair"
+
+
 def test_one_parameter_is_not_chosen_twice_and_what_is_asked_for_stays() -> None:
     rows = build_report(record([(BASELINE, 90.0), *GRID])).rows
     assert Choice.of({"x": "depth", "curve": "depth"}, rows).curve == ""
