@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.reports.report import Report, Row
 from dyna_eval.series.front import memory_fronts
-from dyna_eval.series.measured import Entry, Estimate, Measured, Undrawn, undrawn
+from dyna_eval.series.measured import CUT_OFF, Entry, Estimate, Measured, Undrawn, top_of, undrawn
 from dyna_eval.series.parameters import Parameter, Scale, Span, bare_text, span, swept, value_text
 from dyna_eval.series.swept import (
     REPEATED,
@@ -61,7 +61,8 @@ class Choice:
     def of(cls, query: Mapping[str, str], rows: Sequence[Row]) -> Choice:
         """Read what an address asks for; what it does not name, or names wrongly, is chosen."""
         known, kind, measure = swept(rows), query.get("kind", ""), query.get("y", "")
-        default = span(rows) if known else Span(x="")
+        x = query.get("x")
+        default = span(rows, x=x if x in known else None) if known else Span(x="")
         chosen = {
             "x": default.x,
             "curve": next(iter(default.curves), ""),
@@ -140,18 +141,22 @@ def _curves(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
                 col=index % columns + 1,
             )
     _dress(figure, chart.x, TITLES[chart.measure], columns)
-    figure.update_yaxes(rangemode="tozero")
+    drawn = [curve for panel in panels for curve in panel.curves if curve.name in names]
+    points = [point for curve in drawn for point in curve.points]
+    lines = [panel.baseline for panel in panels if panel.baseline is not None]
+    end, is_cut = top_of([*(point.y for point in points), *lines])
+    figure.update_yaxes(rangemode="tozero", range=[0.0, end] if is_cut else None)
     legend = {"orientation": "h", "y": -0.14, "yanchor": "top", "x": 0}
     figure.update_layout(showlegend=len(names) > 1, legend=legend)
     notes = _cut(len(chart.panels), len(panels), "panel") + _cut(len(chart.names), len(names), "curve")
-    with_line = any(panel.baseline for panel in panels)
-    if with_line:
+    if lines:
         notes.append("Dashed: the baseline.")
+    if is_cut:
+        notes.append(CUT_OFF)
     notes += _left_out(chart.left_out, f"of methods that do not sweep {chart.x.name}")
     notes += _left_out(chart.repeated, REPEATED) + _undrawn(chart.undrawn)
-    drawn = [curve for panel in panels for curve in panel.curves if curve.name in names]
-    entries = [point.entry for curve in drawn for point in curve.points]
-    return figure, [*notes, *doubts_about(choice.y, measured.report, entries, with_line=with_line)]
+    entries = [point.entry for point in points]
+    return figure, [*notes, *doubts_about(choice.y, measured.report, entries, with_line=bool(lines))]
 
 
 def _trace(chart: CurveChart, panel: Panel, curve: Curve, *, number: int) -> go.Scatter:

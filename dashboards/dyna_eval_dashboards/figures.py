@@ -21,7 +21,7 @@ from dyna_eval.reports.digits import speedup
 from dyna_eval.reports.report import Report, Row, baseline_of
 from dyna_eval.series.costs import PHASE_NAMES, PHASES, cost_chart, phase_bars
 from dyna_eval.series.drafts import depth_rates
-from dyna_eval.series.measured import Entry, Measured
+from dyna_eval.series.measured import CUT_OFF, Entry, Estimate, Measured, top_of
 from dyna_eval.wording import one_line, rate_text
 
 MAX_ROWS = 400
@@ -31,6 +31,8 @@ _COLOURS = 8
 _LABEL_CHARACTERS = 28
 _NAMED_STEPS = 24
 """Steps up to which each bar has its speedup."""
+_ABOVE = 0.16
+"""Of an axis that ends before intervals do: room for the two lines over a bar."""
 _MOST_PHASES, _MOST_CURVES = 60, 24
 """Rows of the phases, and of acceptance by depth."""
 _NAMED_BARS = 6
@@ -63,6 +65,10 @@ def figure_of(report: Report, pair: str, name: str) -> Shown | None:
 def _first(shown: int, total: int, which: str) -> str:
     """Say which rows a figure shows, where these are not all."""
     return f"The first {shown:,} of {total:,} rows {which}." if shown < total else ""
+
+
+def _note(*texts: str) -> str:
+    return " ".join(filter(None, texts))
 
 
 def plain(figure: go.Figure) -> dict[str, Any]:
@@ -150,16 +156,18 @@ def ablation(measured: Measured, pair: str) -> tuple[go.Figure, str]:
     shown = list(rows[:MAX_ROWS])
     if not shown:
         raise NothingToDrawError("there is no finished row")
-    rates = [row.figures.throughput for row in shown if row.figures]
-    errors = [
-        around(rate.mean, rate.interval.low, rate.interval.high) if rate.interval else (0.0, 0.0)
-        for rate in rates
+    rates = [
+        Estimate(value=row.figures.throughput.mean, interval=row.figures.throughput.interval)
+        for row in shown
+        if row.figures
     ]
+    end, is_cut = top_of(rates)
+    errors = [around(rate.value, rate.low, min(rate.high, end)) for rate in rates]
     known_slower = slower_steps(shown)
     slower = [row.step in known_slower for row in shown]
     bars = go.Bar(
         x=[row.step for row in shown],
-        y=[rate.mean for rate in rates],
+        y=[rate.value for rate in rates],
         error_y=error_bars(errors, thickness=1.2, width=3),
         marker={"pattern": {"shape": ["/" if slow else "" for slow in slower]}},
         hovertext=[_hover(row) for row in shown],
@@ -170,8 +178,11 @@ def ablation(measured: Measured, pair: str) -> tuple[go.Figure, str]:
     if len(shown) <= _NAMED_STEPS:
         figure.add_scatter(
             x=[row.step for row in shown],
-            y=[rate.mean + up for rate, (up, _) in zip(rates, errors, strict=True)],
-            text=[_speedup(row) + Entry.of(row).star for row in shown],
+            y=[min(rate.high, end) for rate in rates],
+            text=[
+                _speedup(row) + Entry.of(row).star + ("<br>▲" if rate.high > end else "")
+                for row, rate in zip(shown, rates, strict=True)
+            ],
             mode="text",
             textposition="top center",
             hoverinfo="skip",
@@ -185,7 +196,9 @@ def ablation(measured: Measured, pair: str) -> tuple[go.Figure, str]:
     base = baseline_of(rows)
     if base is not None and base.figures is not None:
         figure.add_hline(y=base.figures.throughput.mean, line={"dash": "dash", "width": 1})
-    return figure, _first(len(shown), len(rows), "with a result")
+    if is_cut:
+        figure.update_yaxes(range=[0.0, end * (1.0 + _ABOVE)])
+    return figure, _note(_first(len(shown), len(rows), "with a result"), CUT_OFF if is_cut else "")
 
 
 def speedup_by_acceptance(measured: Measured, pair: str) -> tuple[go.Figure, str]:
@@ -212,7 +225,11 @@ def speedup_by_acceptance(measured: Measured, pair: str) -> tuple[go.Figure, str
     figure.add_hline(y=1, line={"dash": "dash", "width": 1})
     reach = max(0.5, 0.18 * (max(lengths) - min(lengths)))
     figure.update_xaxes(range=[min(lengths) - reach, max(lengths) + reach])
-    return figure, _first(len(shown), len(known), "with a speedup and an acceptance length")
+    end, is_cut = top_of(speedups)
+    if is_cut:
+        figure.update_yaxes(range=[0.0, end])
+    left_out = _first(len(shown), len(known), "with a speedup and an acceptance length")
+    return figure, _note(left_out, CUT_OFF if is_cut else "")
 
 
 def phases(measured: Measured, pair: str) -> tuple[go.Figure, str]:

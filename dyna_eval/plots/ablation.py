@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from dyna_eval.jobs import Configuration
 from dyna_eval.plots import look
-from dyna_eval.plots.look import ALARM, CALM, FAINT, GREY, INK
+from dyna_eval.plots.look import ALARM, BODY, CALM, FAINT, GREY, INK, SMALL, TINY
 from dyna_eval.reports import digits
 from dyna_eval.reports.claims import Claim, claim_between, slower_steps
 from dyna_eval.reports.presets import is_pruned_tree, is_unpruned_tree
 from dyna_eval.reports.report import Report, Row
-from dyna_eval.series.measured import MOST_BARS_ABREAST, Entry, Estimate, baselines, doubts, undrawn
+from dyna_eval.series.measured import (
+    CUT_OFF,
+    MOST_BARS_ABREAST,
+    Entry,
+    Estimate,
+    baselines,
+    doubts,
+    top_of,
+    undrawn,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +33,7 @@ if TYPE_CHECKING:
 _CHARACTER_INCHES = 0.072  # width of a character at the small size, on average
 _BESIDE_INCHES = 1.2  # what the axis and the word beside the baseline take of the width
 _CROWDED = 12  # characters under a bar; with fewer, labels are turned and remarks shortened
+_TURNED_CHARACTERS = 26  # in a line of a turned label
 _SMALL = 7.5
 
 
@@ -71,7 +81,7 @@ def draw(rows: Sequence[Row], report: Report) -> Figure:
     figure = look.new_figure(width, 3.3)
     axes = figure.add_subplot()
     characters = int((width - _BESIDE_INCHES) / len(bars) / _CHARACTER_INCHES)
-    limit, cut = look.top_of([bar.rate for bar in bars])
+    limit, cut = top_of([bar.rate for bar in bars])
     _draw_bars(axes, bars, limit)
     _draw_baseline(axes, bars)
     _dress(axes, bars, characters)
@@ -94,7 +104,7 @@ def _draw_list(bars: Sequence[_Bar], report: Report) -> Figure:
     base = next((bar.rate for bar in bars if bar.row.is_baseline), None)
     if base is not None:
         axes.axvline(base.value, **look.BASELINE)
-    limit, cut = look.top_of([bar.rate for bar in bars])
+    limit, cut = top_of([bar.rate for bar in bars])
     axes.set_xlim(0.0, limit)
     axes.set_xlabel("Throughput (tokens/s)")
     legend = "Dashed: the baseline. At the right: speedup."
@@ -136,12 +146,14 @@ def _draw_baseline(axes: Axes, bars: Sequence[_Bar]) -> None:
 
 def _dress(axes: Axes, bars: Sequence[_Bar], characters: int) -> None:
     axes.set_ylabel("Throughput (tokens/s)")
-    labels = [Entry.of(bar.row).starred for bar in bars]
-    crowded = characters < _CROWDED and max(map(len, labels)) > characters
-    wrapped = ["\n".join(textwrap.wrap(label, 26 if crowded else characters)) for label in labels]
+    entries = [Entry.of(bar.row) for bar in bars]
+    size = _size_of_labels(entries, characters)
+    room = int(characters * BODY / size) if size else _TURNED_CHARACTERS
+    wrapped = ["\n".join(textwrap.wrap(entry.label, room)) + entry.star for entry in entries]
     axes.set_xticks(range(len(bars)), wrapped, parse_math=False)
-    if crowded:
-        axes.tick_params(axis="x", labelrotation=35, labelsize=_SMALL)
+    axes.tick_params(axis="x", labelsize=size or _SMALL)
+    if size is None:
+        axes.tick_params(axis="x", labelrotation=35)
         for label in axes.get_xticklabels():
             label.set(horizontalalignment="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(bars) - 0.4)
@@ -150,6 +162,19 @@ def _dress(axes: Axes, bars: Sequence[_Bar], characters: int) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
+
+
+def _size_of_labels(entries: Sequence[Entry], characters: int) -> float | None:
+    """Return the size of type in which no label is broken inside a word; None where labels must be turned.
+
+    `characters` have room under a bar in the largest size.
+    """
+    labels = [entry.starred for entry in entries]
+    if characters < _CROWDED and max(map(len, labels)) > characters:
+        return None
+    words = [word for label in labels for word in textwrap.wrap(label, 1, break_long_words=False)]
+    longest = max(map(len, words), default=0)
+    return next((size for size in (BODY, SMALL, TINY) if longest <= int(characters * BODY / size)), None)
 
 
 def _annotate(figure: Figure, axes: Axes, bars: Sequence[_Bar], characters: int, limit: float) -> None:
@@ -206,7 +231,7 @@ def _notes(bars: Sequence[_Bar], report: Report, *, cut: bool, short_remarks: bo
     return [
         "▼: times the speed of the step before it." if is_short else "",
         look.intervals_note(report, [bar.rate for bar in bars]),
-        look.CUT_OFF if cut else "",
+        CUT_OFF if cut else "",
         look.undrawn_note(undrawn(report, entries)),
         *doubts(entries, over=baselines(report, entries)),
     ]

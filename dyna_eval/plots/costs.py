@@ -20,7 +20,7 @@ from dyna_eval.series.costs import (
     why_no_bar,
     why_no_point,
 )
-from dyna_eval.series.measured import Estimate, baselines, doubts, undrawn
+from dyna_eval.series.measured import CUT_OFF, Estimate, baselines, doubts, top_of, undrawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +79,7 @@ def draw_cost(chart: CostChart, report: Report) -> Figure:
     notes = [
         *_explained(chart),
         look.intervals_note(report, [p.speedup for p in chart.points]),
-        look.CUT_OFF if cut else "",
+        CUT_OFF if cut else "",
         look.undrawn_note(undrawn(report, entries, why_no_point)),
     ]
     look.write_note(figure, [*notes, *doubts(entries, over=baselines(report, entries))])
@@ -106,12 +106,13 @@ def _cost_figure(points: Sequence[CostPoint], *, numbered: bool) -> tuple[Figure
 
 def _limit_cost(axes: Axes, points: Sequence[CostPoint]) -> bool:
     """Let all points and predictions be seen; return whether an interval is cut off."""
-    axes.set_xlim(left=min(0.9, min(p.length.low for p in points) - 0.1))
-    top, cut = look.top_of([point.speedup for point in points])
+    end, is_length_cut = top_of([point.length for point in points])
+    axes.set_xlim(max(0.0, min(0.9, min(p.length.low for p in points) - 0.1)), end)
+    top, is_speedup_cut = top_of([point.speedup for point in points])
     lowest = min(min(point.speedup.low, point.predicted or 1.0) for point in points)
     highest = max(top, *(1.06 * (point.predicted or 0.0) for point in points))
     axes.set_ylim(max(0.0, 0.9 * lowest - 0.1), highest)
-    return cut
+    return is_length_cut or is_speedup_cut
 
 
 def _explained(chart: CostChart) -> list[str]:
@@ -303,7 +304,7 @@ def draw_phases(bars: Sequence[PhaseBar], report: Report, *, as_shares: bool) ->
         "Arrow: the bar goes on to its sum." if goes_on else "",
         _thin_phases(bars, seen),
         "" if as_shares else look.intervals_note(report, [bar.total for bar in bars]),
-        look.CUT_OFF if is_cut and not as_shares else "",
+        CUT_OFF if is_cut and not as_shares else "",
         look.undrawn_note(undrawn(report, entries, why_no_bar)),
     ]
     look.write_note(figure, [*texts, *doubts(entries)])
@@ -318,7 +319,7 @@ def _end_of_axis(bars: Sequence[PhaseBar]) -> tuple[float, bool]:
     totals = sorted((bar.total for bar in bars), key=lambda total: total.value)
     if len(totals) > 2 and totals[-1].value > _SQUEEZED * totals[-2].value:
         totals.pop()
-    return look.top_of(totals)
+    return top_of(totals)
 
 
 def _draw_phases_of(axes: Axes, y: int, bar: PhaseBar, scale: float) -> None:

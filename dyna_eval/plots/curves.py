@@ -12,6 +12,7 @@ from dyna_eval.plots import look
 from dyna_eval.plots.look import ALARM, BODY, INK, SMALL, TINY
 from dyna_eval.reports.digits import factor
 from dyna_eval.reports.report import Report
+from dyna_eval.series.measured import CUT_OFF, top_of
 from dyna_eval.series.parameters import Parameter, Scale, bare_text
 from dyna_eval.series.swept import (
     REPEATED,
@@ -73,7 +74,7 @@ def draw_curves(chart: CurveChart, report: Report) -> Figure:
         look.title_below(grid, len(chart.panels), chart.x.title, inches)
         _legend(figure, chart.names, styles)
     points = [p for panel in chart.panels for curve in panel.curves for p in curve.points]
-    notes = [look.intervals_note(report, [point.y for point in points]), look.CUT_OFF if cut else ""]
+    notes = [look.intervals_note(report, [point.y for point in points]), CUT_OFF if cut else ""]
     with_line = any(panel.baseline for panel in chart.panels)
     notes += [
         "Dashed grey: the baseline." if with_line else "",
@@ -157,7 +158,7 @@ def _beside_each_other(parameter: Parameter, panel: Panel, curve: Curve) -> list
 def _limit_y(axes: Axes, chart: CurveChart) -> bool:
     """Start rates at 0 and lengths, never under 1, a little lower; return whether an interval is cut."""
     known = [p.y for panel in chart.panels for curve in panel.curves for p in curve.points]
-    top, cut = look.top_of([*known, *(panel.baseline for panel in chart.panels if panel.baseline)])
+    top, cut = top_of([*known, *(panel.baseline for panel in chart.panels if panel.baseline)])
     if chart.measure is Measure.ACCEPTANCE:
         axes.set_ylim(min(0.9, min(one.low for one in known) - 0.05), top)
     else:

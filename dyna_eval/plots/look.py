@@ -322,19 +322,6 @@ def whisker(
         caps[-1].set(marker=">" if along == "x" else "^", markersize=4.5, markeredgewidth=0.0)
 
 
-def top_of(known: Iterable[Estimate]) -> tuple[float, bool]:
-    """Return where an axis from 0 should end for all intervals to be seen, and whether some are cut off.
-
-    An interval that reaches far beyond all values would leave nothing of the rest to see.
-    """
-    known = list(known)
-    highest, limit = max(one.high for one in known), 2.5 * max(one.value for one in known)
-    return 1.06 * min(highest, limit), highest > limit
-
-
-CUT_OFF = "Some intervals reach beyond the axis."
-
-
 def beside(axes: Axes, y: float, text: str, **style: Any) -> None:
     """Write a number at the right edge of a list's line."""
     axes.text(

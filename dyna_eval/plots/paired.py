@@ -9,7 +9,7 @@ from dyna_eval.plots import look
 from dyna_eval.plots.look import BODY, CALM, INK, SMALL
 from dyna_eval.reports.digits import factor
 from dyna_eval.reports.report import Report
-from dyna_eval.series.measured import baselines, doubts, undrawn
+from dyna_eval.series.measured import CUT_OFF, baselines, doubts, undrawn
 from dyna_eval.series.paired import PairedSpeedups, why_unpaired
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def draw_paired(rows: Sequence[PairedSpeedups], report: Report) -> Figure:
         [
             *texts,
             look.intervals_note(report, [row.geometric_mean for row in rows]),
-            look.CUT_OFF if cut else "",
+            CUT_OFF if cut else "",
             look.undrawn_note(undrawn(report, entries, why_unpaired)),
             *doubts(entries, over=baselines(report, entries)),
         ],

@@ -38,6 +38,20 @@ class Estimate:
         return max(self.value, self.interval.high) if self.interval else self.value
 
 
+CUT_OFF = "Some intervals reach beyond the axis."
+"""What the note of a figure says whose axis ends before intervals do."""
+
+
+def top_of(known: Iterable[Estimate]) -> tuple[float, bool]:
+    """Return where an axis from 0 should end for all intervals to be seen, and whether some are cut off.
+
+    An interval that reaches far beyond all values would leave nothing of the rest to see.
+    """
+    known = list(known)
+    highest, limit = max(one.high for one in known), 2.5 * max(one.value for one in known)
+    return 1.06 * min(highest, limit), highest > limit
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A row as a figure names it."""

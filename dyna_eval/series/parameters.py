@@ -192,6 +192,8 @@ def span(
     if x is None:
         raise NothingToDrawError("no parameter takes several values")
     if x == "method":  # which have few parameters in common
+        if not curves and "pair" in known and "pair" not in given:
+            curves = ["pair"]
         return Span(x=x, curves=tuple(curves), row=row, column=column)
     rows = taking_part(rows, x)
     free = [name for name in independent(rows) if name not in (*given, x) and not _follows(rows, name, [x])]

@@ -49,6 +49,7 @@ from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import Report
 from dyna_eval.reports.sweep_comparison import compare_reports
 from dyna_eval.series.costs import PHASE_NAMES
+from dyna_eval.series.measured import CUT_OFF
 from dyna_eval.tables import report as tables
 from dyna_eval.tables.comparison import (
     compared_pairs,
@@ -58,7 +59,7 @@ from dyna_eval.tables.comparison import (
     remarks,
 )
 from dyna_eval.time_left import Basis, TimeLeft
-from tests.unit.report_records import BASELINE, PRUNED, change_jobs, record
+from tests.unit.report_records import BASELINE, PRUNED, change_jobs, record, slow_prompt
 
 TOKEN = "a-token-of-some-length"  # noqa: S105  # guards nothing
 EXAMPLES = {
@@ -794,6 +795,34 @@ def test_a_figure_that_leaves_rows_out_says_so_on_the_page_and_in_the_file(
     assert shown.note == "The first 1 of 4 rows that draft."
 
 
+@pytest.mark.parametrize("name", ["ablation", "speedup", "explored"])
+def test_figures_of_few_prompts_show_their_values_and_say_that_intervals_go_on(name: str) -> None:
+    """Of two prompts of which one takes 1.5 times as long, the interval's end is 12 times the mean."""
+    for prompts, is_cut in ((2, True), (8, False)):
+        few = record([(BASELINE, 90.0), *GRID], prompts=prompts, repeats=1)
+        report = build_report(slow_prompt(slow_prompt(few, 1.5), 1.5, but=BASELINE.label))
+        if name == "explored":
+            found = explored(report, x="depth", curve="branch", y="speedup")
+            figure, note = found.figure, " ".join(found.notes)
+        else:
+            shown = figure_of(report, "demo", name)
+            assert shown
+            figure, note = shown.figure, shown.note
+        assert figure
+        bars = [trace for trace in figure["data"] if "error_y" in trace]
+        values = [float(y) for trace in bars for y in trace["y"]]
+        assert (CUT_OFF in note) is is_cut
+        ends = figure["layout"]["yaxis"].get("range")
+        assert (ends is not None) is is_cut
+        if ends:
+            assert ends[0] == 0.0 and max(values) < ends[1] < 3.2 * max(values)
+        if name == "ablation":
+            words = figure["data"][1]
+            assert all(("▲" in text) is is_cut for text in words["text"][1:])
+            if ends:
+                assert max(words["y"]) < ends[1]  # room for what stands over the bars
+
+
 def test_a_figure_is_not_waited_for_while_the_first_report_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1022,6 +1051,21 @@ def test_explored_speedups_say_where_load_slowed_what_they_are_over() -> None:
         shown = with_memory(report, {row.label: 1 for row in report.rows if not row.is_baseline})
         notes = explored(shown, kind=kind, x="depth", curve="branch", y="speedup").notes
         assert any(note.startswith(said) for note in notes), kind
+
+
+def test_methods_of_several_pairs_are_curves_by_pair_unless_asked_otherwise() -> None:
+    steps = [(BASELINE, 90.0), (PRUNED, 180.0)]
+    report = build_report(record(steps, pairs=("greedy", "sampled")))
+    figure = explored(report, y="throughput").figure
+    assert figure
+    points = [(trace["name"], list(trace["x"])) for trace in figure["data"]]
+    assert points == [("greedy", ["ar", "tree"]), ("sampled", ["ar", "tree"])]
+    assert Choice.of({"x": "method"}, report.rows).curve == "pair"
+    assert Choice.of({"x": "method", "curve": ""}, report.rows).curve == ""
+    assert Choice.of({"x": "method", "row": "pair"}, report.rows).curve == ""
+    assert Choice.of({}, build_report(record(steps)).rows).curve == ""
+    swept_too = build_report(record([(BASELINE, 90.0), *GRID], pairs=("greedy", "sampled"))).rows
+    assert Choice.of({"x": "method"}, swept_too).curve == "pair"
 
 
 def test_one_parameter_is_not_chosen_twice_and_what_is_asked_for_stays() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from report_records import (
     BASELINE,
     LINEAR,
@@ -24,13 +26,14 @@ from dyna_eval.latex import to_latex
 from dyna_eval.latex.prose import to_prose
 from dyna_eval.measurements import Exactness
 from dyna_eval.plots.ablation import draw
-from dyna_eval.plots.look import ALARM, CALM, CUT_OFF
+from dyna_eval.plots.look import ALARM, CALM, TINY
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.claims import slower_steps
 from dyna_eval.reports.digits import speedup
 from dyna_eval.reports.intervals import Interval
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.statistics import Comparison
+from dyna_eval.series.measured import CUT_OFF
 
 
 def drawn(stored: SweepRecord) -> Figure:
@@ -233,6 +236,39 @@ def test_a_bar_whose_output_is_not_the_targets_is_starred_and_explained() -> Non
     labels = [label.get_text().replace("\n", " ") for label in figure.axes[0].get_xticklabels()]
     assert labels == ["Baseline", "+ Draft model*", "+ Tree structure", "+ Adaptive pruning"]
     assert "* + Draft model: output is not the target's" in figure.get_supxlabel().replace("\n", " ")
+
+
+def labels_of(figure: Figure) -> list[Text]:
+    figure.draw_without_rendering()
+    return list(figure.axes[0].get_xticklabels())
+
+
+@pytest.mark.parametrize("count", [2, 4, 6, 8, 11])
+@pytest.mark.parametrize("threshold", ["0.05", "0.025", "0.0"])
+def test_no_label_is_broken_inside_a_word_and_no_star_stands_alone(count: int, threshold: str) -> None:
+    rows = [
+        replace(PRUNED, label=f"Tree (depth={depth}, threshold={threshold})") for depth in range(2, 2 + count)
+    ]
+    stored = record([(BASELINE, 50.0), *((row, 90.0) for row in rows)], repeats=1)
+    for row in rows[::2]:
+        stored = change_samples(stored, row.label, exactness=Exactness.VIOLATION)
+    labels = labels_of(drawn(stored))
+    stars = ["", *("" if i % 2 else "*" for i in range(count))]
+    whole = [f"{row.label}{star}" for row, star in zip([BASELINE, *rows], stars, strict=True)]
+    assert [label.get_text().replace("\n", " ") for label in labels] == whole
+    assert all(label.get_fontsize() >= TINY for label in labels)
+    if not labels[0].get_rotation():
+        boxes = [label.get_window_extent() for label in labels]
+        assert not any(one.overlaps(other) for one, other in pairwise(boxes))
+
+
+def test_a_label_of_one_word_too_long_for_its_bar_is_turned_and_keeps_its_star() -> None:
+    row = replace(PRUNED, label="Tree a_policy_whose_name_is_twenty-six_characters_long_")
+    stored = change_samples(record([(BASELINE, 50.0), (row, 90.0)]), row.label, exactness=Exactness.VIOLATION)
+    _, label = labels_of(drawn(stored))
+    assert label.get_rotation() == 35
+    assert label.get_text().replace("\n", "").replace(" ", "") == f"{row.label}*".replace(" ", "")
+    assert not label.get_text().endswith("\n*")
 
 
 @pytest.mark.parametrize(("share", "is_heavy"), [(0.3, False), (0.31, True)])

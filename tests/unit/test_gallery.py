@@ -44,7 +44,6 @@ from dyna_eval.plots.costs import PHASE_STYLES
 from dyna_eval.plots.curves import TITLES, draw_heat
 from dyna_eval.plots.look import (
     ALARM,
-    CUT_OFF,
     DASHES,
     MARKERS,
     SERIES,
@@ -59,8 +58,8 @@ from dyna_eval.records import SweepRecord
 from dyna_eval.reports.imported import ImportedSweep
 from dyna_eval.reports.joined_report import joined_report
 from dyna_eval.reports.measured_report import build_report
-from dyna_eval.series.costs import PHASES, PhaseBar, phase_bars
-from dyna_eval.series.measured import Measured
+from dyna_eval.series.costs import PHASES, PhaseBar, cost_chart, phase_bars
+from dyna_eval.series.measured import CUT_OFF, Measured
 from dyna_eval.series.paired import paired_speedups
 from dyna_eval.series.swept import Measure, heat_map
 from tests.disks import room_for
@@ -370,6 +369,28 @@ def test_an_axis_of_few_prompts_shows_bars_and_dots_and_says_that_intervals_go_o
         assert low > 0.2
     _, is_cut = cut_notes(with_costs(record(steps, repeats=1)), stem)
     assert not is_cut
+
+
+def test_acceptance_of_few_prompts_can_be_read_beside_intervals_that_go_on() -> None:
+    """One prompt takes three times the rounds of the other: the interval's end is far from both."""
+    for prompts, is_cut in ((2, True), (8, False)):
+        stored = with_costs(record(prompts=prompts, repeats=1, noise=0.0))
+        jobs = tuple(
+            job
+            if job.label == BASELINE.label
+            else replace(job, samples=(replace(job.samples[0], rounds=120), *job.samples[1:]))
+            for job in stored.jobs
+        )
+        stored = replace(stored, jobs=jobs)
+        lengths = [
+            point.length for point in cost_chart(Measured.of(build_report(stored), stored), "demo").points
+        ]
+        farthest = max(length.high for length in lengths)
+        figure, is_told = cut_notes(stored, "cost-model")
+        low, high = figure.axes[0].get_xlim()
+        assert 0.0 <= low <= 0.9
+        assert (farthest > high, is_told) == (is_cut, is_cut)
+        assert high < 3.0 * max(length.value for length in lengths)
 
 
 def test_an_axis_of_prompts_reaches_as_far_as_their_means_intervals() -> None:
