@@ -165,7 +165,7 @@ def _label_points(figure: Figure, axes: Axes, chart: CostChart, *, numbered: boo
     axes.set_ylim(axes.get_ylim())
     taken, lines = _boxes_of_points(axes, chart.points, figure.dpi), _boxes_of_lines(axes, chart)
     entries = [point.entry for point in chart.points]
-    texts = [f"{one.step}{one.star}" for one in entries] if numbered else look.row_labels(entries, 18)
+    texts = [f"{one.step}{one.star}" for one in entries] if numbered else look.row_labels(entries, 20)
     for point, text in zip(chart.points, texts, strict=True):
         at = (point.length.value, point.speedup.value)
         label = axes.annotate(
