@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.options import database_option, open_to_read, without_password
+from dyna_eval.commands.options import database_option, form_options, open_to_read, without_password
 from dyna_eval.commands.output import print_json
 from dyna_eval.wording import count, one_line
 
@@ -40,9 +40,11 @@ def read_percentage(
 @click.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("--markdown", "form", flag_value="markdown", help="Print a Markdown table.")
-@click.option("--csv", "form", flag_value="csv", help="Print comma-separated values.")
-@click.option("--json", "form", flag_value="json", help="Print everything as JSON.")
+@form_options(
+    markdown="Print a Markdown table.",
+    csv="Print comma-separated values.",
+    json="Print everything as JSON.",
+)
 @click.option(
     "--fail-on-regression",
     "allowed",

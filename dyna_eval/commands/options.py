@@ -184,6 +184,23 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_options(with_execution, options)
 
 
+def form_options(**helps: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add a flag for each form that a command prints; it gets the one that was given, or None, as `form`."""
+
+    def with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_form(**given: Any) -> Any:
+            forms = [name for name in helps if given.pop(name)]
+            if len(forms) > 1:
+                raise click.UsageError(f"--{forms[0]} and --{forms[1]} are two forms; name one of them")
+            return command(form=forms[0] if forms else None, **given)
+
+        flags = [click.option(f"--{name}", is_flag=True, help=text) for name, text in helps.items()]
+        return with_options(with_form, flags)
+
+    return with_flags
+
+
 def with_options(command: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
     """Add options to a command, in the order in which its help is to list them."""
     for option in reversed(options):

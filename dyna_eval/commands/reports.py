@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dyna_eval.commands.exchange import print_by_category, write_answers
-from dyna_eval.commands.options import database_option, open_to_read, readable, which_sweep
+from dyna_eval.commands.options import database_option, form_options, open_to_read, readable, which_sweep
 from dyna_eval.commands.output import print_json
 from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_papers
 from dyna_eval.commands.plotting import Figures, figure_options, write_figures
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @which_sweep
-@click.option("--latex", "form", flag_value="latex", help="Print a booktabs table.")
-@click.option("--prose", "form", flag_value="prose", help="Print a LaTeX subsection that walks through it.")
-@click.option("--markdown", "form", flag_value="markdown", help="Print a Markdown table.")
-@click.option("--csv", "form", flag_value="csv", help="Print comma-separated values.")
-@click.option("--json", "form", flag_value="json", help="Print every figure as JSON.")
+@form_options(
+    latex="Print a booktabs table.",
+    prose="Print a LaTeX subsection that walks through it.",
+    markdown="Print a Markdown table.",
+    csv="Print comma-separated values.",
+    json="Print every figure as JSON.",
+)
 @click.option(
     "--preset",
     type=click.Choice(["four-step", "three-step"]),

@@ -353,6 +353,7 @@ def test_a_check_is_asked_for_nothing_else(workplace: Workplace, options: list[s
             ["--by-category", "--preset", "four-step"],
             "--by-category takes one whole sweep; leave out --preset",
         ),
+        (["--latex", "--csv"], "--latex and --csv are two forms; name one of them"),
         (["--samples", "s.csv", "--chosen"], "on whatever terms; leave out --chosen"),
         (["--spec-bench", "x", "--chosen"], "--spec-bench takes one whole sweep; leave out --chosen"),
         (
