@@ -487,8 +487,9 @@ class Controller:
                 self._abandon(call)
         self._places.look(keep=self._places.slots, busy=self._busy())
         counts = self.store.progress(self.sweep_id)
-        ends = self.fail_fast and self._failed
-        self._places.want(0 if ends else counts[JobState.QUEUED], self.store.queued_pairs(self.sweep_id))
+        if self._places.may_grow:
+            ends = self.fail_fast and self._failed
+            self._places.want(0 if ends else counts[JobState.QUEUED], self.store.queued_pairs(self.sweep_id))
         self._news.export.jobs(counts)
         self._renewed = now
 

@@ -79,9 +79,8 @@ class Places:
 
     def want(self, queued: int, pairs: Collection[str]) -> None:
         """Tell a cluster that may grow how many jobs are queued, of which pairs."""
-        if self.may_grow:
-            takes = [slot for slot in self.slots if any(slot.refusal(pair) is None for pair in pairs)]
-            self._wanted.want(queued, takes)
+        takes = [slot for slot in self.slots if any(slot.refusal(pair) is None for pair in pairs)]
+        self._wanted.want(queued, takes)
 
     def want_none(self) -> None:
         """Take back what a cluster that may grow was asked for."""
