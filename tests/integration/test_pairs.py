@@ -21,7 +21,7 @@ import pytest
 import torch
 import transformers
 from dyna_eval_workers import architecture, loading, model_files, pairs
-from dyna_eval_workers.architecture import check_architecture, plain_logits, self_test
+from dyna_eval_workers.architecture import attention_of, check_architecture, plain_logits, self_test
 from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.exactness import TokenComparison, compare_tokens
@@ -505,35 +505,30 @@ def test_different_tokenizers_are_refused(saved: Path, model: Path) -> None:
 
 # ----------------------------------------------------------------- architectures
 
-TINY_WINDOW = {"sliding_window": 16}
+WINDOW = 16
+TINY_WINDOW = {"sliding_window": WINDOW}
+TINY_HEADS = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 64,
+    "max_position_embeddings": POSITIONS,
+}
 UNSUPPORTED: dict[str, tuple[str, dict[str, Any], str]] = {
     "bloom": ("bloom", {}, "ALiBi"),
     "mpt": ("mpt", {}, "ALiBi"),
     "falcon with ALiBi": ("falcon", {"alibi": True}, "ALiBi"),
-    "mistral with a window": ("mistral", TINY_WINDOW, "window of 16 tokens"),
-    "mistral with a flag that it does not know": (
-        "mistral",
-        TINY_WINDOW | {"use_sliding_window": False},
-        "window of 16 tokens",
-    ),
-    "qwen2 that uses its window": (
-        "qwen2",
-        TINY_WINDOW | {"use_sliding_window": True, "max_window_layers": 1},
-        "window of 16 tokens",
-    ),
-    "phi3 with a window": ("phi3", TINY_WINDOW | {"max_position_embeddings": 64}, "window of 16 tokens"),
     "gpt_neo with local layers": (
         "gpt_neo",
         {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 16},
-        "window of 16 tokens",
+        "gpt_neo has local layers",
     ),
     "gpt_neo without local layers": (
         "gpt_neo",
         {"num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]], "window_size": 16},
         "no scaled-dot-product attention (sdpa) for gpt_neo",
     ),
-    "gptj": ("gptj", {}, "no scaled-dot-product attention (sdpa) for gptj"),
-    "gemma3": ("gemma3_text", {"num_hidden_layers": 6, "sliding_window": 16}, "window of 16 tokens"),
+    "codegen": ("codegen", {}, "no scaled-dot-product attention (sdpa) for codegen"),
     "mamba": ("mamba", {}, "recurrent or hybrid"),
     "rwkv": ("rwkv", {}, "recurrent or hybrid"),
     "jamba": ("jamba", {}, "recurrent or hybrid"),
@@ -576,6 +571,58 @@ def test_weights_that_changed_since_they_were_inspected_are_not_loaded(saved: Pa
     assert refusal(lambda: load_pair(both, CPU)).startswith(str(model))
 
 
+WINDOWED: dict[str, tuple[str, dict[str, Any]]] = {
+    "mistral": ("mistral", TINY_WINDOW),
+    "mistral with a flag that it does not know": ("mistral", TINY_WINDOW | {"use_sliding_window": False}),
+    "qwen2 that uses its window": (
+        "qwen2",
+        TINY_WINDOW | {"use_sliding_window": True, "max_window_layers": 1},
+    ),
+    "phi3": ("phi3", TINY_WINDOW | TINY_HEADS),
+    "gemma2": ("gemma2", TINY_WINDOW | TINY_HEADS),
+    "gemma3": ("gemma3_text", TINY_WINDOW | TINY_HEADS | {"num_hidden_layers": 6}),
+    "olmo3": ("olmo3", TINY_WINDOW | TINY_HEADS | {"num_hidden_layers": 4}),
+}
+"""Models in which the attention of all layers, or of some, slides over 16 tokens."""
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [(name, run) for name in WINDOWED for run in RUNNERS if run == "eager" or WINDOWED[name][0] in FAMILIES],
+)
+def test_up_to_the_length_of_its_window_a_model_decodes_exactly(name: str, backend: str) -> None:
+    """Trees write more rows than the window has; what plain decoding in transformers writes is the truth."""
+    kind, changes = WINDOWED[name]
+    model, draft = (tiny_model(kind, seed=seed, **changes) for seed in (1, 2))
+    model.set_attn_implementation(attention_of(model.config))
+    check_architecture(model.config, name)
+    assert position_limit(model.config) == WINDOW
+    prompt = (17, 5, 250, 31)
+    new = WINDOW - len(prompt)
+    plain = model.generate(torch.tensor([prompt]), max_new_tokens=new, do_sample=False)[0, len(prompt) :]
+    target = RUNNERS[backend](model)
+    self_test(target, plain_logits(model), name)
+    decoder = Decoder(target, TorchRunner(draft), vocabulary=VOCABULARY, end_tokens=[0])
+    for configuration in (None, TREE):
+        decoded = decoder.decode(prompt, GenerationSpec(max_new_tokens=new), configuration, seed="7")
+        assert list(decoded.token_ids) == plain.tolist()
+    assert max(r.verified for r in decoded.rounds) > WINDOW
+
+
+def test_the_window_of_either_model_bounds_the_positions_of_both(tmp_path: Path) -> None:
+    target = save_model(tiny_model("mistral", seed=1, **TINY_WINDOW), tmp_path / "target")
+    draft = save_model(tiny_model("mistral", seed=2), tmp_path / "draft")
+    for pair in (spec_of(target, draft), spec_of(draft, target)):
+        assert inspected(pair).position_limit == WINDOW
+        assert loaded(pair).position_limit == WINDOW
+
+
+def test_a_family_without_sdpa_is_loaded_with_its_own_attention(tmp_path: Path) -> None:
+    folder = save_model(tiny_model("gptj", seed=1, n_head=4, rotary_dim=8, n_positions=POSITIONS), tmp_path)
+    lines = check(spec_of(folder, folder))
+    assert all(": exact," in line for line in lines[3:])
+
+
 ACCEPTED: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral without a window": ("mistral", {"sliding_window": None}),
     "mistral with a window as long as its context": ("mistral", {"sliding_window": POSITIONS}),
@@ -588,9 +635,11 @@ ACCEPTED: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-def test_a_window_or_a_bias_that_does_not_bind_is_no_reason(name: str) -> None:
+def test_a_window_or_a_bias_that_does_not_bind_takes_no_positions_away(name: str) -> None:
     kind, changes = ACCEPTED[name]
-    check_architecture(tiny_config(kind, **changes), name)
+    config = tiny_config(kind, **({"max_position_embeddings": POSITIONS} | changes))
+    check_architecture(config, name)
+    assert position_limit(config) == POSITIONS
 
 
 def test_an_architecture_that_nobody_knows_is_refused(model: Path) -> None:

@@ -709,7 +709,7 @@ def test_a_prompt_that_just_fits_is_accepted() -> None:
 def test_a_prompt_that_does_not_fit_comes_with_the_cut_that_would() -> None:
     prompts = [a_prompt(3), a_prompt(29)]
     reason = refusal(lambda: check_fit(prompts, max_new_tokens=100, position_limit=128))
-    assert "29 tokens and 100 new ones do not fit in the models' 128 positions" in reason
+    assert "29 tokens and 100 new ones do not fit in the 128 positions in which the models can be" in reason
     assert reason.endswith("set prompts.max_prompt_tokens to at most 28")
     check_fit([a_prompt(28)], max_new_tokens=100, position_limit=128)
 
@@ -829,7 +829,7 @@ def test_of_several_generation_settings_each_is_resolved_over_the_same_models_an
 
 
 def test_a_text_that_does_not_fit_at_one_of_several_lengths_is_refused() -> None:
-    with pytest.raises(PromptError, match="and 100000 new ones do not fit in the models' 1024 positions"):
+    with pytest.raises(PromptError, match="and 100000 new ones do not fit in the 1024 positions"):
         resolve_sweep(of_lengths("[8, 100000]"), device="cpu")
 
 

@@ -1,9 +1,9 @@
 """Which models can be verified as trees, decided before any timing.
 
 A tree node must attend to its own ancestors only, at the position of its depth. Models whose attention
-depends on the distance between cache rows (ALiBi), forgets old rows (sliding windows) or has no rows
-at all (recurrent layers) cannot do that, and some fail silently. So a configuration is checked first,
-and a loaded model must pass a self-test against plain forward passes.
+depends on the distance between cache rows (ALiBi, GPT-Neo's local layers) or has no rows at all (recurrent
+layers) cannot do that, and some fail silently. So a configuration is checked first, and a loaded model must
+pass a self-test against plain forward passes. A sliding window bounds the positions: see `position_limit`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from dyna_eval_workers.sampling import Sampler
 from dyna_eval_workers.tree import ROOT, Tree
 
 _ALIBI = {"bloom", "mpt"}
-_FULL_ATTENTION = {"full_attention", "attention"}
+_ATTENTION = {"full_attention", "attention", "sliding_attention"}
+_EAGER_ATTENTION = {"gemma2", "gptj"}  # families without sdpa whose own attention takes the mask of a tree
 _WIDTHS = 7, 24, 40  # nodes of the passes of the self-test
 _PROMPTS = 5, 150  # tokens before the tree; behind so many kernels read rows, mask and tokens in parts
 _WIDE = 72  # nodes of the pass after the long prompt: more than any kernel takes at once
@@ -53,31 +54,25 @@ def check_architecture(config: Any, name: str) -> None:
         raise PairError(
             f"{name}: {kind} uses ALiBi, which cannot be verified as a tree; choose another model"
         )
-    window, layers = _window(text), set(getattr(text, "layer_types", None) or ())
-    if window and window < (position_limit(config) or window + 1):
+    if "local" in getattr(text, "attention_layers", ()):  # GPT-Neo's, whatever mask is given
         raise PairError(
-            f"{name}: attention slides over a window of {window} tokens, shorter than the context; "
-            "a tree cannot be verified in it; choose a model without a sliding window"
+            f"{name}: {kind} has local layers, whose window counts rows of the cache, so that no tree can be "
+            "verified; choose another model"
         )
-    foreign = layers - _FULL_ATTENTION - {"sliding_attention"}
+    foreign = set(getattr(text, "layer_types", None) or ()) - _ATTENTION
     if foreign or _is_recurrent(config):
         what = ", ".join(sorted(foreign)) or kind
         raise PairError(f"{name}: recurrent or hybrid layers ({what}) cannot be verified as a tree")
-    if not _has_sdpa(config):
+    if attention_of(config) == "sdpa" and not _has_sdpa(config):
         raise PairError(
             f"{name}: transformers has no scaled-dot-product attention (sdpa) for {kind}, with which trees "
             "are verified; choose another model"
         )
 
 
-def _window(text: Any) -> int | None:
-    """Return the length of the window in which some layer's attention slides; None where none does."""
-    if "local" in getattr(text, "attention_layers", ()):  # GPT-Neo's word for it
-        return int(text.window_size)
-    layers = getattr(text, "layer_types", None)
-    if layers and "sliding_attention" not in layers:
-        return None
-    return getattr(text, "sliding_window", None)  # None too where the family has a flag and it is off
+def attention_of(config: Any) -> str:
+    """Return transformers' name of the attention with which a model is loaded."""
+    return "eager" if config.model_type in _EAGER_ATTENTION else "sdpa"
 
 
 def _is_recurrent(config: Any) -> bool:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from dyna_eval.errors import PairError, first_line
 from dyna_eval.jobs import DEMO_LARGE, Backend, Configuration, Method, Pair
-from dyna_eval_workers.architecture import plain_logits, self_test
+from dyna_eval_workers.architecture import attention_of, plain_logits, self_test
 from dyna_eval_workers.cudagraph import GraphRunner
 from dyna_eval_workers.decoding import Decoder
 from dyna_eval_workers.enlarged import enlarge
@@ -148,7 +148,7 @@ def _load_model(files: ModelFiles, dtype: str, device: torch.device, *, gpus: in
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
-            attn_implementation="sdpa",
+            attn_implementation=attention_of(files.config()),
             output_loading_info=True,
             **placed,
         )

@@ -88,7 +88,7 @@ def check_fit(prompts: Sequence[Prompt], *, max_new_tokens: int, position_limit:
     )
     raise PromptError(
         f"prompt {longest.index} has {len(longest.token_ids)} tokens and {max_new_tokens} new ones do not "
-        f"fit in the models' {position_limit} positions; {advice}"
+        f"fit in the {position_limit} positions in which the models can be verified; {advice}"
     )
 
 

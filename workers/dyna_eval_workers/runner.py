@@ -110,17 +110,26 @@ def position_limit(config: Any) -> int | None:
     """Return the number of positions in which a model can be verified, or None where it states no limit.
 
     Past `original_max_position_embeddings`, transformers turns *all* tokens of a pass by LongRoPE's long
-    frequencies: one deep node of a tree would change its siblings.
+    frequencies: one deep node of a tree would change its siblings. Up to the length of a sliding window every
+    token still sees all before it; past it, rows of the cache would have to be forgotten by their position.
     """
     text = config.get_text_config()
     rotary = getattr(text, "rope_parameters", None) or {}
     kinds = (rotary, *rotary.values())  # some families have a dictionary for each kind of layer
-    limits = [getattr(text, "max_position_embeddings", None)] + [
+    limits = [getattr(text, "max_position_embeddings", None), _window(text)] + [
         kind.get("original_max_position_embeddings")
         for kind in kinds
         if isinstance(kind, dict) and kind.get("rope_type") == "longrope"
     ]
     return min((int(limit) for limit in limits if limit), default=None)
+
+
+def _window(text: Any) -> int | None:
+    """Return the length of the window in which some layer's attention slides; None where none does."""
+    layers = getattr(text, "layer_types", None)
+    if layers and "sliding_attention" not in layers:
+        return None
+    return getattr(text, "sliding_window", None)  # None too where the family has a flag and it is off
 
 
 class UncommittedRows:
