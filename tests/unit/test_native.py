@@ -468,6 +468,23 @@ def test_the_noise_of_likely_tokens_is_exact_however_many_there_are() -> None:
     torch.testing.assert_close(torch.tensor(scores[-1]), best.values, rtol=0, atol=2e-5)
 
 
+def test_noise_is_that_of_its_position_and_key_whatever_was_asked_before() -> None:
+    """Models of a pair share it, with unequal vocabularies; other positions take its place in turn."""
+    small, large = (lively("llama", vocab_size=size) for size in (VOCABULARY, 5 * VOCABULARY))
+    for seed in ("s", "t", "s"):
+        for before, depth in ((0, 3), (16, 3), (0, 40), (40, 7)):
+            for model in (small, large, small):
+                ours, theirs = native_runner(model), TorchRunner(model)
+                for runner in (ours, theirs):
+                    runner.reserve(64)
+                    runner.prefill([4] * before)
+                    runner.extend([4] * depth, range(COMMITTED, depth - 1))
+                theirs._logits = ours.logits().clone()
+                sampler = Sampler(temperature=9.0, seed=seed, vocabulary=5 * VOCABULARY)
+                assert ours.choose(sampler) == theirs.choose(sampler)
+                assert ours.top_k(3, sampler, 280)[0] == theirs.top_k(3, sampler, 280)[0]
+
+
 def test_what_was_asked_about_can_be_asked_again_after_its_rows_were_kept() -> None:
     sampler = Sampler(temperature=5.0, seed="s", vocabulary=VOCABULARY)
     ours, _ = twins(lively("llama"))

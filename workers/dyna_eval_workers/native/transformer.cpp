@@ -56,7 +56,8 @@ constexpr int64_t PANEL = VECTORS * LANES;  // outputs of a matrix that are comp
 constexpr int64_t COUNTERS = 16;            // Philox counters for the noise of 64 tokens: see sampling.py
 constexpr int64_t SCAN = 256;               // scores whose maximum is kept while the best are picked one by one
 constexpr int64_t WORTH_THREADS = 1 << 15;  // scores to scan from which several threads pay
-constexpr int64_t NOISE_COST = 16;          // scanning one score with its noise costs as much as so many without
+constexpr int64_t NOISE_COST = 16;          // computing the noise of a score costs as much as scanning so many
+constexpr int64_t NOISES = 16;              // positions whose noise is kept, unless a pass has more
 constexpr int64_t AHEAD = 8192;             // bytes of weights that are fetched before their turn
 constexpr size_t HUGE = 2 << 20;            // bytes of a huge page
 constexpr int SPINS = 10000;                // looks at a barrier before a thread sleeps: some tens of microseconds
@@ -789,29 +790,74 @@ template <class T> void move_row(State& s, int64_t from, int64_t to) {
     for (int64_t h = 0; h < s.model.kv_heads; ++h) HeadCache<T>(s, layer, h).move(from, to);
 }
 
-// Writes scores: logits, or at a temperature above 0, logits / temperature + the noise that `key` gives each token at
-// the position it would take, which is sampling.py's up to rounding.
-void scores_of(const State& s, int64_t m, int64_t size, float temperature, uint64_t key, float* to) {
+// The noise that a key gives each token at a position, which is sampling.py's up to rounding. `blocks` of 4 COUNTERS
+// tokens are there.
+struct NoiseAt {
+  uint32_t position = 0;
+  int64_t blocks = 0;
+  Array<float> values;
+
+  void fill(uint64_t key, int64_t from, int64_t to) {
+    Words lane;
+    for (uint32_t l = 0; l < LANES; ++l) lane[l] = l;
+    for (int64_t block = from; block < to; ++block)
+      for (int64_t counter = 0; counter < COUNTERS; counter += LANES) {
+        const auto first = static_cast<uint32_t>(block * COUNTERS + counter);
+        const auto words = philox({lane + first, Words{} + position, Words{}, Words{}}, key);
+        for (int64_t word = 0; word < 4; ++word)
+          store(values.data() + (4 * block + word) * COUNTERS + counter, gumbel(words[word]));
+      }
+  }
+};
+
+// The noise of the latest positions. Target and draft, which one thread calls in turn, share it: tokens at the same
+// position have the same, and computing it costs more than a small model's pass.
+struct Noise {
+  uint64_t key = 0;
+  std::vector<NoiseAt> kept = std::vector<NoiseAt>(NOISES);
+
+  NoiseAt& at(uint32_t position) { return kept[position % kept.size()]; }
+
+  // Computes what is missing for `size` tokens after each that has logits. Throws where memory does not suffice.
+  void prepare(const State& s, int64_t size, uint64_t its_key) {
+    if (s.positions.empty()) return;
+    const int64_t blocks = parts(size, 4 * COUNTERS);
+    const auto [lowest, highest] = std::minmax_element(s.positions.begin(), s.positions.end());
+    const size_t range = *highest - *lowest + 1;
+    if (kept.size() < range) kept.assign(range, {});
+    if (std::exchange(key, its_key) != its_key)
+      for (NoiseAt& noise : kept) noise.blocks = 0;
+    std::vector<NoiseAt*> missing;
+    for (const int32_t position : s.positions) {
+      const auto next = static_cast<uint32_t>(position + 1);
+      NoiseAt& noise = at(next);
+      if (noise.position != next) noise.position = next, noise.blocks = 0;
+      if (noise.blocks >= blocks) continue;
+      noise.values.resize(std::max<size_t>(noise.values.size(), blocks * 4 * COUNTERS));
+      if (std::find(missing.begin(), missing.end(), &noise) == missing.end()) missing.push_back(&noise);
+    }
+    const int64_t work = missing.size() * size * NOISE_COST;
+#pragma omp parallel num_threads(s.model.threads) if (work > WORTH_THREADS)
+    for (NoiseAt* noise : missing) {
+      const auto [from, to] = share_of(blocks - noise->blocks);
+      noise->fill(its_key, noise->blocks + from, noise->blocks + to);
+    }
+    for (NoiseAt* noise : missing) noise->blocks = blocks;
+  }
+};
+thread_local Noise noise_of_thread;
+
+// Writes scores: logits, or at a temperature above 0, logits / temperature + noise.
+void scores_of(const State& s, int64_t m, int64_t size, float temperature, Noise& noise, float* to) {
   const float* logits = s.logits.data() + m * s.logits_stride;
   if (temperature == 0) {
     std::copy_n(logits, size, to);
     return;
   }
-  const auto position = static_cast<uint32_t>(s.positions[m] + 1);
-  Words lane;
-  for (uint32_t l = 0; l < LANES; ++l) lane[l] = l;
-  for (int64_t block = 0; block < size; block += 4 * COUNTERS)
-    for (int64_t counter = 0; counter < COUNTERS; counter += LANES) {
-      const auto first = static_cast<uint32_t>(block / 4 + counter);
-      const auto words = philox({lane + first, Words{} + position, Words{}, Words{}}, key);
-      for (int64_t word = 0; word < 4; ++word) {
-        const int64_t t = block + word * COUNTERS + counter;
-        const Floats noise = gumbel(words[word]);
-        if (t + LANES <= size) store(to + t, loaded(logits + t) / temperature + noise);
-        else
-          for (int64_t l = 0; t + l < size; ++l) to[t + l] = logits[t + l] / temperature + noise[l];
-      }
-    }
+  const float* added = noise.at(s.positions[m] + 1).values.data();
+  int64_t t = 0;
+  for (; t + LANES <= size; t += LANES) store(to + t, loaded(logits + t) / temperature + loaded(added + t));
+  for (; t < size; ++t) to[t] = logits[t] / temperature + added[t];
 }
 
 float highest(const float* scores, int64_t size) {
@@ -849,10 +895,11 @@ template <class Work> int32_t fits(Work work) noexcept {
   }
 }
 
-// Makes room for a row of scores in every thread, before they run: nobody could catch an exception in them. Returns
-// false where memory does not suffice.
-bool make_room(State& s, int64_t scores) {
+// Makes ready what threads need for scores of so many tokens, before they run: nobody could catch an exception in them.
+// Returns false where memory does not suffice.
+bool ready_to_score(State& s, int64_t scores, float temperature, uint64_t key, Noise& noise) {
   return fits([&] {
+    if (temperature > 0) noise.prepare(s, scores, key);
     for (Scratch& scratch : s.scratch) {
       if (static_cast<int64_t>(scratch.token_scores.size()) >= scores) continue;
       scratch.tops.resize(parts(scores, SCAN)), scratch.token_scores.resize(scores);
@@ -936,14 +983,14 @@ const float* dyna_logits(State* s) { return s->logits.data(); }
 // suffice.
 int32_t dyna_choose(State* s, float temperature, uint64_t key, int32_t* tokens) {
   const int64_t size = s->model.vocabulary;
-  const int64_t work = s->logits_rows * size * (temperature > 0 ? NOISE_COST : 1);
-  if (temperature > 0 && !make_room(*s, size)) return 0;
-#pragma omp parallel for schedule(static) num_threads(s->model.threads) if (work > WORTH_THREADS)
+  Noise& noise = noise_of_thread;
+  if (temperature > 0 && !ready_to_score(*s, size, temperature, key, noise)) return 0;
+#pragma omp parallel for schedule(static) num_threads(s->model.threads) if (s->logits_rows * size > WORTH_THREADS)
   for (int64_t m = 0; m < s->logits_rows; ++m) {
     const float* scores = s->logits.data() + m * s->logits_stride;
     if (temperature > 0) {
       float* noisy = s->scratch[omp_get_thread_num()].token_scores.data();
-      scores_of(*s, m, size, temperature, key, noisy);
+      scores_of(*s, m, size, temperature, noise, noisy);
       scores = noisy;
     }
     tokens[m] = static_cast<int32_t>(first_of(scores, size, highest(scores, size)));
@@ -956,13 +1003,14 @@ int32_t dyna_choose(State* s, float temperature, uint64_t key, int32_t* tokens) 
 int32_t dyna_top_k(State* s, int64_t branch, int64_t proposable, float temperature, uint64_t key, int32_t* tokens,
                   float* log_probabilities) {
   const int64_t size = rounded_up(proposable, SCAN), count = size / SCAN;
-  if (!make_room(*s, size)) return 0;
+  Noise& noise = noise_of_thread;
+  if (!ready_to_score(*s, size, temperature, key, noise)) return 0;
 #pragma omp parallel for schedule(static) num_threads(s->model.threads) if (s->logits_rows > 1)
   for (int64_t m = 0; m < s->logits_rows; ++m) {
     Scratch& scratch = s->scratch[omp_get_thread_num()];
     float *scores = scratch.token_scores.data(), *tops = scratch.tops.data();
     std::fill(scores + proposable, scores + size, LOWEST);
-    scores_of(*s, m, proposable, temperature, key, scores);
+    scores_of(*s, m, proposable, temperature, noise, scores);
     for (int64_t v = 0; v < count; ++v) tops[v] = highest(scores + v * SCAN, SCAN);
     const float best = highest(tops, count);
     Floats sums{};
