@@ -6,7 +6,6 @@ chosen. An entry is one of the sweep file's `configs`, of which lists make sever
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +15,8 @@ from dyna_eval.jobs import Configuration
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.integrity import Caveat
 from dyna_eval.reports.report import Choice, LeftOut, Report, Row, RowState, best_row, best_row_by_pace
+from dyna_eval.sweeps.overrides import read_recorded
 from dyna_eval.wording import count, rate_text
-from dyna_eval.yaml_source import apply_override, read_yaml
 
 _NOT_YET = "rows are still to come, or none has the target's output"
 _NO_CHOICE = f"no row is chosen on the tuning prompts: {_NOT_YET}; all figures are over the other prompts"
@@ -184,18 +183,10 @@ def entry_of(configuration: Configuration, written: Collection[str] | None = Non
     return label if is_written else found[1]
 
 
-_OVERRIDE = "# --set "
-"""Begins the comments below a stored file's text that say what the command line changed."""
-
-
 def _written_labels(source: str) -> frozenset[str] | None:
     """Return the labels of a sweep file's entries; None where its text cannot be read."""
-    lines = source.split("\n")
-    overrides = list(itertools.takewhile(lambda line: line.startswith(_OVERRIDE), reversed(lines)))
     try:
-        document = read_yaml(source, file="the stored sweep file")
-        for line in reversed(overrides):
-            document = apply_override(document, line.removeprefix(_OVERRIDE))
+        document = read_recorded(source, file="the stored sweep file")
     except SweepFileError:
         return None
     entries = document.value.get("configs") if isinstance(document.value, dict) else None
