@@ -132,14 +132,12 @@ def print_plan(resolved: ResolvedSweep, database: str, *, as_json: bool) -> None
 
 def _seconds(to_run: ResolvedSweep, calibrations: Mapping[str, StoredCalibration]) -> float | None:
     """Return the estimated time of a sweep's jobs; those of pairs without calibration are left out."""
-    from dyna_eval.sweeps.expansion import estimate_seconds
+    from dyna_eval.time_left import planned_time
 
     if not to_run.jobs:
         return 0.0
-    asked = {job.pair.spec.name for job in to_run.jobs}
-    return estimate_seconds(
-        to_run, {name: own.calibration for name, own in calibrations.items() if name in asked}
-    )
+    found = planned_time(to_run, {name: own.calibration for name, own in calibrations.items()})
+    return None if found is None else found.seconds
 
 
 def _print_json(
