@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dyna_eval.commands.database import open_store
 from dyna_eval.commands.files import plan, print_configurations
-from dyna_eval.commands.options import open_store
 from dyna_eval.commands.output import print_json
 from dyna_eval.errors import DatabaseError
 from dyna_eval.wording import count, listed, one_line

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dyna_eval.commands.database import database_option, open_to_read, readable
 from dyna_eval.commands.exchange import print_by_category, write_answers
-from dyna_eval.commands.options import database_option, form_options, open_to_read, readable, which_sweep
+from dyna_eval.commands.options import form_options, which_sweep
 from dyna_eval.commands.output import print_json
 from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_papers
 from dyna_eval.commands.plotting import Figures, figure_options, write_figures

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dyna_eval.commands.database import database_option, once_back, open_store
 from dyna_eval.commands.files import warn
 from dyna_eval.commands.options import (
     Execution,
     as_typed,
-    database_option,
     execution_options,
     json_option,
     limit_option,
-    once_back,
-    open_store,
     overrides_option,
     which_sweep,
 )

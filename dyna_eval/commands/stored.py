@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.options import (
-    as_typed,
-    database_option,
-    json_option,
-    once_back,
-    open_store,
-    open_to_read,
-    which_sweep,
-)
+from dyna_eval.commands.database import database_option, once_back, open_store, open_to_read
+from dyna_eval.commands.options import as_typed, json_option, which_sweep
 from dyna_eval.commands.output import print_json
 from dyna_eval.commands.reading import find_measured
 from dyna_eval.wording import count, one_line, rate_text

@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.options import (
-    database_option,
-    json_option,
-    open_store,
-    open_to_read,
-    without_password,
-)
+from dyna_eval.commands.database import database_option, open_store, open_to_read, without_password
+from dyna_eval.commands.options import json_option
 from dyna_eval.commands.output import print_json, stdout_kept_clean
 from dyna_eval.errors import InputError, MissingDatabaseError
 from dyna_eval.wording import count, listed, one_line
