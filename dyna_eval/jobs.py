@@ -109,6 +109,11 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+def open_jobs(counts: Mapping[JobState, int]) -> int:
+    """Return how many of a sweep's jobs, counted by state, are queued or running."""
+    return counts[JobState.QUEUED] + counts[JobState.RUNNING]
+
+
 class SweepState(StrEnum):
     """Where a sweep stands; derived from its jobs and its controller's lease, never stored."""
 
