@@ -157,10 +157,10 @@ def written_texts(text: str, key: str = "") -> Iterator[WrittenText]:
         return
 
 
-def printable(text: str) -> str:
-    """Return a text as it may stand in a message: what does not print is replaced, what is long is cut."""
-    shown = "".join(character if character.isprintable() else "?" for character in text[:1000])
-    return shown if len(text) <= 1000 else f"{shown}..."
+def printable(text: str, *, most: int = 1000) -> str:
+    """Return a text as it may stand in a line: what does not print is replaced, beyond `most` it is cut."""
+    shown = "".join(character if character.isprintable() else "?" for character in text[:most])
+    return shown if len(text) <= most else f"{shown}..."
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def _parts(assignment: str) -> tuple[list[str], str | None]:
 
 def recorded(text: str, overrides: Sequence[str]) -> str:
     """Return a sweep file's text as the record keeps it."""
-    comments = [f"{_MARK}{printable(assignment)}" for assignment in overrides]
+    comments = [f"{_MARK}{printable(assignment, most=len(assignment))}" for assignment in overrides]
     return "\n".join([text, *comments]) if comments else text
 
 

@@ -31,6 +31,13 @@ def test_what_was_set_is_read_from_the_record_as_it_was_applied(overrides: Seque
     assert read_recorded(recorded(text, overrides), file="stored").value == applied.value
 
 
+def test_what_was_set_is_recorded_whole_however_long() -> None:
+    assignment = f"prompts.data_files=[{', '.join(f'file-{number}' for number in range(500))}]"
+    found = read_recorded(recorded(TEXT, [assignment]), file="stored").value
+    assert isinstance(found, dict)
+    assert len(found["prompts"]["data_files"]) == 500
+
+
 def test_a_comment_of_the_file_itself_sets_nothing() -> None:
     found = read_recorded(recorded(TEXT, ["name=x"]), file="stored").value
     assert isinstance(found, dict)
