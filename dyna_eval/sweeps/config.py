@@ -17,9 +17,7 @@ from dyna_eval.errors import SweepFileError
 from dyna_eval.jobs import (
     DEMO,
     MAX_CONFIGURATIONS,
-    Backend,
     Configuration,
-    EngineSpec,
     Method,
     PairSpec,
     SweepSpec,
@@ -102,7 +100,7 @@ def parse_sweep(
     _check_drafts(pairs, configurations, mistakes)
     _check_repeats(measure, mistakes)
     tables = len(pairs) * len(prompt_sets) * len(generations)
-    _check_jobs(len(configurations) * tables * measure.spec().most_repeats, max_configurations, mistakes)
+    _check_jobs(len(configurations) * tables * measure.spec.most_repeats, max_configurations, mistakes)
     mistakes.raise_first()
     multiplied = tuple(
         one
@@ -123,8 +121,8 @@ def parse_sweep(
         pairs=multiplied,
         prompts=next(iter(prompt_sets.values())),
         generation=next(iter(generations.values())),
-        measure=measure.spec(),
-        engine=EngineSpec(backend=Backend(engine.backend), dtype=engine.dtype),
+        measure=measure.spec,
+        engine=engine.spec,
         baseline=baseline,
         configurations=kept,
         merged=merged,
