@@ -15,19 +15,15 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 IDENTITY_VERSION = 2
-
 """Version of the job identity; it changes when `job_key` hashes other facts."""
 
 DECODER_VERSION = 8
-
 """Version of the decoding loops' semantics; results of another version are not reused."""
 
 DEMO, DEMO_LARGE = PACKAGED_PAIRS = ("demo", "demo-large")
-
 """Pairs that come with the package, the second one enlarged; DEMO also names the packaged data set."""
 
 MAX_CONFIGURATIONS = 10_000
-
 """Most configurations that a sweep file may expand to, unless the command line says otherwise."""
 
 Scalar = bool | int | float | str | None
@@ -35,7 +31,6 @@ Scalar = bool | int | float | str | None
 Params = Mapping[str, Scalar]
 
 PACKAGE = "package"
-
 """The parameter that holds the package, version and source of a method that is not dyna-eval's own."""
 
 _METHOD_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -107,6 +102,11 @@ class JobState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+def open_jobs(counts: Mapping[JobState, int]) -> int:
+    """Return how many of a sweep's jobs, counted by state, are queued or running."""
+    return counts[JobState.QUEUED] + counts[JobState.RUNNING]
 
 
 class SweepState(StrEnum):
@@ -218,7 +218,6 @@ class Configuration:
 
 
 TARGET_ALONE = Configuration(label="target alone", method=Method.AR, params={})
-
 """What an actor runs for itself, as a sentinel."""
 
 

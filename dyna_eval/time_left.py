@@ -7,10 +7,12 @@ compiling and warming up are not known before they happen and are not in it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from dyna_eval.jobs import ResolvedSweep
 from dyna_eval.measurements import Calibration
 
 
@@ -89,6 +91,28 @@ def time_left(
     if len(unknown) == len(pairs):
         return None
     return TimeLeft(seconds=max(work / actors, longest), basis=basis, unknown=tuple(unknown), overdue=overdue)
+
+
+def planned_time(resolved: ResolvedSweep, calibrations: Mapping[str, Calibration]) -> TimeLeft | None:
+    """Return the `time_left` of a sweep before any job has begun: on one actor, by its pairs' calibration.
+
+    `calibrations` are by the name of the pair.
+    """
+    waiting = Counter((job.pair.spec.name, job.configuration.label) for job in resolved.jobs)
+    rows = [
+        Remaining(pair=pair, label=label, queued=queued, running=(), done_seconds=None)
+        for (pair, label), queued in waiting.items()
+    ]
+    alone = {
+        name: target_alone_seconds(
+            prompts=len(resolved.prompt_sets[name].prompts),
+            max_new_tokens=resolved.spec.generation_of(pair.spec).max_new_tokens,
+            calibration=calibrations[name],
+        )
+        for pair in resolved.pairs
+        if (name := pair.spec.name) in calibrations
+    }
+    return time_left(rows, target_alone=alone, sentinel_every=resolved.spec.measure.sentinel_every)
 
 
 def _mean_seconds(rows: Sequence[Remaining]) -> float | None:

@@ -157,25 +157,10 @@ def written_texts(text: str, key: str = "") -> Iterator[WrittenText]:
         return
 
 
-def apply_override(document: Document, assignment: str) -> Document:
-    """Apply `key.key=value` from the command line; the value is YAML, and mistakes name the option."""
-    option = printable(f"--set {assignment}")
-    dotted, equals, text = assignment.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or not all(keys) or len(keys) > MAX_DEPTH:
-        raise SweepFileError("is not KEY=VALUE; write it as generation.max_new_tokens=64", file=option)
-    try:
-        value = read_yaml(text, file=option).value if text.strip() else None
-    except SweepFileError as error:
-        raise SweepFileError(error.what, file=option) from error
-    location = tuple(int(key) if re.fullmatch(r"[0-9]{1,9}", key) else key for key in keys)
-    return document.replace(location, value, option=option)
-
-
-def printable(text: str) -> str:
-    """Return a text as it may stand in a message: what does not print is replaced, what is long is cut."""
-    shown = "".join(character if character.isprintable() else "?" for character in text[:1000])
-    return shown if len(text) <= 1000 else f"{shown}..."
+def printable(text: str, *, most: int = 1000) -> str:
+    """Return a text as it may stand in a line: what does not print is replaced, beyond `most` it is cut."""
+    shown = "".join(character if character.isprintable() else "?" for character in text[:most])
+    return shown if len(text) <= most else f"{shown}..."
 
 
 @dataclass(frozen=True, slots=True)

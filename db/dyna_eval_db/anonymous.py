@@ -13,14 +13,14 @@ import posixpath
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from dyna_eval.yaml_source import WrittenText, written_texts
+from dyna_eval.sweeps.overrides import recorded_texts
+from dyna_eval.yaml_source import WrittenText
 from dyna_eval_db.models import (
     AttemptRow,
     Base,
@@ -41,9 +41,6 @@ _KEPT_KEYS = frozenset({"pair", "environment", "sha256", "format"})
 _MODEL_KEYS = frozenset({"target", "draft"})
 _DATA_KEYS = frozenset({"dataset", "data_files"})
 _TEMPLATE_KEY = "chat_template_file"
-
-_OVERRIDE = re.compile(r"^# --set (?:[^=\n]*\.)?([A-Za-z_]+)(?:\.[0-9]+)*=(.*)$", re.MULTILINE)
-"""An override, which the record has as a comment below the file's text."""
 
 _PATH = re.compile(r"(?:(?<![\w/.~-])(?:~[\w.-]*)?|(?<=://)|(?<=:///))/(?!/)[^\s'\"`,;:()\[\]{}<>|#=]+")
 """An absolute path, or one in a home folder, within a text; what follows a blank in it is not seen."""
@@ -97,15 +94,8 @@ def _texts(value: object, keys: frozenset[str], key: str = "") -> set[str]:
 
 def _written_places(source: str) -> list[WrittenText]:
     """Return what a sweep file's text and the overrides below it name under the keys of places, in order."""
-    found = [*written_texts(source)]
-    for override in _OVERRIDE.finditer(source):
-        start = override.start(2)
-        found += (
-            replace(written, start=start + written.start, end=start + written.end)
-            for written in written_texts(override[2], override[1])
-        )
     keys = {*_MODEL_KEYS, *_DATA_KEYS, _TEMPLATE_KEY}
-    return sorted((written for written in found if written.key in keys), key=lambda written: written.start)
+    return [written for written in recorded_texts(source) if written.key in keys]
 
 
 def _place_of(written: str, places: Iterable[str]) -> str | None:

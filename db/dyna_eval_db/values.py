@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from dyna_eval.jobs import Job, JobState, Scalar, SweepState
+from dyna_eval.jobs import Job, JobState, Scalar, SweepState, open_jobs
 from dyna_eval.measurements import Environment
 
 
@@ -155,8 +155,7 @@ def sweep_state(jobs: Mapping[JobState, int], *, begun: bool, leased: bool) -> S
     """
     if leased:
         return SweepState.RUNNING
-    open_jobs = jobs[JobState.QUEUED] + jobs[JobState.RUNNING]
-    if open_jobs:
+    if open_jobs(jobs):
         return SweepState.INTERRUPTED if begun else SweepState.QUEUED
     if jobs[JobState.FAILED]:
         return SweepState.FAILED

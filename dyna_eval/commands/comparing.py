@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.options import database_option, form_options, open_to_read, without_password
+from dyna_eval.commands.database import database_option, open_to_read, without_password
+from dyna_eval.commands.options import form_options
 from dyna_eval.commands.output import print_json
 from dyna_eval.wording import count, one_line
 

@@ -7,6 +7,7 @@ import contextlib
 import click
 from click.shell_completion import get_completion_class
 
+from dyna_eval.commands.database import DEFAULT_DATABASE
 from dyna_eval.errors import DynaEvalError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -31,8 +32,6 @@ def completion(*, shell: str) -> None:
 def sweep_names(context: click.Context, _: click.Parameter, typed: str) -> list[str]:
     """Return the sweeps of the command's database that begin with what was typed; none where it has none."""
     from dyna_eval_db.watching import WatchedStore
-
-    from dyna_eval.commands.options import DEFAULT_DATABASE
 
     address = context.params.get("database") or DEFAULT_DATABASE
     try:

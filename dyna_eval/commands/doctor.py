@@ -12,7 +12,8 @@ from pathlib import Path
 
 import click
 
-from dyna_eval.commands.options import database_option, insecure_option, json_option
+from dyna_eval.commands.database import database_option
+from dyna_eval.commands.options import insecure_option, json_option
 from dyna_eval.commands.output import print_json, stdout_kept_clean
 from dyna_eval.errors import DatabaseError, InputError, PolicyError
 from dyna_eval.notices import Finding

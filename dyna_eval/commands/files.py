@@ -10,7 +10,7 @@ import click
 
 from dyna_eval.commands.options import json_option, limit_option, overrides_option
 from dyna_eval.commands.output import print_json
-from dyna_eval.wording import one_line
+from dyna_eval.wording import count, one_line
 
 if TYPE_CHECKING:
     from dyna_eval.jobs import SweepSpec
@@ -43,8 +43,9 @@ def validate(
             {"name": spec.name, "configurations": len(spec.configurations), "jobs": jobs, "most_jobs": most}
         )
     else:
-        more = f", up to {most} where repeats are added" if most > jobs else ""
-        click.echo(f"{file}: {spec.name}: {len(spec.configurations)} configurations, {jobs} jobs{more}")
+        more = f", up to {most:,} where repeats are added" if most > jobs else ""
+        configurations = count(len(spec.configurations), "configuration")
+        click.echo(f"{file}: {spec.name}: {configurations}, {count(jobs, 'job')}{more}")
 
 
 @click.command()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dyna_eval.commands.options import database_option, json_option, open_store
+from dyna_eval.commands.database import database_option, open_store
+from dyna_eval.commands.options import json_option
 from dyna_eval.commands.output import print_json
 from dyna_eval.errors import ImportFileError
 from dyna_eval.wording import count, listed, one_line

@@ -51,10 +51,17 @@ def write_own(path: Path, text: str, *, is_own: Callable[[bytes], bool]) -> None
     """
     try:
         if path.is_file() and path.stat().st_size and not is_own(path.read_bytes()):
-            raise InputError(
-                f"{path}: exists, and is not as dyna-eval wrote it; move it away, or name another file"
-            )
+            raise not_ours(path)
         write_whole(path, text.encode())
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}; name another file") from error
+        raise unwritable(path, error) from error
     click.echo(f"wrote {path}", err=True)
+
+
+def not_ours(path: Path) -> InputError:
+    """Return what to say where a file stands that would be lost."""
+    return InputError(f"{path}: exists, and is not as dyna-eval wrote it; move it away, or name another file")
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be written: {error.strerror}; name another file")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dyna_eval.commands.options import open_to_read, with_options
+from dyna_eval.commands.database import open_to_read
+from dyna_eval.commands.options import with_options
 from dyna_eval.commands.output import print_json, write_own
 from dyna_eval.commands.reading import find_measured, stored_report
 from dyna_eval.errors import InputError

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dyna_eval.commands.database import open_store
 from dyna_eval.commands.files import plan, print_configurations
-from dyna_eval.commands.options import open_store
 from dyna_eval.commands.output import print_json
 from dyna_eval.errors import DatabaseError
+from dyna_eval.jobs import Job, JobState, ResolvedSweep, open_jobs
 from dyna_eval.wording import count, listed, one_line
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
-    from dyna_eval.jobs import Job, JobState, ResolvedSweep
     from dyna_eval.records import StoredCalibration
 
 
@@ -53,14 +53,10 @@ class Standing:
 
     @property
     def done(self) -> int:
-        from dyna_eval.jobs import JobState
-
         return self.counts.get(JobState.DONE, 0)
 
     @property
     def _progress(self) -> str:
-        from dyna_eval.jobs import JobState
-
         ended = {state: self.counts.get(state, 0) for state in (JobState.FAILED, JobState.CANCELLED)}
         others = "".join(f", {number:,} {state}" for state, number in ended.items() if number)
         return f"{self.done:,} of {count(sum(self.counts.values()), 'job')} are done{others}"
@@ -83,11 +79,10 @@ def read_standing(store: Store, resolved: ResolvedSweep) -> Standing:
 
 def repeats_to_add(store: Store, sweep_id: int) -> Sequence[Job]:
     """Return the jobs of one more repeat where `repeats: auto` asks for it by now."""
-    from dyna_eval.jobs import JobState
     from dyna_eval.running.repeats import jobs_to_add
 
     counts = store.progress(sweep_id)
-    if counts[JobState.QUEUED] or counts[JobState.RUNNING] or not counts[JobState.DONE]:
+    if open_jobs(counts) or not counts[JobState.DONE]:
         return ()
     resolved = store.resolved(sweep_id)
     if resolved.spec.measure.max_repeats is None or not all(job.is_current for job in resolved.jobs):
@@ -127,19 +122,17 @@ def print_plan(resolved: ResolvedSweep, database: str, *, as_json: bool) -> None
     elif standing.jobs:
         known = [own for name, own in calibrations.items() if name in asked]
         click.echo(one_line(f"{_about(seconds)} {_basis(known, unknown)}"))
-    click.echo(f"{len(standing.jobs)} jobs; nothing was stored or run")
+    click.echo(f"{count(len(standing.jobs), 'job')}; nothing was stored or run")
 
 
 def _seconds(to_run: ResolvedSweep, calibrations: Mapping[str, StoredCalibration]) -> float | None:
     """Return the estimated time of a sweep's jobs; those of pairs without calibration are left out."""
-    from dyna_eval.sweeps.expansion import estimate_seconds
+    from dyna_eval.time_left import planned_time
 
     if not to_run.jobs:
         return 0.0
-    asked = {job.pair.spec.name for job in to_run.jobs}
-    return estimate_seconds(
-        to_run, {name: own.calibration for name, own in calibrations.items() if name in asked}
-    )
+    found = planned_time(to_run, {name: own.calibration for name, own in calibrations.items()})
+    return None if found is None else found.seconds
 
 
 def _print_json(

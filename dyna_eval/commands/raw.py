@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import click
 
 from dyna_eval.commands.options import with_options
+from dyna_eval.commands.output import not_ours, unwritable
 from dyna_eval.errors import InputError
 from dyna_eval.whole_file import whole_file
 
@@ -150,11 +151,9 @@ def _refuse_others(path: Path, columns: Iterable[str]) -> None:
     except (EOFError, zlib.error, gzip.BadGzipFile):
         is_own = False
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     if not is_own:
-        raise InputError(
-            f"{path}: exists, and is not as dyna-eval wrote it; move it away, or name another file"
-        )
+        raise not_ours(path)
 
 
 def _write(path: Path, columns: Mapping[str, Callable[[_Line], object]], lines: Iterable[_Line]) -> None:
@@ -176,7 +175,7 @@ def _write(path: Path, columns: Mapping[str, Callable[[_Line], object]], lines: 
             else:
                 write_csv(_Encoded(stream), columns, cells)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     click.echo(f"wrote {path}", err=True)
 
 
@@ -188,7 +187,3 @@ class _Encoded:
 
     def write(self, text: str) -> None:
         self._stream.write(text.encode())
-
-
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path}: cannot be written: {error.strerror}; name another file")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.exchange import print_by_category, write_answers
-from dyna_eval.commands.options import database_option, form_options, open_to_read, readable, which_sweep
+from dyna_eval.commands.answers import write_answers
+from dyna_eval.commands.database import database_option, open_to_read, readable
+from dyna_eval.commands.options import form_options, which_sweep
 from dyna_eval.commands.output import print_json
 from dyna_eval.commands.papers import Paper, check_papers, paper_options, write_papers
 from dyna_eval.commands.plotting import Figures, figure_options, write_figures
@@ -18,7 +19,7 @@ from dyna_eval.commands.raw import RawFiles, raw_options, write_raw
 from dyna_eval.commands.reading import find_measured, stored_report
 from dyna_eval.commands.terms import terms_given, terms_options
 from dyna_eval.commands.web_page import WebPage, page_options, write_page
-from dyna_eval.records import Terms
+from dyna_eval.records import SweepRecord, Terms
 
 if TYPE_CHECKING:
     from dyna_eval.latex.style import Style
@@ -95,22 +96,16 @@ def report(
         return check_papers(paper.papers, database, as_json=form == "json")
     if sweep is not None and sources:
         raise click.UsageError("name one SWEEP, or several with --from")
-    if raw is not None:
-        _refuse_beside(_first(raw.files), part, "takes one whole sweep")
-        if raw.on_stdout and (form is not None or by_category):
-            raise click.UsageError("a file named - goes to stdout, where nothing else can be printed then")
-        if form is None and not by_category and spec_bench is None and _first(files) is None:
-            _refuse_beside(
-                _first(raw.files), terms_given(terms), "holds what was measured, on whatever terms"
-            )
-    if by_category or spec_bench is not None:
-        own = "--by-category" if by_category else "--spec-bench"
-        _refuse_beside(own, part | {"--chosen": terms.chosen}, "takes one whole sweep")
-        _refuse_beside(
-            own, files | {"--prose": form == "prose"}, "stands beside no figures, web page or paper"
-        )
-    if by_category:
-        _refuse_beside("--by-category", paper.looks, "has columns of its own")
+    _check_together(
+        part=part,
+        files=files,
+        raw=raw,
+        by_category=by_category,
+        spec_bench=spec_bench,
+        form=form,
+        terms=terms,
+        paper=paper,
+    )
     prints = form is not None or _first(files) is None
     if _first(whole) is not None:
         _write_whole_sweep(
@@ -144,6 +139,39 @@ def report(
     if prints:
         print_report(built, form, paper.style)
     return 0
+
+
+def _check_together(
+    *,
+    part: Mapping[str, object],
+    files: Mapping[str, object],
+    raw: RawFiles | None,
+    by_category: bool,
+    spec_bench: Path | None,
+    form: str | None,
+    terms: Terms,
+    paper: Paper,
+) -> None:
+    """Raise UsageError where options were given that make no report together.
+
+    `part` are the options for a part of a sweep, or for several; `files` those that write one.
+    """
+    if raw is not None:
+        _refuse_beside(_first(raw.files), part, "takes one whole sweep")
+        if raw.on_stdout and (form is not None or by_category):
+            raise click.UsageError("a file named - goes to stdout, where nothing else can be printed then")
+        if form is None and not by_category and spec_bench is None and _first(files) is None:
+            _refuse_beside(
+                _first(raw.files), terms_given(terms), "holds what was measured, on whatever terms"
+            )
+    if by_category or spec_bench is not None:
+        own = "--by-category" if by_category else "--spec-bench"
+        _refuse_beside(own, {**part, "--chosen": terms.chosen}, "takes one whole sweep")
+        _refuse_beside(
+            own, {**files, "--prose": form == "prose"}, "stands beside no figures, web page or paper"
+        )
+    if by_category:
+        _refuse_beside("--by-category", paper.looks, "has columns of its own")
 
 
 def _first(options: Mapping[str, object]) -> str | None:
@@ -205,3 +233,22 @@ def print_report(built: Report, form: str | None, style: Style | None = None) ->
         click.echo(tables.to_csv(built), nl=False)
     else:
         tables.print_table(built, sys.stdout, style.columns)
+
+
+def print_by_category(record: SweepRecord, form: str | None, *, allow_mixed: bool) -> None:
+    """Print a sweep's report broken down by category, in one of the report's forms."""
+    from dyna_eval.latex.categories import categories_latex
+    from dyna_eval.reports.categories import categorized_report
+    from dyna_eval.tables import categories as tables
+
+    built = categorized_report(record, allow_mixed=allow_mixed)
+    if form == "json":
+        print_json(tables.categories_json(built))
+    elif form == "latex":
+        click.echo(categories_latex(built), nl=False)
+    elif form == "markdown":
+        click.echo(tables.categories_markdown(built), nl=False)
+    elif form == "csv":
+        click.echo(tables.categories_csv(built), nl=False)
+    else:
+        tables.print_categories(built, sys.stdout)

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dyna_eval.commands.database import database_option, once_back, open_store
 from dyna_eval.commands.files import warn
 from dyna_eval.commands.options import (
     Execution,
     as_typed,
-    database_option,
     execution_options,
     json_option,
     limit_option,
-    once_back,
-    open_store,
     overrides_option,
     which_sweep,
 )
@@ -29,12 +27,11 @@ from dyna_eval.commands.planning import print_plan, read_standing, repeats_to_ad
 from dyna_eval.commands.reading import find_measured
 from dyna_eval.commands.reports import print_report
 from dyna_eval.errors import DatabaseError, LeaseLostError, MixedRowsError, PairError, PromptError
+from dyna_eval.jobs import JobState, ResolvedSweep, SweepSpec, open_jobs
 from dyna_eval.wording import count, listed, one_line
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
-
-    from dyna_eval.jobs import JobState, ResolvedSweep, SweepSpec
 
 
 @click.command()
@@ -97,16 +94,13 @@ def resume(*, sweep: str | None, execution: Execution, database: str, as_json: b
 @json_option
 def retry(*, sweep: str | None, execution: Execution, database: str, as_json: bool) -> int:
     """Run the failed jobs of a sweep again."""
-    from dyna_eval.jobs import JobState
-
     _check_may_travel(database, execution)
     with open_store(database) as store:
         sweep_id = find_measured(store, sweep)
         counts = store.progress(sweep_id)
-        if counts[JobState.FAILED] + counts[JobState.QUEUED] + counts[JobState.RUNNING]:
+        if counts[JobState.FAILED] + open_jobs(counts):
             _check_decoder(store, sweep_id)
-        count = store.retry(sweep_id)
-        click.echo(f"{count} failed jobs queued again", err=True)
+        click.echo(f"{count(store.retry(sweep_id), 'failed job')} queued again", err=True)
         return _execute(store, database, sweep_id, execution, as_json=as_json)
 
 
@@ -192,12 +186,11 @@ def _told_how_to_go_on(sweep_id: int, execution: Execution) -> Iterator[None]:
 def _run_and_report(
     store: Store, database: str, sweep_id: int, execution: Execution, *, as_json: bool
 ) -> int:
-    from dyna_eval.jobs import JobState
     from dyna_eval.reports.measured_report import build_report
 
     _add_repeats(store, sweep_id)  # a run may have been killed just before it did
     counts = store.progress(sweep_id)
-    waiting = counts[JobState.QUEUED] + counts[JobState.RUNNING]
+    waiting = open_jobs(counts)
     if waiting:
         _check_decoder(store, sweep_id)
     if waiting and execution.detach:
@@ -256,8 +249,6 @@ def _check_decoder(store: Store, sweep_id: int) -> None:
 
 def _hint_at_rest(sweep_id: int, execution: Execution, counts: Mapping[JobState, int]) -> None:
     """Say what can be done about jobs that are not done and will not run by themselves."""
-    from dyna_eval.jobs import JobState
-
     failed, cancelled = counts[JobState.FAILED], counts[JobState.CANCELLED]
     running = counts[JobState.RUNNING]
     if running:
@@ -269,13 +260,15 @@ def _hint_at_rest(sweep_id: int, execution: Execution, counts: Mapping[JobState,
         )
     if failed:
         click.echo(
-            f"{failed} jobs failed: `{as_typed('status', sweep_id)}` says why, "
+            f"{count(failed, 'job')} failed: `{as_typed('status', sweep_id)}` says why, "
             f"`{execution.command('retry', sweep_id)}` runs them again",
             err=True,
         )
     if cancelled:
+        were = "was" if cancelled == 1 else "were"
         click.echo(
-            f"{cancelled} jobs were cancelled; submit the file with another --name to run it anew", err=True
+            f"{count(cancelled, 'job')} {were} cancelled; submit the file with another --name to run it anew",
+            err=True,
         )
 
 
@@ -292,20 +285,16 @@ def _work(
 def _work_as(
     holder: str, store: Store, sweep_id: int, execution: Execution, counts: dict[JobState, int]
 ) -> dict[JobState, int]:
-    from dyna_eval.jobs import JobState
     from dyna_eval.running.connection import connected
     from dyna_eval.running.controller import Controller
     from dyna_eval.running.progress import ProgressDisplay
-
-    def waiting(counts: dict[JobState, int]) -> int:
-        return counts[JobState.QUEUED] + counts[JobState.RUNNING]
 
     total = sum(counts.values())
     with (
         connected(execution.address, insecure=execution.insecure),
         ProgressDisplay(
             total=total,
-            done=total - waiting(counts),
+            done=total - open_jobs(counts),
             several_pairs=len(store.summary(sweep_id).pairs) > 1,
         ) as display,
     ):
@@ -329,7 +318,7 @@ def _work_as(
         )
         try:
             ended = controller.run()
-            display.settle(waiting=waiting(ended))
+            display.settle(waiting=open_jobs(ended))
             return ended
         finally:
             display.end(unstored=controller.unstored)

@@ -10,23 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.options import (
-    as_typed,
-    database_option,
-    json_option,
-    once_back,
-    open_store,
-    open_to_read,
-    which_sweep,
-)
+from dyna_eval.commands.database import database_option, once_back, open_store, open_to_read
+from dyna_eval.commands.options import as_typed, json_option, which_sweep
 from dyna_eval.commands.output import print_json
 from dyna_eval.commands.reading import find_measured
+from dyna_eval.jobs import JobState, SweepState, open_jobs
 from dyna_eval.wording import count, one_line, rate_text
 
 if TYPE_CHECKING:
     from dyna_eval_db.values import Event
 
-    from dyna_eval.jobs import JobState
     from dyna_eval.reports.imported import ImportedSweep
 
 _NODE_DIGITS = 16
@@ -47,7 +40,7 @@ def cancel(*, sweep: str | None, database: str, as_json: bool) -> None:
     if as_json:
         print_json({"id": sweep_id, "cancelled": cancelled})
         return
-    click.echo(f"sweep {sweep_id}: {cancelled} jobs cancelled")
+    click.echo(f"sweep {sweep_id}: {count(cancelled, 'job')} cancelled")
 
 
 @click.command()
@@ -56,8 +49,6 @@ def cancel(*, sweep: str | None, database: str, as_json: bool) -> None:
 @json_option
 def status(*, sweep: str | None, database: str, as_json: bool) -> None:
     """Show how far a sweep is, and what failed."""
-    from dyna_eval.jobs import SweepState
-
     with open_to_read(database) as store:
         sweep_id = store.find_sweep(sweep)
         imported = store.imported(sweep_id)
@@ -68,7 +59,7 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
     if as_json:
         print_json(
             {"id": summary.id, "name": summary.name, "state": summary.state}
-            | {"jobs": {str(state): count for state, count in summary.jobs.items()}}
+            | {"jobs": {str(state): number for state, number in summary.jobs.items()}}
             | {"errors": [{"job": job.job_id, "label": job.label, "error": job.error} for job in errors]}
         )
         return
@@ -82,8 +73,6 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
 
 
 def _print_imported(sweep: ImportedSweep, *, as_json: bool) -> None:
-    from dyna_eval.jobs import SweepState
-
     if as_json:
         print_json(
             {"id": sweep.id, "name": sweep.name, "state": SweepState.IMPORTED, "jobs": {}, "errors": []}
@@ -106,7 +95,7 @@ def list_sweeps(*, database: str, as_json: bool) -> None:
         print_json(
             [
                 {"id": sweep.id, "name": sweep.name, "state": sweep.state, "created_at": sweep.created_at}
-                | {"jobs": {str(state): count for state, count in sweep.jobs.items()}}
+                | {"jobs": {str(state): number for state, number in sweep.jobs.items()}}
                 | {"imported_rows": sweep.imported_rows}
                 for sweep in sweeps
             ]
@@ -175,8 +164,6 @@ def show(*, job: int, database: str, as_json: bool) -> None:
 @database_option
 def logs(*, sweep: str | None, follow: bool, as_json: bool, database: str) -> None:
     """Print a sweep's event log."""
-    from dyna_eval.jobs import JobState
-
     with (open_store if follow else open_to_read)(database) as store:  # no copy tells what comes
         sweep_id, last = store.find_sweep(sweep), 0
 
@@ -192,7 +179,7 @@ def logs(*, sweep: str | None, follow: bool, as_json: bool, database: str) -> No
                 else:
                     click.echo(_event_line(event))
                 last = event.id
-            if not follow or not (counts[JobState.QUEUED] or counts[JobState.RUNNING]):
+            if not follow or not open_jobs(counts):
                 return
             time.sleep(_FOLLOW_SECONDS)
 
@@ -216,4 +203,4 @@ def _short(value: object) -> object:
 
 
 def _counted(counts: Mapping[JobState, int]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no jobs"
+    return ", ".join(f"{number} {state}" for state, number in counts.items() if number) or "no jobs"

@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.options import (
-    database_option,
-    json_option,
-    open_store,
-    open_to_read,
-    without_password,
-)
+from dyna_eval.commands.database import database_option, open_store, open_to_read, without_password
+from dyna_eval.commands.options import json_option
 from dyna_eval.commands.output import print_json, stdout_kept_clean
 from dyna_eval.errors import InputError, MissingDatabaseError
+from dyna_eval.jobs import PACKAGED_PAIRS, PairSpec
 from dyna_eval.wording import count, listed, one_line
 
 if TYPE_CHECKING:
@@ -35,8 +31,6 @@ def pairs() -> None:
 @json_option
 def list_pairs(*, database: str, as_json: bool) -> None:
     """List the packaged pairs and those of stored sweeps."""
-    from dyna_eval.jobs import PACKAGED_PAIRS
-
     known = dict.fromkeys(PACKAGED_PAIRS, "packaged")
     with contextlib.suppress(MissingDatabaseError), open_to_read(database) as store:
         for pair, (sweep_id, name) in store.sweeps_of_pairs().items():
@@ -65,8 +59,6 @@ def check_pair(*, target: str, draft: str | None, dtype: str, as_json: bool) -> 
     TARGET and DRAFT are folders or hub ids; `demo` or `demo-large` alone is a packaged pair.
     """
     from dyna_eval_workers.selfcheck import check
-
-    from dyna_eval.jobs import PACKAGED_PAIRS, PairSpec
 
     if not target or draft == "":
         raise click.UsageError("TARGET and DRAFT are folders or hub ids; name them")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from dyna_eval.commands.options import database_option
+from dyna_eval.commands.database import database_option
 from dyna_eval.errors import InputError
 
 _REDIRECT = """\

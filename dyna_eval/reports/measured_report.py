@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from dyna_eval.jobs import Configuration, JobState
 from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
+from dyna_eval.reports.chosen import ChosenRows, with_choice
 from dyna_eval.reports.integrity import (
     Caveat,
     actor_caveats,
@@ -26,13 +27,10 @@ from dyna_eval.reports.integrity import (
 from dyna_eval.reports.intervals import Bootstrap, RunNoise
 from dyna_eval.reports.presets import Preset, apply_preset
 from dyna_eval.reports.report import (
-    Choice,
     LeftOut,
     Report,
     Row,
     RowState,
-    best_row,
-    best_row_by_pace,
     refuse_mixed,
     with_comparisons,
 )
@@ -44,8 +42,7 @@ from dyna_eval.reports.statistics import (
     mean_throughputs,
     paced_throughputs,
 )
-from dyna_eval.reports.tuning import entries_of, split_record
-from dyna_eval.wording import count, rate_text
+from dyna_eval.reports.tuning import split_record
 
 PAST_ANSWERS = (
     "prompts in a chat template, without stop_at_eos: text behind the end of an answer repeats itself, which"
@@ -84,7 +81,7 @@ def _of_rows(
     if unshown:  # rows that are not shown tell all the same what runs differ by
         tables = [replace(table, noise=_PairTable.of(whole, table.pair, bootstrap).noise) for table in tables]
     if shown is not None:
-        tables = [table.only(shown[table.pair]) for table in tables]
+        tables = [table.only(shown.get(table.pair, ())) for table in tables]
     by_table = [(table, table.rows()) for table in tables]
     rows = tuple(row for _, own in by_table for row in own)
     if not allow_mixed:
@@ -115,132 +112,16 @@ def _of_rows(
 
 
 def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool, preset: Preset | None) -> Report:
-    """Return the report over the other prompts, which says what would have been chosen on the tuning ones.
+    """Return the report over the other prompts, which says what is chosen on the tuning ones.
 
-    The choice allows for how fast each actor is: a row on a slower one is not passed over for that. Where the
-    terms ask for the chosen rows alone, each entry of the sweep file is left with that one.
+    Where the terms ask for the chosen rows alone, each entry of the sweep file is left with that one.
     """
-    there = build_report(tuning, allow_mixed=allow_mixed, preset=preset)
-    if others.terms.chosen:
-        report = _of_chosen(there, others, allow_mixed=allow_mixed, preset=preset)
-    else:
-        report = build_report(others, allow_mixed=allow_mixed, preset=preset)
-    chosen, caveats = [], []
-    for pair in report.pairs:
-        rows = there.rows_of(pair)
-        best = best_row_by_pace(rows)
-        if best is None or best.figures is None:
-            caveats.append((pair, Caveat(_NO_CHOICE)))
-            continue
-        choice = Choice(
-            pair=pair,
-            label=best.label,
-            tuning_prompts=best.figures.prompts or 0,
-            throughput=best.figures.throughput.mean,
-        )
-        chosen.append(choice)
-        unequal = best is not best_row(rows)
-        fastest = best_row_by_pace(report.rows_of(pair))
-        caveats.append((pair, Caveat(_choice_text(choice, fastest, unequal=unequal))))
-    return replace(report, chosen=tuple(chosen), split=True, pair_caveats=(*report.pair_caveats, *caveats))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
-    """The rows of a pair that one entry of the sweep file stands for, on the tuning prompts."""
-
-    label: str
-    rows: tuple[Row, ...]
-
-    @property
-    def chosen(self) -> Row | None:
-        """The fastest; None while one is to come, or where none has the target's output."""
-        return self.rows[0] if len(self.rows) == 1 else best_row_by_pace(self.rows)
-
-    @property
-    def shown(self) -> list[str]:
-        """The labels to report: of the chosen row and the baseline, or of all where none is chosen."""
-        if self.chosen is None:
-            return [row.label for row in self.rows]
-        return [row.label for row in self.rows if row is self.chosen or row.is_baseline]
-
-    @property
-    def note(self) -> Caveat:
-        """What is to be said of the row that was chosen of several."""
-        prompts = [row.figures.prompts or 0 for row in self.rows if row.figures]
-        return Caveat(f"best of {len(prompts)} on {count(max(prompts), 'tuning prompt')}")
-
-
-def _entries(record: SweepRecord, rows: Sequence[Row]) -> list[_Entry]:
-    """Return a pair's rows by the entry of the sweep file, in the order of the file."""
-    entry = entries_of(record)
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(entry[row.label], []).append(row)
-    return [_Entry(label=label, rows=tuple(own)) for label, own in found.items()]
-
-
-def _of_chosen(there: Report, others: SweepRecord, *, allow_mixed: bool, preset: Preset | None) -> Report:
-    """Return the report over the other prompts, of the rows alone that are chosen on the tuning prompts."""
-    entries = {pair: _entries(others, there.rows_of(pair)) for pair in there.pairs}
-    shown = {pair: {label for entry in own for label in entry.shown} for pair, own in entries.items()}
-    report = _of_rows(others, allow_mixed=allow_mixed, preset=preset, shown=shown)
-    several = {pair: [entry for entry in own if len(entry.rows) > 1] for pair, own in entries.items()}
-    notes = {
-        (pair, entry.chosen.label): entry.note
-        for pair, own in several.items()
-        for entry in own
-        if entry.chosen is not None
-    }
-    undecided = tuple(
-        (pair, Caveat(f"no row of '{entry.label}' is chosen: {_NOT_YET}; all of them are shown"))
-        for pair, own in several.items()
-        for entry in own
-        if entry.chosen is None
-    )
-    passed_over = {
-        (pair, row.label): LeftOut(
-            label=row.label,
-            pair=pair,
-            state=RowState.NOT_SHOWN,
-            reason=f"not the fastest of '{entry.label}' on the tuning prompts",
-            job_ids=row.job_ids,
-        )
-        for pair, own in several.items()
-        for entry in own
-        for row in entry.rows
-        if row.figures and row.label not in shown[pair]
-    }
-    left_out = [entry for entry in report.left_out if (entry.pair, entry.label) not in passed_over]
-    return replace(
-        report,
-        rows=tuple(
-            replace(row, caveats=(*row.caveats, notes[row.pair, row.label]))
-            if (row.pair, row.label) in notes
-            else row
-            for row in report.rows
-        ),
-        left_out=(*left_out, *passed_over.values()),
-        pair_caveats=(*report.pair_caveats, *undecided),
-    )
-
-
-_NOT_YET = "rows are still to come, or none has the target's output"
-
-_NO_CHOICE = f"no row is chosen on the tuning prompts: {_NOT_YET}; all figures are over the other prompts"
-
-
-def _choice_text(choice: Choice, fastest: Row | None, *, unequal: bool) -> str:
-    """Say what was chosen; `unequal` where slower actors ran it, so that another has a higher throughput."""
-    prompts = count(choice.tuning_prompts, "tuning prompt")
-    text = (
-        f"'{choice.label}' was chosen on {prompts}, the fastest there ({rate_text(choice.throughput)}"
-        f" tokens/s{', on a slower actor than others' if unequal else ''});"
-        " all figures are over the other prompts"
-    )
-    if fastest is not None and fastest.label != choice.label:
-        text += f", on which '{fastest.label}' is the fastest"
-    return text
+    there = _of_rows(tuning, allow_mixed=allow_mixed, preset=preset)
+    if not others.terms.chosen:
+        return with_choice(_of_rows(others, allow_mixed=allow_mixed, preset=preset), there)
+    chosen = ChosenRows.of(there, others)
+    report = _of_rows(others, allow_mixed=allow_mixed, preset=preset, shown=chosen.shown)
+    return with_choice(chosen.told_in(report), there)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 A mistake raises SweepFileError with its line; of several, the first in the file. YAML itself is read by
 `yaml_source`; keys and bounds stand in `sections` and `methods`; pairs and prompts are found by `sources`,
-lists expanded by `generations` and `rows`; `mistakes` words what is wrong.
+lists expanded by `generations` and `rows`; what `--set` changes is in `overrides`; `mistakes` words what is
+wrong.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ from dyna_eval.errors import SweepFileError
 from dyna_eval.jobs import (
     DEMO,
     MAX_CONFIGURATIONS,
-    Backend,
     Configuration,
-    EngineSpec,
     Method,
     PairSpec,
     SweepSpec,
@@ -27,6 +26,7 @@ from dyna_eval.methods import needs_draft
 from dyna_eval.mistakes import Mistakes, shown, unknown
 from dyna_eval.sweeps.expansion import merge_equal
 from dyna_eval.sweeps.generations import read_generations, with_generations
+from dyna_eval.sweeps.overrides import apply_overrides, recorded
 from dyna_eval.sweeps.rows import expand_rows, read_rows, too_many
 from dyna_eval.sweeps.sections import (
     AUTO_REPEATS,
@@ -35,7 +35,7 @@ from dyna_eval.sweeps.sections import (
     SweepFile,
 )
 from dyna_eval.sweeps.sources import read_pairs, read_prompt_sets, with_prompts
-from dyna_eval.yaml_source import Document, Location, apply_override, printable, read_file, read_yaml
+from dyna_eval.yaml_source import Location, printable, read_file, read_yaml
 
 _JOBS_PER_CONFIGURATION = 100
 """Repeats and pairs may multiply the limit on configurations by so much."""
@@ -78,7 +78,9 @@ def parse_sweep(
     if not isinstance(document.value, dict):
         what = f"a sweep file is a mapping with keys such as 'configs', not {shown(document.value)}"
         raise SweepFileError(what, file=file, line=1)
-    document = _overridden(document, overrides, name)
+    document = apply_overrides(document, overrides)
+    if name is not None:
+        document = document.replace(("name",), name, option="--name")
     assert isinstance(document.value, dict)  # noqa: S101 - an override changes what is in it
     values = {"name": Path(file).stem, **document.value}
 
@@ -98,7 +100,7 @@ def parse_sweep(
     _check_drafts(pairs, configurations, mistakes)
     _check_repeats(measure, mistakes)
     tables = len(pairs) * len(prompt_sets) * len(generations)
-    _check_jobs(len(configurations) * tables * measure.spec().most_repeats, max_configurations, mistakes)
+    _check_jobs(len(configurations) * tables * measure.spec.most_repeats, max_configurations, mistakes)
     mistakes.raise_first()
     multiplied = tuple(
         one
@@ -119,12 +121,12 @@ def parse_sweep(
         pairs=multiplied,
         prompts=next(iter(prompt_sets.values())),
         generation=next(iter(generations.values())),
-        measure=measure.spec(),
-        engine=EngineSpec(backend=Backend(engine.backend), dtype=engine.dtype),
+        measure=measure.spec,
+        engine=engine.spec,
         baseline=baseline,
         configurations=kept,
         merged=merged,
-        source=_source(text, overrides),
+        source=recorded(text, overrides),
     )
 
 
@@ -132,20 +134,8 @@ def mistake_at(
     section: str, what: str, *, spec: SweepSpec, file: str, overrides: Sequence[str] = ()
 ) -> SweepFileError:
     """Return a mistake that was found after a file was read, placed where the file gives one of its keys."""
-    place = _overridden(read_yaml(spec.source, file=file), overrides, None).place((section,))
+    place = apply_overrides(read_yaml(spec.source, file=file), overrides).place((section,))
     return SweepFileError(what, file=place.source, line=place.line)
-
-
-def _overridden(document: Document, overrides: Sequence[str], name: str | None) -> Document:
-    for assignment in overrides:
-        document = apply_override(document, assignment)
-    return document if name is None else document.replace(("name",), name, option="--name")
-
-
-def _source(text: str, overrides: Sequence[str]) -> str:
-    """Return the file's text for the record; overrides follow it as comments."""
-    notes = [f"# --set {printable(assignment)}" for assignment in overrides]
-    return "\n".join([text, *notes]) if notes else text
 
 
 def _with_dtype(pair: PairSpec, dtype: str) -> PairSpec:

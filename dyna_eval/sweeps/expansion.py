@@ -25,10 +25,8 @@ from dyna_eval.jobs import (
     digest,
     job_key,
 )
-from dyna_eval.measurements import Calibration
 from dyna_eval.methods import Meaning
 from dyna_eval.policies import configured
-from dyna_eval.time_left import target_alone_seconds
 
 # ------------------------------------------------------------------- expansion
 
@@ -227,27 +225,6 @@ def _beyond_first_version(measure: MeasureSpec) -> dict[str, object]:
         "store_trees": measure.store_trees,
     }
     return {name: value for name, value in used.items() if value}
-
-
-def estimate_seconds(resolved: ResolvedSweep, calibrations: Mapping[str, Calibration]) -> float | None:
-    """Return how long one actor would take for a sweep if every row were as fast as the target alone.
-
-    The actor's own AR runs are counted, loading, prefill and warm-up are not. `calibrations` are by the name
-    of the pair; a pair without one is left out, and None is where all are.
-    """
-    spec, seconds = resolved.spec, 0.0
-    known = [pair for pair in resolved.pairs if pair.spec.name in calibrations]
-    for pair in known:
-        calibration = calibrations[pair.spec.name]
-        jobs = sum(job.pair.spec.name == pair.spec.name for job in resolved.jobs)
-        runs = jobs + math.ceil(jobs / spec.measure.sentinel_every)
-        prompts = len(resolved.prompt_sets[pair.spec.name].prompts)
-        seconds += runs * target_alone_seconds(
-            prompts=prompts,
-            max_new_tokens=spec.generation_of(pair.spec).max_new_tokens,
-            calibration=calibration,
-        )
-    return seconds if known else None
 
 
 def _keys(spec: SweepSpec, pair: Pair, prompt_set: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic.json_schema import WithJsonSchema
 
-from dyna_eval.jobs import PACKAGED_PAIRS, EngineSpec, GenerationSpec, MeasureSpec, PromptSpec
+from dyna_eval.jobs import PACKAGED_PAIRS, Backend, EngineSpec, GenerationSpec, MeasureSpec, PromptSpec
 from dyna_eval.methods import MethodParameters, PositiveZero
 from dyna_eval.policies import method_names, parameters_of
 from dyna_eval.sweeps.templates import columns_of
@@ -273,6 +273,7 @@ class MeasureSection(Section):
         description="First rounds of each sample whose draft tree is kept, to look at in the dashboard.",
     )
 
+    @property
     def spec(self) -> MeasureSpec:
         given = self.model_dump()
         if self.repeats == AUTO_REPEATS:
@@ -289,6 +290,10 @@ class EngineSection(Section):
         _ENGINE.backend.value, description="auto is the fastest that the machine and the model allow."
     )
     dtype: Dtype = Field("auto", description="For pairs that name none; auto follows checkpoint and machine.")
+
+    @property
+    def spec(self) -> EngineSpec:
+        return EngineSpec(backend=Backend(self.backend), dtype=self.dtype)
 
 
 class RowSection(BaseModel):

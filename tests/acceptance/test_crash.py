@@ -16,6 +16,7 @@ from workplace import Workplace, wait_until
 from dyna_eval.errors import DatabaseError, UnknownSweepError
 from dyna_eval.jobs import JobState
 from dyna_eval.sweeps.config import load_sweep
+from dyna_eval.wording import count
 from tests.models import save_model, tiny_gpt_neox
 
 RAY_AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
@@ -122,7 +123,7 @@ def test_an_interrupted_run_puts_its_jobs_back_and_says_how_to_go_on(
     advice = "`dyna-eval resume 1` goes on, with --address where it ran on a cluster"
     assert workplace.run_here("status").stderr == f"no controller runs it; {advice}\n"
 
-    assert f"{JOBS - done} jobs cancelled" in workplace.run_here("cancel").stdout
+    assert f"{count(JOBS - done, 'job')} cancelled" in workplace.run_here("cancel").stdout
     resumed = workplace.run_here("resume", "--json")
     assert resumed.status == 1
     assert "nothing left to run" in resumed.stderr

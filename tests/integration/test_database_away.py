@@ -15,7 +15,7 @@ from dyna_eval_db.store import Claimant, Store
 from measurements import make_result, make_sweep
 
 from dyna_eval.cli import cli, run
-from dyna_eval.commands import options, running, stored
+from dyna_eval.commands import database, running, stored
 from dyna_eval.errors import DatabaseAwayError, LeaseLostError
 from dyna_eval.jobs import JobState
 from dyna_eval.notices import Standstill
@@ -40,7 +40,7 @@ def store(tmp_path: Path, empty_file: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for module in (running, stored):
             monkeypatch.setattr(module, "open_store", opened)
         monkeypatch.setattr(stored, "open_to_read", opened)
-        monkeypatch.setattr(options.time, "sleep", lambda _: None)
+        monkeypatch.setattr(database.time, "sleep", lambda _: None)
         yield store
 
 
@@ -209,7 +209,7 @@ def test_following_the_log_waits_for_a_database_that_is_away_and_misses_nothing(
 ) -> None:
     sweep_id = store.add_sweep(make_sweep())
     to_come: list[Callable[[int], int]] = [store.retry, store.retry, store.cancel]
-    monkeypatch.setattr(options.time, "sleep", lambda _: to_come.pop(0)(sweep_id))
+    monkeypatch.setattr(database.time, "sleep", lambda _: to_come.pop(0)(sweep_id))
     away(monkeypatch, store, name, calls=range(1, 2))
     done = CliRunner().invoke(cli, ["logs", "--follow"], catch_exceptions=False)
     assert done.exit_code == 0

@@ -1169,6 +1169,21 @@ def test_cancelling_ends_what_is_queued_or_running_and_nothing_else(store: Store
     assert store.cancel(sweep_id) == 0
 
 
+def test_of_one_job_commands_speak_as_of_one(store: Store, sweep_id: int, database_url: str) -> None:
+    for _ in range(3):
+        claim = take(store, sweep_id)
+        land_one(store, claim, make_result(claim.job))
+    claim = take(store, sweep_id)
+    store.fail(claim, error_class="DecodingError", message="wrong token", final=True)
+    resumed = CliRunner().invoke(cli, ["resume", "--db", database_url], catch_exceptions=False)
+    assert "1 job failed: " in resumed.stderr
+    store.retry(sweep_id)
+    cancelled = CliRunner().invoke(cli, ["cancel", "--db", database_url], catch_exceptions=False)
+    assert cancelled.stdout == f"sweep {sweep_id}: 1 job cancelled\n"
+    resumed = CliRunner().invoke(cli, ["resume", "--db", database_url], catch_exceptions=False)
+    assert "1 job was cancelled; " in resumed.stderr
+
+
 def test_a_pair_that_does_not_load_fails_its_queued_jobs_and_no_other(store: Store) -> None:
     sweep_id = store.add_sweep(make_sweep(pairs=("demo", "other")))
     running = take(store, sweep_id)

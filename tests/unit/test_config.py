@@ -572,7 +572,7 @@ def test_answers_that_do_not_end_are_warned_of(tmp_path: Path, *, stops: bool) -
     for chats, warned in (("", False), (", chat_template: true", not stops)):
         file.write_text(sweep(head=head, prompts=f"[{{dataset: demo, label: a}}, {{dataset: demo{chats}}}]"))
         done = CliRunner().invoke(cli, ["validate", str(file)])
-        assert (done.exit_code, done.stdout) == (0, f"{file}: sweep: 1 configurations, 6 jobs\n")
+        assert (done.exit_code, done.stdout) == (0, f"{file}: sweep: 1 configuration, 6 jobs\n")
         assert done.stderr.startswith(f"{file}: warning: prompts are in a chat template, but") == warned
         assert done.stderr.count("\n") == warned
 

@@ -31,12 +31,12 @@ from dyna_eval.sweeps.expansion import (
     axes_of,
     block_of_jobs,
     count_points,
-    estimate_seconds,
     expand,
     jobs_for,
     merge_equal,
     sweep_digest,
 )
+from dyna_eval.time_left import Basis, planned_time
 
 HEAD = "pair: [demo, {target: org/big, draft: org/small}]\nprompts: {dataset: demo}\nconfigs:\n"
 AR = "  - {label: Baseline, method: ar}\n"
@@ -485,30 +485,35 @@ def test_a_sweep_is_estimated_at_the_speed_of_each_pairs_target_alone(spec: Swee
     """27 jobs per pair, a run of the actor's own before every eighth: 31 times 4 prompts of 128 tokens."""
     fast = Calibration(draft_seconds=(), verify_seconds=((1, 0.001), (8, 0.5)))
     slow = Calibration(draft_seconds=(), verify_seconds=((1, 0.010),))
-    found = estimate_seconds(resolved_sweep(spec), {"demo": fast, "big/small": slow})
+    found = planned_time(resolved_sweep(spec), {"demo": fast, "big/small": slow})
 
-    assert found == pytest.approx(31 * 4 * 128 * (0.001 + 0.010))
+    assert found
+    assert (found.seconds, found.basis) == (pytest.approx(31 * 4 * 128 * (0.001 + 0.010)), Basis.CALIBRATION)
 
 
 def test_a_pair_without_a_calibration_is_left_out_of_an_estimate(spec: SweepSpec) -> None:
     known = {"demo": Calibration(draft_seconds=(), verify_seconds=((1, 0.001),))}
 
-    assert estimate_seconds(resolved_sweep(spec), known) == pytest.approx(31 * 4 * 128 * 0.001)
-    assert estimate_seconds(resolved_sweep(spec), {}) is None
+    found = planned_time(resolved_sweep(spec), known)
+    assert found
+    assert (found.seconds, found.unknown) == (pytest.approx(31 * 4 * 128 * 0.001), ("big/small",))
+    assert planned_time(resolved_sweep(spec), {}) is None
 
 
 def test_each_setting_is_estimated_by_its_own_length() -> None:
     """One row on two pairs, so a job for each repeat: 3 and a run of the actor's own, over 4 prompts."""
     spec = sweep_of(head=SETTINGS)
     pairs, prompts = of_settings(spec)
-    found = Prompt(index=0, text="", token_ids=(1,), digest="0")
+    prompt = Prompt(index=0, text="", token_ids=(1,), digest="0")
     sweep = ResolvedSweep(
         spec=spec,
         digest="d",
         pairs=pairs,
-        prompt_sets={name: PromptSet(digest=own, prompts=(found,) * 4) for name, own in prompts.items()},
+        prompt_sets={name: PromptSet(digest=own, prompts=(prompt,) * 4) for name, own in prompts.items()},
         jobs=jobs_for(spec, pairs, prompts),
     )
     known = dict.fromkeys(prompts, Calibration(draft_seconds=(), verify_seconds=((1, 0.001),)))
 
-    assert estimate_seconds(sweep, known) == pytest.approx(2 * (3 + 1) * 4 * (16 + 64) * 0.001)
+    found = planned_time(sweep, known)
+    assert found
+    assert found.seconds == pytest.approx(2 * (3 + 1) * 4 * (16 + 64) * 0.001)

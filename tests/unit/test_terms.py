@@ -20,11 +20,12 @@ from dyna_eval.latex.style import PLAIN, Origin, Part, find_marks, mark, origin_
 from dyna_eval.latex.table import table_label, to_latex
 from dyna_eval.records import AS_IN_THE_FILE, SweepRecord, Terms
 from dyna_eval.reports.categories import CategorizedReport
+from dyna_eval.reports.chosen import entries_of, entry_of
 from dyna_eval.reports.joined_report import joined_report
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import Report, RowState
 from dyna_eval.reports.terms import with_terms
-from dyna_eval.reports.tuning import entries_of, entry_of, split_prompts
+from dyna_eval.reports.tuning import split_prompts
 from dyna_eval.sweeps.expansion import axes_of, expand
 from dyna_eval.tables.report_json import to_json
 

@@ -1,14 +1,12 @@
-"""What `report` does beside its table: a breakdown by category, and answer files for Spec-Bench."""
+"""Answer files for Spec-Bench, as `report` writes them."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from dyna_eval.commands.output import print_json
 from dyna_eval.errors import InputError
 from dyna_eval.whole_file import write_whole
 
@@ -16,25 +14,6 @@ if TYPE_CHECKING:
     from dyna_eval_db.store import Store
 
     from dyna_eval.records import SweepRecord
-
-
-def print_by_category(record: SweepRecord, form: str | None, *, allow_mixed: bool) -> None:
-    """Print a sweep's report broken down by category, in one of the report's forms."""
-    from dyna_eval.latex.categories import categories_latex
-    from dyna_eval.reports.categories import categorized_report
-    from dyna_eval.tables import categories as tables
-
-    built = categorized_report(record, allow_mixed=allow_mixed)
-    if form == "json":
-        print_json(tables.categories_json(built))
-    elif form == "latex":
-        click.echo(categories_latex(built), nl=False)
-    elif form == "markdown":
-        click.echo(tables.categories_markdown(built), nl=False)
-    elif form == "csv":
-        click.echo(tables.categories_csv(built), nl=False)
-    else:
-        tables.print_categories(built, sys.stdout)
 
 
 def write_answers(store: Store, record: SweepRecord, folder: Path, *, allow_mixed: bool) -> None:
