@@ -45,6 +45,11 @@ SUPPORTED: dict[str, dict[str, Any]] = {
 }
 """Architectures that decode exactly, by `model_type`, with what their tiny configuration needs."""
 
+FURTHER: dict[str, dict[str, Any]] = {
+    "phi3": _ROTARY,
+}
+"""Others that our kernels know: most of what is tested does not depend on which of them a model is."""
+
 
 def tiny_gpt_neox(*, seed: int, hidden: int = 32, layers: int = 2, vocabulary: int = VOCABULARY) -> Any:
     torch.manual_seed(seed)
@@ -105,7 +110,7 @@ def tiny_config(kind: str, **changes: Any) -> Any:
         "eos_token_id": 0,
         "pad_token_id": 0,
     }
-    return AutoConfig.for_model(kind, **(common | SUPPORTED.get(kind, {}) | changes))
+    return AutoConfig.for_model(kind, **(common | (SUPPORTED | FURTHER).get(kind, {}) | changes))
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -21,15 +21,15 @@ import torch
 from dyna_eval_workers import architecture
 from dyna_eval_workers.architecture import plain_logits, self_test
 from dyna_eval_workers.cudagraph import GraphRunner
-from dyna_eval_workers.families import Activation
 from dyna_eval_workers.fused import runner as runner_module
 from dyna_eval_workers.fused.runner import FusedRunner, _matrix
 from dyna_eval_workers.runner import COMMITTED, TorchRunner
 from dyna_eval_workers.sampling import Sampler
+from dyna_eval_workers.stack import Activation
 
 from dyna_eval.errors import NoKernelsError, UnsupportedModelError
 from dyna_eval.jobs import GenerationSpec
-from tests.models import SUPPORTED, VOCABULARY, near, tiny_llama, tiny_model
+from tests.models import FURTHER, SUPPORTED, VOCABULARY, near, tiny_llama, tiny_model
 from tests.runners import rows_of
 from tests.unit.test_cudagraph import GREEDY, LONG_PROMPT, POLICIES, TREE, decoder, started
 
@@ -140,7 +140,9 @@ def test_every_method_emits_the_tokens_of_eager_ar(kind: str, temperature: float
 
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("dtype", [DTYPES[0], *slow(*DTYPES[1:])])
-@pytest.mark.parametrize("kind", [*FIRST, *slow(*(kind for kind in SUPPORTED if kind not in FIRST))])
+@pytest.mark.parametrize(
+    "kind", [*FIRST, *slow(*(kind for kind in SUPPORTED | FURTHER if kind not in FIRST))]
+)
 def test_every_family_passes_the_tree_self_test(kind: str, dtype: torch.dtype) -> None:
     model = model_of(kind, dtype=dtype)
     self_test(FusedRunner(model), plain_logits(model), kind)

@@ -1,40 +1,15 @@
-"""The families of models that our own forward passes know, in one form.
-
-One description serves all of them: normalisation, attention with or without rotary positions, grouped heads
-and normalised queries, and an MLP with or without a gate, one after the other or in parallel.
-"""
+"""The families of models that our own forward passes know: each becomes a stack."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from dyna_eval.errors import UnsupportedModelError
-
-
-class Activation(IntEnum):
-    """The activations, by the numbers that the kernels know them by."""
-
-    GELU = 0
-    GELU_TANH = 1
-    RELU = 2
-    SILU = 3
-    LINEAR = 4  # none
-
-
-class Residual(IntEnum):
-    """Whether the MLP follows the attention, or both read the same values, each after its own norm or one."""
-
-    SEQUENTIAL = 0
-    PARALLEL = 1
-    PARALLEL_SHARED_NORM = 2
-
+from dyna_eval_workers.stack import Activation, Block, Linear, Residual, Stack
 
 _ACTIVATIONS = {  # by the names that transformers has for them
     "gelu": Activation.GELU,
@@ -45,76 +20,8 @@ _ACTIVATIONS = {  # by the names that transformers has for them
     "silu": Activation.SILU,
     "swish": Activation.SILU,
 }
-_FIXED_ROTARY = {"default", "linear", "llama3", "yarn"}  # the others change with the length of the sequence
-
-
-class Linear(NamedTuple):
-    """A linear layer: weight (N, K), and bias (N,) where it has one."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """One layer: its norms, and its matrices.
-
-    The outputs of `qkv` are all queries, then all keys, then all values; where the stack is `by_head`, those
-    of each head stand together.
-    """
-
-    layer: Any
-    """The module of transformers' whose weights these are."""
-    norm: Any
-    mlp_norm: Any
-    qkv: Linear
-    out: Linear
-    up: Linear
-    down: Linear
-    query_norm: Any = None
-    key_norm: Any = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stack:
-    """A whole model as the kernels see it."""
-
-    blocks: list[Block]
-    embedding: Tensor
-    head: Linear
-    norm: Any
-    activation: Activation
-    epsilon: float
-    head_size: int
-    heads: int
-    kv_heads: int
-    inner: int
-    residual: Residual = Residual.SEQUENTIAL
-    gated: bool = False
-    """The outputs of `up` are those of the gate, then those that it multiplies."""
-    by_head: bool = False
-    position_embedding: Tensor | None = None
-    """Learned, (positions, hidden); None where positions are rotary."""
-    rotary: Any = None
-
-
-def is_rms(norm: Any) -> bool:
-    """Whether a norm divides by the root mean square, else it is a LayerNorm."""
-    return not isinstance(norm, torch.nn.LayerNorm)
-
-
-def rotary_size(stack: Stack) -> int:
-    """Return how many values of a head are rotated."""
-    return 0 if stack.rotary is None else 2 * int(stack.rotary.inv_freq.shape[0])
-
-
-def rotary_tables(rotary: Any, positions: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
-    """Return cosine and sine for so many positions, each (positions, rotary size) float32; None without."""
-    if rotary is None:
-        return None
-    with torch.inference_mode():
-        cosine, sine = rotary(torch.zeros(1, device=device), torch.arange(positions, device=device)[None])
-    return cosine[0].contiguous(), sine[0].contiguous()
+_FIXED_ROTARY = {"default", "linear", "llama3", "yarn", "longrope"}
+"""Kinds of rotary positions that one table holds; the others change with the length of the sequence."""
 
 
 def stack_of(model: Any) -> Stack:
@@ -194,21 +101,22 @@ def _gpt_neox(model: Any, config: Any) -> Stack:
     )
 
 
-def _llama(model: Any, config: Any) -> Stack:
-    def block(layer: Any) -> Block:
-        attention, mlp = layer.self_attn, layer.mlp
-        return Block(
-            layer=layer,
-            norm=layer.input_layernorm,
-            mlp_norm=layer.post_attention_layernorm,
-            qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
-            out=_single(attention.o_proj),
-            up=_linear(mlp.gate_proj, mlp.up_proj),
-            down=_single(mlp.down_proj),
-            query_norm=getattr(attention, "q_norm", None),
-            key_norm=getattr(attention, "k_norm", None),
-        )
+def _llama_block(layer: Any) -> Block:
+    attention, mlp = layer.self_attn, layer.mlp
+    return Block(
+        layer=layer,
+        norm=layer.input_layernorm,
+        mlp_norm=layer.post_attention_layernorm,
+        qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
+        out=_single(attention.o_proj),
+        up=_linear(mlp.gate_proj, mlp.up_proj),
+        down=_single(mlp.down_proj),
+        query_norm=getattr(attention, "q_norm", None),
+        key_norm=getattr(attention, "k_norm", None),
+    )
 
+
+def _llama(model: Any, config: Any, block: Callable[[Any], Block] = _llama_block) -> Stack:
     return Stack(
         blocks=[block(layer) for layer in model.model.layers],
         embedding=model.model.embed_tokens.weight,
@@ -223,6 +131,21 @@ def _llama(model: Any, config: Any) -> Stack:
         gated=True,
         rotary=model.model.rotary_emb,
     )
+
+
+def _phi3(model: Any, config: Any) -> Stack:
+    def block(layer: Any) -> Block:
+        return Block(
+            layer=layer,
+            norm=layer.input_layernorm,
+            mlp_norm=layer.post_attention_layernorm,
+            qkv=_single(layer.self_attn.qkv_proj),
+            out=_single(layer.self_attn.o_proj),
+            up=_single(layer.mlp.gate_up_proj),
+            down=_single(layer.mlp.down_proj),
+        )
+
+    return _llama(model, config, block)
 
 
 def _phi(model: Any, config: Any) -> Stack:
@@ -327,6 +250,7 @@ FAMILIES: dict[str, Callable[[Any, Any], Stack]] = {
     "qwen2": _llama,
     "qwen3": _llama,
     "phi": _phi,
+    "phi3": _phi3,
     "gpt2": _gpt2,
     "opt": _opt,
 }

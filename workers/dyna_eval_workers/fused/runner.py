@@ -17,7 +17,10 @@ from torch import Tensor
 
 from dyna_eval.errors import NoKernelsError, first_line
 from dyna_eval_workers.cudagraph import WORD, GraphRunner, bits_of
-from dyna_eval_workers.families import (
+from dyna_eval_workers.families import stack_of
+from dyna_eval_workers.runner import COMMITTED
+from dyna_eval_workers.sampling import Sampler
+from dyna_eval_workers.stack import (
     Activation,
     Block,
     Residual,
@@ -25,10 +28,7 @@ from dyna_eval_workers.families import (
     is_rms,
     rotary_size,
     rotary_tables,
-    stack_of,
 )
-from dyna_eval_workers.runner import COMMITTED
-from dyna_eval_workers.sampling import Sampler
 
 # Found on an H200, for models of 70 M to 2.8 B parameters.
 _MIN_PROGRAMS = 80  # split-K programs per product, so that all SMs read weights

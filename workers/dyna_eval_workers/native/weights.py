@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyna_eval_workers.families import Block, Stack, is_rms, rotary_size, stack_of
+from dyna_eval_workers.families import stack_of
 from dyna_eval_workers.memory import give_back_freed
+from dyna_eval_workers.stack import Block, Stack, is_rms, rotary_size
 
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
