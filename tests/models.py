@@ -47,6 +47,10 @@ SUPPORTED: dict[str, dict[str, Any]] = {
 
 FURTHER: dict[str, dict[str, Any]] = {
     "phi3": _ROTARY,
+    "seed_oss": _ROTARY | {"head_dim": 8, "attention_out_bias": True},
+    "ministral": _ROTARY | {"head_dim": 8, "sliding_window": POSITIONS},
+    "starcoder2": _ROTARY | {"sliding_window": None},
+    "stablelm": _ROTARY,
 }
 """Others that our kernels know: most of what is tested does not depend on which of them a model is."""
 

@@ -200,6 +200,21 @@ ODD: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_parameters": {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.75},
         },
     ),
+    "starcoder2, heads of 10": (
+        "starcoder2",
+        {"vocab_size": 301, "hidden_size": 40, "intermediate_size": 50},
+    ),
+    "stablelm, parallel, heads of 12": (
+        "stablelm",
+        {
+            "vocab_size": 301,
+            "hidden_size": 48,
+            "intermediate_size": 45,
+            "use_parallel_residual": True,
+            "use_qkv_bias": True,
+            "rope_parameters": {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.5},
+        },
+    ),
 }
 """Sizes that fill no vector, no panel, or more than a chunk of a head."""
 
@@ -571,7 +586,12 @@ UNKNOWN: dict[str, tuple[str, dict[str, Any], str]] = {
         {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}},
         "no kernel for rotary positions of type dynamic",
     ),
-    "phi with normalised queries": ("phi", {"qk_layernorm": True}, "normalised queries"),
+    "phi with normalised queries": ("phi", {"qk_layernorm": True}, "phi with normalised queries"),
+    "stablelm with normalised queries": (
+        "stablelm",
+        {"qk_layernorm": True},
+        "stablelm with normalised queries",
+    ),
     "opt with projected embeddings": ("opt", {"word_embed_proj_dim": 16}, "projected embeddings"),
     "opt with late normalisation": ("opt", {"do_layer_norm_before": False}, "late normalisation"),
     "gpt2 with attention scaled by layer": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -116,19 +117,27 @@ def _llama_block(layer: Any) -> Block:
     )
 
 
-def _llama(model: Any, config: Any, block: Callable[[Any], Block] = _llama_block) -> Stack:
+def _llama(
+    model: Any,
+    config: Any,
+    block: Callable[[Any], Block] = _llama_block,
+    *,
+    epsilon: float | None = None,
+    gated: bool = True,
+) -> Stack:
+    """Return the stack of llama, or of a family that names its parts alike, but for those of its blocks."""
     return Stack(
         blocks=[block(layer) for layer in model.model.layers],
         embedding=model.model.embed_tokens.weight,
         head=_single(model.get_output_embeddings()),
         norm=model.model.norm,
         activation=_activation(config.hidden_act),
-        epsilon=config.rms_norm_eps,
+        epsilon=config.rms_norm_eps if epsilon is None else epsilon,
         head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
         inner=config.intermediate_size,
-        gated=True,
+        gated=gated,
         rotary=model.model.rotary_emb,
     )
 
@@ -146,6 +155,38 @@ def _phi3(model: Any, config: Any) -> Stack:
         )
 
     return _llama(model, config, block)
+
+
+def _starcoder2(model: Any, config: Any) -> Stack:
+    def block(layer: Any) -> Block:
+        attention = layer.self_attn
+        return Block(
+            layer=layer,
+            norm=layer.input_layernorm,
+            mlp_norm=layer.post_attention_layernorm,
+            qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
+            out=_single(attention.o_proj),
+            up=_single(layer.mlp.c_fc),
+            down=_single(layer.mlp.c_proj),
+        )
+
+    return _llama(model, config, block, epsilon=config.norm_epsilon, gated=False)
+
+
+def _stablelm(model: Any, config: Any) -> Stack:
+    if config.qk_layernorm:
+        raise UnsupportedModelError("no kernel for stablelm with normalised queries")
+
+    def block(layer: Any) -> Block:
+        described = _llama_block(layer)
+        if config.use_parallel_residual:
+            return replace(described, mlp_norm=layer.input_layernorm)
+        return described
+
+    return replace(
+        _llama(model, config, block, epsilon=config.layer_norm_eps),
+        residual=Residual.PARALLEL_SHARED_NORM if config.use_parallel_residual else Residual.SEQUENTIAL,
+    )
 
 
 def _phi(model: Any, config: Any) -> Stack:
@@ -251,6 +292,10 @@ FAMILIES: dict[str, Callable[[Any, Any], Stack]] = {
     "qwen3": _llama,
     "phi": _phi,
     "phi3": _phi3,
+    "seed_oss": _llama,
+    "ministral": _llama,
+    "starcoder2": _starcoder2,
+    "stablelm": _stablelm,
     "gpt2": _gpt2,
     "opt": _opt,
 }
