@@ -48,6 +48,14 @@ SUPPORTED: dict[str, dict[str, Any]] = {
 FURTHER: dict[str, dict[str, Any]] = {
     "phi3": _ROTARY,
     "seed_oss": _ROTARY | {"head_dim": 8, "attention_out_bias": True},
+    "smollm3": _ROTARY | {"no_rope_layers": [1, 0]},
+    "granite": _ROTARY
+    | {
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.25,
+        "residual_multiplier": 0.7,
+        "logits_scaling": 0.7,
+    },
     "ministral": _ROTARY | {"head_dim": 8, "sliding_window": POSITIONS},
     "starcoder2": _ROTARY | {"sliding_window": None},
     "stablelm": _ROTARY,

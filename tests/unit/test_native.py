@@ -200,6 +200,14 @@ ODD: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_parameters": {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.75},
         },
     ),
+    "smollm3, heads of 10, rotary in the second layer": (
+        "smollm3",
+        {"vocab_size": 301, "hidden_size": 40, "intermediate_size": 45, "no_rope_layers": [0, 1]},
+    ),
+    "granite, odd sizes": (
+        "granite",
+        {"vocab_size": 301, "hidden_size": 40, "intermediate_size": 45},
+    ),
     "starcoder2, heads of 10": (
         "starcoder2",
         {"vocab_size": 301, "hidden_size": 40, "intermediate_size": 50},

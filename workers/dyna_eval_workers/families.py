@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dyna_eval.errors import UnsupportedModelError
-from dyna_eval_workers.stack import Activation, Block, Linear, Residual, Stack
+from dyna_eval_workers.stack import Activation, Block, Linear, Residual, Rotary, Stack
 
 _ACTIVATIONS = {  # by the names that transformers has for them
     "gelu": Activation.GELU,
@@ -38,8 +38,9 @@ def stack_of(model: Any) -> Stack:
     if family is None:
         raise UnsupportedModelError(f"no kernels for {config.model_type}")
     stack = family(model, config)
-    if stack.rotary is not None and stack.rotary.rope_type not in _FIXED_ROTARY:
-        raise UnsupportedModelError(f"no kernel for rotary positions of type {stack.rotary.rope_type}")
+    for rotary in stack.rotary:
+        if rotary.kind not in _FIXED_ROTARY:
+            raise UnsupportedModelError(f"no kernel for rotary positions of type {rotary.kind}")
     return stack
 
 
@@ -98,7 +99,7 @@ def _gpt_neox(model: Any, config: Any) -> Stack:
         inner=config.intermediate_size,
         by_head=True,
         residual=Residual.PARALLEL if config.use_parallel_residual else Residual.SEQUENTIAL,
-        rotary=base.rotary_emb,
+        rotary=(Rotary(module=base.rotary_emb),),
     )
 
 
@@ -138,7 +139,7 @@ def _llama(
         kv_heads=config.num_key_value_heads,
         inner=config.intermediate_size,
         gated=gated,
-        rotary=model.model.rotary_emb,
+        rotary=(Rotary(module=model.model.rotary_emb),),
     )
 
 
@@ -155,6 +156,23 @@ def _phi3(model: Any, config: Any) -> Stack:
         )
 
     return _llama(model, config, block)
+
+
+def _smollm3(model: Any, config: Any) -> Stack:
+    def block(layer: Any) -> Block:
+        return replace(_llama_block(layer), rotary=0 if layer.self_attn.use_rope else None)
+
+    return _llama(model, config, block)
+
+
+def _granite(model: Any, config: Any) -> Stack:
+    return replace(
+        _llama(model, config),
+        embedding_scale=config.embedding_multiplier,
+        attention_scale=config.attention_multiplier,
+        residual_scale=config.residual_multiplier,
+        logits_scale=1 / config.logits_scaling,
+    )
 
 
 def _starcoder2(model: Any, config: Any) -> Stack:
@@ -217,7 +235,7 @@ def _phi(model: Any, config: Any) -> Stack:
         kv_heads=config.num_key_value_heads,
         inner=config.intermediate_size,
         residual=Residual.PARALLEL_SHARED_NORM,
-        rotary=model.model.rotary_emb,
+        rotary=(Rotary(module=model.model.rotary_emb),),
     )
 
 
@@ -293,6 +311,8 @@ FAMILIES: dict[str, Callable[[Any, Any], Stack]] = {
     "phi": _phi,
     "phi3": _phi3,
     "seed_oss": _llama,
+    "smollm3": _smollm3,
+    "granite": _granite,
     "ministral": _llama,
     "starcoder2": _starcoder2,
     "stablelm": _stablelm,

@@ -6,6 +6,7 @@ and normalised queries, and an MLP with or without a gate, one after the other o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -57,6 +58,49 @@ class Block:
     down: Linear
     query_norm: Any = None
     key_norm: Any = None
+    rotary: int | None = 0
+    """Which of the stack's rotary positions turn queries and keys; None where none do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotary:
+    """Rotary positions: the module of transformers' that makes their angles, and for which kind of layer."""
+
+    module: Any
+    layers: str | None = None
+    """By transformers' name for these layers; None where the module makes one table for all."""
+
+    @property
+    def kind(self) -> str:
+        kind: str = self.module.rope_type if self.layers is None else self.module.rope_type[self.layers]
+        return kind
+
+    @property
+    def size(self) -> int:
+        """How many values of a head are rotated."""
+        name = "inv_freq" if self.layers is None else f"{self.layers}_inv_freq"
+        return 2 * len(getattr(self.module, name))
+
+    def table(self, positions: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return cosine and sine for so many positions, each (positions, size) float32.
+
+        LongRoPE turns *all* tokens of a pass otherwise once one is past its original positions.
+        `position_limit` keeps every pass before them, so what stands behind them is never read: it is 0.
+        """
+        known = positions
+        if self.kind == "longrope":
+            parameters = self.module.config.rope_parameters
+            parameters = parameters if self.layers is None else parameters[self.layers]
+            known = min(positions, parameters["original_max_position_embeddings"])
+        which = () if self.layers is None else (self.layers,)
+        with torch.inference_mode():
+            tables = self.module(
+                torch.zeros(1, device=device), torch.arange(known, device=device)[None], *which
+            )
+            cosine, sine = (
+                torch.nn.functional.pad(table[0], (0, 0, 0, positions - known)) for table in tables
+            )
+        return cosine, sine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +123,18 @@ class Stack:
     by_head: bool = False
     position_embedding: Tensor | None = None
     """Learned, (positions, hidden); None where positions are rotary."""
-    rotary: Any = None
+    rotary: tuple[Rotary, ...] = ()
+    embedding_scale: float = 1.0
+    """What tokens' embeddings are multiplied with."""
+    attention_scale: float | None = None
+    """What scores are multiplied with before softmax; None for 1 / sqrt(head size)."""
+    residual_scale: float = 1.0
+    """What the outputs of attention and MLP are multiplied with before they are added."""
+    logits_scale: float = 1.0
+
+    @property
+    def score_scale(self) -> float:
+        return self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
 
 
 def is_rms(norm: Any) -> bool:
@@ -89,21 +144,17 @@ def is_rms(norm: Any) -> bool:
 
 def rotary_size(stack: Stack) -> int:
     """Return how many values of a head are rotated."""
-    return 0 if stack.rotary is None else 2 * int(stack.rotary.inv_freq.shape[0])
+    return stack.rotary[0].size if stack.rotary else 0
 
 
-def rotary_tables(rotary: Any, positions: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
-    """Return cosine and sine for so many positions, each (positions, rotary size) float32; None without.
+def rotary_tables(
+    rotary: Sequence[Rotary], positions: int, device: torch.device
+) -> tuple[Tensor, Tensor] | None:
+    """Return cosine and sine for so many positions, each (positions, tables, rotary size) float32.
 
-    LongRoPE turns *all* tokens of a pass otherwise once one is past its original positions. `position_limit`
-    keeps every pass before them, so what stands behind them is never read: it is 0.
+    None where there are no tables.
     """
-    if rotary is None:
+    if not rotary:
         return None
-    known = positions
-    if rotary.rope_type == "longrope":
-        known = min(positions, rotary.config.rope_parameters["original_max_position_embeddings"])
-    with torch.inference_mode():
-        tables = rotary(torch.zeros(1, device=device), torch.arange(known, device=device)[None])
-        cosine, sine = (torch.nn.functional.pad(table[0], (0, 0, 0, positions - known)) for table in tables)
-    return cosine.contiguous(), sine.contiguous()
+    cosines, sines = zip(*(each.table(positions, device) for each in rotary), strict=True)
+    return torch.stack(cosines, dim=1), torch.stack(sines, dim=1)

@@ -214,17 +214,20 @@ struct Matrix {
 struct Layer {
   const float *norm_weight, *norm_bias, *mlp_norm_weight, *mlp_norm_bias, *query_norm, *key_norm;
   Matrix qkv, out, up, down;  // a gated `up` alternates half a panel of the gate's outputs and half of `up`'s
+  int32_t table;              // of rotary angles; -1 without
 };
 
 struct Model {
   int32_t hidden, heads, kv_heads, head, rotary, inner, vocabulary, layers;
   int32_t root_mean_square, activation, gated, residual, threads;
   int32_t rounds;  // whether inputs of matrices and the cache are rounded to bfloat16
-  float epsilon, scale;
+  int32_t tables;  // of rotary angles
+  float epsilon;
+  float scale, embedding_scale, residual_scale, logits_scale;  // of scores, embeddings, what is added to them, logits
   int32_t embedding_kind;
   const char* embedding;   // (vocabulary, hidden), or null where it is the head's own matrix
   const float* positions;  // (positions, hidden), learned, or null
-  const float *cosine, *sine;  // (positions, rotary), or null
+  const float *cosine, *sine;  // (positions, tables, rotary), or null
   const float *norm_weight, *norm_bias;
   Matrix head_matrix;
 };
@@ -593,36 +596,45 @@ template <class T> struct HeadCache {
   }
 };
 
-// Copies a head's query, key or value to a row that is padded with zeros; with a position, rotated, and normalised
-// where there are weights for that.
-void copy_head(const Model& model, const float* from, const float* norm, const int32_t* position, Rows& to, int64_t m) {
+// By which a layer rotates at a position: cosine and sine, (rotary), or null where it does not.
+struct Angles {
+  const float *cosine, *sine;
+};
+Angles angles_of(const Model& model, const Layer& layer, int64_t position) {
+  if (!model.cosine || layer.table < 0) return {};
+  const int64_t start = (position * model.tables + layer.table) * model.rotary;
+  return {model.cosine + start, model.sine + start};
+}
+
+// Copies a head's query, key or value to a row that is padded with zeros; rotated where there are angles, and
+// normalised where there are weights for that.
+void copy_head(const Model& model, const float* from, const float* norm, Angles angles, Rows& to, int64_t m) {
   const int64_t D = model.head, half = model.rotary / 2;
   float* head = to.row(m);
   std::copy_n(from, D, head);
   std::fill(head + D, head + to.stride, 0.0f);
   if (norm) normalise(head, D, Moments(head, D, model.epsilon, true), norm, nullptr, to, m);
-  if (model.cosine && position) {
-    const float *cosine = model.cosine + *position * model.rotary, *sine = model.sine + *position * model.rotary;
+  if (angles.cosine)
     for (int64_t j = 0; j < half; ++j) {
       const float a = head[j], b = head[j + half];
-      head[j] = a * cosine[j] - b * sine[j];
-      head[j + half] = b * cosine[j + half] + a * sine[j + half];
+      head[j] = a * angles.cosine[j] - b * angles.sine[j];
+      head[j + half] = b * angles.cosine[j + half] + a * angles.sine[j + half];
     }
-  }
   for (int64_t d = 0; d < D; d += LANES) to.put(m, d, loaded(head + d));
 }
 
 // Writes this thread's share of the keys and values of the pass.
 template <class T> void write_cache(State& s, int64_t layer, int64_t rows, int64_t first, Scratch& scratch) {
   const Model& model = s.model;
+  const Layer& own = s.layers[layer];
   const int64_t D = model.head;
   const auto [from, to] = share_of(rows * model.kv_heads);
   for (int64_t task = from; task < to; ++task) {
     const int64_t m = task / model.kv_heads, h = task % model.kv_heads, row = s.cache.length + first + m;
     const HeadCache<T> cache(s, layer, h);
     const float *key = s.qkv.row(m) + (model.heads + h) * D, *value = key + model.kv_heads * D;
-    copy_head(model, key, s.layers[layer].key_norm, &s.cache.positions[first + m], scratch.heads, 0);
-    copy_head(model, value, nullptr, nullptr, scratch.heads, 1);
+    copy_head(model, key, own.key_norm, angles_of(model, own, s.cache.positions[first + m]), scratch.heads, 0);
+    copy_head(model, value, nullptr, {}, scratch.heads, 1);
     cache.write(row, scratch.heads.row_of<T>(0), scratch.heads.row_of<T>(1));
   }
 }
@@ -647,6 +659,7 @@ float softmax(float* scores, int64_t count, float scale) {
 template <class T> void attention(State& s, int64_t layer, int64_t rows, int64_t first, Scratch& scratch) {
   using Values = typename HeadCache<T>::Values;
   const Model& model = s.model;
+  const Layer& own = s.layers[layer];
   const int64_t D = model.head, group = model.heads / model.kv_heads, length = s.cache.length;
   const int64_t end = length + static_cast<int64_t>(s.cache.parents.size()), blocks = parts(rows * group, QUERIES);
   Rows &queries = scratch.heads, &scores = scratch.scores;
@@ -658,8 +671,8 @@ template <class T> void attention(State& s, int64_t layer, int64_t rows, int64_t
     const auto token = [&](int64_t q) { return (begin + q) / group; };
     const auto column = [&](int64_t q) { return (kv_head * group + (begin + q) % group) * D; };
     for (int64_t q = 0; q < count; ++q)
-      copy_head(model, s.qkv.row(token(q)) + column(q), s.layers[layer].query_norm,
-                &s.cache.positions[first + token(q)], queries, q);
+      copy_head(model, s.qkv.row(token(q)) + column(q), own.query_norm,
+                angles_of(model, own, s.cache.positions[first + token(q)]), queries, q);
     using Keys = typename HeadCache<T>::Keys;
     multiply<Keys>(Keys::inputs(queries), queries.stride, count, cache.key_panels(), 0, parts(end, PANEL),
                    [&](int64_t q, int64_t p, const Sums& sums) { scores.put(q, p * PANEL, sums); });
@@ -693,6 +706,7 @@ void embed(State& s, const int32_t* tokens, int64_t rows, int64_t first) {
   const int64_t H = model.hidden, bytes = kind == FLOAT32 ? 4 : 2;
   const int64_t step = !model.embedding && kind == BFLOAT16 ? 2 : 1;  // inputs that stand side by side in a panel
   const int64_t apart = model.embedding ? 1 : PANEL * step;
+  const float scale = model.embedding_scale;
   const auto [from, to] = share_of(s.x.stride / PANEL);
   for (int64_t m = 0; m < rows; ++m) {
     const int64_t token = tokens[m], start = model.embedding ? token * H
@@ -705,7 +719,7 @@ void embed(State& s, const int32_t* tokens, int64_t rows, int64_t first) {
       const float value = kind == FLOAT32   ? load<float>(at)
                           : kind == FLOAT16 ? one_from_float16(load<uint16_t>(at))
                                             : widened(load<uint16_t>(at));
-      x[k] = value + (positions ? positions[k] : 0.0f);
+      x[k] = value * scale + (positions ? positions[k] : 0.0f);
     }
     for (int64_t k = std::max(H, from * PANEL); k < to * PANEL; ++k) x[k] = 0;
   }
@@ -714,9 +728,9 @@ void embed(State& s, const int32_t* tokens, int64_t rows, int64_t first) {
 template <class T> void run_layer(State& s, int64_t index, int64_t rows, int64_t first, Scratch& scratch) {
   const Model& model = s.model;
   const Layer& layer = s.layers[index];
-  const auto add_to_x = [&](int64_t m, int64_t column, const Sums& sums) {
+  const auto add_to_x = [&s, scale = model.residual_scale](int64_t m, int64_t column, const Sums& sums) {
     float* x = s.x.row(m) + column;
-    for (int64_t v = 0; v < VECTORS; ++v) store(x + v * LANES, loaded(x + v * LANES) + sums[v]);
+    for (int64_t v = 0; v < VECTORS; ++v) store(x + v * LANES, loaded(x + v * LANES) + sums[v] * scale);
   };
   const auto feed_forward = [&](const Rows& input) {
     const int64_t outputs = model.gated ? VECTORS / 2 : VECTORS;
@@ -778,8 +792,9 @@ template <class T> void run(State& s, const int32_t* tokens, int64_t rows, int64
       normalise(x, model.hidden, moments, model.norm_weight, model.norm_bias, scratch.normed, m - logits_from);
     }
     linear(scratch.normed, rows - logits_from, model.head_matrix,
-           [&](int64_t m, int64_t column, const Sums& sums) {
-             store(s.logits.data() + m * s.logits_stride + column, sums);
+           [&s, scale = model.logits_scale](int64_t m, int64_t column, const Sums& sums) {
+             float* logits = s.logits.data() + m * s.logits_stride + column;
+             for (int64_t v = 0; v < VECTORS; ++v) store(logits + v * LANES, sums[v] * scale);
            });
   }
 }

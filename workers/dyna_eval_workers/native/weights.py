@@ -42,6 +42,7 @@ class _Layer(ctypes.Structure):
             )
         ),
         *((name, _Matrix) for name in ("qkv", "out", "up", "down")),
+        ("table", ctypes.c_int32),
     ]
 
 
@@ -53,10 +54,12 @@ class _Model(ctypes.Structure):
         ),
         *(
             (name, ctypes.c_int32)
-            for name in ("root_mean_square", "activation", "gated", "residual", "threads", "rounds")
+            for name in ("root_mean_square", "activation", "gated", "residual", "threads", "rounds", "tables")
         ),
-        ("epsilon", ctypes.c_float),
-        ("scale", ctypes.c_float),
+        *(
+            (name, ctypes.c_float)
+            for name in ("epsilon", "scale", "embedding_scale", "residual_scale", "logits_scale")
+        ),
         ("embedding_kind", ctypes.c_int32),
         *(
             (name, ctypes.c_void_p)
@@ -136,8 +139,12 @@ class Weights:
             residual=stack.residual,
             threads=threads,
             rounds=next(model.parameters()).dtype is torch.bfloat16,
+            tables=len(stack.rotary),
             epsilon=stack.epsilon,
-            scale=stack.head_size**-0.5,
+            scale=stack.score_scale,
+            embedding_scale=stack.embedding_scale,
+            residual_scale=stack.residual_scale,
+            logits_scale=stack.logits_scale,
             embedding_kind=_KINDS[embedding.dtype] if embedding is not None else 0,
             embedding=self._keep(embedding),
             positions=self._keep(
@@ -170,6 +177,7 @@ class Weights:
             out=self._matrix(*block.out),
             up=self._matrix(*up),
             down=self._matrix(*block.down),
+            table=-1 if block.rotary is None else block.rotary,
         )
 
     def _matrix(self, weight: Tensor, bias: Tensor | None) -> _Matrix:
