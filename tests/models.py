@@ -48,6 +48,14 @@ SUPPORTED: dict[str, dict[str, Any]] = {
 FURTHER: dict[str, dict[str, Any]] = {
     "phi3": _ROTARY,
     "seed_oss": _ROTARY | {"head_dim": 8, "attention_out_bias": True},
+    "gemma": _ROTARY | {"head_dim": 8},
+    "gemma3_text": _ROTARY
+    | {
+        "head_dim": 8,
+        "query_pre_attn_scalar": 24,
+        "sliding_window": POSITIONS,
+        "sliding_window_pattern": 2,
+    },
     "smollm3": _ROTARY | {"no_rope_layers": [1, 0]},
     "granite": _ROTARY
     | {

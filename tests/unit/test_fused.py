@@ -44,7 +44,11 @@ DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if ON_GPU else [])]
 FIRST = ("gpt_neox", "llama", "opt")
 """Families that differ most from one another."""
-REFUSED = {"granite": "scaled embeddings, scaled residuals, scaled logits"}
+REFUSED = {
+    "gemma": "scaled embeddings",
+    "gemma3_text": "scaled embeddings, norms behind attention and MLP, several tables of rotary positions",
+    "granite": "scaled embeddings, scaled residuals, scaled logits",
+}
 """Families that only the kernels for CPUs know, and why."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "odd head size": ("gpt_neox", {"hidden_size": 40, "num_attention_heads": 2}),

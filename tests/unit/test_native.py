@@ -204,6 +204,20 @@ ODD: dict[str, tuple[str, dict[str, Any]]] = {
         "smollm3",
         {"vocab_size": 301, "hidden_size": 40, "intermediate_size": 45, "no_rope_layers": [0, 1]},
     ),
+    "gemma, heads of 10, not tied": (
+        "gemma",
+        {
+            "vocab_size": 301,
+            "hidden_size": 36,
+            "intermediate_size": 45,
+            "head_dim": 10,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "gemma3, heads of 10, odd width": (
+        "gemma3_text",
+        {"vocab_size": 301, "hidden_size": 36, "intermediate_size": 45, "head_dim": 10},
+    ),
     "granite, odd sizes": (
         "granite",
         {"vocab_size": 301, "hidden_size": 40, "intermediate_size": 45},
@@ -593,6 +607,16 @@ UNKNOWN: dict[str, tuple[str, dict[str, Any], str]] = {
         "llama",
         {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}},
         "no kernel for rotary positions of type dynamic",
+    ),
+    "gemma3 with capped logits": (
+        "gemma3_text",
+        {"final_logit_softcapping": 30.0},
+        "gemma3_text with capped logits",
+    ),
+    "gemma that sees later tokens": (
+        "gemma",
+        {"use_bidirectional_attention": True},
+        "gemma that sees later tokens",
     ),
     "phi with normalised queries": ("phi", {"qk_layernorm": True}, "phi with normalised queries"),
     "stablelm with normalised queries": (

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dyna_eval.errors import UnsupportedModelError
-from dyna_eval_workers.stack import Activation, Block, Linear, Residual, Rotary, Stack
+from dyna_eval_workers.stack import Activation, Block, Linear, Norm, Residual, Rotary, Stack
 
 _ACTIVATIONS = {  # by the names that transformers has for them
     "gelu": Activation.GELU,
@@ -73,6 +73,11 @@ def _activation(name: str) -> Activation:
     return _ACTIVATIONS[name]
 
 
+def _from_one(norm: Any) -> Norm:
+    """Return a norm of Gemma's, whose weights are kept less 1."""
+    return Norm(1.0 + norm.weight.detach().float())
+
+
 def _gpt_neox(model: Any, config: Any) -> Stack:
     def block(layer: Any) -> Block:
         return Block(
@@ -123,6 +128,7 @@ def _llama(
     config: Any,
     block: Callable[[Any], Block] = _llama_block,
     *,
+    activation: str | None = None,
     epsilon: float | None = None,
     gated: bool = True,
 ) -> Stack:
@@ -132,7 +138,7 @@ def _llama(
         embedding=model.model.embed_tokens.weight,
         head=_single(model.get_output_embeddings()),
         norm=model.model.norm,
-        activation=_activation(config.hidden_act),
+        activation=_activation(activation or config.hidden_act),
         epsilon=config.rms_norm_eps if epsilon is None else epsilon,
         head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         heads=config.num_attention_heads,
@@ -156,6 +162,57 @@ def _phi3(model: Any, config: Any) -> Stack:
         )
 
     return _llama(model, config, block)
+
+
+def _gemma(model: Any, config: Any) -> Stack:
+    _check_causal(config)
+
+    def block(layer: Any) -> Block:
+        described = _llama_block(layer)
+        return replace(described, norm=_from_one(described.norm), mlp_norm=_from_one(described.mlp_norm))
+
+    return replace(
+        _llama(model, config, block),
+        norm=_from_one(model.model.norm),
+        embedding_scale=_embedding_scale(model.model.embed_tokens),
+    )
+
+
+def _gemma3(model: Any, config: Any) -> Stack:
+    _check_causal(config)
+    if config.final_logit_softcapping is not None:
+        raise UnsupportedModelError(f"no kernel for {config.model_type} with capped logits")
+    kinds = sorted(set(config.layer_types))
+
+    def block(layer: Any) -> Block:
+        return replace(
+            _llama_block(layer),
+            norm=_from_one(layer.input_layernorm),
+            attention_out_norm=_from_one(layer.post_attention_layernorm),
+            mlp_norm=_from_one(layer.pre_feedforward_layernorm),
+            mlp_out_norm=_from_one(layer.post_feedforward_layernorm),
+            query_norm=_from_one(layer.self_attn.q_norm),
+            key_norm=_from_one(layer.self_attn.k_norm),
+            rotary=kinds.index(layer.self_attn.layer_type),
+        )
+
+    return replace(
+        _llama(model, config, block, activation=config.hidden_activation),
+        norm=_from_one(model.model.norm),
+        embedding_scale=_embedding_scale(model.model.embed_tokens),
+        attention_scale=config.query_pre_attn_scalar**-0.5,
+        rotary=tuple(Rotary(module=model.model.rotary_emb, layers=kind) for kind in kinds),
+    )
+
+
+def _check_causal(config: Any) -> None:
+    if getattr(config, "use_bidirectional_attention", None):
+        raise UnsupportedModelError(f"no kernel for {config.model_type} that sees later tokens")
+
+
+def _embedding_scale(embedding: Any) -> float:
+    """Return what Gemma multiplies embeddings with, which is rounded to their dtype."""
+    return float(embedding.embed_scale.to(embedding.weight.dtype))
 
 
 def _smollm3(model: Any, config: Any) -> Stack:
@@ -311,6 +368,8 @@ FAMILIES: dict[str, Callable[[Any, Any], Stack]] = {
     "phi": _phi,
     "phi3": _phi3,
     "seed_oss": _llama,
+    "gemma": _gemma,
+    "gemma3_text": _gemma3,
     "smollm3": _smollm3,
     "granite": _granite,
     "ministral": _llama,

@@ -40,6 +40,13 @@ class Linear(NamedTuple):
     bias: Tensor | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Norm:
+    """An RMSNorm whose module keeps its weights in another form."""
+
+    weight: Tensor
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """One layer: its norms, and its matrices.
@@ -58,6 +65,9 @@ class Block:
     down: Linear
     query_norm: Any = None
     key_norm: Any = None
+    attention_out_norm: Any = None
+    """Of what the attention adds; None where it is added as it is."""
+    mlp_out_norm: Any = None
     rotary: int | None = 0
     """Which of the stack's rotary positions turn queries and keys; None where none do."""
 

@@ -213,6 +213,7 @@ struct Matrix {
 
 struct Layer {
   const float *norm_weight, *norm_bias, *mlp_norm_weight, *mlp_norm_bias, *query_norm, *key_norm;
+  const float *attention_out_norm, *mlp_out_norm;  // of what attention and MLP add, or null
   Matrix qkv, out, up, down;  // a gated `up` alternates half a panel of the gate's outputs and half of `up`'s
   int32_t table;              // of rotary angles; -1 without
 };
@@ -541,6 +542,7 @@ extern "C" struct State {
   std::vector<Layer> layers;
   Cache cache;
   Rows x, qkv, attended, inner;
+  Rows added;  // by attention or MLP, where it is normalised first
   Barrier barrier;
   std::vector<Scratch> scratch;    // of every thread
   std::vector<int32_t> seen_rows;  // of all tokens of the pass, token by token
@@ -728,9 +730,25 @@ void embed(State& s, const int32_t* tokens, int64_t rows, int64_t first) {
 template <class T> void run_layer(State& s, int64_t index, int64_t rows, int64_t first, Scratch& scratch) {
   const Model& model = s.model;
   const Layer& layer = s.layers[index];
-  const auto add_to_x = [&s, scale = model.residual_scale](int64_t m, int64_t column, const Sums& sums) {
-    float* x = s.x.row(m) + column;
-    for (int64_t v = 0; v < VECTORS; ++v) store(x + v * LANES, loaded(x + v * LANES) + sums[v] * scale);
+  // Adds the outputs of a matrix to x, normalised where there are weights for that: by this thread its share of columns.
+  const auto add_to_x = [&, scale = model.residual_scale](const Rows& input, const Matrix& matrix, const float* norm) {
+    if (!norm)
+      return linear(input, rows, matrix, [&](int64_t m, int64_t column, const Sums& sums) {
+        float* x = s.x.row(m) + column;
+        for (int64_t v = 0; v < VECTORS; ++v) store(x + v * LANES, loaded(x + v * LANES) + sums[v] * scale);
+      });
+    linear(input, rows, matrix, [&](int64_t m, int64_t column, const Sums& sums) { s.added.put(m, column, sums); });
+    s.barrier.wait();
+    const auto [from, to] = share_of(s.x.stride / LANES);
+    for (int64_t m = 0; m < rows; ++m) {
+      const float* added = s.added.row(m);
+      float* x = s.x.row(m);
+      const Moments moments(added, model.hidden, model.epsilon, model.root_mean_square);
+      for (int64_t k = from * LANES; k < to * LANES; k += LANES) {
+        const Floats normed = (loaded(added + k) - moments.mean) * moments.scale * loaded(norm + k);
+        store(x + k, loaded(x + k) + normed * scale);
+      }
+    }
   };
   const auto feed_forward = [&](const Rows& input) {
     const int64_t outputs = model.gated ? VECTORS / 2 : VECTORS;
@@ -761,14 +779,14 @@ template <class T> void run_layer(State& s, int64_t index, int64_t rows, int64_t
   s.barrier.wait();
   attention<T>(s, index, rows, first, scratch);
   s.barrier.wait();
-  linear(s.attended, rows, layer.out, add_to_x);
+  add_to_x(s.attended, layer.out, layer.attention_out_norm);
   if (!parallel) {
     s.barrier.wait();
     norms(false, true);
     feed_forward(scratch.mlp_normed);
     s.barrier.wait();
   }
-  linear(s.inner, rows, layer.down, add_to_x);
+  add_to_x(s.inner, layer.down, layer.mlp_out_norm);
   s.barrier.wait();
 }
 
@@ -925,6 +943,7 @@ int32_t dyna_extend(State* s, const int32_t* tokens, const int32_t* parents, int
       for (int32_t row = first + m, *at = free; row >= 0; row = cache.parents[row]) *--at = row;
     }
     s->x.shape(rows, model.hidden, false), s->qkv.shape(rows, (model.heads + 2 * model.kv_heads) * model.head, false);
+    if (s->layers[0].attention_out_norm) s->added.shape(rows, model.hidden, false);
     s->attended.shape(rows, model.heads * model.head, model.rounds), s->inner.shape(rows, model.inner, model.rounds);
     s->logits_stride = rounded_up(model.vocabulary, PANEL), s->logits_rows = rows - logits_from;
     s->logits.resize(std::max<size_t>(s->logits.size(), s->logits_rows * s->logits_stride));

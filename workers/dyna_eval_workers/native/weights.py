@@ -39,6 +39,8 @@ class _Layer(ctypes.Structure):
                 "mlp_norm_bias",
                 "query_norm",
                 "key_norm",
+                "attention_out_norm",
+                "mlp_out_norm",
             )
         ),
         *((name, _Matrix) for name in ("qkv", "out", "up", "down")),
@@ -173,6 +175,8 @@ class Weights:
             mlp_norm_bias=self._vector(getattr(block.mlp_norm, "bias", None)),
             query_norm=self._vector(getattr(block.query_norm, "weight", None)),
             key_norm=self._vector(getattr(block.key_norm, "weight", None)),
+            attention_out_norm=self._vector(getattr(block.attention_out_norm, "weight", None)),
+            mlp_out_norm=self._vector(getattr(block.mlp_out_norm, "weight", None)),
             qkv=self._matrix(*(_by_kind(stack, *block.qkv) if stack.by_head else block.qkv)),
             out=self._matrix(*block.out),
             up=self._matrix(*up),
