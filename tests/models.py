@@ -56,6 +56,13 @@ FURTHER: dict[str, dict[str, Any]] = {
         "sliding_window": POSITIONS,
         "sliding_window_pattern": 2,
     },
+    "ernie4_5": _ROTARY | {"head_dim": 8},
+    "helium": _ROTARY | {"head_dim": 8},
+    "glm": _ROTARY | {"head_dim": 8},
+    "glm4": _ROTARY | {"head_dim": 8},
+    "olmo2": _ROTARY,
+    "olmo3": _ROTARY | {"sliding_window": POSITIONS, "layer_types": ["sliding_attention", "full_attention"]},
+    "exaone4": _ROTARY | {"sliding_window": POSITIONS, "sliding_window_pattern": 2},
     "smollm3": _ROTARY | {"no_rope_layers": [1, 0]},
     "granite": _ROTARY
     | {

@@ -45,6 +45,11 @@ DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if ON_GPU else [])]
 FIRST = ("gpt_neox", "llama", "opt")
 """Families that differ most from one another."""
 REFUSED = {
+    **dict.fromkeys(("ernie4_5", "helium", "glm"), "rotary positions that turn neighbours"),
+    "glm4": "norms behind attention and MLP, rotary positions that turn neighbours",
+    "olmo2": "heads that are normalised together, norms behind attention and MLP",
+    "olmo3": "heads that are normalised together, norms .*, several tables of rotary positions",
+    "exaone4": "norms behind attention and MLP",
     "gemma": "scaled embeddings",
     "gemma3_text": "scaled embeddings, norms behind attention and MLP, several tables of rotary positions",
     "granite": "scaled embeddings, scaled residuals, scaled logits",

@@ -218,6 +218,31 @@ ODD: dict[str, tuple[str, dict[str, Any]]] = {
         "gemma3_text",
         {"vocab_size": 301, "hidden_size": 36, "intermediate_size": 45, "head_dim": 10},
     ),
+    "olmo2, heads of 10": (
+        "olmo2",
+        {"vocab_size": 301, "hidden_size": 40, "intermediate_size": 45},
+    ),
+    "olmo2, heads of 80": ("olmo2", {"hidden_size": 320}),
+    "ernie4_5, heads of 10, with biases": (
+        "ernie4_5",
+        {
+            "vocab_size": 301,
+            "hidden_size": 40,
+            "intermediate_size": 45,
+            "head_dim": 10,
+            "use_bias": True,
+        },
+    ),
+    "glm4, half of 12 rotated": (
+        "glm4",
+        {
+            "vocab_size": 301,
+            "hidden_size": 36,
+            "intermediate_size": 45,
+            "head_dim": 12,
+            "attention_bias": True,
+        },
+    ),
     "granite, odd sizes": (
         "granite",
         {"vocab_size": 301, "hidden_size": 40, "intermediate_size": 45},
@@ -330,7 +355,13 @@ def test_other_processors_compute_the_model_too_with_the_same_bits_in_a_tree() -
     tokens, parents = [260, 11, 12, 13, 14, 15, 16, 17, 18], [COMMITTED, 0, 0, 1, 2, 2, 5, 6, 6]
     odd = [
         ODD[name]
-        for name in ("gpt2, heads of 11, odd width", "llama, gated, heads of 10", "gpt_neox, heads of 80")
+        for name in (
+            "gpt2, heads of 11, odd width",
+            "llama, gated, heads of 10",
+            "gpt_neox, heads of 80",
+            "gemma3, heads of 10, odd width",
+            "olmo2, heads of 10",
+        )
     ]
     for kind, sizes in [*((kind, {}) for kind in SUPPORTED), *odd]:
         for dtype in (torch.float32, torch.bfloat16, torch.float16):

@@ -164,6 +164,70 @@ def _phi3(model: Any, config: Any) -> Stack:
     return _llama(model, config, block)
 
 
+def _llama_of_neighbours(model: Any, config: Any) -> Stack:
+    return replace(_llama(model, config), rotates_neighbours=True)
+
+
+def _glm(model: Any, config: Any) -> Stack:
+    def block(layer: Any) -> Block:
+        attention = layer.self_attn
+        return Block(
+            layer=layer,
+            norm=layer.input_layernorm,
+            mlp_norm=layer.post_attention_layernorm,
+            qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
+            out=_single(attention.o_proj),
+            up=_single(layer.mlp.gate_up_proj),
+            down=_single(layer.mlp.down_proj),
+            attention_out_norm=getattr(layer, "post_self_attn_layernorm", None),
+            mlp_out_norm=getattr(layer, "post_mlp_layernorm", None),
+        )
+
+    return replace(_llama(model, config, block), rotates_neighbours=True)
+
+
+def _olmo2_block(layer: Any) -> Block:
+    attention, mlp = layer.self_attn, layer.mlp
+    return Block(
+        layer=layer,
+        norm=None,
+        mlp_norm=None,
+        attention_out_norm=layer.post_attention_layernorm,
+        mlp_out_norm=layer.post_feedforward_layernorm,
+        qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
+        out=_single(attention.o_proj),
+        up=_linear(mlp.gate_proj, mlp.up_proj),
+        down=_single(mlp.down_proj),
+        query_norm=attention.q_norm,
+        key_norm=attention.k_norm,
+    )
+
+
+def _olmo2(model: Any, config: Any) -> Stack:
+    return replace(_llama(model, config, _olmo2_block), joint_head_norms=True)
+
+
+def _olmo3(model: Any, config: Any) -> Stack:
+    kinds = sorted(set(config.layer_types))
+
+    def block(layer: Any) -> Block:
+        return replace(_olmo2_block(layer), rotary=kinds.index(layer.self_attn.attention_type))
+
+    return replace(
+        _llama(model, config, block),
+        joint_head_norms=True,
+        rotary=tuple(Rotary(module=model.model.rotary_emb, layers=kind) for kind in kinds),
+    )
+
+
+def _exaone4(model: Any, config: Any) -> Stack:
+    def block(layer: Any) -> Block:
+        rotates = config.sliding_window is None or layer.self_attn.is_sliding
+        return replace(_olmo2_block(layer), rotary=0 if rotates else None)
+
+    return _llama(model, config, block)
+
+
 def _gemma(model: Any, config: Any) -> Stack:
     _check_causal(config)
 
@@ -368,6 +432,13 @@ FAMILIES: dict[str, Callable[[Any, Any], Stack]] = {
     "phi": _phi,
     "phi3": _phi3,
     "seed_oss": _llama,
+    "ernie4_5": _llama_of_neighbours,
+    "helium": _llama_of_neighbours,
+    "glm": _glm,
+    "glm4": _glm,
+    "olmo2": _olmo2,
+    "olmo3": _olmo3,
+    "exaone4": _exaone4,
     "gemma": _gemma,
     "gemma3_text": _gemma3,
     "smollm3": _smollm3,

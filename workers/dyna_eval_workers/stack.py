@@ -58,6 +58,7 @@ class Block:
     layer: Any
     """The module of transformers' whose weights these are."""
     norm: Any
+    """Of what the attention reads; None where it reads the hidden values as they are, and so does the MLP."""
     mlp_norm: Any
     qkv: Linear
     out: Linear
@@ -130,10 +131,14 @@ class Stack:
     residual: Residual = Residual.SEQUENTIAL
     gated: bool = False
     """The outputs of `up` are those of the gate, then those that it multiplies."""
+    joint_head_norms: bool = False
+    """All heads of a token are normalised together, by weights for all of them; otherwise one by one."""
     by_head: bool = False
     position_embedding: Tensor | None = None
     """Learned, (positions, hidden); None where positions are rotary."""
     rotary: tuple[Rotary, ...] = ()
+    rotates_neighbours: bool = False
+    """Rotary positions turn together what stands side by side in a head, else half the rotary size apart."""
     embedding_scale: float = 1.0
     """What tokens' embeddings are multiplied with."""
     attention_scale: float | None = None

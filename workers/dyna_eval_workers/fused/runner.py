@@ -459,7 +459,9 @@ def _check(stack: Stack) -> None:
         "scaled embeddings": stack.embedding_scale != 1,
         "scaled residuals": stack.residual_scale != 1,
         "scaled logits": stack.logits_scale != 1,
+        "heads that are normalised together": stack.joint_head_norms,
         "norms behind attention and MLP": stack.blocks[0].attention_out_norm is not None,
+        "rotary positions that turn neighbours": stack.rotates_neighbours,
         "several tables of rotary positions": len(stack.rotary) > 1,
     }
     if missing := [part for part, is_there in unknown.items() if is_there]:

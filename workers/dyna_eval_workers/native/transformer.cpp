@@ -212,10 +212,12 @@ struct Matrix {
 };
 
 struct Layer {
-  const float *norm_weight, *norm_bias, *mlp_norm_weight, *mlp_norm_bias, *query_norm, *key_norm;
+  const float *norm_weight, *norm_bias, *mlp_norm_weight, *mlp_norm_bias;
+  const float *query_norm, *key_norm;  // (head), or with joint head norms (heads, head padded to panels), or null
   const float *attention_out_norm, *mlp_out_norm;  // of what attention and MLP add, or null
   Matrix qkv, out, up, down;  // a gated `up` alternates half a panel of the gate's outputs and half of `up`'s
   int32_t table;              // of rotary angles; -1 without
+  int32_t normed;             // whether attention and MLP read normalised values
 };
 
 struct Model {
@@ -223,6 +225,7 @@ struct Model {
   int32_t root_mean_square, activation, gated, residual, threads;
   int32_t rounds;  // whether inputs of matrices and the cache are rounded to bfloat16
   int32_t tables;  // of rotary angles
+  int32_t joint_head_norms;  // whether the queries of all heads are normalised together, and so the keys
   float epsilon;
   float scale, embedding_scale, residual_scale, logits_scale;  // of scores, embeddings, what is added to them, logits
   int32_t embedding_kind;
@@ -447,6 +450,7 @@ template <class Take> void linear(const Rows& x, int64_t rows, const Matrix& w, 
 struct Moments {
   float mean = 0, scale = 1;
 
+  Moments() = default;  // of a row that stays as it is
   Moments(const float* x, int64_t size, float epsilon, bool root_mean_square) {
     Floats sums{};
     if (!root_mean_square) {
@@ -608,14 +612,25 @@ Angles angles_of(const Model& model, const Layer& layer, int64_t position) {
   return {model.cosine + start, model.sine + start};
 }
 
+// How a head is normalised: by these weights, or not where they are null, with the moments of so many values.
+struct HeadNorm {
+  const float *weight, *values;
+  int64_t size;
+};
+HeadNorm head_norm(const Model& model, const float* weights, const float* heads, int64_t count, int64_t h) {
+  if (model.joint_head_norms) return {weights + h * rounded_up(model.head, PANEL), heads, count * model.head};
+  return {weights, heads + h * model.head, model.head};
+}
+
 // Copies a head's query, key or value to a row that is padded with zeros; rotated where there are angles, and
 // normalised where there are weights for that.
-void copy_head(const Model& model, const float* from, const float* norm, Angles angles, Rows& to, int64_t m) {
+void copy_head(const Model& model, const float* from, HeadNorm norm, Angles angles, Rows& to, int64_t m) {
   const int64_t D = model.head, half = model.rotary / 2;
   float* head = to.row(m);
   std::copy_n(from, D, head);
   std::fill(head + D, head + to.stride, 0.0f);
-  if (norm) normalise(head, D, Moments(head, D, model.epsilon, true), norm, nullptr, to, m);
+  if (norm.weight)
+    normalise(head, D, Moments(norm.values, norm.size, model.epsilon, true), norm.weight, nullptr, to, m);
   if (angles.cosine)
     for (int64_t j = 0; j < half; ++j) {
       const float a = head[j], b = head[j + half];
@@ -634,9 +649,10 @@ template <class T> void write_cache(State& s, int64_t layer, int64_t rows, int64
   for (int64_t task = from; task < to; ++task) {
     const int64_t m = task / model.kv_heads, h = task % model.kv_heads, row = s.cache.length + first + m;
     const HeadCache<T> cache(s, layer, h);
-    const float *key = s.qkv.row(m) + (model.heads + h) * D, *value = key + model.kv_heads * D;
-    copy_head(model, key, own.key_norm, angles_of(model, own, s.cache.positions[first + m]), scratch.heads, 0);
-    copy_head(model, value, nullptr, {}, scratch.heads, 1);
+    const float *keys = s.qkv.row(m) + model.heads * D, *values = keys + model.kv_heads * D;
+    copy_head(model, keys + h * D, head_norm(model, own.key_norm, keys, model.kv_heads, h),
+              angles_of(model, own, s.cache.positions[first + m]), scratch.heads, 0);
+    copy_head(model, values + h * D, {}, {}, scratch.heads, 1);
     cache.write(row, scratch.heads.row_of<T>(0), scratch.heads.row_of<T>(1));
   }
 }
@@ -671,10 +687,12 @@ template <class T> void attention(State& s, int64_t layer, int64_t rows, int64_t
     const int64_t count = std::min(QUERIES, rows * group - begin);
     const HeadCache<T> cache(s, layer, kv_head);
     const auto token = [&](int64_t q) { return (begin + q) / group; };
-    const auto column = [&](int64_t q) { return (kv_head * group + (begin + q) % group) * D; };
-    for (int64_t q = 0; q < count; ++q)
-      copy_head(model, s.qkv.row(token(q)) + column(q), own.query_norm,
+    const auto head = [&](int64_t q) { return kv_head * group + (begin + q) % group; };
+    for (int64_t q = 0; q < count; ++q) {
+      const float* heads = s.qkv.row(token(q));
+      copy_head(model, heads + head(q) * D, head_norm(model, own.query_norm, heads, model.heads, head(q)),
                 angles_of(model, own, s.cache.positions[first + token(q)]), queries, q);
+    }
     using Keys = typename HeadCache<T>::Keys;
     multiply<Keys>(Keys::inputs(queries), queries.stride, count, cache.key_panels(), 0, parts(end, PANEL),
                    [&](int64_t q, int64_t p, const Sums& sums) { scores.put(q, p * PANEL, sums); });
@@ -694,7 +712,7 @@ template <class T> void attention(State& s, int64_t layer, int64_t rows, int64_t
                                                  Values::read(values.data + p * values.bytes, length + seen.rows[j]));
                        for (int64_t v = 0; v < VECTORS; ++v) {
                          const int64_t d = p * PANEL + v * LANES;
-                         s.attended.put(token(q), column(q) + d, sums[v] * shares[q], D - d);
+                         s.attended.put(token(q), head(q) * D + d, sums[v] * shares[q], D - d);
                        }
                      });
   }
@@ -765,7 +783,8 @@ template <class T> void run_layer(State& s, int64_t index, int64_t rows, int64_t
   const auto norms = [&](bool attention, bool mlp) {
     for (int64_t m = 0; m < rows; ++m) {
       const float* x = s.x.row(m);
-      const Moments moments(x, model.hidden, model.epsilon, model.root_mean_square);
+      const Moments moments =
+          layer.normed ? Moments(x, model.hidden, model.epsilon, model.root_mean_square) : Moments();
       if (attention) normalise(x, model.hidden, moments, layer.norm_weight, layer.norm_bias, scratch.normed, m);
       if (mlp) normalise(x, model.hidden, moments, layer.mlp_norm_weight, layer.mlp_norm_bias, scratch.mlp_normed, m);
     }

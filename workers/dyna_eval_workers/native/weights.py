@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dyna_eval_workers.families import stack_of
 from dyna_eval_workers.memory import give_back_freed
-from dyna_eval_workers.stack import Block, Stack, is_rms, rotary_size
+from dyna_eval_workers.stack import Block, Linear, Stack, is_rms, rotary_size
 
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -45,6 +45,7 @@ class _Layer(ctypes.Structure):
         ),
         *((name, _Matrix) for name in ("qkv", "out", "up", "down")),
         ("table", ctypes.c_int32),
+        ("normed", ctypes.c_int32),
     ]
 
 
@@ -56,7 +57,16 @@ class _Model(ctypes.Structure):
         ),
         *(
             (name, ctypes.c_int32)
-            for name in ("root_mean_square", "activation", "gated", "residual", "threads", "rounds", "tables")
+            for name in (
+                "root_mean_square",
+                "activation",
+                "gated",
+                "residual",
+                "threads",
+                "rounds",
+                "tables",
+                "joint_head_norms",
+            )
         ),
         *(
             (name, ctypes.c_float)
@@ -142,6 +152,7 @@ class Weights:
             threads=threads,
             rounds=next(model.parameters()).dtype is torch.bfloat16,
             tables=len(stack.rotary),
+            joint_head_norms=stack.joint_head_norms,
             epsilon=stack.epsilon,
             scale=stack.score_scale,
             embedding_scale=stack.embedding_scale,
@@ -169,19 +180,20 @@ class Weights:
     def _layer(self, stack: Stack, block: Block) -> _Layer:
         up = _interleaved(*block.up, half=self._panel // 2) if stack.gated else block.up
         return _Layer(
-            norm_weight=self._vector(block.norm.weight),
+            norm_weight=self._vector(getattr(block.norm, "weight", None)),
             norm_bias=self._vector(getattr(block.norm, "bias", None)),
-            mlp_norm_weight=self._vector(block.mlp_norm.weight),
+            mlp_norm_weight=self._vector(getattr(block.mlp_norm, "weight", None)),
             mlp_norm_bias=self._vector(getattr(block.mlp_norm, "bias", None)),
-            query_norm=self._vector(getattr(block.query_norm, "weight", None)),
-            key_norm=self._vector(getattr(block.key_norm, "weight", None)),
+            query_norm=self._head_norm(stack, block.query_norm),
+            key_norm=self._head_norm(stack, block.key_norm),
             attention_out_norm=self._vector(getattr(block.attention_out_norm, "weight", None)),
             mlp_out_norm=self._vector(getattr(block.mlp_out_norm, "weight", None)),
-            qkv=self._matrix(*(_by_kind(stack, *block.qkv) if stack.by_head else block.qkv)),
+            qkv=self._matrix(*_as_the_kernels_read(stack, block.qkv)),
             out=self._matrix(*block.out),
             up=self._matrix(*up),
             down=self._matrix(*block.down),
             table=-1 if block.rotary is None else block.rotary,
+            normed=block.norm is not None,
         )
 
     def _matrix(self, weight: Tensor, bias: Tensor | None) -> _Matrix:
@@ -194,6 +206,14 @@ class Weights:
             inputs=inputs,
             kind=_KINDS[weight.dtype],
         )
+
+    def _head_norm(self, stack: Stack, norm: Any) -> int | None:
+        """Keep the weights of one head, or where there are some for every head, those padded head by head."""
+        weight = getattr(norm, "weight", None)
+        if weight is None or not stack.joint_head_norms:
+            return self._vector(weight)
+        heads = weight.detach().view(-1, stack.head_size)
+        return self._vector(torch.nn.functional.pad(heads, (0, -stack.head_size % self._panel)).flatten())
 
     def _vector(self, values: Tensor | None) -> int | None:
         """Keep a vector in float32, padded with zeros to whole panels."""
@@ -225,6 +245,25 @@ def _narrowest(weight: Tensor) -> Tensor:
         if torch.equal(narrow.float(), weight):
             return narrow
     return weight
+
+
+def _as_the_kernels_read(stack: Stack, qkv: Linear) -> tuple[Tensor, Tensor | None]:
+    if stack.by_head:
+        return _by_kind(stack, *qkv)
+    return _by_halves(stack, *qkv) if stack.rotates_neighbours else qkv
+
+
+def _by_halves(stack: Stack, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Put what rotary positions turn together half a rotary size apart, where it stands side by side.
+
+    Queries and keys of a head have one order then as before, in which their products are the same.
+    """
+    size, heads = rotary_size(stack), stack.heads + stack.kv_heads
+    within = torch.arange(stack.head_size)
+    within[:size] = torch.arange(size).view(-1, 2).t().flatten()
+    turned = (torch.arange(heads)[:, None] * stack.head_size + within).flatten()
+    order = torch.cat([turned, torch.arange(len(turned), len(weight))])
+    return weight[order], None if bias is None else bias[order]
 
 
 def _by_kind(stack: Stack, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
