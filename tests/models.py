@@ -49,6 +49,14 @@ FURTHER: dict[str, dict[str, Any]] = {
     "phi3": _ROTARY,
     "seed_oss": _ROTARY | {"head_dim": 8, "attention_out_bias": True},
     "gemma": _ROTARY | {"head_dim": 8},
+    "gemma2": _ROTARY
+    | {
+        "head_dim": 8,
+        "query_pre_attn_scalar": 24,
+        "sliding_window": POSITIONS,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 5.0,
+    },
     "gemma3_text": _ROTARY
     | {
         "head_dim": 8,
@@ -61,7 +69,7 @@ FURTHER: dict[str, dict[str, Any]] = {
     "glm": _ROTARY | {"head_dim": 8},
     "glm4": _ROTARY | {"head_dim": 8},
     "olmo2": _ROTARY,
-    "olmo3": _ROTARY | {"sliding_window": POSITIONS, "layer_types": ["sliding_attention", "full_attention"]},
+    "olmo3": _ROTARY | {"num_hidden_layers": 4, "sliding_window": POSITIONS},
     "exaone4": _ROTARY | {"sliding_window": POSITIONS, "sliding_window_pattern": 2},
     "smollm3": _ROTARY | {"no_rope_layers": [1, 0]},
     "granite": _ROTARY

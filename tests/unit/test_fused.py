@@ -51,6 +51,7 @@ REFUSED = {
     "olmo3": "heads that are normalised together, norms .*, several tables of rotary positions",
     "exaone4": "norms behind attention and MLP",
     "gemma": "scaled embeddings",
+    "gemma2": "scaled embeddings, caps on scores or logits, norms behind attention and MLP",
     "gemma3_text": "scaled embeddings, norms behind attention and MLP, several tables of rotary positions",
     "granite": "scaled embeddings, scaled residuals, scaled logits",
 }

@@ -214,6 +214,10 @@ ODD: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": False,
         },
     ),
+    "gemma2, heads of 10, odd width": (
+        "gemma2",
+        {"vocab_size": 301, "hidden_size": 36, "intermediate_size": 45, "head_dim": 10},
+    ),
     "gemma3, heads of 10, odd width": (
         "gemma3_text",
         {"vocab_size": 301, "hidden_size": 36, "intermediate_size": 45, "head_dim": 10},
@@ -279,8 +283,9 @@ def test_odd_sizes_have_the_same_bits_too(name: str, dtype: torch.dtype) -> None
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
-    model = lively("llama", dtype)
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "olmo2"])
+def test_the_number_of_threads_changes_no_bit(kind: str, dtype: torch.dtype) -> None:
+    model = lively(kind, dtype)
     native_runner(model)  # or skips
     found = []
     for threads in (1, 2, 3):
@@ -359,6 +364,7 @@ def test_other_processors_compute_the_model_too_with_the_same_bits_in_a_tree() -
             "gpt2, heads of 11, odd width",
             "llama, gated, heads of 10",
             "gpt_neox, heads of 80",
+            "gemma2, heads of 10, odd width",
             "gemma3, heads of 10, odd width",
             "olmo2, heads of 10",
         )
@@ -433,6 +439,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "phi3",
         {"original_max_position_embeddings": 96, "rope_parameters": longrope(96)},
     ),
+    "gemma2 without caps": (
+        "gemma2",
+        {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+    ),
+    "gemma3 with capped logits": ("gemma3_text", {"final_logit_softcapping": 3.0}),
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
     "gpt2, not tied": ("gpt2", {"tie_word_embeddings": False}),
     "opt without biases": ("opt", {"enable_bias": False}),
@@ -638,11 +649,6 @@ UNKNOWN: dict[str, tuple[str, dict[str, Any], str]] = {
         "llama",
         {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}},
         "no kernel for rotary positions of type dynamic",
-    ),
-    "gemma3 with capped logits": (
-        "gemma3_text",
-        {"final_logit_softcapping": 30.0},
-        "gemma3_text with capped logits",
     ),
     "gemma that sees later tokens": (
         "gemma",

@@ -242,29 +242,42 @@ def _gemma(model: Any, config: Any) -> Stack:
     )
 
 
-def _gemma3(model: Any, config: Any) -> Stack:
+def _gemma2_block(layer: Any) -> Block:
+    return replace(
+        _llama_block(layer),
+        norm=_from_one(layer.input_layernorm),
+        attention_out_norm=_from_one(layer.post_attention_layernorm),
+        mlp_norm=_from_one(layer.pre_feedforward_layernorm),
+        mlp_out_norm=_from_one(layer.post_feedforward_layernorm),
+    )
+
+
+def _gemma2(model: Any, config: Any, block: Callable[[Any], Block] = _gemma2_block) -> Stack:
     _check_causal(config)
-    if config.final_logit_softcapping is not None:
-        raise UnsupportedModelError(f"no kernel for {config.model_type} with capped logits")
+    return replace(
+        _llama(model, config, block, activation=config.hidden_activation),
+        norm=_from_one(model.model.norm),
+        embedding_scale=_embedding_scale(model.model.embed_tokens),
+        attention_scale=config.query_pre_attn_scalar**-0.5,
+        score_cap=config.attn_logit_softcapping,
+        logits_cap=config.final_logit_softcapping,
+    )
+
+
+def _gemma3(model: Any, config: Any) -> Stack:
     kinds = sorted(set(config.layer_types))
 
     def block(layer: Any) -> Block:
         return replace(
-            _llama_block(layer),
-            norm=_from_one(layer.input_layernorm),
-            attention_out_norm=_from_one(layer.post_attention_layernorm),
-            mlp_norm=_from_one(layer.pre_feedforward_layernorm),
-            mlp_out_norm=_from_one(layer.post_feedforward_layernorm),
+            _gemma2_block(layer),
             query_norm=_from_one(layer.self_attn.q_norm),
             key_norm=_from_one(layer.self_attn.k_norm),
             rotary=kinds.index(layer.self_attn.layer_type),
         )
 
     return replace(
-        _llama(model, config, block, activation=config.hidden_activation),
-        norm=_from_one(model.model.norm),
-        embedding_scale=_embedding_scale(model.model.embed_tokens),
-        attention_scale=config.query_pre_attn_scalar**-0.5,
+        _gemma2(model, config, block),
+        score_cap=None,  # transformers has no cap here, whatever the configuration says
         rotary=tuple(Rotary(module=model.model.rotary_emb, layers=kind) for kind in kinds),
     )
 
@@ -440,6 +453,7 @@ FAMILIES: dict[str, Callable[[Any, Any], Stack]] = {
     "olmo3": _olmo3,
     "exaone4": _exaone4,
     "gemma": _gemma,
+    "gemma2": _gemma2,
     "gemma3_text": _gemma3,
     "smollm3": _smollm3,
     "granite": _granite,

@@ -146,6 +146,9 @@ class Stack:
     residual_scale: float = 1.0
     """What the outputs of attention and MLP are multiplied with before they are added."""
     logits_scale: float = 1.0
+    score_cap: float | None = None
+    """What scores, scaled, stay below: a score s becomes cap tanh(s / cap)."""
+    logits_cap: float | None = None
 
     @property
     def score_scale(self) -> float:

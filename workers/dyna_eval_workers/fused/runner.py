@@ -459,6 +459,7 @@ def _check(stack: Stack) -> None:
         "scaled embeddings": stack.embedding_scale != 1,
         "scaled residuals": stack.residual_scale != 1,
         "scaled logits": stack.logits_scale != 1,
+        "caps on scores or logits": bool(stack.score_cap or stack.logits_cap),
         "heads that are normalised together": stack.joint_head_norms,
         "norms behind attention and MLP": stack.blocks[0].attention_out_norm is not None,
         "rotary positions that turn neighbours": stack.rotates_neighbours,

@@ -161,6 +161,17 @@ Floats error_function(Floats x) {  // absolute error under 4e-7; a rational func
   return x * p / q;
 }
 
+Floats hyperbolic_tangent(Floats x) {  // relative error under 3e-7; Cephes' tanhf
+  const Floats s = x * x, size = larger(x, -x);
+  Floats p = Floats{} - 5.70498872745e-3f;
+  for (float c : {2.06390887954e-2f, -5.37397155531e-2f, 1.33314422036e-1f, -3.33332819422e-1f}) p = p * s + c;
+  const Floats far = 1.0f - 2.0f / (exponential(2.0f * size) + 1.0f);
+  return size < 0.625f ? x + x * s * p : (x < 0.0f ? -far : far);
+}
+
+// What stays below a cap, in size, and nearly is x where that is small.
+Floats capped(Floats x, float cap) { return cap * hyperbolic_tangent(x / cap); }
+
 // The high and the low words of products of 32 bits by 32 bits.
 std::array<Words, 2> product(Words a, uint64_t by) {
   const Longs even = ((Longs)a & 0xffffffff) * by, odd = ((Longs)a >> 32) * by;
@@ -228,6 +239,7 @@ struct Model {
   int32_t joint_head_norms;  // whether the queries of all heads are normalised together, and so the keys
   float epsilon;
   float scale, embedding_scale, residual_scale, logits_scale;  // of scores, embeddings, what is added to them, logits
+  float score_cap, logits_cap;  // see `capped`; 0 without
   int32_t embedding_kind;
   const char* embedding;   // (vocabulary, hidden), or null where it is the head's own matrix
   const float* positions;  // (positions, hidden), learned, or null
@@ -701,7 +713,11 @@ template <class T> void attention(State& s, int64_t layer, int64_t rows, int64_t
       const Seen seen = s.seen[token(q)];
       float* uncommitted = scores.row(q) + length;
       for (int64_t j = 0; j < seen.count; ++j) uncommitted[j] = uncommitted[seen.rows[j]];
-      shares[q] = 1.0f / softmax(scores.row(q), length + seen.count, model.scale);
+      const int64_t size = length + seen.count;
+      if (model.score_cap)
+        for (float* score = scores.row(q); score < scores.row(q) + size; score += LANES)
+          store(score, capped(loaded(score) * model.scale, model.score_cap));
+      shares[q] = 1.0f / softmax(scores.row(q), size, model.score_cap ? 1.0f : model.scale);
     }
     const Panels values = cache.value_panels(length);
     multiply<Values>(scores.row(0), scores.stride, count, values, 0, parts(D, PANEL),
@@ -829,9 +845,10 @@ template <class T> void run(State& s, const int32_t* tokens, int64_t rows, int64
       normalise(x, model.hidden, moments, model.norm_weight, model.norm_bias, scratch.normed, m - logits_from);
     }
     linear(scratch.normed, rows - logits_from, model.head_matrix,
-           [&s, scale = model.logits_scale](int64_t m, int64_t column, const Sums& sums) {
+           [&s, scale = model.logits_scale, cap = model.logits_cap](int64_t m, int64_t column, const Sums& sums) {
              float* logits = s.logits.data() + m * s.logits_stride + column;
-             for (int64_t v = 0; v < VECTORS; ++v) store(logits + v * LANES, sums[v] * scale);
+             for (int64_t v = 0; v < VECTORS; ++v)
+               store(logits + v * LANES, cap ? capped(sums[v] * scale, cap) : sums[v] * scale);
            });
   }
 }

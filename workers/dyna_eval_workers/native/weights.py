@@ -70,7 +70,15 @@ class _Model(ctypes.Structure):
         ),
         *(
             (name, ctypes.c_float)
-            for name in ("epsilon", "scale", "embedding_scale", "residual_scale", "logits_scale")
+            for name in (
+                "epsilon",
+                "scale",
+                "embedding_scale",
+                "residual_scale",
+                "logits_scale",
+                "score_cap",
+                "logits_cap",
+            )
         ),
         ("embedding_kind", ctypes.c_int32),
         *(
@@ -158,6 +166,8 @@ class Weights:
             embedding_scale=stack.embedding_scale,
             residual_scale=stack.residual_scale,
             logits_scale=stack.logits_scale,
+            score_cap=stack.score_cap or 0.0,
+            logits_cap=stack.logits_cap or 0.0,
             embedding_kind=_KINDS[embedding.dtype] if embedding is not None else 0,
             embedding=self._keep(embedding),
             positions=self._keep(
