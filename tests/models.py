@@ -45,6 +45,46 @@ SUPPORTED: dict[str, dict[str, Any]] = {
 }
 """Architectures that decode exactly, by `model_type`, with what their tiny configuration needs."""
 
+FURTHER: dict[str, dict[str, Any]] = {
+    "phi3": _ROTARY,
+    "seed_oss": _ROTARY | {"head_dim": 8, "attention_out_bias": True},
+    "gemma": _ROTARY | {"head_dim": 8},
+    "gemma2": _ROTARY
+    | {
+        "head_dim": 8,
+        "query_pre_attn_scalar": 24,
+        "sliding_window": POSITIONS,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 5.0,
+    },
+    "gemma3_text": _ROTARY
+    | {
+        "head_dim": 8,
+        "query_pre_attn_scalar": 24,
+        "sliding_window": POSITIONS,
+        "sliding_window_pattern": 2,
+    },
+    "ernie4_5": _ROTARY | {"head_dim": 8},
+    "helium": _ROTARY | {"head_dim": 8},
+    "glm": _ROTARY | {"head_dim": 8},
+    "glm4": _ROTARY | {"head_dim": 8},
+    "olmo2": _ROTARY,
+    "olmo3": _ROTARY | {"num_hidden_layers": 4, "sliding_window": POSITIONS},
+    "exaone4": _ROTARY | {"sliding_window": POSITIONS, "sliding_window_pattern": 2},
+    "smollm3": _ROTARY | {"no_rope_layers": [1, 0]},
+    "granite": _ROTARY
+    | {
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.25,
+        "residual_multiplier": 0.7,
+        "logits_scaling": 0.7,
+    },
+    "ministral": _ROTARY | {"head_dim": 8, "sliding_window": POSITIONS},
+    "starcoder2": _ROTARY | {"sliding_window": None},
+    "stablelm": _ROTARY,
+}
+"""Others that our kernels know: most of what is tested does not depend on which of them a model is."""
+
 
 def tiny_gpt_neox(*, seed: int, hidden: int = 32, layers: int = 2, vocabulary: int = VOCABULARY) -> Any:
     torch.manual_seed(seed)
@@ -105,7 +145,7 @@ def tiny_config(kind: str, **changes: Any) -> Any:
         "eos_token_id": 0,
         "pad_token_id": 0,
     }
-    return AutoConfig.for_model(kind, **(common | SUPPORTED.get(kind, {}) | changes))
+    return AutoConfig.for_model(kind, **(common | (SUPPORTED | FURTHER).get(kind, {}) | changes))
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

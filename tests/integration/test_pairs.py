@@ -44,6 +44,7 @@ from dyna_eval.errors import CaptureError, NoKernelsError, PairError, Unsupporte
 from dyna_eval.jobs import Backend, Configuration, GenerationSpec, Method, PairSpec, PromptSpec
 from dyna_eval.measurements import Exactness
 from tests.models import (
+    FURTHER,
     POSITIONS,
     SUPPORTED,
     VOCABULARY,
@@ -151,7 +152,7 @@ def test_models_of_one_tokenizer_and_unequal_embeddings_are_a_pair(
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_family_that_is_known_has_what_its_class_is_not_asked_for(kind: str) -> None:
     model = tiny_model(kind, seed=1)
-    assert model._supports_sdpa
+    assert model._supports_sdpa or kind == "gemma2"  # which is loaded with its own attention
     assert not model._is_stateful
 
 
@@ -170,7 +171,7 @@ def test_looking_at_a_known_pair_imports_no_model(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", RUNNERS)
-@pytest.mark.parametrize("kind", SUPPORTED)
+@pytest.mark.parametrize("kind", SUPPORTED | FURTHER)
 def test_every_supported_architecture_decodes_exactly(kind: str, backend: str) -> None:
     model, stranger = tiny_model(kind, seed=1), tiny_model(kind, seed=2)
     check_architecture(model.config, kind)
@@ -663,15 +664,15 @@ def test_the_self_test_catches_a_model_that_ignores_its_positions_or_its_mask(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("kind", SUPPORTED)
+@pytest.mark.parametrize("kind", SUPPORTED | FURTHER)
 def test_the_self_test_passes_kernels_that_are_right_and_no_others(kind: str, dtype: torch.dtype) -> None:
-    """Others: with the weights of a layer's last matrix a little larger than the model's."""
+    """Others: with some weights of a layer's last matrix larger than the model's."""
     model = tiny_model(kind, seed=1).to(dtype)
     self_test(RUNNERS["compile"](model), plain_logits(model), kind)
     other = copy.deepcopy(model)
     with torch.no_grad():
         *_, last = (weight for name, weight in other.named_parameters() if weight.dim() > 1 and ".1." in name)
-        last.mul_(1.5)
+        last[::2].mul_(2.0)
     assert "more than rounding allows" in refusal(
         lambda: self_test(RUNNERS["compile"](other), plain_logits(model), kind)
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
+from dyna_eval_workers.families import FAMILIES
 from report_records import record
 
 from dyna_eval.cli import cli
@@ -88,6 +89,13 @@ def test_every_module_is_in_the_list_of_its_package() -> None:
             name = f"{path.name}/" if path.is_dir() else path.name
             if name not in ("__init__.py", "__pycache__/", "py.typed"):
                 assert f"`{name}`" in listed_there, path
+
+
+def test_the_families_that_our_kernels_know_are_those_that_the_page_on_sweeps_names() -> None:
+    paragraph = (DOCS / "sweeps.md").read_text(encoding="utf-8").partition("know these families")[2]
+    named, _, rest = paragraph.partition("\n\n")[0].partition("Those for CPUs also know")
+    words = set(re.findall(r"\w+", named.partition(":")[2])) | set(re.findall(r"\w+", rest.partition(";")[0]))
+    assert words - {"and"} == set(FAMILIES)
 
 
 # ------------------------------------------------------------------------ fences

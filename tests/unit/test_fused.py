@@ -21,15 +21,15 @@ import torch
 from dyna_eval_workers import architecture
 from dyna_eval_workers.architecture import plain_logits, self_test
 from dyna_eval_workers.cudagraph import GraphRunner
-from dyna_eval_workers.families import Activation
 from dyna_eval_workers.fused import runner as runner_module
 from dyna_eval_workers.fused.runner import FusedRunner, _matrix
 from dyna_eval_workers.runner import COMMITTED, TorchRunner
 from dyna_eval_workers.sampling import Sampler
+from dyna_eval_workers.stack import Activation
 
 from dyna_eval.errors import NoKernelsError, UnsupportedModelError
 from dyna_eval.jobs import GenerationSpec
-from tests.models import SUPPORTED, VOCABULARY, near, tiny_llama, tiny_model
+from tests.models import FURTHER, SUPPORTED, VOCABULARY, near, tiny_llama, tiny_model
 from tests.runners import rows_of
 from tests.unit.test_cudagraph import GREEDY, LONG_PROMPT, POLICIES, TREE, decoder, started
 
@@ -44,6 +44,18 @@ DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if ON_GPU else [])]
 FIRST = ("gpt_neox", "llama", "opt")
 """Families that differ most from one another."""
+REFUSED = {
+    **dict.fromkeys(("ernie4_5", "helium", "glm"), "rotary positions that turn neighbours"),
+    "glm4": "norms behind attention and MLP, rotary positions that turn neighbours",
+    "olmo2": "heads that are normalised together, norms behind attention and MLP",
+    "olmo3": "heads that are normalised together, norms .*, several tables of rotary positions",
+    "exaone4": "norms behind attention and MLP",
+    "gemma": "scaled embeddings",
+    "gemma2": "scaled embeddings, caps on scores or logits, norms behind attention and MLP",
+    "gemma3_text": "scaled embeddings, norms behind attention and MLP, several tables of rotary positions",
+    "granite": "scaled embeddings, scaled residuals, scaled logits",
+}
+"""Families that only the kernels for CPUs know, and why."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "odd head size": ("gpt_neox", {"hidden_size": 40, "num_attention_heads": 2}),
     "whole heads rotated": (
@@ -140,7 +152,9 @@ def test_every_method_emits_the_tokens_of_eager_ar(kind: str, temperature: float
 
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("dtype", [DTYPES[0], *slow(*DTYPES[1:])])
-@pytest.mark.parametrize("kind", [*FIRST, *slow(*(kind for kind in SUPPORTED if kind not in FIRST))])
+@pytest.mark.parametrize(
+    "kind", [*FIRST, *slow(*(kind for kind in SUPPORTED | FURTHER if kind not in (*FIRST, *REFUSED)))]
+)
 def test_every_family_passes_the_tree_self_test(kind: str, dtype: torch.dtype) -> None:
     model = model_of(kind, dtype=dtype)
     self_test(FusedRunner(model), plain_logits(model), kind)
@@ -168,6 +182,13 @@ def test_what_models_of_a_family_differ_in_is_known(variant: str) -> None:
 def test_a_family_that_nobody_described_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="no kernels for bloom"):
         FusedRunner(tiny_model("bloom", seed=1))
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_family_with_parts_that_only_other_kernels_know_is_refused_by_them(kind: str) -> None:
+    """Before any pass: transformers' own is captured instead."""
+    with pytest.raises(UnsupportedModelError, match=f"^no kernels for GPUs with {REFUSED[kind]}$"):
+        FusedRunner(tiny_model(kind, seed=1))
 
 
 def test_without_triton_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dyna_eval.errors import NoKernelsError, UnsupportedModelError
-from tests.models import SUPPORTED, VOCABULARY, tiny_llama, tiny_model
+from tests.models import FURTHER, SUPPORTED, VOCABULARY, tiny_llama, tiny_model
 from tests.runners import native_runner
 
 PROMPT = [17, 5, 250, 31, 8]
@@ -191,6 +191,81 @@ ODD: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gpt_neox, heads of 80": ("gpt_neox", {"hidden_size": 160, "num_attention_heads": 2}),
     "qwen2, one head of keys": ("qwen2", {"num_key_value_heads": 1}),
+    "phi3, three quarters of 12 rotated": (
+        "phi3",
+        {
+            "vocab_size": 301,
+            "hidden_size": 48,
+            "intermediate_size": 45,
+            "rope_parameters": {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.75},
+        },
+    ),
+    "smollm3, heads of 10, rotary in the second layer": (
+        "smollm3",
+        {"vocab_size": 301, "hidden_size": 40, "intermediate_size": 45, "no_rope_layers": [0, 1]},
+    ),
+    "gemma, heads of 10, not tied": (
+        "gemma",
+        {
+            "vocab_size": 301,
+            "hidden_size": 36,
+            "intermediate_size": 45,
+            "head_dim": 10,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "gemma2, heads of 10, odd width": (
+        "gemma2",
+        {"vocab_size": 301, "hidden_size": 36, "intermediate_size": 45, "head_dim": 10},
+    ),
+    "gemma3, heads of 10, odd width": (
+        "gemma3_text",
+        {"vocab_size": 301, "hidden_size": 36, "intermediate_size": 45, "head_dim": 10},
+    ),
+    "olmo2, heads of 10": (
+        "olmo2",
+        {"vocab_size": 301, "hidden_size": 40, "intermediate_size": 45},
+    ),
+    "olmo2, heads of 80": ("olmo2", {"hidden_size": 320}),
+    "ernie4_5, heads of 10, with biases": (
+        "ernie4_5",
+        {
+            "vocab_size": 301,
+            "hidden_size": 40,
+            "intermediate_size": 45,
+            "head_dim": 10,
+            "use_bias": True,
+        },
+    ),
+    "glm4, half of 12 rotated": (
+        "glm4",
+        {
+            "vocab_size": 301,
+            "hidden_size": 36,
+            "intermediate_size": 45,
+            "head_dim": 12,
+            "attention_bias": True,
+        },
+    ),
+    "granite, odd sizes": (
+        "granite",
+        {"vocab_size": 301, "hidden_size": 40, "intermediate_size": 45},
+    ),
+    "starcoder2, heads of 10": (
+        "starcoder2",
+        {"vocab_size": 301, "hidden_size": 40, "intermediate_size": 50},
+    ),
+    "stablelm, parallel, heads of 12": (
+        "stablelm",
+        {
+            "vocab_size": 301,
+            "hidden_size": 48,
+            "intermediate_size": 45,
+            "use_parallel_residual": True,
+            "use_qkv_bias": True,
+            "rope_parameters": {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.5},
+        },
+    ),
 }
 """Sizes that fill no vector, no panel, or more than a chunk of a head."""
 
@@ -208,8 +283,9 @@ def test_odd_sizes_have_the_same_bits_too(name: str, dtype: torch.dtype) -> None
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
-    model = lively("llama", dtype)
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "olmo2"])
+def test_the_number_of_threads_changes_no_bit(kind: str, dtype: torch.dtype) -> None:
+    model = lively(kind, dtype)
     native_runner(model)  # or skips
     found = []
     for threads in (1, 2, 3):
@@ -284,7 +360,14 @@ def test_other_processors_compute_the_model_too_with_the_same_bits_in_a_tree() -
     tokens, parents = [260, 11, 12, 13, 14, 15, 16, 17, 18], [COMMITTED, 0, 0, 1, 2, 2, 5, 6, 6]
     odd = [
         ODD[name]
-        for name in ("gpt2, heads of 11, odd width", "llama, gated, heads of 10", "gpt_neox, heads of 80")
+        for name in (
+            "gpt2, heads of 11, odd width",
+            "llama, gated, heads of 10",
+            "gpt_neox, heads of 80",
+            "gemma2, heads of 10, odd width",
+            "gemma3, heads of 10, odd width",
+            "olmo2, heads of 10",
+        )
     ]
     for kind, sizes in [*((kind, {}) for kind in SUPPORTED), *odd]:
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -330,8 +413,21 @@ LONG_ROTARY: dict[str, dict[str, Any]] = {
         "rope_theta": 1e4,
     },
 }
+
+
+def longrope(original: int) -> dict[str, Any]:
+    """Return rotary positions of heads of 8 whose frequencies change at so many of 128 positions."""
+    return {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0, 1.1, 1.3, 1.5],
+        "long_factor": [1.0, 4.0, 7.0, 10.0],
+        "original_max_position_embeddings": original,
+    }
+
+
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{kind: (kind, {}) for kind in SUPPORTED},
+    **{kind: (kind, {}) for kind in SUPPORTED | FURTHER},
     **ODD,
     **{f"llama, {name}": ("llama", {"rope_parameters": given}) for name, given in LONG_ROTARY.items()},
     "gpt_neox, one part behind the other": ("gpt_neox", {"use_parallel_residual": False}),
@@ -339,6 +435,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox, relu": ("gpt_neox", {"hidden_act": "relu"}),
     "gpt_neox, gelu by tanh": ("gpt_neox", {"hidden_act": "gelu_new"}),
     "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "phi3, longrope": (
+        "phi3",
+        {"original_max_position_embeddings": 96, "rope_parameters": longrope(96)},
+    ),
+    "gemma2 without caps": (
+        "gemma2",
+        {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+    ),
+    "gemma3 with capped logits": ("gemma3_text", {"final_logit_softcapping": 3.0}),
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
     "gpt2, not tied": ("gpt2", {"tie_word_embeddings": False}),
     "opt without biases": ("opt", {"enable_bias": False}),
@@ -362,7 +467,7 @@ def test_logits_are_those_of_transformers(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("kind", SUPPORTED)
+@pytest.mark.parametrize("kind", SUPPORTED | FURTHER)
 def test_in_16_bits_logits_are_as_near_as_transformers_own(kind: str, dtype: torch.dtype) -> None:
     """Both round what float32 would not; the kernels round less often, so they are no further from it."""
     model = lively(kind, dtype)
@@ -375,6 +480,21 @@ def test_in_16_bits_logits_are_as_near_as_transformers_own(kind: str, dtype: tor
         theirs = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].float()
         exact = model.float()(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
     assert (ours - exact).square().mean() <= 1.2 * (theirs - exact).square().mean()
+
+
+def test_rows_behind_the_positions_of_longrope_change_nothing_before_them() -> None:
+    """A tree needs more rows than positions, and one table of angles serves both; transformers would make
+    all of a longer one with the long factors."""
+    model = lively("phi3", original_max_position_embeddings=32, rope_parameters=longrope(32))
+    runner = native_runner(model)
+    assert runner.position_limit == 32
+    tokens = [(29 * place + 3) % VOCABULARY for place in range(32)]
+    runner.reserve(100)
+    runner.prefill(tokens[:20])
+    runner.extend(tokens[20:], range(COMMITTED, 11))
+    with torch.inference_mode():
+        expected = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, 20:]
+    torch.testing.assert_close(runner.logits(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_runner_outlives_the_model_it_was_made_from() -> None:
@@ -547,7 +667,17 @@ UNKNOWN: dict[str, tuple[str, dict[str, Any], str]] = {
         {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}},
         "no kernel for rotary positions of type dynamic",
     ),
-    "phi with normalised queries": ("phi", {"qk_layernorm": True}, "normalised queries"),
+    "gemma that sees later tokens": (
+        "gemma",
+        {"use_bidirectional_attention": True},
+        "gemma that sees later tokens",
+    ),
+    "phi with normalised queries": ("phi", {"qk_layernorm": True}, "phi with normalised queries"),
+    "stablelm with normalised queries": (
+        "stablelm",
+        {"qk_layernorm": True},
+        "stablelm with normalised queries",
+    ),
     "opt with projected embeddings": ("opt", {"word_embed_proj_dim": 16}, "projected embeddings"),
     "opt with late normalisation": ("opt", {"do_layer_norm_before": False}, "late normalisation"),
     "gpt2 with attention scaled by layer": (

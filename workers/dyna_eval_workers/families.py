@@ -1,40 +1,16 @@
-"""The families of models that our own forward passes know, in one form.
-
-One description serves all of them: normalisation, attention with or without rotary positions, grouped heads
-and normalised queries, and an MLP with or without a gate, one after the other or in parallel.
-"""
+"""The families of models that our own forward passes know: each becomes a stack."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import replace
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from dyna_eval.errors import UnsupportedModelError
-
-
-class Activation(IntEnum):
-    """The activations, by the numbers that the kernels know them by."""
-
-    GELU = 0
-    GELU_TANH = 1
-    RELU = 2
-    SILU = 3
-    LINEAR = 4  # none
-
-
-class Residual(IntEnum):
-    """Whether the MLP follows the attention, or both read the same values, each after its own norm or one."""
-
-    SEQUENTIAL = 0
-    PARALLEL = 1
-    PARALLEL_SHARED_NORM = 2
-
+from dyna_eval_workers.stack import Activation, Block, Linear, Norm, Residual, Rotary, Stack
 
 _ACTIVATIONS = {  # by the names that transformers has for them
     "gelu": Activation.GELU,
@@ -45,76 +21,8 @@ _ACTIVATIONS = {  # by the names that transformers has for them
     "silu": Activation.SILU,
     "swish": Activation.SILU,
 }
-_FIXED_ROTARY = {"default", "linear", "llama3", "yarn"}  # the others change with the length of the sequence
-
-
-class Linear(NamedTuple):
-    """A linear layer: weight (N, K), and bias (N,) where it has one."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """One layer: its norms, and its matrices.
-
-    The outputs of `qkv` are all queries, then all keys, then all values; where the stack is `by_head`, those
-    of each head stand together.
-    """
-
-    layer: Any
-    """The module of transformers' whose weights these are."""
-    norm: Any
-    mlp_norm: Any
-    qkv: Linear
-    out: Linear
-    up: Linear
-    down: Linear
-    query_norm: Any = None
-    key_norm: Any = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stack:
-    """A whole model as the kernels see it."""
-
-    blocks: list[Block]
-    embedding: Tensor
-    head: Linear
-    norm: Any
-    activation: Activation
-    epsilon: float
-    head_size: int
-    heads: int
-    kv_heads: int
-    inner: int
-    residual: Residual = Residual.SEQUENTIAL
-    gated: bool = False
-    """The outputs of `up` are those of the gate, then those that it multiplies."""
-    by_head: bool = False
-    position_embedding: Tensor | None = None
-    """Learned, (positions, hidden); None where positions are rotary."""
-    rotary: Any = None
-
-
-def is_rms(norm: Any) -> bool:
-    """Whether a norm divides by the root mean square, else it is a LayerNorm."""
-    return not isinstance(norm, torch.nn.LayerNorm)
-
-
-def rotary_size(stack: Stack) -> int:
-    """Return how many values of a head are rotated."""
-    return 0 if stack.rotary is None else 2 * int(stack.rotary.inv_freq.shape[0])
-
-
-def rotary_tables(rotary: Any, positions: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
-    """Return cosine and sine for so many positions, each (positions, rotary size) float32; None without."""
-    if rotary is None:
-        return None
-    with torch.inference_mode():
-        cosine, sine = rotary(torch.zeros(1, device=device), torch.arange(positions, device=device)[None])
-    return cosine[0].contiguous(), sine[0].contiguous()
+_FIXED_ROTARY = {"default", "linear", "llama3", "yarn", "longrope"}
+"""Kinds of rotary positions that one table holds; the others change with the length of the sequence."""
 
 
 def stack_of(model: Any) -> Stack:
@@ -130,8 +38,9 @@ def stack_of(model: Any) -> Stack:
     if family is None:
         raise UnsupportedModelError(f"no kernels for {config.model_type}")
     stack = family(model, config)
-    if stack.rotary is not None and stack.rotary.rope_type not in _FIXED_ROTARY:
-        raise UnsupportedModelError(f"no kernel for rotary positions of type {stack.rotary.rope_type}")
+    for rotary in stack.rotary:
+        if rotary.kind not in _FIXED_ROTARY:
+            raise UnsupportedModelError(f"no kernel for rotary positions of type {rotary.kind}")
     return stack
 
 
@@ -164,6 +73,11 @@ def _activation(name: str) -> Activation:
     return _ACTIVATIONS[name]
 
 
+def _from_one(norm: Any) -> Norm:
+    """Return a norm of Gemma's, whose weights are kept less 1."""
+    return Norm(1.0 + norm.weight.detach().float())
+
+
 def _gpt_neox(model: Any, config: Any) -> Stack:
     def block(layer: Any) -> Block:
         return Block(
@@ -190,38 +104,240 @@ def _gpt_neox(model: Any, config: Any) -> Stack:
         inner=config.intermediate_size,
         by_head=True,
         residual=Residual.PARALLEL if config.use_parallel_residual else Residual.SEQUENTIAL,
-        rotary=base.rotary_emb,
+        rotary=(Rotary(module=base.rotary_emb),),
     )
 
 
-def _llama(model: Any, config: Any) -> Stack:
+def _llama_block(layer: Any) -> Block:
+    attention, mlp = layer.self_attn, layer.mlp
+    return Block(
+        layer=layer,
+        norm=layer.input_layernorm,
+        mlp_norm=layer.post_attention_layernorm,
+        qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
+        out=_single(attention.o_proj),
+        up=_linear(mlp.gate_proj, mlp.up_proj),
+        down=_single(mlp.down_proj),
+        query_norm=getattr(attention, "q_norm", None),
+        key_norm=getattr(attention, "k_norm", None),
+    )
+
+
+def _llama(
+    model: Any,
+    config: Any,
+    block: Callable[[Any], Block] = _llama_block,
+    *,
+    activation: str | None = None,
+    epsilon: float | None = None,
+    gated: bool = True,
+) -> Stack:
+    """Return the stack of llama, or of a family that names its parts alike, but for those of its blocks."""
+    return Stack(
+        blocks=[block(layer) for layer in model.model.layers],
+        embedding=model.model.embed_tokens.weight,
+        head=_single(model.get_output_embeddings()),
+        norm=model.model.norm,
+        activation=_activation(activation or config.hidden_act),
+        epsilon=config.rms_norm_eps if epsilon is None else epsilon,
+        head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        inner=config.intermediate_size,
+        gated=gated,
+        rotary=(Rotary(module=model.model.rotary_emb),),
+    )
+
+
+def _phi3(model: Any, config: Any) -> Stack:
     def block(layer: Any) -> Block:
-        attention, mlp = layer.self_attn, layer.mlp
+        return Block(
+            layer=layer,
+            norm=layer.input_layernorm,
+            mlp_norm=layer.post_attention_layernorm,
+            qkv=_single(layer.self_attn.qkv_proj),
+            out=_single(layer.self_attn.o_proj),
+            up=_single(layer.mlp.gate_up_proj),
+            down=_single(layer.mlp.down_proj),
+        )
+
+    return _llama(model, config, block)
+
+
+def _llama_of_neighbours(model: Any, config: Any) -> Stack:
+    return replace(_llama(model, config), rotates_neighbours=True)
+
+
+def _glm(model: Any, config: Any) -> Stack:
+    def block(layer: Any) -> Block:
+        attention = layer.self_attn
         return Block(
             layer=layer,
             norm=layer.input_layernorm,
             mlp_norm=layer.post_attention_layernorm,
             qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
             out=_single(attention.o_proj),
-            up=_linear(mlp.gate_proj, mlp.up_proj),
-            down=_single(mlp.down_proj),
-            query_norm=getattr(attention, "q_norm", None),
-            key_norm=getattr(attention, "k_norm", None),
+            up=_single(layer.mlp.gate_up_proj),
+            down=_single(layer.mlp.down_proj),
+            attention_out_norm=getattr(layer, "post_self_attn_layernorm", None),
+            mlp_out_norm=getattr(layer, "post_mlp_layernorm", None),
         )
 
-    return Stack(
-        blocks=[block(layer) for layer in model.model.layers],
-        embedding=model.model.embed_tokens.weight,
-        head=_single(model.get_output_embeddings()),
-        norm=model.model.norm,
-        activation=_activation(config.hidden_act),
-        epsilon=config.rms_norm_eps,
-        head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        inner=config.intermediate_size,
-        gated=True,
-        rotary=model.model.rotary_emb,
+    return replace(_llama(model, config, block), rotates_neighbours=True)
+
+
+def _olmo2_block(layer: Any) -> Block:
+    attention, mlp = layer.self_attn, layer.mlp
+    return Block(
+        layer=layer,
+        norm=None,
+        mlp_norm=None,
+        attention_out_norm=layer.post_attention_layernorm,
+        mlp_out_norm=layer.post_feedforward_layernorm,
+        qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
+        out=_single(attention.o_proj),
+        up=_linear(mlp.gate_proj, mlp.up_proj),
+        down=_single(mlp.down_proj),
+        query_norm=attention.q_norm,
+        key_norm=attention.k_norm,
+    )
+
+
+def _olmo2(model: Any, config: Any) -> Stack:
+    return replace(_llama(model, config, _olmo2_block), joint_head_norms=True)
+
+
+def _olmo3(model: Any, config: Any) -> Stack:
+    kinds = sorted(set(config.layer_types))
+
+    def block(layer: Any) -> Block:
+        return replace(_olmo2_block(layer), rotary=kinds.index(layer.self_attn.attention_type))
+
+    return replace(
+        _llama(model, config, block),
+        joint_head_norms=True,
+        rotary=tuple(Rotary(module=model.model.rotary_emb, layers=kind) for kind in kinds),
+    )
+
+
+def _exaone4(model: Any, config: Any) -> Stack:
+    def block(layer: Any) -> Block:
+        rotates = config.sliding_window is None or layer.self_attn.is_sliding
+        return replace(_olmo2_block(layer), rotary=0 if rotates else None)
+
+    return _llama(model, config, block)
+
+
+def _gemma(model: Any, config: Any) -> Stack:
+    _check_causal(config)
+
+    def block(layer: Any) -> Block:
+        described = _llama_block(layer)
+        return replace(described, norm=_from_one(described.norm), mlp_norm=_from_one(described.mlp_norm))
+
+    return replace(
+        _llama(model, config, block),
+        norm=_from_one(model.model.norm),
+        embedding_scale=_embedding_scale(model.model.embed_tokens),
+    )
+
+
+def _gemma2_block(layer: Any) -> Block:
+    return replace(
+        _llama_block(layer),
+        norm=_from_one(layer.input_layernorm),
+        attention_out_norm=_from_one(layer.post_attention_layernorm),
+        mlp_norm=_from_one(layer.pre_feedforward_layernorm),
+        mlp_out_norm=_from_one(layer.post_feedforward_layernorm),
+    )
+
+
+def _gemma2(model: Any, config: Any, block: Callable[[Any], Block] = _gemma2_block) -> Stack:
+    _check_causal(config)
+    return replace(
+        _llama(model, config, block, activation=config.hidden_activation),
+        norm=_from_one(model.model.norm),
+        embedding_scale=_embedding_scale(model.model.embed_tokens),
+        attention_scale=config.query_pre_attn_scalar**-0.5,
+        score_cap=config.attn_logit_softcapping,
+        logits_cap=config.final_logit_softcapping,
+    )
+
+
+def _gemma3(model: Any, config: Any) -> Stack:
+    kinds = sorted(set(config.layer_types))
+
+    def block(layer: Any) -> Block:
+        return replace(
+            _gemma2_block(layer),
+            query_norm=_from_one(layer.self_attn.q_norm),
+            key_norm=_from_one(layer.self_attn.k_norm),
+            rotary=kinds.index(layer.self_attn.layer_type),
+        )
+
+    return replace(
+        _gemma2(model, config, block),
+        score_cap=None,  # transformers has no cap here, whatever the configuration says
+        rotary=tuple(Rotary(module=model.model.rotary_emb, layers=kind) for kind in kinds),
+    )
+
+
+def _check_causal(config: Any) -> None:
+    if getattr(config, "use_bidirectional_attention", None):
+        raise UnsupportedModelError(f"no kernel for {config.model_type} that sees later tokens")
+
+
+def _embedding_scale(embedding: Any) -> float:
+    """Return what Gemma multiplies embeddings with, which is rounded to their dtype."""
+    return float(embedding.embed_scale.to(embedding.weight.dtype))
+
+
+def _smollm3(model: Any, config: Any) -> Stack:
+    def block(layer: Any) -> Block:
+        return replace(_llama_block(layer), rotary=0 if layer.self_attn.use_rope else None)
+
+    return _llama(model, config, block)
+
+
+def _granite(model: Any, config: Any) -> Stack:
+    return replace(
+        _llama(model, config),
+        embedding_scale=config.embedding_multiplier,
+        attention_scale=config.attention_multiplier,
+        residual_scale=config.residual_multiplier,
+        logits_scale=1 / config.logits_scaling,
+    )
+
+
+def _starcoder2(model: Any, config: Any) -> Stack:
+    def block(layer: Any) -> Block:
+        attention = layer.self_attn
+        return Block(
+            layer=layer,
+            norm=layer.input_layernorm,
+            mlp_norm=layer.post_attention_layernorm,
+            qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
+            out=_single(attention.o_proj),
+            up=_single(layer.mlp.c_fc),
+            down=_single(layer.mlp.c_proj),
+        )
+
+    return _llama(model, config, block, epsilon=config.norm_epsilon, gated=False)
+
+
+def _stablelm(model: Any, config: Any) -> Stack:
+    if config.qk_layernorm:
+        raise UnsupportedModelError("no kernel for stablelm with normalised queries")
+
+    def block(layer: Any) -> Block:
+        described = _llama_block(layer)
+        if config.use_parallel_residual:
+            return replace(described, mlp_norm=layer.input_layernorm)
+        return described
+
+    return replace(
+        _llama(model, config, block, epsilon=config.layer_norm_eps),
+        residual=Residual.PARALLEL_SHARED_NORM if config.use_parallel_residual else Residual.SEQUENTIAL,
     )
 
 
@@ -253,7 +369,7 @@ def _phi(model: Any, config: Any) -> Stack:
         kv_heads=config.num_key_value_heads,
         inner=config.intermediate_size,
         residual=Residual.PARALLEL_SHARED_NORM,
-        rotary=model.model.rotary_emb,
+        rotary=(Rotary(module=model.model.rotary_emb),),
     )
 
 
@@ -327,6 +443,23 @@ FAMILIES: dict[str, Callable[[Any, Any], Stack]] = {
     "qwen2": _llama,
     "qwen3": _llama,
     "phi": _phi,
+    "phi3": _phi3,
+    "seed_oss": _llama,
+    "ernie4_5": _llama_of_neighbours,
+    "helium": _llama_of_neighbours,
+    "glm": _glm,
+    "glm4": _glm,
+    "olmo2": _olmo2,
+    "olmo3": _olmo3,
+    "exaone4": _exaone4,
+    "gemma": _gemma,
+    "gemma2": _gemma2,
+    "gemma3_text": _gemma3,
+    "smollm3": _smollm3,
+    "granite": _granite,
+    "ministral": _llama,
+    "starcoder2": _starcoder2,
+    "stablelm": _stablelm,
     "gpt2": _gpt2,
     "opt": _opt,
 }

@@ -15,9 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyna_eval.errors import NoKernelsError, first_line
+from dyna_eval.errors import NoKernelsError, UnsupportedModelError, first_line
 from dyna_eval_workers.cudagraph import WORD, GraphRunner, bits_of
-from dyna_eval_workers.families import (
+from dyna_eval_workers.families import stack_of
+from dyna_eval_workers.runner import COMMITTED
+from dyna_eval_workers.sampling import Sampler
+from dyna_eval_workers.stack import (
     Activation,
     Block,
     Residual,
@@ -25,10 +28,7 @@ from dyna_eval_workers.families import (
     is_rms,
     rotary_size,
     rotary_tables,
-    stack_of,
 )
-from dyna_eval_workers.runner import COMMITTED
-from dyna_eval_workers.sampling import Sampler
 
 # Found on an H200, for models of 70 M to 2.8 B parameters.
 _MIN_PROGRAMS = 80  # split-K programs per product, so that all SMs read weights
@@ -134,6 +134,7 @@ class FusedRunner(GraphRunner):
             raise NoKernelsError(f"there is no Triton that works ({first_line(error)})") from error
         self._kernels = kernels
         self._stack = stack = stack_of(model)
+        _check(stack)
         self._tables: tuple[Tensor, Tensor] | None = None
         self._layers = [
             _Layer(
@@ -411,11 +412,11 @@ class FusedRunner(GraphRunner):
             rows.keys.stride(-2),
             rows.keys.stride(-3),
             *starts,
-            size**-0.5,
+            stack.score_scale,
             stack.epsilon,
             GROUP=group,
             HEAD=size,
-            ROTATED=rotary_size(stack),
+            ROTATED=0 if block.rotary is None else rotary_size(stack),
             NORMED=block.query_norm is not None,
             SPLITS=splits,
             WORD=WORD,
@@ -450,6 +451,22 @@ class FusedRunner(GraphRunner):
     def _check_counters(self, count: int) -> None:
         if count > len(self._counters):
             raise NoKernelsError(f"{count} programs wait for each other, more than there are counters")
+
+
+def _check(stack: Stack) -> None:
+    """Raise UnsupportedModelError for a stack with parts that the kernels for CPUs alone know."""
+    unknown = {
+        "scaled embeddings": stack.embedding_scale != 1,
+        "scaled residuals": stack.residual_scale != 1,
+        "scaled logits": stack.logits_scale != 1,
+        "caps on scores or logits": bool(stack.score_cap or stack.logits_cap),
+        "heads that are normalised together": stack.joint_head_norms,
+        "norms behind attention and MLP": stack.blocks[0].attention_out_norm is not None,
+        "rotary positions that turn neighbours": stack.rotates_neighbours,
+        "several tables of rotary positions": len(stack.rotary) > 1,
+    }
+    if missing := [part for part, is_there in unknown.items() if is_there]:
+        raise UnsupportedModelError(f"no kernels for GPUs with {', '.join(missing)}")
 
 
 def _matrix(weight: Tensor, bias: Tensor | None, *, halves: int = 1) -> _Matrix:

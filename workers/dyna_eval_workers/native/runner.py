@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyna_eval_workers.families import rotary_tables
 from dyna_eval_workers.native import kernels
 from dyna_eval_workers.native.weights import Weights
 from dyna_eval_workers.runner import COMMITTED, position_limit
 from dyna_eval_workers.sampling import Sampler
+from dyna_eval_workers.stack import rotary_tables
 
 _PREFILL_TOKENS = 128  # tokens of a prompt in one pass: bounds the memory for activations
 

@@ -162,6 +162,17 @@ Floats error_function(Floats x) {  // absolute error under 4e-7; a rational func
   return x * p / q;
 }
 
+Floats hyperbolic_tangent(Floats x) {  // relative error under 3e-7; Cephes' tanhf
+  const Floats s = x * x, size = larger(x, -x);
+  Floats p = Floats{} - 5.70498872745e-3f;
+  for (float c : {2.06390887954e-2f, -5.37397155531e-2f, 1.33314422036e-1f, -3.33332819422e-1f}) p = p * s + c;
+  const Floats far = 1.0f - 2.0f / (exponential(2.0f * size) + 1.0f);
+  return size < 0.625f ? x + x * s * p : (x < 0.0f ? -far : far);
+}
+
+// What stays below a cap, in size, and nearly is x where that is small.
+Floats capped(Floats x, float cap) { return cap * hyperbolic_tangent(x / cap); }
+
 // The high and the low words of products of 32 bits by 32 bits.
 std::array<Words, 2> product(Words a, uint64_t by) {
   const Longs even = ((Longs)a & 0xffffffff) * by, odd = ((Longs)a >> 32) * by;
@@ -213,19 +224,27 @@ struct Matrix {
 };
 
 struct Layer {
-  const float *norm_weight, *norm_bias, *mlp_norm_weight, *mlp_norm_bias, *query_norm, *key_norm;
+  const float *norm_weight, *norm_bias, *mlp_norm_weight, *mlp_norm_bias;
+  const float *query_norm, *key_norm;  // (head), or with joint head norms (heads, head padded to panels), or null
+  const float *attention_out_norm, *mlp_out_norm;  // of what attention and MLP add, or null
   Matrix qkv, out, up, down;  // a gated `up` alternates half a panel of the gate's outputs and half of `up`'s
+  int32_t table;              // of rotary angles; -1 without
+  int32_t normed;             // whether attention and MLP read normalised values
 };
 
 struct Model {
   int32_t hidden, heads, kv_heads, head, rotary, inner, vocabulary, layers;
   int32_t root_mean_square, activation, gated, residual, threads;
   int32_t rounds;  // whether inputs of matrices and the cache are rounded to bfloat16
-  float epsilon, scale;
+  int32_t tables;  // of rotary angles
+  int32_t joint_head_norms;  // whether the queries of all heads are normalised together, and so the keys
+  float epsilon;
+  float scale, embedding_scale, residual_scale, logits_scale;  // of scores, embeddings, what is added to them, logits
+  float score_cap, logits_cap;  // see `capped`; 0 without
   int32_t embedding_kind;
   const char* embedding;   // (vocabulary, hidden), or null where it is the head's own matrix
   const float* positions;  // (positions, hidden), learned, or null
-  const float *cosine, *sine;  // (positions, rotary), or null
+  const float *cosine, *sine;  // (positions, tables, rotary), or null
   const float *norm_weight, *norm_bias;
   Matrix head_matrix;
 };
@@ -444,6 +463,7 @@ template <class Take> void linear(const Rows& x, int64_t rows, const Matrix& w, 
 struct Moments {
   float mean = 0, scale = 1;
 
+  Moments() = default;  // of a row that stays as it is
   Moments(const float* x, int64_t size, float epsilon, bool root_mean_square) {
     Floats sums{};
     if (!root_mean_square) {
@@ -539,6 +559,7 @@ extern "C" struct State {
   std::vector<Layer> layers;
   Cache cache;
   Rows x, qkv, attended, inner;
+  Rows added;  // by attention or MLP, where it is normalised first
   Barrier barrier;
   std::vector<Scratch> scratch;    // of every thread
   std::vector<int32_t> seen_rows;  // of all tokens of the pass, token by token
@@ -594,36 +615,57 @@ template <class T> struct HeadCache {
   }
 };
 
-// Copies a head's query, key or value to a row that is padded with zeros; with a position, rotated, and normalised
-// where there are weights for that.
-void copy_head(const Model& model, const float* from, const float* norm, const int32_t* position, Rows& to, int64_t m) {
+// By which a layer rotates at a position: cosine and sine, (rotary), or null where it does not.
+struct Angles {
+  const float *cosine, *sine;
+};
+Angles angles_of(const Model& model, const Layer& layer, int64_t position) {
+  if (!model.cosine || layer.table < 0) return {};
+  const int64_t start = (position * model.tables + layer.table) * model.rotary;
+  return {model.cosine + start, model.sine + start};
+}
+
+// How a head is normalised: by these weights, or not where they are null, with the moments of so many values.
+struct HeadNorm {
+  const float *weight, *values;
+  int64_t size;
+};
+HeadNorm head_norm(const Model& model, const float* weights, const float* heads, int64_t count, int64_t h) {
+  if (model.joint_head_norms) return {weights + h * rounded_up(model.head, PANEL), heads, count * model.head};
+  return {weights, heads + h * model.head, model.head};
+}
+
+// Copies a head's query, key or value to a row that is padded with zeros; rotated where there are angles, and
+// normalised where there are weights for that.
+void copy_head(const Model& model, const float* from, HeadNorm norm, Angles angles, Rows& to, int64_t m) {
   const int64_t D = model.head, half = model.rotary / 2;
   float* head = to.row(m);
   std::copy_n(from, D, head);
   std::fill(head + D, head + to.stride, 0.0f);
-  if (norm) normalise(head, D, Moments(head, D, model.epsilon, true), norm, nullptr, to, m);
-  if (model.cosine && position) {
-    const float *cosine = model.cosine + *position * model.rotary, *sine = model.sine + *position * model.rotary;
+  if (norm.weight)
+    normalise(head, D, Moments(norm.values, norm.size, model.epsilon, true), norm.weight, nullptr, to, m);
+  if (angles.cosine)
     for (int64_t j = 0; j < half; ++j) {
       const float a = head[j], b = head[j + half];
-      head[j] = a * cosine[j] - b * sine[j];
-      head[j + half] = b * cosine[j + half] + a * sine[j + half];
+      head[j] = a * angles.cosine[j] - b * angles.sine[j];
+      head[j + half] = b * angles.cosine[j + half] + a * angles.sine[j + half];
     }
-  }
   for (int64_t d = 0; d < D; d += LANES) to.put(m, d, loaded(head + d));
 }
 
 // Writes this thread's share of the keys and values of the pass.
 template <class T> void write_cache(State& s, int64_t layer, int64_t rows, int64_t first, Scratch& scratch) {
   const Model& model = s.model;
+  const Layer& own = s.layers[layer];
   const int64_t D = model.head;
   const auto [from, to] = share_of(rows * model.kv_heads);
   for (int64_t task = from; task < to; ++task) {
     const int64_t m = task / model.kv_heads, h = task % model.kv_heads, row = s.cache.length + first + m;
     const HeadCache<T> cache(s, layer, h);
-    const float *key = s.qkv.row(m) + (model.heads + h) * D, *value = key + model.kv_heads * D;
-    copy_head(model, key, s.layers[layer].key_norm, &s.cache.positions[first + m], scratch.heads, 0);
-    copy_head(model, value, nullptr, nullptr, scratch.heads, 1);
+    const float *keys = s.qkv.row(m) + model.heads * D, *values = keys + model.kv_heads * D;
+    copy_head(model, keys + h * D, head_norm(model, own.key_norm, keys, model.kv_heads, h),
+              angles_of(model, own, s.cache.positions[first + m]), scratch.heads, 0);
+    copy_head(model, values + h * D, {}, {}, scratch.heads, 1);
     cache.write(row, scratch.heads.row_of<T>(0), scratch.heads.row_of<T>(1));
   }
 }
@@ -648,6 +690,7 @@ float softmax(float* scores, int64_t count, float scale) {
 template <class T> void attention(State& s, int64_t layer, int64_t rows, int64_t first, Scratch& scratch) {
   using Values = typename HeadCache<T>::Values;
   const Model& model = s.model;
+  const Layer& own = s.layers[layer];
   const int64_t D = model.head, group = model.heads / model.kv_heads, length = s.cache.length;
   const int64_t end = length + static_cast<int64_t>(s.cache.parents.size()), blocks = parts(rows * group, QUERIES);
   Rows &queries = scratch.heads, &scores = scratch.scores;
@@ -657,10 +700,12 @@ template <class T> void attention(State& s, int64_t layer, int64_t rows, int64_t
     const int64_t count = std::min(QUERIES, rows * group - begin);
     const HeadCache<T> cache(s, layer, kv_head);
     const auto token = [&](int64_t q) { return (begin + q) / group; };
-    const auto column = [&](int64_t q) { return (kv_head * group + (begin + q) % group) * D; };
-    for (int64_t q = 0; q < count; ++q)
-      copy_head(model, s.qkv.row(token(q)) + column(q), s.layers[layer].query_norm,
-                &s.cache.positions[first + token(q)], queries, q);
+    const auto head = [&](int64_t q) { return kv_head * group + (begin + q) % group; };
+    for (int64_t q = 0; q < count; ++q) {
+      const float* heads = s.qkv.row(token(q));
+      copy_head(model, heads + head(q) * D, head_norm(model, own.query_norm, heads, model.heads, head(q)),
+                angles_of(model, own, s.cache.positions[first + token(q)]), queries, q);
+    }
     using Keys = typename HeadCache<T>::Keys;
     multiply<Keys>(Keys::inputs(queries), queries.stride, count, cache.key_panels(), 0, parts(end, PANEL),
                    [&](int64_t q, int64_t p, const Sums& sums) { scores.put(q, p * PANEL, sums); });
@@ -669,7 +714,11 @@ template <class T> void attention(State& s, int64_t layer, int64_t rows, int64_t
       const Seen seen = s.seen[token(q)];
       float* uncommitted = scores.row(q) + length;
       for (int64_t j = 0; j < seen.count; ++j) uncommitted[j] = uncommitted[seen.rows[j]];
-      shares[q] = 1.0f / softmax(scores.row(q), length + seen.count, model.scale);
+      const int64_t size = length + seen.count;
+      if (model.score_cap)
+        for (float* score = scores.row(q); score < scores.row(q) + size; score += LANES)
+          store(score, capped(loaded(score) * model.scale, model.score_cap));
+      shares[q] = 1.0f / softmax(scores.row(q), size, model.score_cap ? 1.0f : model.scale);
     }
     const Panels values = cache.value_panels(length);
     multiply<Values>(scores.row(0), scores.stride, count, values, 0, parts(D, PANEL),
@@ -680,7 +729,7 @@ template <class T> void attention(State& s, int64_t layer, int64_t rows, int64_t
                                                  Values::read(values.data + p * values.bytes, length + seen.rows[j]));
                        for (int64_t v = 0; v < VECTORS; ++v) {
                          const int64_t d = p * PANEL + v * LANES;
-                         s.attended.put(token(q), column(q) + d, sums[v] * shares[q], D - d);
+                         s.attended.put(token(q), head(q) * D + d, sums[v] * shares[q], D - d);
                        }
                      });
   }
@@ -694,6 +743,7 @@ void embed(State& s, const int32_t* tokens, int64_t rows, int64_t first) {
   const int64_t H = model.hidden, bytes = kind == FLOAT32 ? 4 : 2;
   const int64_t step = !model.embedding && kind == BFLOAT16 ? 2 : 1;  // inputs that stand side by side in a panel
   const int64_t apart = model.embedding ? 1 : PANEL * step;
+  const float scale = model.embedding_scale;
   const auto [from, to] = share_of(s.x.stride / PANEL);
   for (int64_t m = 0; m < rows; ++m) {
     const int64_t token = tokens[m], start = model.embedding ? token * H
@@ -706,7 +756,7 @@ void embed(State& s, const int32_t* tokens, int64_t rows, int64_t first) {
       const float value = kind == FLOAT32   ? load<float>(at)
                           : kind == FLOAT16 ? one_from_float16(load<uint16_t>(at))
                                             : widened(load<uint16_t>(at));
-      x[k] = value + (positions ? positions[k] : 0.0f);
+      x[k] = value * scale + (positions ? positions[k] : 0.0f);
     }
     for (int64_t k = std::max(H, from * PANEL); k < to * PANEL; ++k) x[k] = 0;
   }
@@ -715,9 +765,25 @@ void embed(State& s, const int32_t* tokens, int64_t rows, int64_t first) {
 template <class T> void run_layer(State& s, int64_t index, int64_t rows, int64_t first, Scratch& scratch) {
   const Model& model = s.model;
   const Layer& layer = s.layers[index];
-  const auto add_to_x = [&](int64_t m, int64_t column, const Sums& sums) {
-    float* x = s.x.row(m) + column;
-    for (int64_t v = 0; v < VECTORS; ++v) store(x + v * LANES, loaded(x + v * LANES) + sums[v]);
+  // Adds the outputs of a matrix to x, normalised where there are weights for that: by this thread its share of columns.
+  const auto add_to_x = [&, scale = model.residual_scale](const Rows& input, const Matrix& matrix, const float* norm) {
+    if (!norm)
+      return linear(input, rows, matrix, [&](int64_t m, int64_t column, const Sums& sums) {
+        float* x = s.x.row(m) + column;
+        for (int64_t v = 0; v < VECTORS; ++v) store(x + v * LANES, loaded(x + v * LANES) + sums[v] * scale);
+      });
+    linear(input, rows, matrix, [&](int64_t m, int64_t column, const Sums& sums) { s.added.put(m, column, sums); });
+    s.barrier.wait();
+    const auto [from, to] = share_of(s.x.stride / LANES);
+    for (int64_t m = 0; m < rows; ++m) {
+      const float* added = s.added.row(m);
+      float* x = s.x.row(m);
+      const Moments moments(added, model.hidden, model.epsilon, model.root_mean_square);
+      for (int64_t k = from * LANES; k < to * LANES; k += LANES) {
+        const Floats normed = (loaded(added + k) - moments.mean) * moments.scale * loaded(norm + k);
+        store(x + k, loaded(x + k) + normed * scale);
+      }
+    }
   };
   const auto feed_forward = [&](const Rows& input) {
     const int64_t outputs = model.gated ? VECTORS / 2 : VECTORS;
@@ -734,7 +800,8 @@ template <class T> void run_layer(State& s, int64_t index, int64_t rows, int64_t
   const auto norms = [&](bool attention, bool mlp) {
     for (int64_t m = 0; m < rows; ++m) {
       const float* x = s.x.row(m);
-      const Moments moments(x, model.hidden, model.epsilon, model.root_mean_square);
+      const Moments moments =
+          layer.normed ? Moments(x, model.hidden, model.epsilon, model.root_mean_square) : Moments();
       if (attention) normalise(x, model.hidden, moments, layer.norm_weight, layer.norm_bias, scratch.normed, m);
       if (mlp) normalise(x, model.hidden, moments, layer.mlp_norm_weight, layer.mlp_norm_bias, scratch.mlp_normed, m);
     }
@@ -748,14 +815,14 @@ template <class T> void run_layer(State& s, int64_t index, int64_t rows, int64_t
   s.barrier.wait();
   attention<T>(s, index, rows, first, scratch);
   s.barrier.wait();
-  linear(s.attended, rows, layer.out, add_to_x);
+  add_to_x(s.attended, layer.out, layer.attention_out_norm);
   if (!parallel) {
     s.barrier.wait();
     norms(false, true);
     feed_forward(scratch.mlp_normed);
     s.barrier.wait();
   }
-  linear(s.inner, rows, layer.down, add_to_x);
+  add_to_x(s.inner, layer.down, layer.mlp_out_norm);
   s.barrier.wait();
 }
 
@@ -779,8 +846,10 @@ template <class T> void run(State& s, const int32_t* tokens, int64_t rows, int64
       normalise(x, model.hidden, moments, model.norm_weight, model.norm_bias, scratch.normed, m - logits_from);
     }
     linear(scratch.normed, rows - logits_from, model.head_matrix,
-           [&](int64_t m, int64_t column, const Sums& sums) {
-             store(s.logits.data() + m * s.logits_stride + column, sums);
+           [&s, scale = model.logits_scale, cap = model.logits_cap](int64_t m, int64_t column, const Sums& sums) {
+             float* logits = s.logits.data() + m * s.logits_stride + column;
+             for (int64_t v = 0; v < VECTORS; ++v)
+               store(logits + v * LANES, cap ? capped(sums[v] * scale, cap) : sums[v] * scale);
            });
   }
 }
@@ -957,6 +1026,7 @@ int32_t dyna_extend(State* s, const int32_t* tokens, const int32_t* parents, int
       for (int32_t row = first + m, *at = free; row >= 0; row = cache.parents[row]) *--at = row;
     }
     s->x.shape(rows, model.hidden, false), s->qkv.shape(rows, (model.heads + 2 * model.kv_heads) * model.head, false);
+    if (s->layers[0].attention_out_norm) s->added.shape(rows, model.hidden, false);
     s->attended.shape(rows, model.heads * model.head, model.rounds), s->inner.shape(rows, model.inner, model.rounds);
     s->logits_stride = rounded_up(model.vocabulary, PANEL), s->logits_rows = rows - logits_from;
     s->logits.resize(std::max<size_t>(s->logits.size(), s->logits_rows * s->logits_stride));

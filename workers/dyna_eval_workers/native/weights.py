@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyna_eval_workers.families import Block, Stack, is_rms, rotary_size, stack_of
+from dyna_eval_workers.families import stack_of
 from dyna_eval_workers.memory import give_back_freed
+from dyna_eval_workers.stack import Block, Linear, Stack, is_rms, rotary_size
 
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -38,9 +39,13 @@ class _Layer(ctypes.Structure):
                 "mlp_norm_bias",
                 "query_norm",
                 "key_norm",
+                "attention_out_norm",
+                "mlp_out_norm",
             )
         ),
         *((name, _Matrix) for name in ("qkv", "out", "up", "down")),
+        ("table", ctypes.c_int32),
+        ("normed", ctypes.c_int32),
     ]
 
 
@@ -52,10 +57,29 @@ class _Model(ctypes.Structure):
         ),
         *(
             (name, ctypes.c_int32)
-            for name in ("root_mean_square", "activation", "gated", "residual", "threads", "rounds")
+            for name in (
+                "root_mean_square",
+                "activation",
+                "gated",
+                "residual",
+                "threads",
+                "rounds",
+                "tables",
+                "joint_head_norms",
+            )
         ),
-        ("epsilon", ctypes.c_float),
-        ("scale", ctypes.c_float),
+        *(
+            (name, ctypes.c_float)
+            for name in (
+                "epsilon",
+                "scale",
+                "embedding_scale",
+                "residual_scale",
+                "logits_scale",
+                "score_cap",
+                "logits_cap",
+            )
+        ),
         ("embedding_kind", ctypes.c_int32),
         *(
             (name, ctypes.c_void_p)
@@ -135,8 +159,15 @@ class Weights:
             residual=stack.residual,
             threads=threads,
             rounds=next(model.parameters()).dtype is torch.bfloat16,
+            tables=len(stack.rotary),
+            joint_head_norms=stack.joint_head_norms,
             epsilon=stack.epsilon,
-            scale=stack.head_size**-0.5,
+            scale=stack.score_scale,
+            embedding_scale=stack.embedding_scale,
+            residual_scale=stack.residual_scale,
+            logits_scale=stack.logits_scale,
+            score_cap=stack.score_cap or 0.0,
+            logits_cap=stack.logits_cap or 0.0,
             embedding_kind=_KINDS[embedding.dtype] if embedding is not None else 0,
             embedding=self._keep(embedding),
             positions=self._keep(
@@ -159,16 +190,20 @@ class Weights:
     def _layer(self, stack: Stack, block: Block) -> _Layer:
         up = _interleaved(*block.up, half=self._panel // 2) if stack.gated else block.up
         return _Layer(
-            norm_weight=self._vector(block.norm.weight),
+            norm_weight=self._vector(getattr(block.norm, "weight", None)),
             norm_bias=self._vector(getattr(block.norm, "bias", None)),
-            mlp_norm_weight=self._vector(block.mlp_norm.weight),
+            mlp_norm_weight=self._vector(getattr(block.mlp_norm, "weight", None)),
             mlp_norm_bias=self._vector(getattr(block.mlp_norm, "bias", None)),
-            query_norm=self._vector(getattr(block.query_norm, "weight", None)),
-            key_norm=self._vector(getattr(block.key_norm, "weight", None)),
-            qkv=self._matrix(*(_by_kind(stack, *block.qkv) if stack.by_head else block.qkv)),
+            query_norm=self._head_norm(stack, block.query_norm),
+            key_norm=self._head_norm(stack, block.key_norm),
+            attention_out_norm=self._vector(getattr(block.attention_out_norm, "weight", None)),
+            mlp_out_norm=self._vector(getattr(block.mlp_out_norm, "weight", None)),
+            qkv=self._matrix(*_as_the_kernels_read(stack, block.qkv)),
             out=self._matrix(*block.out),
             up=self._matrix(*up),
             down=self._matrix(*block.down),
+            table=-1 if block.rotary is None else block.rotary,
+            normed=block.norm is not None,
         )
 
     def _matrix(self, weight: Tensor, bias: Tensor | None) -> _Matrix:
@@ -181,6 +216,14 @@ class Weights:
             inputs=inputs,
             kind=_KINDS[weight.dtype],
         )
+
+    def _head_norm(self, stack: Stack, norm: Any) -> int | None:
+        """Keep the weights of one head, or where there are some for every head, those padded head by head."""
+        weight = getattr(norm, "weight", None)
+        if weight is None or not stack.joint_head_norms:
+            return self._vector(weight)
+        heads = weight.detach().view(-1, stack.head_size)
+        return self._vector(torch.nn.functional.pad(heads, (0, -stack.head_size % self._panel)).flatten())
 
     def _vector(self, values: Tensor | None) -> int | None:
         """Keep a vector in float32, padded with zeros to whole panels."""
@@ -212,6 +255,25 @@ def _narrowest(weight: Tensor) -> Tensor:
         if torch.equal(narrow.float(), weight):
             return narrow
     return weight
+
+
+def _as_the_kernels_read(stack: Stack, qkv: Linear) -> tuple[Tensor, Tensor | None]:
+    if stack.by_head:
+        return _by_kind(stack, *qkv)
+    return _by_halves(stack, *qkv) if stack.rotates_neighbours else qkv
+
+
+def _by_halves(stack: Stack, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Put what rotary positions turn together half a rotary size apart, where it stands side by side.
+
+    Queries and keys of a head have one order then as before, in which their products are the same.
+    """
+    size, heads = rotary_size(stack), stack.heads + stack.kv_heads
+    within = torch.arange(stack.head_size)
+    within[:size] = torch.arange(size).view(-1, 2).t().flatten()
+    turned = (torch.arange(heads)[:, None] * stack.head_size + within).flatten()
+    order = torch.cat([turned, torch.arange(len(turned), len(weight))])
+    return weight[order], None if bias is None else bias[order]
 
 
 def _by_kind(stack: Stack, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
