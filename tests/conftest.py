@@ -20,10 +20,12 @@ def pytest_configure() -> None:
     """Spare the time of collections, give workers the priority of any process, as `submit` does, and let
     Triton interpret its kernels where there is no GPU.
 
-    It asks for that when it is first imported.
+    It asks for that when it is first imported, and so does `datasets` whether to count its loads on the hub,
+    which takes seconds at any moment where there is no network.
     """
     collect_rarely()
     os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
     if not list(Path("/dev").glob("nvidia[0-9]*")):
         os.environ["TRITON_INTERPRET"] = "1"
 
@@ -49,6 +51,19 @@ def heard_interrupts() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def looked_at_here(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Commands that run in this process look at models and prompts in it too, which spares a start.
+
+    That of a process of its own is held by every `submit` that runs as a command.
+    """
+    import datasets  # noqa: PLC0415  # takes seconds, which other tests do not need
+    from dyna_eval_workers.resolution import resolve_sweep  # noqa: PLC0415
+
+    monkeypatch.setattr("dyna_eval.running.apart.resolve_here", resolve_sweep)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
 
 
 @pytest.fixture
