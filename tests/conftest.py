@@ -15,17 +15,19 @@ from pathlib import Path
 import pytest
 from dyna_eval_workers.collector import collect_rarely
 
+# `datasets` counts its loads on the hub, which takes seconds now and then where there is no network. It asks
+# for this when other conftests import it, before any hook is called.
+os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
+
 
 def pytest_configure() -> None:
     """Spare the time of collections, give workers the priority of any process, as `submit` does, and let
     Triton interpret its kernels where there is no GPU.
 
-    It asks for that when it is first imported, and so does `datasets` whether to count its loads on the hub,
-    which takes seconds at any moment where there is no network.
+    It asks for that when it is first imported.
     """
     collect_rarely()
     os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
     if not list(Path("/dev").glob("nvidia[0-9]*")):
         os.environ["TRITON_INTERPRET"] = "1"
 
