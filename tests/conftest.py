@@ -15,6 +15,10 @@ from pathlib import Path
 import pytest
 from dyna_eval_workers.collector import collect_rarely
 
+# `datasets` counts its loads on the hub, which takes seconds now and then where there is no network. It asks
+# for this when other conftests import it, before any hook is called.
+os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
+
 
 def pytest_configure() -> None:
     """Spare the time of collections, give workers the priority of any process, as `submit` does, and let
@@ -49,6 +53,19 @@ def heard_interrupts() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def looked_at_here(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Commands that run in this process look at models and prompts in it too, which spares a start.
+
+    That of a process of its own is held by every `submit` that runs as a command.
+    """
+    import datasets  # noqa: PLC0415  # takes seconds, which other tests do not need
+    from dyna_eval_workers.resolution import resolve_sweep  # noqa: PLC0415
+
+    monkeypatch.setattr("dyna_eval.running.apart.resolve_here", resolve_sweep)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
 
 
 @pytest.fixture

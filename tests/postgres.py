@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from dyna_eval_db.store import Store
+
+NOTHING = "SET client_min_messages = error; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
 
 
 class Server:
@@ -55,9 +58,20 @@ class Server:
 
     def empty(self) -> None:
         """Drop whatever the database holds."""
-        psql = [self.programs / "psql", "-q", "-h", self.folder, "-U", "postgres"]
-        statements = "SET client_min_messages = error; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
-        subprocess.run([*psql, "-c", statements], check=True)
+        self._run("psql", "-q", "-c", NOTHING)
+
+    def empty_tables(self) -> None:
+        """Let the database hold our tables without rows, by a script: migrations take twice as long."""
+        script = self.folder / "tables.sql"
+        if not script.exists():
+            self.empty()
+            Store.open(self.url, create=True).close()
+            self._run("pg_dump", "--no-owner", "--no-privileges", "-f", script)
+        self._run("psql", "-q", "-1", "-v", "ON_ERROR_STOP=1", "-o", os.devnull, "-c", NOTHING, "-f", script)
+
+    def _run(self, program: str, *options: str | Path) -> None:
+        connection = ["-h", self.folder, "-U", "postgres"]
+        subprocess.run([self.programs / program, *connection, *options], check=True)
 
 
 @contextmanager

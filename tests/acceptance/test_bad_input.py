@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dyna_eval_db.store import Claimant, Store
+from dyna_eval_db.store import Claimant
 from dyna_eval_workers.resolution import resolve_sweep
 from workplace import COMMAND, SWEEP, Finished, Workplace
 
@@ -20,6 +20,7 @@ from dyna_eval.errors import InputError
 from dyna_eval.running.detached import start_detached
 from dyna_eval.sweeps.config import load_sweep
 from tests.models import byte_tokenizer, save_model, tiny_gpt_neox
+from tests.new_databases import open_new
 
 
 def complaint(
@@ -137,7 +138,8 @@ def test_what_a_terminal_cannot_write_is_written_as_escapes(workplace: Workplace
 @pytest.mark.parametrize("command", ["submit", "validate", "expand"])
 def test_every_command_that_reads_a_file_tells_the_same_mistake(workplace: Workplace, command: str) -> None:
     workplace.write("sweep.yaml", SWEEP.replace("linear", "lineer"))
-    assert complaint(workplace, command, "sweep.yaml").startswith("sweep.yaml:9: unknown method")
+    said = complaint(workplace, command, "sweep.yaml", in_process=command != "submit")
+    assert said.startswith("sweep.yaml:9: unknown method")
 
 
 # ----------------------------------------------------------- mistakes on the command line
@@ -200,8 +202,8 @@ def test_what_the_system_refuses_is_said_in_one_line(
 
 
 def test_a_command_alone_shows_its_help(workplace: Workplace) -> None:
-    for words in ([], ["db"], ["pairs"]):
-        done = workplace.run(*words)
+    for run, *words in ((workplace.run,), (workplace.run_here, "db"), (workplace.run_here, "pairs")):
+        done = run(*words)
         assert done.status == 2
         assert done.stderr.startswith("Usage: ")
 
@@ -243,7 +245,7 @@ def test_a_password_in_the_command_line_is_refused(workplace: Workplace, url: st
 
 def test_a_database_of_a_newer_schema_is_refused_by_every_command(workplace: Workplace) -> None:
     workplace.write("sweep.yaml", SWEEP)
-    Store.open(f"sqlite:///{workplace.database}", create=True).close()
+    open_new(f"sqlite:///{workplace.database}").close()
     with sqlite3.connect(workplace.database) as connection:
         connection.execute("UPDATE dyna_eval_schema SET version_num = '9999'")
     connection.close()
@@ -273,7 +275,7 @@ def test_without_a_database_every_command_says_how_to_make_one(workplace: Workpl
 
 
 def test_a_sweep_or_job_that_is_not_there_is_named(workplace: Workplace) -> None:
-    Store.open(f"sqlite:///{workplace.database}", create=True).close()
+    open_new(f"sqlite:///{workplace.database}").close()
     for name in ([], ["99"], ["9" * 30], ["a\nb"]):
         assert "no sweep yet" in complaint(workplace, "report", *name, in_process=True)
     assert "no job 99" in complaint(workplace, "show", "99", in_process=True)
@@ -285,25 +287,26 @@ def test_a_sweep_that_other_decoding_loops_began_is_not_finished_by_these(
     workplace: Workplace, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = load_sweep(workplace.write("sweep.yaml", SWEEP))
-    with Store.open(f"sqlite:///{workplace.database}", create=True) as store:
+    with open_new(f"sqlite:///{workplace.database}") as store:
         current = store.add_sweep(resolve_sweep(spec))
         assert all(job.is_current for job in store.resolved(current).jobs)
-        monkeypatch.setattr(jobs, "DECODER_VERSION", jobs.DECODER_VERSION - 1)
-        older = store.add_sweep(resolve_sweep(spec))
+        with monkeypatch.context() as earlier:
+            earlier.setattr(jobs, "DECODER_VERSION", jobs.DECODER_VERSION - 1)
+            older = store.add_sweep(resolve_sweep(spec))
     assert older != current
-    said = complaint(workplace, command, str(older))
+    said = complaint(workplace, command, str(older), in_process=True)
     assert f"sweep {older} was begun by a version of dyna-eval whose decoding loops differ" in said
     assert "submit its file again" in said
 
 
 def test_a_dashboard_that_cannot_listen_says_where(workplace: Workplace) -> None:
-    Store.open(f"sqlite:///{workplace.database}", create=True).close()
+    open_new(f"sqlite:///{workplace.database}").close()
     for host in ("256.256.256.256", "no host", "a" * 64):
         assert f"cannot listen on {host} port" in only_line(workplace.run_here("dashboard", "--host", host))
 
 
 def test_plots_do_not_overwrite_a_file(workplace: Workplace) -> None:
-    Store.open(f"sqlite:///{workplace.database}", create=True).close()
+    open_new(f"sqlite:///{workplace.database}").close()
     workplace.write("taken", "mine")
     assert "'taken' is a file" in complaint(workplace, "report", "--plots", "taken", in_process=True)
 
@@ -411,49 +414,44 @@ configs:
 """
 
 
-@pytest.mark.parametrize(
-    ("draft", "says"),
-    [
-        ("alibi", "ALiBi"),
-        ("other-tokenizer", "different tokenizers (257 and 258 tokens"),
-    ],
-)
-def test_a_pair_that_cannot_run_is_refused_before_anything_is_stored(
-    models: Workplace, draft: str, says: str
-) -> None:
-    models.write("sweep.yaml", tiny_sweep(draft=draft))
+def test_a_pair_that_cannot_run_is_refused_before_anything_is_stored(models: Workplace) -> None:
+    models.write("sweep.yaml", tiny_sweep(draft="alibi"))
     said = complaint(models, "submit", "sweep.yaml")
     assert said.startswith("sweep.yaml:2: ")
-    assert draft in said
-    assert says in said
+    assert "alibi" in said
+    assert "ALiBi" in said
+
+
+@pytest.mark.usefixtures("looked_at_here")
+def test_a_pair_of_two_tokenizers_is_refused_before_anything_is_stored(models: Workplace) -> None:
+    models.write("sweep.yaml", tiny_sweep(draft="other-tokenizer"))
+    said = complaint(models, "submit", "sweep.yaml", in_process=True)
+    assert said.startswith("sweep.yaml:2: ")
+    assert "other-tokenizer" in said
+    assert "different tokenizers (257 and 258 tokens" in said
 
 
 @pytest.mark.parametrize(
     ("prompts", "more", "says"),
     [
-        pytest.param(
-            "prompts.jsonl",
-            ", min_chars: 1000",
-            "no usable prompt",
-            id="all too short",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param("broken.jsonl", "", "cannot be loaded", id="broken file", marks=pytest.mark.slow),
+        pytest.param("prompts.jsonl", ", min_chars: 1000", "no usable prompt", id="all too short"),
+        pytest.param("broken.jsonl", "", "cannot be loaded", id="broken file"),
         pytest.param("long.jsonl", "", "set prompts.max_prompt_tokens to at most 120", id="too long"),
     ],
 )
+@pytest.mark.usefixtures("looked_at_here")
 def test_prompts_that_cannot_be_used_are_refused_before_anything_is_stored(
     models: Workplace, prompts: str, more: str, says: str
 ) -> None:
     """The models have 128 positions, of which 8 are for new tokens."""
     models.write("sweep.yaml", tiny_sweep(prompts=prompts, more=more))
-    said = complaint(models, "submit", "sweep.yaml")
+    said = complaint(models, "submit", "sweep.yaml", in_process=True)
     assert said.startswith("sweep.yaml:3: ")
     assert says in said
 
 
 def test_pairs_check_refuses_what_cannot_be_loaded(models: Workplace) -> None:
-    assert complaint(models, "pairs", "check", "cut").startswith("cut: cannot be loaded: ")
+    assert complaint(models, "pairs", "check", "cut", in_process=True).startswith("cut: cannot be loaded: ")
     assert "name them" in complaint(models, "pairs", "check", "", in_process=True)
 
 
@@ -480,7 +478,7 @@ def test_a_detached_run_needs_a_cluster_and_shows_no_password(workplace: Workpla
 def test_an_error_cannot_drive_the_terminal_that_shows_it(workplace: Workplace) -> None:
     """What a model's code or another package raises is text, whatever is in it."""
     spec = load_sweep(workplace.write("sweep.yaml", SWEEP))
-    with Store.open(f"sqlite:///{workplace.database}", create=True) as store:
+    with open_new(f"sqlite:///{workplace.database}") as store:
         sweep_id = store.add_sweep(resolve_sweep(spec))
         [claim] = store.claim_jobs(
             sweep_id, pair="demo", claimants=[Claimant(actor="actor-1")], lease_seconds=60.0

@@ -59,13 +59,13 @@ def test_without_a_database_nothing_is_offered_and_none_is_made(workplace: Workp
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_every_shell_has_a_script(workplace: Workplace, shell: str) -> None:
-    done = workplace.run("completion", shell)
+    done = workplace.run_here("completion", shell)
     assert done.status == 0
     assert f"_DYNA_EVAL_COMPLETE={shell}_complete" in done.stdout
 
 
 def test_another_shell_is_refused_in_one_line(workplace: Workplace) -> None:
-    done = workplace.run("completion", "csh")
+    done = workplace.run_here("completion", "csh")
     assert (done.status, done.stdout) == (2, "")
     [line] = done.stderr.splitlines()
     assert "csh" in line

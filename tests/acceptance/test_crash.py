@@ -9,7 +9,7 @@ import signal
 import subprocess
 
 import pytest
-from dyna_eval_db.store import Outcome, Store
+from dyna_eval_db.store import Outcome
 from dyna_eval_workers.resolution import resolve_sweep
 from workplace import Workplace, wait_until
 
@@ -18,6 +18,7 @@ from dyna_eval.jobs import JobState
 from dyna_eval.sweeps.config import load_sweep
 from dyna_eval.wording import count
 from tests.models import save_model, tiny_gpt_neox
+from tests.new_databases import open_new
 
 RAY_AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
 """Idle processes of Ray that need a minute to notice that nobody is left."""
@@ -160,7 +161,7 @@ def test_jobs_of_a_pair_that_is_gone_fail_with_the_reason_and_can_be_tried_again
 def store_only(workplace: Workplace, sweep: str) -> None:
     """Leave what a `submit` leaves that was stopped before its first job."""
     resolved = resolve_sweep(load_sweep(workplace.write("sweep.yaml", sweep)))
-    with Store.open(f"sqlite:///{workplace.database}", create=True) as store:
+    with open_new(f"sqlite:///{workplace.database}") as store:
         assert store.add_sweep(resolved) == 1
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from dyna_eval_db.store import Claim, Store
+from dyna_eval_db.store import Claim
 from workplace import SWEEP, Workplace, wait_until
 
 from dyna_eval.holder import own_name
 from tests.integration.claims import claim_one, land_one
 from tests.integration.measurements import make_result, make_sweep
+from tests.new_databases import open_new
 from tests.result_files import baseline, dynatree, linear, tree, write
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def test_a_live_page_misses_nothing_keeps_the_focus_and_says_what_the_database_l
 ) -> None:
     """By hand instead of by a controller, whose jobs would not wait for the page."""
     database = f"sqlite:///{workplace.database}"
-    with Store.open(database, create=True) as store:
+    with open_new(database) as store:
         sweep_id = store.add_sweep(make_sweep("by-hand", repeats=3))
         holder = own_name()
         assert store.acquire_lease(sweep_id, holder, 600)
@@ -213,7 +214,7 @@ def test_a_live_page_misses_nothing_keeps_the_focus_and_says_what_the_database_l
             page.wait_for_selector(".beat:text('the database does not answer')")
             elsewhere.rename(workplace.database)
             page.wait_for_selector(".beat:empty", state="attached")
-            Store.open(f"sqlite:///{elsewhere}", create=True).close()
+            open_new(f"sqlite:///{elsewhere}").close()
             elsewhere.replace(workplace.database)
             page.wait_for_selector(".beat:text('no longer in the database')")
 

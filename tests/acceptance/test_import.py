@@ -34,7 +34,7 @@ def test_a_file_is_imported_listed_and_reported(workplace: Workplace) -> None:
     done = workplace.run("import", file)
     assert (done.status, done.stderr) == (0, "")
     assert done.stdout == f"{file}: 4 rows (dynatree) imported into sweep 1 'theirs'\n"
-    again = workplace.run("import", file)
+    again = workplace.run_here("import", file)
     assert (again.status, again.stdout) == (0, f"{file}: was imported before, see sweep 1 'theirs'\n")
 
     assert "theirs: imported; 4 rows" in workplace.run_here("ls").stdout

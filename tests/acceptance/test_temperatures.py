@@ -80,6 +80,7 @@ def test_the_models_are_loaded_once_and_each_temperature_has_its_own_texts(swept
     assert len(texts) == len({text for _, text in texts}) == 2
 
 
+@pytest.mark.usefixtures("looked_at_here")
 def test_a_dry_run_says_how_each_table_would_be_generated(swept: Workplace) -> None:
     told = read(swept, "submit", "sweep.yaml", "--dry-run").stdout.splitlines()
     lines = [line for line in told if line.startswith("pair demo at ")]

@@ -50,13 +50,8 @@ class Swept:
     workplace: Workplace
     submitted: Finished
 
-    def run(self, *arguments: str) -> Finished:
-        done = self.workplace.run(*arguments)
-        assert done.status == 0, done.stderr
-        return done
-
     def read(self, *arguments: str) -> Finished:
-        """Run a command that reads the database; what starts processes is run in one of its own."""
+        """Run a command that reads the database."""
         done = self.workplace.run_here(*arguments)
         assert done.status == 0, done.stderr
         return done
@@ -94,9 +89,10 @@ def test_a_sweep_leaves_no_process_and_no_file_behind_but_its_database(swept: Sw
     assert {name for name in names if not name.startswith("dyna-eval.db")} == {"sweep.yaml"}
 
 
+@pytest.mark.usefixtures("looked_at_here")
 def test_submitting_the_same_file_again_runs_nothing(swept: Swept) -> None:
     before, reported = attempts(swept.workplace), swept.read("report", "--json").json()
-    again = swept.run("submit", "sweep.yaml", "--json")
+    again = swept.read("submit", "sweep.yaml", "--json")
     assert "nothing left to run" in again.stderr
     assert again.json() == reported
     assert attempts(swept.workplace) == before == [(job, 1) for job, _ in before]
@@ -381,6 +377,7 @@ def test_pairs_check_finds_the_packaged_pair_exact(workplace: Workplace) -> None
 # ------------------------------------------------------------- before a sweep runs
 
 
+@pytest.mark.usefixtures("looked_at_here")
 def test_a_dry_run_stores_nothing(workplace: Workplace) -> None:
     workplace.write("sweep.yaml", SWEEP)
     done = workplace.run_here("submit", "sweep.yaml", "--dry-run", "--json", "--set", "measure.repeats=3")

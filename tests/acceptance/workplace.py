@@ -24,6 +24,7 @@ from dyna_eval_workers.session import DecodingSession
 from dyna_eval import cli
 from dyna_eval.sweeps.config import load_sweep
 from tests.integration.claims import claim_one, land_one
+from tests.new_databases import open_new
 
 COMMAND = Path(sys.executable).with_name("dyna-eval")
 ONE_CORE = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}
@@ -107,7 +108,7 @@ class Workplace:
         session = DecodingSession(actor="here", node="here", device=torch.device("cpu"))
         with contextlib.chdir(self.folder):
             resolved = resolve_sweep(load_sweep(Path(file), overrides))
-            with Store.open(f"sqlite:///{self.database}", create=True) as store:
+            with open_new(f"sqlite:///{self.database}") as store:
                 sweep = store.add_sweep(resolved)
                 for pair, prompts in resolved.prompt_sets.items():
                     while claim := claim_one(store, sweep, pair=pair, actor="here", lease_seconds=600.0):

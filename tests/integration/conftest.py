@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from dyna_eval_dashboards import reports
 from dyna_eval_db.store import Store
 
+from tests.new_databases import open_new
 from tests.postgres import Server, running_server
 
 
@@ -27,16 +27,17 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite database without rows, to be copied: its migrations take longer than most tests."""
     file = tmp_path_factory.mktemp("empty") / "store.db"
-    Store.open(f"sqlite:///{file}", create=True).close()
+    open_new(f"sqlite:///{file}").close()
     return file
 
 
 @pytest.fixture
-def store(database_url: str, empty_file: Path) -> Iterator[Store]:
+def store(database_url: str, request: pytest.FixtureRequest) -> Iterator[Store]:
     """An empty store."""
-    if database_url.startswith("sqlite:///"):
-        shutil.copy(empty_file, database_url.removeprefix("sqlite:///"))
-    with Store.open(database_url, create=True) as store:
+    if not database_url.startswith("sqlite:///"):
+        server: Server = request.getfixturevalue("postgres_server")
+        server.empty_tables()
+    with open_new(database_url) as store:
         yield store
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from claims import claim_one, land_one
 from dyna_eval_dashboards.app import create_app
 from dyna_eval_dashboards.safety import Access
-from dyna_eval_db.store import Store
 from dyna_eval_db.watching import WatchedStore
 from measurements import make_result, make_sentinel, make_sweep
 from starlette.testclient import TestClient
 
 from dyna_eval.jobs import PromptSet, ResolvedSweep
 from dyna_eval.measurements import JobResult
+from tests.new_databases import open_new
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}</textarea>\u202e"
 
@@ -48,7 +48,7 @@ def hostile_sweep() -> ResolvedSweep:
 def fill(url: str, sweep: ResolvedSweep | None = None, *, failed: bool = False) -> int:
     """Run a sweep by hand: all of its jobs land, or the last but one fails."""
     sweep = sweep or make_sweep()
-    with Store.open(url, create=True) as store:
+    with open_new(url) as store:
         sweep_id = store.add_sweep(sweep)
         number = 0
         while claim := claim_one(

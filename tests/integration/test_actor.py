@@ -231,7 +231,9 @@ def test_gpu_memory_that_runs_out_is_told_as_such(pair: Pair) -> None:
     assert (judge_error(cause).error_class, judge_error(cause).final) == ("MemoryError", False)
 
 
-def test_an_error_that_only_its_own_process_can_build_arrives_with_its_class_and_text(pair: Pair) -> None:
+def test_an_error_that_only_its_own_process_can_build_arrives_with_its_class_and_text(
+    actor: Any, pair: Pair
+) -> None:
     """Such as one of a package that the controller's machine lacks."""
 
     def fails(_: Job, __: object) -> NoReturn:
@@ -241,9 +243,9 @@ def test_an_error_that_only_its_own_process_can_build_arrives_with_its_class_and
 
         raise StrangeError(1, 2)
 
-    with new_actor("strange") as (actor, _):
-        ray.get(actor.__ray_call__.remote(lambda self: setattr(self._session, "run", fails)))
-        cause = failure(actor.run.remote(tree_job(pair), PROMPTS))
+    ray.get(actor.__ray_call__.remote(lambda self: setattr(self._session, "run", fails)))
+    cause = failure(actor.run.remote(tree_job(pair), PROMPTS))
+    ray.get(actor.__ray_call__.remote(lambda self: delattr(self._session, "run")))
     verdict = judge_error(cause)
     assert verdict.error_class == "StrangeError"
     assert re.fullmatch(r"1 is not 2 \(test_actor\.py:\d+\)", verdict.message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,22 +14,22 @@ from measurements import make_result, make_sentinel, make_sweep
 from sqlalchemy import text
 
 from dyna_eval.cli import cli
+from tests.new_databases import open_new
 
 MINUTE = 60.0
 
 
 @pytest.fixture
-def worked(database_url: str) -> Iterator[Store]:
+def worked(store: Store) -> Store:
     """A sweep of which one job is done, one running, one failed once and queued again, and one untouched."""
-    with Store.open(database_url, create=True) as store:
-        sweep_id = store.add_sweep(make_sweep())
-        claims = [claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=MINUTE) for _ in range(3)]
-        done, _running, failed = claims
-        assert done is not None
-        assert failed is not None
-        land_one(store, done, make_result(done.job, sentinels=[make_sentinel()]))
-        store.fail(failed, error_class="MemoryError", message="no room", final=False)
-        yield store
+    sweep_id = store.add_sweep(make_sweep())
+    claims = [claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=MINUTE) for _ in range(3)]
+    done, _running, failed = claims
+    assert done is not None
+    assert failed is not None
+    land_one(store, done, make_result(done.job, sentinels=[make_sentinel()]))
+    store.fail(failed, error_class="MemoryError", message="no room", final=False)
+    return store
 
 
 def alter(url: str, *statements: str) -> None:
@@ -132,7 +131,7 @@ def _untouched(store: Store) -> int:
 
 def test_orphaned_rows_of_sqlite_are_found(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
-    with Store.open(url, create=True) as store:
+    with open_new(url) as store:
         store.add_sweep(make_sweep())
         alter(url, "DELETE FROM sweep")
         assert {finding.what.split(" points")[1] for finding in store.audit()} == {

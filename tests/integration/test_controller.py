@@ -42,6 +42,7 @@ from dyna_eval.running.outbox import Finished
 from dyna_eval.running.supervision import Call
 from dyna_eval.sweeps.config import load_sweep
 from tests.models import save_model, tiny_gpt_neox
+from tests.new_databases import open_new
 
 SWEEP = """\
 name: places
@@ -73,7 +74,7 @@ def two_gpus() -> Iterator[None]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(f"sqlite:///{tmp_path}/store.db", create=True) as store:
+    with open_new(f"sqlite:///{tmp_path}/store.db") as store:
         yield store
 
 

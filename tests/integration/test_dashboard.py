@@ -59,6 +59,7 @@ from dyna_eval.tables.comparison import (
     remarks,
 )
 from dyna_eval.time_left import Basis, TimeLeft
+from tests.new_databases import open_new
 from tests.unit.report_records import BASELINE, PRUNED, change_jobs, record, slow_prompt
 
 TOKEN = "a-token-of-some-length"  # noqa: S105  # guards nothing
@@ -324,7 +325,7 @@ def test_no_live_part_holds_what_is_typed_into(client: TestClient) -> None:
 
 def test_the_pulse_changes_when_something_happens_and_not_otherwise(tmp_path: Path) -> None:
     url = database(tmp_path)
-    with Store.open(url, create=True) as store, client_of(url) as client:
+    with open_new(url) as store, client_of(url) as client:
         sweep = store.add_sweep(make_sweep())
         watched = WatchedStore.open(url)
         before = watched.pulse(sweep)
@@ -353,7 +354,7 @@ def test_a_page_of_ages_is_made_again_while_anything_is_claimed_or_leased(
     """Neither a renewed claim nor a silent actor is an event."""
     monkeypatch.setattr(app, "_AGE_SECONDS", 1e-9)
     url = database(tmp_path)
-    with Store.open(url, create=True) as store, client_of(url) as client:
+    with open_new(url) as store, client_of(url) as client:
         sweep_id = store.add_sweep(make_sweep())
         seen, told = pulse_of(client, "/cluster")
         assert seen == told
@@ -377,7 +378,7 @@ def test_the_time_left_is_told_anew_while_nothing_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = database(tmp_path)
-    with Store.open(url, create=True) as store, client_of(url) as client:
+    with open_new(url) as store, client_of(url) as client:
         sweep_id = store.add_sweep(make_sweep(repeats=1))
         assert store.acquire_lease(sweep_id, own_name(), 60)
         for lands in (True, False):
@@ -463,7 +464,7 @@ def test_what_happens_while_a_page_is_made_is_news_to_it(
 ) -> None:
     """A page's pulse is of no later moment than what it shows, so that it is fetched again."""
     url = database(tmp_path)
-    with Store.open(url, create=True) as store, client_of(url) as client:
+    with open_new(url) as store, client_of(url) as client:
         sweep_id, read = store.add_sweep(make_sweep()), getattr(WatchedStore, reader)
 
         def read_before_a_change(*args: Any, **kwargs: Any) -> Any:
@@ -551,7 +552,7 @@ def test_a_pair_of_which_nothing_is_known_is_named_beside_the_time_left(tmp_path
 @pytest.mark.usefixtures("unheld")
 def test_time_left_is_not_claimed_before_anything_is_known_nor_without_a_controller(tmp_path: Path) -> None:
     url = database(tmp_path)
-    with Store.open(url, create=True) as store, client_of(url) as client:
+    with open_new(url) as store, client_of(url) as client:
         sweep_id = store.add_sweep(make_sweep())
         assert "≈" not in client.get("/").text
         assert store.acquire_lease(sweep_id, own_name(), 60)
@@ -563,7 +564,7 @@ def test_time_left_is_not_claimed_before_anything_is_known_nor_without_a_control
 def test_the_cluster_page_tells_when_an_actor_was_heard_and_where_it_runs(tmp_path: Path) -> None:
     url = database(tmp_path)
     node = "node-1"
-    with Store.open(url, create=True) as store, client_of(url) as client:
+    with open_new(url) as store, client_of(url) as client:
         sweep_id = store.add_sweep(make_sweep())
         claim = claim_one(store, sweep_id, pair="demo", actor="actor-2", lease_seconds=60, node=node)
         assert claim
@@ -590,7 +591,7 @@ def test_the_cluster_page_has_the_longest_silent_first_and_counts_those_that_it_
 ) -> None:
     monkeypatch.setattr(actors, "_ACTORS_SHOWN", 2)
     url = database(tmp_path)
-    with Store.open(url, create=True) as store:
+    with open_new(url) as store:
         sweep_id = store.add_sweep(make_sweep())
         for actor in ("landed-1", "landed-2", "landed-3"):
             claim = claim_one(store, sweep_id, pair="demo", actor=actor, lease_seconds=60)
@@ -612,7 +613,7 @@ def test_the_cluster_page_has_the_longest_silent_first_and_counts_those_that_it_
 
 def test_the_node_of_every_attempt_is_shown_that_of_failed_ones_too(tmp_path: Path) -> None:
     url = database(tmp_path)
-    with Store.open(url, create=True) as store, client_of(url) as client:
+    with open_new(url) as store, client_of(url) as client:
         sweep_id = store.add_sweep(make_sweep())
         for node in ("node-a", "node-b"):
             claim = claim_one(store, sweep_id, pair="demo", actor=f"on-{node}", lease_seconds=60, node=node)
@@ -682,7 +683,7 @@ def test_comparing_says_what_is_missing_and_what_cannot_be_compared(tmp_path: Pa
 
 
 def test_one_is_not_counted_as_several(client: TestClient, tmp_path: Path) -> None:
-    with Store.open(url := database(tmp_path), create=True) as store:
+    with open_new(url := database(tmp_path)) as store:
         store.add_sweep(make_sweep())
     with client_of(url) as one:
         assert "1 sweep</span>" in one.get("/").text
@@ -692,7 +693,7 @@ def test_one_is_not_counted_as_several(client: TestClient, tmp_path: Path) -> No
 
 def test_sweeps_are_searched_by_name_and_number_and_paged(tmp_path: Path) -> None:
     url = database(tmp_path)
-    with Store.open(url, create=True) as store:
+    with open_new(url) as store:
         for number in range(60):
             store.add_sweep(make_sweep(f"sweep_{number}%"))
     watched = WatchedStore.open(url)
@@ -708,7 +709,7 @@ def test_sweeps_are_searched_by_name_and_number_and_paged(tmp_path: Path) -> Non
 
 def test_an_empty_database_says_how_to_begin(tmp_path: Path) -> None:
     url = database(tmp_path)
-    Store.open(url, create=True).close()
+    open_new(url).close()
     with client_of(url) as client:
         assert "dyna-eval submit" in client.get("/").text
 
@@ -856,7 +857,7 @@ def test_a_figure_is_not_waited_for_while_the_first_report_is_built(
 @pytest.mark.usefixtures("unheld")
 def test_an_explored_figure_is_live_too(tmp_path: Path) -> None:
     url = database(tmp_path)
-    with Store.open(url, create=True) as store, client_of(url) as client:
+    with open_new(url) as store, client_of(url) as client:
         sweep_id = store.add_sweep(make_sweep(repeats=1))
 
         def explored_page() -> str:
@@ -1134,7 +1135,7 @@ def test_a_killed_controller_is_not_called_running(tmp_path: Path) -> None:
     killed = subprocess.Popen([sys.executable, "-c", ""])
     killed.wait()
     holder = own_name().replace(f":{os.getpid()}:", f":{killed.pid}:")
-    with Store.open(url, create=True) as store:
+    with open_new(url) as store:
         sweep_id = store.add_sweep(make_sweep())
         assert store.acquire_lease(sweep_id, own_name(), 60)
         claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=60)

@@ -31,6 +31,7 @@ from dyna_eval.jobs import PromptSet, ResolvedSweep, digest
 from dyna_eval.measurements import DraftTree, TreeNode
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.sweep_comparison import SweepComparison
+from tests.new_databases import open_new
 from tests.postgres import Server
 
 
@@ -253,7 +254,9 @@ def run_with(store: Store, text: str) -> int:
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_any_text_is_stored_and_shown_on_every_page(store: Store, database_url: str, text: str) -> None:
+def test_any_text_is_stored_and_shown_on_every_page_and_in_a_file_that_stands_alone(
+    store: Store, database_url: str, text: str
+) -> None:
     run_with(store, text)
     with client_of(database_url) as client:
         for ending in ("csv", "json", "tex", "md"):
@@ -278,12 +281,6 @@ def test_any_text_is_stored_and_shown_on_every_page(store: Store, database_url: 
                 ) + answer.text.count('<script type="application/json"')
                 assert "<img" not in answer.text
 
-
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_any_text_is_written_into_a_file_that_stands_alone(
-    store: Store, database_url: str, text: str
-) -> None:
-    run_with(store, text)
     watched = WatchedStore.open(database_url)
     file = to_html(build_report(watched.record(1), allow_mixed=True), watched, prompts=2)
     watched.close()
@@ -311,7 +308,7 @@ def test_a_chain_of_the_most_tokens_is_drawn_too(tmp_path: Path) -> None:
     drawing = draw(chain(1024))
     assert (len(drawing.nodes), len(drawing.edges), drawing.accepted) == (1026, 1025, 1024)
     url = database(tmp_path)
-    with Store.open(url, create=True) as store, client_of(url) as client:
+    with open_new(url) as store, client_of(url) as client:
         sweep_id = store.add_sweep(make_sweep())
         claim = claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=60)
         assert claim

@@ -15,7 +15,6 @@ from claims import claim_one, land_one
 from dyna_eval_dashboards import export
 from dyna_eval_dashboards.export import is_page, to_html
 from dyna_eval_dashboards.safety import PLOTLY_STYLES
-from dyna_eval_db.store import Store
 from dyna_eval_db.watching import WatchedStore
 from measurements import make_result, make_sweep
 from served import client_of, database, fill, hostile_sweep
@@ -23,6 +22,7 @@ from starlette.testclient import TestClient
 
 from dyna_eval.reports.joined_report import joined_report
 from dyna_eval.reports.measured_report import build_report
+from tests.new_databases import open_new
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_it_has_the_first_done_job_of_each_row_with_as_many_prompts_as_asked_for
 
 def test_a_row_without_a_done_job_has_none(tmp_path: Path) -> None:
     url = database(tmp_path)
-    with Store.open(url, create=True) as store:
+    with open_new(url) as store:
         sweep_id = store.add_sweep(make_sweep())
         assert not of_kind(held_pages(written(url)), JOB)
         claim = claim_one(store, sweep_id, pair="demo", actor="a", lease_seconds=60)

@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 from served import database, fill
 
+from dyna_eval import cli
+
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - what this is about
 COMMAND = Path(sys.executable).with_name("dyna-eval")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("DYNA_EVAL_")}
@@ -73,18 +75,10 @@ def running(url: str, *options: str, **variables: str) -> Iterator[Running]:
         process.wait()
 
 
-def refused(url: str, *options: str) -> str:
+def only_line(status: int, stdout: str, stderr: str) -> str:
     """Return the one line with which a dashboard does not start."""
-    done = subprocess.run(
-        [COMMAND, "dashboard", "--db", url, *options],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    [line] = done.stderr.splitlines()
+    assert (status, stdout) == (2, "")
+    [line] = stderr.splitlines()
     return line.removeprefix("dyna-eval: ")
 
 
@@ -139,7 +133,7 @@ HOST = b"Host: 127.0.0.1\r\nConnection: close\r\n"
         pytest.param(b"GET / HTTP/1.1\r\nCookie: \xff=\xfe; =;;\r\n" + HOST + b"\r\n", 200, id="odd cookie"),
         pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, id="TLS"),
         pytest.param(
-            b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
             200,
             id="web socket",
@@ -176,7 +170,11 @@ def test_clients_that_never_finish_keep_nobody_waiting_and_do_not_stop_the_end(u
 def test_a_port_in_use_is_named(url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = refused(url, "--port", str(port))
+        command = [COMMAND, "dashboard", "--db", url, "--port", str(port)]
+        done = subprocess.run(
+            command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+        )
+    said = only_line(done.returncode, done.stdout, done.stderr)
     assert said.startswith(f"cannot listen on 127.0.0.1 port {port}: Address already in use")
 
 
@@ -194,9 +192,16 @@ def test_a_port_in_use_is_named(url: str) -> None:
     ],
 )
 def test_an_address_that_cannot_be_listened_on_is_told_in_one_line(
-    url: str, options: list[str], says: str
+    url: str,
+    options: list[str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert says in refused(url, *options)
+    """In this process: none of it gets so far as to listen."""
+    monkeypatch.delenv("DYNA_EVAL_DASHBOARD_TOKEN", raising=False)
+    status = cli.run(["dashboard", "--db", url, *options])
+    assert says in only_line(status, *capsys.readouterr())
 
 
 def test_everybody_else_needs_the_token_of_the_printed_address(url: str) -> None:

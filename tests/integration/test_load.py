@@ -25,6 +25,7 @@ from dyna_eval.holder import own_name
 from dyna_eval.jobs import SweepSpec
 from dyna_eval.running.apart import resolve_here
 from dyna_eval.sweeps.config import load_sweep
+from tests.new_databases import open_new
 
 Statement = tuple[str, object]
 
@@ -84,7 +85,7 @@ def test_a_claim_does_not_read_the_configurations_of_its_sweep(store: Store) -> 
 
 @pytest.fixture
 def sqlite_store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(f"sqlite:///{tmp_path}/store.db", create=True) as store:
+    with open_new(f"sqlite:///{tmp_path}/store.db") as store:
         yield store
 
 

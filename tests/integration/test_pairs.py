@@ -43,6 +43,7 @@ from tokenizers import AddedToken
 from dyna_eval.errors import CaptureError, NoKernelsError, PairError, UnsupportedModelError
 from dyna_eval.jobs import Backend, Configuration, GenerationSpec, Method, PairSpec, PromptSpec
 from dyna_eval.measurements import Exactness
+from tests.interpreter import quick_interpreter
 from tests.models import (
     FURTHER,
     POSITIONS,
@@ -330,19 +331,21 @@ def test_kernels_that_compute_something_else_are_not_used(
 def test_on_a_gpu_the_kernels_are_tried_first_and_transformers_passes_as_graphs_next(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without one both runners just call what they would capture, and Triton interprets the kernels."""
+    """Without one both runners just call what they would capture, and Triton interprets the kernels.
+
+    It takes minutes for a long prompt or wide passes, with which test_fused tests them.
+    """
     pytest.importorskip("triton", reason="there is no Triton for this system")
     gpu = torch.device("cuda")
     assert loading._faster_runners(Backend.EAGER, gpu) == []
     for backend in (Backend.AUTO, Backend.CUDAGRAPH):
         assert loading._faster_runners(backend, gpu) == [FusedRunner, GraphRunner]
     monkeypatch.setattr(loading, "_faster_runners", lambda *_: [FusedRunner, GraphRunner])
-    monkeypatch.setattr(
-        architecture, "_PROMPTS", (5, 12)
-    )  # Triton's interpreter takes minutes for a long one
-    monkeypatch.setattr(architecture, "_WIDE", 24)
+    for name, least in {"_PROMPTS": (5, 12), "_WIDTHS": (7,), "_WIDE": 24}.items():
+        monkeypatch.setattr(architecture, name, least)
     spec = spec_of(saved / "target", saved / "draft", dtype="float32")
-    assert loaded(spec).backend == "cudagraph, fused kernels"
+    with quick_interpreter():
+        assert loaded(spec).backend == "cudagraph, fused kernels"
 
     whole = FusedRunner.logits
     monkeypatch.setattr(FusedRunner, "logits", lambda self: 1.001 * whole(self))

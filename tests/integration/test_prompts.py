@@ -642,9 +642,9 @@ def test_the_template_of_vicuna_writes_what_fastchat_does(tmp_path: Path, tokeni
     assert prompt.token_ids.count(tokenizer.bos_token_id) == 1
 
 
-def test_a_dry_run_warns_of_answers_that_do_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("looked_at_here")
+def test_a_dry_run_warns_of_answers_that_do_not_end(tmp_path: Path) -> None:
     """As a user has it: a template of a file, for a tokenizer without one."""
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     model = save_model(tiny_gpt_neox(seed=1), tmp_path / "model")
     byte_tokenizer().save_pretrained(model)
     write_rows(tmp_path, {"question": "Who won?"}, {"question": "Who lost?"})

@@ -83,6 +83,7 @@ def session() -> DecodingSession:
 def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time every size once: no test here asks what a pass costs, and hundreds of passes are its own time."""
     monkeypatch.setattr(calibration, "_REPEATS", 1)
+    monkeypatch.setattr(calibration, "_SETTLING_SECONDS", 0.0)
     monkeypatch.setattr(calibration, "_LARGE_WORTH_SECONDS", 0.0)
 
 

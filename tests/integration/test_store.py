@@ -53,6 +53,7 @@ from dyna_eval.holder import own_name
 from dyna_eval.importers import import_file
 from dyna_eval.jobs import Backend, JobState, Method, ResolvedSweep, digest
 from dyna_eval.measurements import Calibration, Environment, JobResult, sum_rounds
+from tests.new_databases import open_new
 from tests.result_files import FOUR_STEPS, dynatree, write
 
 MINUTE = 60.0
@@ -1612,7 +1613,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_process_killed_while_a_result_lands_leaves_the_file_whole(file: Path) -> None:
-    with Store.open(f"sqlite:///{file}", create=True) as store:
+    with open_new(f"sqlite:///{file}") as store:
         sweep_id = store.add_sweep(make_sweep())
     child = subprocess.run(
         [sys.executable, "-c", KILLED_CHILD, f"sqlite:///{file}"], cwd=Path(__file__).parent, check=False
@@ -1662,7 +1663,7 @@ land_one(store, claim, make_result(claim.job, sentinels=[make_sentinel()], round
 def test_a_reader_sees_one_moment_while_results_land(file: Path) -> None:
     """Every record is consistent: a job is done exactly if it has its samples."""
     url = f"sqlite:///{file}"
-    with Store.open(url, create=True) as store:
+    with open_new(url) as store:
         sweep_id = store.add_sweep(make_sweep(repeats=10))
 
         def land_all() -> None:
@@ -1680,7 +1681,7 @@ def test_a_reader_sees_one_moment_while_results_land(file: Path) -> None:
 
 
 def test_a_store_may_be_used_from_several_threads(file: Path) -> None:
-    with Store.open(f"sqlite:///{file}", create=True) as store:
+    with open_new(f"sqlite:///{file}") as store:
         sweep_id = store.add_sweep(make_sweep(repeats=10))
         store.acquire_lease(sweep_id, "me", MINUTE)
         renewals = threading.Thread(
@@ -1694,7 +1695,7 @@ def test_a_store_may_be_used_from_several_threads(file: Path) -> None:
 
 
 def test_a_write_that_the_database_refuses_is_reported_in_one_line(file: Path) -> None:
-    with Store.open(f"sqlite:///{file}", create=True) as store:
+    with open_new(f"sqlite:///{file}") as store:
 
         @event.listens_for(Engine, "begin")
         def leave_no_room(connection: Any) -> None:
@@ -1712,7 +1713,7 @@ def test_a_write_that_the_database_refuses_is_reported_in_one_line(file: Path) -
 @pytest.mark.parametrize("replaced", [False, True], ids=["gone", "replaced"])
 def test_nothing_lands_in_a_sqlite_file_that_has_gone_from_its_place(file: Path, replaced: bool) -> None:
     """Put back, it goes on from where it was."""
-    with Store.open(f"sqlite:///{file}", create=True) as store:
+    with open_new(f"sqlite:///{file}") as store:
         sweep_id = store.add_sweep(make_sweep())
         claim = take(store, sweep_id)
         elsewhere = file.rename(file.with_name("moved.db"))

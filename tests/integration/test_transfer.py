@@ -26,6 +26,7 @@ from dyna_eval.jobs import JobState, Pair, PairSpec, ResolvedSweep
 from dyna_eval.measurements import Environment
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.imported import ImportedSweep
+from tests.new_databases import open_new
 from tests.postgres import Server
 from tests.result_files import FOUR_STEPS, dynatree, faster, write, write_answers
 
@@ -321,7 +322,7 @@ def test_bad_names_of_sweeps_and_databases_are_one_line(
         capsys, "none.db", "--db", target
     )
     empty = f"sqlite:///{tmp_path}/none-yet.db"
-    Store.open(empty, create=True).close()
+    open_new(empty).close()
     assert "holds no sweep yet" in complaint(capsys, empty, "--db", target)
     assert "everyone on this machine can see a password" in complaint(
         capsys, "postgresql://me:secret@host/name", "--db", target

@@ -75,6 +75,7 @@ def test_no_more_than_a_model_s_positions_are_used(
     positions: int | None, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A learned table of positions is read beyond its end otherwise: an error, or worse."""
+    monkeypatch.setattr("dyna_eval_workers.calibration._SETTLING_SECONDS", 0.0)  # one pass is as good as many
     model = tiny_model("gpt2", seed=1, n_positions=positions or 512)
     pair = decoder(model, model, backend=backend)
     reserved: list[int] = []

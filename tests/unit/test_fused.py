@@ -6,8 +6,6 @@ the compiler may refuse, so they are compiled too.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
 import subprocess
 import sys
@@ -29,13 +27,12 @@ from dyna_eval_workers.stack import Activation
 
 from dyna_eval.errors import NoKernelsError, UnsupportedModelError
 from dyna_eval.jobs import GenerationSpec
+from tests.interpreter import quick_interpreter
 from tests.models import FURTHER, SUPPORTED, VOCABULARY, near, tiny_llama, tiny_model
 from tests.runners import rows_of
 from tests.unit.test_cudagraph import GREEDY, LONG_PROMPT, POLICIES, TREE, decoder, started
 
 pytest.importorskip("triton", reason="there is no Triton for this system")
-from triton.language import core
-from triton.runtime import interpreter
 from triton.runtime.errors import OutOfResources  # where there is Triton
 
 ROOT = Path(__file__).parents[2]
@@ -88,21 +85,8 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_interpreter() -> Iterator[None]:
-    """Let the interpreter look once for what Triton defines: at every call it takes a third of its time."""
-
-    @functools.cache
-    def names(package: Any) -> list[str]:
-        return [name for name, member in inspect.getmembers(package) if core.is_builtin(member)]
-
-    def patch(package: Any, builder: Any, *scope: Any) -> None:
-        for name in names(package):
-            member = getattr(package, name)
-            if core.is_builtin(member):  # not where it was replaced already
-                interpreter._patch_attr(package, name, member, builder, *scope)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(interpreter, "_patch_builtin", patch)
+def quickly_interpreted() -> Iterator[None]:
+    with quick_interpreter():
         yield
 
 

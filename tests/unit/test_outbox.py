@@ -16,6 +16,7 @@ from dyna_eval.running.lease import LEASE_SECONDS
 from dyna_eval.running.outbox import Failed, Finished, Outbox
 from dyna_eval.running.verdicts import Verdict
 from tests.integration.measurements import make_result, make_sweep
+from tests.new_databases import open_new
 
 SILENT = Verdict(error_class="StuckWorkerError", message="it is silent", final=False, actor_ends=True)
 NO_PAIR = Verdict(
@@ -25,7 +26,7 @@ NO_PAIR = Verdict(
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(f"sqlite:///{tmp_path}/store.db", create=True) as store:
+    with open_new(f"sqlite:///{tmp_path}/store.db") as store:
         yield store
 
 
