@@ -621,6 +621,23 @@ def test_the_window_of_either_model_bounds_the_positions_of_both(tmp_path: Path)
         assert loaded(pair).position_limit == WINDOW
 
 
+def test_a_pair_is_checked_within_its_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is checked past it would be no plain decoding of the model."""
+    ends: list[int] = []
+    whole = Decoder.decode
+
+    def decode(self: Decoder, prompt: tuple[int, ...], *arguments: Any, **more: Any) -> Any:
+        decoded = whole(self, prompt, *arguments, **more)
+        ends.append(len(prompt) + len(decoded.token_ids))
+        return decoded
+
+    monkeypatch.setattr(Decoder, "decode", decode)
+    folder = save_model(tiny_model("mistral", seed=1, sliding_window=40), tmp_path)
+    lines = check(spec_of(folder, folder))
+    assert lines[0].endswith("up to 40 tokens with the prompt")
+    assert max(ends) == 40
+
+
 def test_a_family_without_sdpa_is_loaded_with_its_own_attention(tmp_path: Path) -> None:
     folder = save_model(tiny_model("gptj", seed=1, n_head=4, rotary_dim=8, n_positions=POSITIONS), tmp_path)
     lines = check(spec_of(folder, folder))

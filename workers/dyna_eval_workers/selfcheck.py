@@ -13,6 +13,7 @@ from dyna_eval_workers.loading import load_pair
 from dyna_eval_workers.pairs import available_device, inspect_pair
 
 _PROMPT = "The quick brown fox jumps over the lazy dog, and then"
+_NEW_TOKENS = 32
 _CHAIN = TopBranches(depth=4, branches=1, root_branches=1, threshold=0.0, max_nodes=4)
 _TREE = TopBranches(depth=3, branches=2, root_branches=2, threshold=0.0, max_nodes=14)
 
@@ -22,15 +23,20 @@ def check(spec: PairSpec) -> list[str]:
     device = available_device()
     inspected = inspect_pair(spec, device=device)
     agreed = "configurations supported, tokenizers agree" if spec.draft else "configuration supported"
-    lines = [f"{spec.name}: {agreed}, runs in {inspected.pair.dtype} on {device}"]
+    limit = inspected.position_limit
+    room = "" if limit is None else f", up to {limit:,} tokens with the prompt"
+    lines = [f"{spec.name}: {agreed}, runs in {inspected.pair.dtype} on {device}{room}"]
     loaded = load_pair(inspected.pair, torch.device(device))
     lines.append("loaded; a tree is verified in one pass as its paths are in plain ones")
     lines.append(f"backend: {loaded.backend}")
     if loaded.decoder.draft is None:
         return lines
     prompt = tuple(loaded.tokenizer(_PROMPT)["input_ids"])
+    if limit is not None:
+        prompt = prompt[: max(1, limit - _NEW_TOKENS)]
+    new = _NEW_TOKENS if limit is None else min(_NEW_TOKENS, limit - len(prompt))
     for temperature in (0.0, 1.0):
-        generation = GenerationSpec(max_new_tokens=32, temperature=temperature)
+        generation = GenerationSpec(max_new_tokens=new, temperature=temperature)
         reference = loaded.decoder.decode(prompt, generation, None, seed="0")
         for name, policy in (("linear", _CHAIN), ("tree", _TREE)):
             decoded = loaded.decoder.decode(prompt, generation, policy, seed="0")
