@@ -274,6 +274,7 @@ def test_nothing_stays_changed(
     target, draft = tiny_llama(seed=1), tiny_llama(seed=2)
     target.generation_config = GenerationConfig(top_k=7, num_assistant_tokens=3)
     own = [(model, model.generation_config, model.generation_config.to_dict()) for model in (target, draft)]
+    capfd.readouterr()  # what transformers says of these settings, once in a process
     verbosity = transformers_logging.get_verbosity()
     peers = peer(target, draft)
     for temperature in (0.0, 0.7):
