@@ -161,6 +161,10 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
                 is_baseline=row.is_baseline,
                 figures=row.figures,
                 noise=row.noise,
+                caveats=(
+                    *found.caveats,
+                    *(caveat for caveat in row.caveats if caveat.kind is CaveatKind.CHOSEN),
+                ),
             )
             if (found := shared.get((part.id, row.pair, row.label)))
             else row

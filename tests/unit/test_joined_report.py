@@ -597,6 +597,8 @@ def test_one_more_row_without_a_tuning_split_joins_a_sweep_that_has_one() -> Non
     [choice] = [text for text in report.texts_on("demo") if "was chosen on" in text]
     assert choice.startswith(f"four-step: '{LINEAR.label}' was chosen on 2 tuning prompts")
     assert "tuning split" not in str(report.pair_caveats)
+    lucky = [row.label for row in report.rows if "so its figures hold the luck" in str(row.caveat_texts)]
+    assert lucky == [LINEAR.label]
 
 
 def test_an_imported_row_beside_our_own_is_refused_and_marked(tmp_path: Path) -> None:
