@@ -2,18 +2,24 @@
 
 Pure, over two reports of a sweep: one over the tuning prompts, and one over the others, which tells what is
 chosen. An entry is one of the sweep file's `configs`, of which lists make several rows.
+
+Both are of the same runs. So a chosen row is free of the luck that it had with prompts, but not of that of
+its runs, such as less load than the others had: see `shared_luck`.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 from dyna_eval.errors import SweepFileError
 from dyna_eval.jobs import Configuration
 from dyna_eval.records import SweepRecord
-from dyna_eval.reports.integrity import Caveat
+from dyna_eval.reports.digits import percent
+from dyna_eval.reports.integrity import Caveat, CaveatKind
 from dyna_eval.reports.report import Choice, LeftOut, Report, Row, RowState, best_row, best_row_by_pace
 from dyna_eval.sweeps.overrides import read_recorded
 from dyna_eval.wording import count, rate_text
@@ -29,7 +35,7 @@ def with_choice(report: Report, there: Report) -> Report:
 
     The choice allows for how fast each actor is: a row on a slower one is not passed over for that.
     """
-    chosen, caveats = [], []
+    chosen, caveats, luck = [], [], {}
     for pair in report.pairs:
         rows = there.rows_of(pair)
         best = best_row_by_pace(rows)
@@ -43,10 +49,17 @@ def with_choice(report: Report, there: Report) -> Report:
             throughput=best.figures.throughput.mean,
         )
         chosen.append(choice)
+        luck[pair, best.label] = _contenders(rows)
         unequal = best is not best_row(rows)
         fastest = best_row_by_pace(report.rows_of(pair))
         caveats.append((pair, Caveat(_choice_text(choice, fastest, unequal=unequal))))
-    return replace(report, chosen=tuple(chosen), split=True, pair_caveats=(*report.pair_caveats, *caveats))
+    return replace(
+        report,
+        rows=tuple(_with_luck(row, luck.get((row.pair, row.label), 0)) for row in report.rows),
+        chosen=tuple(chosen),
+        split=True,
+        pair_caveats=(*report.pair_caveats, *caveats),
+    )
 
 
 def _choice_text(choice: Choice, fastest: Row | None, *, unequal: bool) -> str:
@@ -60,6 +73,40 @@ def _choice_text(choice: Choice, fastest: Row | None, *, unequal: bool) -> str:
     if fastest is not None and fastest.label != choice.label:
         text += f", on which '{fastest.label}' is the fastest"
     return text
+
+
+def _contenders(rows: Sequence[Row]) -> int:
+    """Return how many rows of a pair or an entry could be chosen."""
+    return sum(row.figures is not None and row.is_exact and not row.mixed for row in rows)
+
+
+def _with_luck(row: Row, contenders: int) -> Row:
+    """Return a row that was chosen of so many with what must be said of it; any other one as it is."""
+    if row.figures is None or contenders < 2:  # one alone was not chosen
+        return row
+    return replace(row, caveats=(*row.caveats, shared_luck(row, contenders)))
+
+
+def shared_luck(row: Row, contenders: int) -> Caveat:
+    """Say that a row's figures are of the runs that it was chosen by, and how much too high that makes them.
+
+    What differs from run to run moves all prompts of a run alike, so other prompts do not take it away. The
+    highest of n equal rows, each the mean of r runs, lies above their mean by the expected maximum of n
+    standard normals times the standard deviation of one run, over the root of r (in logarithms).
+    Source of the expected maximum: Blom 1958, Statistical estimates and transformed beta-variables.
+    """
+    repeats = (row.figures.repeats if row.figures else None) or 1
+    text = (
+        f"chosen and reported in the same {'run' if repeats == 1 else f'{repeats} runs'},"
+        " so its figures hold the luck that made it win"
+    )
+    noise = row.noise.in_block if row.noise else None
+    if noise is None:
+        return Caveat(f"{text}; so few repeats do not tell how much", CaveatKind.CHOSEN)
+    highest = NormalDist().inv_cdf((contenders - 0.375) / (contenders + 0.25))
+    excess = math.expm1(highest * math.sqrt(noise.value / repeats))
+    size = f"on average {percent(excess)} % for the best of {contenders} equal rows"
+    return Caveat(f"{text}: {size}", CaveatKind.CHOSEN)
 
 
 # ------------------------------------------------------------ of each entry one row
@@ -134,9 +181,24 @@ class ChosenRows:
         return found
 
     def told_in(self, report: Report) -> Report:
-        """Return a report of these rows that says what each was chosen of, and lists what was passed over."""
+        """Return a report of these rows that says what each was chosen of, and lists what was passed over.
+
+        The row that is chosen of its whole pair is known there (`with_choice`), with the luck that it shares.
+        """
         several = [entry for entry in self.entries if len(entry.rows) > 1]
-        notes = {(entry.pair, entry.chosen.label): entry.note for entry in several if entry.chosen}
+        of_entry = {(entry.pair, entry.chosen.label): entry for entry in several if entry.chosen}
+        of_pair = {(choice.pair, choice.label) for choice in report.chosen}
+
+        def told(row: Row) -> Row:
+            place = (row.pair, row.label)
+            if place not in of_entry:
+                return row
+            entry = of_entry[place]
+            luck = [caveat for caveat in row.caveats if caveat.kind is CaveatKind.CHOSEN]
+            others = [caveat for caveat in row.caveats if caveat.kind is not CaveatKind.CHOSEN]
+            noted = replace(row, caveats=(*others, entry.note, *luck))
+            return noted if place in of_pair else _with_luck(noted, _contenders(entry.rows))
+
         undecided = tuple(
             (entry.pair, Caveat(f"no row of '{entry.label}' is chosen: {_NOT_YET}; all of them are shown"))
             for entry in several
@@ -146,12 +208,7 @@ class ChosenRows:
         left_out = [out for out in report.left_out if (out.pair, out.label) not in passed_over]
         return replace(
             report,
-            rows=tuple(
-                replace(row, caveats=(*row.caveats, notes[row.pair, row.label]))
-                if (row.pair, row.label) in notes
-                else row
-                for row in report.rows
-            ),
+            rows=tuple(map(told, report.rows)),
             left_out=(*left_out, *passed_over.values()),
             pair_caveats=(*report.pair_caveats, *undecided),
         )

@@ -43,8 +43,8 @@ Environments = Mapping[str, Mapping[str, Scalar]]
 
 
 class CaveatKind(StrEnum):
-    """The caveats that are told apart: they do not hold in a joined table, are said elsewhere as well, or
-    put a row in doubt."""
+    """The caveats that are told apart: they do not hold in a joined table, or of several sweeps together, are
+    said elsewhere as well, or put a row in doubt."""
 
     SEPARABILITY = "separability"
     NODE_CAP = "node cap"
@@ -53,6 +53,8 @@ class CaveatKind(StrEnum):
     """The row's numbers are not to be trusted, or not to be compared with the others'."""
     HEAVY_LOAD = "heavy load"
     """Its times are not: something slowed it down by far while it was measured."""
+    CHOSEN = "chosen"
+    """It is reported in the runs that it was chosen in."""
     OTHER = "other"
 
 

@@ -33,6 +33,7 @@ from dyna_eval.reports.report import (
     with_comparisons,
 )
 from dyna_eval.reports.selection import Candidate, select
+from dyna_eval.reports.tuning import reported_record
 from dyna_eval.reports.workloads import (
     SourcedRow,
     models_difference,
@@ -151,7 +152,7 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
             files = {file.digest: file for file in part.files}
             members.append(_Member(part=part, report=report, files=files))
             continue
-        report = build_report(with_split_of(records[0], part), allow_mixed=True)
+        report = _as_split(records[0], part)
         own = [
             replace(
                 found,
@@ -160,6 +161,10 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
                 is_baseline=row.is_baseline,
                 figures=row.figures,
                 noise=row.noise,
+                caveats=(
+                    *found.caveats,
+                    *(caveat for caveat in row.caveats if caveat.kind is CaveatKind.CHOSEN),
+                ),
             )
             if (found := shared.get((part.id, row.pair, row.label)))
             else row
@@ -175,6 +180,18 @@ def _without_interval(row: Row) -> Row:
         return row
     throughput = replace(row.figures.throughput, interval=None)
     return replace(row, figures=replace(row.figures, throughput=throughput))
+
+
+def _as_split(first: SweepRecord, record: SweepRecord) -> Report:
+    """Report a sweep on the prompts that the first one is; what is chosen there is told of that one alone."""
+    split = with_split_of(first, record)
+    if record is first or _same_split(record, first):
+        return build_report(split, allow_mixed=True)
+    return replace(build_report(reported_record(split), allow_mixed=True), measure=split.measure)
+
+
+def _same_split(one: SweepRecord, other: SweepRecord) -> bool:
+    return (one.measure.tune_fraction, one.seed) == (other.measure.tune_fraction, other.seed)
 
 
 def with_split_of(first: SweepRecord, record: SweepRecord) -> SweepRecord:
@@ -219,7 +236,7 @@ def _rows_together(records: Sequence[SweepRecord]) -> dict[tuple[int, str, str],
         sentinels=tuple(one for record in own for one in record.sentinels),
         environments={name: facts for record in own for name, facts in record.environments.items()},
     )
-    rows = build_report(together, allow_mixed=True).rows
+    rows = build_report(reported_record(together), allow_mixed=True).rows  # sweeps choose by themselves
     return {(names[row.label][0], row.pair, names[row.label][1]): row for row in rows}
 
 
@@ -334,19 +351,10 @@ def _differences(
     member, base = members[one.part], members[reference.part]
     row, other = one.row, reference.row
     if row.source is None and other.source is None:  # the rest was compared by digests
-        models = sweeps_models_difference(member.report.rows_of(row.pair), base.report.rows_of(row.pair))
-        return [*models, *_split_difference(member.part, base.part)]
+        return sweeps_models_difference(member.report.rows_of(row.pair), base.report.rows_of(row.pair))
     texts = models_difference(member.baseline(row.pair), base.baseline(row.pair))
     here, there = SourcedRow(row=row, file=member.file(row)), SourcedRow(row=other, file=base.file(other))
     return [*texts, *workload_differences(here, there, all_files(others))]
-
-
-def _split_difference(own: Part, base: Part) -> list[str]:
-    """Rows over the prompts that a tuning split leaves are not over those of another split."""
-    if not isinstance(own, SweepRecord) or not isinstance(base, SweepRecord):
-        return []
-    here, there = own.measure.tune_fraction, base.measure.tune_fraction
-    return [] if here == there else [f"tuning split ({here:g} instead of {there:g} of the prompts)"]
 
 
 # ------------------------------------------------------------------------ around a table
@@ -355,6 +363,7 @@ def _split_difference(own: Part, base: Part) -> list[str]:
 def _joined_caveats(members: Sequence[_Member], pair: str, rows: Sequence[Row]) -> list[Caveat]:
     """Return what concerns a joined table: how the baselines compare, and what each sweep says of itself."""
     caveats = [Caveat(_baselines(members[0], member, pair)) for member in members[1:]]
+    caveats += _own_splits(members)
     caveats += pruning_caveats(rows, pair)
     said = [
         (
@@ -372,6 +381,23 @@ def _joined_caveats(members: Sequence[_Member], pair: str, rows: Sequence[Row]) 
             alone = not all(caveat in others for _, others in said)
             caveats.append(Caveat(f"{name}: {caveat.text}") if alone else caveat)
     return list(dict.fromkeys(caveats))
+
+
+def _own_splits(members: Sequence[_Member]) -> list[Caveat]:
+    """Name the sweeps whose rows may have been chosen on prompts that this table reports them on.
+
+    All rows are over the same prompts: those that the split of the first sweep of our own leaves.
+    """
+    records = [member.part for member in members if isinstance(member.part, SweepRecord)]
+    return [
+        Caveat(
+            f"{record.name}: its rows are over the prompts that {records[0].name} reports, not over those"
+            " that its own tuning split leaves: a row that was chosen by that split may look faster than it"
+            " is"
+        )
+        for record in records[1:]
+        if record.measure.tune_fraction and not _same_split(record, records[0])
+    ]
 
 
 def _baselines(first: _Member, other: _Member, pair: str) -> str:

@@ -121,7 +121,7 @@ def _tuned(tuning: SweepRecord, others: SweepRecord, *, allow_mixed: bool, prese
         return with_choice(_of_rows(others, allow_mixed=allow_mixed, preset=preset), there)
     chosen = ChosenRows.of(there, others)
     report = _of_rows(others, allow_mixed=allow_mixed, preset=preset, shown=chosen.shown)
-    return with_choice(chosen.told_in(report), there)
+    return chosen.told_in(with_choice(report, there))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

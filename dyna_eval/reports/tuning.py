@@ -1,8 +1,9 @@
 """The tuning split: the best row is chosen on some prompts, and reported on the others.
 
 The highest of many noisy figures is too high. Where a sweep is used to choose a configuration,
-`measure.tune_fraction` sets prompts aside for the choice, so that the reported figure of the chosen row is
-one that it was not chosen by.
+`measure.tune_fraction` sets prompts aside for the choice, so that the chosen row is not reported on the
+prompts that it happened to be fast on. Both are of the same runs: what moves a whole run is in both, which
+a caveat says (`dyna_eval.reports.chosen`).
 """
 
 from __future__ import annotations

@@ -570,14 +570,35 @@ def test_words_about_another_baseline_do_not_follow_a_row(tmp_path: Path) -> Non
         assert not any("not separable" in text for text in row.caveat_texts)
 
 
-def test_own_sweeps_of_other_tuning_splits_are_refused() -> None:
-    other = second(record([FOUR_STEPS[0], FOUR_STEPS[3]]))
-    other = replace(other, measure=replace(other.measure, tune_fraction=0.25))
-    with pytest.raises(MixedRowsError, match=r"tuning split \(0.25 instead of 0 of the prompts\)"):
-        joined_report([record(FOUR_STEPS[:2]), other])
-    report = joined_report([record(FOUR_STEPS[:2]), other], allow_mixed=True)
-    assert [row.figures.prompts for row in report.rows if row.figures] == [8, 8, 8, 8]
-    assert "all figures are over the other prompts" not in str(report.pair_caveats)
+def tuned(stored: SweepRecord, fraction: float) -> SweepRecord:
+    return replace(stored, measure=replace(stored.measure, tune_fraction=fraction))
+
+
+def test_own_sweeps_of_other_tuning_splits_are_all_reported_on_the_prompts_of_the_first() -> None:
+    old, more = record(FOUR_STEPS[:2]), second(record([FOUR_STEPS[0], FOUR_STEPS[3]]))
+    plain, split = joined_report([old, more]), joined_report([old, tuned(more, 0.25)])
+    assert [row.figures.prompts for row in split.rows if row.figures] == [8, 8, 8, 8]
+    assert split.rows == plain.rows
+    told = (
+        "again: its rows are over the prompts that four-step reports, not over those that its own tuning"
+        " split leaves: a row that was chosen by that split may look faster than it is"
+    )
+    assert told in split.texts_on("demo")
+    assert told not in plain.texts_on("demo")
+    assert "all figures are over the other prompts" not in str(split.pair_caveats)
+
+
+def test_one_more_row_without_a_tuning_split_joins_a_sweep_that_has_one() -> None:
+    old, more = record(FOUR_STEPS[:2]), second(record([FOUR_STEPS[0], FOUR_STEPS[3]]))
+    report = joined_report([tuned(old, 0.25), more])
+    assert [row.figures.prompts for row in report.rows if row.figures] == [6, 6, 6, 6]
+    assert len({frozenset(row.rates or {}) for row in report.rows}) == 1
+    assert not any(row.mixed for row in report.rows)
+    [choice] = [text for text in report.texts_on("demo") if "was chosen on" in text]
+    assert choice.startswith(f"four-step: '{LINEAR.label}' was chosen on 2 tuning prompts")
+    assert "tuning split" not in str(report.pair_caveats)
+    lucky = [row.label for row in report.rows if "so its figures hold the luck" in str(row.caveat_texts)]
+    assert lucky == [LINEAR.label]
 
 
 def test_an_imported_row_beside_our_own_is_refused_and_marked(tmp_path: Path) -> None:

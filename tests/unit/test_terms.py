@@ -18,6 +18,7 @@ from dyna_eval.latex.document import to_document
 from dyna_eval.latex.macros import to_macros
 from dyna_eval.latex.style import PLAIN, Origin, Part, find_marks, mark, origin_of
 from dyna_eval.latex.table import table_label, to_latex
+from dyna_eval.measurements import Exactness
 from dyna_eval.records import AS_IN_THE_FILE, SweepRecord, Terms
 from dyna_eval.reports.categories import CategorizedReport
 from dyna_eval.reports.chosen import entries_of, entry_of
@@ -210,9 +211,36 @@ def test_of_each_entry_the_fastest_on_the_tuning_prompts_is_shown_with_its_figur
     for row in report.rows:
         assert row.figures == of_whole[row.label].figures
         assert row.versus_baseline == of_whole[row.label].versus_baseline
-    assert report.rows[1].caveat_texts == ("best of 3 on 4 tuning prompts",)
-    assert "best of" not in " ".join((*report.rows[0].caveat_texts, *report.rows[2].caveat_texts))
+    note, luck = report.rows[1].caveat_texts
+    assert note == "best of 3 on 4 tuning prompts"
+    assert luck.startswith("chosen and reported in the same 3 runs")
+    assert luck.endswith("for the best of 5 equal rows")  # of the whole pair, as without --chosen
+    assert luck in of_whole[SWEPT[6].label].caveat_texts
+    assert report.rows[0].caveat_texts == report.rows[2].caveat_texts == ()
     assert report.chosen == whole.chosen
+
+
+def test_a_row_that_is_the_fastest_of_its_entry_alone_shares_its_luck_with_the_rows_of_that() -> None:
+    stored = faster_on_tuning(swept(), TREE.label)
+    chosen = next(row for row in on(CHOSEN, stored).rows if row.label == SWEPT[4].label)
+    note, luck = chosen.caveat_texts
+    assert note == "best of 3 on 4 tuning prompts"
+    assert luck.endswith("for the best of 3 equal rows")
+
+
+def test_a_row_that_no_other_could_have_beaten_has_no_luck_to_tell_of() -> None:
+    """Only one row is the target's output; an entry of several has a row with figures and no rival."""
+    stored = swept()
+    wrong = tuple(
+        replace(job, samples=tuple(replace(one, exactness=Exactness.VIOLATION) for one in job.samples))
+        if job.label != SWEPT[4].label
+        else job
+        for job in stored.jobs
+    )
+    report = on(CHOSEN, replace(stored, jobs=wrong))
+    assert [choice.label for choice in report.chosen] == [SWEPT[4].label]
+    chosen = next(row for row in report.rows if row.label == SWEPT[4].label)
+    assert chosen.caveat_texts == ("best of 3 on 4 tuning prompts",)
 
 
 def test_gains_are_over_the_row_above_in_the_table() -> None:

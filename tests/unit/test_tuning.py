@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,10 +18,16 @@ from report_records import LINEAR, PRUNED, change_jobs, record
 from dyna_eval.commands.plotting import _tree_sizes
 from dyna_eval.commands.reading import StoredReport
 from dyna_eval.jobs import JobState, MeasureSpec
+from dyna_eval.latex.table import to_latex
 from dyna_eval.records import SweepRecord
+from dyna_eval.reports.chosen import shared_luck
+from dyna_eval.reports.integrity import CaveatKind
+from dyna_eval.reports.intervals import RunNoise, Variance
 from dyna_eval.reports.joined_report import joined_report
 from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.report import Report
 from dyna_eval.reports.tuning import tuning_prompts
+from dyna_eval.tables.report import print_table, to_csv, to_markdown
 from dyna_eval.tables.report_json import to_json
 
 PROMPTS = 8
@@ -78,7 +89,9 @@ def test_figures_are_over_the_other_prompts_alone() -> None:
     )
 
     report = build_report(halves)
-    assert report.rows == build_report(others).rows
+    told = [tuple(one for one in row.caveats if one.kind is not CaveatKind.CHOSEN) for row in report.rows]
+    rows = tuple(replace(row, caveats=caveats) for row, caveats in zip(report.rows, told, strict=True))
+    assert rows == build_report(others).rows
     assert all(row.figures and row.figures.prompts == PROMPTS - len(tuning) for row in report.rows)
 
 
@@ -88,7 +101,7 @@ def test_the_choice_is_made_on_the_tuning_prompts_and_told() -> None:
 
     [choice] = report.chosen
     assert (choice.label, choice.tuning_prompts) == (LINEAR.label, len(tuning))
-    [text] = report.warnings
+    [text] = report.texts_on("demo")
     assert text.startswith(f"'{LINEAR.label}' was chosen on 4 tuning prompts, the fastest there")
     assert text.endswith(f"on which '{PRUNED.label}' is the fastest")
     assert to_json(report)["chosen"] == [
@@ -105,7 +118,57 @@ def test_a_choice_that_holds_on_the_other_prompts_needs_no_second_name() -> None
     report = build_report(split())
 
     assert [choice.label for choice in report.chosen] == [PRUNED.label]
-    assert report.warnings[0].endswith("all figures are over the other prompts")
+    assert report.texts_on("demo")[0].endswith("all figures are over the other prompts")
+
+
+SAME_RUNS = re.compile(
+    r"chosen and reported in the same 3 runs, so its figures hold the luck that made it win:"
+    r" on average \d\.\d % for the best of 4 equal rows"
+)
+
+
+def printed(report: Report) -> str:
+    text = StringIO()
+    print_table(report, text)
+    return text.getvalue()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [printed, to_markdown, to_latex, to_csv, lambda report: json.dumps(to_json(report))],
+    ids=["text", "Markdown", "LaTeX", "CSV", "JSON"],
+)
+def test_a_chosen_row_is_said_to_be_reported_in_the_runs_that_it_was_chosen_in(
+    written: Callable[[Report], str],
+) -> None:
+    report = build_report(split())
+    found = SAME_RUNS.findall(" ".join(written(report).replace("\\", "").split()))
+    assert found
+    assert {row.label for row in report.rows if SAME_RUNS.search(" ".join(row.caveat_texts))} == {
+        PRUNED.label
+    }
+
+
+def test_one_repeat_does_not_tell_how_lucky_the_chosen_row_was() -> None:
+    once = replace(record(prompts=PROMPTS, repeats=1), measure=MeasureSpec(repeats=1, tune_fraction=0.5))
+    [row] = [row for row in build_report(once).rows if row.label == PRUNED.label]
+    assert row.caveat_texts[-1] == (
+        "chosen and reported in the same run, so its figures hold the luck that made it win;"
+        " so few repeats do not tell how much"
+    )
+
+
+@pytest.mark.parametrize(("rows", "repeats"), [(2, 3), (11, 2), (31, 3), (91, 1)])
+def test_the_luck_of_the_best_of_equal_rows_is_as_large_as_is_said(rows: int, repeats: int) -> None:
+    """Rows whose runs differ by 1 % by chance: the highest mean of so many is that much too high."""
+    row = build_report(record(prompts=PROMPTS, repeats=repeats)).rows[0]
+    noise = Variance(value=0.01**2, degrees=1e6)
+    text = shared_luck(replace(row, noise=RunNoise(in_block=noise, alone=noise)), rows).text
+    found = re.search(r"on average (\S+) % for the best of (\d+) equal rows", text)
+    assert found is not None
+    runs = np.random.default_rng(0).normal(0.0, 0.01, (4000, rows, repeats))
+    assert int(found[2]) == rows
+    assert float(found[1]) == pytest.approx(100 * float(runs.mean(axis=2).max(axis=1).mean()), abs=0.07)
 
 
 def test_without_a_split_nothing_is_chosen() -> None:
