@@ -20,7 +20,7 @@ from dyna_eval.jobs import GenerationSpec, canonical_json, generation_digest
 from dyna_eval.reports.claims import is_explained_by_load
 from dyna_eval.reports.integrity import Environments, environment_difference
 from dyna_eval.reports.intervals import Bootstrap, Interval
-from dyna_eval.reports.report import Report, Row, baseline_of, noise_apart
+from dyna_eval.reports.report import Report, Row, baseline_of, noise_as_measured
 from dyna_eval.reports.same_counts import CountsCompared, compare_counts
 from dyna_eval.reports.statistics import Comparison, compare, ratio_of_means
 from dyna_eval.reports.workloads import OTHER_MODELS, has_other_models
@@ -262,7 +262,9 @@ def _ratio(a: Row, b: Row, bootstrap: Bootstrap) -> Comparison | None:
         return None
     ours, base = b.figures.throughput, a.figures.throughput
     paired = (
-        compare(ours.by_prompt, base.by_prompt, bootstrap, noise_apart(b, a)) if b.has_prompts_of(a) else None
+        compare(ours.by_prompt, base.by_prompt, bootstrap, noise_as_measured(b, a))
+        if b.has_prompts_of(a)
+        else None
     )
     return paired or ratio_of_means(ours.mean, base.mean)
 
