@@ -26,7 +26,7 @@ from dyna_eval.reports.statistics import Comparison, compare, ratio_of_means
 from dyna_eval.reports.workloads import OTHER_MODELS, has_other_models
 from dyna_eval.wording import count, listed
 
-NOISE_UNKNOWN = "the interval is over prompts alone: neither sweep tells what runs differ by"
+NOISE_UNKNOWN = "the interval is over prompts alone: it is not known what runs differ by"
 
 _MOST_NAMED = 4  # pairs, in a message
 
