@@ -12,7 +12,7 @@ from dyna_eval.reports.digits import bounds, factor, percent
 from dyna_eval.reports.report import Row
 from dyna_eval.reports.same_counts import CountsCompared
 from dyna_eval.reports.statistics import Comparison, Figures
-from dyna_eval.reports.sweep_comparison import Match, SpeedVerdict, SweepComparison
+from dyna_eval.reports.sweep_comparison import NOISE_UNKNOWN, Match, SpeedVerdict, SweepComparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,8 @@ def _slower_text(match: Match, ratio: Comparison) -> str:
         text += ", no interval"
     else:
         text += f", ratio {factor(ratio.ratio, 3)} {bounds(ratio.interval, 3)}"
+    if match.noise_unknown:
+        text += f"; in doubt: {NOISE_UNKNOWN}"
     if is_explained_by_load(match.b, match.a):
         text += f"; in doubt: {'; '.join(match.b.slowed)}"
     return text

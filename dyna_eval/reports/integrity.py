@@ -39,6 +39,11 @@ DEGENERATE_DISTINCT_2 = 0.3
 REPETITIVE_TOKENS = 32
 """A shorter text is not called repetitive by itself: a few equal tokens, such as line breaks, are no loop."""
 
+UNKNOWN_NOISE = (
+    "intervals are over prompts alone: with so few repeats it is not known what runs differ by,"
+    " and a small difference may be the machine's"
+)
+
 Environments = Mapping[str, Mapping[str, Scalar]]
 
 

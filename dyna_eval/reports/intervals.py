@@ -8,14 +8,15 @@ resample's mean lies beyond the smallest and the largest prompt, so where there 
 few for the confidence (15 for 99 %), the interval is Student's, on the scale of logarithms.
 
 What differs from run to run (load, clocks) moves all prompts of a job together, so that no interval over
-prompts sees it. `RunNoise` is estimated from repeats, and `Bootstrap.widened` adds it.
+prompts sees it. `RunNoise` is estimated from repeats, for all rows of a table in `TableNoise`, and
+`Bootstrap.widened` adds it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist, fmean, stdev
 
@@ -28,6 +29,7 @@ _RESAMPLES = 10_000
 _CHUNK_CELLS = 4_000_000  # resampling counts handled at once: bounds memory, not results
 _FEWEST_PROMPTS = 8  # that a bootstrap is made over
 _RAREST_TAIL = 0.001  # of 10,000 resamples 10 lie beyond: fewer do not tell where an interval ends
+_LOUD = 0.01  # level of the test that finds rows of more noise than the others
 _FARTHEST = 300.0  # in logarithms: an interval whose ends are still numbers, and which says nothing
 
 
@@ -176,6 +178,8 @@ class RunNoise:
     """Of what differs within a block."""
     alone: Variance | None
     """Of a run by itself: of that and of what differs from block to block."""
+    as_measured: Variance | None = None
+    """As `alone`, of throughput that is not freed of how fast the actor is that ran it: a table's alone."""
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[int, float]]) -> RunNoise:
@@ -183,15 +187,10 @@ class RunNoise:
 
         Taken are the blocks that leave most degrees of freedom, and the rows that have all of them.
         """
-        layouts = [
-            (blocks, [row for row in rows if blocks <= row.keys()])
-            for blocks in dict.fromkeys(map(frozenset, rows))
-            if blocks
-        ]
-        if not layouts:
+        blocks, places = _layout(rows)
+        if not places:
             return cls(in_block=None, alone=None)
-        blocks, alike = max(layouts, key=lambda one: ((len(one[0]) - 1) * (len(one[1]) - 1), len(one[0])))
-        logs = np.log([[row[block] for block in sorted(blocks)] for row in alike])
+        logs = np.log([[rows[place][block] for block in blocks] for place in places])
         drift = logs.mean(axis=0) - logs.mean()
         rest = logs - logs.mean(axis=1, keepdims=True) - drift
         repeats = len(blocks) - 1
@@ -200,6 +199,89 @@ class RunNoise:
         if alone is not None and in_block is not None:
             alone += in_block * (1.0 - 1.0 / len(logs))
         return cls(in_block=in_block, alone=alone)
+
+
+def _layout(rows: Sequence[Mapping[int, float]]) -> tuple[list[int], list[int]]:
+    """Return the blocks that leave most degrees of freedom, and the places of rows that have all of them."""
+    layouts = [
+        (sorted(blocks), [place for place, row in enumerate(rows) if blocks <= row.keys()])
+        for blocks in dict.fromkeys(map(frozenset, rows))
+        if blocks
+    ]
+    return max(
+        layouts,
+        key=lambda one: ((len(one[0]) - 1) * (len(one[1]) - 1), len(one[0])),
+        default=([], []),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableNoise:
+    """How far runs of the rows of a table differ by chance: pooled over rows, but for those of more noise."""
+
+    pooled: RunNoise
+    loud: Mapping[str, RunNoise]
+    """By label, of rows whose runs differ significantly more than those of the others, from its own alone."""
+
+    @classmethod
+    def of(
+        cls, paced: Mapping[str, Mapping[int, float]], as_measured: Mapping[str, Mapping[int, float]]
+    ) -> TableNoise:
+        """Estimate it from the throughput of rows, by label and block, freed of the actors' paces and not.
+
+        A row is loud by what is freed of them: which actors ran it is chance, that could be any row's. So the
+        noise of its throughput as measured is never below that of the others.
+        """
+        own = _loud_rows(paced)
+
+        def quiet(rows: Mapping[str, Mapping[int, float]]) -> RunNoise:
+            return RunNoise.of([row for label, row in rows.items() if label not in own])
+
+        pooled = replace(quiet(paced), as_measured=quiet(as_measured).alone)
+        loud = {}
+        for label, in_block in own.items():
+            raw = (pooled.as_measured, RunNoise.of([as_measured[label]]).alone)
+            loud[label] = RunNoise(
+                in_block=in_block,
+                alone=RunNoise.of([paced[label]]).alone,
+                as_measured=max((one for one in raw if one), key=lambda one: one.value, default=None),
+            )
+        return cls(pooled=pooled, loud=loud)
+
+    def of_row(self, label: str) -> RunNoise:
+        return self.loud.get(label, self.pooled)
+
+
+def _loud_rows(rows: Mapping[str, Mapping[int, float]]) -> dict[str, Variance]:
+    """Return the rows whose runs differ more than those of the others, with the variance of each in a block.
+
+    That is of how far a run lies from the mean of the others' runs in its block. Were the row like the
+    others, it would be R / (R - 1) times the V that these have among themselves, of which it is independent:
+    an F test. The loudest row is taken off first, and the rest tested again.
+    """
+    labels = list(rows)
+    blocks, places = _layout(list(rows.values()))
+    logs = {labels[at]: np.log([rows[labels[at]][block] for block in blocks]) for at in places}
+    found: dict[str, Variance] = {}
+    while len(blocks) > 1 and len(logs) > 2:
+        total = sum(logs.values())
+        beside = {label: float(np.var(row - (total - row) / (len(logs) - 1))) for label, row in logs.items()}
+        loudest = max(beside, key=lambda label: beside[label])
+        others = [dict(enumerate(np.exp(row))) for label, row in logs.items() if label != loudest]
+        own = Variance.of(beside[loudest] * len(blocks), len(blocks) - 1)
+        rest = RunNoise.of(others).in_block
+        if own is None or rest is None or not _exceeds(own, rest * (len(logs) / (len(logs) - 1))):
+            break
+        found[loudest] = own
+        del logs[loudest]
+    return found
+
+
+def _exceeds(own: Variance, other: Variance) -> bool:
+    """Whether a variance is higher than an independent one, by a one-sided F test."""
+    from scipy.special import fdtri  # noqa: PLC0415 (as in `_student`)
+
+    return own.value > other.value * float(fdtri(own.degrees, other.degrees, 1.0 - _LOUD))
 
 
 def half_width_over_repeats(values: Sequence[float], confidence: float) -> float | None:

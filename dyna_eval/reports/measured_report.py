@@ -14,6 +14,7 @@ from dyna_eval.jobs import Configuration, JobState
 from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
 from dyna_eval.reports.chosen import ChosenRows, with_choice
 from dyna_eval.reports.integrity import (
+    UNKNOWN_NOISE,
     Caveat,
     actor_caveats,
     actor_speeds,
@@ -24,7 +25,7 @@ from dyna_eval.reports.integrity import (
     row_caveats,
     shared_gpu_caveats,
 )
-from dyna_eval.reports.intervals import Bootstrap, RunNoise
+from dyna_eval.reports.intervals import Bootstrap, RunNoise, TableNoise
 from dyna_eval.reports.presets import Preset, apply_preset
 from dyna_eval.reports.report import (
     LeftOut,
@@ -47,10 +48,6 @@ from dyna_eval.reports.tuning import split_record
 PAST_ANSWERS = (
     "prompts in a chat template, without stop_at_eos: text behind the end of an answer repeats itself, which"
     " inflates acceptance"
-)
-UNKNOWN_NOISE = (
-    "intervals are over prompts alone: with so few repeats it is not known what runs differ by,"
-    " and a small difference may be the machine's"
 )
 
 
@@ -137,7 +134,7 @@ class _PairTable:
     paces: dict[str, float]
     runs: dict[str, tuple[PacedRun, ...]]
     """By label, those that are done, by repeat; empty where an actor has no known pace."""
-    noise: RunNoise
+    noise: TableNoise
     reference: StoredJob | None
     """The done job whose circumstances all rows must share: the baseline's, or else the first row's."""
     bootstrap: Bootstrap
@@ -156,11 +153,11 @@ class _PairTable:
         paces = actor_paces((job.actor or "" for job in every), actor_speeds(sentinels))
         runs = {label: _paced_runs(alike, paces, sentinels) for label, alike in done.items()}
         reference = next(iter([*done.get(record.baseline, ()), *every]), None)
-        alike = [
-            mean_throughputs(runs[label])
+        alike = {
+            label: own
             for label, own in done.items()
             if reference is not None and not differences(own, reference, record.environments)
-        ]
+        }
         return cls(
             record=record,
             pair=pair,
@@ -168,7 +165,7 @@ class _PairTable:
             done=done,
             paces=paces,
             runs=runs,
-            noise=RunNoise.of(alike),
+            noise=_noise(alike, runs),
             reference=reference,
             bootstrap=bootstrap,
         )
@@ -219,7 +216,7 @@ class _PairTable:
             found.append(Caveat(text))
         if self.pair in self.record.past_answers:
             found.append(Caveat(PAST_ANSWERS))
-        if self.noise.in_block is None and any(row.speedup_interval for row in rows):
+        if _lacks_noise(self.noise.pooled, rows):
             found.append(Caveat(UNKNOWN_NOISE))
         return found
 
@@ -236,8 +233,9 @@ class _PairTable:
             )
             for job in done
         ]
-        noise = self.noise.alone * (1.0 / len(done)) if self.noise.alone and done else None
-        own = figures(configuration.method, runs, self.bootstrap, noise)
+        noise = self.noise.of_row(label)
+        widening = noise.as_measured * (1.0 / len(done)) if noise.as_measured and done else None
+        own = figures(configuration.method, runs, self.bootstrap, widening)
         peaks = [job.peak_memory_bytes for job in done if job.peak_memory_bytes is not None]
         mixed: tuple[str, ...] = ()
         if own is not None and self.reference is not None:
@@ -262,7 +260,7 @@ class _PairTable:
             key=_only({job.key for job in jobs}),
             rates=paced_throughputs(self.runs[label]) or None,
             runs=self.runs[label],
-            noise=self.noise,
+            noise=noise,
             peak_memory_bytes=max(peaks, default=None),
         )
 
@@ -302,6 +300,26 @@ def _paced_runs(
         )
         for job in jobs
     )
+
+
+def _noise(jobs: Mapping[str, Sequence[StoredJob]], runs: Mapping[str, Sequence[PacedRun]]) -> TableNoise:
+    """Return what runs of rows differ by, from their done jobs and from those freed of the actors' paces."""
+    paced = {label: mean_throughputs(runs[label]) for label in jobs}
+    if len({job.actor for alike in jobs.values() for job in alike}) == 1:  # whose pace is 1
+        return TableNoise.of(paced, paced)
+    as_measured = {
+        label: mean_throughputs(PacedRun.of(job.repeat, job.samples) for job in alike)
+        for label, alike in jobs.items()
+    }
+    return TableNoise.of(paced, as_measured)
+
+
+def _lacks_noise(noise: RunNoise, rows: Sequence[Row]) -> bool:
+    """Whether an interval of any row does not hold what runs differ by."""
+    of_throughput = noise.as_measured is None and any(
+        row.figures is not None and row.figures.throughput.interval is not None for row in rows
+    )
+    return of_throughput or (noise.in_block is None and any(row.speedup_interval for row in rows))
 
 
 def _merged(record: SweepRecord) -> list[LeftOut]:

@@ -77,7 +77,7 @@ class Row:
     runs: tuple[PacedRun, ...] = field(default=(), repr=False, compare=False)
     """What `rates` follow from, a run for each repeat; empty for an imported row."""
     noise: RunNoise | None = field(default=None, repr=False, compare=False)
-    """How far runs differ by chance in the sweep of this row; None for an imported one."""
+    """How far runs of this row differ by chance, in its sweep; None for an imported one."""
     source: Source | None = None
     """The file that an imported row comes from."""
     foreign: Mapping[str, float] = field(default_factory=dict)
@@ -112,9 +112,14 @@ class Row:
 
     @property
     def own_noise(self) -> Variance | None:
-        """The noise, from run to run, of the logarithm of its throughput; None where unknown, or imported."""
-        alone = self.noise.alone if self.noise else None
-        return alone * (1.0 / len(self.runs)) if alone and self.runs else None
+        """The noise, from run to run, of the logarithm of its throughput as measured; None where unknown."""
+        noise = self.noise.as_measured if self.noise else None
+        return noise * (1.0 / self.done_repeats) if noise and self.done_repeats else None
+
+    @property
+    def done_repeats(self) -> int:
+        """Repeats that its figures are over; 0 without figures, and where its file does not tell."""
+        return (self.figures.repeats or 0) if self.figures else 0
 
     @property
     def speedup_interval(self) -> Interval | None:
@@ -328,13 +333,16 @@ def _noise_together(row: Row, base: Row) -> Variance | None:
     repeats = _common_repeats(row, base)
     paces = _noise_of_paces(*runs_together(row, base))
     if not repeats:
-        return noise_apart(row, base, paces)
-    if row.noise is None or row.noise.in_block is None:
+        return _noise_apart(row, base, paces)
+    if row.noise is None or base.noise is None:
         return None
-    noise, alone = row.noise.in_block * (2.0 / len(repeats)), row.noise.alone
-    if alone is None or not paces:
+    share = 1.0 / len(repeats)
+    noise = _weighted(row.noise.in_block, share, base.noise.in_block, share)
+    known = [one.noise.alone for one in (row, base) if one.noise and one.noise.alone]
+    if noise is None or not known or not paces:
         return noise
     # Both are estimated from the same runs, so their degrees of freedom do not add up.
+    alone = max(known, key=lambda one: one.value)
     value = noise.value + alone.value * sum(paces.values())
     return Variance(value=value, degrees=min(noise.degrees, alone.degrees))
 
@@ -353,24 +361,42 @@ def _noise_of_paces(ours: Sequence[PacedRun], theirs: Sequence[PacedRun]) -> dic
     return {actor: share**2 / sentinels[actor] for actor, share in shares.items() if abs(share) > 1e-9}
 
 
-def noise_apart(row: Row, base: Row, paces: Mapping[str, float] | None = None) -> Variance | None:
-    """Return the noise, from run to run, of the logarithm of a ratio of rows that ran in no common block.
+def noise_as_measured(row: Row, base: Row) -> Variance | None:
+    """Return the noise, from run to run, of the logarithm of a ratio of two rows' throughput as measured.
 
-    `paces` is what `_noise_of_paces` returns, where the ratio is freed of the actors' paces; each counts with
-    the noise of the sweep that its actor ran for. What one sweep has too few repeats to tell is taken from
+    The rows are of two sweeps, and share no block. What one sweep has too few repeats to tell is taken from
     the other; None where neither tells, and for imported rows.
     """
+    ours, theirs = (one.noise.as_measured if one.noise else None for one in (row, base))
+    if row.noise is None or base.noise is None or not row.done_repeats or not base.done_repeats:
+        return None
+    return _weighted(ours, 1.0 / row.done_repeats, theirs, 1.0 / base.done_repeats)
+
+
+def _noise_apart(row: Row, base: Row, paces: Mapping[str, float]) -> Variance | None:
+    """Return the noise of a ratio of two rows' `rates`, which ran in no common block.
+
+    `paces` is what `_noise_of_paces` returns; each counts with the noise of the sweep that its actor ran for.
+    None as `noise_as_measured` has it.
+    """
     ours, theirs = (one.noise.alone if one.noise else None for one in (row, base))
-    ours, theirs = ours or theirs, theirs or ours
-    if ours is None or theirs is None or not row.runs or not base.runs:
+    if not row.runs or not base.runs:
         return None
     own, other = 1.0 / len(row.runs), 1.0 / len(base.runs)
     actors = {run.actor for run in row.runs}
-    for actor, multiple in (paces or {}).items():
+    for actor, multiple in paces.items():
         if actor in actors:
             own += multiple
         else:
             other += multiple
+    return _weighted(ours, own, theirs, other)
+
+
+def _weighted(ours: Variance | None, own: float, theirs: Variance | None, other: float) -> Variance | None:
+    """Return the weighted sum of two sweeps' noise; of one that is not known the other's stands in for it."""
+    ours, theirs = ours or theirs, theirs or ours
+    if ours is None or theirs is None:
+        return None
     if ours == theirs:  # one estimate, whose degrees of freedom count once
         return ours * (own + other)
     return ours * own + theirs * other

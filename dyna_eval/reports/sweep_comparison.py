@@ -20,11 +20,13 @@ from dyna_eval.jobs import GenerationSpec, canonical_json, generation_digest
 from dyna_eval.reports.claims import is_explained_by_load
 from dyna_eval.reports.integrity import Environments, environment_difference
 from dyna_eval.reports.intervals import Bootstrap, Interval
-from dyna_eval.reports.report import Report, Row, baseline_of, noise_apart
+from dyna_eval.reports.report import Report, Row, baseline_of, noise_as_measured
 from dyna_eval.reports.same_counts import CountsCompared, compare_counts
 from dyna_eval.reports.statistics import Comparison, compare, ratio_of_means
 from dyna_eval.reports.workloads import OTHER_MODELS, has_other_models
 from dyna_eval.wording import count, listed
+
+NOISE_UNKNOWN = "the interval is over prompts alone: it is not known what runs differ by"
 
 _MOST_NAMED = 4  # pairs, in a message
 
@@ -45,7 +47,8 @@ class SpeedVerdict(StrEnum):
     SLOWER = "slower"
     NOT_SEPARABLE = "not separable"
     IN_DOUBT = "in doubt"
-    """The slower one alone was slowed down by heavy load while it was measured."""
+    """The slower one alone was slowed down by heavy load while it was measured, or it is not known what runs
+    differ by."""
     NO_INTERVAL = "no interval"
     NOT_COMPARABLE = "not comparable"
     NO_RESULT = "no result"
@@ -67,6 +70,8 @@ class Match:
     """What cannot be shown to be the same, since it is not known, or several."""
     obstacles: tuple[str, ...] = ()
     """Why neither may be called faster: other work, mixed rows, or output that is not the target's."""
+    noise_unknown: bool = False
+    """Whether its intervals are over prompts alone: neither sweep tells what runs differ by."""
     other_work: tuple[str, ...] = ()
     """Those of them that concern counts as well, not times alone: all but mixed rows."""
 
@@ -88,8 +93,8 @@ class Match:
 
     @property
     def verdict(self) -> SpeedVerdict:
-        """`faster` and `slower` need every interval of the ratio to be on one side of 1, no obstacle, and no
-        load that slowed the slower one alone."""
+        """`faster` and `slower` need every interval of the ratio to be on one side of 1, no obstacle, no load
+        that slowed the slower one alone, and that it is known what runs differ by."""
         if self.ratio is None:
             return SpeedVerdict.NO_RESULT
         if self.obstacles:
@@ -98,10 +103,13 @@ class Match:
         if not intervals:
             return SpeedVerdict.NO_INTERVAL
         if all(interval.low > 1.0 for interval in intervals):
-            return SpeedVerdict.IN_DOUBT if is_explained_by_load(self.a, self.b) else SpeedVerdict.FASTER
+            return SpeedVerdict.IN_DOUBT if self._is_doubtful(self.a, self.b) else SpeedVerdict.FASTER
         if all(interval.high < 1.0 for interval in intervals):
-            return SpeedVerdict.IN_DOUBT if is_explained_by_load(self.b, self.a) else SpeedVerdict.SLOWER
+            return SpeedVerdict.IN_DOUBT if self._is_doubtful(self.b, self.a) else SpeedVerdict.SLOWER
         return SpeedVerdict.NOT_SEPARABLE
+
+    def _is_doubtful(self, slower: Row, faster: Row) -> bool:
+        return self.noise_unknown or is_explained_by_load(slower, faster)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +260,7 @@ def _match(partners: _Partners, bootstrap: Bootstrap, facts: _Facts) -> Match:
         differences=tuple(differences),
         unproven=_unproven(a, b),
         obstacles=(*work, *_mixed("A", a), *_mixed("B", b), *output),
+        noise_unknown=bool(ratio and ratio.interval) and noise_as_measured(b, a) is None,
         other_work=(*work, *output),
     )
 
@@ -262,7 +271,9 @@ def _ratio(a: Row, b: Row, bootstrap: Bootstrap) -> Comparison | None:
         return None
     ours, base = b.figures.throughput, a.figures.throughput
     paired = (
-        compare(ours.by_prompt, base.by_prompt, bootstrap, noise_apart(b, a)) if b.has_prompts_of(a) else None
+        compare(ours.by_prompt, base.by_prompt, bootstrap, noise_as_measured(b, a))
+        if b.has_prompts_of(a)
+        else None
     )
     return paired or ratio_of_means(ours.mean, base.mean)
 

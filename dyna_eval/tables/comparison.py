@@ -26,6 +26,7 @@ from dyna_eval.reports.gate import Failed
 from dyna_eval.reports.intervals import Interval
 from dyna_eval.reports.report import Row
 from dyna_eval.reports.sweep_comparison import (
+    NOISE_UNKNOWN,
     Baselines,
     Match,
     Side,
@@ -163,6 +164,8 @@ def _match_notes(match: Match) -> tuple[str, ...]:
     texts += [f"B differs from A in {difference}" for difference in match.differences]
     if match.unproven:
         texts.append(f"not shown to be the same in A and B: {', '.join(match.unproven)}")
+    if match.noise_unknown:
+        texts.append(NOISE_UNKNOWN)
     for letter, row in (("A", match.a), ("B", match.b)):
         texts += [f"{letter}: {text}" for text in row.caveat_texts]
         if row.figures is None:
@@ -379,6 +382,7 @@ def _match_json(match: Match) -> dict[str, object]:
         "ratio_paired_interval": ratio and interval_json(ratio.paired_interval),
         "prompts": match.prompts or None,
         "verdict": str(match.verdict),
+        "noise_unknown": match.noise_unknown,
         "differences": list(match.differences),
         "unproven": list(match.unproven),
         "obstacles": list(match.obstacles),

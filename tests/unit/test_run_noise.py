@@ -14,10 +14,11 @@ from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, record
 
 from dyna_eval.jobs import JobState
 from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
-from dyna_eval.reports.intervals import Bootstrap, Interval, RunNoise, Variance
+from dyna_eval.reports.integrity import UNKNOWN_NOISE
+from dyna_eval.reports.intervals import Bootstrap, Interval, RunNoise, TableNoise, Variance
 from dyna_eval.reports.joined_report import joined_report
-from dyna_eval.reports.measured_report import UNKNOWN_NOISE, build_report
-from dyna_eval.reports.report import Report, Row, noise_apart, rates_together
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.reports.report import Report, Row, noise_as_measured, rates_together
 from dyna_eval.reports.statistics import Comparison, compare
 from dyna_eval.reports.sweep_comparison import Side, SpeedVerdict, compare_reports
 from dyna_eval.series.costs import phase_bars
@@ -146,6 +147,75 @@ def test_equal_sweeps_measured_one_after_the_other_are_as_rarely_separable() -> 
         first, second = (known(RunNoise.of(layout(logs.mean(axis=2))).alone) * (1 / 3) for logs in sweeps)
         separable += compared(sweeps[0][0], sweeps[1][0], first + second).separable is True
     assert 0.02 <= separable / trials <= 0.08
+
+
+# ------------------------------------------------------------- rows of unequal noise
+
+
+def rows_by_label(logs: np.ndarray) -> dict[str, dict[int, float]]:
+    return {f"row {place}": row for place, row in enumerate(layout(logs))}
+
+
+def table_noise(logs: np.ndarray) -> TableNoise:
+    rows = rows_by_label(logs)
+    return TableNoise.of(rows, rows)
+
+
+def unequal(seed: int, deviations: list[float], blocks: int = 3) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return generator.normal(0.0, 1.0, (len(deviations), blocks)) * np.array(deviations)[:, None]
+
+
+def test_rows_that_are_equally_noisy_have_the_pooled_noise_all_of_them() -> None:
+    noise, pooled = table_noise(LOGS), RunNoise.of(layout(LOGS))
+    assert noise.loud == {}
+    assert noise.of_row("row 0") == noise.of_row("of another machine")
+    assert (noise.pooled.in_block, noise.pooled.alone) == (pooled.in_block, pooled.alone)
+    assert noise.pooled.as_measured == pooled.alone
+
+
+def test_a_row_of_more_noise_has_its_own_and_the_others_are_pooled_without_it() -> None:
+    logs = np.vstack([LOGS, [[4.0, 5.0, 4.2]]])
+    noise = table_noise(logs)
+    assert list(noise.loud) == ["row 4"]
+    assert noise.pooled.in_block == RunNoise.of(layout(LOGS)).in_block
+    own = noise.of_row("row 4")
+    assert known(own.in_block).value == pytest.approx((logs[4] - LOGS.mean(axis=0)).var(ddof=1))
+    assert known(own.alone).value == pytest.approx(logs[4].var(ddof=1))
+    assert known(own.in_block).degrees == known(own.alone).degrees == 2
+
+
+def test_two_rows_of_more_noise_are_found_one_after_the_other() -> None:
+    logs = np.vstack([LOGS, [[4.0, 4.6, 4.1], [4.0, 9.0, 3.0]]])
+    assert list(table_noise(logs).loud) == ["row 5", "row 4"]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_of_two_rows_nothing_tells_which_is_the_louder_one(rows: int) -> None:
+    assert table_noise(unequal(1, [0.001, 1.0][:rows], blocks=5)).loud == {}
+
+
+def test_an_equally_noisy_row_is_taken_for_a_loud_one_in_one_of_a_hundred_cases() -> None:
+    trials = 1500
+    found = sum(len(table_noise(unequal(seed, [0.01] * 4)).loud) for seed in range(trials))
+    assert 0.005 <= found / trials / 4 <= 0.015
+
+
+@pytest.mark.parametrize("base", [0, 1])
+def test_an_equal_row_of_ten_times_the_noise_is_rarely_separable(base: int) -> None:
+    """Whether it is the baseline or not. With the noise of all pooled it is in a third of all cases."""
+    trials, separable, pooled = 300, 0, 0
+    for seed in range(trials):
+        generator = np.random.default_rng(seed + 10_000)
+        means = unequal(seed, [0.03, *[0.003] * 5])
+        logs = means[:, :, None] + np.linspace(4.5, 5.0, 8) + generator.normal(0.0, 0.002, (6, 3, 8))
+        noise = table_noise(logs.mean(axis=2))
+        ours, theirs = (known(noise.of_row(f"row {place}").in_block) for place in (1 - base, base))
+        separable += compared(logs[1 - base], logs[base], (ours + theirs) * (1 / 3)).separable is True
+        all_alike = known(RunNoise.of(layout(logs.mean(axis=2))).in_block) * (2 / 3)
+        pooled += compared(logs[1 - base], logs[base], all_alike).separable is True
+    assert pooled / trials > 0.25
+    assert separable / trials < 0.15
 
 
 # ----------------------------------------------------------------------- reports
@@ -281,6 +351,33 @@ def test_two_sweeps_are_compared_with_the_noise_of_both() -> None:
     assert still.matches[1].verdict is SpeedVerdict.SLOWER
 
 
+def test_only_a_loud_rows_own_intervals_are_as_wide_as_its_noise() -> None:
+    """Not those of the other rows, whose noise is pooled without it."""
+    jumpy = slowed(
+        record(((BASELINE, 100.0), (LINEAR, 100.0), (PRUNED, 100.0), (TREE, 100.0)), noise=0.005),
+        lambda job: (1.0, 1.4, 0.8)[job.repeat] if job.label == PRUNED.label else 1.0,
+    )
+    report = build_report(jumpy)
+
+    def width(label: str) -> float:
+        found = versus_baseline(report, label)
+        assert found.paired_interval is not None
+        return math.log(found.paired_interval.high / found.paired_interval.low)
+
+    assert row(report, LINEAR.label).noise == row(report, TREE.label).noise
+    assert width(PRUNED.label) > 20 * max(width(LINEAR.label), width(TREE.label))
+    ours, base = row(report, PRUNED.label), row(report, BASELINE.label)
+    assert ours.rates is not None
+    assert base.rates is not None
+    both = known(ours.noise and ours.noise.in_block) + known(base.noise and base.noise.in_block)
+    found = compare(ours.rates, base.rates, Bootstrap(), both * (1 / 3))
+    assert found is not None
+    assert versus_baseline(report, PRUNED.label).paired_interval == Interval(
+        low=pytest.approx(found.paired_interval and found.paired_interval.low),
+        high=pytest.approx(found.paired_interval and found.paired_interval.high),
+    )
+
+
 # -------------------------------------------------------------------- one repeat
 
 
@@ -292,8 +389,15 @@ def test_with_one_repeat_a_table_says_once_that_its_intervals_are_over_prompts_a
     assert over_prompts.excludes(1.0)
 
 
-@pytest.mark.parametrize("stored", [record(), record(((BASELINE, 100.0),), repeats=1)])
-def test_where_runs_are_known_or_nothing_is_compared_nothing_is_said(stored: SweepRecord) -> None:
+def test_a_row_by_itself_says_it_too_for_its_throughput_has_an_interval() -> None:
+    assert build_report(record(((BASELINE, 100.0),), repeats=1)).warnings == (UNKNOWN_NOISE,)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [record(), record(((BASELINE, 100.0),), repeats=2), record(((BASELINE, 100.0),), repeats=1, prompts=1)],
+)
+def test_where_runs_are_known_or_there_is_no_interval_nothing_is_said(stored: SweepRecord) -> None:
     assert UNKNOWN_NOISE not in build_report(stored).warnings
 
 
@@ -329,6 +433,49 @@ def test_rows_of_other_actors_have_the_noise_of_both_actors_paces_too() -> None:
     assert width(one, 9) < width(two, 9) < 0.9 * width(two, 1)
 
 
+def at_random_on_two_actors(seed: int) -> SweepRecord:
+    """Four equal rows, whose jobs two actors shared by chance, of which one is slower by 15 %."""
+    steps = ((BASELINE, 100.0), (LINEAR, 100.0), (PRUNED, 100.0), (TREE, 100.0))
+    stored = noisy(record(steps, noise=0.005), seed, job=0.005)
+    generator = np.random.default_rng(seed)
+    jobs = tuple(replace(job, actor=f"actor-{generator.integers(2)}") for job in stored.jobs)
+    runs = replace(stored, jobs=jobs)
+    runs = slowed(runs, lambda job: 1.15 if job.actor == "actor-1" else 1.0)
+    own = stored.sentinels[0].samples
+    late = tuple(replace(one, decode_seconds=one.decode_seconds * 1.15) for one in own)
+    return replace(
+        runs,
+        sentinels=tuple(
+            StoredSentinel(actor=actor, sequence=0, pair="demo", samples=samples)
+            for actor, samples in (("actor-0", own), ("actor-1", late))
+        ),
+    )
+
+
+def test_equal_sweeps_whose_jobs_had_unequal_actors_are_not_called_faster_or_slower() -> None:
+    """Their ratio is of throughput as measured, and so is the noise that widens its interval."""
+    reports = [build_report(at_random_on_two_actors(seed)) for seed in range(40)]
+    verdicts = [
+        match.verdict
+        for a, b in zip(reports[::2], reports[1::2], strict=True)
+        for match in compare_reports(Side(report=a), Side(report=b)).matches
+    ]
+    wrong = [one for one in verdicts if one in (SpeedVerdict.FASTER, SpeedVerdict.SLOWER)]
+    assert len(wrong) / len(verdicts) < 0.15
+
+
+def test_the_interval_of_a_throughput_holds_which_of_unequal_actors_ran_the_row() -> None:
+    rows = [row for seed in range(20) for row in build_report(at_random_on_two_actors(seed)).rows]
+    throughputs = [row.figures.throughput for row in rows if row.figures is not None]
+    middle = fmean(one.mean for one in throughputs)
+    held = [one.interval is not None and not one.interval.excludes(middle) for one in throughputs]
+    assert sum(held) / len(held) > 0.85
+    assert all(row.noise and row.noise.as_measured != row.noise.alone for row in rows)
+    assert all(
+        row.own_noise == known(row.noise and row.noise.as_measured) * (1 / 3) for row in rows
+    )  # also that of a token's time
+
+
 # ------------------------------------------------------------------ many sweeps
 
 
@@ -343,7 +490,7 @@ def test_joined_rows_of_two_sweeps_share_no_block_and_each_sweep_tells_how_its_r
     )
     assert second.noise == row(build_report(rough), LINEAR.label).noise
     assert {run.repeat for run in first.runs}.isdisjoint(run.repeat for run in second.runs)
-    expected = known(noise_apart(second, first))
+    expected = known(noise_as_measured(second, first))  # as freed of paces: each sweep had one actor
     assert expected.value == pytest.approx(
         (known(first.noise and first.noise.alone).value + known(second.noise and second.noise.alone).value)
         / 3
@@ -360,9 +507,9 @@ def test_joined_rows_of_two_sweeps_share_no_block_and_each_sweep_tells_how_its_r
 
 def test_a_sweep_of_one_repeat_is_compared_with_the_noise_of_the_other() -> None:
     once, often = build_report(record(repeats=1)), build_report(noisy(record(), 1, job=0.05))
-    found = noise_apart(once.rows[1], often.rows[1])
+    found = noise_as_measured(once.rows[1], often.rows[1])
     assert found == known(often.rows[1].noise and often.rows[1].noise.alone) * (1 + 1 / 3)
-    assert noise_apart(once.rows[1], once.rows[2]) is None
+    assert noise_as_measured(once.rows[1], once.rows[2]) is None
 
 
 @pytest.mark.parametrize("repeats", [(3, 3), (3, 1), (1, 3)])

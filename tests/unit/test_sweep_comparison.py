@@ -35,9 +35,11 @@ from dyna_eval.records import SweepRecord
 from dyna_eval.reports.gate import other_counts, regressions
 from dyna_eval.reports.imported import ImportedSweep
 from dyna_eval.reports.imported_report import imported_report
+from dyna_eval.reports.integrity import UNKNOWN_NOISE
 from dyna_eval.reports.intervals import Bootstrap
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.sweep_comparison import (
+    NOISE_UNKNOWN,
     Match,
     Side,
     SpeedVerdict,
@@ -52,6 +54,7 @@ from dyna_eval.tables.comparison import (
     remarks,
 )
 from dyna_eval.tables.report_json import to_json
+from tests.result_files import answer, write_answers
 
 HOSTILE = "=1+1|[red]x</script>`*_\\\n\x1b[31m"
 
@@ -398,6 +401,44 @@ def test_a_row_that_others_slowed_down_is_not_called_slower_but_regressed_all_th
     assert "in doubt" not in regressions(compared(both, b), 0.03)[0].reason
     faster = change_jobs(sped(1.2, LINEAR.label), LINEAR.label, conditions=load)
     assert match(compared(a, faster), LINEAR.label).verdict is SpeedVerdict.FASTER
+
+
+def test_where_no_sweep_tells_what_runs_differ_by_a_row_is_in_doubt_and_regressed_all_the_same() -> None:
+    """Of one with repeats the other's runs are taken to differ as much."""
+    steps = [(step, speed * 0.8) for step, speed in FOUR_STEPS]
+    once = compared(record(repeats=1), record(steps, repeats=1))
+    assert {one.verdict for one in once.matches} == {SpeedVerdict.IN_DOUBT}
+    assert f"] {NOISE_UNKNOWN}" in printed(once)
+    value: Any = comparison_json(once, None)
+    assert [one["noise_unknown"] for one in value["rows"]] == [True] * 4
+    failed = regressions(once, 0.03)
+    assert len(failed) == 4
+    assert all(one.reason.endswith(f"; in doubt: {NOISE_UNKNOWN}") for one in failed)
+    assert names(once, 0.5) == []
+    for a, b in ((1, 3), (3, 1)):
+        found = compared(record(repeats=a), record(steps, repeats=b))
+        assert {one.verdict for one in found.matches} == {SpeedVerdict.SLOWER}
+        assert NOISE_UNKNOWN not in printed(found)
+    unsure = compared(record(repeats=1, noise=0.3), record(repeats=1, noise=0.3))
+    assert SpeedVerdict.NOT_SEPARABLE in {one.verdict for one in unsure.matches}
+
+
+def test_what_imported_samples_differ_by_from_run_to_run_is_not_known_and_that_is_said(
+    tmp_path: Path,
+) -> None:
+    def side(name: str, seconds: float) -> Side:
+        answers = [answer(number, seconds=[seconds + number / 1000]) for number in range(1, 9)]
+        file = import_file(write_answers(tmp_path, name, answers))
+        sweep = ImportedSweep(id=1, name=name, created_at="", files=(file,))
+        return Side(report=imported_report(sweep, allow_mixed=True))
+
+    a, b = side("model-vanilla.jsonl", 1.0), side("model-vanilla-again.jsonl", 1.2)
+    assert UNKNOWN_NOISE in {caveat.text for _, caveat in a.report.pair_caveats}
+    [one] = compare_reports(a, b).matches
+    assert one.ratio is not None
+    assert one.ratio.interval is not None
+    assert one.ratio.interval.high < 1.0
+    assert one.verdict is SpeedVerdict.IN_DOUBT
 
 
 def test_an_interval_that_reaches_the_bound_is_no_regression() -> None:
