@@ -14,7 +14,7 @@ from math import ceil
 from statistics import fmean
 
 from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
-from dyna_eval.measurements import GPU_SHARE, Environment
+from dyna_eval.measurements import GPU_SHARE, HEAVY_LOAD, SENTINEL, Environment
 from dyna_eval.records import ResultOrigin, StoredJob, StoredSentinel
 from dyna_eval.reports.intervals import Bootstrap
 from dyna_eval.reports.samples import SampleTable
@@ -26,12 +26,7 @@ PACE_TOLERANCE = 0.05
 
 LOAD_TOLERANCE = 0.1
 """Others that take up to 10 % of an actor's cores, or clocks held down for so much of the time, are not
-mentioned."""
-
-HEAVY_LOAD = 0.3
-"""More than 30 % puts the row's speed in doubt: without so many of its cores a pass takes 1.4 times as long
-at best, as much as whole methods differ by. Up to there, as with a desktop's own processes, a note is
-enough."""
+mentioned. Up to `HEAVY_LOAD`, as with a desktop's own processes, a note is enough."""
 
 DEGENERATE_DISTINCT_2 = 0.3
 """Under this share of distinct bigrams a text repeats itself, which flatters acceptance."""
@@ -178,6 +173,28 @@ def load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
     return [*found, *_gpu_others_caveats(jobs)]
 
 
+def sentinel_load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
+    """Return which actors' own AR runs were under heavy load in every try, where rows of several actors are
+    compared through these runs; with one actor alone they drop out of every speedup.
+    """
+    worst: dict[tuple[str, str], float] = {}
+    for job in jobs:
+        for fact, whose in _TAKEN.items():
+            share = (job.conditions or {}).get(SENTINEL + fact)
+            if isinstance(share, float) and share > HEAVY_LOAD:
+                of_actor = (job.actor or "unknown", whose)
+                worst[of_actor] = max(share, worst.get(of_actor, 0.0))
+    if len({job.actor for job in jobs}) < 2:
+        return []
+    return [
+        Caveat(
+            f"{whose} up to {_next_tenth(share)} of the cores in the calmest try of an AR run that actor"
+            f" {actor} made for itself: speedups between its rows and those of other actors may be wrong"
+        )
+        for (actor, whose), share in worst.items()
+    ]
+
+
 def _gpu_others_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
     """Return that others had a row's GPU open; how much they had it work, no driver tells.
 
@@ -195,9 +212,11 @@ def _gpu_others_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
     return [Caveat(f"{others} had the GPU open{memory} while it was measured, which may have slowed it")]
 
 
+_TAKEN = {"others_share": "other processes used", "stolen_share": "other machines were given"}
+"""Who took cores by the share of them, among the conditions of a job, that they took."""
+
 _SLOWED = {
-    "others_share": "other processes used up to {} of the cores while it was measured",
-    "stolen_share": "other machines were given up to {} of the cores while it was measured",
+    **{fact: f"{whose} up to {{}} of the cores while it was measured" for fact, whose in _TAKEN.items()},
     "gpu_heat_share": "heat held the GPU's clocks down for up to {} of the time it was measured",
     "gpu_power_share": "a power limit held the GPU's clocks down for up to {} of the time it was measured",
 }

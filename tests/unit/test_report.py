@@ -447,6 +447,26 @@ def test_load_on_more_than_three_tenths_of_the_cores_is_heavy_and_less_is_only_t
     assert [line["slowed"] for line in json.loads(json.dumps(to_json(report)))["rows"]] == [[], [], told, []]
 
 
+@pytest.mark.parametrize(
+    ("actor", "share", "told"),
+    [("actor-2", 0.45, True), ("actor-2", 0.3, False), ("actor-1", 0.45, False)],
+    ids=["heavy load", "some load", "one actor alone"],
+)
+def test_an_actors_own_run_under_heavy_load_is_told_where_rows_of_others_are_compared_through_it(
+    actor: str, share: float, told: bool
+) -> None:
+    stored = scaled(record(), actor, 1.0, {1})
+    stored = change_jobs(stored, LINEAR.label, repeats=[1], conditions={"sentinel_others_share": share})
+    report = build_report(stored)
+    note = (
+        "other processes used up to 50 % of the cores in the calmest try of an AR run that actor actor-2 made"
+        " for itself: speedups between its rows and those of other actors may be wrong"
+    )
+    assert (note in report.warnings) is told
+    assert ("AR run that" in " ".join(report.warnings)) is told
+    assert not any(line.slowed for line in report.rows)
+
+
 @pytest.mark.parametrize(("factors", "drifts"), [((1.0, 1.3), True), ((1.0, 1.02), False), ((1.0,), False)])
 def test_an_actor_whose_own_runs_slow_down_is_said_to_drift(factors: tuple[float, ...], drifts: bool) -> None:
     report = build_report(with_sentinels(record(), *factors))

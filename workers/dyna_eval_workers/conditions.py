@@ -21,7 +21,7 @@ import psutil
 import torch
 
 import dyna_eval
-from dyna_eval.jobs import Scalar
+from dyna_eval.jobs import Params, Scalar
 
 _GPU_FACTS = {
     "gpu_driver": "driver_version",
@@ -36,6 +36,9 @@ _THROTTLED = {
 }
 """What may hold a GPU's clocks down, and the driver's counters of the time for which it did."""
 _PATIENCE_SECONDS = 10.0
+
+_OF_OTHERS = ("others_share", "stolen_share")
+"""Shares of the cores that others had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,12 @@ class Watch:
             facts |= _gpu_facts(self._device)
             facts |= _gpu_others_facts([self._beside, gpu_others(self._device)])
         return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def others_shares(conditions: Params) -> dict[str, float]:
+    """Return what others had of the cores, by the names of the facts that are known."""
+    found = {name: conditions.get(name) for name in _OF_OTHERS}
+    return {name: share for name, share in found.items() if isinstance(share, float)}
 
 
 def _now() -> float:
