@@ -19,7 +19,7 @@ from dyna_eval.records import ResultOrigin, StoredJob, StoredSentinel
 from dyna_eval.reports.intervals import Bootstrap
 from dyna_eval.reports.samples import SampleTable
 from dyna_eval.reports.statistics import Comparison, Figures, Run, compare, prompt_throughputs
-from dyna_eval.wording import rate_text
+from dyna_eval.wording import distinct_prompts, rate_text
 
 PACE_TOLERANCE = 0.05
 """Sentinels within 5 % of each other are called equal, however narrow their interval."""
@@ -193,6 +193,26 @@ def sentinel_load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
         )
         for (actor, whose), share in worst.items()
     ]
+
+
+def equal_prompt_caveats(
+    jobs: Sequence[StoredJob], equal_prompts: Mapping[str, Mapping[int, int]]
+) -> list[Caveat]:
+    """Return how many of the measured prompts of each set differ from each other, where not all do.
+
+    `equal_prompts` is a record's.
+    """
+    measured = defaultdict[str, set[int]](set)
+    for job in jobs:
+        measured[job.prompt_set].update(SampleTable.of(job.samples).prompts())
+    found = []
+    for prompt_set, prompts in measured.items():
+        first = equal_prompts.get(prompt_set, {})
+        distinct = len({first.get(index, index) for index in prompts})
+        if distinct < len(prompts):
+            said = distinct_prompts(distinct, len(prompts))
+            found.append(Caveat(f"{said}: intervals take all for independent, and are too narrow"))
+    return found
 
 
 def _gpu_others_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:

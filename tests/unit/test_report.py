@@ -31,6 +31,7 @@ from dyna_eval.records import StoredSentinel, SweepRecord
 from dyna_eval.reports.integrity import Caveat
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import Report, Row, best_row
+from dyna_eval.reports.tuning import split_prompts
 from dyna_eval.tables.report_json import to_json
 
 
@@ -476,6 +477,38 @@ def test_an_actor_whose_own_runs_slow_down_is_said_to_drift(factors: tuple[float
 def test_unequal_actors_are_named_with_their_speeds() -> None:
     report = build_report(scaled(record(), "actor-2", 2.0, {1}))
     assert [warning for warning in report.warnings if "not equally fast" in warning]
+
+
+@pytest.mark.parametrize(
+    ("equal", "told"),
+    [
+        ({"p1": dict.fromkeys(range(1, 8), 0)}, "only 1 of 8 prompts is distinct"),
+        ({"p1": {2: 0, 5: 1}}, "only 6 of 8 prompts are distinct"),
+        ({"p2": {2: 0}}, ""),
+        ({}, ""),
+    ],
+    ids=["all equal", "some equal", "of another set", "all distinct"],
+)
+def test_prompts_that_are_the_same_are_told_with_the_number_of_distinct_ones(
+    equal: dict[str, dict[int, int]], told: str
+) -> None:
+    warnings = build_report(replace(record(), equal_prompts=equal)).warnings
+    found = [warning.split(":")[0] for warning in warnings if "distinct" in warning]
+    assert found == ([told] if told else [])
+
+
+def test_with_a_tuning_split_the_distinct_prompts_are_those_that_figures_are_over() -> None:
+    """A prompt that equals one of the tuning prompts is counted where it is reported."""
+    stored = record()
+    stored = replace(stored, measure=replace(stored.measure, tune_fraction=0.5))
+    others = sorted(set(range(8)) - split_prompts(stored)["p1"])
+    equal = dict.fromkeys(others[1:], others[0])
+    [told] = [
+        warning
+        for warning in build_report(replace(stored, equal_prompts={"p1": equal})).warnings
+        if "distinct" in warning
+    ]
+    assert told.startswith("only 1 of 4 prompts is distinct")
 
 
 def test_warnings_name_the_pair_where_there_are_several() -> None:
