@@ -159,7 +159,7 @@ def shared_gpu_caveats(used: Iterable[str], environments: Environments) -> list[
 
 def load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
     """Return what slowed a row's jobs down by more than a little: others on their cores or their
-    GPU, or a hot or power-limited GPU.
+    GPU, a CPU quota, or a hot or power-limited GPU.
 
     Shares are raised to full tenths, so that rows measured side by side share one note.
     """
@@ -237,6 +237,7 @@ _TAKEN = {"others_share": "other processes used", "stolen_share": "other machine
 
 _SLOWED = {
     **{fact: f"{whose} up to {{}} of the cores while it was measured" for fact, whose in _TAKEN.items()},
+    "quota_share": "a CPU quota, as of a container, held it back for up to {} of the time it was measured",
     "gpu_heat_share": "heat held the GPU's clocks down for up to {} of the time it was measured",
     "gpu_power_share": "a power limit held the GPU's clocks down for up to {} of the time it was measured",
 }

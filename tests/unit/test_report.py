@@ -441,11 +441,14 @@ def test_a_row_says_that_others_had_its_gpu_open_and_is_not_in_doubt_for_it(
 def test_load_on_more_than_three_tenths_of_the_cores_is_heavy_and_less_is_only_told() -> None:
     stored = change_jobs(record(), LINEAR.label, conditions={"others_share": 0.3})
     stored = change_jobs(stored, TREE.label, repeats=[1], conditions={"stolen_share": 0.301})
+    stored = change_jobs(stored, PRUNED.label, repeats=[1], conditions={"quota_share": 0.6})
     report = build_report(stored)
     told = ["other machines were given up to 40 % of the cores while it was measured"]
-    assert [list(line.slowed) for line in report.rows] == [[], [], told, []]
-    assert [len(line.caveat_texts) for line in report.rows] == [0, 1, 1, 0]
-    assert [line["slowed"] for line in json.loads(json.dumps(to_json(report)))["rows"]] == [[], [], told, []]
+    held = ["a CPU quota, as of a container, held it back for up to 60 % of the time it was measured"]
+    assert [list(line.slowed) for line in report.rows] == [[], [], told, held]
+    assert [len(line.caveat_texts) for line in report.rows] == [0, 1, 1, 1]
+    slowed = [line["slowed"] for line in json.loads(json.dumps(to_json(report)))["rows"]]
+    assert slowed == [[], [], told, held]
 
 
 @pytest.mark.parametrize(
