@@ -142,7 +142,7 @@ def test_a_record_knows_which_of_its_prompts_equal_earlier_ones(store: Store) ->
     """Of each set by itself: prompts of two sets may be the same."""
     resolved = make_sweep(pairs=("demo", "other"))
     one, other = resolved.prompt_sets["demo"].prompts
-    prompts = tuple(replace(own, index=index) for index, own in enumerate((one, other, one, other, one)))
+    prompts = tuple(replace(own, index=index) for index, own in enumerate((other, one, other, one, other)))
     repeated = PromptSet(digest=digest("repeated"), prompts=prompts)
     assert store.record(store.add_sweep(resolved)).equal_prompts == {}
     again = replace(resolved, digest=digest("again"), prompt_sets={**resolved.prompt_sets, "other": repeated})
