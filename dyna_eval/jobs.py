@@ -306,6 +306,11 @@ class PromptSet:
     prompts: tuple[Prompt, ...]
 
     @property
+    def distinct(self) -> int:
+        """How many of the prompts differ from each other."""
+        return len({prompt.digest for prompt in self.prompts})
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest prompt."""
         return max(len(prompt.token_ids) for prompt in self.prompts)

@@ -9,6 +9,14 @@ from statistics import linear_regression
 
 from dyna_eval.jobs import Params, Scalar
 
+HEAVY_LOAD = 0.3
+"""Others that take more than 30 % of an actor's cores, or clocks held down for so much of the time, put the
+speed of a run in doubt: without so many of its cores a pass takes 1.4 times as long at best, as much as
+whole methods differ by."""
+
+SENTINEL = "sentinel_"
+"""What the names of conditions begin with that are of the sentinels in a result, not of its job."""
+
 
 class Exactness(StrEnum):
     """How a sample's tokens compare with those of the target alone."""

@@ -163,6 +163,8 @@ class SweepRecord:
     seed: int = 0
     categories: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
     """Prompt index to category, by the digest of the prompt set. What has none is left out."""
+    equal_prompts: Mapping[str, Mapping[int, int]] = field(default_factory=dict, repr=False)
+    """Index of each prompt that equals an earlier one to that of the first such, by the digest of the set."""
     generations: Mapping[str, GenerationSpec] = field(default_factory=dict, repr=False)
     """By the name of the pair."""
     models: Mapping[str, Pair] = field(default_factory=dict, repr=False)

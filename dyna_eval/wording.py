@@ -24,6 +24,10 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def distinct_prompts(distinct: int, prompts: int) -> str:
+    return f"only {distinct:,} of {prompts:,} prompts {'is' if distinct == 1 else 'are'} distinct"
+
+
 def listed(texts: Sequence[str]) -> str:
     """Return `a`, `a and b`, or `a, b and c`; there is at least one."""
     return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
 from dyna_eval.errors import UnknownSweepError
@@ -373,6 +373,7 @@ def read_record(session: Session, sweep_id: int) -> SweepRecord:
         past_answers=spec.past_answers,
         source=spec.source,
         categories=_read_categories(session, set(row.prompt_sets.values())),
+        equal_prompts=_read_equal_prompts(session, set(row.prompt_sets.values())),
     )
 
 
@@ -384,6 +385,29 @@ def _read_categories(session: Session, prompt_sets: Iterable[str]) -> dict[str, 
     found: dict[str, dict[int, str]] = {}
     for prompt_set, index, category in session.execute(named.order_by(PromptRow.prompt_set, PromptRow.index)):
         found.setdefault(prompt_set, {})[index] = str(category)
+    return dict(found)
+
+
+def _read_equal_prompts(session: Session, prompt_sets: Iterable[str]) -> dict[str, Mapping[int, int]]:
+    """Read which prompts equal an earlier one, and the first such, by prompt set; the others are left out."""
+    first = (
+        select(PromptRow.prompt_set, PromptRow.digest, func.min(PromptRow.index).label("index"))
+        .where(PromptRow.prompt_set.in_(list(prompt_sets)))
+        .group_by(PromptRow.prompt_set, PromptRow.digest)
+        .having(func.count() > 1)
+        .subquery()
+    )
+    later = select(PromptRow.prompt_set, PromptRow.index, first.c.index).join(
+        first,
+        and_(
+            PromptRow.prompt_set == first.c.prompt_set,
+            PromptRow.digest == first.c.digest,
+            PromptRow.index > first.c.index,
+        ),
+    )
+    found: dict[str, dict[int, int]] = {}
+    for prompt_set, index, earliest in session.execute(later):
+        found.setdefault(prompt_set, {})[index] = earliest
     return dict(found)
 
 

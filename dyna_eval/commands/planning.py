@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -12,8 +13,8 @@ from dyna_eval.commands.database import open_store
 from dyna_eval.commands.files import plan, print_configurations
 from dyna_eval.commands.output import print_json
 from dyna_eval.errors import DatabaseError
-from dyna_eval.jobs import Job, JobState, ResolvedSweep, open_jobs
-from dyna_eval.wording import count, listed, one_line
+from dyna_eval.jobs import Job, JobState, PromptSet, PromptSpec, ResolvedSweep, open_jobs
+from dyna_eval.wording import count, distinct_prompts, listed, one_line
 
 if TYPE_CHECKING:
     from dyna_eval_db.store import Store
@@ -88,6 +89,36 @@ def repeats_to_add(store: Store, sweep_id: int) -> Sequence[Job]:
     if resolved.spec.measure.max_repeats is None or not all(job.is_current for job in resolved.jobs):
         return ()
     return jobs_to_add(store.record(sweep_id), resolved)
+
+
+def told_of_equal_prompts(resolved: ResolvedSweep) -> list[str]:
+    """Return a line for each prompt set of which some prompts are the same, with what to do about it."""
+    lines, told = [], set[str]()
+    for pair in resolved.pairs:
+        prompts = resolved.prompt_sets[pair.spec.name]
+        if prompts.distinct == len(prompts.prompts) or prompts.digest in told:
+            continue
+        told.add(prompts.digest)
+        said = distinct_prompts(prompts.distinct, len(prompts.prompts))
+        advice = _against_equal_prompts(pair.spec.prompts or resolved.spec.prompts, prompts)
+        lines.append(
+            f"pair {pair.spec.name}: {said}, and intervals, which take all for independent, will be too"
+            f" narrow; {advice}"
+        )
+    return lines
+
+
+def _against_equal_prompts(spec: PromptSpec, prompts: PromptSet) -> str:
+    often = Counter(prompt.digest for prompt in prompts.prompts)
+    if any(
+        often[prompt.digest] > 1 and len(prompt.token_ids) == spec.max_prompt_tokens
+        for prompt in prompts.prompts
+    ):
+        return (
+            f"they are cut after {spec.max_prompt_tokens} tokens, where they may still be alike: raise"
+            " prompts.max_prompt_tokens"
+        )
+    return "rows of the data set are alike: take them out, or take others with prompts.shuffle"
 
 
 # ------------------------------------------------------------------------ a dry run

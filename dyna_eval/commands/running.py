@@ -23,7 +23,7 @@ from dyna_eval.commands.options import (
     which_sweep,
 )
 from dyna_eval.commands.output import print_json, stdout_kept_clean
-from dyna_eval.commands.planning import print_plan, read_standing, repeats_to_add
+from dyna_eval.commands.planning import print_plan, read_standing, repeats_to_add, told_of_equal_prompts
 from dyna_eval.commands.reading import find_measured
 from dyna_eval.commands.reports import print_report
 from dyna_eval.errors import DatabaseError, LeaseLostError, MixedRowsError, PairError, PromptError
@@ -64,6 +64,8 @@ def submit(
     _check_database(database)
     with stdout_kept_clean(), _blamed_on(file, spec, overrides):
         resolved = _resolve(spec, replace(execution, address="local") if dry_run else execution)
+    for line in told_of_equal_prompts(resolved):
+        click.echo(line, err=True)
     if dry_run:
         print_plan(resolved, database, as_json=as_json)
         return 0

@@ -14,24 +14,19 @@ from math import ceil
 from statistics import fmean
 
 from dyna_eval.jobs import PACKAGE, Method, Params, Scalar
-from dyna_eval.measurements import GPU_SHARE, Environment
+from dyna_eval.measurements import GPU_SHARE, HEAVY_LOAD, SENTINEL, Environment
 from dyna_eval.records import ResultOrigin, StoredJob, StoredSentinel
 from dyna_eval.reports.intervals import Bootstrap
 from dyna_eval.reports.samples import SampleTable
 from dyna_eval.reports.statistics import Comparison, Figures, Run, compare, prompt_throughputs
-from dyna_eval.wording import rate_text
+from dyna_eval.wording import distinct_prompts, rate_text
 
 PACE_TOLERANCE = 0.05
 """Sentinels within 5 % of each other are called equal, however narrow their interval."""
 
 LOAD_TOLERANCE = 0.1
 """Others that take up to 10 % of an actor's cores, or clocks held down for so much of the time, are not
-mentioned."""
-
-HEAVY_LOAD = 0.3
-"""More than 30 % puts the row's speed in doubt: without so many of its cores a pass takes 1.4 times as long
-at best, as much as whole methods differ by. Up to there, as with a desktop's own processes, a note is
-enough."""
+mentioned. Up to `HEAVY_LOAD`, as with a desktop's own processes, a note is enough."""
 
 DEGENERATE_DISTINCT_2 = 0.3
 """Under this share of distinct bigrams a text repeats itself, which flatters acceptance."""
@@ -171,7 +166,7 @@ def shared_gpu_caveats(used: Iterable[str], environments: Environments) -> list[
 
 def load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
     """Return what slowed a row's jobs down by more than a little: others on their cores or their
-    GPU, or a hot or power-limited GPU.
+    GPU, a CPU quota, or a hot or power-limited GPU.
 
     Shares are raised to full tenths, so that rows measured side by side share one note.
     """
@@ -183,6 +178,48 @@ def load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
             kind = CaveatKind.HEAVY_LOAD if worst > HEAVY_LOAD else CaveatKind.OTHER
             found.append(Caveat(text.format(_next_tenth(worst)), kind))
     return [*found, *_gpu_others_caveats(jobs)]
+
+
+def sentinel_load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
+    """Return which actors' own AR runs were under heavy load in every try, where rows of several actors are
+    compared through these runs; with one actor alone they drop out of every speedup.
+    """
+    worst: dict[tuple[str, str], float] = {}
+    for job in jobs:
+        for fact, whose in _TAKEN.items():
+            share = (job.conditions or {}).get(SENTINEL + fact)
+            if isinstance(share, float) and share > HEAVY_LOAD:
+                of_actor = (job.actor or "unknown", whose)
+                worst[of_actor] = max(share, worst.get(of_actor, 0.0))
+    if len({job.actor for job in jobs}) < 2:
+        return []
+    return [
+        Caveat(
+            f"{whose} up to {_next_tenth(share)} of the cores in the calmest try of an AR run that actor"
+            f" {actor} made for itself: speedups between its rows and those of other actors may be wrong"
+        )
+        for (actor, whose), share in worst.items()
+    ]
+
+
+def equal_prompt_caveats(
+    jobs: Sequence[StoredJob], equal_prompts: Mapping[str, Mapping[int, int]]
+) -> list[Caveat]:
+    """Return how many of the measured prompts of each set differ from each other, where not all do.
+
+    `equal_prompts` is a record's.
+    """
+    measured = defaultdict[str, set[int]](set)
+    for job in jobs:
+        measured[job.prompt_set].update(SampleTable.of(job.samples).prompts())
+    found = []
+    for prompt_set, prompts in measured.items():
+        first = equal_prompts.get(prompt_set, {})
+        distinct = len({first.get(index, index) for index in prompts})
+        if distinct < len(prompts):
+            said = distinct_prompts(distinct, len(prompts))
+            found.append(Caveat(f"{said}: intervals take all for independent, and are too narrow"))
+    return found
 
 
 def _gpu_others_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
@@ -202,9 +239,12 @@ def _gpu_others_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
     return [Caveat(f"{others} had the GPU open{memory} while it was measured, which may have slowed it")]
 
 
+_TAKEN = {"others_share": "other processes used", "stolen_share": "other machines were given"}
+"""Who took cores by the share of them, among the conditions of a job, that they took."""
+
 _SLOWED = {
-    "others_share": "other processes used up to {} of the cores while it was measured",
-    "stolen_share": "other machines were given up to {} of the cores while it was measured",
+    **{fact: f"{whose} up to {{}} of the cores while it was measured" for fact, whose in _TAKEN.items()},
+    "quota_share": "a CPU quota, as of a container, held it back for up to {} of the time it was measured",
     "gpu_heat_share": "heat held the GPU's clocks down for up to {} of the time it was measured",
     "gpu_power_share": "a power limit held the GPU's clocks down for up to {} of the time it was measured",
 }

@@ -20,9 +20,11 @@ from dyna_eval.reports.integrity import (
     actor_speeds,
     backend_caveats,
     differences,
+    equal_prompt_caveats,
     load_caveats,
     repetition_caveats,
     row_caveats,
+    sentinel_load_caveats,
     shared_gpu_caveats,
 )
 from dyna_eval.reports.intervals import Bootstrap, RunNoise, TableNoise
@@ -199,6 +201,8 @@ class _PairTable:
         own = [sentinel for sentinel in self.record.sentinels if sentinel.pair == self.pair]
         found = actor_caveats(own, self.bootstrap)
         done = [job for alike in self.done.values() for job in alike]
+        found += equal_prompt_caveats(done, self.record.equal_prompts)
+        found += sentinel_load_caveats(done)
         used = {job.environment or "" for job in done}
         found += shared_gpu_caveats(used, self.record.environments)
         found += backend_caveats(used, self.record.environments)

@@ -664,6 +664,44 @@ def test_a_dry_run_warns_of_answers_that_do_not_end(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"{file}: warning: prompts are in a chat template")
 
 
+@pytest.mark.usefixtures("looked_at_here")
+@pytest.mark.parametrize(
+    ("texts", "prompts", "said"),
+    [
+        (
+            [f"{'Q: 2 + 2? A: 4. ' * 40} Q: {n} + 1?" for n in range(5)],
+            "max_prompt_tokens: 16",
+            "pair demo: only 1 of 5 prompts is distinct, and intervals, which take all for independent, will"
+            " be too narrow; they are cut after 16 tokens, where they may still be alike: raise"
+            " prompts.max_prompt_tokens\n",
+        ),
+        (
+            ["One", "Two", "One"],
+            "max_prompt_tokens: 16",
+            "pair demo: only 2 of 3 prompts are distinct, and intervals, which take all for independent, will"
+            " be too narrow; rows of the data set are alike: take them out, or take others with"
+            " prompts.shuffle\n",
+        ),
+        (["One", "Two"], "max_prompt_tokens: 16", ""),
+    ],
+    ids=["cut within what they share", "rows that are the same", "distinct"],
+)
+def test_prompts_that_are_the_same_are_told_before_anything_runs(
+    texts: list[str], prompts: str, said: str, tmp_path: Path
+) -> None:
+    write_rows(tmp_path, *({"text": text} for text in texts))
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        f"pair: demo\nprompts: {{dataset: json, data_files: questions.jsonl, column: text, {prompts}}}\n"
+        "generation: {max_new_tokens: 8}\nconfigs:\n  - {label: Baseline, method: ar}\n"
+    )
+    database = f"sqlite:///{tmp_path / 'dyna-eval.db'}"
+    done = CliRunner().invoke(cli, ["submit", str(file), "--dry-run", "--db", database])
+    assert done.exit_code == 0, done.output
+    assert done.stderr == said
+    assert f"{len(texts)} prompts with" in done.stdout
+
+
 def test_messages_without_a_template_are_refused_with_the_key_that_they_need(
     tmp_path: Path, chat_tokenizer: Any
 ) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import pickle
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from dyna_eval_workers import calibration
+from dyna_eval_workers import calibration, conditions
 from dyna_eval_workers import session as session_module
 from dyna_eval_workers.decoding import Decoded, Decoder
 from dyna_eval_workers.environment import capture_environment
@@ -24,7 +27,7 @@ from dyna_eval_workers.session import DecodingSession
 
 from dyna_eval.errors import DecodingError, NoKernelsError, PairError
 from dyna_eval.jobs import Backend, Configuration, GenerationSpec, Method, Pair, PromptSpec
-from dyna_eval.measurements import Calibration, Exactness, JobResult
+from dyna_eval.measurements import HEAVY_LOAD, Calibration, Exactness, JobResult
 from tests.integration.jobs import (
     AR,
     GREEDY,
@@ -85,6 +88,12 @@ def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "_REPEATS", 1)
     monkeypatch.setattr(calibration, "_SETTLING_SECONDS", 0.0)
     monkeypatch.setattr(calibration, "_LARGE_WORTH_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take no load of the machine that runs the tests for a heavy one: sentinels are run once."""
+    monkeypatch.setattr(session_module, "HEAVY_LOAD", 1.0)
 
 
 @pytest.fixture
@@ -160,6 +169,8 @@ class Call:
     speculative: bool
     prompt: tuple[int, ...]
     tokens: int
+    seconds: float
+    """Of its decoding, as the decoder tells."""
     collecting: bool
     """Whether Python's garbage collector may run meanwhile."""
 
@@ -189,6 +200,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
                 speculative=drafting is not None,
                 prompt=tuple(prompt),
                 tokens=len(decoded.token_ids),
+                seconds=decoded.decode_seconds,
                 collecting=gc.isenabled(),
             )
         )
@@ -397,6 +409,102 @@ def test_other_prompts_and_other_generation_have_sentinels_of_their_own(
     assert session.run(job_for(pair, LINEAR, prompts=others), others).sentinels
     assert session.run(job_for(pair, LINEAR, generation=sampled), PROMPTS).sentinels
     assert not session.run(job_for(pair, LINEAR), PROMPTS).sentinels
+
+
+# --------------------------------------------------------- sentinels on a busy machine
+
+
+@dataclass
+class Load:
+    """What others have of the cores in one measured run after the other, as the system's times tell it."""
+
+    shares: list[float]
+    times: list[conditions._Times] = field(default_factory=list)
+
+    def told(self) -> conditions._Times:
+        """Return the next times: those at the start of a run, then those at its end, a second later."""
+        if len(self.times) % 2 == 0:
+            now = conditions._Times(clock=len(self.times), busy=0.0, stolen=0.0, own=0.0)
+        else:
+            share = self.shares[len(self.times) // 2]
+            busy = share * len(os.sched_getaffinity(0))
+            now = conditions._Times(clock=len(self.times), busy=busy, stolen=0.0, own=0.0)
+        self.times.append(now)
+        return now
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    load = Load([])
+    monkeypatch.setattr(conditions, "_times", load.told)
+    monkeypatch.setattr(session_module, "HEAVY_LOAD", HEAVY_LOAD)
+    monkeypatch.setattr(session_module, "_TOLD_SECONDS", 0.0)
+    return load
+
+
+@pytest.mark.parametrize(
+    ("shares", "kept"),
+    [([0.3], 0), ([0.9, 0.2], 1), ([0.9, 0.5, 0.7], 1), ([0.6, 0.9, 0.8], 0), ([0.9, 0.8, 0.7], 2)],
+    ids=["quiet", "quiet at last", "second of three", "first of three", "last of three"],
+)
+def test_a_sentinel_is_run_again_under_heavy_load_and_the_least_disturbed_run_is_kept(
+    shares: list[float], kept: int, pair: Pair, watched: Watched, load: Load
+) -> None:
+    """Whole, under one number, and without a comparison, as the only one would be."""
+    load.shares = [*shares, 0.1]
+    session = DecodingSession(actor="actor-0", node="node-0", device=torch.device("cpu"))
+    job = job_for(pair, TREE, measure=replace(MEASURE, sentinel_every=8))
+    result = session.run(job, PROMPTS)
+    alone = [call for call in watched.take() if not call.speculative and not call.seed.startswith("warm")]
+    assert len(alone) == len(shares) * 3
+    [sentinel] = result.sentinels
+    assert sentinel.sequence == 0
+    assert [sample.decode_seconds for sample in sentinel.samples] == [
+        call.seconds for call in alone[kept * 3 : kept * 3 + 3]
+    ]
+    assert [sample.exactness for sample in sentinel.samples] == [None] * 3
+    assert result.conditions["sentinel_others_share"] == shares[kept]
+    assert result.conditions["others_share"] == 0.1
+
+
+def test_what_disturbed_a_sentinel_is_told_once_also_after_a_job_that_failed(
+    pair: Pair, session: DecodingSession, monkeypatch: pytest.MonkeyPatch, load: Load
+) -> None:
+    load.shares = [0.5, 0.5, 0.5, 0.0, 0.0, 0.0]
+    job = job_for(pair, TREE, measure=replace(MEASURE, sentinel_every=8))
+    with monkeypatch.context() as broken:
+        broken.setattr(Decoder, "decode", wrong_from(0))
+        with pytest.raises(DecodingError):
+            session.run(job, PROMPTS)
+    first, second = (session.run(job, PROMPTS).conditions for _ in range(2))
+    assert first["sentinel_others_share"] == 0.5
+    assert "sentinel_others_share" not in second
+
+
+def test_a_sentinel_is_not_repeated_into_the_limit_of_its_job(
+    pair: Pair, session: DecodingSession, watched: Watched, load: Load
+) -> None:
+    load.shares = [0.9, 0.1]
+    session.run(job_for(pair, TREE, measure=replace(MEASURE, job_timeout_s=1e-6)), PROMPTS)
+    assert len([call for call in watched.take() if call.seed == "0:0"]) == 2, "a sentinel and the job"
+
+
+def test_the_work_of_another_process_during_a_sentinel_is_seen(
+    pair: Pair, session: DecodingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes one of our cores, or half of that where something else is at work too."""
+    monkeypatch.setattr(session_module, "_TOLD_SECONDS", 0.0)
+    code = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
+    other = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        long = replace(GREEDY, max_new_tokens=200)
+        found = session.run(job_for(pair, AR, generation=long), PROMPTS).conditions
+    finally:
+        other.kill()
+        other.wait()
+    share = found["sentinel_others_share"]
+    assert isinstance(share, float)
+    assert share >= 0.2 / len(os.sched_getaffinity(0))
 
 
 # ------------------------------------------------------------------------- warm-up

@@ -51,7 +51,7 @@ from dyna_eval.commands import running, stored
 from dyna_eval.errors import DatabaseAwayError, DatabaseError, LeaseLostError, UnknownSweepError
 from dyna_eval.holder import own_name
 from dyna_eval.importers import import_file
-from dyna_eval.jobs import Backend, JobState, Method, ResolvedSweep, digest
+from dyna_eval.jobs import Backend, JobState, Method, PromptSet, ResolvedSweep, digest
 from dyna_eval.measurements import Calibration, Environment, JobResult, sum_rounds
 from tests.new_databases import open_new
 from tests.result_files import FOUR_STEPS, dynatree, write
@@ -136,6 +136,17 @@ def test_a_record_has_the_categories_of_its_prompts(store: Store) -> None:
     resolved = make_sweep()
     digest_ = resolved.prompt_sets["demo"].digest
     assert store.record(store.add_sweep(resolved)).categories == {digest_: {1: "prose"}}
+
+
+def test_a_record_knows_which_of_its_prompts_equal_earlier_ones(store: Store) -> None:
+    """Of each set by itself: prompts of two sets may be the same."""
+    resolved = make_sweep(pairs=("demo", "other"))
+    one, other = resolved.prompt_sets["demo"].prompts
+    prompts = tuple(replace(own, index=index) for index, own in enumerate((other, one, other, one, other)))
+    repeated = PromptSet(digest=digest("repeated"), prompts=prompts)
+    assert store.record(store.add_sweep(resolved)).equal_prompts == {}
+    again = replace(resolved, digest=digest("again"), prompt_sets={**resolved.prompt_sets, "other": repeated})
+    assert store.record(store.add_sweep(again)).equal_prompts == {repeated.digest: {2: 0, 3: 1, 4: 0}}
 
 
 @pytest.mark.parametrize("stops", [False, True])

@@ -158,6 +158,81 @@ def test_a_processor_that_does_not_tell_its_clock_costs_that_fact_alone(
     assert "cpu_mhz" not in found
 
 
+# ------------------------------------------------------------------------------ CPU quotas
+
+NEW = "usage_usec 9\nnr_periods {}\nnr_throttled {}\nthrottled_usec {}\n"
+OLD = "nr_periods {}\nnr_throttled {}\nthrottled_time {}000\n"
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where control groups are, instead of the machine's own; `own` says which ones a process is in.
+
+    Of every watch two seconds pass.
+    """
+    monkeypatch.setattr(conditions, "_GROUPS", tmp_path)
+    monkeypatch.setattr(conditions, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(conditions, "_now", iter([100.0, 102.0]).__next__)
+    (tmp_path / "own").write_text("0::/\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("own", "group", "form"),
+    [
+        ("0::/", "", NEW),
+        ("0::/pod/box", "pod/box", NEW),
+        ("0::/pod/box", "pod", NEW),
+        ("1:name=systemd:/\n0::/box", "unified/box", NEW),
+        ("4:cpu,cpuacct:/docker/b0c\n3:cpuset:/docker/b0c", "cpu,cpuacct", OLD),
+    ],
+    ids=["a container's own", "by name", "of the group around it", "beside version 1", "version 1"],
+)
+def test_the_time_for_which_a_quota_holds_threads_back_is_read_from_its_control_group(
+    own: str, group: str, form: str, groups: Path
+) -> None:
+    (groups / "own").write_text(own + "\n")
+    stat = groups / group / "cpu.stat"
+    stat.parent.mkdir(parents=True, exist_ok=True)
+    stat.write_text(form.format(1000, 500, 7_000_000))
+    watch = Watch(CPU)
+    stat.write_text(form.format(1020, 515, 8_200_000))
+    assert watch.conditions()["quota_share"] == 0.6
+
+
+@pytest.mark.parametrize(
+    ("held_periods", "held_microseconds", "share"),
+    [(20, 500_000, 0.25), (5, 64_000_000, 0.25), (20, 64_000_000, 1.0), (0, 0, 0.0)],
+    ids=["a part of each period", "many cores at once", "all the time", "not used up"],
+)
+def test_a_quota_holds_threads_back_for_no_more_than_its_seconds_and_its_periods_tell(
+    held_periods: int, held_microseconds: int, share: float, groups: Path
+) -> None:
+    """Seconds are summed over the cores that wait; of a period a part may be held."""
+    (groups / "cpu.stat").write_text(NEW.format(0, 0, 0))
+    watch = Watch(CPU)
+    (groups / "cpu.stat").write_text(NEW.format(20, held_periods, held_microseconds))
+    assert watch.conditions()["quota_share"] == share
+
+
+@pytest.mark.parametrize(
+    "stat",
+    [None, "usage_usec 9\n", NEW.format(0, 0, 0), "nr_periods\n", "nr_periods many\n"],
+    ids=["no file", "the topmost group", "no quota", "odd lines", "odd values"],
+)
+def test_without_a_quota_nothing_is_said_of_one(stat: str | None, groups: Path) -> None:
+    if stat is not None:
+        (groups / "cpu.stat").write_text(stat)
+    assert "quota_share" not in Watch(CPU).conditions()
+
+
+def test_a_system_without_control_groups_costs_that_fact_alone(groups: Path) -> None:
+    (groups / "own").unlink()
+    found = Watch(CPU).conditions()
+    assert "others_share" in found
+    assert "quota_share" not in found
+
+
 # ----------------------------------------------------------------------- others on the GPU
 
 LISTING = """

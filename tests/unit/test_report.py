@@ -31,6 +31,7 @@ from dyna_eval.records import StoredSentinel, SweepRecord
 from dyna_eval.reports.integrity import Caveat
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import Report, Row, best_row
+from dyna_eval.reports.tuning import split_prompts
 from dyna_eval.tables.report_json import to_json
 
 
@@ -440,11 +441,34 @@ def test_a_row_says_that_others_had_its_gpu_open_and_is_not_in_doubt_for_it(
 def test_load_on_more_than_three_tenths_of_the_cores_is_heavy_and_less_is_only_told() -> None:
     stored = change_jobs(record(), LINEAR.label, conditions={"others_share": 0.3})
     stored = change_jobs(stored, TREE.label, repeats=[1], conditions={"stolen_share": 0.301})
+    stored = change_jobs(stored, PRUNED.label, repeats=[1], conditions={"quota_share": 0.6})
     report = build_report(stored)
     told = ["other machines were given up to 40 % of the cores while it was measured"]
-    assert [list(line.slowed) for line in report.rows] == [[], [], told, []]
-    assert [len(line.caveat_texts) for line in report.rows] == [0, 1, 1, 0]
-    assert [line["slowed"] for line in json.loads(json.dumps(to_json(report)))["rows"]] == [[], [], told, []]
+    held = ["a CPU quota, as of a container, held it back for up to 60 % of the time it was measured"]
+    assert [list(line.slowed) for line in report.rows] == [[], [], told, held]
+    assert [len(line.caveat_texts) for line in report.rows] == [0, 1, 1, 1]
+    slowed = [line["slowed"] for line in json.loads(json.dumps(to_json(report)))["rows"]]
+    assert slowed == [[], [], told, held]
+
+
+@pytest.mark.parametrize(
+    ("actor", "share", "told"),
+    [("actor-2", 0.45, True), ("actor-2", 0.3, False), ("actor-1", 0.45, False)],
+    ids=["heavy load", "some load", "one actor alone"],
+)
+def test_an_actors_own_run_under_heavy_load_is_told_where_rows_of_others_are_compared_through_it(
+    actor: str, share: float, told: bool
+) -> None:
+    stored = scaled(record(), actor, 1.0, {1})
+    stored = change_jobs(stored, LINEAR.label, repeats=[1], conditions={"sentinel_others_share": share})
+    report = build_report(stored)
+    note = (
+        "other processes used up to 50 % of the cores in the calmest try of an AR run that actor actor-2 made"
+        " for itself: speedups between its rows and those of other actors may be wrong"
+    )
+    assert (note in report.warnings) is told
+    assert ("AR run that" in " ".join(report.warnings)) is told
+    assert not any(line.slowed for line in report.rows)
 
 
 @pytest.mark.parametrize(("factors", "drifts"), [((1.0, 1.3), True), ((1.0, 1.02), False), ((1.0,), False)])
@@ -456,6 +480,38 @@ def test_an_actor_whose_own_runs_slow_down_is_said_to_drift(factors: tuple[float
 def test_unequal_actors_are_named_with_their_speeds() -> None:
     report = build_report(scaled(record(), "actor-2", 2.0, {1}))
     assert [warning for warning in report.warnings if "not equally fast" in warning]
+
+
+@pytest.mark.parametrize(
+    ("equal", "told"),
+    [
+        ({"p1": dict.fromkeys(range(1, 8), 0)}, "only 1 of 8 prompts is distinct"),
+        ({"p1": {2: 0, 5: 1}}, "only 6 of 8 prompts are distinct"),
+        ({"p2": {2: 0}}, ""),
+        ({}, ""),
+    ],
+    ids=["all equal", "some equal", "of another set", "all distinct"],
+)
+def test_prompts_that_are_the_same_are_told_with_the_number_of_distinct_ones(
+    equal: dict[str, dict[int, int]], told: str
+) -> None:
+    warnings = build_report(replace(record(), equal_prompts=equal)).warnings
+    found = [warning.split(":")[0] for warning in warnings if "distinct" in warning]
+    assert found == ([told] if told else [])
+
+
+def test_with_a_tuning_split_the_distinct_prompts_are_those_that_figures_are_over() -> None:
+    """A prompt that equals one of the tuning prompts is counted where it is reported."""
+    stored = record()
+    stored = replace(stored, measure=replace(stored.measure, tune_fraction=0.5))
+    others = sorted(set(range(8)) - split_prompts(stored)["p1"])
+    equal = dict.fromkeys(others[1:], others[0])
+    [told] = [
+        warning
+        for warning in build_report(replace(stored, equal_prompts={"p1": equal})).warnings
+        if "distinct" in warning
+    ]
+    assert told.startswith("only 1 of 4 prompts is distinct")
 
 
 def test_warnings_name_the_pair_where_there_are_several() -> None:

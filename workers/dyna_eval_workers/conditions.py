@@ -21,7 +21,7 @@ import psutil
 import torch
 
 import dyna_eval
-from dyna_eval.jobs import Scalar
+from dyna_eval.jobs import Params, Scalar
 
 _GPU_FACTS = {
     "gpu_driver": "driver_version",
@@ -36,6 +36,11 @@ _THROTTLED = {
 }
 """What may hold a GPU's clocks down, and the driver's counters of the time for which it did."""
 _PATIENCE_SECONDS = 10.0
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
+
+_OF_OTHERS = ("others_share", "stolen_share")
+"""Shares of the cores that others had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,28 @@ class _Times:
     busy: float
     stolen: float
     own: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Quota:
+    """What a control group's CPU quota did since the group began."""
+
+    periods: int
+    held_periods: int
+    """Of those, in how many it was used up, so that the group's threads waited."""
+    held_seconds: float
+    """For how long, summed over the cores where they waited."""
+
+    def share_since(self, start: _Quota, seconds: float) -> float | None:
+        """Return for which share of so many seconds threads waited, at most; None without a quota.
+
+        Seconds are summed over cores, and of a period a part is held: each by itself may say too much.
+        """
+        periods = self.periods - start.periods
+        if periods <= 0 or seconds <= 0:
+            return None
+        held = (self.held_seconds - start.held_seconds) / seconds
+        return max(0.0, min(1.0, held, (self.held_periods - start.held_periods) / periods))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +103,14 @@ class Watch:
         self._device = device
         self._beside = gpu_others(device) if device.type == "cuda" else None
         self._throttled = _throttled(device) if device.type == "cuda" else None
+        self._quotas = _quotas()
         self._start = _times()
 
     def conditions(self) -> dict[str, Scalar]:
         """Return the facts. The first two shares are of the time of the cores that this process may use.
 
         `others_share`: taken by other processes; `stolen_share`: given by a hypervisor to other machines;
+        `quota_share`: of the run, in which a CPU quota, as of a container, made threads of its group wait;
         `gpu_heat_share`, `gpu_power_share`: of the run, in which heat or a power limit held the GPU's clocks
         down, where its driver counts that. `gpu_others`: how many other processes had the GPU open before or
         after the run, whichever is more, and `gpu_others_mib`: the memory that they held, where the driver
@@ -94,12 +123,19 @@ class Watch:
             others = (end.busy - start.busy) - (end.own - start.own)
             facts["others_share"] = round(min(1.0, max(0.0, others / capacity)), 3)
             facts["stolen_share"] = round(min(1.0, max(0.0, (end.stolen - start.stolen) / capacity)), 3)
+        facts["quota_share"] = _quota_share(self._quotas, end.clock - start.clock)
         facts["cpu_mhz"] = _cpu_mhz()
         if self._device.type == "cuda":
             facts |= _throttled_shares(self._throttled, self._device)
             facts |= _gpu_facts(self._device)
             facts |= _gpu_others_facts([self._beside, gpu_others(self._device)])
         return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def others_shares(conditions: Params) -> dict[str, float]:
+    """Return what others had of the cores, by the names of the facts that are known."""
+    found = {name: conditions.get(name) for name in _OF_OTHERS}
+    return {name: share for name, share in found.items() if isinstance(share, float)}
 
 
 def _now() -> float:
@@ -117,6 +153,52 @@ def _times() -> _Times:
         stolen=sum(getattr(t, "steal", 0.0) for t in ours),
         own=process.user + process.system,
     )
+
+
+def _quota_share(before: Mapping[Path, _Quota], seconds: float) -> float | None:
+    """Return the largest share of the groups that have a quota; None where none is known to have one."""
+    after = _quotas()
+    shares = [after[group].share_since(own, seconds) for group, own in before.items() if group in after]
+    return max((round(share, 3) for share in shares if share is not None), default=None)
+
+
+def _quotas() -> dict[Path, _Quota]:
+    """Read what the quotas of this process's control groups, and of those around them, did so far.
+
+    Source: `cpu.stat` of the kernel's control groups: throttled_usec in version 2, throttled_time, in
+    nanoseconds, in version 1.
+    """
+    found = {}
+    for group in _groups():
+        with contextlib.suppress(OSError, ValueError):  # without quotas some of it is not there
+            lines = (group / "cpu.stat").read_text().splitlines()
+            known = {name: int(value) for name, value in (line.split() for line in lines)}
+            if "nr_periods" in known:
+                found[group] = _Quota(
+                    periods=known["nr_periods"],
+                    held_periods=known.get("nr_throttled", 0),
+                    held_seconds=known.get("throttled_usec", 0) / 1e6 + known.get("throttled_time", 0) / 1e9,
+                )
+    return found
+
+
+def _groups() -> list[Path]:
+    """Return the folders of the groups that may limit this process's cores.
+
+    A container may be told its name outside, where the folder is not seen inside: but the topmost one is.
+    """
+    try:
+        lines = _OWN_GROUPS.read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for _, controllers, name in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for top in [_GROUPS / controllers] if controllers else [_GROUPS, _GROUPS / "unified"]:
+            group = top / name.lstrip("/")
+            found += [group, *(parent for parent in group.parents if parent.is_relative_to(top))]
+    return list(dict.fromkeys(found))
 
 
 def _cpu_mhz() -> int | None:
