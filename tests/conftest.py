@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from dyna_eval_workers.collector import collect_rarely
+from hypothesis import settings
 
 # `datasets` counts its loads on the hub, which takes seconds now and then where there is no network. It asks
 # for this when other conftests import it, before any hook is called.
@@ -24,9 +25,11 @@ def pytest_configure() -> None:
     """Spare the time of collections, give workers the priority of any process, as `submit` does, and let
     Triton interpret its kernels where there is no GPU.
 
-    It asks for that when it is first imported.
+    It asks for that when it is first imported. No example of Hypothesis's is too slow: a machine may be busy.
     """
     collect_rarely()
+    settings.register_profile("unhurried", deadline=None)
+    settings.load_profile("unhurried")
     os.environ.setdefault("RAY_worker_niceness", "0")
     if not list(Path("/dev").glob("nvidia[0-9]*")):
         os.environ["TRITON_INTERPRET"] = "1"
