@@ -16,10 +16,6 @@ import pytest
 from dyna_eval_workers.collector import collect_rarely
 from hypothesis import settings
 
-# `datasets` counts its loads on the hub, which takes seconds now and then where there is no network. It asks
-# for this when other conftests import it, before any hook is called.
-os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
-
 
 def pytest_configure() -> None:
     """Spare the time of collections, give workers the priority of any process, as `submit` does, and let

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -737,6 +738,20 @@ def test_a_sweep_over_conversations_is_decoded_exactly(tmp_path: Path, chat_toke
 def a_prompt(tokens: int) -> Prompt:
     ids = tuple(range(tokens))
     return Prompt(index=0, text="", token_ids=ids, digest=prompt_digest("", ids))
+
+
+def test_the_hub_is_not_told_of_local_files_that_are_loaded(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that nobody answers would take seconds, at every load."""
+    asked: list[str] = []
+    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", True)
+    monkeypatch.setattr(
+        "datasets.load.get_session", lambda: SimpleNamespace(head=lambda url, **_: asked.append(url))
+    )
+    assert load_prompts(spec_of(_write_jsonl(tmp_path)), tokenizer).prompts
+    assert not asked
+    assert datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
 
 
 def test_a_prompt_that_just_fits_is_accepted() -> None:

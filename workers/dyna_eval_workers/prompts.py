@@ -288,13 +288,19 @@ def _shown(value: object) -> str:
 
 @contextlib.contextmanager
 def _quiet_datasets() -> Iterator[None]:
-    """Keep progress bars and log lines of a load away from the user's terminal."""
+    """Keep progress bars and log lines away from the user's terminal, and from the hub what is loaded.
+
+    `datasets` counts loads there, of local files too, which takes seconds where there is no network.
+    """
     shown, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    counted = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are raised as well
     try:
         yield
     finally:
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counted
         datasets.logging.set_verbosity(level)
         if not shown:
             datasets.enable_progress_bars()
