@@ -17,7 +17,6 @@ from dyna_eval.reports.cells import (
     Column,
     Notes,
     acceptance_cell,
-    circumstances,
     confidence_level,
     configuration_text,
     exact_cell,
@@ -27,6 +26,7 @@ from dyna_eval.reports.cells import (
     speedup_cell,
     table_title,
     throughput_cell,
+    told_below,
 )
 from dyna_eval.reports.report import Report, Row, best_row
 from dyna_eval.reports.statistics import Percentiles
@@ -123,7 +123,7 @@ def _print_pair(report: Report, pair: str, console: Console, added: Sequence[Col
             style="bold" if row is best else None,
         )
     print_fitting(table, console)
-    if told := circumstances(report, pair):
+    if told := told_below(report, pair):
         console.print(Text(told, style="dim"))
     print_notes(notes, console)
 
@@ -152,7 +152,7 @@ def _markdown_table(report: Report, pair: str, added: Sequence[Column]) -> str:
         f"| {' | '.join(headers)} |",
         f"| ---: | --- | --- |{' ---: |' * (len(headers) - 3)}",
         *(_markdown_row(row, notes, added, bold=row is best) for row in rows),
-        *(["", f"{escape_markdown(told)}  "] if (told := circumstances(report, pair)) else []),
+        *(["", f"{escape_markdown(told)}  "] if (told := told_below(report, pair)) else []),
         *markdown_notes(notes),
     ]
     return "\n".join(lines).rstrip() + "\n"

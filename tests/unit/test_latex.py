@@ -35,6 +35,7 @@ from dyna_eval.methods import BestFirst, DynaTree, HfAssisted, HfGenerate, Metho
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.categories import CategorizedReport
 from dyna_eval.reports.cells import Column
+from dyna_eval.reports.imported import Source
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.wording import one_line
 
@@ -127,6 +128,16 @@ def test_the_caption_says_what_is_added_over_what_and_which_step_degrades() -> N
         text,
     )
     assert "Step 4" not in text
+
+
+def test_the_caption_says_that_throughput_leaves_the_prefill_out_where_that_is_known() -> None:
+    report = build_report(record())
+    of_what = " in tokens/s of decoding, prefill apart, the mean over 8 prompts ("
+    assert of_what in caption(to_latex(report))
+    source = Source(file="answers.jsonl", format="Spec-Bench", sha256="0" * 64)
+    mixed = replace(report, rows=(*report.rows[:-1], replace(report.rows[-1], source=source)))
+    assert "prefill" not in caption(to_latex(mixed))
+    assert " in tokens/s, the mean over 8 prompts (" in caption(to_latex(mixed))
 
 
 def test_the_caption_claims_no_degradation_that_the_intervals_do_not_show() -> None:

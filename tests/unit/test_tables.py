@@ -49,6 +49,7 @@ from dyna_eval.reports.digits import (
     throughput,
     throughput_std,
 )
+from dyna_eval.reports.imported import Source
 from dyna_eval.reports.integrity import Caveat
 from dyna_eval.reports.intervals import Interval
 from dyna_eval.reports.measured_report import build_report
@@ -331,12 +332,12 @@ def test_a_finished_sweep_leaves_nothing_out_and_a_pair_only_what_is_its_own() -
 
 def test_a_table_says_on_which_machine_in_which_dtype_and_over_how_many_tokens() -> None:
     stored = on_machines("Chip A", "Chip A", "Chip A", "Chip A")
-    told = "measured on Chip A, 2 cores, in bfloat16, 64 tokens a prompt, greedy"
+    told = "measured on Chip A, 2 cores, in bfloat16, 64 tokens a prompt, greedy; prefill apart"
     assert told in printed(stored, io.StringIO()).splitlines()
     assert told in to_markdown(build_report(stored)).splitlines()
     sampled = GenerationSpec(max_new_tokens=9, temperature=0.7, stop_at_eos=True)
     text = printed(replace(stored, generations={"demo": sampled}), io.StringIO())
-    assert "in bfloat16, up to 9 tokens a prompt, temperature 0.7\n" in text
+    assert "in bfloat16, up to 9 tokens a prompt, temperature 0.7; prefill apart\n" in text
 
 
 def test_each_table_of_a_sweep_says_how_its_own_texts_are_generated() -> None:
@@ -366,6 +367,17 @@ def test_a_table_of_several_machines_names_them_and_one_of_none_says_nothing() -
     print_table(build_report(on_machines("Chip A", "B", "Chip A", "B"), allow_mixed=True), file)
     assert "measured on Chip A, 2 cores and B, 2 cores, in" in file.getvalue()
     assert "measured on" not in printed(replace(record(), environments={}), io.StringIO())
+
+
+def test_a_table_with_imported_rows_does_not_say_that_their_prefill_is_apart() -> None:
+    report = build_report(on_machines("Chip A", "Chip A", "Chip A", "Chip A"))
+    source = Source(file="answers.jsonl", format="Spec-Bench", sha256="0" * 64)
+    mixed = replace(report, rows=(*report.rows[:-1], replace(report.rows[-1], source=source)))
+    for made, apart in ((report, 1), (mixed, 0)):
+        file = io.StringIO()
+        print_table(made, file)
+        for text in (file.getvalue(), to_markdown(made)):
+            assert (text.count("measured on Chip A"), text.count("; prefill apart")) == (1, apart)
 
 
 def test_each_pair_has_its_own_table() -> None:
