@@ -36,6 +36,7 @@ class Column(StrEnum):
     PREFILL = "prefill"
     TTFT = "ttft"
     END_TO_END = "end_to_end"
+    END_TO_END_SPEEDUP = "end_to_end_speedup"
     JOBS = "jobs"
 
 
@@ -376,6 +377,7 @@ READERS: dict[Column, Callable[[Row], str | None]] = {
     Column.PREFILL: digits.prefill,
     Column.TTFT: digits.ttft,
     Column.END_TO_END: digits.end_to_end,
+    Column.END_TO_END_SPEEDUP: digits.end_to_end_speedup,
     Column.JOBS: jobs,
 }
 """What a row has in each column, without a unit; None where it is not known."""

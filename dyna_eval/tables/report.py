@@ -67,6 +67,7 @@ _TITLES = {
     Column.PREFILL: _Title(whole="Prefill (ms)", short="Prefill\n(ms)"),
     Column.TTFT: _Title(whole="Time to first token (ms)", short="TTFT\n(ms)"),
     Column.END_TO_END: _Title(whole="End-to-end (tokens/s)", short="End-to-end\n(tokens/s)"),
+    Column.END_TO_END_SPEEDUP: _Title(whole="End-to-end speedup", short="End-to-end\nspeedup"),
     Column.JOBS: _Title(whole="Jobs", short="Jobs"),
 }
 
@@ -194,6 +195,9 @@ CSV_COLUMNS: dict[str, Callable[[Row], object]] = {
     "speedup": lambda row: row.versus_baseline and row.versus_baseline.ratio,
     "speedup_low": lambda row: (known := row.speedup_interval) and known.low,
     "speedup_high": lambda row: (known := row.speedup_interval) and known.high,
+    "end_to_end_speedup": lambda row: row.end_to_end and row.end_to_end.ratio,
+    "end_to_end_speedup_low": lambda row: (known := row.end_to_end_interval) and known.low,
+    "end_to_end_speedup_high": lambda row: (known := row.end_to_end_interval) and known.high,
     "gain_over_previous": lambda row: row.versus_previous and row.versus_previous.ratio - 1.0,
     "predicted_speedup": lambda row: row.figures and row.figures.predicted_speedup,
     "mean_acceptance_length": lambda row: row.figures and row.figures.acceptance.mean_length,

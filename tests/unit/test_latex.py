@@ -304,7 +304,7 @@ def test_predicted_speedup_and_variety_are_columns() -> None:
 
 def test_gain_acceptance_rate_and_times_are_columns() -> None:
     """Of 4 drafted levels 2 are accepted; prefill takes 20 ms, the first token comes after 30."""
-    columns = read_columns("gain,rate,prefill,ttft,end_to_end,jobs")
+    columns = read_columns("gain,rate,prefill,ttft,end_to_end,end_to_end_speedup,jobs")
     report = build_report(record())
     gains = [None, *(row.versus_previous.ratio - 1.0 for row in report.rows if row.versus_previous)]
     for siunitx in (False, True):
@@ -312,12 +312,14 @@ def test_gain_acceptance_rate_and_times_are_columns() -> None:
         maths, unknown = ("", "{--}") if siunitx else ("$", "--")
         for row, gain, cells in zip(report.rows, gains, body(latex), strict=True):
             assert row.figures is not None
+            assert row.end_to_end is not None
             assert cells[5:] == [
                 unknown if gain is None else f"{maths}{gain * 100:+.1f}{maths}",
                 unknown if gain is None else "50.0",
                 "20.0",
                 "30.0",
                 f"{row.figures.throughput.end_to_end:.1f}",
+                f"{row.end_to_end.ratio:.2f}",
                 f"{row.step}, {row.step + 4}, {row.step + 8}",
             ]
     assert "S[table-format=+3.1, retain-explicit-plus]" in latex
