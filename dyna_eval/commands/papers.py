@@ -88,7 +88,7 @@ def paper_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--columns",
             metavar="NAMES",
             help="More columns of the table, with commas between: interval, gain, acceptance, rate, nodes,"
-            " exact, memory, predicted, distinct, prefill, ttft, end_to_end, jobs.",
+            " exact, memory, predicted, distinct, prefill, ttft, end_to_end, end_to_end_speedup, jobs.",
         ),
         click.option("--std", is_flag=True, help="Throughput with its standard deviation between repeats."),
         click.option("--siunitx", is_flag=True, help="Align figures by the LaTeX package siunitx."),

@@ -95,6 +95,8 @@ class _Row(FileSection):
     speedup_interval: _Two | None = None
     speedup_paired: Rate | None = None
     speedup_paired_interval: _Two | None = None
+    end_to_end_speedup: Rate | None = None
+    end_to_end_speedup_interval: _Two | None = None
     gain_over_previous: _Number | None = None
     paired_over_previous: Rate | None = None
     paired_over_previous_interval: _Two | None = None
@@ -198,6 +200,7 @@ _INTERVALS = (
     "throughput_interval",
     "speedup_interval",
     "speedup_paired_interval",
+    "end_to_end_speedup_interval",
     "paired_over_previous_interval",
 )
 _PERCENTILES = ("ttft_s", "tpot_s", "prefill_s")
@@ -221,6 +224,7 @@ def _imported(row: _Row, label: str, notes: tuple[str, ...]) -> ImportedRow:
         key=row.key,
         versus_baseline=_versus_baseline(row),
         versus_previous=_versus_previous(row),
+        end_to_end_speedup=_end_to_end(row),
         mixed=tuple(row.mixed),
         notes=notes,
         slowed=tuple(row.slowed),
@@ -311,6 +315,12 @@ def _versus_baseline(row: _Row) -> Comparison | None:
         paired=row.speedup_paired,
         paired_interval=_interval(row.speedup_paired_interval),
     )
+
+
+def _end_to_end(row: _Row) -> Comparison | None:
+    if row.end_to_end_speedup is None:
+        return None
+    return Comparison(ratio=row.end_to_end_speedup, interval=_interval(row.end_to_end_speedup_interval))
 
 
 def _versus_previous(row: _Row) -> Comparison | None:

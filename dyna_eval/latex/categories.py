@@ -15,7 +15,7 @@ from dyna_eval.latex.style import Part, end_mark, mark, origin_of
 from dyna_eval.latex.table import table_label, tabular, what_is_bold, where_measured
 from dyna_eval.latex.text import escape_latex, footnotes
 from dyna_eval.reports.categories import CategorizedReport, CategoryGroup
-from dyna_eval.reports.cells import Notes, origin_text
+from dyna_eval.reports.cells import Notes, of_decoding, origin_text
 
 _GROUPS_ABREAST = 3
 """Column groups that a page is wide enough for."""
@@ -75,8 +75,10 @@ def groups_of(report: CategorizedReport, pair: str, categories: Sequence[str | N
 def _caption(report: CategorizedReport, pair: str) -> str:
     groups = report.groups(pair)
     prompts = ", ".join(f"{escape_latex(group.name)} {group.prompts}" for group in groups)
+    of_what = of_decoding(report.overall.rows_of(pair))
+    of_what += "," if of_what else ""
     sentences = [
-        f"Throughput in tokens/s and speedup against the baseline by category of prompt,"
+        f"Throughput in tokens/s{of_what} and speedup against the baseline by category of prompt,"
         f" {escape_latex(report.overall.name)} (pair {escape_latex(pair)}).",
         f"Prompts: {prompts}.",
         *where_measured(report.overall, (pair,)),

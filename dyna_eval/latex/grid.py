@@ -370,6 +370,7 @@ _TITLES = {
     Column.PREFILL: "Prefill\n(ms)",
     Column.TTFT: "TTFT\n(ms)",
     Column.END_TO_END: "End-to-end\n(tokens/s)",
+    Column.END_TO_END_SPEEDUP: "End-to-end\nspeedup",
     Column.JOBS: "Jobs",
 }
 """Titles, of one line or two, of the columns whose title does not depend on the report."""

@@ -24,6 +24,7 @@ from dyna_eval.reports.digits import (
     acceptance_rate,
     distinct_2,
     end_to_end,
+    end_to_end_speedup,
     exact_percent,
     gain,
     memory,
@@ -146,4 +147,5 @@ FIGURES: dict[str, Callable[[Row], str | None]] = {
     "Prefill": prefill,
     "TimeToFirstToken": ttft,
     "EndToEnd": end_to_end,
+    "SpeedupPrefillIncluded": end_to_end_speedup,
 }

@@ -15,7 +15,7 @@ from dyna_eval.latex.style import Part, end_mark, mark, origin_of
 from dyna_eval.latex.table import table_label, where_measured
 from dyna_eval.latex.text import escape_latex, number, percent
 from dyna_eval.methods import TreeShape
-from dyna_eval.reports.cells import Notes, span
+from dyna_eval.reports.cells import Notes, of_decoding, span
 from dyna_eval.reports.claims import (
     FREED_OF_PACE,
     THOSE_THAT_MAY_WIN,
@@ -71,7 +71,7 @@ def _opening(report: Report, rows: Sequence[Row], label: str) -> list[str]:
     prompts = span([figures.prompts for figures in known], "prompt") or "prompts"
     repeats = span([figures.repeats for figures in known], "repeat")
     each = f" ({repeats})" if repeats else ""
-    of_what = "" if any(row.source for row in rows) else " of decoding, prefill apart"
+    of_what = of_decoding(rows)
     return [
         text,
         f"Throughput is the mean over {prompts} of tokens per second{of_what}{each}; a speedup{against}.",

@@ -16,6 +16,7 @@ from dyna_eval.reports.cells import (
     Notes,
     circumstances,
     interval_cell,
+    of_decoding,
     pair_slugs,
     ranges,
     slug,
@@ -228,7 +229,7 @@ def _what_was_measured(report: Report, rows: Sequence[Row], style: Style) -> str
     known_intervals = any(row.speedup_interval for row in rows)
     intervals = f", with {level(report)} intervals{where}" if known_intervals else ""
     return (
-        f"Throughput is in tokens/s, the mean over {prompts}{each}{deviation};"
+        f"Throughput is in tokens/s{of_decoding(rows)}, the mean over {prompts}{each}{deviation};"
         f" speedup is against the baseline{intervals}."
     )
 

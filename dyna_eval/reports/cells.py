@@ -36,6 +36,7 @@ class Column(StrEnum):
     PREFILL = "prefill"
     TTFT = "ttft"
     END_TO_END = "end_to_end"
+    END_TO_END_SPEEDUP = "end_to_end_speedup"
     JOBS = "jobs"
 
 
@@ -285,6 +286,28 @@ def circumstances(report: Report, pair: str) -> str:
     return ", ".join(texts)
 
 
+def told_below(report: Report, pair: str) -> str:
+    """Return the line below a pair's table: its circumstances, and that its figures of speed are of decoding.
+
+    Empty where no row says on which machine it was measured.
+    """
+    told = circumstances(report, pair)
+    return f"{told}; {PREFILL_APART}" if told and all_of_decoding(report.rows_of(pair)) else told
+
+
+PREFILL_APART = "prefill apart"
+
+
+def of_decoding(rows: Sequence[Row]) -> str:
+    """Return ` of decoding, prefill apart` for rows of which that is known, else nothing."""
+    return f" of decoding, {PREFILL_APART}" if all_of_decoding(rows) else ""
+
+
+def all_of_decoding(rows: Sequence[Row]) -> bool:
+    """Whether all throughputs are known to be without the prefill; those of a file may have it in them."""
+    return not any(row.source for row in rows)
+
+
 def generation_text(generation: GenerationSpec) -> str:
     """Return how texts are generated: `64 tokens a prompt, greedy`."""
     most = "up to " if generation.stop_at_eos else ""
@@ -354,6 +377,7 @@ READERS: dict[Column, Callable[[Row], str | None]] = {
     Column.PREFILL: digits.prefill,
     Column.TTFT: digits.ttft,
     Column.END_TO_END: digits.end_to_end,
+    Column.END_TO_END_SPEEDUP: digits.end_to_end_speedup,
     Column.JOBS: jobs,
 }
 """What a row has in each column, without a unit; None where it is not known."""

@@ -91,6 +91,11 @@ def end_to_end(row: Row) -> str | None:
     return None if known is None else rate_text(known)
 
 
+def end_to_end_speedup(row: Row) -> str | None:
+    """Return the speedup over the baseline, prefill included."""
+    return factor(row.end_to_end.ratio) if row.end_to_end else None
+
+
 def nodes(row: Row) -> str | None:
     """Return the draft nodes that a round verifies."""
     return _rounded(row.figures.acceptance.mean_tree_nodes, 1) if row.figures else None

@@ -91,6 +91,7 @@ class ImportedRow:
     """Digests, where the file has them."""
     versus_baseline: Comparison | None = None
     versus_previous: Comparison | None = None
+    end_to_end_speedup: Comparison | None = None
     """As the file gives them, with their intervals."""
     mixed: tuple[str, ...] = ()
     """What its file says keeps it from standing beside the others."""

@@ -90,6 +90,7 @@ def _rows_of_pair(sweep: ImportedSweep, pair: str, bootstrap: Bootstrap) -> list
             row,
             versus_baseline=own.versus_baseline or row.versus_baseline,
             versus_previous=own.versus_previous or row.versus_previous,
+            end_to_end=own.end_to_end_speedup,
         )
         for row, (_, own) in zip(compared, entries, strict=True)
     ]

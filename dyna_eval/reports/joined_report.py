@@ -156,6 +156,7 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
         own = [
             replace(
                 found,
+                from_prefill=_with_noise_of(row.from_prefill, found.from_prefill),
                 label=row.label,
                 step=row.step,
                 is_baseline=row.is_baseline,
@@ -172,6 +173,11 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
         ]
         members.append(_Member(part=part, report=replace(report, rows=tuple(own))))
     return members
+
+
+def _with_noise_of(row: Row | None, found: Row | None) -> Row | None:
+    """Return a row of sweeps together with the noise of its own sweep, which `row` has."""
+    return None if row is None or found is None else replace(found, noise=row.noise)
 
 
 def _without_interval(row: Row) -> Row:
@@ -297,6 +303,7 @@ def _with_own_comparisons(row: Row, place: int, chosen: Sequence[Candidate]) -> 
     return replace(
         row,
         versus_baseline=one.row.versus_baseline,
+        end_to_end=one.row.end_to_end,
         versus_previous=one.row.versus_previous if same_previous else row.versus_previous,
     )
 

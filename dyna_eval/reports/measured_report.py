@@ -37,6 +37,7 @@ from dyna_eval.reports.report import (
     refuse_mixed,
     with_comparisons,
 )
+from dyna_eval.reports.samples import SampleTable
 from dyna_eval.reports.statistics import (
     PacedRun,
     Run,
@@ -76,12 +77,11 @@ def _of_rows(
     """Return the report over all prompts; `shown` are the labels of rows by pair, where not all are."""
     whole, (record, unshown) = record, apply_preset(record, preset)
     bootstrap = Bootstrap(confidence=record.confidence)
-    tables = [_PairTable.of(record, pair, bootstrap) for pair in record.pairs]
-    if unshown:  # rows that are not shown tell all the same what runs differ by
-        tables = [replace(table, noise=_PairTable.of(whole, table.pair, bootstrap).noise) for table in tables]
-    if shown is not None:
-        tables = [table.only(shown.get(table.pair, ())) for table in tables]
-    by_table = [(table, table.rows()) for table in tables]
+    tables, from_prefill = (
+        _tables(own, every if unshown else None, shown, bootstrap)
+        for own, every in ((record, whole), (_from_prefill(record), _from_prefill(whole)))
+    )
+    by_table = [(table, table.rows(twin)) for table, twin in zip(tables, from_prefill, strict=True)]
     rows = tuple(row for _, own in by_table for row in own)
     if not allow_mixed:
         refuse_mixed(rows)
@@ -107,6 +107,33 @@ def _of_rows(
         models=record.models,
         environments=record.environments,
         sweep_file=record.source or None,
+    )
+
+
+def _tables(
+    record: SweepRecord,
+    whole: SweepRecord | None,
+    shown: Mapping[str, Collection[str]] | None,
+    bootstrap: Bootstrap,
+) -> list[_PairTable]:
+    """Return the table of each pair; `whole` is the record with rows that a preset hides, where it does."""
+    tables = [_PairTable.of(record, pair, bootstrap) for pair in record.pairs]
+    if whole is not None:  # rows that are not shown tell all the same what runs differ by
+        tables = [replace(table, noise=_PairTable.of(whole, table.pair, bootstrap).noise) for table in tables]
+    if shown is not None:
+        tables = [table.only(shown.get(table.pair, ())) for table in tables]
+    return tables
+
+
+def _from_prefill(record: SweepRecord) -> SweepRecord:
+    """Return a sweep as if all decoding, that of the actors' own AR runs too, had begun with the prefill."""
+    return replace(
+        record,
+        jobs=tuple(replace(job, samples=SampleTable.of(job.samples).from_prefill()) for job in record.jobs),
+        sentinels=tuple(
+            replace(sentinel, samples=SampleTable.of(sentinel.samples).from_prefill())
+            for sentinel in record.sentinels
+        ),
     )
 
 
@@ -177,8 +204,12 @@ class _PairTable:
         kept = tuple(row for row in self.record.configurations if row.label in labels)
         return replace(self, record=replace(self.record, configurations=kept))
 
-    def rows(self) -> list[Row]:
-        rows = [self._row(step, own) for step, own in enumerate(self.record.configurations, start=1)]
+    def rows(self, from_prefill: _PairTable) -> list[Row]:
+        """Return all rows; `from_prefill` is this table as if decoding had begun with the prefill."""
+        rows = [
+            replace(self._row(step, own), from_prefill=from_prefill._row(step, own))
+            for step, own in enumerate(self.record.configurations, start=1)
+        ]
         return [replace(row, caveats=self._caveats(row)) for row in with_comparisons(rows, self.bootstrap)]
 
     def left_out(self) -> list[LeftOut]:

@@ -84,6 +84,10 @@ class Row:
     """Figures that the file defines otherwise than this project does."""
     peak_memory_bytes: int | None = None
     """The highest of its done jobs."""
+    from_prefill: Row | None = field(default=None, repr=False, compare=False)
+    """The row as it would be if decoding had begun with the prefill; None for an imported one."""
+    end_to_end: Comparison | None = None
+    """As `versus_baseline`, prefill included."""
 
     @property
     def caveat_texts(self) -> tuple[str, ...]:
@@ -125,6 +129,11 @@ class Row:
     def speedup_interval(self) -> Interval | None:
         """Of the speedup; the baseline's own is 1 by definition and has none, whatever its file says."""
         return self.versus_baseline.interval if self.versus_baseline and not self.is_baseline else None
+
+    @property
+    def end_to_end_interval(self) -> Interval | None:
+        """Of the speedup with the prefill in it; None as `speedup_interval` is."""
+        return self.end_to_end.interval if self.end_to_end and not self.is_baseline else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +288,7 @@ def with_comparisons(rows: Sequence[Row], bootstrap: Bootstrap) -> list[Row]:
                 versus_previous=None if previous is None else compare_rows(row, previous, bootstrap),
                 fastest_before=None if fastest is None else fastest.step,
                 versus_fastest_before=None if fastest is None else compare_rows(row, fastest, bootstrap),
+                end_to_end=None if base is None else _compare_from_prefill(row, base, bootstrap),
             )
         )
         previous = row if row.figures is not None else previous
@@ -303,6 +313,13 @@ def compare_rows(row: Row, base: Row, bootstrap: Bootstrap | None) -> Comparison
         found = compare(*rates_together(row, base), bootstrap, noise)
         return replace(found, interval=None, paired_interval=None) if found and row is base else found
     return ratio_of_means(row.figures.throughput.mean, base.figures.throughput.mean)
+
+
+def _compare_from_prefill(row: Row, base: Row, bootstrap: Bootstrap) -> Comparison | None:
+    """Compare as `compare_rows` does, prefill included; None where a row is imported."""
+    if row.from_prefill is None or base.from_prefill is None:
+        return None
+    return compare_rows(row.from_prefill, base.from_prefill, bootstrap)
 
 
 def rates_together(row: Row, base: Row) -> tuple[Mapping[int, float], Mapping[int, float]]:

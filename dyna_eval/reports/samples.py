@@ -50,6 +50,12 @@ class SampleTable(Sequence[SampleTotals]):
         rows += map(list, zip_longest(*(sample.accepted_by_depth for sample in listed), fillvalue=0))
         return cls(np.array(rows, dtype=np.float64).reshape(len(rows), len(listed)))
 
+    def from_prefill(self) -> SampleTable:
+        """Return the samples as if decoding had begun with the prefill; only decode seconds differ."""
+        matrix = self._matrix.copy()
+        matrix[_PLACES["decode_seconds"]] += matrix[_PLACES["prefill_seconds"]]
+        return SampleTable(matrix)
+
     @classmethod
     def join(cls, tables: Sequence[SampleTable]) -> SampleTable:
         """Return the samples of several tables, one table after the other."""

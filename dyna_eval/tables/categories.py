@@ -17,6 +17,7 @@ from dyna_eval.reports.cells import (
     report_title,
     speedup_cell,
     throughput_cell,
+    told_below,
 )
 from dyna_eval.reports.report import Row
 from dyna_eval.tables.formats import (
@@ -71,6 +72,8 @@ def print_categories(report: CategorizedReport, file: TextIO) -> None:
             ]
             table.add_row(Text(str(row.step)), marked(row.label, notes.marks(row)), *cells)
         print_fitting(table, console)
+        if told := told_below(overall, pair):
+            console.print(Text(told, style="dim"))
         print_notes(notes, console)
 
 
@@ -107,7 +110,8 @@ def _markdown_table(report: CategorizedReport, pair: str) -> str:
             bold = "**" if own is fastest else ""
             cells += [f"{bold}{cell}{bold}" for cell in (throughput_cell(own), speedup_cell(own))]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, *markdown_notes(notes)]).rstrip() + "\n"
+    below = ["", f"{escape_markdown(told)}  "] if (told := told_below(overall, pair)) else []
+    return "\n".join([*lines, *below, *markdown_notes(notes)]).rstrip() + "\n"
 
 
 # ------------------------------------------------------------------------- CSV, JSON

@@ -17,7 +17,6 @@ from dyna_eval.reports.cells import (
     Column,
     Notes,
     acceptance_cell,
-    circumstances,
     confidence_level,
     configuration_text,
     exact_cell,
@@ -27,6 +26,7 @@ from dyna_eval.reports.cells import (
     speedup_cell,
     table_title,
     throughput_cell,
+    told_below,
 )
 from dyna_eval.reports.report import Report, Row, best_row
 from dyna_eval.reports.statistics import Percentiles
@@ -67,6 +67,7 @@ _TITLES = {
     Column.PREFILL: _Title(whole="Prefill (ms)", short="Prefill\n(ms)"),
     Column.TTFT: _Title(whole="Time to first token (ms)", short="TTFT\n(ms)"),
     Column.END_TO_END: _Title(whole="End-to-end (tokens/s)", short="End-to-end\n(tokens/s)"),
+    Column.END_TO_END_SPEEDUP: _Title(whole="End-to-end speedup", short="End-to-end\nspeedup"),
     Column.JOBS: _Title(whole="Jobs", short="Jobs"),
 }
 
@@ -123,7 +124,7 @@ def _print_pair(report: Report, pair: str, console: Console, added: Sequence[Col
             style="bold" if row is best else None,
         )
     print_fitting(table, console)
-    if told := circumstances(report, pair):
+    if told := told_below(report, pair):
         console.print(Text(told, style="dim"))
     print_notes(notes, console)
 
@@ -152,7 +153,7 @@ def _markdown_table(report: Report, pair: str, added: Sequence[Column]) -> str:
         f"| {' | '.join(headers)} |",
         f"| ---: | --- | --- |{' ---: |' * (len(headers) - 3)}",
         *(_markdown_row(row, notes, added, bold=row is best) for row in rows),
-        *(["", f"{escape_markdown(told)}  "] if (told := circumstances(report, pair)) else []),
+        *(["", f"{escape_markdown(told)}  "] if (told := told_below(report, pair)) else []),
         *markdown_notes(notes),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -194,6 +195,9 @@ CSV_COLUMNS: dict[str, Callable[[Row], object]] = {
     "speedup": lambda row: row.versus_baseline and row.versus_baseline.ratio,
     "speedup_low": lambda row: (known := row.speedup_interval) and known.low,
     "speedup_high": lambda row: (known := row.speedup_interval) and known.high,
+    "end_to_end_speedup": lambda row: row.end_to_end and row.end_to_end.ratio,
+    "end_to_end_speedup_low": lambda row: (known := row.end_to_end_interval) and known.low,
+    "end_to_end_speedup_high": lambda row: (known := row.end_to_end_interval) and known.high,
     "gain_over_previous": lambda row: row.versus_previous and row.versus_previous.ratio - 1.0,
     "predicted_speedup": lambda row: row.figures and row.figures.predicted_speedup,
     "mean_acceptance_length": lambda row: row.figures and row.figures.acceptance.mean_length,

@@ -95,6 +95,8 @@ def _comparison_json(row: Row) -> dict[str, object]:
         "speedup_interval": interval_json(row.speedup_interval),
         "speedup_paired": base and base.paired,
         "speedup_paired_interval": base and interval_json(base.paired_interval),
+        "end_to_end_speedup": row.end_to_end and row.end_to_end.ratio,
+        "end_to_end_speedup_interval": interval_json(row.end_to_end_interval),
         "separable_from_baseline": base and base.separable,
         "gain_over_baseline": base and base.ratio - 1.0,
         "gain_over_previous": previous and previous.ratio - 1.0,

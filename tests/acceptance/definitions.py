@@ -172,6 +172,7 @@ def paired(samples: Sequence[Sample], base: Sequence[Sample]) -> float:
 AGAINST_THE_BASELINE: dict[str, Callable[[Sequence[Sample], Sequence[Sample]], float]] = {
     "speedup": lambda s, base: throughput(s) / throughput(base),
     "speedup_paired": paired,
+    "end_to_end_speedup": lambda s, base: end_to_end(s) / end_to_end(base),
     "gain_over_baseline": lambda s, base: throughput(s) / throughput(base) - 1.0,
 }
 

@@ -49,7 +49,7 @@ def test_submit_prints_a_table_for_each_temperature_that_says_which_it_is(
         assert table.startswith(f"{pair}: 2 prompts, 2 repeats\n")
         assert all(label in table for label in LABELS)
         [told] = [line for line in table.splitlines() if line.startswith("measured on")]
-        assert told.endswith(f", 16 tokens a prompt, {law}")
+        assert told.endswith(f", 16 tokens a prompt, {law}; prefill apart")
 
 
 def test_every_row_is_exact_at_its_own_temperature_and_against_its_own_baseline(swept: Workplace) -> None:

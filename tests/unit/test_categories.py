@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from report_records import BASELINE, FOUR_STEPS, LINEAR, TREE, record
+from report_records import BASELINE, FOUR_STEPS, LINEAR, TREE, on_machines, record
 
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import JobState, MeasureSpec
@@ -138,6 +138,13 @@ def test_the_terminal_has_a_column_group_per_category_and_an_overall_one() -> No
     text = printed(categorized_report(named()))
     assert re.search(r"code \(4 prompts\) +prose \(4 prompts\) +\(overall\)", text)
     assert len(re.findall(r"\d\.\d\d ×", text)) == 4 * 3
+
+
+def test_terminal_and_markdown_say_where_and_how_and_that_the_prefill_is_apart() -> None:
+    built = categorized_report(named(on_machines("Chip A", "Chip A", "Chip A", "Chip A")))
+    told = "measured on Chip A, 2 cores, in bfloat16, 64 tokens a prompt, greedy; prefill apart"
+    for text in (printed(built), categories_markdown(built)):
+        assert [line.rstrip() for line in text.splitlines()].count(told) == 1
 
 
 @pytest.mark.parametrize("name", ["overall", "(overall)"])

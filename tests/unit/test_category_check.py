@@ -217,6 +217,7 @@ def test_the_caption_says_where_and_how_and_is_checked() -> None:
     built = categorized_report(by_category(on_machines("Chip 7", "Chip 7", "Chip 7", "Chip 7")))
     latex = categories_latex(built)
     assert " Measured on Chip 7, 2 cores, in bfloat16, 64 tokens a prompt, greedy. " in latex
+    assert "Throughput in tokens/s of decoding, prefill apart, and speedup against the baseline" in latex
     assert check(latex, built).agrees
     assert [row for row, *_ in differences(check(latex.replace("bfloat16", "float16"), built))] == ["caption"]
 

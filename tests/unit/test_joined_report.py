@@ -191,6 +191,12 @@ def test_our_own_report_reads_the_same_after_import(tmp_path: Path) -> None:
     assert circumstances(before, "demo") == circumstances(after, "demo") == "measured on Chip A, 2 cores"
     for old, new in zip(before.rows, after.rows, strict=True):
         assert (old.label, old.figures, old.versus_baseline) == (new.label, new.figures, new.versus_baseline)
+        assert old.end_to_end is not None
+        assert new.end_to_end is not None
+        assert (old.end_to_end.ratio, old.end_to_end_interval) == (
+            new.end_to_end.ratio,
+            new.end_to_end_interval,
+        )
         assert old.prompt_set == new.prompt_set
         assert old.versus_previous is None or new.versus_previous is not None
         assert old.is_exact == new.is_exact

@@ -35,6 +35,7 @@ from dyna_eval.methods import BestFirst, DynaTree, HfAssisted, HfGenerate, Metho
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.categories import CategorizedReport
 from dyna_eval.reports.cells import Column
+from dyna_eval.reports.imported import Source
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.wording import one_line
 
@@ -127,6 +128,16 @@ def test_the_caption_says_what_is_added_over_what_and_which_step_degrades() -> N
         text,
     )
     assert "Step 4" not in text
+
+
+def test_the_caption_says_that_throughput_leaves_the_prefill_out_where_that_is_known() -> None:
+    report = build_report(record())
+    of_what = " in tokens/s of decoding, prefill apart, the mean over 8 prompts ("
+    assert of_what in caption(to_latex(report))
+    source = Source(file="answers.jsonl", format="Spec-Bench", sha256="0" * 64)
+    mixed = replace(report, rows=(*report.rows[:-1], replace(report.rows[-1], source=source)))
+    assert "prefill" not in caption(to_latex(mixed))
+    assert " in tokens/s, the mean over 8 prompts (" in caption(to_latex(mixed))
 
 
 def test_the_caption_claims_no_degradation_that_the_intervals_do_not_show() -> None:
@@ -293,7 +304,7 @@ def test_predicted_speedup_and_variety_are_columns() -> None:
 
 def test_gain_acceptance_rate_and_times_are_columns() -> None:
     """Of 4 drafted levels 2 are accepted; prefill takes 20 ms, the first token comes after 30."""
-    columns = read_columns("gain,rate,prefill,ttft,end_to_end,jobs")
+    columns = read_columns("gain,rate,prefill,ttft,end_to_end,end_to_end_speedup,jobs")
     report = build_report(record())
     gains = [None, *(row.versus_previous.ratio - 1.0 for row in report.rows if row.versus_previous)]
     for siunitx in (False, True):
@@ -301,12 +312,14 @@ def test_gain_acceptance_rate_and_times_are_columns() -> None:
         maths, unknown = ("", "{--}") if siunitx else ("$", "--")
         for row, gain, cells in zip(report.rows, gains, body(latex), strict=True):
             assert row.figures is not None
+            assert row.end_to_end is not None
             assert cells[5:] == [
                 unknown if gain is None else f"{maths}{gain * 100:+.1f}{maths}",
                 unknown if gain is None else "50.0",
                 "20.0",
                 "30.0",
                 f"{row.figures.throughput.end_to_end:.1f}",
+                f"{row.end_to_end.ratio:.2f}",
                 f"{row.step}, {row.step + 4}, {row.step + 8}",
             ]
     assert "S[table-format=+3.1, retain-explicit-plus]" in latex

@@ -31,6 +31,7 @@ def test_every_cell_has_a_macro_with_the_digits_of_the_table() -> None:
     assert found["fourStepBaselinePrefill"] == "20.0"
     assert found["fourStepBaselineTimeToFirstToken"] == "30.0"
     assert re.fullmatch(r"\d+\.\d", found["fourStepBaselineEndToEnd"])
+    assert found["fourStepBaselineSpeedupPrefillIncluded"] == "1.00"
     assert found["fourStepAdaptivePruningExactMatch"] == "100"
 
 

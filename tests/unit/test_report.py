@@ -593,7 +593,7 @@ def test_json_has_the_documented_keys_and_no_nan() -> None:
         "throughput_std", "speedup", "speedup_interval", "gain_over_previous", "gain_over_baseline",
         "mean_acceptance_length", "draft_acceptance_rate", "mean_tree_nodes", "node_cap_bound_rate",
         "exact_match_rate", "prompt_set", "env", "job_ids", "draft_share", "grow_share", "verify_share",
-        "walk_share", "host_share", "predicted_speedup",
+        "walk_share", "host_share", "predicted_speedup", "end_to_end_speedup", "end_to_end_speedup_interval",
     }  # fmt: skip
     assert all(documented <= row.keys() for row in rows)
     draft = rows[1]
@@ -601,6 +601,11 @@ def test_json_has_the_documented_keys_and_no_nan() -> None:
     assert (draft["prompts"], draft["repeats"], draft["tokens"]) == (8, 3, 8 * 3 * 120)
     assert (draft["prompt_set"], draft["env"], draft["job_ids"]) == ("p1", "e1", [2, 6, 10])
     assert draft["speedup_interval"][0] < draft["speedup"] < draft["speedup_interval"][1]
+    low, high = draft["end_to_end_speedup_interval"]
+    assert low < draft["end_to_end_speedup"] < high
+    assert draft["end_to_end_speedup"] < draft["speedup"]
+    assert (rows[0]["end_to_end_speedup"], rows[0]["end_to_end_speedup_interval"]) == (1.0, None)
+    assert rows[2]["end_to_end_speedup"] is rows[2]["end_to_end_speedup_interval"] is None
     assert draft["draft_share"] is None
     assert (rows[0]["speedup"], rows[0]["speedup_interval"]) == (1.0, None)
     assert rows[0]["draft_acceptance_rate"] is None

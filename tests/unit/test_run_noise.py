@@ -308,6 +308,117 @@ def test_the_baselines_own_speedup_is_1_whatever_runs_differ_by() -> None:
     assert (found.ratio, found.interval, found.paired_interval) == (1.0, None, None)
 
 
+def with_prefills(stored: SweepRecord, seconds: Callable[[StoredJob], float]) -> SweepRecord:
+    """Let each prefill of a job take so long."""
+    return replace(
+        stored,
+        jobs=tuple(
+            replace(job, samples=tuple(replace(one, prefill_seconds=seconds(job)) for one in job.samples))
+            for job in stored.jobs
+        ),
+    )
+
+
+def test_the_speedup_with_the_prefill_is_that_of_decoding_which_takes_as_much_longer() -> None:
+    """So it has the same prompts, repeats, resamples and noise from run to run, and another speed."""
+    generator = np.random.default_rng(5)
+    extra = [float(0.3 * np.exp(generator.normal(0.0, 0.2))) for _ in range(20)]
+    stored = with_prefills(noisy(EQUAL, 2, job=0.02), lambda job: extra[job.id])
+    longer = replace(
+        stored,
+        jobs=tuple(
+            replace(
+                job,
+                samples=tuple(
+                    replace(one, decode_seconds=one.decode_seconds + one.prefill_seconds)
+                    for one in job.samples
+                ),
+            )
+            for job in stored.jobs
+        ),
+    )
+    stored, longer = (
+        change_jobs(one, LINEAR.label, repeats=[2], state=JobState.FAILED, samples=())
+        for one in (stored, longer)
+    )
+    report, decoding = build_report(stored), build_report(longer)
+    for label in (LINEAR.label, PRUNED.label):
+        found, expected = row(report, label).end_to_end, versus_baseline(decoding, label)
+        assert found is not None
+        assert found.ratio == pytest.approx(expected.ratio)
+        assert found.interval is not None
+        assert expected.interval is not None
+        assert (found.interval.low, found.interval.high) == (
+            pytest.approx(expected.interval.low),
+            pytest.approx(expected.interval.high),
+        )
+        assert found.ratio != pytest.approx(versus_baseline(report, label).ratio, rel=1e-3)
+    base = row(report, BASELINE.label)
+    assert (known_ratio(base), base.end_to_end_interval) == (1.0, None)
+
+
+def known_ratio(found: Row) -> float:
+    assert found.end_to_end is not None
+    return found.end_to_end.ratio
+
+
+def test_a_slow_prefill_lowers_the_speedup_that_has_it_in_it_and_no_other() -> None:
+    stored = record(((BASELINE, 100.0), (LINEAR, 200.0)), noise=0.0)
+    slow = with_prefills(stored, lambda _: 1.2)
+    for report in (build_report(stored), build_report(slow)):
+        assert versus_baseline(report, LINEAR.label).ratio == pytest.approx(2.0)
+    times = [sample.decode_seconds for sample in stored.jobs[0].samples]
+    expected = sum(1 / (1.2 + time / 2) for time in times) / sum(1 / (1.2 + time) for time in times)
+    assert known_ratio(row(build_report(slow), LINEAR.label)) == pytest.approx(expected)
+    assert expected < 1.5
+
+
+def test_the_speedup_with_the_prefill_takes_each_row_against_its_own_actors_ar_runs_prefill_included() -> (
+    None
+):
+    """The second actor decodes at the same speed, but its prefill takes ten times as long, for all alike."""
+    stored = record(((BASELINE, 100.0), (LINEAR, 100.0)), noise=0.0, prompts=1)
+    decode = stored.jobs[0].samples[0].decode_seconds
+    actors = {BASELINE.label: "actor-1", LINEAR.label: "actor-2"}
+    prefill = {"actor-1": 0.1 * decode, "actor-2": 1.0 * decode}
+    stored = on_actors(stored, actors, 2)
+    stored = with_prefills(stored, lambda job: prefill[actors[job.label]])
+    stored = replace(
+        stored,
+        sentinels=tuple(
+            replace(
+                one,
+                samples=tuple(
+                    replace(each, decode_seconds=decode, prefill_seconds=prefill[one.actor])
+                    for each in one.samples
+                ),
+            )
+            for one in stored.sentinels
+        ),
+    )
+    found = row(build_report(stored), LINEAR.label)
+    assert found.figures is not None
+    assert found.figures.throughput.end_to_end == pytest.approx(120 / (2.0 * decode))
+    assert known_ratio(found) == pytest.approx(1.0)
+
+
+def test_the_rows_of_a_joined_table_have_the_speedup_with_the_prefill_over_its_baseline() -> None:
+    first = with_prefills(record(((BASELINE, 100.0), (LINEAR, 150.0)), noise=0.0), lambda _: 0.5)
+    second = replace(
+        with_prefills(record(((BASELINE, 100.0), (PRUNED, 200.0)), noise=0.0), lambda _: 0.5),
+        id=2,
+        name="second",
+        digest="e" * 64,
+    )
+    joined = joined_report([first, second])
+    times = [sample.decode_seconds for sample in first.jobs[0].samples]
+    for label, speedup in ((LINEAR.label, 1.5), (PRUNED.label, 2.0)):
+        [found] = [row for row in joined.rows if row.label == label]
+        expected = sum(1 / (0.5 + time / speedup) for time in times) / sum(1 / (0.5 + time) for time in times)
+        assert known_ratio(found) == pytest.approx(expected)
+        assert found.end_to_end_interval is not None
+
+
 def drifting(stored: SweepRecord) -> SweepRecord:
     return slowed(stored, lambda job: (1.0, 1.1, 1.5)[job.repeat])
 

@@ -24,7 +24,7 @@ from report_records import (
 
 from dyna_eval.jobs import Configuration, GenerationSpec, JobState, MergedConfiguration, Method, Params
 from dyna_eval.latex.prose import to_prose
-from dyna_eval.latex.style import Style
+from dyna_eval.latex.style import Style, read_columns
 from dyna_eval.latex.table import to_latex
 from dyna_eval.measurements import Exactness
 from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup, StaticTree
@@ -49,6 +49,7 @@ from dyna_eval.reports.digits import (
     throughput,
     throughput_std,
 )
+from dyna_eval.reports.imported import Source
 from dyna_eval.reports.integrity import Caveat
 from dyna_eval.reports.intervals import Interval
 from dyna_eval.reports.measured_report import build_report
@@ -331,12 +332,12 @@ def test_a_finished_sweep_leaves_nothing_out_and_a_pair_only_what_is_its_own() -
 
 def test_a_table_says_on_which_machine_in_which_dtype_and_over_how_many_tokens() -> None:
     stored = on_machines("Chip A", "Chip A", "Chip A", "Chip A")
-    told = "measured on Chip A, 2 cores, in bfloat16, 64 tokens a prompt, greedy"
+    told = "measured on Chip A, 2 cores, in bfloat16, 64 tokens a prompt, greedy; prefill apart"
     assert told in printed(stored, io.StringIO()).splitlines()
     assert told in to_markdown(build_report(stored)).splitlines()
     sampled = GenerationSpec(max_new_tokens=9, temperature=0.7, stop_at_eos=True)
     text = printed(replace(stored, generations={"demo": sampled}), io.StringIO())
-    assert "in bfloat16, up to 9 tokens a prompt, temperature 0.7\n" in text
+    assert "in bfloat16, up to 9 tokens a prompt, temperature 0.7; prefill apart\n" in text
 
 
 def test_each_table_of_a_sweep_says_how_its_own_texts_are_generated() -> None:
@@ -366,6 +367,17 @@ def test_a_table_of_several_machines_names_them_and_one_of_none_says_nothing() -
     print_table(build_report(on_machines("Chip A", "B", "Chip A", "B"), allow_mixed=True), file)
     assert "measured on Chip A, 2 cores and B, 2 cores, in" in file.getvalue()
     assert "measured on" not in printed(replace(record(), environments={}), io.StringIO())
+
+
+def test_a_table_with_imported_rows_does_not_say_that_their_prefill_is_apart() -> None:
+    report = build_report(on_machines("Chip A", "Chip A", "Chip A", "Chip A"))
+    source = Source(file="answers.jsonl", format="Spec-Bench", sha256="0" * 64)
+    mixed = replace(report, rows=(*report.rows[:-1], replace(report.rows[-1], source=source)))
+    for made, apart in ((report, 1), (mixed, 0)):
+        file = io.StringIO()
+        print_table(made, file)
+        for text in (file.getvalue(), to_markdown(made)):
+            assert (text.count("measured on Chip A"), text.count("; prefill apart")) == (1, apart)
 
 
 def test_each_pair_has_its_own_table() -> None:
@@ -430,25 +442,27 @@ def test_every_column_has_a_reader() -> None:
 def test_gain_rate_times_and_jobs_are_columns_where_they_are_asked_for() -> None:
     """Of 4 drafted levels 2 are accepted; prefill takes 20 ms, the first token comes after 30."""
     report = build_report(unfinished())
-    columns = (Column.GAIN, Column.RATE, Column.PREFILL, Column.TTFT, Column.END_TO_END, Column.JOBS)
+    columns = read_columns("gain,rate,prefill,ttft,end_to_end,end_to_end_speedup,jobs")
     text = io.StringIO()
     print_table(report, text, columns)
     [head] = [line for line in text.getvalue().splitlines() if line.startswith("Step")]
-    assert head.split()[-6:] == ["(%)", "(%)", "(ms)", "(ms)", "(tokens/s)", "Jobs"]
+    assert head.split()[-7:] == ["(%)", "(%)", "(ms)", "(ms)", "(tokens/s)", "speedup", "Jobs"]
     rows = markdown_rows(to_markdown(report, columns))
     [linear] = [row for row in report.rows if row.label == LINEAR.label]
     assert linear.versus_previous
     assert linear.figures
+    assert linear.end_to_end
     assert rows[linear.step - 1][8:] == [
         f"{(linear.versus_previous.ratio - 1.0) * 100:+.1f}",
         "50.0",
         "20.0",
         "30.0",
         f"{linear.figures.throughput.end_to_end:.1f}",
+        f"{linear.end_to_end.ratio:.2f}",
         ranges(linear.job_ids),
     ]
     assert rows[0][8:10] == ["--", "--"]
-    assert rows[-1][8:13] == ["--"] * 5
+    assert rows[-1][8:14] == ["--"] * 6
 
 
 # -------------------------------------------------------------------- Markdown
@@ -521,6 +535,11 @@ def test_csv_figures_are_those_of_the_report_unrounded() -> None:
         assert row.versus_baseline is not None
         assert float(cells["throughput_tokens_per_s"]) == row.figures.throughput.mean
         assert float(cells["end_to_end_tokens_per_s"]) == row.figures.throughput.end_to_end
+        assert row.end_to_end
+        assert float(cells["end_to_end_speedup"]) == row.end_to_end.ratio
+        assert cells["end_to_end_speedup_low"] == str(
+            row.end_to_end_interval.low if row.end_to_end_interval else ""
+        )
         assert (cells["prefill_p50_s"], cells["ttft_p50_s"]) == ("0.02", "0.03")
         assert cells["draft_acceptance_rate"] == ("" if row.method is Method.AR else "0.5")
         assert cells["gain_over_previous"] == (
