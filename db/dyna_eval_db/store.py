@@ -531,7 +531,10 @@ class Store:
 
     @retried
     def cancel(self, sweep_id: int) -> int:
-        """Cancel what is queued or running, and return the number of jobs; their late results are fenced."""
+        """Cancel what is queued or running, and return the number of jobs; their late results are fenced.
+
+        `retry` takes them back.
+        """
         still_open = (JobRow.sweep_id == sweep_id, JobRow.state.in_([JobState.QUEUED, JobState.RUNNING]))
         locked = select(JobRow.id).where(*still_open).order_by(JobRow.id).with_for_update()
         cancelled = update(JobRow).where(*still_open).values(state=JobState.CANCELLED, lease_expires_at=None)
@@ -545,12 +548,13 @@ class Store:
 
     @retried
     def retry(self, sweep_id: int) -> int:
-        """Queue the failed jobs again with all their tries, and return their number."""
-        failed = update(JobRow).where(JobRow.sweep_id == sweep_id, JobRow.state == JobState.FAILED)
+        """Queue the failed and the cancelled jobs again with all their tries, and return their number."""
+        ended = JobRow.state.in_([JobState.FAILED, JobState.CANCELLED])
+        again = update(JobRow).where(JobRow.sweep_id == sweep_id, ended)
         values = {"state": JobState.QUEUED, "tries": 0, "error_class": None, "error": None}
         with self._write() as session:
             sweeps.require_sweep(session, sweep_id)
-            count = execute_counted(session, failed.values(values))
+            count = execute_counted(session, again.values(values))
             log(session, sweep_id, EventKind.RETRIED, jobs=count)
             return count
 

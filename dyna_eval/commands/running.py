@@ -95,14 +95,14 @@ def resume(*, sweep: str | None, execution: Execution, database: str, as_json: b
 @database_option
 @json_option
 def retry(*, sweep: str | None, execution: Execution, database: str, as_json: bool) -> int:
-    """Run the failed jobs of a sweep again."""
+    """Run the failed and the cancelled jobs of a sweep again."""
     _check_may_travel(database, execution)
     with open_store(database) as store:
         sweep_id = find_measured(store, sweep)
         counts = store.progress(sweep_id)
-        if counts[JobState.FAILED] + open_jobs(counts):
+        if counts[JobState.FAILED] + counts[JobState.CANCELLED] + open_jobs(counts):
             _check_decoder(store, sweep_id)
-        click.echo(f"{count(store.retry(sweep_id), 'failed job')} queued again", err=True)
+        click.echo(f"{count(store.retry(sweep_id), 'job')} queued again", err=True)
         return _execute(store, database, sweep_id, execution, as_json=as_json)
 
 
@@ -269,7 +269,7 @@ def _hint_at_rest(sweep_id: int, execution: Execution, counts: Mapping[JobState,
     if cancelled:
         were = "was" if cancelled == 1 else "were"
         click.echo(
-            f"{count(cancelled, 'job')} {were} cancelled; submit the file with another --name to run it anew",
+            f"{count(cancelled, 'job')} {were} cancelled; `{execution.command('retry', sweep_id)}` runs what was",
             err=True,
         )
 

@@ -33,7 +33,7 @@ _FOLLOW_SECONDS = 1.0
 @database_option
 @json_option
 def cancel(*, sweep: str | None, database: str, as_json: bool) -> None:
-    """Cancel what is not done of a sweep; what is done stays."""
+    """Cancel what is not done of a sweep; what is done stays, and `retry` takes the rest back."""
     with open_store(database) as store:
         sweep_id = find_measured(store, sweep)
         cancelled = store.cancel(sweep_id)
@@ -41,6 +41,8 @@ def cancel(*, sweep: str | None, database: str, as_json: bool) -> None:
         print_json({"id": sweep_id, "cancelled": cancelled})
         return
     click.echo(f"sweep {sweep_id}: {count(cancelled, 'job')} cancelled")
+    if cancelled:
+        click.echo(f"`{as_typed('retry', sweep_id)}` takes back what was cancelled", err=True)
 
 
 @click.command()

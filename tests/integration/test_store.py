@@ -1165,8 +1165,19 @@ def test_retrying_queues_failed_jobs_alone_and_forgets_their_tries(store: Store,
     assert (job.state, job.tries, job.error) == (JobState.QUEUED, 0, None)
     assert state(store, landed) == JobState.DONE
     assert state(store, running) == JobState.RUNNING
-    store.cancel(sweep_id)
-    assert store.retry(sweep_id) == 0
+
+
+def test_what_was_cancelled_is_queued_again_by_a_retry(store: Store, sweep_id: int) -> None:
+    landed, running = (take(store, sweep_id) for _ in range(2))
+    land_one(store, landed, make_result(landed.job))
+    assert store.cancel(sweep_id) == store.retry(sweep_id) == 3
+    assert store.sweep_state(sweep_id) == SweepState.QUEUED
+    assert land_one(store, running, make_result(running.job)) == Landing.FENCED
+    again = take(store, sweep_id)
+    assert again.job_id == running.job_id
+    assert land_one(store, running, make_result(running.job)) == Landing.FENCED
+    assert land_one(store, again, make_result(again.job)) == Landing.LANDED
+    assert outcomes(store, again.job_id) == [Outcome.CANCELLED, Outcome.LANDED]
 
 
 def test_cancelling_ends_what_is_queued_or_running_and_nothing_else(store: Store, sweep_id: int) -> None:
@@ -1193,7 +1204,8 @@ def test_of_one_job_commands_speak_as_of_one(store: Store, sweep_id: int, databa
     cancelled = CliRunner().invoke(cli, ["cancel", "--db", database_url], catch_exceptions=False)
     assert cancelled.stdout == f"sweep {sweep_id}: 1 job cancelled\n"
     resumed = CliRunner().invoke(cli, ["resume", "--db", database_url], catch_exceptions=False)
-    assert "1 job was cancelled; " in resumed.stderr
+    assert f"1 job was cancelled; `dyna-eval retry {sweep_id}" in resumed.stderr
+    assert store.retry(sweep_id) == 1
 
 
 def test_a_pair_that_does_not_load_fails_its_queued_jobs_and_no_other(store: Store) -> None:
