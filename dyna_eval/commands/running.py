@@ -267,9 +267,10 @@ def _hint_at_rest(sweep_id: int, execution: Execution, counts: Mapping[JobState,
             err=True,
         )
     if cancelled:
-        were = "was" if cancelled == 1 else "were"
+        were, again = ("was", "it") if cancelled == 1 else ("were", "them")
         click.echo(
-            f"{count(cancelled, 'job')} {were} cancelled; `{execution.command('retry', sweep_id)}` runs what was",
+            f"{count(cancelled, 'job')} {were} cancelled: "
+            f"`{execution.command('retry', sweep_id)}` runs {again} after all",
             err=True,
         )
 

@@ -1171,7 +1171,7 @@ def test_what_was_cancelled_is_queued_again_by_a_retry(store: Store, sweep_id: i
     landed, running = (take(store, sweep_id) for _ in range(2))
     land_one(store, landed, make_result(landed.job))
     assert store.cancel(sweep_id) == store.retry(sweep_id) == 3
-    assert store.sweep_state(sweep_id) == SweepState.QUEUED
+    assert store.sweep_state(sweep_id) == SweepState.INTERRUPTED
     assert land_one(store, running, make_result(running.job)) == Landing.FENCED
     again = take(store, sweep_id)
     assert again.job_id == running.job_id
@@ -1204,7 +1204,7 @@ def test_of_one_job_commands_speak_as_of_one(store: Store, sweep_id: int, databa
     cancelled = CliRunner().invoke(cli, ["cancel", "--db", database_url], catch_exceptions=False)
     assert cancelled.stdout == f"sweep {sweep_id}: 1 job cancelled\n"
     resumed = CliRunner().invoke(cli, ["resume", "--db", database_url], catch_exceptions=False)
-    assert f"1 job was cancelled; `dyna-eval retry {sweep_id}" in resumed.stderr
+    assert f"1 job was cancelled: `dyna-eval retry {sweep_id}" in resumed.stderr
     assert store.retry(sweep_id) == 1
 
 
