@@ -69,9 +69,10 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
     for job in errors:
         what = one_line(f"{job.label} (repeat {job.repeat + 1}) {job.state}: {job.error}")
         click.echo(f"  job {job.job_id} {what}")
-    if summary.state is SweepState.INTERRUPTED:
+    if summary.state in (SweepState.INTERRUPTED, SweepState.QUEUED):
+        yet = " yet" if summary.state is SweepState.QUEUED else ""  # one on a cluster may be about to begin
         hint = f"`{as_typed('resume', summary.id)}` goes on, with --address where it ran on a cluster"
-        click.echo(f"no controller runs it; {hint}", err=True)
+        click.echo(f"no controller runs it{yet}; {hint}", err=True)
 
 
 def _print_imported(sweep: ImportedSweep, *, as_json: bool) -> None:

@@ -533,6 +533,7 @@ UNSUPPORTED: dict[str, tuple[str, dict[str, Any], str]] = {
         "no scaled-dot-product attention (sdpa) for gpt_neo",
     ),
     "codegen": ("codegen", {}, "no scaled-dot-product attention (sdpa) for codegen"),
+    "deepseek_v3": ("deepseek_v3", {"num_attention_heads": 4}, "caches keys and values of different sizes"),
     "mamba": ("mamba", {}, "recurrent or hybrid"),
     "rwkv": ("rwkv", {}, "recurrent or hybrid"),
     "jamba": ("jamba", {}, "recurrent or hybrid"),
@@ -652,6 +653,10 @@ ACCEPTED: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe that does not use its window": ("qwen3_moe", TINY_WINDOW | {"use_sliding_window": False}),
     "smollm3 that does not use its window": ("smollm3", TINY_WINDOW | {"use_sliding_window": False}),
     "falcon without ALiBi": ("falcon", {"alibi": False}),
+    "deepseek_v3 with heads of one size": (
+        "deepseek_v3",
+        {"num_attention_heads": 4, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 16},
+    ),
 }
 
 

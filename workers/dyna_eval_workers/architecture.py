@@ -59,6 +59,11 @@ def check_architecture(config: Any, name: str) -> None:
             f"{name}: {kind} has local layers, whose window counts rows of the cache, so that no tree can be "
             "verified; choose another model"
         )
+    if _caches_unequal_sizes(text):
+        raise PairError(
+            f"{name}: {kind} caches keys and values of different sizes (latent attention), for which the "
+            "engine has no cache; choose another model"
+        )
     foreign = set(getattr(text, "layer_types", None) or ()) - _ATTENTION
     if foreign or _is_recurrent(config):
         what = ", ".join(sorted(foreign)) or kind
@@ -68,6 +73,13 @@ def check_architecture(config: Any, name: str) -> None:
             f"{name}: transformers has no scaled-dot-product attention (sdpa) for {kind}, with which trees "
             "are verified; choose another model"
         )
+
+
+def _caches_unequal_sizes(text: Any) -> bool:
+    """Whether a head's keys and values differ in size, as configurations with latent attention say."""
+    unturned, turned = (getattr(text, f"qk_{part}_head_dim", None) for part in ("nope", "rope"))
+    values = getattr(text, "v_head_dim", None)
+    return bool(unturned and turned and values and unturned + turned != values)
 
 
 def attention_of(config: Any) -> str:
