@@ -105,7 +105,7 @@ def shared_luck(row: Row, contenders: int) -> Caveat:
         return Caveat(f"{text}; so few repeats do not tell how much", CaveatKind.CHOSEN)
     highest = NormalDist().inv_cdf((contenders - 0.375) / (contenders + 0.25))
     excess = math.expm1(highest * math.sqrt(noise.value / repeats))
-    size = f"on average {percent(excess)} % for the best of {contenders} equal rows"
+    size = f"on average {percent(excess)} % too fast for the best of {contenders} equal rows"
     return Caveat(f"{text}: {size}", CaveatKind.CHOSEN)
 
 

@@ -10,7 +10,7 @@ from dyna_eval.jobs import Method, SweepState
 from dyna_eval.reports.counts import Identical, all_files, doubted_prompts, identical_rows
 from dyna_eval.reports.digits import factor
 from dyna_eval.reports.imported import ImportedFile, ImportedRow, ImportedSample, ImportedSweep
-from dyna_eval.reports.integrity import UNKNOWN_NOISE, Caveat, CaveatKind, mixed_caveats, row_caveats
+from dyna_eval.reports.integrity import Caveat, CaveatKind, mixed_caveats, row_caveats
 from dyna_eval.reports.intervals import Bootstrap
 from dyna_eval.reports.labels import labels_with_origin
 from dyna_eval.reports.report import (
@@ -25,6 +25,10 @@ from dyna_eval.reports.report import (
 from dyna_eval.reports.statistics import Acceptance, Agreement, Figures, Latency, Shares, Throughput
 
 _DEFAULT_CONFIDENCE = 0.95
+_NO_RUN_NOISE = (
+    "intervals are over prompts alone: no file tells what runs differ by, and a small difference may be the"
+    " machine's"
+)
 
 
 def imported_report(
@@ -175,7 +179,7 @@ def _file_caveats(
         notes.append("no row is known to be the baseline, so there is no speedup")
     of_samples = [row.figures for row in rows if row.pair == pair and row.rates]
     if any(figures and figures.throughput.interval for figures in of_samples):
-        notes.append(UNKNOWN_NOISE)
+        notes.append(_NO_RUN_NOISE)
     return [Caveat(text) for text in dict.fromkeys([*_doubts(sweep, others), *notes])]
 
 

@@ -183,6 +183,8 @@ def load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
 def sentinel_load_caveats(jobs: Sequence[StoredJob]) -> list[Caveat]:
     """Return which actors' own AR runs were under heavy load in every try, where rows of several actors are
     compared through these runs; with one actor alone they drop out of every speedup.
+
+    `jobs` are done ones of the rows that are compared, of one sweep or several.
     """
     worst: dict[tuple[str, str], float] = {}
     for job in jobs:

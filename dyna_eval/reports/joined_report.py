@@ -11,13 +11,19 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from dyna_eval.errors import InputError
-from dyna_eval.jobs import digest
+from dyna_eval.jobs import JobState, digest
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.counts import all_files
 from dyna_eval.reports.digits import factor, percent
 from dyna_eval.reports.imported import ImportedFile, ImportedSweep
 from dyna_eval.reports.imported_report import confidence_of, imported_report, pruning_caveats
-from dyna_eval.reports.integrity import Caveat, CaveatKind, mixed_caveats, separability_caveats
+from dyna_eval.reports.integrity import (
+    Caveat,
+    CaveatKind,
+    mixed_caveats,
+    sentinel_load_caveats,
+    separability_caveats,
+)
 from dyna_eval.reports.intervals import Bootstrap
 from dyna_eval.reports.labels import labels_with_origin
 from dyna_eval.reports.measured_report import build_report
@@ -189,7 +195,7 @@ def _without_interval(row: Row) -> Row:
 
 
 def _as_split(first: SweepRecord, record: SweepRecord) -> Report:
-    """Report a sweep on the prompts that the first one is; what is chosen there is told of that one alone."""
+    """Report a sweep on the prompts that the first one is; its choice is told if its own split is that."""
     split = with_split_of(first, record)
     if record is first or _same_split(record, first):
         return build_report(split, allow_mixed=True)
@@ -383,8 +389,15 @@ def _joined_caveats(members: Sequence[_Member], pair: str, rows: Sequence[Row]) 
         )
         for member in members
     ]
+    records = [member.part for member in members if isinstance(member.part, SweepRecord)]
+    done = [
+        job for record in records for job in record.jobs if job.pair == pair and job.state is JobState.DONE
+    ]
+    caveats += sentinel_load_caveats(done)
     for name, own in said:
         for caveat in own:
+            if caveat in caveats:
+                continue
             alone = not all(caveat in others for _, others in said)
             caveats.append(Caveat(f"{name}: {caveat.text}") if alone else caveat)
     return list(dict.fromkeys(caveats))

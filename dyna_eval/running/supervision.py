@@ -117,5 +117,5 @@ def limit_seconds(job: Job, *, prompts: int, calibrations: list[Calibration]) ->
         target_alone_seconds(prompts=prompts, max_new_tokens=tokens, calibration=calibration)
         for calibration in calibrations or [_UNKNOWN_PAIR]
     )
-    runs = 2  # the job, and the sentinel that its actor may run before it
+    runs = 2  # the job, and the sentinel that its actor may run before it, which load repeats
     return max(least, _SLOWEST * runs * alone)

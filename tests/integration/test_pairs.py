@@ -534,6 +534,7 @@ UNSUPPORTED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "codegen": ("codegen", {}, "no scaled-dot-product attention (sdpa) for codegen"),
     "deepseek_v3": ("deepseek_v3", {"num_attention_heads": 4}, "caches keys and values of different sizes"),
+    "gemma4": ("gemma4_text", {"num_hidden_layers": 6}, "the layers of gemma4_text differ in"),
     "mamba": ("mamba", {}, "recurrent or hybrid"),
     "rwkv": ("rwkv", {}, "recurrent or hybrid"),
     "jamba": ("jamba", {}, "recurrent or hybrid"),
@@ -578,6 +579,10 @@ def test_weights_that_changed_since_they_were_inspected_are_not_loaded(saved: Pa
 
 WINDOWED: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", TINY_WINDOW),
+    "mistral with kinds of layers that it does not know": (
+        "mistral",
+        TINY_WINDOW | {"layer_types": ["full_attention"] * 2},
+    ),
     "mistral with a flag that it does not know": ("mistral", TINY_WINDOW | {"use_sliding_window": False}),
     "qwen2 that uses its window": (
         "qwen2",

@@ -214,7 +214,7 @@ def test_of_each_entry_the_fastest_on_the_tuning_prompts_is_shown_with_its_figur
     note, luck = report.rows[1].caveat_texts
     assert note == "best of 3 on 4 tuning prompts"
     assert luck.startswith("chosen and reported in the same 3 runs")
-    assert luck.endswith("for the best of 5 equal rows")  # of the whole pair, as without --chosen
+    assert luck.endswith("too fast for the best of 5 equal rows")  # of the whole pair, as without --chosen
     assert luck in of_whole[SWEPT[6].label].caveat_texts
     assert report.rows[0].caveat_texts == report.rows[2].caveat_texts == ()
     assert report.chosen == whole.chosen
@@ -225,7 +225,7 @@ def test_a_row_that_is_the_fastest_of_its_entry_alone_shares_its_luck_with_the_r
     chosen = next(row for row in on(CHOSEN, stored).rows if row.label == SWEPT[4].label)
     note, luck = chosen.caveat_texts
     assert note == "best of 3 on 4 tuning prompts"
-    assert luck.endswith("for the best of 3 equal rows")
+    assert luck.endswith("too fast for the best of 3 equal rows")
 
 
 def test_a_row_that_no_other_could_have_beaten_has_no_luck_to_tell_of() -> None:

@@ -123,7 +123,7 @@ def test_a_choice_that_holds_on_the_other_prompts_needs_no_second_name() -> None
 
 SAME_RUNS = re.compile(
     r"chosen and reported in the same 3 runs, so its figures hold the luck that made it win:"
-    r" on average \d\.\d % for the best of 4 equal rows"
+    r" on average \d\.\d % too fast for the best of 4 equal rows"
 )
 
 
@@ -164,7 +164,7 @@ def test_the_luck_of_the_best_of_equal_rows_is_as_large_as_is_said(rows: int, re
     row = build_report(record(prompts=PROMPTS, repeats=repeats)).rows[0]
     noise = Variance(value=0.01**2, degrees=1e6)
     text = shared_luck(replace(row, noise=RunNoise(in_block=noise, alone=noise)), rows).text
-    found = re.search(r"on average (\S+) % for the best of (\d+) equal rows", text)
+    found = re.search(r"on average (\S+) % too fast for the best of (\d+) equal rows", text)
     assert found is not None
     runs = np.random.default_rng(0).normal(0.0, 0.01, (4000, rows, repeats))
     assert int(found[2]) == rows

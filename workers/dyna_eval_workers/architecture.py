@@ -59,6 +59,11 @@ def check_architecture(config: Any, name: str) -> None:
             f"{name}: {kind} has local layers, whose window counts rows of the cache, so that no tree can be "
             "verified; choose another model"
         )
+    if unequal := getattr(text, "per_layer_attributes", None):
+        raise PairError(
+            f"{name}: the layers of {kind} differ in {', '.join(sorted(unequal))}, and the engine has one "
+            "cache for all of them; choose another model"
+        )
     if _caches_unequal_sizes(text):
         raise PairError(
             f"{name}: {kind} caches keys and values of different sizes (latent attention), for which the "

@@ -23,6 +23,7 @@ from dyna_eval_workers.sampling import Sampler
 
 COMMITTED = -1
 """The parent of an uncommitted row that continues the committed ones."""
+_WINDOW_IN_ALL_LAYERS = {"mistral", "mixtral", "phi3", "phimoe", "starcoder2"}  # whatever `layer_types` says
 
 
 class Runner(Protocol):
@@ -127,7 +128,7 @@ def position_limit(config: Any) -> int | None:
 def _window(text: Any) -> int | None:
     """Return the length of the window in which some layer's attention slides; None where none does."""
     layers = getattr(text, "layer_types", None)
-    if layers and "sliding_attention" not in layers:
+    if layers and "sliding_attention" not in layers and text.model_type not in _WINDOW_IN_ALL_LAYERS:
         return None
     return getattr(text, "sliding_window", None)  # None too where the family has a flag and it is off
 

@@ -39,6 +39,8 @@ from dyna_eval_workers.traces import draft_tree
 _TEXT_LIMIT = 20_000  # characters of model output kept per sample
 _WARM_UP_TOKENS = 32
 _SENTINEL_TRIES = 3
+_CALMER = 0.9  # a try under so much of the load of the one before is calmer
+_PROCESSORS = torch.device("cpu")  # a watch of which asks no GPU's driver
 _SENTINEL_TIME = 0.25  # of a job's limit at most, for more than one try
 _TOLD_SECONDS = 0.2  # cores' times are in hundredths of a second: of less, the load of others is a guess
 
@@ -190,20 +192,24 @@ class DecodingSession:
         """Decode the prompts, again while others are heavily at work on the machine, up to three times.
 
         The run that they disturbed least is returned whole, with what they had of the cores meanwhile: many
-        rows are compared with it, and a slowed one makes all of them look fast.
+        rows are compared with it, and a slowed one makes all of them look fast. A try that is no calmer than
+        the one before is the last: the load is there to stay, as that of other actors is.
         """
         tries = list[tuple[float, list[Decoded], dict[str, float]]]()
         began = time.perf_counter()
         limit = job.measure.job_timeout_s or math.inf
         while True:
-            watch, started = Watch(self.device), time.perf_counter()
+            watch, started = Watch(_PROCESSORS), time.perf_counter()
             decoded = _decode_all(loop, job, prompts)
             seconds = time.perf_counter() - started
             others = others_shares(watch.conditions()) if seconds >= _TOLD_SECONDS else {}
             load = max(others.values(), default=0.0)
+            lasts = bool(tries) and load > _CALMER * tries[-1][0]
             tries.append((load, decoded, others))
             after_another = time.perf_counter() - began + seconds
-            if load <= HEAVY_LOAD or len(tries) == _SENTINEL_TRIES or after_another > _SENTINEL_TIME * limit:
+            if load <= HEAVY_LOAD or lasts or len(tries) == _SENTINEL_TRIES:
+                break
+            if after_another > _SENTINEL_TIME * limit:
                 break
         _, decoded, others = min(tries, key=lambda one: one[0])
         return decoded, others

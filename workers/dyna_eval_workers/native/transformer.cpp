@@ -993,6 +993,7 @@ void dyna_close(State* s) { delete s; }
 // 0 where memory does not suffice.
 int32_t dyna_reserve(State* s, int64_t capacity, const float* cosine, const float* sine) {
   Cache& cache = s->cache;
+  for (NoiseAt& noise : noise_of_thread.kept) noise.blocks = 0;  // a text that is decoded again is no cheaper
   s->model.cosine = cosine, s->model.sine = sine;
   cache.length = 0, cache.parents.clear(), cache.positions.clear();
   if (cache.capacity >= capacity) return 1;
