@@ -396,6 +396,18 @@ def test_baselines_of_joined_sweeps_are_compared_in_percent(tmp_path: Path) -> N
     )
 
 
+def test_an_actors_own_run_under_heavy_load_is_told_where_another_sweep_is_compared_through_it() -> None:
+    """Each sweep has one actor, whose own runs drop out of its own speedups."""
+    loaded = change_jobs(second(record()), LINEAR.label, conditions={"sentinel_others_share": 0.45})
+    told = [
+        warning
+        for warning in joined_report([record(), loaded]).warnings
+        if "in the calmest try of an AR run that actor actor-2 made" in warning
+    ]
+    assert len(told) == 1
+    assert not any("calmest try" in warning for warning in build_report(loaded).warnings)
+
+
 def test_there_is_one_baseline_in_a_joined_table(tmp_path: Path) -> None:
     a = imported(tmp_path, 1, [baseline(100.0)], "a")
     b = imported(tmp_path, 2, [baseline(102.0), linear(6, 150.0)], "b")
