@@ -29,6 +29,7 @@ from dyna_eval.errors import PromptError
 from dyna_eval.jobs import Method, Prompt, PromptSet, PromptSpec, ResolvedSweep, SweepSpec, prompt_digest
 from dyna_eval.measurements import Exactness
 from dyna_eval.sweeps.config import load_sweep, parse_sweep
+from dyna_eval.wording import count
 from tests.models import END, VOCABULARY, byte_tokenizer, save_model, tiny_gpt_neox
 
 ROOT = Path(__file__).parents[2]
@@ -684,8 +685,9 @@ def test_a_dry_run_warns_of_answers_that_do_not_end(tmp_path: Path) -> None:
             " prompts.shuffle\n",
         ),
         (["One", "Two"], "max_prompt_tokens: 16", ""),
+        (["One"], "max_prompt_tokens: 16", ""),
     ],
-    ids=["cut within what they share", "rows that are the same", "distinct"],
+    ids=["cut within what they share", "rows that are the same", "distinct", "one"],
 )
 def test_prompts_that_are_the_same_are_told_before_anything_runs(
     texts: list[str], prompts: str, said: str, tmp_path: Path
@@ -700,7 +702,7 @@ def test_prompts_that_are_the_same_are_told_before_anything_runs(
     done = CliRunner().invoke(cli, ["submit", str(file), "--dry-run", "--db", database])
     assert done.exit_code == 0, done.output
     assert done.stderr == said
-    assert f"{len(texts)} prompts with" in done.stdout
+    assert f", {count(len(texts), 'prompt')} with " in done.stdout
 
 
 def test_messages_without_a_template_are_refused_with_the_key_that_they_need(
