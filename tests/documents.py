@@ -155,5 +155,6 @@ def lay_out_own(folder: Path) -> None:
         (folder / f"my-{model}").symlink_to(ROOT / "workers" / "dyna_eval_workers" / "demo_pair" / model)
     (folder / "my-sweep.yaml").write_text(SWEEP, encoding="utf-8")
     (folder / "question.jsonl").write_text(QUESTIONS, encoding="utf-8")
+    (folder / "my-data").mkdir()
     for name in DATA_FILES:
         (folder / name).touch()  # validation asks only whether they are there

@@ -11,6 +11,8 @@ from sqlalchemy.exc import ArgumentError
 from dyna_eval.errors import DatabaseError
 
 _POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
+_FILE = re.compile(r"[^:@?#%]+\.(db|sqlite3?)", re.IGNORECASE)
+"""A file of SQLite without the rest of an address, and without a character that means something in one."""
 
 
 def parse_address(url: str) -> URL:
@@ -18,8 +20,9 @@ def parse_address(url: str) -> URL:
     try:
         address = make_url(url)
     except (ArgumentError, ValueError):
+        file = f"sqlite:///{url}" if _FILE.fullmatch(url) else "sqlite:///FILE"
         raise DatabaseError(
-            f"{_without_credentials(url)!r} is not a database URL; write sqlite:///FILE or postgresql://USER@HOST/NAME"
+            f"{_without_credentials(url)!r} is not a database URL; write {file} or postgresql://USER@HOST/NAME"
         ) from None  # the cause may quote a password
     if address.drivername in _POSTGRES_SCHEMES:
         return address.set(drivername="postgresql+psycopg")

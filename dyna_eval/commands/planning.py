@@ -144,7 +144,7 @@ def print_plan(resolved: ResolvedSweep, database: str, *, as_json: bool) -> None
         prompts = resolved.prompt_sets[pair.spec.name].prompts
         tokens = sum(len(prompt.token_ids) for prompt in prompts)
         generated = generation_text(resolved.spec.generation_of(pair.spec))
-        told = f"{len(prompts)} prompts with {tokens} tokens, then {generated}"
+        told = f"{count(len(prompts), 'prompt')} with {count(tokens, 'token')}, then {generated}"
         click.echo(f"pair {pair.spec.name}: {pair.dtype}, {told}")
     if standing.said:
         click.echo(standing.said)

@@ -80,8 +80,13 @@ def read(path: Path) -> Content:
         content.refuse("is not UTF-8 text; save it as UTF-8", data.count(b"\n", 0, error.start) + 1)
     if not text.strip():
         content.refuse("is empty")
-    if _LABEL in _cells(text.lstrip().partition("\n")[0]):
+    columns = _cells(text.lstrip().partition("\n")[0])
+    if _LABEL in columns:
         return _table(content, text)
+    if path.suffix.lower() == ".csv" and not text.lstrip().startswith(("{", "[")):
+        known = shown(plain(", ".join(columns)))
+        what = f"has no column {_LABEL!r}, only {known}; a table needs one, and commas between its columns"
+        content.refuse(what, 1)
     return Content(file=name, sha256=content.sha256, values=_values(content, text))
 
 

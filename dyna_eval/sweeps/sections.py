@@ -143,15 +143,16 @@ class PairSection(Section):
 class PromptsSection(Section):
     """Arguments of `datasets.load_dataset`, and how its rows become prompts."""
 
-    dataset: Text = Field(description="'demo', a hub id, a folder, or csv, json, parquet or text.")
+    dataset: Text = Field(description="'demo', a hub id, a folder, or arrow, csv, json, parquet or text.")
     name: Text | None = Field(None, description="The configuration of a data set that has several.")
     revision: Text | None = Field(
         None, description="Commit, tag or branch of a data set on the hub; unless given, its newest commit."
     )
     split: Text | None = Field(
         None,
-        description="Unless given, 'train' for local files, otherwise 'test'. Slices of it work, as"
-        " test[100:200] or test[:10%], and sums, as train+test.",
+        description="Unless given, 'train' where the data set is arrow, csv, json, parquet or text, otherwise"
+        " 'test', for a folder too. Slices of it work, as test[100:200] or test[:10%], and sums, as"
+        " train+test.",
     )
     column: Text = Field(_PROMPTS.column, description="Of texts, or of lists of turns: the first one counts.")
     template: TextTemplate | None = Field(

@@ -16,6 +16,7 @@ MOST_LISTED = 100
 _MOST_OF_A_TEMPLATE = 1_000_000
 """Bytes of a chat template's file."""
 _BUILDER_OF_ENDING = {
+    "arrow": "arrow",
     "csv": "csv",
     "json": "json",
     "jsonl": "json",
@@ -140,7 +141,7 @@ def read_prompt_sets(value: object, folder: Path, mistakes: Mistakes) -> dict[st
 
 def _data_name(section: PromptsSection) -> str:
     """Return what people call the data: the configuration of a data set, or the last part of a name."""
-    if section.dataset in _FILE_BUILDERS and section.data_files:
+    if section.dataset in _FILE_BUILDERS - {"arrow"} and section.data_files:  # its files are all called alike
         return Path(section.data_files[0]).stem
     return section.name or Path(section.dataset).name
 
@@ -240,6 +241,10 @@ def _data_file(text: str, folder: Path, location: Location, mistakes: Mistakes) 
     for base in (folder, Path()):
         fixed = _beside(str(Path(*parts[:pattern])), base)
         if fixed is not None:
+            if pattern == len(parts) and fixed.is_dir():
+                example = str(Path(text) / "*")
+                what = f"{shown(text)} is a folder; name its files in 'data_files', as {shown(example)}"
+                mistakes.add((*location, "data_files"), what)
             return str(fixed.joinpath(*parts[pattern:]))
     mistakes.add((*location, "data_files"), f"there is no file {shown(text)}; correct 'data_files'")
     return text

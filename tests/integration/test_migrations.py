@@ -499,7 +499,10 @@ def test_a_relative_path_stays_the_same_file_when_the_folder_changes(
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("store.db", "'store.db' is not a database URL; write sqlite:///FILE"),
+        ("store.db", "'store.db' is not a database URL; write sqlite:///store.db or postgresql://"),
+        ("/data/my.sqlite3", "is not a database URL; write sqlite:////data/my.sqlite3 or postgresql://"),
+        ("me:pw@host/store.db", "'***@host/store.db' is not a database URL; write sqlite:///FILE or"),
+        ("store", "'store' is not a database URL; write sqlite:///FILE"),
         ("", "is not a database URL"),
         ("mysql://host/name", "unknown kind of database 'mysql'"),
         ("postgresql+asyncpg://host/name", "unknown kind of database 'postgresql+asyncpg'"),

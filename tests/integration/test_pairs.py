@@ -460,7 +460,9 @@ def test_a_configuration_that_is_not_json_is_refused(model: Path) -> None:
 def test_truncated_weights_are_refused(model: Path) -> None:
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    assert "cannot be loaded" in refusal(lambda: loaded(spec_of(model)))
+    reason = refusal(lambda: loaded(spec_of(model)))
+    assert "cannot be loaded" in reason
+    assert reason.endswith("; save or download the model again")
 
 
 def test_weights_that_lack_a_tensor_are_refused(model: Path) -> None:

@@ -29,6 +29,7 @@ from dyna_eval.errors import PromptError
 from dyna_eval.jobs import Method, Prompt, PromptSet, PromptSpec, ResolvedSweep, SweepSpec, prompt_digest
 from dyna_eval.measurements import Exactness
 from dyna_eval.sweeps.config import load_sweep, parse_sweep
+from dyna_eval.wording import count
 from tests.models import END, VOCABULARY, byte_tokenizer, save_model, tiny_gpt_neox
 
 ROOT = Path(__file__).parents[2]
@@ -246,6 +247,7 @@ def test_a_data_set_without_a_usable_prompt_is_refused_with_advice(rows: Path, t
     reason = refusal(lambda: load_prompts(spec_of(rows, min_chars=1000), tokenizer))
     assert "none of its 5 rows has at least 1000 characters in column 'text'" in reason
     assert "lower prompts.min_chars" in reason
+    assert reason.startswith(str(rows))
 
 
 def test_blank_rows_are_no_prompts(tmp_path: Path, tokenizer: Any) -> None:
@@ -254,14 +256,84 @@ def test_blank_rows_are_no_prompts(tmp_path: Path, tokenizer: Any) -> None:
     assert "no usable prompt" in refusal(lambda: load_prompts(spec_of(path), tokenizer))
 
 
-def test_a_column_that_holds_no_text_has_no_usable_prompt(tmp_path: Path, tokenizer: Any) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"text": 1}\n{"text": 2}\n')
-    assert "no usable prompt" in refusal(lambda: load_prompts(spec_of(path), tokenizer))
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [
+        ((1, 2), (1, "1")),
+        (("words", 5), (2, "5")),
+        ((None, True), (2, "True")),
+        (({"a": 1},), (1, "{'a': 1}")),
+    ],
+    ids=["numbers", "mixed", "truth", "mapping"],
+)
+@pytest.mark.parametrize("chat_template", [None, {}], ids=["text", "chat"])
+def test_a_cell_that_is_no_text_is_refused_by_its_row(
+    cells: tuple[object, ...],
+    says: tuple[int, str],
+    chat_template: dict[str, object] | None,
+    tmp_path: Path,
+    chat_tokenizer: Any,
+) -> None:
+    """Dropped, it would be missing from the prompts without a word."""
+    number, shown = says
+    path = write_rows(tmp_path, *({"text": cell} for cell in cells))
+    reason = refusal(lambda: load_prompts(spec_of(path, chat_template=chat_template), chat_tokenizer))
+    assert reason.startswith(f"row {number} of {path}: column 'text' holds {shown}, which is no text; ")
+    assert "name a column of texts with prompts.column" in reason
 
 
-def test_a_split_that_is_not_there_is_refused(rows: Path, tokenizer: Any) -> None:
-    assert "test" in refusal(lambda: load_prompts(spec_of(rows, split="test"), tokenizer))
+def test_numbers_become_texts_by_a_template(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_rows(tmp_path, {"n": 1}, {"n": 2})
+    assert "prompts.template makes texts of numbers" in refusal(
+        lambda: load_prompts(spec_of(path, column="n"), tokenizer)
+    )
+    assert texts_of(spec_of(path, template="{n}"), tokenizer) == ["1", "2"]
+
+
+def test_a_split_that_is_not_there_is_refused_with_its_key(rows: Path, tokenizer: Any) -> None:
+    said = "cannot be loaded: Unknown split \"test\". Should be one of ['train']; set prompts.split"
+    folder = PromptSpec(dataset=str(rows.parent))
+    assert refusal(lambda: load_prompts(folder, tokenizer)) == f"data set {str(rows.parent)!r} {said}"
+    assert "set prompts.split" in refusal(lambda: load_prompts(spec_of(rows, split="test"), tokenizer))
+    assert load_prompts(replace(folder, split="train"), tokenizer) == load_prompts(spec_of(rows), tokenizer)
+
+
+def test_a_data_set_that_was_saved_to_disk_is_read_as_its_error_says(tmp_path: Path, tokenizer: Any) -> None:
+    saved = tmp_path / "saved"
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(saved)
+    reason = refusal(lambda: load_prompts(PromptSpec(dataset=str(saved)), tokenizer))
+    pattern = str(saved / "*.arrow")
+    assert reason.endswith(
+        f"it was saved with save_to_disk; write 'dataset: arrow', and in 'data_files' {pattern!r}"
+    )
+    assert texts_of(spec_of(Path(pattern), "arrow"), tokenizer) == [text for text in TEXTS if text]
+
+
+def test_a_pattern_that_no_file_matches_is_told_from_an_empty_file(tmp_path: Path, tokenizer: Any) -> None:
+    gone, empty = tmp_path / "gone*.jsonl", tmp_path / "empty*.jsonl"
+    (tmp_path / "empty.jsonl").touch()
+    reason = refusal(lambda: load_prompts(spec_of(gone), tokenizer))
+    assert reason.endswith(f": no file matches {str(gone)!r}; correct prompts.data_files")
+    assert refusal(lambda: load_prompts(spec_of(empty), tokenizer)).endswith(": it holds no row")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("text\nÄpfel\n".encode("latin-1"), "; save it as UTF-8"),
+        (b"text;kind\nWho?;a\nWho, what?;b\n", "; columns are separated by commas"),
+        (b"text;kind\nWho?;a\n", "only text;kind; columns are separated by commas"),
+    ],
+    ids=["latin-1", "semicolons", "semicolons alone"],
+)
+def test_a_csv_file_of_another_form_is_refused_with_what_to_do(
+    content: bytes, says: str, tmp_path: Path, tokenizer: Any
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    reason = refusal(lambda: load_prompts(spec_of(path, "csv"), tokenizer))
+    assert reason.startswith(str(path))
+    assert says in reason
 
 
 def test_a_file_that_is_not_what_it_should_be_is_refused(tmp_path: Path, tokenizer: Any) -> None:
@@ -684,8 +756,9 @@ def test_a_dry_run_warns_of_answers_that_do_not_end(tmp_path: Path) -> None:
             " prompts.shuffle\n",
         ),
         (["One", "Two"], "max_prompt_tokens: 16", ""),
+        (["One"], "max_prompt_tokens: 16", ""),
     ],
-    ids=["cut within what they share", "rows that are the same", "distinct"],
+    ids=["cut within what they share", "rows that are the same", "distinct", "one"],
 )
 def test_prompts_that_are_the_same_are_told_before_anything_runs(
     texts: list[str], prompts: str, said: str, tmp_path: Path
@@ -700,7 +773,7 @@ def test_prompts_that_are_the_same_are_told_before_anything_runs(
     done = CliRunner().invoke(cli, ["submit", str(file), "--dry-run", "--db", database])
     assert done.exit_code == 0, done.output
     assert done.stderr == said
-    assert f"{len(texts)} prompts with" in done.stdout
+    assert f", {count(len(texts), 'prompt')} with " in done.stdout
 
 
 def test_messages_without_a_template_are_refused_with_the_key_that_they_need(

@@ -237,6 +237,22 @@ def test_data_files_are_found_beside_the_sweep_file(tmp_path: Path) -> None:
     assert (spec.prompts.data_files, spec.prompts.split) == (files, "train")
 
 
+def test_what_save_to_disk_wrote_is_found_beside_the_sweep_file(tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    spec = parse(sweep(prompts="{dataset: arrow, data_files: 'saved/*.arrow'}"), folder=tmp_path)
+    found = (str(tmp_path.resolve() / "saved" / "*.arrow"),)
+    assert (spec.prompts.data_files, spec.prompts.split) == (found, "train")
+    several = sweep(prompts="[{dataset: demo}, {dataset: arrow, data_files: 'saved/*.arrow'}]")
+    names = [pair.name for pair in parse(several, folder=tmp_path).pairs]
+    assert names == ["demo on demo", "demo on arrow"], "its files are called alike: no name for their data"
+
+
+def test_a_folder_is_no_data_file(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    said = mistake_in(sweep(prompts="{dataset: json, data_files: data}"), folder=tmp_path)
+    assert said.endswith("'data' is a folder; name its files in 'data_files', as 'data/*'")
+
+
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
@@ -313,6 +329,7 @@ def test_a_single_prompt_set_changes_no_pair() -> None:
             "{dataset: jsonl, data_files: x.jsonl}",
             "'jsonl' is no data set; write 'dataset: json', and the file in 'data_files'",
         ),
+        ("{dataset: arrow}", "data set 'arrow' is read from files; name them with 'data_files'"),
         ("{dataset: parquet}", "data set 'parquet' is read from files; name them with 'data_files'"),
         ("{dataset: json, data_files: gone.json}", "there is no file 'gone.json'; correct 'data_files'"),
         ("{dataset: ./gone}", "there is no folder './gone' in "),

@@ -361,6 +361,8 @@ def test_a_table_is_read_as_spreadsheets_write_it(tmp_path: Path, change: tuple[
         ("label,tokens_per_s\na,\n", "a.csv:2: has no number"),
         ("label,tokens_per_s\na,120", "a.csv:2: its last line has no end, so it may be cut off"),
         ("label,speedup\na,2\n", "holds no row with tokens_per_s"),
+        ("name,tokens_per_s\na,120\n", "a.csv:1: has no column 'label', only 'name, tokens_per_s'; a table"),
+        ("label;tokens_per_s\na;120\n", "only 'label;tokens_per_s'; a table needs one, and commas"),
         *(
             (f"label,tokens_per_s\na,{number}\n", "a.csv:2: tokens_per_s is ")
             for number in ("0", "-1", "nan", "inf", "1e3", "2x", "'1", "٣", "1" * 13, '"1,5"')

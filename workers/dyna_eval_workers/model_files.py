@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 from transformers.utils import resolve_revision
@@ -136,7 +137,9 @@ class ModelFiles:
         except Exception as error:  # the libraries raise OSError, ValueError, KeyError, SafetensorError, ...
             if ran_out(error):  # the machine's fault: another try, on a fresh actor, may succeed
                 raise
-            raise PairError(f"{self.name}: {failure}: {first_line(error)}") from error
+            damaged = isinstance(error, SafetensorError)
+            advice = "; save or download the model again" if damaged else ""
+            raise PairError(f"{self.name}: {failure}: {first_line(error)}{advice}") from error
         finally:
             transformers_logging.set_verbosity(level)
             if bars:

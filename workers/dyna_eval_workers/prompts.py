@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import datasets
@@ -18,13 +21,18 @@ from dyna_eval_workers.model_files import demo_folder
 
 _Render = Callable[[Messages], str]
 
+_BY_COMMAS = "columns are separated by commas, and a text with a comma stands in double quotes"
+_ADVICE = {"Unknown split": "; set prompts.split", "Error tokenizing data": f"; {_BY_COMMAS}"}
+"""What to do where `datasets` says these words."""
+
 
 def load_prompts(spec: PromptSpec, tokenizer: Any) -> PromptSet:
     """Load, filter, tokenize and cut the prompts of a sweep.
 
     A row is used if its text is not blank and has at least `min_chars` characters and one token; the first
     `limit` such rows become prompts, cut to their first `max_prompt_tokens` tokens. Of a column of lists, the
-    turns of a conversation, the first turn is the text; with `template` it is made of several columns. With
+    turns of a conversation, the first turn is the text; with `template` it is made of several columns. A cell
+    that holds anything else is refused, but a missing value is a row without a prompt. With
     `chat_template` conversations go through the tokenizer's template, whose end must not be cut: rows with
     more tokens are left out. With `shuffle` rows are taken in a random order, with `per_category` at most so
     many of each category. Raises PromptError.
@@ -69,7 +77,7 @@ def _nothing_usable(spec: PromptSpec, rows: int) -> str:
     other = "another column" if spec.template is None else "other columns"
     most = spec.max_prompt_tokens if spec.chat_template is not None else None
     return (
-        f"data set {spec.dataset!r} has no usable prompt: none of its {rows} rows has at least "
+        f"{_source(spec)} has no usable prompt: none of its {rows} rows has at least "
         f"{spec.min_chars} characters in {where}"
         f"{f' and at most {most} tokens with the chat template' if most else ''}; "
         f"lower prompts.min_chars{', raise prompts.max_prompt_tokens' if most else ''} "
@@ -130,7 +138,7 @@ def _load_rows(spec: PromptSpec) -> Any:
             raise
         except Exception as error:  # the builders raise OSError, ValueError, DatasetGenerationError, ...
             form = f" as {spec.dataset}" if spec.data_files else ""
-            raise PromptError(f"{_source(spec)} cannot be loaded{form}: {_reason(error)}") from error
+            raise PromptError(f"{_source(spec)} cannot be loaded{form}: {_reason(error, spec)}") from error
 
 
 def _at_revision(spec: PromptSpec, arguments: dict[str, Any]) -> Any:
@@ -150,12 +158,29 @@ def _at_revision(spec: PromptSpec, arguments: dict[str, Any]) -> Any:
     return builder.as_dataset(split=split)
 
 
-def _reason(error: Exception) -> str:
-    """Return what the library says in one line; what it says about a file without rows helps nobody."""
+def _reason(error: Exception, spec: PromptSpec) -> str:
+    """Return in one line what the library says, with what to do; or what is wrong where it says it badly."""
     cause = error.__cause__ or error
-    if isinstance(cause, StopIteration) or "at least one example" in str(cause):
-        return "it holds no row"
-    return first_line(cause)
+    said = first_line(cause).rstrip(".")
+    if isinstance(cause, StopIteration) or "at least one example" in said:
+        return _nothing_found(spec)
+    if "save_to_disk" in said:
+        files = str(Path(spec.dataset) / "*.arrow")
+        return f"it was saved with save_to_disk; write 'dataset: arrow', and in 'data_files' {files!r}"
+    if isinstance(cause, UnicodeDecodeError):
+        return f"{said}; save it as UTF-8"
+    return said + next((advice for words, advice in _ADVICE.items() if words in said), "")
+
+
+def _nothing_found(spec: PromptSpec) -> str:
+    """Return why files gave no row: a pattern that no file matches, or files that are empty."""
+    for pattern in spec.data_files:
+        if not glob.has_magic(pattern) or "://" in pattern:
+            continue
+        found = glob.iglob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute patterns
+        if not any(Path(path).is_file() for path in found):
+            return f"no file matches {pattern!r}; correct prompts.data_files"
+    return "it holds no row"
 
 
 def _check_columns(spec: PromptSpec, columns: Sequence[str]) -> None:
@@ -165,9 +190,10 @@ def _check_columns(spec: PromptSpec, columns: Sequence[str]) -> None:
     for key, name in (*texts, ("category", spec.category)):
         if name is not None and name not in columns:
             known = ", ".join(columns)
-            raise PromptError(
-                f"{_source(spec)} has no column {name!r}, only {known}; name one of them with prompts.{key}"
-            )
+            advice = f"name one of them with prompts.{key}"
+            if spec.dataset == "csv" and len(columns) == 1 and re.search(r"[;\t]", known):
+                advice = _BY_COMMAS
+            raise PromptError(f"{_source(spec)} has no column {name!r}, only {known}; {advice}")
 
 
 def _prompt_from(
@@ -244,16 +270,24 @@ def _text_of(row: dict[str, Any], number: int, spec: PromptSpec) -> str | None:
                 " a list should hold the turns of a conversation, of which the first is the prompt, or, with "
                 "'prompts.chat_template: true', messages with role and content"
             )
-        value = value[0]
-    return value if isinstance(value, str) else None
+        return value[0]
+    return value
 
 
-def _cell(row: dict[str, Any], number: int, spec: PromptSpec) -> Any:
-    """Return what a row's prompt is made of: its value in the column, or the text of the template; None where
-    the row lacks a value.
+def _cell(row: dict[str, Any], number: int, spec: PromptSpec) -> str | list[Any] | None:
+    """Return what a row's prompt is made of: its text or list in the column, or the text of the template.
+
+    It is None where the row lacks a value.
     """
     if spec.template is None:
-        return row[spec.column]
+        value = row[spec.column]
+        if value is None or isinstance(value, str | list):
+            return value
+        raise PromptError(
+            f"row {number} of {_source(spec)}: column {spec.column!r} holds {_shown(value)}, which is no"
+            " text; correct it, or name a column of texts with prompts.column; prompts.template makes texts"
+            " of numbers"
+        )
     values = {name: row[name] for name in columns_of(spec.template)}
     for name, value in values.items():
         if isinstance(value, list | dict):
