@@ -60,7 +60,7 @@ def category_table(report: CategorizedReport, pair: str, lots: Sequence[Sequence
     lines = [
         origin,
         marks[0],
-        r"\begin{table}[t]",
+        r"\begin{table}[tp]",
         r"  \centering",
         rf"  \caption{{{_caption(report, pair)}}}",
         rf"  \label{{{category_label(report, pair)}}}",

@@ -70,7 +70,7 @@ def table(report: Report, pairs: Sequence[str], style: Style) -> str:
         ]
     else:
         body = [
-            r"\begin{table}[t]",
+            r"\begin{table}[tp]",
             r"  \centering",
             *figures,
             rf"  \caption{{{told}}}",

@@ -129,6 +129,14 @@ def test_every_one_of_many_rows_is_on_a_page_and_so_is_the_whole_chart(tmp_path:
     assert "Overfull \\vbox" not in log(tmp_path)
 
 
+def test_a_table_that_nearly_fills_a_page_stands_before_the_prose_ends(tmp_path: Path) -> None:
+    steps = [(replace(TREE, label=f"Tree {i}", params={"depth": i}), 150.0 + i) for i in range(1, 32)]
+    _, text = document(record([(BASELINE, 100.0), *steps], prompts=3, repeats=1))
+    pages = compile_latex(tmp_path, text)
+    assert pages.index("Table 1: Ablation") < pages.index("Taken together")
+    assert "too large" not in log(tmp_path)
+
+
 def test_many_rows_by_category_are_on_the_pages(tmp_path: Path) -> None:
     steps = [(replace(TREE, label=f"Tree {i}", params={"depth": i}), 150.0 + i) for i in range(1, 60)]
     stored = record([(BASELINE, 100.0), *steps], prompts=4, repeats=1)
