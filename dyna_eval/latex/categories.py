@@ -1,7 +1,7 @@
 """A report by category as booktabs tables: each pair has one, with a group of columns per category.
 
 Footnotes are those of the overall report. More groups than a page is wide enough for stand below each other,
-each lot under a mark of its own.
+each lot under a mark of its own; of more rows than a page is high enough for, each lot is a `longtable`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ from dataclasses import replace
 from dyna_eval.errors import InputError
 from dyna_eval.latex.grid import category_grid
 from dyna_eval.latex.style import Part, end_mark, mark, origin_of
-from dyna_eval.latex.table import table_label, tabular, what_is_bold, where_measured
+from dyna_eval.latex.table import (
+    LONG_NEEDS,
+    is_long,
+    longtable,
+    table_label,
+    tabular,
+    what_is_bold,
+    where_measured,
+)
 from dyna_eval.latex.text import escape_latex, footnotes
 from dyna_eval.reports.categories import CategorizedReport, CategoryGroup
 from dyna_eval.reports.cells import Notes, of_decoding, origin_text
@@ -39,11 +47,20 @@ def category_table(report: CategorizedReport, pair: str, lots: Sequence[Sequence
     notes = Notes.of(overall, pair)
     marked = origin_of(overall, Part.TABLE, (pair,))
     marks = [mark(replace(marked, categories=tuple(group.category for group in lot))) for lot in lots]
-    bodies = [tabular(category_grid(report, pair, lot), _SIZE) for lot in lots]
+    grids = [category_grid(report, pair, lot) for lot in lots]
+    origin = f"% {origin_text(overall, overall.rows_of(pair))}"
+    if is_long(grids[0]):
+        told, label = _caption(report, pair), category_label(report, pair)
+        lines = [origin, LONG_NEEDS, r"\begingroup", marks[0], *longtable(grids[0], _SIZE, told, label)]
+        for own, cells in zip(marks[1:], grids[1:], strict=True):
+            lines += [end_mark(Part.TABLE), own, *longtable(cells, _SIZE)]
+        lines += [*footnotes(notes, may_break=True), r"\endgroup", end_mark(Part.TABLE)]
+        return "\n".join(lines) + "\n"
+    bodies = [tabular(cells, _SIZE) for cells in grids]
     lines = [
-        f"% {origin_text(overall, overall.rows_of(pair))}",
+        origin,
         marks[0],
-        r"\begin{table}[t]",
+        r"\begin{table}[tp]",
         r"  \centering",
         rf"  \caption{{{_caption(report, pair)}}}",
         rf"  \label{{{category_label(report, pair)}}}",

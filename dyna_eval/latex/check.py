@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from dyna_eval.errors import InputError
 from dyna_eval.latex.columns import PaperColumn, PlacedCells, grouped, match_columns, placed
-from dyna_eval.latex.computed import ComputedTable, compute_table
+from dyna_eval.latex.computed import ComputedTable, compute_table, counted_notes
 from dyna_eval.latex.configurations import contradicts
 from dyna_eval.latex.definitions import definitions, expand, known_macros
 from dyna_eval.latex.grid import Grid
@@ -233,11 +233,12 @@ class _Check:
                 place = replace(table_place, offset=marked.end + paper_row.offset, row=f"step {step}")
                 self._differ(place, "all columns", _shown(paper_row), "no such row")
         caption = replace(table_place, row="caption")
-        self._check_numbers(caption, paper.caption, now.caption)
+        self._check_numbers(caption, paper.caption, now.caption, computed.counted_steps)
         self._check_circumstances(caption, paper.caption, now.caption)
         self._check_claims(caption, paper.caption, now.caption, computed.claims, origin.pairs)
         if paper.rest is not None:
-            self._check_numbers(replace(table_place, row="footnotes"), paper.rest, now.rest or "")
+            footnotes = replace(table_place, row="footnotes")
+            self._check_numbers(footnotes, paper.rest, now.rest or "", computed.counted_notes)
         elif numbers(now.rest or ""):
             what = f"the footnotes of {table_place.where} cannot be told from the text below"
             self._give_up(marked.start, f"{what}; put the line '{end_mark(Part.TABLE)}' between them")
@@ -350,7 +351,7 @@ class _Check:
         support = supported({pair: report.rows_of(pair)})
         paper = paragraphs(expand(self.body[marked.end : closing], self.macros))
         general = [" ".join(texts.get(key, "") for key in (OPENING, SUMMARY)) for texts in (paper, now)]
-        self._check_numbers(place, *general)
+        self._check_numbers(place, general[0], general[1], counted_notes(report, (pair,)))
         self._check_circumstances(place, *general)
         for key, text in paper.items():
             said = now.get(key, "")
@@ -425,10 +426,13 @@ class _Check:
 
     # ------------------------------------------------------------------- findings
 
-    def _check_numbers(self, place: _Place, paper: str, now: str) -> None:
-        """Every number in the paper's text must be one of the text computed now; leaving some out is fine."""
+    def _check_numbers(self, place: _Place, paper: str, now: str, counted: str = "") -> None:
+        """Every number in the paper's text must be one of the text computed now; leaving some out is fine.
+
+        A paper may name what the text only counts: `counted`, as it would be with all names.
+        """
         said, known = Counter(numbers(expand(paper, self.macros))), Counter(numbers(now))
-        for number in said - known:
+        for number in said - known - Counter(numbers(counted)):
             expected = ", ".join(f"{other:f}" for other in known - said) or "no such number"
             self._differ(place, "text", f"{number:f}", expected)
 

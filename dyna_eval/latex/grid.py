@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ _IN_GROUPS = ("tokens/s", "speedup")
 """Titles of a category's columns, which are narrow."""
 
 _WIDEST = 40  # characters of a text cell that stays on one line
+_WRAPPED = 24  # characters in each line of one that does not
 _DIGITS = re.compile(r"[0-9.e+/-]+")
 _POWER = re.compile(r"(-?[0-9.]+)e([+-]?[0-9]+)")
 
@@ -91,6 +93,15 @@ class Grid:
     def texts(self) -> int:
         """The number of columns of text, which come first."""
         return sum(head.is_text for head in self.heads)
+
+    @property
+    def lines(self) -> int:
+        """About how many lines its rows fill on a page."""
+        wrapped = [column for column, head in enumerate(self.heads) if head.is_wrapped]
+        return sum(
+            max((math.ceil(_width(row.cells[column].parts[0]) / _WRAPPED) for column in wrapped), default=1)
+            for row in self.rows
+        )
 
     @property
     def figures_per_group(self) -> int:
@@ -170,19 +181,20 @@ def _require_same_rows(report: Report, pairs: Sequence[str]) -> None:
 # -------------------------------------------------------------------------- text
 
 
-def notes_of(report: Report, pairs: Sequence[str]) -> Notes:
-    """Return the footnotes of a table; over several pairs each names its own."""
+def notes_of(report: Report, pairs: Sequence[str], *, whole: bool = False) -> Notes:
+    """Return the footnotes of a table, as `Notes.of` does; over several pairs each names its own."""
     if len(pairs) == 1:
-        return Notes.of(report, pairs[0])
+        return Notes.of(report, pairs[0], whole=whole)
     texts: list[str] = []
     general: list[str] = []
     for pair in pairs:
         own = [entry for entry in report.left_out if entry.pair == pair]
         texts += [f"{one_line(pair)}: {text}" for text in Notes.of(report, pair).texts]
-        remarks = [*map(one_line, report.texts_on(pair)), *left_out_texts(report, own)]
+        remarks = [*map(one_line, report.texts_on(pair)), *left_out_texts(report, own, whole=whole)]
         general += [f"{one_line(pair)}: {text}" for text in remarks]
     of_every_pair = [entry for entry in report.left_out if entry.pair is None]
-    return Notes(tuple(texts), tuple(dict.fromkeys([*general, *left_out_texts(report, of_every_pair)])))
+    general += left_out_texts(report, of_every_pair, whole=whole)
+    return Notes(tuple(texts), tuple(dict.fromkeys(general)))
 
 
 def _marks(report: Report, pairs: Sequence[str], notes: Notes, step: int) -> list[str]:

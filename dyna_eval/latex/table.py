@@ -1,6 +1,7 @@
 """A report as booktabs tables, with captions computed from its figures.
 
-Needs `booktabs`, and `siunitx` where the style asks for it. Everything that a user wrote is escaped.
+Needs `booktabs`, `siunitx` where the style asks for it, and `longtable` for a table higher than a page.
+Everything that a user wrote is escaped.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from collections.abc import Sequence
 
 from dyna_eval.importers import dynatree
 from dyna_eval.latex.grid import Cell, Grid, GridRow, Head, best_speedup, grid, level, notes_of
+from dyna_eval.latex.slower import what_degrades
 from dyna_eval.latex.style import PLAIN, Part, Style, end_mark, mark, origin_of
-from dyna_eval.latex.text import escape_latex, footnotes, number
+from dyna_eval.latex.text import escape_latex, footnotes
 from dyna_eval.reports.cells import (
     Column,
     Notes,
@@ -24,16 +26,8 @@ from dyna_eval.reports.cells import (
     sweep_numbers,
     terms_slug,
 )
-from dyna_eval.reports.claims import (
-    THOSE_THAT_MAY_WIN,
-    Claim,
-    claim_between,
-    doubt_of_load,
-    is_surpassed,
-    why_unlike_printed,
-)
+from dyna_eval.reports.claims import THOSE_THAT_MAY_WIN, is_surpassed
 from dyna_eval.reports.report import Report, Row, baseline_of, best_row
-from dyna_eval.reports.statistics import Comparison
 from dyna_eval.wording import listed, one_line
 
 _SIZES = (
@@ -43,6 +37,11 @@ _SIZES = (
 )
 _SMALLEST = r"\scriptsize\setlength{\tabcolsep}{3pt}"
 """Type and gaps by the number of columns: so many at most."""
+
+_MOST_LINES = 32
+"""So many lines of rows are a table on one page; more are a `longtable`, which breaks over pages."""
+
+LONG_NEEDS = r"% needs \usepackage{booktabs, longtable}; a longtable stands in one column"
 
 _GROUP_CHARACTERS = 12  # of a group's name per column below it; a longer name is set in lines
 
@@ -59,19 +58,34 @@ def table(report: Report, pairs: Sequence[str], style: Style) -> str:
     cells, notes = grid(report, pairs, style), notes_of(report, pairs)
     jobs = ranges(job for pair in pairs for row in report.rows_of(pair) for job in row.job_ids)
     names = ", ".join(map(one_line, pairs))
+    told = caption(report, pairs, style)
+    figures = [r"  \sisetup{detect-weight, mode=text}"] if style.siunitx else []
+    if is_long(cells):
+        body = [
+            r"\begingroup",
+            *figures,
+            *longtable(cells, size_of(cells), told, table_label(report, pairs)),
+            *_notes(report, pairs, notes, style, may_break=True),
+            r"\endgroup",
+        ]
+    else:
+        body = [
+            r"\begin{table}[tp]",
+            r"  \centering",
+            *figures,
+            rf"  \caption{{{told}}}",
+            rf"  \label{{{table_label(report, pairs)}}}",
+            r"  \smallskip",
+            *tabular(cells, size_of(cells)),
+            *_notes(report, pairs, notes, style),
+            r"\end{table}",
+        ]
     lines = [
         f"% sweep {one_line(report.name)} ({sweep_numbers(report)}, {report.state}), pair {names}",
         f"% digest {report.digest}, jobs {jobs}",
+        *([LONG_NEEDS] if is_long(cells) else []),
         mark(origin_of(report, Part.TABLE, pairs, style)),
-        r"\begin{table}[t]",
-        r"  \centering",
-        *([r"  \sisetup{detect-weight, mode=text}"] if style.siunitx else []),
-        rf"  \caption{{{caption(report, pairs, style)}}}",
-        rf"  \label{{{table_label(report, pairs)}}}",
-        r"  \smallskip",
-        *tabular(cells, size_of(cells)),
-        *_notes(report, pairs, notes, style),
-        r"\end{table}",
+        *body,
         end_mark(Part.TABLE),
     ]
     return "\n".join(lines) + "\n"
@@ -93,18 +107,50 @@ def size_of(cells: Grid) -> str:
     return next((size for most, size in _SIZES if physical <= most), _SMALLEST)
 
 
+def is_long(cells: Grid) -> bool:
+    """Whether a grid has more rows than a page is high enough for."""
+    return cells.lines > _MOST_LINES
+
+
 def tabular(cells: Grid, size: str) -> list[str]:
     """Return the lines of a grid, after commands for the size of its type."""
     return [
         *([f"  {size}"] if size else []),
-        rf"  \begin{{tabular}}{{{''.join(head.preamble for head in cells.heads)}}}",
-        r"    \toprule",
-        *(f"    {line}" for line in _heads(cells)),
-        r"    \midrule",
+        rf"  \begin{{tabular}}{{{_preamble(cells)}}}",
+        *_ruled_heads(cells),
         *(f"    {_row(row, cells.heads)}" for row in cells.rows),
         r"    \bottomrule",
         r"  \end{tabular}",
     ]
+
+
+def longtable(cells: Grid, size: str, told: str = "", label: str = "") -> list[str]:
+    """Return the lines of a grid that breaks over pages, with its titles on each; some have a caption."""
+    heads = _ruled_heads(cells)
+    return [
+        r"  \setlength{\LTcapwidth}{\linewidth}",
+        *([f"  {size}"] if size else []),
+        rf"  \begin{{longtable}}{{{_preamble(cells)}}}",
+        *([rf"    \caption{{{told}}}", rf"    \label{{{label}}} \\"] if told else []),
+        *heads,
+        r"    \endfirsthead",
+        *heads,
+        r"    \endhead",
+        r"    \midrule",
+        r"    \endfoot",
+        r"    \bottomrule",
+        r"    \endlastfoot",
+        *(f"    {_row(row, cells.heads)}" for row in cells.rows),
+        r"  \end{longtable}",
+    ]
+
+
+def _preamble(cells: Grid) -> str:
+    return "".join(head.preamble for head in cells.heads)
+
+
+def _ruled_heads(cells: Grid) -> list[str]:
+    return [r"    \toprule", *(f"    {line}" for line in _heads(cells)), r"    \midrule"]
 
 
 def _heads(cells: Grid) -> list[str]:
@@ -166,11 +212,13 @@ def _embolden(text: str, *, aligned: bool) -> str:
 # ------------------------------------------------------------------------- notes
 
 
-def _notes(report: Report, pairs: Sequence[str], notes: Notes, style: Style) -> list[str]:
+def _notes(
+    report: Report, pairs: Sequence[str], notes: Notes, style: Style, *, may_break: bool = False
+) -> list[str]:
     if Column.INTERVAL in style.columns:
-        return footnotes(notes)
+        return footnotes(notes, may_break=may_break)
     intervals = (_intervals(report, pair, several=len(pairs) > 1) for pair in pairs)
-    return footnotes(notes, list(filter(None, intervals)))
+    return footnotes(notes, list(filter(None, intervals)), may_break=may_break)
 
 
 def _intervals(report: Report, pair: str, *, several: bool) -> str:
@@ -198,7 +246,7 @@ def caption(report: Report, pairs: Sequence[str], style: Style) -> str:
         f"{_what_is_added(rows[pairs[0]])} ({noun} {named}).",
         _what_was_measured(report, everything, style),
         *where_measured(report, pairs),
-        *(sentence for pair in pairs for sentence in _what_degrades(rows[pair], several=len(pairs) > 1)),
+        *(sentence for pair in pairs for sentence in what_degrades(rows[pair], len(pairs))),
         what_is_bold(list(rows.items()), " of each pair" if len(pairs) > 1 else ""),
     ]
     return " ".join(filter(None, sentences))
@@ -257,38 +305,6 @@ def _deviation(rows: Sequence[Row]) -> str:
     if len(of_files) == len(known):
         return f"{what}prompts"
     return f"{what}repeats (of rows from DynaTree's files, between prompts)"
-
-
-def _what_degrades(rows: Sequence[Row], *, several: bool) -> list[str]:
-    """Name the steps that are measurably slower than the one before, or than the baseline."""
-    base = baseline_of(rows)
-    where = f" on {escape_latex(rows[0].pair)}" if several else ""
-    sentences, claims, previous = [], [], None
-    for row in rows:
-        facts = []
-        if previous is not None:
-            claims.append(claim_between(row, previous, row.versus_previous))
-            facts += _slower("is slower than the step before it", row, previous, row.versus_previous)
-        if base is not None:
-            facts += _slower("falls below the baseline", row, base, row.versus_baseline)
-        if facts:
-            sentences.append(f"Step {row.step} ({escape_latex(row.label)}) {' and '.join(facts)}{where}.")
-        previous = row if row.figures else previous
-    known = len(claims) == len(rows) - 1 and Claim.UNKNOWN not in claims
-    if not sentences and len(claims) > 1 and known:
-        return [f"No step is measurably slower than the step before it{where}."]
-    return sentences
-
-
-def _slower(what: str, row: Row, other: Row, comparison: Comparison | None) -> list[str]:
-    if comparison is None or claim_between(row, other, comparison) is not Claim.DEGRADES:
-        return []
-    evidence = [
-        rf"${number(comparison.ratio, 2)}\times$",
-        why_unlike_printed(row, other, comparison),
-        doubt_of_load(row, other, Claim.DEGRADES),
-    ]
-    return [f"{what} ({', '.join(filter(None, evidence))})"]
 
 
 def what_is_bold(tables: Sequence[tuple[str, Sequence[Row]]], each: str) -> str:

@@ -53,12 +53,17 @@ def marked_latex(label: str, marks: Sequence[str]) -> str:
     return escape_latex(label) + (rf"$^{{\mathrm{{{','.join(marks)}}}}}$" if marks else "")
 
 
-def footnotes(notes: Notes, between: Sequence[str] = ()) -> list[str]:
-    """Return the lines under a table: its lettered notes, some texts of LaTeX, and the general remarks."""
+def footnotes(notes: Notes, between: Sequence[str] = (), *, may_break: bool = False) -> list[str]:
+    """Return the lines under a table: its lettered notes, some texts of LaTeX, and the general remarks.
+
+    Where they `may_break` over pages, the group in which they stand ends after them.
+    """
     texts = [rf"$^{{\mathrm{{{mark}}}}}$\,{escape_latex(text)}." for mark, text in notes.lettered()]
     texts += [*between, *(f"{escape_latex(text)}." for text in notes.general)]
     if not texts:
         return []
+    if may_break:
+        return [r"  \footnotesize", *(rf"  \noindent {text}\par" for text in texts)]
     opening, closing = r"  \begin{minipage}{0.95\linewidth}\footnotesize", r"  \end{minipage}"
     return [r"  \par\smallskip", opening, *(rf"    {text}\par" for text in texts), closing]
 

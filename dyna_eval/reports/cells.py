@@ -171,9 +171,11 @@ class Notes:
     general: tuple[str, ...]
 
     @classmethod
-    def of(cls, report: Report, pair: str) -> Notes:
+    def of(cls, report: Report, pair: str, *, whole: bool = False) -> Notes:
+        """Return a pair's footnotes; `whole` names all that is left out, where it is else counted."""
         caveats = [one_line(text) for row in report.rows_of(pair) for text in row.caveat_texts]
-        left_out = left_out_texts(report, [entry for entry in report.left_out if entry.pair in (None, pair)])
+        entries = [entry for entry in report.left_out if entry.pair in (None, pair)]
+        left_out = left_out_texts(report, entries, whole=whole)
         return cls(tuple(dict.fromkeys(caveats)), (*map(one_line, report.texts_on(pair)), *left_out))
 
     def marks(self, row: Row) -> list[str]:
@@ -220,12 +222,19 @@ class LeftOutEntries:
         return tuple(texts)
 
 
-def left_out_texts(report: Report, entries: Sequence[LeftOut]) -> list[str]:
-    """Say which configurations have no figures, and which jobs the figures of others lack."""
+_LEFT_OUT_NAMED = 4
+
+
+def left_out_texts(report: Report, entries: Sequence[LeftOut], *, whole: bool = False) -> list[str]:
+    """Say which configurations have no figures, and which jobs the figures of others lack.
+
+    The first few of either kind are named and the others counted; with `whole` all are named.
+    """
     found = LeftOutEntries.of(report, entries)
     kinds = filter(None, (found.absent, found.partial))
     return [
-        one_line(f"{counted}: {_reasons(kind)}") for counted, kind in zip(found.counts, kinds, strict=True)
+        one_line(f"{counted}: {_reasons(kind, len(kind) if whole else _LEFT_OUT_NAMED)}")
+        for counted, kind in zip(found.counts, kinds, strict=True)
     ]
 
 
@@ -233,11 +242,15 @@ def _count_jobs(entries: Sequence[LeftOut]) -> str:
     return count(sum(len(entry.job_ids) for entry in entries), "job")
 
 
-def _reasons(entries: Sequence[LeftOut]) -> str:
-    """Return the labels of configurations with why they are left out, once for neighbours of one reason."""
-    alike = itertools.groupby(entries, key=lambda entry: f"{entry.state}: {entry.reason}")
+def _reasons(entries: Sequence[LeftOut], most: int) -> str:
+    """Return the labels of configurations with why they are left out, once for neighbours of one reason.
+
+    After `most` of them the others are counted: `'Sweep (depth=2)' (failed: out of memory); and 85 more`.
+    """
+    alike = itertools.groupby(entries[:most], key=lambda entry: f"{entry.state}: {entry.reason}")
     labelled = [(", ".join(f"'{entry.label}'" for entry in group), why) for why, group in alike]
-    return "; ".join(f"{labels} ({why})" for labels, why in labelled)
+    more = [f"and {len(entries) - most:,} more"] if len(entries) > most else []
+    return "; ".join([*(f"{labels} ({why})" for labels, why in labelled), *more])
 
 
 def span(counts: Sequence[int | None], noun: str) -> str:

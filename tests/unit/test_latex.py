@@ -180,7 +180,7 @@ def test_a_comment_before_the_table_says_where_its_figures_come_from() -> None:
     assert first == "% sweep four-step (sweep 1, done), pair demo"
     assert second == f"% digest {'d' * 64}, jobs 1-12"
     assert third.startswith('% dyna-eval table {"columns":[],"digest":"ddd')
-    assert fourth == r"\begin{table}[t]"
+    assert fourth == r"\begin{table}[tp]"
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_a_difference_names_table_row_column_and_both_values() -> None:
         lambda text: text.replace(" & ", "&"),
         lambda text: text.replace(" & ", "  &\n  "),
         lambda text: text.replace(r"\midrule", r"\hline").replace(r"\toprule", ""),
-        lambda text: text.replace(r"\begin{table}[t]", r"\begin{table*}[b]").replace(
+        lambda text: text.replace(r"\begin{table}[tp]", r"\begin{table*}[b]").replace(
             r"\end{table}", r"\end{table*}"
         ),
         lambda text: text.replace(

@@ -99,7 +99,7 @@ def as_longtable(latex: str) -> str:
         (heads[0], first + again),
         (r"\begin{tabular}", r"\begin{longtable}"),
         (r"\end{tabular}", r"\end{longtable}"),
-        ("\\begin{table}[t]\n", ""),
+        ("\\begin{table}[tp]\n", ""),
         ("\\end{table}\n", ""),
         ("  \\centering\n", ""),
     )
@@ -107,7 +107,7 @@ def as_longtable(latex: str) -> str:
 
 def in_environment(name: str) -> Callable[[str], str]:
     return lambda latex: edited(
-        latex, (r"\begin{table}[t]", rf"\begin{{{name}}}"), (r"\end{table}", rf"\end{{{name}}}")
+        latex, (r"\begin{table}[tp]", rf"\begin{{{name}}}"), (r"\end{table}", rf"\end{{{name}}}")
     )
 
 

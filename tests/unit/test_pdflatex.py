@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 from report_records import BASELINE, LINEAR, PRUNED, TREE, change_jobs, record
 
 from dyna_eval.jobs import JobState
+from dyna_eval.latex.categories import categories_latex
 from dyna_eval.latex.document import figure_paths, to_document
 from dyna_eval.latex.macros import macros, to_macros
 from dyna_eval.latex.style import PLAIN, Column, Style
 from dyna_eval.plots import ablation_bars
 from dyna_eval.records import SweepRecord
+from dyna_eval.reports.categories import categorized_report
 from dyna_eval.reports.digits import gain_over_previous
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import Report
@@ -101,6 +104,51 @@ def test_aligned_gains_are_on_the_page_with_their_signs(tmp_path: Path) -> None:
 def test_the_plain_table_fits_the_page(tmp_path: Path) -> None:
     compile_latex(tmp_path, document(record())[1])
     assert "Overfull" not in log(tmp_path)
+
+
+@pytest.mark.parametrize("style", [PLAIN, Style(columns=(Column.NODES, Column.GAIN), siunitx=True)])
+def test_every_one_of_many_rows_is_on_a_page_and_so_is_the_whole_chart(tmp_path: Path, style: Style) -> None:
+    if style.siunitx and not has_package("siunitx"):
+        pytest.skip("siunitx is not installed (Debian: texlive-science)")
+    steps = [
+        (replace(TREE, label=f"Tree {i}", params={"depth": i}), 150.0 - 90 * (i % 2) + i)
+        for i in range(1, 91)
+    ]
+    report, text = document(record([(BASELINE, 100.0), *steps], prompts=3, repeats=1), style)
+    ablation_bars(report, tmp_path)
+    pages = compile_latex(tmp_path, text)
+    table, _, _ = pages.partition("intervals of the speedup")
+    for row in report.rows:
+        assert row.figures is not None
+        assert re.search(
+            rf"^ *{row.step} +{row.label}[a-z]?\b.* {row.figures.throughput.mean:.1f} ", table, re.MULTILINE
+        )
+    assert table.count("Components") > 1  # titles
+    assert "Figure 1" in pages
+    assert "too large" not in log(tmp_path)
+    assert "Overfull \\vbox" not in log(tmp_path)
+
+
+def test_a_table_that_nearly_fills_a_page_stands_before_the_prose_ends(tmp_path: Path) -> None:
+    steps = [(replace(TREE, label=f"Tree {i}", params={"depth": i}), 150.0 + i) for i in range(1, 32)]
+    _, text = document(record([(BASELINE, 100.0), *steps], prompts=3, repeats=1))
+    pages = compile_latex(tmp_path, text)
+    assert pages.index("Table 1: Ablation") < pages.index("Taken together")
+    assert "too large" not in log(tmp_path)
+
+
+def test_many_rows_by_category_are_on_the_pages(tmp_path: Path) -> None:
+    steps = [(replace(TREE, label=f"Tree {i}", params={"depth": i}), 150.0 + i) for i in range(1, 60)]
+    stored = record([(BASELINE, 100.0), *steps], prompts=4, repeats=1)
+    kinds = {0: "code", 1: "prose", 2: "maths", 3: "chat"}
+    built = categorized_report(replace(stored, categories={"p1": kinds}))
+    packages = r"\documentclass{article}\usepackage{booktabs, longtable}"
+    pages = compile_latex(
+        tmp_path, f"{packages}\\begin{{document}}{categories_latex(built)}\\end{{document}}"
+    )
+    for row in built.overall.rows:
+        assert len(re.findall(rf"^ *{row.step} +{row.label} ", pages, re.MULTILINE)) == 2
+    assert "Overfull \\vbox" not in log(tmp_path)
 
 
 def test_a_chart_beside_the_document_is_shown_and_a_missing_one_left_out(tmp_path: Path) -> None:
