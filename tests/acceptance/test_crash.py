@@ -154,7 +154,7 @@ def test_jobs_of_a_pair_that_is_gone_fail_with_the_reason_and_can_be_tried_again
     shutil.move(folder / "elsewhere", folder / "draft")
     retried = workplace.run("retry", "--json")
     assert retried.status == 0, retried.stderr
-    assert "2 failed jobs queued again" in retried.stderr
+    assert "2 jobs queued again" in retried.stderr
     assert [row["exact_match_rate"] for row in retried.json()["rows"]] == [1.0, 1.0]
 
 
