@@ -33,7 +33,7 @@ _FOLLOW_SECONDS = 1.0
 @database_option
 @json_option
 def cancel(*, sweep: str | None, database: str, as_json: bool) -> None:
-    """Cancel what is not done of a sweep; what is done stays, and `retry` takes the rest back."""
+    """Cancel what is not done of a sweep; `retry` takes it back."""
     with open_store(database) as store:
         sweep_id = find_measured(store, sweep)
         cancelled = store.cancel(sweep_id)
