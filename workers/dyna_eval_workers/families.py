@@ -108,16 +108,23 @@ def _gpt_neox(model: Any, config: Any) -> Stack:
     )
 
 
-def _llama_block(layer: Any) -> Block:
+def _qkv(attention: Any) -> Linear:
+    return _linear(attention.q_proj, attention.k_proj, attention.v_proj)
+
+
+def _llama_block(
+    layer: Any, *, qkv: Linear | None = None, up: Linear | None = None, down: Linear | None = None
+) -> Block:
+    """Return a layer of llama, or of a family that names its parts alike, but for matrices that are given."""
     attention, mlp = layer.self_attn, layer.mlp
     return Block(
         layer=layer,
         norm=layer.input_layernorm,
         mlp_norm=layer.post_attention_layernorm,
-        qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
+        qkv=qkv or _qkv(attention),
         out=_single(attention.o_proj),
-        up=_linear(mlp.gate_proj, mlp.up_proj),
-        down=_single(mlp.down_proj),
+        up=up or _linear(mlp.gate_proj, mlp.up_proj),
+        down=down or _single(mlp.down_proj),
         query_norm=getattr(attention, "q_norm", None),
         key_norm=getattr(attention, "k_norm", None),
     )
@@ -151,15 +158,7 @@ def _llama(
 
 def _phi3(model: Any, config: Any) -> Stack:
     def block(layer: Any) -> Block:
-        return Block(
-            layer=layer,
-            norm=layer.input_layernorm,
-            mlp_norm=layer.post_attention_layernorm,
-            qkv=_single(layer.self_attn.qkv_proj),
-            out=_single(layer.self_attn.o_proj),
-            up=_single(layer.mlp.gate_up_proj),
-            down=_single(layer.mlp.down_proj),
-        )
+        return _llama_block(layer, qkv=_single(layer.self_attn.qkv_proj), up=_single(layer.mlp.gate_up_proj))
 
     return _llama(model, config, block)
 
@@ -170,15 +169,8 @@ def _llama_of_neighbours(model: Any, config: Any) -> Stack:
 
 def _glm(model: Any, config: Any) -> Stack:
     def block(layer: Any) -> Block:
-        attention = layer.self_attn
-        return Block(
-            layer=layer,
-            norm=layer.input_layernorm,
-            mlp_norm=layer.post_attention_layernorm,
-            qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
-            out=_single(attention.o_proj),
-            up=_single(layer.mlp.gate_up_proj),
-            down=_single(layer.mlp.down_proj),
+        return replace(
+            _llama_block(layer, up=_single(layer.mlp.gate_up_proj)),
             attention_out_norm=getattr(layer, "post_self_attn_layernorm", None),
             mlp_out_norm=getattr(layer, "post_mlp_layernorm", None),
         )
@@ -194,7 +186,7 @@ def _olmo2_block(layer: Any) -> Block:
         mlp_norm=None,
         attention_out_norm=layer.post_attention_layernorm,
         mlp_out_norm=layer.post_feedforward_layernorm,
-        qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
+        qkv=_qkv(attention),
         out=_single(attention.o_proj),
         up=_linear(mlp.gate_proj, mlp.up_proj),
         down=_single(mlp.down_proj),
@@ -311,16 +303,7 @@ def _granite(model: Any, config: Any) -> Stack:
 
 def _starcoder2(model: Any, config: Any) -> Stack:
     def block(layer: Any) -> Block:
-        attention = layer.self_attn
-        return Block(
-            layer=layer,
-            norm=layer.input_layernorm,
-            mlp_norm=layer.post_attention_layernorm,
-            qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
-            out=_single(attention.o_proj),
-            up=_single(layer.mlp.c_fc),
-            down=_single(layer.mlp.c_proj),
-        )
+        return _llama_block(layer, up=_single(layer.mlp.c_fc), down=_single(layer.mlp.c_proj))
 
     return _llama(model, config, block, epsilon=config.norm_epsilon, gated=False)
 
@@ -351,7 +334,7 @@ def _phi(model: Any, config: Any) -> Stack:
             layer=layer,
             norm=layer.input_layernorm,
             mlp_norm=layer.input_layernorm,
-            qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
+            qkv=_qkv(attention),
             out=_single(attention.dense),
             up=_single(layer.mlp.fc1),
             down=_single(layer.mlp.fc2),
@@ -415,7 +398,7 @@ def _opt(model: Any, config: Any) -> Stack:
             layer=layer,
             norm=layer.self_attn_layer_norm,
             mlp_norm=layer.final_layer_norm,
-            qkv=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
+            qkv=_qkv(attention),
             out=_single(attention.out_proj),
             up=_single(layer.fc1),
             down=_single(layer.fc2),
