@@ -8,6 +8,7 @@ from statistics import fmean
 
 from dyna_eval.jobs import Method, SweepState
 from dyna_eval.reports.counts import Identical, all_files, doubted_prompts, identical_rows
+from dyna_eval.reports.deferred import Deferred
 from dyna_eval.reports.digits import factor
 from dyna_eval.reports.imported import ImportedFile, ImportedRow, ImportedSample, ImportedSweep
 from dyna_eval.reports.integrity import Caveat, CaveatKind, mixed_caveats, row_caveats
@@ -94,7 +95,7 @@ def _rows_of_pair(sweep: ImportedSweep, pair: str, bootstrap: Bootstrap) -> list
             row,
             versus_baseline=own.versus_baseline or row.versus_baseline,
             versus_previous=own.versus_previous or row.versus_previous,
-            end_to_end=own.end_to_end_speedup,
+            deferred_end_to_end=Deferred.known(own.end_to_end_speedup),
         )
         for row, (_, own) in zip(compared, entries, strict=True)
     ]

@@ -14,6 +14,7 @@ from dyna_eval.errors import InputError
 from dyna_eval.jobs import JobState, digest
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.counts import all_files
+from dyna_eval.reports.deferred import Deferred
 from dyna_eval.reports.digits import factor, percent
 from dyna_eval.reports.imported import ImportedFile, ImportedSweep
 from dyna_eval.reports.imported_report import confidence_of, imported_report, pruning_caveats
@@ -181,9 +182,11 @@ def _members(parts: Sequence[Part], others: Sequence[ImportedSweep]) -> list[_Me
     return members
 
 
-def _with_noise_of(row: Row | None, found: Row | None) -> Row | None:
+def _with_noise_of(row: Deferred[Row] | None, found: Deferred[Row] | None) -> Deferred[Row] | None:
     """Return a row of sweeps together with the noise of its own sweep, which `row` has."""
-    return None if row is None or found is None else replace(found, noise=row.noise)
+    if row is None or found is None:
+        return None
+    return Deferred(lambda: replace(found.value, noise=row.value.noise))
 
 
 def _without_interval(row: Row) -> Row:
@@ -309,7 +312,7 @@ def _with_own_comparisons(row: Row, place: int, chosen: Sequence[Candidate]) -> 
     return replace(
         row,
         versus_baseline=one.row.versus_baseline,
-        end_to_end=one.row.end_to_end,
+        deferred_end_to_end=one.row.deferred_end_to_end,
         versus_previous=one.row.versus_previous if same_previous else row.versus_previous,
     )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from dyna_eval.jobs import Configuration, JobState
 from dyna_eval.records import StoredJob, StoredSentinel, SweepRecord
 from dyna_eval.reports.chosen import ChosenRows, with_choice
+from dyna_eval.reports.deferred import Deferred
 from dyna_eval.reports.integrity import (
     UNKNOWN_NOISE,
     Caveat,
@@ -77,11 +78,13 @@ def _of_rows(
     """Return the report over all prompts; `shown` are the labels of rows by pair, where not all are."""
     whole, (record, unshown) = record, apply_preset(record, preset)
     bootstrap = Bootstrap(confidence=record.confidence)
-    tables, from_prefill = (
-        _tables(own, every if unshown else None, shown, bootstrap)
-        for own, every in ((record, whole), (_from_prefill(record), _from_prefill(whole)))
+    tables = _tables(record, whole if unshown else None, bootstrap)
+    from_prefill = Deferred(
+        lambda: _tables(_from_prefill(record), _from_prefill(whole) if unshown else None, bootstrap)
     )
-    by_table = [(table, table.rows(twin)) for table, twin in zip(tables, from_prefill, strict=True)]
+    if shown is not None:
+        tables = {pair: table.only(shown.get(pair, ())) for pair, table in tables.items()}
+    by_table = [(table, table.rows(from_prefill)) for table in tables.values()]
     rows = tuple(row for _, own in by_table for row in own)
     if not allow_mixed:
         refuse_mixed(rows)
@@ -97,7 +100,7 @@ def _of_rows(
         left_out=(
             *_merged(record),
             *_unshown(whole, unshown, preset),
-            *(entry for table in tables for entry in table.left_out()),
+            *(entry for table in tables.values() for entry in table.left_out()),
         ),
         pair_caveats=tuple((table.pair, caveat) for table, own in by_table for caveat in table.caveats(own)),
         terms=record.terms,
@@ -110,19 +113,15 @@ def _of_rows(
     )
 
 
-def _tables(
-    record: SweepRecord,
-    whole: SweepRecord | None,
-    shown: Mapping[str, Collection[str]] | None,
-    bootstrap: Bootstrap,
-) -> list[_PairTable]:
+def _tables(record: SweepRecord, whole: SweepRecord | None, bootstrap: Bootstrap) -> dict[str, _PairTable]:
     """Return the table of each pair; `whole` is the record with rows that a preset hides, where it does."""
-    tables = [_PairTable.of(record, pair, bootstrap) for pair in record.pairs]
-    if whole is not None:  # rows that are not shown tell all the same what runs differ by
-        tables = [replace(table, noise=_PairTable.of(whole, table.pair, bootstrap).noise) for table in tables]
-    if shown is not None:
-        tables = [table.only(shown.get(table.pair, ())) for table in tables]
-    return tables
+    tables = {pair: _PairTable.of(record, pair, bootstrap) for pair in record.pairs}
+    if whole is None:
+        return tables
+    return {  # rows that are not shown tell all the same what runs differ by
+        pair: replace(table, noise=_PairTable.of(whole, pair, bootstrap).noise)
+        for pair, table in tables.items()
+    }
 
 
 def _from_prefill(record: SweepRecord) -> SweepRecord:
@@ -204,13 +203,22 @@ class _PairTable:
         kept = tuple(row for row in self.record.configurations if row.label in labels)
         return replace(self, record=replace(self.record, configurations=kept))
 
-    def rows(self, from_prefill: _PairTable) -> list[Row]:
-        """Return all rows; `from_prefill` is this table as if decoding had begun with the prefill."""
-        rows = [
-            replace(self._row(step, own), from_prefill=from_prefill._row(step, own))
-            for step, own in enumerate(self.record.configurations, start=1)
-        ]
+    def rows(self, from_prefill: Deferred[dict[str, _PairTable]]) -> list[Row]:
+        """Return all rows; `from_prefill` are the pairs' tables as if decoding had begun with the prefill."""
+
+        def twin(row: Row) -> Deferred[Row]:
+            return Deferred(lambda: from_prefill.value[self.pair].timed(row))
+
+        rows = [self._row(step, own) for step, own in enumerate(self.record.configurations, start=1)]
+        rows = [replace(row, from_prefill=twin(row)) for row in rows]
         return [replace(row, caveats=self._caveats(row)) for row in with_comparisons(rows, self.bootstrap)]
+
+    def timed(self, row: Row) -> Row:
+        """Return a row with what comparisons go by, as this table has it."""
+        runs = self.runs[row.label]
+        return replace(
+            row, rates=paced_throughputs(runs) or None, runs=runs, noise=self.noise.of_row(row.label)
+        )
 
     def left_out(self) -> list[LeftOut]:
         entries = []
@@ -275,7 +283,7 @@ class _PairTable:
         mixed: tuple[str, ...] = ()
         if own is not None and self.reference is not None:
             mixed = differences(done, self.reference, self.record.environments)
-        return Row(
+        row = Row(
             pair=self.pair,
             step=step,
             label=label,
@@ -293,11 +301,9 @@ class _PairTable:
             caveats=(),
             generation_digest=_only({job.generation_digest for job in jobs}),
             key=_only({job.key for job in jobs}),
-            rates=paced_throughputs(self.runs[label]) or None,
-            runs=self.runs[label],
-            noise=noise,
             peak_memory_bytes=max(peaks, default=None),
         )
+        return self.timed(row)
 
     def _caveats(self, row: Row) -> tuple[Caveat, ...]:
         if row.figures is None:

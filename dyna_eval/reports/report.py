@@ -14,6 +14,7 @@ from statistics import fmean
 from dyna_eval.errors import MixedRowsError
 from dyna_eval.jobs import GenerationSpec, MeasureSpec, Method, Pair, Params
 from dyna_eval.records import AS_IN_THE_FILE, Terms
+from dyna_eval.reports.deferred import Deferred
 from dyna_eval.reports.imported import PUBLISHED, Source
 from dyna_eval.reports.integrity import Caveat, CaveatKind, Environments
 from dyna_eval.reports.intervals import Bootstrap, Interval, RunNoise, Variance
@@ -84,10 +85,11 @@ class Row:
     """Figures that the file defines otherwise than this project does."""
     peak_memory_bytes: int | None = None
     """The highest of its done jobs."""
-    from_prefill: Row | None = field(default=None, repr=False, compare=False)
-    """The row as it would be if decoding had begun with the prefill; None for an imported one."""
-    end_to_end: Comparison | None = None
-    """As `versus_baseline`, prefill included."""
+    from_prefill: Deferred[Row] | None = field(default=None, repr=False, compare=False)
+    """The row with the rates, runs and noise that it would have if decoding had begun with the prefill; None
+    for an imported one."""
+    deferred_end_to_end: Deferred[Comparison | None] | None = field(default=None, repr=False)
+    """What `end_to_end` reads."""
 
     @property
     def caveat_texts(self) -> tuple[str, ...]:
@@ -129,6 +131,11 @@ class Row:
     def speedup_interval(self) -> Interval | None:
         """Of the speedup; the baseline's own is 1 by definition and has none, whatever its file says."""
         return self.versus_baseline.interval if self.versus_baseline and not self.is_baseline else None
+
+    @property
+    def end_to_end(self) -> Comparison | None:
+        """As `versus_baseline`, prefill included; computed when it is first read, as few forms show it."""
+        return self.deferred_end_to_end.value if self.deferred_end_to_end else None
 
     @property
     def end_to_end_interval(self) -> Interval | None:
@@ -288,7 +295,7 @@ def with_comparisons(rows: Sequence[Row], bootstrap: Bootstrap) -> list[Row]:
                 versus_previous=None if previous is None else compare_rows(row, previous, bootstrap),
                 fastest_before=None if fastest is None else fastest.step,
                 versus_fastest_before=None if fastest is None else compare_rows(row, fastest, bootstrap),
-                end_to_end=None if base is None else _compare_from_prefill(row, base, bootstrap),
+                deferred_end_to_end=None if base is None else _compare_from_prefill(row, base, bootstrap),
             )
         )
         previous = row if row.figures is not None else previous
@@ -315,11 +322,12 @@ def compare_rows(row: Row, base: Row, bootstrap: Bootstrap | None) -> Comparison
     return ratio_of_means(row.figures.throughput.mean, base.figures.throughput.mean)
 
 
-def _compare_from_prefill(row: Row, base: Row, bootstrap: Bootstrap) -> Comparison | None:
+def _compare_from_prefill(row: Row, base: Row, bootstrap: Bootstrap) -> Deferred[Comparison | None] | None:
     """Compare as `compare_rows` does, prefill included; None where a row is imported."""
-    if row.from_prefill is None or base.from_prefill is None:
+    ours, theirs = row.from_prefill, base.from_prefill
+    if ours is None or theirs is None:
         return None
-    return compare_rows(row.from_prefill, base.from_prefill, bootstrap)
+    return Deferred(lambda: compare_rows(ours.value, theirs.value, bootstrap))
 
 
 def rates_together(row: Row, base: Row) -> tuple[Mapping[int, float], Mapping[int, float]]:

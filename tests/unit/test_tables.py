@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from report_records import (
@@ -23,11 +24,13 @@ from report_records import (
 )
 
 from dyna_eval.jobs import Configuration, GenerationSpec, JobState, MergedConfiguration, Method, Params
+from dyna_eval.latex.macros import to_macros
 from dyna_eval.latex.prose import to_prose
 from dyna_eval.latex.style import Style, read_columns
 from dyna_eval.latex.table import to_latex
 from dyna_eval.measurements import Exactness
 from dyna_eval.methods import BestFirst, CostAware, DynaTree, HfAssisted, HfGenerate, PromptLookup, StaticTree
+from dyna_eval.plots import ablation_bars
 from dyna_eval.records import SweepRecord
 from dyna_eval.reports.cells import (
     READERS,
@@ -52,13 +55,16 @@ from dyna_eval.reports.digits import (
 from dyna_eval.reports.imported import Source
 from dyna_eval.reports.integrity import Caveat
 from dyna_eval.reports.intervals import Interval
+from dyna_eval.reports.joined_report import joined_report
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import JoinedSweep
+from dyna_eval.reports.samples import SampleTable
 from dyna_eval.reports.statistics import Comparison, agreement
 from dyna_eval.reports.sweep_comparison import Side, compare_reports
-from dyna_eval.tables.comparison import print_comparison
+from dyna_eval.tables.comparison import comparison_json, print_comparison
 from dyna_eval.tables.formats import markdown_label
 from dyna_eval.tables.report import print_table, to_csv, to_markdown
+from dyna_eval.tables.report_json import to_json
 from dyna_eval.wording import count
 
 HOSTILE = "=1+1|[red]x</script>`*_\\\n\x1b[31m"
@@ -568,6 +574,35 @@ def test_csv_leaves_unknown_cells_empty_and_carries_the_caveats() -> None:
     assert rows[3]["throughput_tokens_per_s"] == rows[3]["speedup"] == rows[1]["predicted_speedup"] == ""
     assert rows[3]["state"] == "queued"
     assert "environment (cpu: B instead of A)" in rows[1]["notes"]
+
+
+def test_the_speedup_with_the_prefill_is_computed_once_and_only_for_a_form_that_shows_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read: list[SampleTable] = []
+    from_prefill = SampleTable.from_prefill
+
+    def counted(table: SampleTable) -> SampleTable:
+        read.append(table)
+        return from_prefill(table)
+
+    monkeypatch.setattr(SampleTable, "from_prefill", counted)
+    stored, other = record(), replace(record(), id=2, name="other", digest="e" * 64)
+    joined = joined_report([stored, other])
+    for report in (build_report(stored), joined):
+        print_table(report, io.StringIO())
+        for form in (to_markdown, to_latex, to_prose):
+            assert form(report)
+        assert ablation_bars(report, tmp_path)
+    side = Side(report=build_report(stored))
+    assert comparison_json(compare_reports(side, side), None)
+    assert not read
+    report = build_report(stored)
+    assert to_markdown(report, [Column.END_TO_END_SPEEDUP])
+    assert len(read) == len(stored.jobs) + len(stored.sentinels)
+    for again in (to_json, to_csv, to_macros):
+        assert again(report)
+    assert len(read) == len(stored.jobs) + len(stored.sentinels)
 
 
 def test_no_format_hides_a_merged_configuration() -> None:
