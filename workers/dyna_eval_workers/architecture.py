@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from dyna_eval.errors import PairError
 from dyna_eval_workers.families import FAMILIES
-from dyna_eval_workers.rounding import ROUNDING_EPS
+from dyna_eval_workers.rounding import difference_eps, rounding_eps, rounding_noise
 from dyna_eval_workers.runner import COMMITTED, Runner, UncommittedRows, position_limit, vocabulary_size
 from dyna_eval_workers.sampling import Sampler
 from dyna_eval_workers.tree import ROOT, Tree
@@ -111,17 +111,31 @@ class PlainLogits:
 
     short: dict[int, Tensor]
     long: dict[int, Tensor]
+    rounding_eps: float
+    """By how much other right passes may differ from them: see `rounding`."""
 
 
 @torch.inference_mode()
 def plain_logits(model: Any) -> PlainLogits:
-    """Run a model's plain passes: over every path of the tree, and behind the long prompt over the last."""
+    """Run a model's plain passes: over every path of the tree, and behind the long prompt over the last.
+
+    Behind both prompts the last path is run again with noise, for how much rounding may do.
+    """
     short, long = _prompts(vocabulary_size(model.config), position_limit(model.config))
     tree = _tree_on(short[-1], vocabulary_size(model.config))
     after_short: dict[int, Tensor] = {}
     for leaf in _LEAVES:
         after_short |= _after_path(model, short, tree, leaf)
-    return PlainLogits(after_short, _after_path(model, long, tree, _LEAVES[-1]))
+    after_long = _after_path(model, long, tree, _LEAVES[-1])
+    with rounding_noise(model):
+        noisy_short, noisy_long = (_after_path(model, prompt, tree, _LEAVES[-1]) for prompt in (short, long))
+    dtype = next(model.parameters()).dtype
+    reaction = max(
+        difference_eps(noisy[node], plain[node], dtype)
+        for noisy, plain in ((noisy_short, after_short), (noisy_long, after_long))
+        for node in noisy
+    )
+    return PlainLogits(after_short, after_long, rounding_eps(dtype, reaction))
 
 
 def _after_path(model: Any, prompt: list[int], tree: Tree, leaf: int) -> dict[int, Tensor]:
@@ -141,8 +155,9 @@ def self_test(runner: Runner, plain: PlainLogits, name: str) -> None:
     Again beside more children of the root, since kernels have other code for wider passes, and once more a
     leaf alone, after the path to it was accepted. Then the widest pass and the leaf behind a long prompt.
     What it chooses and ranks must be what its logits say. Raises PairError where two disagree by more than
-    rounding.
+    rounding, which the runner is told the bound of.
     """
+    runner.rounding_eps = plain.rounding_eps
     short, long = _prompts(runner.vocabulary, runner.position_limit)
     tree = _tree_on(short[-1], runner.vocabulary)
     runner.reserve(max(len(short) + max(_WIDTHS), len(long) + _WIDE))
@@ -201,7 +216,7 @@ def _check_pass(
     samplers = [Sampler(temperature=t, seed="self-test", vocabulary=runner.vocabulary) for t in (0.0, 1.0)]
     answers = [_answers(runner, sampler, asked, ranks_first=ranks_first) for sampler in samplers]
     logits = runner.logits()[asked].float()
-    _compare(logits, plain.values(), runner.dtype, name)
+    _compare(logits, plain.values(), runner, name)
     for sampler, answer in zip(samplers, answers, strict=True):
         noise = sampler.noise(positions)
         scores = logits.cpu()
@@ -243,14 +258,15 @@ def _answers(runner: Runner, sampler: Sampler, asked: Sequence[int], *, ranks_fi
     )
 
 
-def _compare(logits: Tensor, plain: Iterable[Tensor], dtype: torch.dtype, name: str) -> None:
+def _compare(logits: Tensor, plain: Iterable[Tensor], runner: Runner, name: str) -> None:
     for found, expected in zip(logits, plain, strict=True):
-        difference = (found - expected).abs().max()
-        allowed = ROUNDING_EPS[dtype] * torch.finfo(dtype).eps * expected.abs().max().clamp(min=1)
-        if not difference <= allowed:  # also catches NaN
+        difference = difference_eps(found, expected, runner.dtype)
+        if not difference <= runner.rounding_eps:  # also catches NaN
+            unit = torch.finfo(runner.dtype).eps
             raise PairError(
-                f"{name}: verifying a tree changes its logits by {difference:.2g}, more than rounding allows "
-                f"({allowed:.2g}); this architecture is not supported, or its weights are damaged"
+                f"{name}: verifying a tree changes its logits by {difference * unit:.2g} of their size, more "
+                f"than rounding allows ({runner.rounding_eps * unit:.2g}); this architecture is not "
+                "supported, or its weights are damaged"
             )
 
 

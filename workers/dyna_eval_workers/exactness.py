@@ -9,7 +9,7 @@ import torch
 
 from dyna_eval.jobs import GenerationSpec
 from dyna_eval.measurements import Exactness
-from dyna_eval_workers.rounding import tie_bound, ulp
+from dyna_eval_workers.rounding import BIT_EXACT_TIE_ULP, ulp
 from dyna_eval_workers.runner import COMMITTED, Runner
 from dyna_eval_workers.sampling import Sampler
 
@@ -52,7 +52,8 @@ def compare_tokens(
         )
     scores = _scores_at(target, [*prompt, *reference[:index]], generation, seed)
     margin = scores.margin_ulp(reference[index], emitted[index])
-    tie = margin <= tie_bound(target.dtype, bit_exact=target.bit_exact and not by_peer)
+    to_the_bit = target.bit_exact and not by_peer
+    tie = margin <= (BIT_EXACT_TIE_ULP[target.dtype] if to_the_bit else target.rounding_eps)
     return TokenComparison(
         exactness=Exactness.TIE if tie else Exactness.VIOLATION, divergence_index=index, margin_ulp=margin
     )

@@ -115,6 +115,7 @@ def _load_runner(files: ModelFiles, pair: Pair, device: torch.device, *, gpus: i
                 return runner
         if not all(weight.numel() for weight in loaded.parameters()):  # the CPU's kernels have taken them
             plain = TorchRunner(_load_model(files, pair.dtype, device))
+            plain.rounding_eps = expected.rounding_eps
         plain.fallback = "; ".join(reasons)
         return plain
 

@@ -19,6 +19,7 @@ from transformers import DynamicCache
 
 from dyna_eval_workers.cache import PreallocatedCache
 from dyna_eval_workers.placement import layer_devices
+from dyna_eval_workers.rounding import ROUNDING_EPS
 from dyna_eval_workers.sampling import Sampler
 
 COMMITTED = -1
@@ -35,6 +36,8 @@ class Runner(Protocol):
     """Why nothing faster runs them; empty where nothing is."""
     bit_exact: bool
     """Whether the logits of a tree's nodes are, to the bit, those of decoding token by token."""
+    rounding_eps: float
+    """By how much other right passes may differ, in eps of the dtype at the size of the logits."""
     vocabulary: int
     position_limit: int | None
     """Positions that the model has; None where it states no limit."""
@@ -181,6 +184,7 @@ class TorchRunner:
         self.model = model
         parameter = next(model.parameters())
         self.dtype, self.device = parameter.dtype, parameter.device
+        self.rounding_eps = ROUNDING_EPS[self.dtype]
         self.vocabulary = vocabulary_size(model.config)
         self.position_limit = position_limit(model.config)
         self._heads, self._head_size = self._cached_heads()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dyna_eval_workers.native import kernels
 from dyna_eval_workers.native.weights import Weights
+from dyna_eval_workers.rounding import ROUNDING_EPS
 from dyna_eval_workers.runner import COMMITTED, position_limit
 from dyna_eval_workers.sampling import Sampler
 from dyna_eval_workers.stack import rotary_tables
@@ -41,6 +42,7 @@ class NativeRunner:
         self.vocabulary = self._weights.vocabulary
         self.position_limit = position_limit(model.config)
         self.dtype, self.device = next(model.parameters()).dtype, torch.device("cpu")
+        self.rounding_eps = ROUNDING_EPS[self.dtype]
         self._state = self._kernels.dyna_open(
             ctypes.addressof(self._weights.model), ctypes.addressof(self._weights.layers)
         )
