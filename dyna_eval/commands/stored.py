@@ -109,12 +109,26 @@ def list_sweeps(*, database: str, as_json: bool) -> None:
         click.echo(f"{sweep.id:>4}  {sweep.created_at}  {sweep.name}: {sweep.state}; {held}")
 
 
+def _job_number(context: click.Context, parameter: click.Parameter, text: str) -> int:
+    """Return the number that was typed; one too long for a column is refused as a word is."""
+    if not re.fullmatch("[0-9]{1,18}", text) or not int(text):
+        what = (
+            f"{text!r} is not the number of a job; `dyna-eval report --columns jobs` prints those of every"
+            " row, and `dyna-eval status SWEEP` is for a sweep"
+        )
+        raise click.BadParameter(what, context, parameter)
+    return int(text)
+
+
 @click.command()
-@click.argument("job", type=click.IntRange(1, 2**63 - 1))
+@click.argument("job", callback=_job_number)
 @database_option
 @json_option
 def show(*, job: int, database: str, as_json: bool) -> None:
-    """Show one job: its settings, machine, attempts and texts."""
+    """Show one job: its settings, machine, attempts and texts.
+
+    JOB is its number: `report --columns jobs` prints those of every row.
+    """
     from dyna_eval.tables.report_json import pair_json
 
     with open_to_read(database) as store:
