@@ -310,6 +310,12 @@ def test_a_row_that_lacks_a_repeat_is_not_called_left_out() -> None:
     assert "Left out of rows above: 1 job: '+ Draft model' (partial: 1 of 3 jobs failed)" in text
 
 
+def test_a_row_that_lacks_a_repeat_of_which_nothing_runs_is_not_called_running() -> None:
+    stored = change_jobs(unfinished(), LINEAR.label, repeats=[2], state=JobState.QUEUED, samples=())
+    text = " ".join(printed(stored, io.StringIO()).split())
+    assert "Left out of rows above: 1 job: '+ Draft model' (unfinished: 1 of 3 jobs queued)" in text
+
+
 def test_a_label_is_shown_as_it_is_and_cannot_drive_the_terminal() -> None:
     text = printed(labelled(HOSTILE), io.StringIO())
     assert "=1+1|[red]x</script>`*_\\ [31m" in text
