@@ -193,9 +193,13 @@ def test_numbers_are_written_as_people_write_them() -> None:
         (0.996, "0.996", "-0.4"),
         (1.006, "1.01", "+0.6"),
         (0.5, "0.50", "-50.0"),
+        (0.0151, "0.02", "-98.5"),
+        (0.0049, "0.005", "-99.5"),
+        (0.0004, "0.0004", "-99.96"),
+        (0.0, "0.00", "-100.0"),
     ],
 )
-def test_a_ratio_that_is_not_1_is_not_rounded_to_it(ratio: float, text: str, signed: str) -> None:
+def test_a_ratio_that_is_neither_0_nor_1_is_not_rounded_to_it(ratio: float, text: str, signed: str) -> None:
     known = Comparison(ratio=ratio)
     row = replace(build_report(record()).rows[1], versus_baseline=known, versus_previous=known)
     assert (speedup(row), gain_over_previous(row)) == (text, signed)
