@@ -43,6 +43,72 @@ SYMBOLS: Mapping[str, str] = {
 }
 """What tables, figures and footnotes call parameters."""
 
+_CHAIN_LENGTHS = (
+    "gamma",
+    "γ",
+    "lookahead",
+    "draft_len",
+    "draft_length",
+    "max_draft_len",
+    "num_draft_tokens",
+    "speculation_length",
+    "num_speculative_tokens",
+)
+
+_PRUNING = ("tau", "τ", "p_min", "prune_threshold", "pruning_threshold", "prob_threshold")
+
+_CHILDREN = (
+    "b",
+    "topk",
+    "top_k",
+    "eagle_topk",
+    "branching",
+    "branching_factor",
+    "branch_factor",
+    "beam_size",
+    "beam_width",
+)
+
+OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "k": (*_CHAIN_LENGTHS, "num_assistant_tokens", "prompt_lookup_num_tokens"),
+    "num_assistant_tokens": (*_CHAIN_LENGTHS, "k"),
+    "depth": (
+        *_CHAIN_LENGTHS,
+        "num_assistant_tokens",
+        "d",
+        "levels",
+        "max_depth",
+        "tree_depth",
+        "speculative_num_steps",
+    ),
+    "branch": (*_CHILDREN, "width"),
+    "branch_mid": (*_CHILDREN, "width", "branch"),
+    "width": (*_CHILDREN, "branch"),
+    "threshold": (*_PRUNING, "stop_probability", "confidence_threshold"),
+    "stop_probability": (*_PRUNING, "threshold"),
+    "confidence_threshold": (*_PRUNING, "threshold", "assistant_confidence_threshold"),
+    "max_nodes": (
+        "n",
+        "nodes",
+        "num_nodes",
+        "budget",
+        "tree_size",
+        "tree_budget",
+        "total_token",
+        "total_tokens",
+        "speculative_num_draft_tokens",
+    ),
+    "expansion": ("expansion_config", "branches", "widths"),
+    "paths": ("choices", "tree_choices", "medusa_choices"),
+    "ngram": ("ngram_size", "max_ngram_size", "max_matching_ngram_size", "prompt_lookup_max"),
+    "schedule": ("num_assistant_tokens_schedule",),
+}
+"""What papers and other tools call parameters, in lower case.
+
+They are the symbols of Leviathan et al. and of our tables, and options of transformers, vLLM, SGLang,
+TensorRT-LLM, llama.cpp, EAGLE and Medusa.
+"""
+
 PositiveZero = AfterValidator(lambda number: number + 0.0)
 """-0.0 becomes 0.0, so that equal settings have equal digests."""
 

@@ -110,14 +110,33 @@ def explain(details: ErrorDetails, model: type[BaseModel], location: Location) -
 _MOST_LISTED = 20
 
 
-def unknown(noun: str, name: str, known: Iterable[str]) -> str:
-    """Say that a name is unknown, and the nearest known one, or all of them where they are few."""
+def unknown(
+    noun: str,
+    name: str,
+    known: Iterable[str],
+    other_names: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> str:
+    """Say that a name is unknown, and which one is meant, or all of them where they are few.
+
+    `other_names` are those that known ones have elsewhere, in lower case; a name that none has is taken for a
+    misspelt one.
+    """
     choices = list(known)
-    if near := nearest(name, choices):
-        remedy = f"did you mean {shown(near)}?"
+    if meant := _called(name, choices, other_names):
+        remedy = f"did you mean {' or '.join(map(shown, meant))}?"
     else:
         remedy = f"known: {', '.join(choices)}" if 0 < len(choices) <= _MOST_LISTED else "leave it out"
     return f"unknown {noun} {shown(name)}; {remedy}"
+
+
+def _called(name: str, known: Sequence[str], other_names: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the known names that another tool's name stands for, else the nearest one, if any is near."""
+    plain = name[:_SHOWN_CHARACTERS].lower().replace("-", "_")
+    meant = [choice for choice in known if plain in other_names.get(choice, ())]
+    if meant:
+        return meant
+    near = nearest(name, known)
+    return [near] if near else []
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:

@@ -258,13 +258,22 @@ def is_current(session: Session, sweep_id: int) -> bool:
 def read_errors(session: Session, sweep_id: int) -> list[JobError]:
     """Read what went wrong with jobs, without what was measured."""
     failed = (
-        select(JobRow.id, JobRow.label, JobRow.repeat, JobRow.state, JobRow.error_class, JobRow.error)
+        select(
+            JobRow.id,
+            JobRow.pair,
+            JobRow.label,
+            JobRow.repeat,
+            JobRow.state,
+            JobRow.error_class,
+            JobRow.error,
+        )
         .where(JobRow.sweep_id == sweep_id, JobRow.state != JobState.DONE, JobRow.error.is_not(None))
         .order_by(JobRow.position, JobRow.id)
     )
     return [
         JobError(
             job_id=row.id,
+            pair=row.pair,
             label=row.label,
             repeat=row.repeat,
             state=JobState(row.state),

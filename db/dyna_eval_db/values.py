@@ -83,6 +83,7 @@ class JobError:
     """A job that is not done, and what its latest attempt failed of."""
 
     job_id: int
+    pair: str
     label: str
     repeat: int
     state: JobState

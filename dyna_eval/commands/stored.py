@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from dyna_eval.jobs import JobState, SweepState, open_jobs
 from dyna_eval.wording import count, one_line, rate_text
 
 if TYPE_CHECKING:
-    from dyna_eval_db.values import Event
+    from dyna_eval_db.values import Event, JobError
 
     from dyna_eval.reports.imported import ImportedSweep
 
@@ -66,13 +66,31 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
         )
         return
     click.echo(f"sweep {summary.id} {summary.name}: {summary.state}; {_counted(summary.jobs)}")
-    for job in errors:
-        what = one_line(f"{job.label} (repeat {job.repeat + 1}) {job.state}: {job.error}")
-        click.echo(f"  job {job.job_id} {what}")
+    for line in _told_errors(errors):
+        click.echo(f"  {line}")
     if summary.state in (SweepState.INTERRUPTED, SweepState.QUEUED):
         yet = " yet" if summary.state is SweepState.QUEUED else ""  # one on a cluster may be about to begin
         hint = f"`{as_typed('resume', summary.id)}` goes on, with --address where it ran on a cluster"
         click.echo(f"no controller runs it{yet}; {hint}", err=True)
+
+
+def _told_errors(errors: Sequence[JobError]) -> list[str]:
+    """Return a line for each error: once for all jobs of a pair that it ended, or that wait after it."""
+    alike: dict[Hashable, list[JobError]] = {}
+    for job in errors:
+        alike.setdefault((job.pair, job.state, job.error), []).append(job)
+    return [_told_error(jobs) for jobs in alike.values()]
+
+
+def _told_error(jobs: Sequence[JobError]) -> str:
+    """Return what went wrong, which is the same for all of these jobs of a pair."""
+    first = jobs[0]
+    one = f"job {first.job_id} {first.label} (repeat {first.repeat + 1})"
+    if len(jobs) == 1:
+        return one_line(f"{one} {first.state}: {first.error}")
+    rows = len({job.label for job in jobs})
+    several = f"{count(len(jobs), 'job')} of {count(rows, 'row')} of pair {first.pair}"
+    return one_line(f"{several} {first.state}, the first of them {one}: {first.error}")
 
 
 def _print_imported(sweep: ImportedSweep, *, as_json: bool) -> None:
@@ -109,12 +127,26 @@ def list_sweeps(*, database: str, as_json: bool) -> None:
         click.echo(f"{sweep.id:>4}  {sweep.created_at}  {sweep.name}: {sweep.state}; {held}")
 
 
+def _job_number(context: click.Context, parameter: click.Parameter, text: str) -> int:
+    """Return the number that was typed; one too long for a column is refused as a word is."""
+    if not re.fullmatch("[0-9]{1,18}", text) or not int(text):
+        what = (
+            f"{text!r} is not the number of a job; `dyna-eval report --columns jobs` prints those of every"
+            " row, and `dyna-eval status SWEEP` is for a sweep"
+        )
+        raise click.BadParameter(what, context, parameter)
+    return int(text)
+
+
 @click.command()
-@click.argument("job", type=click.IntRange(1, 2**63 - 1))
+@click.argument("job", callback=_job_number)
 @database_option
 @json_option
 def show(*, job: int, database: str, as_json: bool) -> None:
-    """Show one job: its settings, machine, attempts and texts."""
+    """Show one job: its settings, machine, attempts and texts.
+
+    JOB is its number: `report --columns jobs` prints those of every row.
+    """
     from dyna_eval.tables.report_json import pair_json
 
     with open_to_read(database) as store:

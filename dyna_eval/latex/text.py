@@ -81,4 +81,4 @@ def number(value: float, decimals: int) -> str:
 
 def percent(share: float) -> str:
     """Return a share as a percentage, without its sign."""
-    return rf"{digits.percent(abs(share))}\,\%"
+    return rf"{digits.percent(share).removeprefix('-')}\,\%"

@@ -7,18 +7,21 @@ from dyna_eval.reports.report import Row
 from dyna_eval.reports.statistics import Comparison
 from dyna_eval.wording import rate_decimals, rate_text
 
+_SMALL = 0.5
+"""A ratio that is less may look like 0, another one like 1; a loss that is more may look like 100 %."""
+
 
 def factor(value: float, decimals: int = 2) -> str:
-    """Return a ratio with so many decimals, or with the few more that keep it from looking like 1."""
-    return _unlike(1.0, value, decimals, 6)
+    """Return a ratio with so many decimals, or with the few more that keep it from looking like 1 or 0."""
+    return _unlike(1.0, value, decimals, 6) if value >= _SMALL else _unlike(0.0, value, decimals, 12)
 
 
 def percent(share: float, *, sign: str = "-") -> str:
     """Return a share in percent with one decimal, or with the few more that keep it from looking like 0.
 
-    With `sign` + a share above 0 has one, too.
+    Nor does one look like -100 that is not. With `sign` + a share above 0 has one, too.
     """
-    return _unlike(0.0, share * 100.0, 1, 5, sign)
+    return _unlike(0.0 if share > -_SMALL else -100.0, share * 100.0, 1, 5, sign)
 
 
 def throughput(row: Row) -> str | None:
@@ -111,7 +114,8 @@ def exact_percent(row: Row) -> str | None:
 
 def predicted_speedup(row: Row) -> str | None:
     """Return the speedup that acceptance and the calibrated cost of passes promise."""
-    return _rounded(row.figures.predicted_speedup, 2) if row.figures else None
+    known = row.figures.predicted_speedup if row.figures else None
+    return None if known is None else _unlike(0.0, known, 2, 12)
 
 
 def distinct_2(row: Row) -> str | None:

@@ -47,7 +47,7 @@ def _regressed(match: Match, ratio: Comparison, bound: float) -> bool:
 
 
 def _slower_text(match: Match, ratio: Comparison) -> str:
-    text = f"{percent(1.0 - ratio.ratio)} % slower"
+    text = f"{percent(ratio.ratio - 1.0).removeprefix('-')} % slower"
     if ratio.interval is None:
         text += ", no interval"
     else:

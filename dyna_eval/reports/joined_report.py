@@ -45,6 +45,7 @@ from dyna_eval.reports.workloads import (
     SourcedRow,
     models_difference,
     sweeps_models_difference,
+    what_baselines_show,
     workload_differences,
 )
 from dyna_eval.wording import rate_text
@@ -432,7 +433,7 @@ def _baselines(first: _Member, other: _Member, pair: str) -> str:
     apart = percent(max(rates) / min(rates) - 1.0)
     return (
         f"the baselines of {names} are {rate_text(rates[0])} and {rate_text(rates[1])} tokens/s,"
-        f" {apart} % apart; that baselines agree does not show that the work was the same"
+        f" {apart} % apart; {what_baselines_show(*rates)}"
     )
 
 

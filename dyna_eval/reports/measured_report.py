@@ -395,11 +395,10 @@ def _row_state(jobs: Sequence[StoredJob]) -> RowState:
     states = {job.state for job in jobs}
     if states == {JobState.DONE}:
         return RowState.DONE
-    coming = states & {JobState.RUNNING, JobState.QUEUED}
-    if JobState.RUNNING in states or (coming and JobState.DONE in states):
+    if JobState.RUNNING in states:
         return RowState.RUNNING
-    if coming or not states:
-        return RowState.QUEUED
+    if JobState.QUEUED in states or not states:
+        return RowState.UNFINISHED if JobState.DONE in states else RowState.QUEUED
     if JobState.DONE in states:
         return RowState.PARTIAL
     return RowState.FAILED if JobState.FAILED in states else RowState.CANCELLED

@@ -34,6 +34,7 @@ class RowState(StrEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
+    UNFINISHED = "unfinished"  # some jobs done, others queued, none running
     DONE = "done"
     PARTIAL = "partial"  # some jobs done, none to come
     FAILED = "failed"
@@ -41,6 +42,11 @@ class RowState(StrEnum):
     IMPORTED = "imported"
     MERGED = "merged"  # with a row that does the same
     NOT_SHOWN = "not shown"  # by a preset, or not selected
+
+    @property
+    def is_to_come(self) -> bool:
+        """Whether jobs of such a row may still land, so that its figures may change."""
+        return self in (RowState.QUEUED, RowState.RUNNING, RowState.UNFINISHED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +273,7 @@ def best_row_by_pace(rows: Sequence[Row]) -> Row | None:
 
 
 def _to_come(rows: Sequence[Row]) -> bool:
-    return any(row.state in (RowState.QUEUED, RowState.RUNNING) for row in rows)
+    return any(row.state.is_to_come for row in rows)
 
 
 def _fastest(rows: Sequence[Row]) -> Row | None:

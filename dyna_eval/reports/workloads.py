@@ -14,6 +14,7 @@ from dyna_eval.reports.counts import doubted_prompts, shared_counts
 from dyna_eval.reports.imported import PAIR_NOT_RECORDED, Claims, ImportedFile
 from dyna_eval.reports.report import Row
 
+_AGREEING = 0.1  # 10 %, which runs of the same work on one machine may well differ by
 _NOT_RECORDED = "not recorded"
 OTHER_MODELS = "models, dtype, backend or warm-up"
 """What differs where rows of the same work have other identities."""
@@ -143,3 +144,10 @@ def _digest_difference(here: str | None, there: str | None) -> str | None:
     if here is None or there is None:
         return _NOT_RECORDED
     return None if here == there else f"{here[:12]} instead of {there[:12]}"
+
+
+def what_baselines_show(one: float, other: float) -> str:
+    """Return what the throughputs of two baselines, above 0, say of their work: nothing where they agree."""
+    if max(one, other) / min(one, other) - 1.0 <= _AGREEING:
+        return "that baselines agree does not show that the work was the same"
+    return "that far apart, the machine, its load or the work was another"

@@ -10,7 +10,7 @@ from itertools import pairwise
 from dyna_eval.errors import InputError, NothingToDrawError
 from dyna_eval.jobs import Scalar
 from dyna_eval.reports.claims import is_drawn_slower
-from dyna_eval.reports.report import Report, Row, RowState, baseline_of
+from dyna_eval.reports.report import Report, Row, baseline_of
 from dyna_eval.reports.statistics import Figures
 from dyna_eval.series.measured import Entry, Estimate, Measured, Undrawn, baselines, doubts
 from dyna_eval.series.parameters import (
@@ -279,7 +279,7 @@ def heat_map(
         left_out=_labels(_beside(known, [*drawn, *repeated])),
         repeated=_labels(repeated),
         undrawn=_undrawn(_beside(expected, known), measure),
-        is_final=not any(row.state in (RowState.QUEUED, RowState.RUNNING) for row in expected),
+        is_final=not any(row.state.is_to_come for row in expected),
     )
 
 

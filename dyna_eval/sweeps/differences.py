@@ -6,8 +6,11 @@ a job's time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections import defaultdict, deque
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from dyna_eval.jobs import Configuration, GenerationSpec, Pair, PairSpec, PromptSpec, ResolvedSweep, SweepSpec
 from dyna_eval.wording import listed
@@ -21,10 +24,11 @@ _IN_A_FILE = {"prompts.chat_template_text": "the text of prompts.chat_template_f
 def differences(before: ResolvedSweep, now: ResolvedSweep) -> list[str]:
     """Return what differs, as keys of the sweep file or in words; there is at least one."""
     old, new = before.spec, now.spec
+    partners = _partners(before, now)
     found = [
-        *_pairs(before, now),
-        *_prompts(before, now),
-        *_generations(old, new),
+        *_pairs(before, now, partners),
+        *(what for there, here in partners for what in _prompts(before, now, there, here)),
+        *(what for there, here in partners for what in _generation(old, new, there, here)),
         *_fields("measure", asdict(old.measure), asdict(new.measure), but={"job_timeout_s"}),
         *_fields("engine", asdict(old.engine), asdict(new.engine)),
         *(["baseline"] if old.baseline != new.baseline else []),
@@ -47,23 +51,106 @@ def _fields(
     return [f"{section}.{key}" for key in now if key not in set(but) and before[key] != now[key]]
 
 
-def _pairs(before: ResolvedSweep, now: ResolvedSweep) -> list[str]:
-    """Compare pairs by their names: what the file says of them, else what their files hold."""
-    old, new = _by_name(before.pairs), _by_name(now.pairs)
-    if list(old) != list(new):
-        if _models(before) != _models(now):
-            return ["pair"]
-        changed = {
-            "prompts": _prompt_sets(before.spec) != _prompt_sets(now.spec),
-            "generation": _settings(before.spec) != _settings(now.spec),
-        }
-        return [section for section, differs in changed.items() if differs] or ["pair"]
-    found: list[str] = []
-    for name, pair in new.items():
-        said = _fields("pair", asdict(old[name].spec), asdict(pair.spec), but={"prompts", "generation"})
-        content = _content(old[name], pair)
-        found += said or content if content else [key for key in said if key not in _WHERE_FILES_LIE]
+def _partners(before: ResolvedSweep, now: ResolvedSweep) -> list[tuple[Pair, Pair]]:
+    """Return the pairs that both sweeps have, as they were and as they are now.
+
+    They are known by their names; where both have as many, those of other names by their models, prompts and
+    settings, then by their models, and at last by their place.
+    """
+    partners: dict[str, Pair] = {}
+    taken: set[str] = set()
+    keys = (
+        [_name_key] if len(before.pairs) != len(now.pairs) else [_name_key, _work_key, _models_key, _any_key]
+    )
+    for key in keys:
+        free: dict[Hashable, deque[Pair]] = defaultdict(deque)
+        for pair in before.pairs:
+            if pair.spec.name not in taken:
+                free[key(pair, before.spec)].append(pair)
+        for pair in now.pairs:
+            if pair.spec.name not in partners and (others := free[key(pair, now.spec)]):
+                partners[pair.spec.name] = others.popleft()
+                taken.add(partners[pair.spec.name].spec.name)
+    return [(partners[pair.spec.name], pair) for pair in now.pairs if pair.spec.name in partners]
+
+
+def _name_key(pair: Pair, _: SweepSpec) -> Hashable:
+    return pair.spec.name
+
+
+def _work_key(pair: Pair, spec: SweepSpec) -> Hashable:
+    return _models_key(pair, spec), repr(_prompts_of(pair.spec, spec.prompts)), spec.generation_of(pair.spec)
+
+
+def _models_key(pair: Pair, _: SweepSpec) -> Hashable:
+    return pair.target_digest, pair.draft_digest, pair.dtype
+
+
+def _any_key(_: Pair, __: SweepSpec) -> Hashable:
+    return None
+
+
+def _pairs(before: ResolvedSweep, now: ResolvedSweep, partners: Sequence[tuple[Pair, Pair]]) -> list[str]:
+    """Compare what the file says of pairs, else what their files hold."""
+    if len(before.pairs) != len(now.pairs):
+        return _other_pairs(before, now)
+    found = [what for there, here in partners for what in _pair(there, here)]
+    found += [
+        f"the name of a pair ({new!r} instead of {old!r})"
+        for there, here in partners
+        for old, new in _names(before, now, there, here)
+    ]
+    order = [pair.spec.name for pair in before.pairs]
+    if not found and [there.spec.name for there, _ in partners] != order:
+        found.append("the order of pairs")
     return found
+
+
+def _other_pairs(before: ResolvedSweep, now: ResolvedSweep) -> list[str]:
+    """Name the section that makes another number of pairs: models, prompt sets or settings."""
+    changed = {
+        "pair": _models(before) != _models(now),
+        "prompts": _prompt_sets(before.spec) != _prompt_sets(now.spec),
+        "generation": _settings(before.spec) != _settings(now.spec),
+    }
+    if changed["pair"]:
+        return ["pair"]
+    return [section for section, differs in changed.items() if differs] or ["pair"]
+
+
+def _pair(there: Pair, here: Pair) -> list[str]:
+    said = _fields("pair", asdict(there.spec), asdict(here.spec), but={"name", "prompts", "generation"})
+    if content := _content(there, here):
+        return said or content
+    return [key for key in said if key not in _WHERE_FILES_LIE]
+
+
+def _names(before: ResolvedSweep, now: ResolvedSweep, there: Pair, here: Pair) -> list[tuple[str, str]]:
+    """Return the old and the new name of a pair that was renamed; none where that follows from others.
+
+    A pair may be called after its models, and where there are several prompt sets or settings, their
+    labels are in its name.
+    """
+    if there.spec.name == here.spec.name:
+        return []
+    old, new = _own_name(there), _own_name(here)
+    if old != new:
+        is_said = _content(there, here) and all(map(_is_called_after_models, (there, here)))
+        return [] if is_said else [(old, new)]
+    explained = _prompts(before, now, there, here) or _generation(before.spec, now.spec, there, here)
+    return [] if explained else [(there.spec.name, here.spec.name)]
+
+
+def _own_name(pair: Pair) -> str:
+    """Return a pair's name without the labels of its prompt set and settings, where there are several."""
+    if pair.spec.prompts is None and pair.spec.generation is None:
+        return pair.spec.name
+    return re.split(" (?:on|at) ", pair.spec.name, maxsplit=1)[0]
+
+
+def _is_called_after_models(pair: Pair) -> bool:
+    models = [model for model in (pair.spec.target, pair.spec.draft) if model]
+    return _own_name(pair) == "/".join(Path(model).name for model in models)
 
 
 def _prompt_sets(spec: SweepSpec) -> set[str]:
@@ -74,18 +161,10 @@ def _settings(spec: SweepSpec) -> set[GenerationSpec]:
     return {spec.generation_of(pair) for pair in spec.pairs}
 
 
-def _generations(before: SweepSpec, now: SweepSpec) -> list[str]:
-    """Compare how the texts of pairs that both sweeps have are generated."""
-    old = {pair.name: before.generation_of(pair) for pair in before.pairs}
-    found: list[str] = []
-    for pair in now.pairs:
-        if pair.name in old:
-            found += _fields("generation", asdict(old[pair.name]), asdict(now.generation_of(pair)))
-    return found
-
-
-def _by_name(pairs: Iterable[Pair]) -> dict[str, Pair]:
-    return {pair.spec.name: pair for pair in pairs}
+def _generation(before: SweepSpec, now: SweepSpec, there: Pair, here: Pair) -> list[str]:
+    """Compare how the texts of a pair are generated."""
+    old, new = before.generation_of(there.spec), now.generation_of(here.spec)
+    return _fields("generation", asdict(old), asdict(new))
 
 
 def _models(resolved: ResolvedSweep) -> set[tuple[str, str | None]]:
@@ -103,17 +182,20 @@ def _content(before: Pair, now: Pair) -> list[str]:
     return [what for what, differs in parts.items() if differs]
 
 
-def _prompts(before: ResolvedSweep, now: ResolvedSweep) -> list[str]:
-    """Compare the prompts of pairs that both sweeps have: what the file says of them, else what they are."""
-    found: list[str] = []
-    old, new = _by_name(before.pairs), _by_name(now.pairs)
-    for name in (name for name in new if name in old):
-        there = _prompts_of(old[name].spec, before.spec.prompts)
-        here = _prompts_of(new[name].spec, now.spec.prompts)
-        if before.prompt_sets[name].digest != now.prompt_sets[name].digest:
-            said = _fields("prompts", asdict(there), asdict(here), but={"category"})
-            found += [_IN_A_FILE.get(key, key) for key in said] or ["the prompts themselves"]
-    return found
+def _prompts(before: ResolvedSweep, now: ResolvedSweep, there: Pair, here: Pair) -> list[str]:
+    """Compare the prompts of a pair: what the file says of them, else what they are.
+
+    With another tokenizer the same texts are others.
+    """
+    if before.prompt_sets[there.spec.name].digest == now.prompt_sets[here.spec.name].digest:
+        return []
+    old, new = _prompts_of(there.spec, before.spec.prompts), _prompts_of(here.spec, now.spec.prompts)
+    said = [
+        _IN_A_FILE.get(key, key) for key in _fields("prompts", asdict(old), asdict(new), but={"category"})
+    ]
+    if said or there.tokenizer_digest != here.tokenizer_digest:
+        return said
+    return ["the prompts themselves"]
 
 
 def _prompts_of(pair: PairSpec, shared: PromptSpec) -> PromptSpec:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dyna_eval.errors import PolicyError
 from dyna_eval.jobs import Configuration
-from dyna_eval.methods import METHODS, MethodParameters
+from dyna_eval.methods import METHODS, OTHER_NAMES, MethodParameters
 from dyna_eval.mistakes import Mistakes, shown, unknown
 from dyna_eval.policies import parameters_of
 from dyna_eval.sweeps.expansion import Axis, axes_of, count_points, expand
@@ -44,7 +44,7 @@ def _read_row(entry: Mapping[str, object], location: Location, mistakes: Mistake
     known = [*(method.model_fields if method else _ALL_PARAMETERS), *ROW_KEYS]
     strange = next((key for key in entry if key not in known), None)
     if strange is not None:
-        mistakes.add((*location, strange), unknown("key", strange, known))
+        mistakes.add((*location, strange), unknown("key", strange, known, OTHER_NAMES))
         return None
     header = mistakes.check(RowSection, entry, location)
     if method is None:

@@ -33,6 +33,7 @@ from dyna_eval.reports.sweep_comparison import (
     SpeedVerdict,
     SweepComparison,
 )
+from dyna_eval.reports.workloads import what_baselines_show
 from dyna_eval.tables.formats import (
     csv_text,
     escape_csv,
@@ -212,8 +213,7 @@ def _baselines_text(both: Baselines) -> str:
         return "the baselines cannot be compared: one of them has no result"
     return (
         f"the baselines are {rate_text(both.a)} (A) and {rate_text(both.b)} (B) tokens/s,"
-        f" B's {percent(both.percent / 100.0, sign='+')} %;"
-        " that baselines agree does not show that the work was the same"
+        f" B's {percent(both.percent / 100.0, sign='+')} %; {what_baselines_show(both.a, both.b)}"
     )
 
 

@@ -279,7 +279,9 @@ def test_a_sweep_or_job_that_is_not_there_is_named(workplace: Workplace) -> None
     for name in ([], ["99"], ["9" * 30], ["a\nb"]):
         assert "no sweep yet" in complaint(workplace, "report", *name, in_process=True)
     assert "no job 99" in complaint(workplace, "show", "99", in_process=True)
-    assert "JOB" in complaint(workplace, "show", "9" * 30, in_process=True)
+    for word in ("four-step", "0", "1.5", "-1", "9" * 30):
+        told = complaint(workplace, "show", "--", word, in_process=True)
+        assert f"'JOB': '{word}' is not the number of a job; `dyna-eval report --columns jobs` prints" in told
 
 
 @pytest.mark.parametrize("command", ["resume", "retry"])

@@ -142,8 +142,8 @@ def test_status_tells_what_the_record_of_a_sweep_tells(store: Store) -> None:
     store.fail(claimed(store, sweep_id), error_class="ValueError", message="no more", final=True)
     record, summary = store.record(sweep_id), store.summary(sweep_id)
     assert (summary.state, summary.jobs) == (record.state, store.progress(sweep_id))
-    told = [(job.job_id, job.label, job.repeat, job.state, job.error) for job in store.errors(sweep_id)]
-    assert told == [(j.id, j.label, j.repeat, j.state, j.error) for j in record.jobs if j.error]
+    told = [(j.job_id, j.pair, j.label, j.repeat, j.state, j.error) for j in store.errors(sweep_id)]
+    assert told == [(j.id, j.pair, j.label, j.repeat, j.state, j.error) for j in record.jobs if j.error]
     assert told
 
 

@@ -955,8 +955,27 @@ def test_of_several_generation_settings_each_is_resolved_over_the_same_models_an
 
 
 def test_a_text_that_does_not_fit_at_one_of_several_lengths_is_refused() -> None:
-    with pytest.raises(PromptError, match="and 100000 new ones do not fit in the 1024 positions"):
+    fits_not = (
+        "pair demo at 100000 new tokens: prompt 0 .* and 100000 new ones do not fit in the 1024 positions"
+    )
+    with pytest.raises(PromptError, match=fits_not):
         resolve_sweep(of_lengths("[8, 100000]"), device="cpu")
+
+
+def test_prompts_that_do_not_fit_are_told_by_their_set_and_their_pair_where_there_are_several() -> None:
+    one = "{dataset: demo, limit: 2, max_prompt_tokens: 8, label: short}"
+    several = f"[{one}, {{dataset: demo, limit: 2, max_prompt_tokens: 160, label: long}}]"
+    pairs = "[demo, {target: demo, draft: demo, name: twin}]"
+    text = (
+        "pair: {}\nprompts: {}\ngeneration: {{max_new_tokens: {}}}\nconfigs:\n  - {{label: AR, method: ar}}\n"
+    )
+
+    def refused(*parts: object) -> str:
+        return refusal(lambda: resolve_sweep(parse_sweep(text.format(*parts), file="s.yaml"), device="cpu"))
+
+    assert refused(pairs, several, 900).startswith("pair demo on long: prompt 0 has 160 tokens and 900 new")
+    assert refused(pairs, one, 1100).startswith("pair demo: prompt 0 has 8 tokens and 1100 new")
+    assert refused("demo", one, 1100).startswith("prompt 0 has 8 tokens and 1100 new")
 
 
 def of_lengths(lengths: str) -> SweepSpec:

@@ -908,6 +908,34 @@ def test_hints_name_the_cluster_of_the_command_and_its_database_where_it_names_o
         assert f"`dyna-eval retry {sweep_id} --address auto{db}` runs them again" in hint
 
 
+def test_status_tells_one_failure_of_many_jobs_once(store: Store, database_url: str) -> None:
+    """Each failure of each pair, with its first job in the order in which they run."""
+    sweep_id = store.add_sweep(make_sweep(pairs=["one", "other"]))
+    messages = {"one": ["no folder", "no memory", "no folder", "no folder"], "other": ["no folder"] * 3}
+    for pair, of_jobs in messages.items():
+        for message in of_jobs:
+            [claim] = store.claim_jobs(
+                sweep_id, pair=pair, claimants=[Claimant(actor="actor-1")], lease_seconds=MINUTE
+            )
+            store.fail(claim, error_class="PairError", message=message, final=True)
+
+    def first(pair: str, error: str) -> str:
+        job = next(job for job in store.errors(sweep_id) if (job.pair, job.error) == (pair, error))
+        return f"job {job.job_id} {job.label} (repeat {job.repeat + 1})"
+
+    one, other = first("one", "PairError: no folder"), first("other", "PairError: no folder")
+    alone = first("one", "PairError: no memory")
+    words = ["status", "--db", database_url]
+    lines = CliRunner().invoke(cli, words, catch_exceptions=False).stdout.splitlines()
+    assert sorted(lines[1:]) == [
+        f"  3 jobs of 2 rows of pair one failed, the first of them {one}: PairError: no folder",
+        f"  3 jobs of 2 rows of pair other failed, the first of them {other}: PairError: no folder",
+        f"  {alone} failed: PairError: no memory",
+    ]
+    told = CliRunner().invoke(cli, [*words, "--json"], catch_exceptions=False).stdout
+    assert len(json.loads(told)["errors"]) == 7
+
+
 def test_jobs_that_an_earlier_run_still_holds_are_told_with_what_to_do(
     store: Store, sweep_id: int, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from dyna_eval.jobs import (
     PromptSpec,
     SweepSpec,
 )
-from dyna_eval.methods import METHODS
+from dyna_eval.methods import METHODS, OTHER_NAMES
 from dyna_eval.sweeps.config import load_sweep, parse_sweep
 from dyna_eval.sweeps.sections import GenerationSection, json_schema
 
@@ -625,6 +625,33 @@ def test_a_file_in_the_place_of_a_data_set_is_told_how_to_be_named(tmp_path: Pat
         ("{method: ar}", "'label' is missing; add it"),
         ("{label: X, method: linear}", "'k' is missing; add it"),
         ("{label: X, method: linear, kk: 3}", "unknown key 'kk'; did you mean 'k'?"),
+        ("{label: X, method: linear, gamma: 3}", "unknown key 'gamma'; did you mean 'k'?"),
+        (
+            "{label: X, method: linear, num-speculative-tokens: 3}",
+            "unknown key 'num-speculative-tokens'; did you mean 'k'?",
+        ),
+        ("{label: X, method: hf_assisted, k: 3}", "unknown key 'k'; did you mean 'num_assistant_tokens'?"),
+        ("{label: X, method: tree, D: 3, branch: 2}", "unknown key 'D'; did you mean 'depth'?"),
+        ("{label: X, method: tree, depth: 3, B: 2}", "unknown key 'B'; did you mean 'branch'?"),
+        ("{label: X, method: tree, depth: 3, width: 2}", "unknown key 'width'; did you mean 'branch'?"),
+        (
+            "{label: X, method: tree, depth: 3, branch: 2, tau: 0.05}",
+            "unknown key 'tau'; did you mean 'threshold'?",
+        ),
+        (
+            "{label: X, method: tree, depth: 3, branch: 2, τ: 0.05}",
+            "unknown key 'τ'; did you mean 'threshold'?",
+        ),
+        ("{label: X, method: dynatree, tau: 0.05}", "unknown key 'tau'; did you mean 'stop_probability'?"),
+        ("{label: X, method: best_first, top_k: 4}", "unknown key 'top_k'; did you mean 'width'?"),
+        (
+            "{label: X, method: best_first, total_token: 60}",
+            "unknown key 'total_token'; did you mean 'max_nodes'?",
+        ),
+        (
+            "{label: X, tau: 0.1}",
+            "unknown key 'tau'; did you mean 'threshold' or 'stop_probability' or 'confidence_threshold'?",
+        ),
         ("{label: X, method: ar, k: 3}", "unknown key 'k'; known: label, method, zip"),
         ("{label: X, method: linear, k: 0}", "'k' should be at least 1, not 0"),
         ("{label: X, method: linear, k: six}", "'k' should be a whole number, not 'six'"),
@@ -865,6 +892,12 @@ def test_the_first_of_several_mistakes_is_reported() -> None:
 
     top_down = "generation:\n  temperature: -1\n  max_new_tokens: 0\n"
     assert mistake_in(sweep(rows, head=top_down)).startswith("sweep.yaml:4: 'temperature'")
+
+
+def test_names_from_elsewhere_lead_to_parameters_that_there_are() -> None:
+    parameters = {name for method in METHODS.values() for name in method.model_fields}
+    assert set(OTHER_NAMES) <= parameters
+    assert all(name == name.lower() for names in OTHER_NAMES.values() for name in names)
 
 
 def test_a_mistake_in_a_list_is_on_the_line_of_its_item() -> None:

@@ -58,7 +58,7 @@ def inspected(spec: PairSpec) -> Pair:
         ("seed: 0", "seed: 1", ["generation.seed"]),
         ("limit: 4", "limit: 5", ["prompts.limit"]),
         ("org/tiny", "org/less", ["pair.draft"]),
-        ("name: second", "name: third", ["pair"]),
+        ("name: second", "name: third", ["the name of a pair ('third' instead of 'second')"]),
         (
             "prompts: {dataset: demo, limit: 4}",
             "prompts: [{dataset: demo, label: a}, {dataset: demo, label: b, limit: 4}]",
@@ -87,6 +87,51 @@ def test_a_change_of_one_generation_of_several_is_named_by_its_key() -> None:
     assert differences(sweep(several), sweep(several.replace("_tokens: 8", "_tokens: 9"))) == [
         "generation.max_new_tokens"
     ]
+
+
+def test_beside_another_name_of_a_pair_the_rest_is_compared() -> None:
+    text = FILE.replace("name: first", "name: new").replace("limit: 4", "limit: 5").replace("k: 4", "k: 5")
+    assert differences(sweep(), sweep(text)) == [
+        "the name of a pair ('new' instead of 'first')",
+        "prompts.limit",
+        "k of '+ Draft'",
+    ]
+    text = FILE.replace("name: second", "name: new").replace("org/tiny", "org/less")
+    assert differences(sweep(), sweep(text)) == [
+        "pair.draft",
+        "the name of a pair ('new' instead of 'second')",
+    ]
+
+
+def test_another_name_of_a_pair_is_told_once_however_many_prompt_sets_it_has() -> None:
+    sets = "[{dataset: demo, label: a}, {dataset: demo, label: b, limit: 4}]"
+    before = FILE.replace("{dataset: demo, limit: 4}", sets)
+    renamed = before.replace("name: first", "name: new")
+    assert differences(sweep(before), sweep(renamed)) == ["the name of a pair ('new' instead of 'first')"]
+    labelled = before.replace("label: b", "label: c")
+    assert differences(sweep(before), sweep(labelled)) == [
+        "the name of a pair ('first on c' instead of 'first on b')",
+        "the name of a pair ('second on c' instead of 'second on b')",
+    ]
+
+
+def test_a_name_that_follows_from_other_models_or_settings_is_no_difference_of_its_own() -> None:
+    unnamed = FILE.replace(", name: first", "").replace(", name: second", "")
+    assert differences(sweep(unnamed), sweep(unnamed.replace("org/tiny", "org/less"))) == ["pair.draft"]
+    moved = sweep(unnamed.replace("org/tiny", "org/less"))
+    same = replace(moved.pairs[1], draft_digest=jobs.digest("org/tiny"))
+    moved = replace(moved, pairs=(moved.pairs[0], same))
+    assert differences(sweep(unnamed), moved) == ["the name of a pair ('big/less' instead of 'big/tiny')"]
+    several = FILE.replace("seed: 0}", "temperature: [0, 1]}")
+    assert differences(sweep(several), sweep(several.replace("[0, 1]", "[0, 2]"))) == [
+        "generation.temperature"
+    ]
+
+
+def test_pairs_in_another_order_are_named() -> None:
+    pairs = FILE.splitlines()[1].removeprefix("pair: [{").removesuffix("}]").split("}, {")
+    turned = FILE.replace("}, {".join(pairs), "}, {".join(reversed(pairs)))
+    assert differences(sweep(), sweep(turned)) == ["the order of pairs"]
 
 
 def test_rows_in_another_order_are_named() -> None:

@@ -396,6 +396,21 @@ def test_baselines_of_joined_sweeps_are_compared_in_percent(tmp_path: Path) -> N
     )
 
 
+def test_baselines_that_are_far_apart_are_not_said_to_agree(tmp_path: Path) -> None:
+    """Nor is a row of the slower sweep shown as one without any speed."""
+    a = imported(tmp_path, 1, [baseline(1000.0), tree(7, 0.0, 500.0)], "a")
+    b = imported(tmp_path, 2, [baseline(2.0), linear(6, 3.0)], "b")
+    report = joined_report([a, b], allow_mixed=True)
+    (text,) = [text for text in report.warnings if "the baselines" in text]
+    assert text == (
+        "the baselines of a and b are 1000.0 and 2.00 tokens/s, 49900.0 % apart;"
+        " that far apart, the machine, its load or the work was another"
+    )
+    for shown in (printed(report), to_markdown(report), to_latex(report)):
+        assert "0.003" in shown
+        assert "0.00 " not in shown
+
+
 def test_an_actors_own_run_under_heavy_load_is_told_where_another_sweep_is_compared_through_it() -> None:
     """Each sweep has one actor, whose own runs drop out of its own speedups."""
     loaded = change_jobs(second(record()), LINEAR.label, conditions={"sentinel_others_share": 0.45})

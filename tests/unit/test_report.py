@@ -189,7 +189,9 @@ def test_a_row_of_which_nothing_is_to_come_keeps_no_other_from_being_the_best(
     ("states", "expected"),
     [
         (["done", "done", "done"], "done"),
-        (["done", "queued", "queued"], "running"),
+        (["done", "queued", "queued"], "unfinished"),
+        (["done", "failed", "queued"], "unfinished"),
+        (["done", "running", "queued"], "running"),
         (["queued", "running", "queued"], "running"),
         (["queued", "queued", "failed"], "queued"),
         (["failed", "failed", "cancelled"], "failed"),

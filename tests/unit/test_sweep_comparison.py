@@ -368,6 +368,13 @@ def test_the_baselines_difference_is_told_in_percent() -> None:
     assert "B's +0.5 %; that baselines agree does not show" in remarks(found)[0]
 
 
+def test_baselines_that_are_far_apart_are_not_said_to_agree() -> None:
+    apart = compared(record(noise=0.0), record([(s, v / 3000.0) for s, v in FOUR_STEPS], noise=0.0))
+    assert "B's -99.97 %; that far apart, the machine, its load or the work was another" in remarks(apart)[0]
+    assert "agree" not in remarks(apart)[0]
+    assert "0.0003" in printed(apart)
+
+
 # ------------------------------------------------------------------------ regressions
 
 

@@ -199,9 +199,13 @@ def test_numbers_are_written_as_people_write_them() -> None:
         (0.996, "0.996", "-0.4"),
         (1.006, "1.01", "+0.6"),
         (0.5, "0.50", "-50.0"),
+        (0.0151, "0.02", "-98.5"),
+        (0.0049, "0.005", "-99.5"),
+        (0.0004, "0.0004", "-99.96"),
+        (0.0, "0.00", "-100.0"),
     ],
 )
-def test_a_ratio_that_is_not_1_is_not_rounded_to_it(ratio: float, text: str, signed: str) -> None:
+def test_a_ratio_that_is_neither_0_nor_1_is_not_rounded_to_it(ratio: float, text: str, signed: str) -> None:
     known = Comparison(ratio=ratio)
     row = replace(build_report(record()).rows[1], versus_baseline=known, versus_previous=known)
     assert (speedup(row), gain_over_previous(row)) == (text, signed)
@@ -314,6 +318,12 @@ def test_a_row_that_lacks_a_repeat_is_not_called_left_out() -> None:
     text = " ".join(printed(stored, io.StringIO()).split())
     assert "Left out: 1 configuration, 3 jobs: '+ Adaptive pruning'" in text
     assert "Left out of rows above: 1 job: '+ Draft model' (partial: 1 of 3 jobs failed)" in text
+
+
+def test_a_row_that_lacks_a_repeat_of_which_nothing_runs_is_not_called_running() -> None:
+    stored = change_jobs(unfinished(), LINEAR.label, repeats=[2], state=JobState.QUEUED, samples=())
+    text = " ".join(printed(stored, io.StringIO()).split())
+    assert "Left out of rows above: 1 job: '+ Draft model' (unfinished: 1 of 3 jobs queued)" in text
 
 
 def test_a_label_is_shown_as_it_is_and_cannot_drive_the_terminal() -> None:

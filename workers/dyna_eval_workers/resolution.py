@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 
+from dyna_eval.errors import PromptError
 from dyna_eval.jobs import Pair, PairSpec, PromptSet, ResolvedSweep, SweepSpec
 from dyna_eval.sweeps.expansion import resolved
 from dyna_eval_workers.pairs import InspectedPair, available_device, inspect_pair
@@ -32,14 +35,15 @@ def inspect_sweep(
             where = device or available_device()
             known[models] = inspect_pair(pair_spec, device=where, backend=spec.engine.backend)
         inspected = known[models]
-        prompt_set = load_prompts(pair_spec.prompts or spec.prompts, inspected.tokenizer)
-        check_split(prompt_set.prompts, tune_fraction=spec.measure.tune_fraction)
-        check_known(prompt_set.prompts, vocabulary=inspected.vocabulary)
-        check_fit(
-            prompt_set.prompts,
-            max_new_tokens=spec.generation_of(pair_spec).max_new_tokens,
-            position_limit=inspected.position_limit,
-        )
+        with _told_of(pair_spec, spec):
+            prompt_set = load_prompts(pair_spec.prompts or spec.prompts, inspected.tokenizer)
+            check_split(prompt_set.prompts, tune_fraction=spec.measure.tune_fraction)
+            check_known(prompt_set.prompts, vocabulary=inspected.vocabulary)
+            check_fit(
+                prompt_set.prompts,
+                max_new_tokens=spec.generation_of(pair_spec).max_new_tokens,
+                position_limit=inspected.position_limit,
+            )
         spec_here = replace(
             inspected.pair.spec,
             name=pair_spec.name,
@@ -49,3 +53,14 @@ def inspect_sweep(
         pairs.append(replace(inspected.pair, spec=spec_here))
         prompt_sets[pair_spec.name] = prompt_set
     return tuple(pairs), prompt_sets
+
+
+@contextlib.contextmanager
+def _told_of(pair: PairSpec, spec: SweepSpec) -> Iterator[None]:
+    """Say of which of several pairs a mistake in its prompts is; its name says which prompts and settings."""
+    try:
+        yield
+    except PromptError as error:
+        if len(spec.pairs) == 1:
+            raise
+        raise PromptError(f"pair {pair.name}: {error}") from error
