@@ -425,6 +425,22 @@ def test_the_names_under_the_bars_do_not_run_into_each_other(
     assert all(left[1] <= right[0] for left, right in itertools.pairwise(ends))
 
 
+def test_a_figure_that_an_import_has_no_data_for_says_so_in_its_place(
+    browser: Browser, site_of_bars: str
+) -> None:
+    watched = Watched(browser, site_of_bars, viewport={"width": 360, "height": 900})
+    watched.page.goto(f"{site_of_bars}/sweeps/1")
+    place = watched.page.locator("figure", has_text="Where the time goes")
+    place.scroll_into_view_if_needed()
+    said = place.get_by_text("There is nothing to draw: the imported figures have no phase times.")
+    said.wait_for()
+    assert said.count() == 1
+    box, frame = said.bounding_box(), place.bounding_box()
+    assert box and frame
+    assert box["y"] + box["height"] <= frame["y"] + frame["height"]
+    assert watched.complaints == []
+
+
 @pytest.mark.parametrize("width", [360, pytest.param(2560, marks=pytest.mark.slow)])
 def test_a_comparison_and_a_tree_are_not_wider_than_the_window(
     browser: Browser, compared: Workplace, site_of_two: str, width: int

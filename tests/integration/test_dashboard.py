@@ -42,9 +42,12 @@ from starlette.testclient import TestClient
 from dyna_eval.commands.comparing import read_side
 from dyna_eval.errors import DatabaseError, InputError
 from dyna_eval.holder import own_name
+from dyna_eval.importers import import_file
 from dyna_eval.jobs import Configuration, GenerationSpec, JobState, Method, digest
 from dyna_eval.measurements import Environment, sum_rounds
 from dyna_eval.reports.cells import Notes, throughput_cell
+from dyna_eval.reports.imported import ImportedSweep
+from dyna_eval.reports.imported_report import imported_report
 from dyna_eval.reports.measured_report import build_report
 from dyna_eval.reports.report import Report
 from dyna_eval.reports.sweep_comparison import compare_reports
@@ -58,9 +61,11 @@ from dyna_eval.tables.comparison import (
     comparison_markdown,
     remarks,
 )
+from dyna_eval.tables.report_json import to_json
 from dyna_eval.time_left import Basis, TimeLeft
 from tests.new_databases import open_new
-from tests.unit.report_records import BASELINE, PRUNED, change_jobs, record, slow_prompt
+from tests.result_files import baseline, dynatree, linear, write
+from tests.unit.report_records import BASELINE, FOUR_STEPS, PRUNED, change_jobs, record, slow_prompt
 
 TOKEN = "a-token-of-some-length"  # noqa: S105  # guards nothing
 EXAMPLES = {
@@ -760,7 +765,7 @@ def test_a_trees_drawing_puts_no_two_nodes_on_one_place() -> None:
 def test_phases_have_the_names_that_they_have_in_the_figures_of_a_paper(url: str, client: TestClient) -> None:
     report = build_report(WatchedStore.open(url).record(1), allow_mixed=True)
     shown = figure_of(report, report.pairs[0], "phases")
-    assert shown
+    assert shown.figure
     assert [trace["name"] for trace in shown.figure["data"]] == list(PHASE_NAMES.values())
     assert "</svg>acceptance and caches" in client.get("/jobs/1/prompts/0").text
 
@@ -792,8 +797,34 @@ def test_a_figure_that_leaves_rows_out_says_so_on_the_page_and_in_the_file(
         assert f'<p class="quiet">{note}</p></figure>' in file
     drafting = build_report(record([(BASELINE, 90.0), *GRID]))
     shown = figure_of(drafting, drafting.pairs[0], "depth")
-    assert shown
     assert shown.note == "The first 1 of 4 rows that draft."
+
+
+def imported(file: Path) -> Report:
+    sweep = ImportedSweep(id=1, name="theirs", created_at="2026-01-02T03:04:05Z", files=(import_file(file),))
+    return imported_report(sweep, allow_mixed=True)
+
+
+def test_a_figure_that_nothing_is_to_come_of_says_what_imported_figures_lack(tmp_path: Path) -> None:
+    theirs = imported(write(tmp_path, "theirs.json", dynatree([baseline(), linear(6, 150.0)])))
+    for name, lacking in (("phases", "phase times"), ("depth", "acceptance by depth")):
+        shown = figure_of(theirs, theirs.pairs[0], name)
+        assert shown.figure is None
+        assert shown.note == f"There is nothing to draw: the imported figures have no {lacking}."
+    assert set(figures_of(theirs, theirs.pairs[0])) == {"ablation", "speedup"}
+    ours = imported(write(tmp_path, "ours.json", to_json(build_report(record()))))
+    assert figure_of(ours, ours.pairs[0], "phases").figure  # a report of our own tells them
+
+
+@pytest.mark.parametrize(
+    ("state", "yet"), [(JobState.QUEUED, " yet"), (JobState.RUNNING, " yet"), (JobState.FAILED, "")]
+)
+def test_a_figure_without_data_says_why_and_yet_only_where_rows_are_to_come(
+    state: JobState, yet: str
+) -> None:
+    report = build_report(record(states={row.label: state for row, _ in FOUR_STEPS}))
+    shown = figure_of(report, "demo", "ablation")
+    assert (shown.figure, shown.note) == (None, f"There is nothing to draw{yet}: there is no finished row.")
 
 
 @pytest.mark.parametrize("name", ["ablation", "speedup", "explored"])
@@ -807,7 +838,6 @@ def test_figures_of_few_prompts_show_their_values_and_say_that_intervals_go_on(n
             figure, note = found.figure, " ".join(found.notes)
         else:
             shown = figure_of(report, "demo", name)
-            assert shown
             figure, note = shown.figure, shown.note
         assert figure
         bars = [trace for trace in figure["data"] if "error_y" in trace]

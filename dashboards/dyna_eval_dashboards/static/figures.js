@@ -87,10 +87,10 @@
       if (answer.status !== 200) return;
       const { figure, note } = await answer.json();
       const text = place.parentElement.querySelector("[data-note]");
-      text.textContent = note;
-      text.hidden = !note;
+      text.textContent = figure ? note : "";
+      text.hidden = !text.textContent;
       if (figure) known(place, figure);
-      else if (!place.known) place.firstElementChild.textContent = "Nothing to draw yet";
+      else if (!place.known) place.firstElementChild.textContent = note;
     } catch { /* no connection: the page says so, and asks again when there is news */
     } finally {
       place.asking = false;
