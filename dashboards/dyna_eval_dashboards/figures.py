@@ -34,8 +34,12 @@ _NAMED_STEPS = 24
 """Steps up to which each bar has its speedup."""
 _ABOVE = 0.16
 """Of an axis that ends before intervals do: room for the two lines over a bar."""
-_MOST_PHASES, _MOST_CURVES = 60, 24
+_MOST_PHASES, _MOST_CURVES = 100, 24
 """Rows of the phases, and of acceptance by depth."""
+_USUAL_HEIGHT = 330
+"""Pixels of a figure that does not ask for its own height, as in the style sheet."""
+_LINE, _AROUND_LINES = 16, 140
+"""Pixels of a row that is named at its left, and of what is over and under all of them."""
 _NAMED_BARS = 6
 """Steps up to which bars and curves have names; more have the numbers of their steps."""
 _NOT_IMPORTED = {"phases": "phase times", "depth": "acceptance by depth"}
@@ -250,7 +254,11 @@ def phases(measured: Measured, pair: str) -> tuple[go.Figure, str]:
     """Where the time of decoding went, as shares of each row."""
     timed = [bar for bar in phase_bars(measured, pair) if bar.phases]
     shown = timed[:_MOST_PHASES]
+    lines = list(range(len(shown)))
+    height = _AROUND_LINES + _LINE * len(shown)
     figure = go.Figure(layout=layout("Share of decode time", "", barmode="stack"))
+    if height > _USUAL_HEIGHT:
+        figure.update_layout(height=height)
     for number, phase in enumerate(PHASES):
         name = PHASE_NAMES[phase]
         seconds = [dict(bar.phases).get(phase) for bar in shown]
@@ -259,7 +267,7 @@ def phases(measured: Measured, pair: str) -> tuple[go.Figure, str]:
             for bar, spent in zip(shown, seconds, strict=True)
         ]
         figure.add_bar(
-            y=[bar.entry.step for bar in shown],
+            y=lines,
             x=shares,
             orientation="h",
             name=name,
@@ -276,13 +284,19 @@ def phases(measured: Measured, pair: str) -> tuple[go.Figure, str]:
         )
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
     figure.update_yaxes(
-        tickvals=[bar.entry.step for bar in shown],
+        tickvals=lines,
         ticktext=[_short(bar.entry) for bar in shown],
-        autorange="reversed",
+        range=[len(shown) - 0.5, -0.5],
     )
     figure.update_layout(
         showlegend=True,
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
+        legend={
+            "orientation": "h",
+            "y": 1.0 + 0.02 * _USUAL_HEIGHT / max(height, _USUAL_HEIGHT),
+            "yanchor": "bottom",
+            "x": 0,
+            "traceorder": "normal",
+        },
     )
     return figure, _first(len(shown), len(timed), "whose phases were timed")
 

@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -827,6 +827,21 @@ def test_a_figure_without_data_says_why_and_yet_only_where_rows_are_to_come(
     assert (shown.figure, shown.note) == (None, f"There is nothing to draw{yet}: there is no finished row.")
 
 
+@pytest.mark.parametrize("rows", [1, 9, 60, 100, 101])
+def test_the_figure_of_phases_is_as_high_as_its_rows_need(rows: int) -> None:
+    """Its usual height has room for some ten names beside the bars."""
+    failed = {f"K={k}": JobState.FAILED for k in (3, 4)}  # which leave no gap
+    steps = [(BASELINE, 90.0), *chains(range(1, rows if rows == 1 else rows + 2))]
+    shown = figure_of(build_report(record(steps, prompts=2, repeats=1, states=failed)), "demo", "phases")
+    assert shown.figure
+    lines = list(range(min(rows, 100)))
+    assert [list(trace["y"]) for trace in shown.figure["data"]] == [lines] * len(PHASE_NAMES)
+    axis, height = shown.figure["layout"]["yaxis"], shown.figure["layout"].get("height")
+    assert (list(axis["tickvals"]), len(axis["ticktext"])) == (lines, len(lines))
+    assert shown.note == ("The first 100 of 101 rows whose phases were timed." if rows > 100 else "")
+    assert height is None if rows < 10 else height > 330 and height / len(lines) >= 16
+
+
 @pytest.mark.parametrize("name", ["ablation", "speedup", "explored"])
 def test_figures_of_few_prompts_show_their_values_and_say_that_intervals_go_on(name: str) -> None:
     """Of two prompts of which one takes 1.5 times as long, the interval's end is 12 times the mean."""
@@ -933,6 +948,11 @@ def trees(*settings: tuple[int, int, float]) -> list[tuple[Configuration, float]
 
 
 GRID = trees((2, 1, 201.0), (2, 2, 202.0), (10, 1, 301.0), (10, 2, 402.0))
+
+
+def chains(lengths: Iterable[int]) -> list[tuple[Configuration, float]]:
+    rows = [Configuration(label=f"K={k}", method=Method.LINEAR, params={"k": k}) for k in lengths]
+    return [(row, 100.0 + number) for number, row in enumerate(rows)]
 
 
 def explored(report: Report, **query: str) -> Explored:

@@ -2,6 +2,7 @@
 // Draws the figures that the page names, in the colours of its theme, and again when they change.
 (() => {
   const SERIES = 8;
+  const LONG = 660; // pixels from which on a figure stands below the others, and none beside it
   const probe = document.createElement("span");
   probe.hidden = true;
   document.body.append(probe);
@@ -60,6 +61,9 @@
     if (!place.drawn) place.replaceChildren();
     place.drawn = true;
     const copy = structuredClone(figure);
+    const height = copy.layout.height; // of a list of many rows
+    place.style.height = height ? `${height}px` : "";
+    place.closest("figure").classList.toggle("long", height > LONG);
     const data = copy.data.map(coloured);
     Plotly.react(place, data, themed(copy.layout), options);
   };
