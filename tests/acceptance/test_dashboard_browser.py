@@ -481,6 +481,23 @@ def test_a_hundred_names_beside_the_bars_do_not_lie_on_each_other(
     assert watched.complaints == []
 
 
+@pytest.mark.parametrize(("width", "fewest"), [(360, 10), pytest.param(1280, 40, marks=pytest.mark.slow)])
+def test_as_many_values_stand_under_an_explored_figure_as_have_room(
+    browser: Browser, site_of_many_rows: str, width: int, fewest: int
+) -> None:
+    watched = Watched(browser, site_of_many_rows, viewport={"width": width, "height": 900})
+    watched.page.goto(f"{site_of_many_rows}/sweeps/1/explore?x=k&y=throughput")
+    watched.page.wait_for_selector(".xtick text")
+    ticks = watched.page.locator(".xtick text").all()
+    boxes = [box for tick in ticks if (box := tick.bounding_box())]
+    assert fewest <= len(boxes) < 99
+    middles = [box["x"] + box["width"] / 2 for box in boxes]
+    room = [right - left for left, right in itertools.pairwise(middles)]
+    letters, turned = 12, "rotate(90" in (ticks[-1].get_attribute("transform") or "")
+    assert min(room) > (letters if turned else max(box["width"] for box in boxes))
+    assert watched.complaints == []
+
+
 @pytest.mark.parametrize("width", [360, pytest.param(2560, marks=pytest.mark.slow)])
 def test_a_comparison_and_a_tree_are_not_wider_than_the_window(
     browser: Browser, compared: Workplace, site_of_two: str, width: int

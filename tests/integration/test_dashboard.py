@@ -49,7 +49,7 @@ from dyna_eval.reports.cells import Notes, throughput_cell
 from dyna_eval.reports.imported import ImportedSweep
 from dyna_eval.reports.imported_report import imported_report
 from dyna_eval.reports.measured_report import build_report
-from dyna_eval.reports.report import Report
+from dyna_eval.reports.report import Report, RowState
 from dyna_eval.reports.sweep_comparison import compare_reports
 from dyna_eval.series.costs import PHASE_NAMES
 from dyna_eval.series.measured import CUT_OFF
@@ -982,9 +982,60 @@ def test_curves_hide_no_row_that_differs_in_what_nobody_chose() -> None:
     """All four rows are points, two on each curve, though only the depth is asked for."""
     curves = explored(build_report(record([(BASELINE, 90.0), *GRID])), x="depth", curve="", y="throughput")
     assert curves.figure
-    points = {trace["name"]: list(trace["x"]) for trace in curves.figure["data"]}
+    points = {trace["name"]: values_of_x(curves.figure, trace) for trace in curves.figure["data"]}
     assert points == {"B = 1": ["2", "10"], "B = 2": ["2", "10"]}
     assert any("Baseline" not in note and "baseline" in note for note in curves.notes)
+
+
+def values_of_x(figure: dict[str, Any], trace: dict[str, Any]) -> list[str]:
+    """Return the values that a trace's points stand at, or a little beside."""
+    axis = figure["layout"]["xaxis"]
+    return [axis["ticktext"][axis["tickvals"].index(round(x))] for x in trace["x"]]
+
+
+def test_points_at_one_name_stand_beside_each_other_whatever_their_values() -> None:
+    """Each of two pairs has two trees of one speed; the second's chain failed, so the first's is alone."""
+    steps = [(BASELINE, 90.0), *chains([4]), *trees((2, 1, 180.0), (4, 1, 180.0))]
+    report = build_report(record(steps, pairs=("greedy", "sampled"), noise=0.0))
+    rows = tuple(
+        replace(row, figures=None, state=RowState.FAILED) if (row.pair, row.step) == ("sampled", 2) else row
+        for row in report.rows
+    )
+    figure = explored(replace(report, rows=rows), x="method", y="throughput").figure
+    assert figure
+    assert figure["layout"]["xaxis"]["ticktext"] == ["ar", "linear", "tree"]
+    places = {
+        trace["name"]: [
+            round(float(x), 6) for x, y in zip(trace["x"], trace["y"], strict=True) if y is not None
+        ]
+        for trace in figure["data"]
+    }
+    assert places == {"greedy": [-0.06, 1.0, 1.82, 1.94], "sampled": [0.06, 2.06, 2.18]}
+
+
+def test_many_points_at_one_name_keep_off_the_next_one() -> None:
+    steps = [(BASELINE, 90.0), *chains(range(1, 40)), *trees((2, 1, 180.0))]
+    figure = explored(build_report(record(steps, prompts=2, repeats=1)), x="method", y="throughput").figure
+    assert figure
+    [trace] = figure["data"]
+    chain = [x for x in trace["x"] if round(x) == 1]
+    assert len(chain) == len(set(chain)) == 39
+    assert (min(chain), max(chain)) == pytest.approx((0.6, 1.4))
+
+
+@pytest.mark.parametrize("measure", ["throughput", "acceptance"])
+def test_curves_over_numbers_are_moved_a_little_as_a_whole(measure: str) -> None:
+    """Their points would else lie on each other: of these two pairs, acceptance is the same everywhere."""
+    steps = [(BASELINE, 90.0), *chains([2, 4, 8])]
+    for pairs, shifts in ((("one",), [0.0]), (("one", "two"), [-0.03, 0.03])):
+        report = build_report(record(steps, pairs=pairs))
+        figure = explored(report, x="k", curve="pair", y=measure).figure
+        assert figure
+        moved = [
+            [round(float(x) - place, 6) for place, x in enumerate(trace["x"])] for trace in figure["data"]
+        ]
+        assert moved == [[shift] * 3 for shift in shifts]
+        assert values_of_x(figure, figure["data"][0]) == ["2", "4", "8"]
 
 
 def test_rows_and_columns_of_panels_are_chosen_and_named() -> None:
@@ -1109,7 +1160,7 @@ def test_methods_of_several_pairs_are_curves_by_pair_unless_asked_otherwise() ->
     report = build_report(record(steps, pairs=("greedy", "sampled")))
     figure = explored(report, y="throughput").figure
     assert figure
-    points = [(trace["name"], list(trace["x"])) for trace in figure["data"]]
+    points = [(trace["name"], values_of_x(figure, trace)) for trace in figure["data"]]
     assert points == [("greedy", ["ar", "tree"]), ("sampled", ["ar", "tree"])]
     assert Choice.of({"x": "method"}, report.rows).curve == "pair"
     assert Choice.of({"x": "method", "curve": ""}, report.rows).curve == ""
