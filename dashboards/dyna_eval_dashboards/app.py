@@ -369,9 +369,8 @@ def _page(request: Request) -> int:
     return min(max(1, _whole(request.query_params.get("page", "")) or 1), _LAST_PAGE)
 
 
-def _figure(shown: figures.Shown | None) -> Response:
-    figure, note = (shown.figure, shown.note) if shown else (None, "")
-    return JSONResponse({"figure": figure, "note": note})
+def _figure(shown: figures.Shown) -> Response:
+    return JSONResponse({"figure": shown.figure, "note": shown.note})
 
 
 def _html(template: str, *, status: int = 200, **values: Any) -> Response:

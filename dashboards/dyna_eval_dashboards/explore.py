@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dyna_eval.errors import InputError, NothingToDrawError
+from dyna_eval.jobs import Scalar
 from dyna_eval.reports.report import Report, Row
 from dyna_eval.series.front import memory_fronts
 from dyna_eval.series.measured import CUT_OFF, Entry, Estimate, Measured, Undrawn, top_of, undrawn
@@ -42,8 +43,13 @@ KINDS = {"curves": "Curves", "heat": "Heat map", "front": "Speed against memory"
 _MOST_PANELS = 12
 _MOST_CURVES = 24
 _ACROSS = 4
+_APART, _ROOM = 0.12, 0.8
+"""Between points at one name, and from the first to the last of them; the next name is 1 away."""
+_DODGE, _MOST_DODGED = 0.02, 0.6
+"""Between curves, of the axis, and from the first to the last of them; the next number is 1 away."""
 _NAMED = 5
 """Labels of rows that a figure leaves out which its note names."""
+_Thing = TypeVar("_Thing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +133,10 @@ def _curves(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
     figure = _panels([", ".join(filter(None, (one.row, one.column))) for one in panels], columns)
     named: set[str] = set()
     for index, panel in enumerate(panels):
+        shifts = _shifts(chart.x, panel, names)
         for curve in panel.curves:
             if curve.name in names:
-                trace = _trace(chart, panel, curve, number=names.index(curve.name))
+                trace = _trace(chart, panel, curve, shifts, number=names.index(curve.name))
                 trace.update(showlegend=len(names) > 1 and curve.name not in named)
                 figure.add_trace(trace, row=index // columns + 1, col=index % columns + 1)
                 named.add(curve.name)
@@ -141,6 +148,11 @@ def _curves(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
                 col=index % columns + 1,
             )
     _dress(figure, chart.x, TITLES[chart.measure], columns)
+    figure.update_xaxes(
+        tickvals=list(range(len(chart.x.values))),
+        ticktext=[text(bare_text(value)) for value in chart.x.values],
+        range=[-0.5, len(chart.x.values) - 0.5],
+    )
     drawn = [curve for panel in panels for curve in panel.curves if curve.name in names]
     points = [point for curve in drawn for point in curve.points]
     lines = [panel.baseline for panel in panels if panel.baseline is not None]
@@ -159,7 +171,33 @@ def _curves(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
     return figure, [*notes, *doubts_about(choice.y, measured.report, entries, with_line=bool(lines))]
 
 
-def _trace(chart: CurveChart, panel: Panel, curve: Curve, *, number: int) -> go.Scatter:
+def _shifts(x: Parameter, panel: Panel, names: Sequence[str]) -> dict[Entry, float]:
+    """Return how far each point of a panel stands from the middle of its x, so that none hides another.
+
+    At a name all points stand beside each other. Over numbers each curve is moved as a whole, and equally far
+    in all panels. `names` are those of the curves that are drawn.
+    """
+    curves = [curve for curve in panel.curves if curve.name in names]
+    if x.scale is Scale.CATEGORY:
+        alike: dict[Scalar, list[Entry]] = {}
+        for point in (point for curve in curves for point in curve.points):
+            alike.setdefault(point.x, []).append(point.entry)
+        shifts = [_spread(entries, _APART, _ROOM) for entries in alike.values()]
+        return {entry: shift for found in shifts for entry, shift in found.items()}
+    of_curves = _spread(names, _DODGE * len(x.values), _MOST_DODGED)
+    return {point.entry: of_curves[curve.name] for curve in curves for point in curve.points}
+
+
+def _spread(things: Sequence[_Thing], gap: float, room: float) -> dict[_Thing, float]:
+    """Return a place for each around 0, so far apart or, where there is no room, closer."""
+    last = len(things) - 1
+    gap = min(gap, room / max(1, last))
+    return {thing: gap * (number - last / 2) for number, thing in enumerate(things)}
+
+
+def _trace(
+    chart: CurveChart, panel: Panel, curve: Curve, shifts: Mapping[Entry, float], *, number: int
+) -> go.Scatter:
     line: list[tuple[Point, float | None]] = []
     for piece in curve.pieces:
         line += [(point, point.y.value) for point in piece]
@@ -169,7 +207,7 @@ def _trace(chart: CurveChart, panel: Panel, curve: Curve, *, number: int) -> go.
     errors = [around(point.y.value, point.y.low, point.y.high) for point in points]
     where = [one for one in (panel.row, panel.column, curve.name) if one]
     return go.Scatter(
-        x=[bare_text(point.x) for point in points],
+        x=[chart.x.values.index(point.x) + shifts[point.entry] for point in points],
         y=[y for _, y in line],
         error_y=error_bars(errors, thickness=1, width=0),
         mode="markers" if chart.x.scale is Scale.CATEGORY else "lines+markers",
@@ -202,8 +240,7 @@ def _panels(titles: Sequence[str], columns: int) -> go.Figure:
 
 
 def _dress(figure: go.Figure, x: Parameter, y: str, columns: int) -> None:
-    values = [bare_text(value) for value in x.values]
-    figure.update_xaxes(type="category", categoryorder="array", categoryarray=values, automargin=True)
+    figure.update_xaxes(automargin=True)
     figure.update_yaxes(automargin=True)
     middle, last = (columns + 1) // 2, len(figure._grid_ref)
     figure.update_xaxes(title_text=text(x.title), row=last, col=middle)
@@ -237,8 +274,9 @@ def _heat(measured: Measured, choice: Choice) -> tuple[go.Figure, list[str]]:
         trace.marker.update(size=size, cmin=min(every), cmax=max(every))
         figure.add_trace(trace, row=index // columns + 1, col=index % columns + 1)
     _dress(figure, heat.x, text(heat.y.title), columns)
-    values = [bare_text(value) for value in heat.y.values]
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=values)
+    for update, parameter in ((figure.update_xaxes, heat.x), (figure.update_yaxes, heat.y)):
+        values = [bare_text(value) for value in parameter.values]
+        update(type="category", categoryorder="array", categoryarray=values)
     spread = f"{TITLES[choice.y]} from {min(every):.3g} to {max(every):.3g}"
     notes = [f"The stronger the colour, the higher: {spread}."]
     notes += _cut(len(heat.panels), len(panels), "panel")

@@ -15,10 +15,11 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dyna_eval.errors import NothingToDrawError
+from dyna_eval.jobs import SweepState
 from dyna_eval.reports.cells import configuration_text, interval_cell, speedup_cell
 from dyna_eval.reports.claims import slower_steps
 from dyna_eval.reports.digits import speedup
-from dyna_eval.reports.report import Report, Row, baseline_of
+from dyna_eval.reports.report import Report, Row, RowState, baseline_of
 from dyna_eval.series.costs import PHASE_NAMES, PHASES, cost_chart, phase_bars
 from dyna_eval.series.drafts import depth_rates
 from dyna_eval.series.measured import CUT_OFF, Entry, Estimate, Measured, top_of
@@ -33,33 +34,50 @@ _NAMED_STEPS = 24
 """Steps up to which each bar has its speedup."""
 _ABOVE = 0.16
 """Of an axis that ends before intervals do: room for the two lines over a bar."""
-_MOST_PHASES, _MOST_CURVES = 60, 24
+_MOST_PHASES, _MOST_CURVES = 100, 24
 """Rows of the phases, and of acceptance by depth."""
+_USUAL_HEIGHT = 330
+"""Pixels of a figure that does not ask for its own height, as in the style sheet."""
+_LINE, _AROUND_LINES = 16, 140
+"""Pixels of a row that is named at its left, and of what is over and under all of them."""
 _NAMED_BARS = 6
 """Steps up to which bars and curves have names; more have the numbers of their steps."""
+_NOT_IMPORTED = {"phases": "phase times", "depth": "acceptance by depth"}
+"""What result files mostly do not tell, by the figure that it would make."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A figure as Plotly's script takes it, and which rows it leaves out; an empty note where it has all."""
+    """A figure as Plotly's script takes it, and which rows it leaves out; an empty note where it has all.
 
-    figure: dict[str, Any]
+    Where there is nothing to draw, `figure` is None and the note says why.
+    """
+
+    figure: dict[str, Any] | None
     note: str
 
 
 def figures_of(report: Report, pair: str) -> dict[str, Shown]:
     """Return all figures of one pair that have something to show, by name."""
     made = {name: figure_of(report, pair, name) for name in FIGURES}
-    return {name: shown for name, shown in made.items() if shown is not None}
+    return {name: shown for name, shown in made.items() if shown.figure is not None}
 
 
-def figure_of(report: Report, pair: str, name: str) -> Shown | None:
-    """Return one figure of a pair; None where it has nothing to show."""
+def figure_of(report: Report, pair: str, name: str) -> Shown:
+    """Return one figure of a pair, or why there is none."""
     try:
         figure, note = FIGURES[name][1](Measured(report=report), pair)
-    except NothingToDrawError:
-        return None
+    except NothingToDrawError as error:
+        return Shown(figure=None, note=_nothing(report, pair, name, str(error)))
     return Shown(figure=plain(figure), note=note)
+
+
+def _nothing(report: Report, pair: str, name: str, why: str) -> str:
+    """Say why a figure has nothing to show, and "yet" only where rows are to come."""
+    if report.state is SweepState.IMPORTED and name in _NOT_IMPORTED:
+        return f"There is nothing to draw: the imported figures have no {_NOT_IMPORTED[name]}."
+    is_to_come = any(row.state in (RowState.QUEUED, RowState.RUNNING) for row in report.rows_of(pair))
+    return f"There is nothing to draw{' yet' if is_to_come else ''}: {why}."
 
 
 def _first(shown: int, total: int, which: str) -> str:
@@ -236,7 +254,11 @@ def phases(measured: Measured, pair: str) -> tuple[go.Figure, str]:
     """Where the time of decoding went, as shares of each row."""
     timed = [bar for bar in phase_bars(measured, pair) if bar.phases]
     shown = timed[:_MOST_PHASES]
+    lines = list(range(len(shown)))
+    height = _AROUND_LINES + _LINE * len(shown)
     figure = go.Figure(layout=layout("Share of decode time", "", barmode="stack"))
+    if height > _USUAL_HEIGHT:
+        figure.update_layout(height=height)
     for number, phase in enumerate(PHASES):
         name = PHASE_NAMES[phase]
         seconds = [dict(bar.phases).get(phase) for bar in shown]
@@ -245,7 +267,7 @@ def phases(measured: Measured, pair: str) -> tuple[go.Figure, str]:
             for bar, spent in zip(shown, seconds, strict=True)
         ]
         figure.add_bar(
-            y=[bar.entry.step for bar in shown],
+            y=lines,
             x=shares,
             orientation="h",
             name=name,
@@ -262,13 +284,19 @@ def phases(measured: Measured, pair: str) -> tuple[go.Figure, str]:
         )
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
     figure.update_yaxes(
-        tickvals=[bar.entry.step for bar in shown],
+        tickvals=lines,
         ticktext=[_short(bar.entry) for bar in shown],
-        autorange="reversed",
+        range=[len(shown) - 0.5, -0.5],
     )
     figure.update_layout(
         showlegend=True,
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
+        legend={
+            "orientation": "h",
+            "y": 1.0 + 0.02 * _USUAL_HEIGHT / max(height, _USUAL_HEIGHT),
+            "yanchor": "bottom",
+            "x": 0,
+            "traceorder": "normal",
+        },
     )
     return figure, _first(len(shown), len(timed), "whose phases were timed")
 

@@ -19,10 +19,14 @@ from dyna_eval_db.store import Claim
 from workplace import SWEEP, Workplace, wait_until
 
 from dyna_eval.holder import own_name
+from dyna_eval.jobs import Configuration, Method
+from dyna_eval.reports.measured_report import build_report
+from dyna_eval.tables.report_json import to_json
 from tests.integration.claims import claim_one, land_one
 from tests.integration.measurements import make_result, make_sweep
 from tests.new_databases import open_new
 from tests.result_files import baseline, dynatree, linear, tree, write
+from tests.unit.report_records import BASELINE, record
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -423,6 +427,75 @@ def test_the_names_under_the_bars_do_not_run_into_each_other(
     ends = [(box["x"], box["x"] + box["width"]) for box in boxes if box]
     assert len(ends) == len(BARS)
     assert all(left[1] <= right[0] for left, right in itertools.pairwise(ends))
+
+
+def test_a_figure_that_an_import_has_no_data_for_says_so_in_its_place(
+    browser: Browser, site_of_bars: str
+) -> None:
+    watched = Watched(browser, site_of_bars, viewport={"width": 360, "height": 900})
+    watched.page.goto(f"{site_of_bars}/sweeps/1")
+    place = watched.page.locator("figure", has_text="Where the time goes")
+    place.scroll_into_view_if_needed()
+    said = place.get_by_text("There is nothing to draw: the imported figures have no phase times.")
+    said.wait_for()
+    assert said.count() == 1
+    box, frame = said.bounding_box(), place.bounding_box()
+    assert box and frame
+    assert box["y"] + box["height"] <= frame["y"] + frame["height"]
+    assert watched.complaints == []
+
+
+@pytest.fixture(scope="module")
+def site_of_many_rows(new_workplace: Callable[[], Workplace]) -> Iterator[str]:
+    """The address of a dashboard of a hundred imported rows whose phases are known."""
+    rows = [Configuration(label=f"K={k}", method=Method.LINEAR, params={"k": k}) for k in range(1, 100)]
+    steps = [(BASELINE, 90.0), *((row, 100.0 + number) for number, row in enumerate(rows))]
+    workplace = new_workplace()
+    report = to_json(build_report(record(steps, prompts=2, repeats=1)))
+    assert workplace.run_here("import", write(workplace.folder, "ours.json", report)).status == 0
+    with served(workplace) as address:
+        yield address
+
+
+@pytest.mark.parametrize("width", [360, pytest.param(1280, marks=pytest.mark.slow)])
+def test_a_hundred_names_beside_the_bars_do_not_lie_on_each_other(
+    browser: Browser, site_of_many_rows: str, width: int
+) -> None:
+    watched = Watched(browser, site_of_many_rows, viewport={"width": width, "height": 900})
+    watched.page.goto(f"{site_of_many_rows}/sweeps/1")
+    place = watched.page.locator("figure", has_text="Where the time goes")
+    place.scroll_into_view_if_needed()
+    place.locator(".ytick text").first.wait_for()
+    boxes = [box for name in place.locator(".ytick text").all() if (box := name.bounding_box())]
+    assert len(boxes) == 100
+    letters = 12  # pixels; boxes have room over and under them
+    assert all(lower["y"] - upper["y"] > letters + 2 for upper, lower in itertools.pairwise(boxes))
+    frame = place.bounding_box()
+    assert frame
+    assert frame["y"] < boxes[0]["y"]
+    assert boxes[-1]["y"] + boxes[-1]["height"] < frame["y"] + frame["height"]
+    for other in watched.page.locator("figure").all():
+        box = other.bounding_box()
+        assert box
+        assert box == frame or (box["y"] < frame["y"] and box["height"] < 2 * 330)
+    assert watched.complaints == []
+
+
+@pytest.mark.parametrize(("width", "fewest"), [(360, 10), pytest.param(1280, 40, marks=pytest.mark.slow)])
+def test_as_many_values_stand_under_an_explored_figure_as_have_room(
+    browser: Browser, site_of_many_rows: str, width: int, fewest: int
+) -> None:
+    watched = Watched(browser, site_of_many_rows, viewport={"width": width, "height": 900})
+    watched.page.goto(f"{site_of_many_rows}/sweeps/1/explore?x=k&y=throughput")
+    watched.page.wait_for_selector(".xtick text")
+    ticks = watched.page.locator(".xtick text").all()
+    boxes = [box for tick in ticks if (box := tick.bounding_box())]
+    assert fewest <= len(boxes) < 99
+    middles = [box["x"] + box["width"] / 2 for box in boxes]
+    room = [right - left for left, right in itertools.pairwise(middles)]
+    letters, turned = 12, "rotate(90" in (ticks[-1].get_attribute("transform") or "")
+    assert min(room) > (letters if turned else max(box["width"] for box in boxes))
+    assert watched.complaints == []
 
 
 @pytest.mark.parametrize("width", [360, pytest.param(2560, marks=pytest.mark.slow)])

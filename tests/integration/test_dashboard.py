@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -42,11 +42,14 @@ from starlette.testclient import TestClient
 from dyna_eval.commands.comparing import read_side
 from dyna_eval.errors import DatabaseError, InputError
 from dyna_eval.holder import own_name
+from dyna_eval.importers import import_file
 from dyna_eval.jobs import Configuration, GenerationSpec, JobState, Method, digest
 from dyna_eval.measurements import Environment, sum_rounds
 from dyna_eval.reports.cells import Notes, throughput_cell
+from dyna_eval.reports.imported import ImportedSweep
+from dyna_eval.reports.imported_report import imported_report
 from dyna_eval.reports.measured_report import build_report
-from dyna_eval.reports.report import Report
+from dyna_eval.reports.report import Report, RowState
 from dyna_eval.reports.sweep_comparison import compare_reports
 from dyna_eval.series.costs import PHASE_NAMES
 from dyna_eval.series.measured import CUT_OFF
@@ -58,9 +61,11 @@ from dyna_eval.tables.comparison import (
     comparison_markdown,
     remarks,
 )
+from dyna_eval.tables.report_json import to_json
 from dyna_eval.time_left import Basis, TimeLeft
 from tests.new_databases import open_new
-from tests.unit.report_records import BASELINE, PRUNED, change_jobs, record, slow_prompt
+from tests.result_files import baseline, dynatree, linear, write
+from tests.unit.report_records import BASELINE, FOUR_STEPS, PRUNED, change_jobs, record, slow_prompt
 
 TOKEN = "a-token-of-some-length"  # noqa: S105  # guards nothing
 EXAMPLES = {
@@ -760,7 +765,7 @@ def test_a_trees_drawing_puts_no_two_nodes_on_one_place() -> None:
 def test_phases_have_the_names_that_they_have_in_the_figures_of_a_paper(url: str, client: TestClient) -> None:
     report = build_report(WatchedStore.open(url).record(1), allow_mixed=True)
     shown = figure_of(report, report.pairs[0], "phases")
-    assert shown
+    assert shown.figure
     assert [trace["name"] for trace in shown.figure["data"]] == list(PHASE_NAMES.values())
     assert "</svg>acceptance and caches" in client.get("/jobs/1/prompts/0").text
 
@@ -792,8 +797,49 @@ def test_a_figure_that_leaves_rows_out_says_so_on_the_page_and_in_the_file(
         assert f'<p class="quiet">{note}</p></figure>' in file
     drafting = build_report(record([(BASELINE, 90.0), *GRID]))
     shown = figure_of(drafting, drafting.pairs[0], "depth")
-    assert shown
     assert shown.note == "The first 1 of 4 rows that draft."
+
+
+def imported(file: Path) -> Report:
+    sweep = ImportedSweep(id=1, name="theirs", created_at="2026-01-02T03:04:05Z", files=(import_file(file),))
+    return imported_report(sweep, allow_mixed=True)
+
+
+def test_a_figure_that_nothing_is_to_come_of_says_what_imported_figures_lack(tmp_path: Path) -> None:
+    theirs = imported(write(tmp_path, "theirs.json", dynatree([baseline(), linear(6, 150.0)])))
+    for name, lacking in (("phases", "phase times"), ("depth", "acceptance by depth")):
+        shown = figure_of(theirs, theirs.pairs[0], name)
+        assert shown.figure is None
+        assert shown.note == f"There is nothing to draw: the imported figures have no {lacking}."
+    assert set(figures_of(theirs, theirs.pairs[0])) == {"ablation", "speedup"}
+    ours = imported(write(tmp_path, "ours.json", to_json(build_report(record()))))
+    assert figure_of(ours, ours.pairs[0], "phases").figure  # a report of our own tells them
+
+
+@pytest.mark.parametrize(
+    ("state", "yet"), [(JobState.QUEUED, " yet"), (JobState.RUNNING, " yet"), (JobState.FAILED, "")]
+)
+def test_a_figure_without_data_says_why_and_yet_only_where_rows_are_to_come(
+    state: JobState, yet: str
+) -> None:
+    report = build_report(record(states={row.label: state for row, _ in FOUR_STEPS}))
+    shown = figure_of(report, "demo", "ablation")
+    assert (shown.figure, shown.note) == (None, f"There is nothing to draw{yet}: there is no finished row.")
+
+
+@pytest.mark.parametrize("rows", [1, 9, 60, 100, 101])
+def test_the_figure_of_phases_is_as_high_as_its_rows_need(rows: int) -> None:
+    """Its usual height has room for some ten names beside the bars."""
+    failed = {f"K={k}": JobState.FAILED for k in (3, 4)}  # which leave no gap
+    steps = [(BASELINE, 90.0), *chains(range(1, rows if rows == 1 else rows + 2))]
+    shown = figure_of(build_report(record(steps, prompts=2, repeats=1, states=failed)), "demo", "phases")
+    assert shown.figure
+    lines = list(range(min(rows, 100)))
+    assert [list(trace["y"]) for trace in shown.figure["data"]] == [lines] * len(PHASE_NAMES)
+    axis, height = shown.figure["layout"]["yaxis"], shown.figure["layout"].get("height")
+    assert (list(axis["tickvals"]), len(axis["ticktext"])) == (lines, len(lines))
+    assert shown.note == ("The first 100 of 101 rows whose phases were timed." if rows > 100 else "")
+    assert height is None if rows < 10 else height > 330 and height / len(lines) >= 16
 
 
 @pytest.mark.parametrize("name", ["ablation", "speedup", "explored"])
@@ -807,7 +853,6 @@ def test_figures_of_few_prompts_show_their_values_and_say_that_intervals_go_on(n
             figure, note = found.figure, " ".join(found.notes)
         else:
             shown = figure_of(report, "demo", name)
-            assert shown
             figure, note = shown.figure, shown.note
         assert figure
         bars = [trace for trace in figure["data"] if "error_y" in trace]
@@ -905,6 +950,11 @@ def trees(*settings: tuple[int, int, float]) -> list[tuple[Configuration, float]
 GRID = trees((2, 1, 201.0), (2, 2, 202.0), (10, 1, 301.0), (10, 2, 402.0))
 
 
+def chains(lengths: Iterable[int]) -> list[tuple[Configuration, float]]:
+    rows = [Configuration(label=f"K={k}", method=Method.LINEAR, params={"k": k}) for k in lengths]
+    return [(row, 100.0 + number) for number, row in enumerate(rows)]
+
+
 def explored(report: Report, **query: str) -> Explored:
     return explore(report, Choice.of(query, report.rows))
 
@@ -932,9 +982,60 @@ def test_curves_hide_no_row_that_differs_in_what_nobody_chose() -> None:
     """All four rows are points, two on each curve, though only the depth is asked for."""
     curves = explored(build_report(record([(BASELINE, 90.0), *GRID])), x="depth", curve="", y="throughput")
     assert curves.figure
-    points = {trace["name"]: list(trace["x"]) for trace in curves.figure["data"]}
+    points = {trace["name"]: values_of_x(curves.figure, trace) for trace in curves.figure["data"]}
     assert points == {"B = 1": ["2", "10"], "B = 2": ["2", "10"]}
     assert any("Baseline" not in note and "baseline" in note for note in curves.notes)
+
+
+def values_of_x(figure: dict[str, Any], trace: dict[str, Any]) -> list[str]:
+    """Return the values that a trace's points stand at, or a little beside."""
+    axis = figure["layout"]["xaxis"]
+    return [axis["ticktext"][axis["tickvals"].index(round(x))] for x in trace["x"]]
+
+
+def test_points_at_one_name_stand_beside_each_other_whatever_their_values() -> None:
+    """Each of two pairs has two trees of one speed; the second's chain failed, so the first's is alone."""
+    steps = [(BASELINE, 90.0), *chains([4]), *trees((2, 1, 180.0), (4, 1, 180.0))]
+    report = build_report(record(steps, pairs=("greedy", "sampled"), noise=0.0))
+    rows = tuple(
+        replace(row, figures=None, state=RowState.FAILED) if (row.pair, row.step) == ("sampled", 2) else row
+        for row in report.rows
+    )
+    figure = explored(replace(report, rows=rows), x="method", y="throughput").figure
+    assert figure
+    assert figure["layout"]["xaxis"]["ticktext"] == ["ar", "linear", "tree"]
+    places = {
+        trace["name"]: [
+            round(float(x), 6) for x, y in zip(trace["x"], trace["y"], strict=True) if y is not None
+        ]
+        for trace in figure["data"]
+    }
+    assert places == {"greedy": [-0.06, 1.0, 1.82, 1.94], "sampled": [0.06, 2.06, 2.18]}
+
+
+def test_many_points_at_one_name_keep_off_the_next_one() -> None:
+    steps = [(BASELINE, 90.0), *chains(range(1, 40)), *trees((2, 1, 180.0))]
+    figure = explored(build_report(record(steps, prompts=2, repeats=1)), x="method", y="throughput").figure
+    assert figure
+    [trace] = figure["data"]
+    chain = [x for x in trace["x"] if round(x) == 1]
+    assert len(chain) == len(set(chain)) == 39
+    assert (min(chain), max(chain)) == pytest.approx((0.6, 1.4))
+
+
+@pytest.mark.parametrize("measure", ["throughput", "acceptance"])
+def test_curves_over_numbers_are_moved_a_little_as_a_whole(measure: str) -> None:
+    """Their points would else lie on each other: of these two pairs, acceptance is the same everywhere."""
+    steps = [(BASELINE, 90.0), *chains([2, 4, 8])]
+    for pairs, shifts in ((("one",), [0.0]), (("one", "two"), [-0.03, 0.03])):
+        report = build_report(record(steps, pairs=pairs))
+        figure = explored(report, x="k", curve="pair", y=measure).figure
+        assert figure
+        moved = [
+            [round(float(x) - place, 6) for place, x in enumerate(trace["x"])] for trace in figure["data"]
+        ]
+        assert moved == [[shift] * 3 for shift in shifts]
+        assert values_of_x(figure, figure["data"][0]) == ["2", "4", "8"]
 
 
 def test_rows_and_columns_of_panels_are_chosen_and_named() -> None:
@@ -1059,7 +1160,7 @@ def test_methods_of_several_pairs_are_curves_by_pair_unless_asked_otherwise() ->
     report = build_report(record(steps, pairs=("greedy", "sampled")))
     figure = explored(report, y="throughput").figure
     assert figure
-    points = [(trace["name"], list(trace["x"])) for trace in figure["data"]]
+    points = [(trace["name"], values_of_x(figure, trace)) for trace in figure["data"]]
     assert points == [("greedy", ["ar", "tree"]), ("sampled", ["ar", "tree"])]
     assert Choice.of({"x": "method"}, report.rows).curve == "pair"
     assert Choice.of({"x": "method", "curve": ""}, report.rows).curve == ""

@@ -2,6 +2,9 @@
 // Draws the figures that the page names, in the colours of its theme, and again when they change.
 (() => {
   const SERIES = 8;
+  const LONG = 660; // pixels from which on a figure stands below the others, and none beside it
+  const TICK = 15; // pixels that a turned name under an axis takes
+  const BESIDE = 90; // pixels beside the axes, for their titles and numbers
   const probe = document.createElement("span");
   probe.hidden = true;
   document.body.append(probe);
@@ -40,13 +43,25 @@
     ...given, title: { ...(given && given.title), font: { color: colour("quiet"), size: 12 } },
   });
 
-  const themed = (layout) => {
+  // Plotly writes every tick that it is given. Where they have no room even turned, every second or third stays.
+  const thinned = (given, pixels) => {
+    const every = Math.ceil(((given.tickvals || []).length * TICK) / pixels);
+    if (every < 2) return given;
+    const kept = (list) => list.filter((_, index) => index % every === 0);
+    return { ...given, tickvals: kept(given.tickvals), ticktext: kept(given.ticktext) };
+  };
+
+  const themed = (layout, width) => {
     const made = {
       ...layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true, dragmode: false,
       font: { family: getComputedStyle(document.body).fontFamily, color: colour("ink"), size: 12 },
       hoverlabel: { bgcolor: colour("raised"), bordercolor: colour("line"), font: { color: colour("ink") }, align: "left" },
     };
-    for (const key of Object.keys(layout)) if (/^[xy]axis\d*$/.test(key)) made[key] = axis(layout[key]);
+    for (const key of Object.keys(layout)) {
+      if (!/^[xy]axis\d*$/.test(key)) continue;
+      const [start, end] = layout[key].domain || [0, 1];
+      made[key] = axis(key[0] === "x" ? thinned(layout[key], (end - start) * width) : layout[key]);
+    }
     for (const shape of made.shapes || []) shape.line = { ...shape.line, color: colour("quiet") };
     for (const note of made.annotations || []) note.font = { ...(note.font || {}), color: colour("quiet") };
     return made;
@@ -60,8 +75,11 @@
     if (!place.drawn) place.replaceChildren();
     place.drawn = true;
     const copy = structuredClone(figure);
+    const height = copy.layout.height; // of a list of many rows
+    place.style.height = height ? `${height}px` : "";
+    place.closest("figure").classList.toggle("long", height > LONG);
     const data = copy.data.map(coloured);
-    Plotly.react(place, data, themed(copy.layout), options);
+    Plotly.react(place, data, themed(copy.layout, place.clientWidth - BESIDE), options);
   };
 
   const known = (place, figure) => {
@@ -87,10 +105,10 @@
       if (answer.status !== 200) return;
       const { figure, note } = await answer.json();
       const text = place.parentElement.querySelector("[data-note]");
-      text.textContent = note;
-      text.hidden = !note;
+      text.textContent = figure ? note : "";
+      text.hidden = !text.textContent;
       if (figure) known(place, figure);
-      else if (!place.known) place.firstElementChild.textContent = "Nothing to draw yet";
+      else if (!place.known) place.firstElementChild.textContent = note;
     } catch { /* no connection: the page says so, and asks again when there is news */
     } finally {
       place.asking = false;
