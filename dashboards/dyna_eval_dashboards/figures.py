@@ -19,7 +19,7 @@ from dyna_eval.jobs import SweepState
 from dyna_eval.reports.cells import configuration_text, interval_cell, speedup_cell
 from dyna_eval.reports.claims import slower_steps
 from dyna_eval.reports.digits import speedup
-from dyna_eval.reports.report import Report, Row, RowState, baseline_of
+from dyna_eval.reports.report import Report, Row, baseline_of
 from dyna_eval.series.costs import PHASE_NAMES, PHASES, cost_chart, phase_bars
 from dyna_eval.series.drafts import depth_rates
 from dyna_eval.series.measured import CUT_OFF, Entry, Estimate, Measured, top_of
@@ -76,7 +76,7 @@ def _nothing(report: Report, pair: str, name: str, why: str) -> str:
     """Say why a figure has nothing to show, and "yet" only where rows are to come."""
     if report.state is SweepState.IMPORTED and name in _NOT_IMPORTED:
         return f"There is nothing to draw: the imported figures have no {_NOT_IMPORTED[name]}."
-    is_to_come = any(row.state in (RowState.QUEUED, RowState.RUNNING) for row in report.rows_of(pair))
+    is_to_come = any(row.state.is_to_come for row in report.rows_of(pair))
     return f"There is nothing to draw{' yet' if is_to_come else ''}: {why}."
 
 
