@@ -43,16 +43,17 @@ SYMBOLS: Mapping[str, str] = {
 }
 """What tables, figures and footnotes call parameters."""
 
+_DRAFT_TOKENS = ("num_draft_tokens", "num_speculative_tokens", "max_draft_len")
+"""The length of a chain; of a tree its nodes, or its depth."""
+
 _CHAIN_LENGTHS = (
     "gamma",
     "γ",
     "lookahead",
     "draft_len",
     "draft_length",
-    "max_draft_len",
-    "num_draft_tokens",
     "speculation_length",
-    "num_speculative_tokens",
+    *_DRAFT_TOKENS,
 )
 
 _PRUNING = ("tau", "τ", "p_min", "prune_threshold", "pruning_threshold", "prob_threshold")
@@ -88,6 +89,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "stop_probability": (*_PRUNING, "threshold"),
     "confidence_threshold": (*_PRUNING, "threshold", "assistant_confidence_threshold"),
     "max_nodes": (
+        *_DRAFT_TOKENS,
         "n",
         "nodes",
         "num_nodes",

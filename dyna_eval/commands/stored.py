@@ -62,7 +62,7 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
         print_json(
             {"id": summary.id, "name": summary.name, "state": summary.state}
             | {"jobs": {str(state): number for state, number in summary.jobs.items()}}
-            | {"errors": [{"job": job.job_id, "label": job.label, "error": job.error} for job in errors]}
+            | {"errors": [_error_json(job) for job in errors]}
         )
         return
     click.echo(f"sweep {summary.id} {summary.name}: {summary.state}; {_counted(summary.jobs)}")
@@ -72,6 +72,11 @@ def status(*, sweep: str | None, database: str, as_json: bool) -> None:
         yet = " yet" if summary.state is SweepState.QUEUED else ""  # one on a cluster may be about to begin
         hint = f"`{as_typed('resume', summary.id)}` goes on, with --address where it ran on a cluster"
         click.echo(f"no controller runs it{yet}; {hint}", err=True)
+
+
+def _error_json(job: JobError) -> dict[str, object]:
+    known = {"job": job.job_id, "pair": job.pair, "label": job.label, "repeat": job.repeat}
+    return known | {"state": job.state, "error": job.error}
 
 
 def _told_errors(errors: Sequence[JobError]) -> list[str]:
@@ -87,7 +92,7 @@ def _told_error(jobs: Sequence[JobError]) -> str:
     first = jobs[0]
     one = f"job {first.job_id} {first.label} (repeat {first.repeat + 1})"
     if len(jobs) == 1:
-        return one_line(f"{one} {first.state}: {first.error}")
+        return one_line(f"{one} of pair {first.pair} {first.state}: {first.error}")
     rows = len({job.label for job in jobs})
     several = f"{count(len(jobs), 'job')} of {count(rows, 'row')} of pair {first.pair}"
     return one_line(f"{several} {first.state}, the first of them {one}: {first.error}")

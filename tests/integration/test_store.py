@@ -930,10 +930,14 @@ def test_status_tells_one_failure_of_many_jobs_once(store: Store, database_url: 
     assert sorted(lines[1:]) == [
         f"  3 jobs of 2 rows of pair one failed, the first of them {one}: PairError: no folder",
         f"  3 jobs of 2 rows of pair other failed, the first of them {other}: PairError: no folder",
-        f"  {alone} failed: PairError: no memory",
+        f"  {alone} of pair one failed: PairError: no memory",
     ]
-    told = CliRunner().invoke(cli, [*words, "--json"], catch_exceptions=False).stdout
-    assert len(json.loads(told)["errors"]) == 7
+    told = json.loads(CliRunner().invoke(cli, [*words, "--json"], catch_exceptions=False).stdout)["errors"]
+    assert [(job["job"], job["pair"], job["label"], job["repeat"], job["error"]) for job in told] == [
+        (job.job_id, job.pair, job.label, job.repeat, job.error) for job in store.errors(sweep_id)
+    ]
+    assert {job["state"] for job in told} == {"failed"}
+    assert len(told) == 7
 
 
 def test_jobs_that_an_earlier_run_still_holds_are_told_with_what_to_do(

@@ -643,6 +643,10 @@ def test_a_file_in_the_place_of_a_data_set_is_told_how_to_be_named(tmp_path: Pat
             "unknown key 'τ'; did you mean 'threshold'?",
         ),
         ("{label: X, method: dynatree, tau: 0.05}", "unknown key 'tau'; did you mean 'stop_probability'?"),
+        (
+            "{label: X, method: tree, depth: 3, branch: 2, num_speculative_tokens: 60}",
+            "unknown key 'num_speculative_tokens'; did you mean 'depth' or 'max_nodes'?",
+        ),
         ("{label: X, method: best_first, top_k: 4}", "unknown key 'top_k'; did you mean 'width'?"),
         (
             "{label: X, method: best_first, total_token: 60}",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ _ATTENTION = {"full_attention", "attention", "sliding_attention"}
 _EAGER_ATTENTION = {"gemma2", "gptj"}  # families without sdpa whose own attention takes the mask of a tree
 _WIDTHS = 7, 24, 40  # nodes of the passes of the self-test
 _PROMPTS = 5, 150  # tokens before the tree; behind so many kernels read rows, mask and tokens in parts
+_REACTING = 32  # last tokens of the long prompt that tell how a model reacts to noise
 _WIDE = 72  # nodes of the pass after the long prompt: more than any kernel takes at once
 _LEVELS, _LEAVES = 2, (3, 4, 5, 6)  # of the tree of 7 nodes
 _RANKED = 4  # tokens that it asks for after each node
@@ -119,34 +121,43 @@ class PlainLogits:
 def plain_logits(model: Any) -> PlainLogits:
     """Run a model's plain passes: over every path of the tree, and behind the long prompt over the last.
 
-    Behind both prompts the last path is run again with noise, for how much rounding may do.
+    The long prompt is run again with noise, for how much rounding may do.
     """
     short, long = _prompts(vocabulary_size(model.config), position_limit(model.config))
     tree = _tree_on(short[-1], vocabulary_size(model.config))
     after_short: dict[int, Tensor] = {}
     for leaf in _LEAVES:
         after_short |= _after_path(model, short, tree, leaf)
-    after_long = _after_path(model, long, tree, _LEAVES[-1])
-    with rounding_noise(model):
-        noisy_short, noisy_long = (_after_path(model, prompt, tree, _LEAVES[-1]) for prompt in (short, long))
-    dtype = next(model.parameters()).dtype
-    reaction = max(
-        difference_eps(noisy[node], plain[node], dtype)
-        for noisy, plain in ((noisy_short, after_short), (noisy_long, after_long))
-        for node in noisy
-    )
-    return PlainLogits(after_short, after_long, rounding_eps(dtype, reaction))
+    reaction = _reaction(model, long)
+    bound = rounding_eps(next(model.parameters()).dtype, reaction)
+    return PlainLogits(after_short, _after_path(model, long, tree, _LEAVES[-1]), bound)
 
 
 def _after_path(model: Any, prompt: list[int], tree: Tree, leaf: int) -> dict[int, Tensor]:
     """Return the logits after each node on the path from the root, the prompt's last token, to a leaf."""
     path = _path_to(tree, leaf)
     ids = [*prompt[:-1], *(tree.token[node] for node in path)]
+    return dict(zip(path, _last_logits(model, ids, len(path)), strict=True))
+
+
+def _reaction(model: Any, ids: list[int]) -> float:
+    """Return by how much noise of the size of rounding moves a model's logits, in eps of its dtype.
+
+    It is the median over the last tokens: one of a mixture of experts may jump to another expert.
+    """
+    plain = _last_logits(model, ids, _REACTING)
+    with rounding_noise(model):
+        noisy = _last_logits(model, ids, _REACTING)
+    dtype = next(model.parameters()).dtype
+    return median(difference_eps(*both, dtype) for both in zip(noisy, plain, strict=True))
+
+
+def _last_logits(model: Any, ids: list[int], count: int) -> Tensor:
+    """Return the logits after each of the last tokens of a plain pass, (count, V), fewer of a short text."""
     device = next(model.parameters()).device
-    logits = model(
-        input_ids=torch.tensor([ids], device=device), use_cache=False, logits_to_keep=len(path)
-    ).logits
-    return dict(zip(path, logits[0].float(), strict=True))
+    output = model(input_ids=torch.tensor([ids], device=device), use_cache=False, logits_to_keep=count)
+    logits: Tensor = output.logits[0].float()
+    return logits
 
 
 def self_test(runner: Runner, plain: PlainLogits, name: str) -> None:

@@ -11,11 +11,21 @@ from dyna_eval_workers.exactness import compare_tokens
 from dyna_eval_workers.growth.trees import TopBranches
 from dyna_eval_workers.loading import load_pair
 from dyna_eval_workers.pairs import available_device, inspect_pair
+from dyna_eval_workers.runner import Runner
 
 _PROMPT = "The quick brown fox jumps over the lazy dog, and then"
 _NEW_TOKENS = 32
 _CHAIN = TopBranches(depth=4, branches=1, root_branches=1, threshold=0.0, max_nodes=4)
 _TREE = TopBranches(depth=3, branches=2, root_branches=2, threshold=0.0, max_nodes=14)
+
+
+def _rounding(target: Runner) -> str:
+    """Say by how much other right passes than the target's may differ, as those of transformers' loops."""
+    share = target.rounding_eps * torch.finfo(target.dtype).eps
+    return (
+        f"rounding: other right passes may differ by {share:.2g} of the largest logit"
+        f" ({target.rounding_eps:.0f} eps)"
+    )
 
 
 def check(spec: PairSpec) -> list[str]:
@@ -29,6 +39,7 @@ def check(spec: PairSpec) -> list[str]:
     loaded = load_pair(inspected.pair, torch.device(device))
     lines.append("loaded; a tree is verified in one pass as its paths are in plain ones")
     lines.append(f"backend: {loaded.backend}")
+    lines.append(_rounding(loaded.decoder.target))
     if loaded.decoder.draft is None:
         return lines
     prompt = tuple(loaded.tokenizer(_PROMPT)["input_ids"])
