@@ -55,6 +55,15 @@ def read_percentage(
     " no result any more, or cannot be compared.",
 )
 @click.option(
+    "--fail-on-speedup",
+    "allowed_speedups",
+    callback=read_percentage,
+    metavar="PERCENT",
+    help="Exit with 1 where a row of B has a speedup, over B's baseline, that is more than PERCENT (such as"
+    " 3%) lower than in A, its interval included, has no result any more, or cannot be compared. A machine"
+    " that is slower as a whole lowers no speedup.",
+)
+@click.option(
     "--fail-on-acceptance",
     "allowed_counts",
     callback=read_percentage,
@@ -76,6 +85,7 @@ def compare(
     b: str,
     form: str | None,
     allowed: float | None,
+    allowed_speedups: float | None,
     allowed_counts: float | None,
     database: str,
     database_b: str | None,
@@ -85,18 +95,21 @@ def compare(
     A and B are each the name or number of a sweep; DATABASE#SWEEP for one of another database, which is a
     file or a URL; or DATABASE alone for its latest sweep.
     """
-    from dyna_eval.reports.gate import other_counts, regressions
+    from dyna_eval.reports.gate import lower_speedups, other_counts, regressions
     from dyna_eval.reports.sweep_comparison import compare_reports
 
     compared = compare_reports(read_side(a, database), read_side(b, database_b or database))
     regressed = None if allowed is None else regressions(compared, allowed)
+    lower = None if allowed_speedups is None else lower_speedups(compared, allowed_speedups)
     other = None if allowed_counts is None else other_counts(compared, allowed_counts)
-    _print(compared, regressed, other, form)
+    _print(compared, regressed, other, lower, form)
     if regressed:
         click.echo(_regression_text(regressed, allowed or 0.0), err=True)
+    if lower:
+        click.echo(_lower_speedups_text(lower, allowed_speedups or 0.0), err=True)
     if other:
         click.echo(_other_counts_text(other, allowed_counts or 0.0), err=True)
-    return 1 if regressed or other else 0
+    return 1 if regressed or lower or other else 0
 
 
 def read_side(text: str, database: str) -> Side:
@@ -148,12 +161,13 @@ def _print(
     compared: SweepComparison,
     regressed: Sequence[Failed] | None,
     other: Sequence[Failed] | None,
+    lower: Sequence[Failed] | None,
     form: str | None,
 ) -> None:
     from dyna_eval.tables import comparison as tables
 
     if form == "json":
-        print_json(tables.comparison_json(compared, regressed, other))
+        print_json(tables.comparison_json(compared, regressed, other, lower))
     elif form == "markdown":
         click.echo(tables.comparison_markdown(compared), nl=False)
     elif form == "csv":
@@ -167,6 +181,13 @@ def _regression_text(regressed: Sequence[Failed], allowed: float) -> str:
     slower = f"more than {allowed * 100:g} % slower than A"
     number = f"{count(len(regressed), 'row')} of B {verb}"
     return f"dyna-eval: {number} {slower}, without a result, or not comparable: {_failed_text(regressed)}"
+
+
+def _lower_speedups_text(lower: Sequence[Failed], allowed: float) -> str:
+    verb, noun = ("is", "speedup") if len(lower) == 1 else ("are", "speedups")
+    number = f"the {noun} of {count(len(lower), 'row')} of B {verb}"
+    than = f"more than {allowed * 100:g} % lower than A's"
+    return f"dyna-eval: {number} {than}, not there, or not comparable: {_failed_text(lower)}"
 
 
 def _other_counts_text(other: Sequence[Failed], allowed: float) -> str:

@@ -1,4 +1,5 @@
-"""What makes a comparison of two sweeps fail a check: rows that got slower, rows whose counts are others."""
+"""What makes a comparison of two sweeps fail a check: rows that got slower, also as compared with their
+baselines, and rows whose counts are others."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from dyna_eval.reports.counts import same_to_nine_digits
 from dyna_eval.reports.digits import bounds, factor, percent
 from dyna_eval.reports.report import Row
 from dyna_eval.reports.same_counts import CountsCompared
+from dyna_eval.reports.speedup_change import SpeedupChange
 from dyna_eval.reports.statistics import Comparison, Figures
 from dyna_eval.reports.sweep_comparison import NOISE_UNKNOWN, Match, SpeedVerdict, SweepComparison
 
@@ -36,26 +38,86 @@ def regressions(comparison: SweepComparison, allowed: float) -> tuple[Failed, ..
             found.append(Failed(row=match.b, reason=f"no result ({match.b.state})"))
         elif match.verdict is SpeedVerdict.NOT_COMPARABLE:
             found.append(Failed(row=match.b, reason=f"not comparable: {'; '.join(match.obstacles)}"))
-        elif match.ratio is not None and _regressed(match, match.ratio, 1.0 - allowed):
+        elif match.ratio is not None and _is_below(match.ratio, 1.0 - allowed):
             found.append(Failed(row=match.b, reason=_slower_text(match, match.ratio)))
-    lost = [row for row in comparison.only_a if row.figures is not None]
-    return (*found, *(Failed(row=row, reason="only in A") for row in lost))
+    return (*found, *_lost(comparison))
 
 
-def _regressed(match: Match, ratio: Comparison, bound: float) -> bool:
-    return ratio.ratio < bound and all(interval.high < bound for interval in match.intervals)
+def _lost(comparison: SweepComparison) -> list[Failed]:
+    """Return the rows with a result in A that have no partner in B."""
+    return [Failed(row=row, reason="only in A") for row in comparison.only_a if row.figures is not None]
+
+
+def _is_below(ratio: Comparison, bound: float) -> bool:
+    return ratio.ratio < bound and all(interval.high < bound for interval in ratio.intervals)
 
 
 def _slower_text(match: Match, ratio: Comparison) -> str:
-    text = f"{percent(ratio.ratio - 1.0).removeprefix('-')} % slower"
-    if ratio.interval is None:
-        text += ", no interval"
-    else:
-        text += f", ratio {factor(ratio.ratio, 3)} {bounds(ratio.interval, 3)}"
+    text = f"{_loss_text(ratio)} % slower{_interval_text(ratio)}"
     if match.noise_unknown:
         text += f"; in doubt: {NOISE_UNKNOWN}"
     if is_explained_by_load(match.b, match.a):
         text += f"; in doubt: {'; '.join(match.b.slowed)}"
+    return text
+
+
+def _loss_text(ratio: Comparison) -> str:
+    return percent(ratio.ratio - 1.0).removeprefix("-")
+
+
+def _interval_text(ratio: Comparison) -> str:
+    if ratio.interval is None:
+        return ", no interval"
+    return f", ratio {factor(ratio.ratio, 3)} {bounds(ratio.interval, 3)}"
+
+
+def lower_speedups(comparison: SweepComparison, allowed: float) -> tuple[Failed, ...]:
+    """Return the rows of B whose speedup is more than a share `allowed` below that in A, and why.
+
+    It is where the ratio of the two and every interval of it end below 1 - allowed; without an interval,
+    where the ratio alone is below. A row that has a result in A and none in B, or no partner there, is among
+    them; so is one that cannot be compared, since its baseline cannot for instance, or whose speedup is known
+    in A and not in B. A baseline has no speedup of its own. Raises InputError where A has none to check.
+    """
+    if not any(_has_speedup(row) for row in (*(one.a for one in comparison.matches), *comparison.only_a)):
+        raise InputError(
+            f"sweep {comparison.a.report.sweep_id} ({comparison.a.report.name!r}) has no speedup to check:"
+            " none of its rows has a result beside that of a baseline"
+        )
+    found = []
+    for match in comparison.matches:
+        reason = _speedup_reason(match, 1.0 - allowed)
+        if reason is not None:
+            found.append(Failed(row=match.b, reason=reason))
+    return (*found, *_lost(comparison))
+
+
+def _has_speedup(row: Row) -> bool:
+    return row.versus_baseline is not None and not row.is_baseline
+
+
+def _speedup_reason(match: Match, bound: float) -> str | None:
+    if match.a.figures is None:
+        return None
+    if match.b.figures is None:
+        return f"no result ({match.b.state})"
+    if not _has_speedup(match.a):
+        return None
+    change = match.speedup
+    if change.obstacles:
+        return f"not comparable: {'; '.join(change.obstacles)}"
+    if change.ratio is None:
+        gone = change.b.base is None or change.b.base.figures is None
+        return f"its speedup is not known{': its baseline has no result' if gone else ''}"
+    return _lower_text(change, change.ratio) if _is_below(change.ratio, bound) else None
+
+
+def _lower_text(change: SpeedupChange, ratio: Comparison) -> str:
+    text = f"speedup {_loss_text(ratio)} % lower{_interval_text(ratio)}"
+    if change.noise_unknown:
+        text += f"; in doubt: {NOISE_UNKNOWN}"
+    if change.load:
+        text += f"; in doubt: {'; '.join(change.load)}"
     return text
 
 
@@ -77,8 +139,7 @@ def other_counts(comparison: SweepComparison, allowed: float) -> tuple[Failed, .
         reason = _counts_reason(match, allowed)
         if reason is not None:
             found.append(Failed(row=match.b, reason=reason))
-    lost = [row for row in comparison.only_a if row.figures is not None]
-    return (*found, *(Failed(row=row, reason="only in A") for row in lost))
+    return (*found, *_lost(comparison))
 
 
 def _has_counts(row: Row) -> bool:

@@ -65,6 +65,30 @@ class Bootstrap:
             return self._students(mean / base_mean, logs)
         return self._percentiles(self._resampled(values).means / self._resampled(base).means, len(values))
 
+    def ratio_of_ratios(
+        self,
+        values: Sequence[float],
+        base: Sequence[float],
+        other: Sequence[float],
+        other_base: Sequence[float],
+    ) -> Interval | None:
+        """Return the interval of (mean(values) / mean(base)) / (mean(other) / mean(other_base)).
+
+        All are positive and paired by position.
+        """
+        if len(values) < 2:
+            return None
+        rows = (values, base, other, other_base)
+        if self._too_few(len(values)):
+            mean, base_mean, other_mean, other_base_mean = map(fmean, rows)
+            logs = [  # to first order
+                x / mean - y / base_mean - (u / other_mean - v / other_base_mean)
+                for x, y, u, v in zip(*rows, strict=True)
+            ]
+            return self._students(mean / base_mean / (other_mean / other_base_mean), logs)
+        means, base_means, other_means, other_base_means = (self._resampled(row).means for row in rows)
+        return self._percentiles(means / base_means / (other_means / other_base_means), len(values))
+
     def geometric_mean_of_ratios(self, values: Sequence[float], base: Sequence[float]) -> Interval | None:
         """Return the interval of the geometric mean of values / base, all positive and paired by position."""
         if len(values) < 2:

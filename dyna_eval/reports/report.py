@@ -322,7 +322,7 @@ def compare_rows(row: Row, base: Row, bootstrap: Bootstrap | None) -> Comparison
     if bootstrap is not None and row.rates and base.rates and (row.source is None) == (base.source is None):
         if not row.has_prompts_of(base):
             return ratio_of_means(fmean(row.rates.values()), fmean(base.rates.values()))
-        noise = None if row is base else _noise_together(row, base)
+        noise = None if row is base else noise_together(row, base)
         found = compare(*rates_together(row, base), bootstrap, noise)
         return replace(found, interval=None, paired_interval=None) if found and row is base else found
     return ratio_of_means(row.figures.throughput.mean, base.figures.throughput.mean)
@@ -359,7 +359,7 @@ def _common_repeats(row: Row, base: Row) -> set[int]:
     return {run.repeat for run in row.runs} & {run.repeat for run in base.runs}
 
 
-def _noise_together(row: Row, base: Row) -> Variance | None:
+def noise_together(row: Row, base: Row) -> Variance | None:
     """Return the noise, from run to run, of the logarithm of the ratio of `rates_together`."""
     repeats = _common_repeats(row, base)
     paces = _noise_of_paces(*runs_together(row, base))

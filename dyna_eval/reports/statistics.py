@@ -99,6 +99,11 @@ class Comparison:
     """The prompts of both rows, over which all this is; 0 where rows' means are compared, or unknown."""
 
     @property
+    def intervals(self) -> list[Interval]:
+        """Those that there are: of the ratio of means, and of the paired ratio."""
+        return [one for one in (self.interval, self.paired_interval) if one is not None]
+
+    @property
     def separable(self) -> bool | None:
         """Whether the interval of the paired ratio excludes 1; None where there is no interval."""
         return None if self.paired_interval is None else self.paired_interval.excludes(1.0)

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 from dyna_eval.errors import InputError
 from dyna_eval.jobs import GenerationSpec, canonical_json, generation_digest
+from dyna_eval.reports.cells import configuration_text
 from dyna_eval.reports.claims import is_explained_by_load
+from dyna_eval.reports.deferred import Deferred
 from dyna_eval.reports.integrity import Environments, environment_difference
 from dyna_eval.reports.intervals import Bootstrap, Interval
 from dyna_eval.reports.report import Report, Row, baseline_of, noise_as_measured
 from dyna_eval.reports.same_counts import CountsCompared, compare_counts
+from dyna_eval.reports.speedup_change import SpeedupChange, WithBaseline, speedup_change
 from dyna_eval.reports.statistics import Comparison, compare, ratio_of_means
 from dyna_eval.reports.workloads import OTHER_MODELS, has_other_models
 from dyna_eval.wording import count, listed
@@ -66,6 +69,8 @@ class Match:
     """B / A; None where one has no result."""
     differences: tuple[str, ...]
     """What differs beside the speed, B instead of A."""
+    deferred_speedup: Deferred[SpeedupChange] = field(repr=False)
+    """What `speedup` reads."""
     unproven: tuple[str, ...] = ()
     """What cannot be shown to be the same, since it is not known, or several."""
     obstacles: tuple[str, ...] = ()
@@ -83,13 +88,17 @@ class Match:
     @property
     def intervals(self) -> list[Interval]:
         """Those of the ratio, as far as there are any: of the ratio of means, and of the paired ratio."""
-        known = (self.ratio.interval, self.ratio.paired_interval) if self.ratio else ()
-        return [interval for interval in known if interval is not None]
+        return self.ratio.intervals if self.ratio else []
 
     @property
     def counts(self) -> CountsCompared:
         """How their tokens per round compare, in which no clock is."""
         return compare_counts(self.a, self.b)
+
+    @property
+    def speedup(self) -> SpeedupChange:
+        """How their speedups compare; computed when it is first read, as tables for people do not show it."""
+        return self.deferred_speedup.value
 
     @property
     def verdict(self) -> SpeedVerdict:
@@ -197,6 +206,9 @@ class _Partners:
     """Whether only their label says so."""
     other_models: bool
     """Whether any two rows of the same work show that the two sweeps ran other models on the pair."""
+    base_a: Row | None
+    base_b: Row | None
+    """Their pairs' baselines."""
 
 
 def _partners(a: Sequence[Row], b: Sequence[Row]) -> list[_Partners]:
@@ -205,6 +217,7 @@ def _partners(a: Sequence[Row], b: Sequence[Row]) -> list[_Partners]:
     Of several with the same method and parameters, those of the same label come first.
     """
     other_models = has_other_models(b, a) is True
+    base_a, base_b = baseline_of(a), baseline_of(b)
     partners: dict[int, _Partners] = {}
     taken: set[int] = set()
     for key, by_label in ((_row_key, False), (_configuration_key, False), (_label_key, True)):
@@ -215,7 +228,14 @@ def _partners(a: Sequence[Row], b: Sequence[Row]) -> list[_Partners]:
         for place, row in enumerate(a):
             if place not in partners and free[key(row)]:
                 other = free[key(row)].popleft()
-                partners[place] = _Partners(a=row, b=b[other], by_label=by_label, other_models=other_models)
+                partners[place] = _Partners(
+                    a=row,
+                    b=b[other],
+                    by_label=by_label,
+                    other_models=other_models,
+                    base_a=base_a,
+                    base_b=base_b,
+                )
                 taken.add(other)
     return [partners[place] for place in sorted(partners)]
 
@@ -252,14 +272,16 @@ def _match(partners: _Partners, bootstrap: Bootstrap, facts: _Facts) -> Match:
                 f"prompts that were measured ({measured[1]} instead of {measured[0]};"
                 f" the ratio is over the {ratio.prompts} that both have)"
             )
+    obstacles = (*work, *_mixed("A", a), *_mixed("B", b), *output)
     return Match(
         a=a,
         b=b,
         by_label=partners.by_label,
         ratio=ratio,
         differences=tuple(differences),
+        deferred_speedup=Deferred(lambda: _speedup(partners, bootstrap, obstacles)),
         unproven=_unproven(a, b),
-        obstacles=(*work, *_mixed("A", a), *_mixed("B", b), *output),
+        obstacles=obstacles,
         noise_unknown=bool(ratio and ratio.interval) and noise_as_measured(b, a) is None,
         other_work=(*work, *output),
     )
@@ -276,6 +298,18 @@ def _ratio(a: Row, b: Row, bootstrap: Bootstrap) -> Comparison | None:
         else None
     )
     return paired or ratio_of_means(ours.mean, base.mean)
+
+
+def _speedup(partners: _Partners, bootstrap: Bootstrap, obstacles: Sequence[str]) -> SpeedupChange:
+    """Compare two rows' speedups, which what is wrong with either baseline keeps from being compared too."""
+    a, b = partners.base_a, partners.base_b
+    found = [*obstacles, *_other_baselines(a, b)]
+    for letter, base in (("A", a), ("B", b)):
+        if base is not None and base is not partners.a and base is not partners.b:
+            found += (*_mixed(f"{letter}'s baseline", base), *_output_doubts(f"{letter}'s baseline", base))
+    return speedup_change(
+        WithBaseline(row=partners.a, base=a), WithBaseline(row=partners.b, base=b), bootstrap, found
+    )
 
 
 # ------------------------------------------------------------------------ differences
@@ -304,6 +338,14 @@ def _environment_difference(a: Row, b: Row, facts: _Facts) -> list[str]:
     if a.environment == b.environment:
         return []
     return [f"environment ({environment_difference(b.environment, a.environment, facts.environments)})"]
+
+
+def _other_baselines(a: Row | None, b: Row | None) -> list[str]:
+    """Say that two baselines, so far as there are any, are not of one method with the same parameters."""
+    if a is None or b is None or _configuration_key(a) == _configuration_key(b):
+        return []
+    ours, theirs = (configuration_text(row.method, row.params) for row in (b, a))
+    return [f"baseline ({ours} instead of {theirs})"]
 
 
 def _mixed(letter: str, row: Row) -> list[str]:

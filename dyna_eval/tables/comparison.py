@@ -25,6 +25,7 @@ from dyna_eval.reports.digits import factor, percent
 from dyna_eval.reports.gate import Failed
 from dyna_eval.reports.intervals import Interval
 from dyna_eval.reports.report import Row
+from dyna_eval.reports.speedup_change import SpeedupChange
 from dyna_eval.reports.sweep_comparison import (
     NOISE_UNKNOWN,
     Baselines,
@@ -125,6 +126,11 @@ def _ratio_cell(match: Match) -> str:
 
 def _ratio_interval(match: Match) -> Interval | None:
     return match.ratio.interval if match.ratio else None
+
+
+def _speedup_interval(match: Match) -> Interval | None:
+    known = match.speedup.ratio
+    return known.interval if known else None
 
 
 def _cells(match: Match) -> tuple[str, ...]:
@@ -300,6 +306,9 @@ _CSV_COLUMNS: dict[str, Callable[[Match], object]] = {
     "prompts": lambda match: match.prompts or None,
     "verdict": lambda match: str(match.verdict),
     "notes": lambda match: escape_csv("; ".join(_match_notes(match))),
+    "speedup_ratio": lambda match: (known := match.speedup.ratio) and known.ratio,
+    "speedup_ratio_low": lambda match: (known := _speedup_interval(match)) and known.low,
+    "speedup_ratio_high": lambda match: (known := _speedup_interval(match)) and known.high,
 }
 
 
@@ -336,9 +345,10 @@ def comparison_json(
     comparison: SweepComparison,
     regressed: Sequence[Failed] | None,
     other: Sequence[Failed] | None = None,
+    lower: Sequence[Failed] | None = None,
 ) -> dict[str, object]:
-    """Return the comparison as plain JSON values; `regressed` and `other`, which are rows that got slower and
-    rows of other counts, are None where nobody asked."""
+    """Return the comparison as plain JSON values; `regressed`, `other` and `lower`, which are rows that got
+    slower, rows of other counts and rows of lower speedups, are None where nobody asked."""
     return {
         "a": _side_json(comparison.a),
         "b": _side_json(comparison.b),
@@ -350,6 +360,7 @@ def comparison_json(
         "baselines": [asdict(both) | {"percent": both.percent} for both in comparison.baselines],
         "regressions": _failed_json(regressed),
         "other_counts": _failed_json(other),
+        "lower_speedups": _failed_json(lower),
     }
 
 
@@ -388,6 +399,19 @@ def _match_json(match: Match) -> dict[str, object]:
         "obstacles": list(match.obstacles),
         "same_counts": match.counts.same,
         "counts_depend_on_machine": match.counts.machine,
+        **_speedup_json(match.speedup),
+    }
+
+
+def _speedup_json(change: SpeedupChange) -> dict[str, object]:
+    ratio = change.ratio
+    return {
+        "speedup_ratio": ratio and ratio.ratio,
+        "speedup_ratio_interval": ratio and interval_json(ratio.interval),
+        "speedup_ratio_paired": ratio and ratio.paired,
+        "speedup_ratio_paired_interval": ratio and interval_json(ratio.paired_interval),
+        "speedup_noise_unknown": change.noise_unknown,
+        "speedup_obstacles": list(change.obstacles),
     }
 
 

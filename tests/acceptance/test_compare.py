@@ -80,6 +80,13 @@ def slow_down(database: Path, label: str, factor: float) -> None:
         )
 
 
+def copy_slower(database: Path, slower: Path, factor: float) -> None:
+    """Copy a database as if its machine took so many times as long for everything, AR runs of actors too."""
+    with sqlite3.connect(database) as source, sqlite3.connect(slower) as copy:
+        source.backup(copy)
+        copy.execute("UPDATE sample SET decode_seconds = decode_seconds * ?", (factor,))
+
+
 # --------------------------------------------------------------------------- compare
 
 
@@ -136,6 +143,43 @@ def test_other_counts_fail_their_check_and_slower_rows_do_not(swept: Swept, tmp_
     assert (both.status, len(both.stderr.splitlines())) == (1, 2)
 
 
+def test_lower_speedups_fail_their_check_and_a_slower_machine_does_not(swept: Swept, tmp_path: Path) -> None:
+    lower = ("compare", "small", "new.db#small", "--json", "--fail-on-speedup", "3%")
+    failed = swept.run(*lower)
+    assert failed.status == 1
+    [line] = failed.stderr.splitlines()
+    assert line == (
+        "dyna-eval: the speedup of 1 row of B is more than 3 % lower than A's, not there, or not comparable:"
+        " '+ Draft model' (speedup 50.0 % lower, ratio 0.500 [0.500, 0.500])"
+    )
+    assert [one["label"] for one in failed.json()["lower_speedups"]] == ["+ Draft model"]
+    assert failed.json()["regressions"] is None
+    rows = {row["b"]["label"]: row for row in failed.json()["rows"]}
+    assert rows["+ Draft model"]["speedup_ratio"] == pytest.approx(0.5)
+    assert rows["Baseline"]["speedup_ratio"] is None
+    assert swept.run("compare", "small", "new.db", "--fail-on-speedup", "60%").status == 0
+    assert swept.run("compare", "new.db", "small", "--fail-on-speedup", "0%").status == 0
+    both = swept.run(*lower, "--fail-on-regression", "3%")
+    assert (both.status, len(both.stderr.splitlines())) == (1, 2)
+
+    copy_slower(swept.workplace.database, tmp_path / "slower.db", 2.0)
+    slower = ("compare", "small", f"{tmp_path}/slower.db")
+    assert swept.run(*slower, "--fail-on-regression", "3%").status == 1
+    passed = swept.run(*slower, "--fail-on-speedup", "0%")
+    assert (passed.status, passed.stderr) == (0, "")
+
+
+def test_a_sweep_without_a_baseline_has_no_speedup_to_check(swept: Swept, tmp_path: Path) -> None:
+    assert swept.run("report", "--spec-bench", tmp_path / "answers").status == 0
+    [file] = [one for one in (tmp_path / "answers").iterdir() if "draft" in one.name.lower()]
+    there = f"sqlite:///{tmp_path}/alone.db"
+    assert swept.run("import", file, "--name", "alone", "--db", there).status == 0
+    complaint = swept.complaint("compare", "alone", "alone", "--db", there, "--fail-on-speedup", "3%")
+    assert complaint == (
+        "sweep 1 ('alone') has no speedup to check: none of its rows has a result beside that of a baseline"
+    )
+
+
 def test_the_same_by_a_url_or_by_an_option(swept: Swept) -> None:
     expected = swept.run("compare", "1", "new.db#1", "--csv").stdout
     assert [row["verdict"] for row in csv.DictReader(io.StringIO(expected))].count("slower") == 1
@@ -157,6 +201,7 @@ def test_the_same_by_a_url_or_by_an_option(swept: Swept) -> None:
         (("sweep.yaml", "small"), "file is not a database"),
         (("small", "1", "--fail-on-regression", "3"), "'3' is not a percentage"),
         (("small", "1", "--fail-on-regression", "101%"), "write it as 3%"),
+        (("small", "1", "--fail-on-speedup", "three"), "'three' is not a percentage"),
         (("small", "1", "--fail-on-acceptance", "1"), "'1' is not a percentage"),
         (("small",), "Missing argument 'B'"),
     ],

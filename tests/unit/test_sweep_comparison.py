@@ -646,7 +646,7 @@ def test_what_a_user_wrote_stays_text_in_every_form() -> None:
     for one in (found, both):
         assert "\x1b" not in printed(one) + comparison_csv(one) + comparison_markdown(one)
         assert "</script>" not in comparison_markdown(one)
-        assert all(len(row) == 19 for row in csv.reader(io.StringIO(comparison_csv(one))))
+        assert all(len(row) == 22 for row in csv.reader(io.StringIO(comparison_csv(one))))
         assert "'=1+1|" in comparison_csv(one)
     rows = [line for line in comparison_markdown(both).splitlines() if line.startswith("| =1")]
     assert len(rows) == 1
