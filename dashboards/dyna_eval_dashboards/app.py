@@ -264,8 +264,9 @@ class Dashboard:
     # ---------------------------------------------------------------- downloads
 
     def download(self, request: Request) -> Response:
-        built = self._built(request)
-        return downloads.report_file(built.report, request.path_params["ending"])
+        ending = request.path_params["ending"]
+        built = self._built(request, complete=ending in downloads.WITH_PREFILL)
+        return downloads.report_file(built.report, ending)
 
     def compared(self, request: Request) -> Response:
         a, b = _number(request, "a"), _number(request, "b")
@@ -283,8 +284,9 @@ class Dashboard:
             raise HTTPException(404, "there is no such pair")
         return downloads.drawing_file(built.report, built.report.pairs[place], request.path_params["ending"])
 
-    def _built(self, request: Request) -> Built:
-        built = self.reports.latest(_number(request, "sweep"), patience=_DOWNLOAD_PATIENCE)
+    def _built(self, request: Request, *, complete: bool = False) -> Built:
+        ask = self.reports.complete if complete else self.reports.latest
+        built = ask(_number(request, "sweep"), patience=_DOWNLOAD_PATIENCE)
         if built is None:
             raise HTTPException(503, "the report takes too long; `dyna-eval report` prints it")
         return built

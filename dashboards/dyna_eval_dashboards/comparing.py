@@ -54,7 +54,7 @@ class Comparisons:
             return None
         with self._lock:
             known = self._known.get((a, b))
-            if known is None or known[0] is not one or known[1] is not other:
+            if known is None or known[0].report is not one.report or known[1].report is not other.report:
                 if known is not None:
                     known[2].cancel()
                 known = one, other, self._pool.submit(compare_reports, self._side(one), self._side(other))

@@ -35,6 +35,8 @@ COMPARISONS: Mapping[str, Callable[[SweepComparison], str]] = {
     "json": lambda comparison: _json(comparison_tables.comparison_json(comparison, None)),
     "md": comparison_tables.comparison_markdown,
 }
+WITH_PREFILL = ("csv", "json")
+"""Those of REPORTS that read what a report computes only when it is asked for: speedups with the prefill."""
 DRAWINGS = ("pdf", "png")
 _STEM_CHARACTERS = 80
 _KINDS = {

@@ -498,6 +498,26 @@ def test_as_many_values_stand_under_an_explored_figure_as_have_room(
     assert watched.complaints == []
 
 
+def test_an_explored_figure_has_as_many_values_under_it_as_have_room_when_the_window_changes(
+    browser: Browser, site_of_many_rows: str
+) -> None:
+    watched = Watched(browser, site_of_many_rows, viewport={"width": 1280, "height": 900})
+    page = watched.page
+    page.goto(f"{site_of_many_rows}/sweeps/1/explore?x=k&y=throughput")
+    page.wait_for_selector(".xtick text")
+    ticks = page.locator(".xtick text")
+    wide = ticks.count()
+    page.set_viewport_size({"width": 360, "height": 900})
+    ticks.nth(wide - 1).wait_for(state="detached")
+    boxes = [box for tick in ticks.all() if (box := tick.bounding_box())]
+    middles = [box["x"] + box["width"] / 2 for box in boxes]
+    assert len(middles) >= 10
+    assert min(right - left for left, right in itertools.pairwise(middles)) > 12  # pixels, of turned letters
+    page.set_viewport_size({"width": 1280, "height": 900})
+    ticks.nth(wide - 1).wait_for()
+    assert watched.complaints == []
+
+
 @pytest.mark.parametrize("width", [360, pytest.param(2560, marks=pytest.mark.slow)])
 def test_a_comparison_and_a_tree_are_not_wider_than_the_window(
     browser: Browser, compared: Workplace, site_of_two: str, width: int

@@ -825,6 +825,15 @@ def test_a_figure_without_data_says_why_and_yet_only_where_rows_are_to_come(
     report = build_report(record(states={row.label: state for row, _ in FOUR_STEPS}))
     shown = figure_of(report, "demo", "ablation")
     assert (shown.figure, shown.note) == (None, f"There is nothing to draw{yet}: there is no finished row.")
+    begun = change_jobs(
+        record([(BASELINE, 90.0), *chains([4])], states={"K=4": JobState.FAILED}),
+        BASELINE.label,
+        repeats=[1, 2],
+        state=state,
+        samples=(),
+    )
+    shown = figure_of(build_report(begun), "demo", "depth")
+    assert (shown.figure, shown.note.startswith(f"There is nothing to draw{yet}: ")) == (None, True)
 
 
 @pytest.mark.parametrize("rows", [1, 9, 60, 100, 101])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from claims import claim_one, land_one
 from dyna_eval_dashboards import reports
+from dyna_eval_dashboards.comparing import Comparisons
 from dyna_eval_db.store import Claim, Landing, Store
 from dyna_eval_db.watching import WatchedStore
 from dyna_eval_workers.resolution import resolve_sweep
@@ -23,6 +24,7 @@ from sqlalchemy import event
 from dyna_eval.errors import PairError
 from dyna_eval.holder import own_name
 from dyna_eval.jobs import SweepSpec
+from dyna_eval.reports.samples import SampleTable
 from dyna_eval.running.apart import resolve_here
 from dyna_eval.sweeps.config import load_sweep
 from tests.new_databases import open_new
@@ -232,6 +234,68 @@ def test_who_watches_is_told_of_changes_less_often_where_that_costs_much(tmp_pat
     assert shared.seconds_to_next_pulse() == pytest.approx(2.9)
     assert changes_after(3.0, processor_seconds=0.0)
     assert changes_after(10.1, processor_seconds=60.0)
+    shared.close()
+    shared.store.close()
+
+
+@pytest.fixture
+def read_from_prefill(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """In which threads the samples of a job were read as if decoding had begun with the prefill."""
+    found: list[str] = []
+    from_prefill = SampleTable.from_prefill
+
+    def noted(table: SampleTable) -> SampleTable:
+        found.append(threading.current_thread().name)
+        return from_prefill(table)
+
+    monkeypatch.setattr(SampleTable, "from_prefill", noted)
+    return found
+
+
+def test_what_only_files_show_is_computed_for_them_alone_once_and_where_reports_are_built(
+    tmp_path: Path, read_from_prefill: list[str]
+) -> None:
+    fill(url := database(tmp_path))
+    with client_of(url) as client:
+        for ending in ("tex", "md", "csv", "json"):
+            assert client.get(f"/sweeps/1/report.{ending}").status_code == 200
+            assert bool(read_from_prefill) is (ending in ("csv", "json")), ending
+    stored = WatchedStore.open(url).record(1)
+    assert read_from_prefill == ["report_0"] * (len(stored.jobs) + len(stored.sentinels))
+
+
+def test_the_next_report_waits_for_what_a_file_cost_as_well(
+    store: Store, read_from_prefill: list[str]
+) -> None:
+    """Building takes no time by this clock, and each job's samples that are read for a file take a second."""
+    now = [100.0]
+    shared = reports.Reports(
+        WatchedStore.open(store._engine.url.render_as_string(hide_password=False)),
+        clock=lambda: now[0] + len(read_from_prefill),
+    )
+    comparisons = Comparisons(shared)
+    sweep_id, other = store.add_sweep(make_sweep()), store.add_sweep(make_sweep("other"))
+    store.acquire_lease(sweep_id, own_name(), 60)
+    for _ in range(2):
+        claim = claimed(store, sweep_id)
+        land_one(store, claim, make_result(claim.job))
+    first = shared.latest(sweep_id, patience=60)
+    compared = comparisons.latest(sweep_id, other, patience=60)
+    whole = shared.complete(sweep_id, patience=60)
+    assert first and whole and whole.report is first.report
+    cost = len(read_from_prefill)
+    assert cost > 0
+    claim = claimed(store, sweep_id)
+    land_one(store, claim, make_result(claim.job))
+    now[0] += 49.0 * cost - 0.5  # just before fifty times of what it took, which has passed once already
+    same = shared.complete(sweep_id, patience=60)
+    assert same and same.report is first.report
+    again = comparisons.latest(sweep_id, other, patience=60)
+    assert compared and again and again.outcome is compared.outcome
+    now[0] += 1.0
+    newer = shared.latest(sweep_id, patience=60)
+    assert newer and newer.report is not first.report
+    comparisons.close()
     shared.close()
     shared.store.close()
 

@@ -74,6 +74,7 @@
     if (!figure || !place.clientWidth) return; // not loaded yet, or on a page of the file that is not shown
     if (!place.drawn) place.replaceChildren();
     place.drawn = true;
+    place.drawnWidth = place.clientWidth;
     const copy = structuredClone(figure);
     const height = copy.layout.height; // of a list of many rows
     place.style.height = height ? `${height}px` : "";
@@ -147,6 +148,15 @@
   });
   const drawAgain = () => places.filter((place) => place.drawn || seen.has(place)).forEach(draw);
   document.addEventListener("theme", drawAgain);
+
+  // Plotly fits a drawing into its new width by itself, but keeps the ticks that the old one had room for.
+  const RESIZED = 200;
+  let resizing;
+  addEventListener("resize", () => {
+    clearTimeout(resizing);
+    const isResized = (place) => place.drawn && place.clientWidth !== place.drawnWidth;
+    resizing = setTimeout(() => places.filter(isResized).forEach(draw), RESIZED);
+  });
 
   // Paper is white, and has figures too that were not scrolled to.
   const root = document.documentElement;
