@@ -6,13 +6,13 @@ a job's time.
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from os.path import commonprefix
 from pathlib import Path
 
-from dyna_eval.jobs import Configuration, GenerationSpec, Pair, PairSpec, PromptSpec, ResolvedSweep, SweepSpec
+from dyna_eval.jobs import Configuration, Pair, PairSpec, PromptSpec, ResolvedSweep, SweepSpec
 from dyna_eval.wording import listed
 
 _MOST_NAMED = 4
@@ -36,7 +36,9 @@ def differences(before: ResolvedSweep, now: ResolvedSweep) -> list[str]:
     ]
     if not all(job.is_current for job in before.jobs[:1]):
         found.append("the version of dyna-eval, whose decoding loops differ")
-    return list(dict.fromkeys(found)) or ["the order or the identity of its jobs"]
+    whole = {"prompts", "generation"} & set(found)  # which cover their keys
+    said = [what for what in dict.fromkeys(found) if what in whole or what.partition(".")[0] not in whole]
+    return said or ["the order or the identity of its jobs"]
 
 
 def named(found: Sequence[str]) -> str:
@@ -52,70 +54,57 @@ def _fields(
 
 
 def _partners(before: ResolvedSweep, now: ResolvedSweep) -> list[tuple[Pair, Pair]]:
-    """Return the pairs that both sweeps have, as they were and as they are now.
-
-    They are known by their names; where both have as many, those of other names by their models, prompts and
-    settings, then by their models, and at last by their place.
-    """
-    partners: dict[str, Pair] = {}
-    taken: set[str] = set()
-    keys = (
-        [_name_key] if len(before.pairs) != len(now.pairs) else [_name_key, _work_key, _models_key, _any_key]
-    )
-    for key in keys:
-        free: dict[Hashable, deque[Pair]] = defaultdict(deque)
-        for pair in before.pairs:
-            if pair.spec.name not in taken:
-                free[key(pair, before.spec)].append(pair)
-        for pair in now.pairs:
-            if pair.spec.name not in partners and (others := free[key(pair, now.spec)]):
-                partners[pair.spec.name] = others.popleft()
-                taken.add(partners[pair.spec.name].spec.name)
-    return [(partners[pair.spec.name], pair) for pair in now.pairs if pair.spec.name in partners]
+    """Return pairs as they were and as they are now: by name, the rest by place if none is left over."""
+    old, new = ({pair.spec.name: pair for pair in one.pairs} for one in (before, now))
+    partners = [(old[name], new[name]) for name in new if name in old]
+    if _sizes(before) == _sizes(now):
+        rest = [old[name] for name in old if name not in new], [new[name] for name in new if name not in old]
+        partners += zip(*rest, strict=True)
+    return partners
 
 
-def _name_key(pair: Pair, _: SweepSpec) -> Hashable:
-    return pair.spec.name
+def _sizes(resolved: ResolvedSweep) -> list[int]:
+    """Return how many pairs there are, and of how many parts they are made."""
+    return [len(resolved.pairs), *(len(parts) for parts in _parts(resolved).values())]
 
 
-def _work_key(pair: Pair, spec: SweepSpec) -> Hashable:
-    return _models_key(pair, spec), repr(_prompts_of(pair.spec, spec.prompts)), spec.generation_of(pair.spec)
+def _parts(resolved: ResolvedSweep) -> dict[str, set[Hashable]]:
+    """Return the models, prompt sets and settings that a sweep's pairs are made of, by their sections."""
+    spec, own_names = resolved.spec, _own_names(resolved)
+    return {
+        "pair": {(own_names[pair.spec.name], _models(pair)) for pair in resolved.pairs},
+        "prompts": {repr(_prompts_of(pair, spec.prompts)) for pair in spec.pairs},
+        "generation": {spec.generation_of(pair) for pair in spec.pairs},
+    }
 
 
-def _models_key(pair: Pair, _: SweepSpec) -> Hashable:
-    return pair.target_digest, pair.draft_digest, pair.dtype
+def _own_names(resolved: ResolvedSweep) -> dict[str, str]:
+    """Return by pairs' names what stands in them before labels of prompt sets and settings."""
+    names = defaultdict[Hashable, list[str]](list)
+    for pair in resolved.pairs:
+        names[_models(pair)].append(pair.spec.name)
+    separator = " at " if resolved.pairs[0].spec.prompts is None else " on "
+    own = {
+        models: commonprefix(group).rpartition(separator)[0] if group[1:] else group[0]  # noqa: RUF071 - no paths
+        for models, group in names.items()
+    }
+    return {pair.spec.name: own[_models(pair)] for pair in resolved.pairs}
 
 
-def _any_key(_: Pair, __: SweepSpec) -> Hashable:
-    return None
+def _models(pair: Pair) -> Hashable:
+    return pair.target_digest, pair.draft_digest, pair.tokenizer_digest, pair.dtype, pair.end_tokens
 
 
 def _pairs(before: ResolvedSweep, now: ResolvedSweep, partners: Sequence[tuple[Pair, Pair]]) -> list[str]:
-    """Compare what the file says of pairs, else what their files hold."""
-    if len(before.pairs) != len(now.pairs):
-        return _other_pairs(before, now)
-    found = [what for there, here in partners for what in _pair(there, here)]
-    found += [
-        f"the name of a pair ({new!r} instead of {old!r})"
-        for there, here in partners
-        for old, new in _names(before, now, there, here)
+    """Compare what the file says of pairs, else what their files hold; where they are others, their parts."""
+    if _sizes(before) != _sizes(now):
+        old, new = _parts(before), _parts(now)
+        return [section for section in new if old[section] != new[section]]
+    return [
+        *(what for there, here in partners for what in _pair(there, here)),
+        *_names(before, now, partners),
+        *_order(_own_names(before), _own_names(now)),
     ]
-    order = [pair.spec.name for pair in before.pairs]
-    if not found and [there.spec.name for there, _ in partners] != order:
-        found.append("the order of pairs")
-    return found
-
-
-def _other_pairs(before: ResolvedSweep, now: ResolvedSweep) -> list[str]:
-    """Name the section that makes another number of pairs: models, prompt sets or settings."""
-    changed = {
-        "pair": _models(before) != _models(now),
-        "prompts": _prompt_sets(before.spec) != _prompt_sets(now.spec),
-        "generation": _settings(before.spec) != _settings(now.spec),
-    }
-    if changed["pair"]:
-        return ["pair"]
-    return [section for section, differs in changed.items() if differs] or ["pair"]
 
 
 def _pair(there: Pair, here: Pair) -> list[str]:
@@ -125,50 +114,42 @@ def _pair(there: Pair, here: Pair) -> list[str]:
     return [key for key in said if key not in _WHERE_FILES_LIE]
 
 
-def _names(before: ResolvedSweep, now: ResolvedSweep, there: Pair, here: Pair) -> list[tuple[str, str]]:
-    """Return the old and the new name of a pair that was renamed; none where that follows from others.
-
-    A pair may be called after its models, and where there are several prompt sets or settings, their
-    labels are in its name.
-    """
-    if there.spec.name == here.spec.name:
-        return []
-    old, new = _own_name(there), _own_name(here)
-    if old != new:
-        is_said = _content(there, here) and all(map(_is_called_after_models, (there, here)))
-        return [] if is_said else [(old, new)]
-    explained = _prompts(before, now, there, here) or _generation(before.spec, now.spec, there, here)
-    return [] if explained else [(there.spec.name, here.spec.name)]
-
-
-def _own_name(pair: Pair) -> str:
-    """Return a pair's name without the labels of its prompt set and settings, where there are several."""
-    if pair.spec.prompts is None and pair.spec.generation is None:
-        return pair.spec.name
-    return re.split(" (?:on|at) ", pair.spec.name, maxsplit=1)[0]
+def _names(before: ResolvedSweep, now: ResolvedSweep, partners: Sequence[tuple[Pair, Pair]]) -> list[str]:
+    """Compare pairs' own names and their labels, but where another one follows from models or settings."""
+    old, new = _own_names(before), _own_names(now)
+    found = []
+    for there, here in partners:
+        was, own = old[there.spec.name], new[here.spec.name]
+        if was != own:
+            follows = _content(there, here) and (was, own) == (_after_models(there), _after_models(here))
+            what = f"the name of a pair ({own!r} instead of {was!r})"
+        else:
+            follows = _prompts(before, now, there, here) or _generation(before.spec, now.spec, there, here)
+            what = "a label of prompts or generation"
+        if there.spec.name != here.spec.name and not follows:
+            found.append(what)
+    return found
 
 
-def _is_called_after_models(pair: Pair) -> bool:
-    models = [model for model in (pair.spec.target, pair.spec.draft) if model]
-    return _own_name(pair) == "/".join(Path(model).name for model in models)
+def _after_models(pair: Pair) -> str:
+    return "/".join(Path(model).name for model in (pair.spec.target, pair.spec.draft) if model)
 
 
-def _prompt_sets(spec: SweepSpec) -> set[str]:
-    return {repr(pair.prompts or spec.prompts) for pair in spec.pairs}
-
-
-def _settings(spec: SweepSpec) -> set[GenerationSpec]:
-    return {spec.generation_of(pair) for pair in spec.pairs}
+def _order(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Compare the order of the same pairs, given as own names by names."""
+    old, new = ([name.removeprefix(own) for name, own in names.items()] for names in (before, now))
+    orders = {"pairs": (before.values(), now.values()), "prompts or generation": (old, new)}
+    return [
+        f"the order of {what}"
+        for what, (there, here) in orders.items()
+        if set(before) == set(now) and list(dict.fromkeys(there)) != list(dict.fromkeys(here))
+    ]
 
 
 def _generation(before: SweepSpec, now: SweepSpec, there: Pair, here: Pair) -> list[str]:
     """Compare how the texts of a pair are generated."""
     old, new = before.generation_of(there.spec), now.generation_of(here.spec)
     return _fields("generation", asdict(old), asdict(new))
-
-
-def _models(resolved: ResolvedSweep) -> set[tuple[str, str | None]]:
-    return {(pair.spec.target, pair.spec.draft) for pair in resolved.pairs}
 
 
 def _content(before: Pair, now: Pair) -> list[str]:

@@ -109,9 +109,28 @@ def test_another_name_of_a_pair_is_told_once_however_many_prompt_sets_it_has() -
     renamed = before.replace("name: first", "name: new")
     assert differences(sweep(before), sweep(renamed)) == ["the name of a pair ('new' instead of 'first')"]
     labelled = before.replace("label: b", "label: c")
-    assert differences(sweep(before), sweep(labelled)) == [
-        "the name of a pair ('first on c' instead of 'first on b')",
-        "the name of a pair ('second on c' instead of 'second on b')",
+    assert differences(sweep(before), sweep(labelled)) == ["a label of prompts or generation"]
+    hot = before.replace("seed: 0}", "temperature: [0, 1]}")
+    renamed = hot.replace("name: first", "name: new")
+    assert differences(sweep(hot), sweep(renamed)) == ["the name of a pair ('new' instead of 'first')"]
+
+
+@pytest.mark.parametrize("name", ["first on cpu", "first at home"])
+def test_a_pairs_own_name_may_look_as_if_there_were_labels_in_it(name: str) -> None:
+    sets = "[{dataset: demo, label: math on x}, {dataset: demo, label: math at y, limit: 4}]"
+    for parts in (
+        FILE,
+        FILE.replace("{dataset: demo, limit: 4}", sets),
+        FILE.replace("seed: 0}", "temperature: [0, 1]}"),
+    ):
+        before = parts.replace("name: first", f"name: {name}")
+        now = parts.replace("name: first", f"name: {name}s")
+        assert differences(sweep(before), sweep(now)) == [
+            f"the name of a pair ('{name}s' instead of '{name}')"
+        ]
+    labelled = FILE.replace("{dataset: demo, limit: 4}", sets).replace("name: first", f"name: {name}")
+    assert differences(sweep(labelled), sweep(labelled.replace("on x", "on z"))) == [
+        "a label of prompts or generation"
     ]
 
 
@@ -132,6 +151,37 @@ def test_pairs_in_another_order_are_named() -> None:
     pairs = FILE.splitlines()[1].removeprefix("pair: [{").removesuffix("}]").split("}, {")
     turned = FILE.replace("}, {".join(pairs), "}, {".join(reversed(pairs)))
     assert differences(sweep(), sweep(turned)) == ["the order of pairs"]
+    several = "temperature: [0, 1]}"
+    assert differences(
+        sweep(FILE.replace("seed: 0}", several)), sweep(turned.replace("seed: 0}", several))
+    ) == ["the order of pairs"]
+
+
+def test_prompts_or_settings_in_another_order_are_not_called_pairs() -> None:
+    hot = FILE.replace("seed: 0}", "temperature: [0, 1]}")
+    order = ["the order of prompts or generation"]
+    assert differences(sweep(hot), sweep(hot.replace("[0, 1]", "[1, 0]"))) == order
+    one, other = "{dataset: demo, label: a}", "{dataset: demo, label: b, limit: 4}"
+    before = FILE.replace("{dataset: demo, limit: 4}", f"[{one}, {other}]")
+    assert differences(sweep(before), sweep(before.replace(f"{one}, {other}", f"{other}, {one}"))) == order
+
+
+def test_as_many_pairs_made_of_other_numbers_of_parts_are_told_by_the_parts() -> None:
+    pairs = FILE.splitlines()[1].removeprefix("pair: ")
+    alone = FILE.replace(pairs, "{target: org/big, draft: org/small, name: first}")
+    sets = "[{dataset: demo, label: a}, {dataset: demo, label: b, limit: 4}]"
+    by_sets = alone.replace("{dataset: demo, limit: 4}", sets)
+    by_heat = alone.replace("seed: 0}", "temperature: [0, 1]}")
+    assert differences(sweep(by_sets), sweep(by_heat)) == ["prompts", "generation"]
+    assert differences(sweep(FILE), sweep(by_sets)) == ["pair", "prompts"]
+    assert differences(sweep(by_heat), sweep(FILE)) == ["pair", "generation"]
+
+
+def test_of_another_number_of_pairs_each_difference_is_told_once() -> None:
+    more = FILE.replace("name: second}", "name: second}, {target: org/big, draft: org/less, name: third}")
+    assert differences(sweep(), sweep(more)) == ["pair"]
+    assert differences(sweep(), sweep(more.replace("limit: 4", "limit: 5"))) == ["pair", "prompts"]
+    assert differences(sweep(), sweep(more.replace("seed: 0", "seed: 1"))) == ["pair", "generation"]
 
 
 def test_rows_in_another_order_are_named() -> None:
