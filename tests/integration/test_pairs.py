@@ -313,8 +313,8 @@ def test_a_family_without_kernels_is_run_by_transformers(saved: Path, tmp_path: 
 
 
 FAILED = (
-    r"\(the kernels fail the self-test: verifying a tree changes its logits by [\d.e-]+ of their size, more"
-    r" than rounding allows \([\d.e-]+\)\)"
+    r"\(the kernels fail the self-test: a tree's logits differ from those of plain passes by [\d.e-]+ of"
+    r" their size, more than rounding allows \([\d.e-]+\)\)"
 )
 """Why kernels that compute something else are not used: what was measured, and neither model nor advice."""
 
@@ -327,7 +327,7 @@ def test_kernels_that_compute_something_else_are_not_used(
     whole = NativeRunner.logits
     monkeypatch.setattr(NativeRunner, "logits", lambda self: 1.001 * whole(self))
     pair = loaded(spec_of(saved / "target", saved / "draft"), Backend.AUTO)
-    assert re.fullmatch(f"eager {FAILED}", pair.backend)  # both models' alike
+    assert re.fullmatch(f"eager {FAILED}(, draft eager {FAILED})?", pair.backend)
     assert isinstance(pair.decoder.target, TorchRunner)
 
 
@@ -353,7 +353,7 @@ def test_on_a_gpu_the_kernels_are_tried_first_and_transformers_passes_as_graphs_
 
     whole = FusedRunner.logits
     monkeypatch.setattr(FusedRunner, "logits", lambda self: 1.001 * whole(self))
-    assert re.fullmatch(f"cudagraph {FAILED}", loaded(spec).backend)
+    assert re.fullmatch(f"cudagraph {FAILED}(, draft cudagraph {FAILED})?", loaded(spec).backend)
     monkeypatch.setattr(FusedRunner, "__init__", raising(UnsupportedModelError("no kernels for it")))
     assert loaded(spec).backend == "cudagraph (no kernels for it)"
     monkeypatch.setattr(GraphRunner, "__init__", raising(CaptureError("cannot be captured")))
@@ -653,7 +653,7 @@ def test_a_pair_is_checked_within_its_window(tmp_path: Path, monkeypatch: pytest
 def test_a_family_without_sdpa_is_loaded_with_its_own_attention(tmp_path: Path) -> None:
     folder = save_model(tiny_model("gptj", seed=1, n_head=4, rotary_dim=8, n_positions=POSITIONS), tmp_path)
     lines = check(spec_of(folder, folder))
-    assert all(": exact," in line for line in lines[3:])
+    assert all(": exact," in line for line in lines[4:])
 
 
 ACCEPTED: dict[str, tuple[str, dict[str, Any]]] = {

@@ -121,14 +121,14 @@ class PlainLogits:
 def plain_logits(model: Any) -> PlainLogits:
     """Run a model's plain passes: over every path of the tree, and behind the long prompt over the last.
 
-    The long prompt is run again with noise, for how much rounding may do.
+    Both prompts are run again with noise, for how much rounding may do.
     """
     short, long = _prompts(vocabulary_size(model.config), position_limit(model.config))
     tree = _tree_on(short[-1], vocabulary_size(model.config))
     after_short: dict[int, Tensor] = {}
     for leaf in _LEAVES:
         after_short |= _after_path(model, short, tree, leaf)
-    reaction = _reaction(model, long)
+    reaction = max(_reaction(model, short), _reaction(model, long))
     bound = rounding_eps(next(model.parameters()).dtype, reaction)
     return PlainLogits(after_short, _after_path(model, long, tree, _LEAVES[-1]), bound)
 
@@ -274,10 +274,11 @@ def _compare(logits: Tensor, plain: Iterable[Tensor], runner: Runner, name: str)
         difference = difference_eps(found, expected, runner.dtype)
         if not difference <= runner.rounding_eps:  # also catches NaN
             unit = torch.finfo(runner.dtype).eps
+            remedy = "" if runner.dtype is torch.float32 else "try float32, and if that fails too: "
             raise PairError(
-                f"{name}: verifying a tree changes its logits by {difference * unit:.2g} of their size, more "
-                f"than rounding allows ({runner.rounding_eps * unit:.2g}); this architecture is not "
-                "supported, or its weights are damaged"
+                f"{name}: a tree's logits differ from those of plain passes by {difference * unit:.2g} of "
+                f"their size, more than rounding allows ({runner.rounding_eps * unit:.2g}); {remedy}this "
+                "architecture is not supported, or its weights are damaged"
             )
 
 
