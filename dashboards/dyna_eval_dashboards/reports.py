@@ -42,6 +42,7 @@ class Built:
     at: float
     seconds: float
     """What it took to build, and to complete where that was asked for."""
+    is_complete: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +131,8 @@ class Reports:
         as part of building. `patience` holds for the report, and again for this.
         """
         built = self.latest(sweep_id, patience=patience)
-        if built is None:
-            return None
+        if built is None or built.is_complete:
+            return built
         coming = self._pool.submit(self._complete, sweep_id, built)
         return coming.result() if wait([coming], timeout=patience).done else None
 
@@ -167,5 +168,5 @@ class Reports:
         with self._lock:
             known = self._built.get(sweep_id)
             if known is not None and known.report is built.report:
-                self._built[sweep_id] = replace(known, seconds=known.seconds + seconds)
+                self._built[sweep_id] = replace(known, seconds=known.seconds + seconds, is_complete=True)
         return built

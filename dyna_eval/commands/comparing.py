@@ -102,7 +102,7 @@ def compare(
     regressed = None if allowed is None else regressions(compared, allowed)
     lower = None if allowed_speedups is None else lower_speedups(compared, allowed_speedups)
     other = None if allowed_counts is None else other_counts(compared, allowed_counts)
-    _print(compared, regressed, other, lower, form)
+    _print(compared, regressed, lower=lower, other=other, form=form)
     if regressed:
         click.echo(_regression_text(regressed, allowed or 0.0), err=True)
     if lower:
@@ -160,14 +160,15 @@ def _is_file(text: str) -> bool:
 def _print(
     compared: SweepComparison,
     regressed: Sequence[Failed] | None,
-    other: Sequence[Failed] | None,
+    *,
     lower: Sequence[Failed] | None,
+    other: Sequence[Failed] | None,
     form: str | None,
 ) -> None:
     from dyna_eval.tables import comparison as tables
 
     if form == "json":
-        print_json(tables.comparison_json(compared, regressed, other, lower))
+        print_json(tables.comparison_json(compared, regressed, lower=lower, other=other))
     elif form == "markdown":
         click.echo(tables.comparison_markdown(compared), nl=False)
     elif form == "csv":

@@ -107,9 +107,14 @@ def _speedup_reason(match: Match, bound: float) -> str | None:
     if change.obstacles:
         return f"not comparable: {'; '.join(change.obstacles)}"
     if change.ratio is None:
-        gone = change.b.base is None or change.b.base.figures is None
-        return f"its speedup is not known{': its baseline has no result' if gone else ''}"
+        return f"its speedup is not known{_why_unknown(change.b.base)}"
     return _lower_text(change, change.ratio) if _is_below(change.ratio, bound) else None
+
+
+def _why_unknown(base: Row | None) -> str:
+    if base is None:
+        return ": there is no baseline"
+    return ": its baseline has no result" if base.figures is None else ""
 
 
 def _lower_text(change: SpeedupChange, ratio: Comparison) -> str:

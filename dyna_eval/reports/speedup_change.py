@@ -115,10 +115,10 @@ def _paired(
     if not common:
         return None
     row_b, base_b, row_a, base_a = ([own[index] for index in common] for own in rates)
-    speedups_b, speedups_a = _by_prompt(row_b, base_b), _by_prompt(row_a, base_a)
+    speedups_b, speedups_a = _ratios(row_b, base_b), _ratios(row_a, base_a)
     ratio = (fmean(row_b) / fmean(base_b)) / (fmean(row_a) / fmean(base_a))
     interval = bootstrap.ratio_of_ratios(row_b, base_b, row_a, base_a)
-    paired = math.exp(fmean(map(math.log, _by_prompt(speedups_b, speedups_a))))
+    paired = math.exp(fmean(map(math.log, _ratios(speedups_b, speedups_a))))
     paired_interval = bootstrap.geometric_mean_of_ratios(speedups_b, speedups_a)
     return Comparison(
         ratio=ratio,
@@ -129,7 +129,7 @@ def _paired(
     )
 
 
-def _by_prompt(values: Sequence[float], base: Sequence[float]) -> list[float]:
+def _ratios(values: Sequence[float], base: Sequence[float]) -> list[float]:
     return [value / other for value, other in zip(values, base, strict=True)]
 
 

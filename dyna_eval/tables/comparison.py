@@ -344,11 +344,12 @@ def _lonely(letter: str, row: Row) -> list[object]:
 def comparison_json(
     comparison: SweepComparison,
     regressed: Sequence[Failed] | None,
-    other: Sequence[Failed] | None = None,
+    *,
     lower: Sequence[Failed] | None = None,
+    other: Sequence[Failed] | None = None,
 ) -> dict[str, object]:
-    """Return the comparison as plain JSON values; `regressed`, `other` and `lower`, which are rows that got
-    slower, rows of other counts and rows of lower speedups, are None where nobody asked."""
+    """Return the comparison as plain JSON values; `regressed`, `lower` and `other`, which are rows that got
+    slower, rows of lower speedups and rows of other counts, are None where nobody asked."""
     return {
         "a": _side_json(comparison.a),
         "b": _side_json(comparison.b),

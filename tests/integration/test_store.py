@@ -1596,7 +1596,7 @@ def test_both_ends_of_a_connection_ask_whether_the_other_is_there(database_url: 
 
 @on_postgres
 def test_what_an_address_says_of_timeouts_is_kept(database_url: str) -> None:
-    options = "-c%20tcp_keepalives_idle%3D99%20-c%20idle_in_transaction_session_timeout%3D98"
+    options = "-c%20tcp_keepalives_idle%3D99%20-c%20idle_in_transaction_session_timeout%3D98000"
     parameters, on_server = of_connection(f"{database_url}&keepalives_idle=97&options={options}")
     assert parameters["keepalives_idle"] == "97"
     assert not on_server.keys() & {"tcp_keepalives_idle", "idle_in_transaction_session_timeout"}

@@ -142,7 +142,7 @@ def test_only_what_rounding_explains_is_a_tie(dtype: torch.dtype, backend: str) 
     assert (tie.exactness, violation.exactness) == (Exactness.TIE, Exactness.VIOLATION)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_a_target_that_reacts_more_to_rounding_has_wider_ties_but_to_the_bit(
     dtype: torch.dtype, backend: str
 ) -> None:

@@ -362,7 +362,7 @@ def test_speedups_of_imported_reports_are_compared_as_their_files_have_them(tmp_
 def test_json_and_csv_have_the_change_of_each_speedup() -> None:
     found = compared(record(), sped(0.8, LINEAR.label))
     failed = lower_speedups(found, 0.03)
-    value: Any = json.loads(json.dumps(comparison_json(found, None, None, failed), allow_nan=False))
+    value: Any = json.loads(json.dumps(comparison_json(found, None, lower=failed), allow_nan=False))
     assert value["lower_speedups"] == [
         {"pair": "demo", "label": LINEAR.label, "reason": lower(found, 0.03)[LINEAR.label]}
     ]

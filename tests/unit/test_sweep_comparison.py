@@ -599,7 +599,7 @@ def test_counts_stand_in_every_form() -> None:
     row = by_label["'+ Draft model"]
     assert [float(row[f"mean_acceptance_length_{side}"]) for side in "ab"] == [3.0, 120 / 41]
     assert [row["same_counts"] for row in by_label.values()] == ["", "no", "yes", "yes"]
-    value: Any = comparison_json(found, None, other_counts(found, 0.01))
+    value: Any = comparison_json(found, None, other=other_counts(found, 0.01))
     assert [one["label"] for one in value["other_counts"]] == [LINEAR.label]
     assert value["rows"][1]["b"]["mean_acceptance_length"] == 120 / 41
     assert comparison_json(found, None)["other_counts"] is None

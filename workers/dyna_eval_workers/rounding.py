@@ -38,7 +38,7 @@ Where models react so much, passes without mask or positions differ by 0.6 and m
 """
 
 BIT_EXACT_TIE_ULP = {torch.float32: 64.0, torch.float16: 2.0, torch.bfloat16: 2.0}
-"""The same, in units in the last place, of passes that agree to the bit. They need little room."""
+"""The widest tie of passes that agree to the bit, in units in the last place. They need little room."""
 
 _SMALLEST = 2.0**-14  # below it an ulp shrinks no more
 

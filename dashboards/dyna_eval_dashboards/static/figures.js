@@ -74,11 +74,11 @@
     if (!figure || !place.clientWidth) return; // not loaded yet, or on a page of the file that is not shown
     if (!place.drawn) place.replaceChildren();
     place.drawn = true;
-    place.drawnWidth = place.clientWidth;
     const copy = structuredClone(figure);
     const height = copy.layout.height; // of a list of many rows
     place.style.height = height ? `${height}px` : "";
     place.closest("figure").classList.toggle("long", height > LONG);
+    place.drawnWidth = place.clientWidth;
     const data = copy.data.map(coloured);
     Plotly.react(place, data, themed(copy.layout, place.clientWidth - BESIDE), options);
   };
