@@ -3,6 +3,7 @@ baselines, and rows whose counts are others."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dyna_eval.errors import InputError
@@ -32,20 +33,25 @@ def regressions(comparison: SweepComparison, allowed: float) -> tuple[Failed, ..
     the ratio alone is below. A row that has a result in A and none in B, or no partner there, regressed as
     well. So did one that cannot be compared: nothing shows that it is as fast as before.
     """
-    found = []
-    for match in comparison.matches:
-        if match.a.figures is not None and match.b.figures is None:
-            found.append(Failed(row=match.b, reason=f"no result ({match.b.state})"))
-        elif match.verdict is SpeedVerdict.NOT_COMPARABLE:
-            found.append(Failed(row=match.b, reason=f"not comparable: {'; '.join(match.obstacles)}"))
-        elif match.ratio is not None and _is_below(match.ratio, 1.0 - allowed):
-            found.append(Failed(row=match.b, reason=_slower_text(match, match.ratio)))
-    return (*found, *_lost(comparison))
+    return _failed(comparison, lambda match: _slower_reason(match, 1.0 - allowed))
 
 
-def _lost(comparison: SweepComparison) -> list[Failed]:
-    """Return the rows with a result in A that have no partner in B."""
-    return [Failed(row=row, reason="only in A") for row in comparison.only_a if row.figures is not None]
+def _failed(comparison: SweepComparison, reason_of: Callable[[Match], str | None]) -> tuple[Failed, ...]:
+    """Return the rows of B that fail, and those that A has a result of and B no partner."""
+    reasons = [(match.b, reason_of(match)) for match in comparison.matches]
+    found = [Failed(row=row, reason=reason) for row, reason in reasons if reason is not None]
+    lost = [Failed(row=row, reason="only in A") for row in comparison.only_a if row.figures is not None]
+    return (*found, *lost)
+
+
+def _slower_reason(match: Match, bound: float) -> str | None:
+    if match.a.figures is not None and match.b.figures is None:
+        return f"no result ({match.b.state})"
+    if match.verdict is SpeedVerdict.NOT_COMPARABLE:
+        return f"not comparable: {'; '.join(match.obstacles)}"
+    if match.ratio is None or not _is_below(match.ratio, bound):
+        return None
+    return _slower_text(match, match.ratio)
 
 
 def _is_below(ratio: Comparison, bound: float) -> bool:
@@ -84,12 +90,7 @@ def lower_speedups(comparison: SweepComparison, allowed: float) -> tuple[Failed,
             f"sweep {comparison.a.report.sweep_id} ({comparison.a.report.name!r}) has no speedup to check:"
             " none of its rows has a result beside that of a baseline"
         )
-    found = []
-    for match in comparison.matches:
-        reason = _speedup_reason(match, 1.0 - allowed)
-        if reason is not None:
-            found.append(Failed(row=match.b, reason=reason))
-    return (*found, *_lost(comparison))
+    return _failed(comparison, lambda match: _speedup_reason(match, 1.0 - allowed))
 
 
 def _has_speedup(row: Row) -> bool:
@@ -139,12 +140,7 @@ def other_counts(comparison: SweepComparison, allowed: float) -> tuple[Failed, .
             f"sweep {comparison.a.report.sweep_id} ({comparison.a.report.name!r}) has no tokens per round to"
             " check: no row that drafts has any that are known and do not depend on the machine"
         )
-    found = []
-    for match in comparison.matches:
-        reason = _counts_reason(match, allowed)
-        if reason is not None:
-            found.append(Failed(row=match.b, reason=reason))
-    return (*found, *_lost(comparison))
+    return _failed(comparison, lambda match: _counts_reason(match, allowed))
 
 
 def _has_counts(row: Row) -> bool:
